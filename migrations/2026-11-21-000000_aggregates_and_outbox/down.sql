@@ -1,0 +1,4 @@
+DROP TABLE outbox;
+DROP TABLE aggregates;
+DROP TABLE collections;
+DROP TABLE metadata;

@@ -1,0 +1,256 @@
+//! The actor that writes: everything that waits in its mailbox becomes one transaction of [`Writer::commit`].
+//!
+//! It has a thread of its own, so its blocking calls block nobody. No timer: a lone command is committed at once, and
+//! while a commit keeps the thread busy, the next batch gathers in the mailbox.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+
+use crate::clock::{Clock, Timestamp};
+use crate::collection::{Command, Refusal, Registry};
+use crate::cursor::Revision;
+use crate::store::{Database, Pruned, StoreError, Writer, Written};
+
+/// Commands in one transaction, at most: what the first of them waits for.
+const LARGEST_BATCH: usize = 512;
+
+/// The only writer of the main database.
+pub(crate) struct Aggregator {
+    database: Arc<Database>,
+    registry: Arc<Registry>,
+    clock: Arc<Clock>,
+    /// `None` after a failure, until the next batch opens the database again.
+    writer: Option<Writer>,
+    /// Commands that no transaction has taken yet.
+    pending: Vec<Execute>,
+    /// Commands that may wait in the mailbox.
+    queue: usize,
+    committed: Arc<CommittedRevision>,
+    /// Who wants to know of commits: the relay.
+    listener: Option<Recipient<Committed>>,
+}
+
+/// The last revision that is durable, for whoever asks; written by the aggregator only.
+#[derive(Debug, Default)]
+pub(crate) struct CommittedRevision(AtomicI64);
+
+impl CommittedRevision {
+    pub(crate) fn get(&self) -> Revision {
+        Revision::stored(self.0.load(Ordering::Acquire))
+    }
+
+    fn set(&self, revision: Revision) {
+        self.0.store(revision.number(), Ordering::Release);
+    }
+}
+
+impl Aggregator {
+    pub(crate) fn new(
+        database: Arc<Database>,
+        registry: Arc<Registry>,
+        clock: Arc<Clock>,
+        writer: Writer,
+        queue: usize,
+    ) -> Self {
+        let committed = Arc::new(CommittedRevision::default());
+        committed.set(writer.revision());
+        Self { database, registry, clock, writer: Some(writer), pending: Vec::new(), queue, committed, listener: None }
+    }
+
+    pub(crate) fn committed(&self) -> Arc<CommittedRevision> {
+        Arc::clone(&self.committed)
+    }
+
+    /// Commits what is pending, then answers.
+    fn flush(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let (commands, waiting): (Vec<_>, Vec<_>) =
+            self.pending.drain(..).map(|execute| (execute.command, execute.answer)).unzip();
+        let now = self.clock.now();
+        match self.with_writer(|writer| writer.commit(commands, now)) {
+            Ok(committed) => {
+                self.committed.set(committed.revision);
+                if let Some(listener) = &self.listener {
+                    listener.do_send(Committed { revision: committed.revision });
+                }
+                for (waiting, answer) in waiting.into_iter().zip(committed.answers) {
+                    // A client that has gone does not undo its command.
+                    drop(waiting.send(answer.map_err(ExecuteError::Refused)));
+                }
+            }
+            Err(error) => {
+                log::error!("{} commands were not done: {error}", waiting.len());
+                for waiting in waiting {
+                    drop(waiting.send(Err(ExecuteError::Failed)));
+                }
+            }
+        }
+    }
+
+    /// Lends the writer; after a failure or a panic its connection is not trusted any more.
+    fn with_writer<T>(&mut self, work: impl FnOnce(&mut Writer) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => Writer::open(&self.database, Arc::clone(&self.registry), self.clock.now())?,
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut writer)))
+            .unwrap_or_else(|_| Err(StoreError::Corrupt("a panic, see above".to_owned())));
+        if outcome.is_ok() {
+            self.writer = Some(writer);
+        }
+        outcome
+    }
+}
+
+impl Actor for Aggregator {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(self.queue);
+    }
+}
+
+/// Do this command, and answer when it is on disk.
+pub(crate) struct Execute {
+    command: Command,
+    answer: oneshot::Sender<Result<Written, ExecuteError>>,
+}
+
+/// Why a command has no outcome to show.
+#[derive(Debug)]
+pub(crate) enum ExecuteError {
+    /// It was decided, and refused.
+    Refused(Refusal),
+    /// Too many commands wait already; it was not taken.
+    Busy,
+    /// The database failed; the log says how. Whether the command was done is unknown.
+    Failed,
+}
+
+/// Sends a command and waits until it is durable or refused. `aggregator` is the one shared address: actix bounds a
+/// mailbox per address, so a clone of it would have a place of its own in the queue.
+pub(crate) async fn execute(aggregator: &Addr<Aggregator>, command: Command) -> Result<Written, ExecuteError> {
+    let (answer, answered) = oneshot::channel();
+    match aggregator.try_send(Execute { command, answer }) {
+        Ok(()) => answered.await.unwrap_or(Err(ExecuteError::Failed)),
+        Err(SendError::Full(_)) => Err(ExecuteError::Busy),
+        Err(SendError::Closed(_)) => Err(ExecuteError::Failed),
+    }
+}
+
+impl Message for Execute {
+    type Result = ();
+}
+
+impl Handler<Execute> for Aggregator {
+    type Result = ();
+
+    fn handle(&mut self, execute: Execute, ctx: &mut Self::Context) {
+        if self.pending.is_empty() {
+            // The mailbox is drained before a notification is handled, so the batch is all that waits now.
+            ctx.notify(Flush);
+        }
+        self.pending.push(execute);
+        if self.pending.len() >= LARGEST_BATCH {
+            self.flush();
+        }
+    }
+}
+
+/// The mailbox is drained.
+struct Flush;
+
+impl Message for Flush {
+    type Result = ();
+}
+
+impl Handler<Flush> for Aggregator {
+    type Result = ();
+
+    fn handle(&mut self, _: Flush, _: &mut Self::Context) {
+        self.flush();
+    }
+}
+
+/// Everything up to this revision is durable.
+pub(crate) struct Committed {
+    pub(crate) revision: Revision,
+}
+
+impl Message for Committed {
+    type Result = ();
+}
+
+/// Tell this one of commits from now on.
+pub(crate) struct Listen(pub(crate) Recipient<Committed>);
+
+impl Message for Listen {
+    type Result = ();
+}
+
+impl Handler<Listen> for Aggregator {
+    type Result = ();
+
+    fn handle(&mut self, Listen(listener): Listen, _: &mut Self::Context) {
+        self.listener = Some(listener);
+    }
+}
+
+/// Remove some of the change events that are older than this.
+pub(crate) struct Prune {
+    pub(crate) older_than: Timestamp,
+}
+
+impl Message for Prune {
+    type Result = Result<Pruned, StoreError>;
+}
+
+impl Handler<Prune> for Aggregator {
+    type Result = Result<Pruned, StoreError>;
+
+    fn handle(&mut self, Prune { older_than }: Prune, _: &mut Self::Context) -> Self::Result {
+        self.flush();
+        self.with_writer(|writer| writer.prune(older_than))
+    }
+}
+
+/// Commit what waits, leave a tidy file behind, and stop.
+pub(crate) struct Close;
+
+impl Message for Close {
+    type Result = Result<(), StoreError>;
+}
+
+impl Handler<Close> for Aggregator {
+    type Result = Result<(), StoreError>;
+
+    fn handle(&mut self, _: Close, ctx: &mut Self::Context) -> Self::Result {
+        self.flush();
+        ctx.stop();
+        self.writer.take().map_or(Ok(()), Writer::close)
+    }
+}
+
+/// Forget who wants to know of commits: a wake-up that is lost for good.
+#[cfg(feature = "test-hooks")]
+pub(crate) struct LoseWakeUps;
+
+#[cfg(feature = "test-hooks")]
+impl Message for LoseWakeUps {
+    type Result = ();
+}
+
+#[cfg(feature = "test-hooks")]
+impl Handler<LoseWakeUps> for Aggregator {
+    type Result = ();
+
+    fn handle(&mut self, _: LoseWakeUps, _: &mut Self::Context) {
+        self.listener = None;
+    }
+}

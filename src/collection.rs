@@ -1,0 +1,208 @@
+//! What an aggregate is to the pipeline: the traits that a developer implements, plain serde and nothing async.
+//!
+//! A type is registered once (see [`crate::Service`]); from that line come its routes, its feeds and its place in the
+//! document. The pipeline itself knows only the erased [`Collection`]: no person, no city.
+
+mod derived;
+mod document;
+mod registry;
+
+pub use derived::Derived;
+pub use document::Document;
+pub use registry::InvalidRegistration;
+pub(crate) use registry::{CollectionId, Registry};
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::json::Invalid;
+use crate::key::Key;
+use crate::merge_patch;
+
+/// `persons` → `person`: the singular name of a collection that does not say otherwise.
+const fn singular(plural: &'static str) -> &'static str {
+    match plural.as_bytes() {
+        [rest @ .., b's'] => plural.split_at(rest.len()).0,
+        _ => plural,
+    }
+}
+
+/// One registered collection, its types erased.
+pub(crate) trait Collection: Send + Sync {
+    /// The plural: the collection's member in the document and its path.
+    fn name(&self) -> &'static str;
+
+    /// The singular, in the path of the feed.
+    fn singular(&self) -> &'static str;
+
+    /// Whether clients write it; a derived one they only read.
+    fn is_written(&self) -> bool;
+
+    /// Checks what a client sent, on the client's thread, as far as that goes without the current state.
+    fn change(&self, verb: Verb, json: Value) -> Result<Change, Invalid>;
+
+    /// What becomes of the aggregate. Pure: refusing is answering, and leaves nothing behind.
+    fn decide(&self, before: Option<&Body>, change: &Change) -> Result<Option<Body>, Refusal>;
+
+    /// How it follows from another collection, if it does.
+    fn derivation(&self) -> Option<&dyn Derivation>;
+}
+
+/// How a derived collection follows from its source, its types erased.
+pub(crate) trait Derivation: Send + Sync {
+    /// The name of the collection it follows from.
+    fn source(&self) -> &'static str;
+
+    /// The number of the rule: another number, and all is derived anew at start.
+    fn version(&self) -> i64;
+
+    /// The aggregates that a change of one source touches: the one it leaves and the one it joins.
+    fn touched(&self, before: Option<&Body>, after: Option<&Body>) -> Result<Vec<Key>, Corrupt>;
+
+    /// One touched aggregate after the source's change; `None` when nothing is left of it.
+    fn derive(
+        &self,
+        key: &Key,
+        row: Option<&Body>,
+        before: Option<&Body>,
+        after: Option<&Body>,
+    ) -> Result<Option<Body>, Corrupt>;
+}
+
+/// How a client says that it wants an aggregate written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    /// A new aggregate, whose key is given by the collection.
+    Create,
+    /// A new body for one that is there.
+    Replace,
+    /// A merge patch for one that is there.
+    Patch,
+}
+
+/// What a command does to one aggregate, checked as far as possible without its state.
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    /// A new aggregate with this body.
+    Create(Body),
+    /// The whole body.
+    Replace(Body),
+    /// A merge patch, known to be an object.
+    Patch(Value),
+    /// The aggregate goes.
+    Delete,
+}
+
+/// A change, addressed.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) collection: CollectionId,
+    /// `None` for a new aggregate: the collection gives the key.
+    pub(crate) key: Option<Key>,
+    pub(crate) change: Change,
+}
+
+/// Why a command was not done.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// There is no aggregate with this key.
+    NotFound,
+    /// The outcome would not be an aggregate of this collection.
+    Invalid(Invalid),
+    /// The stored state cannot be read; the command stops rather than guess.
+    Corrupt(Corrupt),
+    /// The collection's own code panicked; the panic is in the log.
+    Panicked,
+}
+
+/// A stored body that its type does not read any more.
+#[derive(Debug)]
+pub(crate) struct Corrupt(String);
+
+impl fmt::Display for Corrupt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<Corrupt> for Refusal {
+    fn from(corrupt: Corrupt) -> Self {
+        Self::Corrupt(corrupt)
+    }
+}
+
+/// The state of one aggregate as JSON text: what is stored, and what clients get, byte for byte.
+///
+/// Contains no null inside an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Body(Arc<str>);
+
+impl Body {
+    /// A body as it was stored.
+    pub(crate) fn stored(text: String) -> Self {
+        Self(text.into())
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The JSON text of an aggregate, null members left out.
+    fn encode<T: Serialize>(aggregate: &T) -> Result<Self, Invalid> {
+        let unreadable = |error: serde_json::Error| Invalid::new("", error.to_string());
+        let text = serde_json::to_string(aggregate).map_err(unreadable)?;
+        if !text.contains("null") {
+            return Ok(Self(text.into()));
+        }
+        let mut value: Value = serde_json::from_str(&text).map_err(unreadable)?;
+        merge_patch::absent_nulls(&mut value)
+            .map_err(|path| Invalid::new(path, "is null, which no element of an array can be"))?;
+        Ok(Self(value.to_string().into()))
+    }
+
+    /// The typed aggregate.
+    fn decode<T: DeserializeOwned>(&self) -> Result<T, Corrupt> {
+        serde_json::from_str(&self.0)
+            .map_err(|error| Corrupt(format!("a stored body is no {}: {error}", std::any::type_name::<T>())))
+    }
+
+    /// The aggregate as untyped JSON.
+    pub(crate) fn value(&self) -> Result<Value, Corrupt> {
+        self.decode()
+    }
+}
+
+/// The merge patch from one state of an aggregate to another, as JSON text; `None` when they are the same.
+pub(crate) fn patch(before: Option<&Body>, after: Option<&Body>) -> Result<Option<String>, Corrupt> {
+    Ok(match (before, after) {
+        (None, None) => None,
+        (Some(_), None) => Some("null".to_owned()),
+        (None, Some(after)) => Some(after.as_str().to_owned()),
+        (Some(before), Some(after)) if before == after => None,
+        (Some(before), Some(after)) => {
+            merge_patch::diff(&before.value()?, &after.value()?).map(|patch| patch.to_string())
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_singular_drops_the_s() {
+        assert_eq!(singular("persons"), "person");
+        assert_eq!(singular("sheep"), "sheep");
+        assert_eq!(singular(""), "");
+    }
+
+    #[test]
+    fn a_null_member_is_not_stored() {
+        let body = Body::encode(&serde_json::json!({"name":"null","city":null})).unwrap();
+        assert_eq!(body.as_str(), r#"{"name":"null"}"#);
+    }
+}

@@ -1,0 +1,45 @@
+//! Locations: how many persons live in a city, derived from the persons.
+
+use serde::{Deserialize, Serialize};
+
+use super::Person;
+use crate::{Derived, Key};
+
+/// A city that somebody lives in; its key is its name.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Location {
+    /// The persons who live here.
+    pub total: u64,
+    /// Those of them who have a spouse; left out while it is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub married: u64,
+}
+
+impl Derived for Location {
+    const NAME: &'static str = "locations";
+
+    type Source = Person;
+
+    fn key(person: &Person) -> Option<Key> {
+        person.city.clone()
+    }
+
+    fn add(&mut self, person: &Person) {
+        self.total += 1;
+        self.married += u64::from(person.spouse.is_some());
+    }
+
+    fn remove(&mut self, person: &Person) {
+        self.total -= 1;
+        self.married -= u64::from(person.spouse.is_some());
+    }
+
+    fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}

@@ -1,0 +1,74 @@
+//! Which of the forms there are a client wants ([RFC 9110, section 12.5.1](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1)).
+
+use actix_web::HttpRequest;
+use actix_web::http::header::{Accept, Header as _};
+
+use super::problem::{Kind, Problem};
+
+/// The first of `offered` among those that the client likes best; the first of all if it does not say.
+///
+/// # Errors
+/// The client accepts none of them, or its header cannot be read.
+pub(super) fn accepted(request: &HttpRequest, offered: &[&'static str]) -> Result<&'static str, Problem> {
+    if !request.headers().contains_key(Accept::name()) {
+        return Ok(offered[0]);
+    }
+    let accept = Accept::parse(request)
+        .map_err(|error| Problem::new(Kind::MalformedRequest, format!("Accept: cannot be read: {error}")))?;
+    let mut best = None;
+    for offer in offered {
+        // The most specific range that matches an offer decides, even if it refuses it.
+        let quality = accept
+            .iter()
+            .filter_map(|range| Some((specificity(range.item.essence_str(), offer)?, range.quality)))
+            .max_by_key(|(specificity, _)| *specificity)
+            .map(|(_, quality)| quality)
+            .filter(|quality| *quality > actix_web::http::header::Quality::ZERO);
+        if let Some(quality) = quality
+            && best.is_none_or(|(known, _)| quality > known)
+        {
+            best = Some((quality, *offer));
+        }
+    }
+    best.map(|(_, offer)| offer).ok_or_else(|| {
+        let offered = offered.join(", ");
+        Problem::new(Kind::NotAcceptable, format!("Accept: takes none of the forms there are: {offered}"))
+    })
+}
+
+/// How exactly a range names a type; `None` when it does not.
+fn specificity(range: &str, offer: &str) -> Option<u8> {
+    if range == "*/*" {
+        return Some(0);
+    }
+    if range == offer {
+        return Some(2);
+    }
+    let kind = range.strip_suffix("/*")?;
+    (offer.split('/').next() == Some(kind)).then_some(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::test::TestRequest;
+
+    const OFFERED: [&str; 2] = ["text/event-stream", "application/json"];
+
+    fn chosen(accept: &str) -> Option<&'static str> {
+        let request = TestRequest::default().insert_header(("Accept", accept)).to_http_request();
+        accepted(&request, &OFFERED).ok()
+    }
+
+    #[test]
+    fn the_client_decides_and_the_first_offer_is_the_default() {
+        assert_eq!(accepted(&TestRequest::default().to_http_request(), &OFFERED).unwrap(), "text/event-stream");
+        assert_eq!(chosen("*/*"), Some("text/event-stream"));
+        assert_eq!(chosen("application/json"), Some("application/json"));
+        assert_eq!(chosen("application/*"), Some("application/json"));
+        assert_eq!(chosen("text/html, */*;q=0.1"), Some("text/event-stream"));
+        assert_eq!(chosen("text/event-stream;q=0.5, application/json"), Some("application/json"));
+        assert_eq!(chosen("text/event-stream;q=0, */*"), Some("application/json"));
+        assert_eq!(chosen("text/html"), None);
+    }
+}

@@ -1,0 +1,185 @@
+//! Errors on the wire: problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
+
+use std::fmt;
+
+use actix_web::body::BoxBody;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use actix_web::{HttpResponse, ResponseError};
+use serde_json::{Value, json};
+
+use crate::aggregator::ExecuteError;
+use crate::collection::Refusal;
+use crate::cursor::{Epoch, Revision};
+use crate::json::{Invalid, JsonError};
+use crate::store::StoreError;
+
+/// An answer that is not the one the client hoped for.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    kind: Kind,
+    detail: String,
+    /// Members of its own, beside those of the RFC.
+    members: Vec<(&'static str, Value)>,
+    headers: Vec<(&'static str, String)>,
+}
+
+/// The kinds of problem; each has a status, a stable slug, and a title.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// 400: the body is not JSON.
+    MalformedJson,
+    /// 400: a header or the query does not have the form that it must have.
+    MalformedRequest,
+    /// 404: no aggregate has this key.
+    NotFound,
+    /// 404: nothing is at this path.
+    NoSuchPath,
+    /// 405: the path knows other methods only.
+    MethodNotAllowed,
+    /// 406: the client accepts none of the forms there are.
+    NotAcceptable,
+    /// 410: the change events from this cursor on are not all here.
+    NotRetained,
+    /// 413: the body is too long.
+    TooLarge,
+    /// 415: the body is of a type that is not read here.
+    UnsupportedType,
+    /// 422: JSON of the wrong shape.
+    Invalid,
+    /// 500: our fault; the log says more.
+    Internal,
+    /// 503: too much to do.
+    Busy,
+}
+
+impl Kind {
+    const fn parts(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "The body is not JSON"),
+            Self::MalformedRequest => (StatusCode::BAD_REQUEST, "malformed-request", "The request is malformed"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is no such aggregate"),
+            Self::NoSuchPath => (StatusCode::NOT_FOUND, "no-such-path", "There is nothing at this path"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Not with this method"),
+            Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not-acceptable", "Not in a form that is accepted"),
+            Self::NotRetained => (StatusCode::GONE, "not-retained", "The events after this cursor are not all here"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too long"),
+            Self::UnsupportedType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", "The body is of an unsupported type")
+            }
+            Self::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The body is not what it should be"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong here"),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too busy"),
+        }
+    }
+}
+
+impl Problem {
+    pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), members: Vec::new(), headers: Vec::new() }
+    }
+
+    pub(crate) fn with(mut self, member: &'static str, value: impl Into<Value>) -> Self {
+        self.members.push((member, value.into()));
+        self
+    }
+
+    pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Names the state in which it was so.
+    pub(crate) fn at(self, epoch: &Epoch, revision: Revision) -> Self {
+        self.header("X-Revision", revision.to_string()).header("X-Epoch", epoch.as_str())
+    }
+
+    pub(crate) fn not_found(path: &str) -> Self {
+        Self::new(Kind::NotFound, format!("{path} is not there"))
+    }
+
+    pub(crate) fn no_such_path(path: &str) -> Self {
+        Self::new(Kind::NoSuchPath, format!("{path} is no path of this service"))
+    }
+
+    pub(crate) fn method_not_allowed(method: &str, path: &str, allowed: &str) -> Self {
+        Self::new(Kind::MethodNotAllowed, format!("{path} does not know {method}; expected one of {allowed}"))
+            .header(ALLOW.as_str(), allowed)
+    }
+
+    fn internal() -> Self {
+        Self::new(Kind::Internal, "the request was not done; the log of the service says why")
+    }
+
+    /// What became of a command on its way, addressed by `path`.
+    pub(crate) fn of_command(error: ExecuteError, path: &str) -> Self {
+        match error {
+            ExecuteError::Refused(Refusal::NotFound) => Self::not_found(path),
+            ExecuteError::Refused(Refusal::Invalid(invalid)) => invalid.into(),
+            ExecuteError::Refused(Refusal::Corrupt(corrupt)) => {
+                log::error!("{path}: {corrupt}");
+                Self::internal()
+            }
+            // A panic has written to the log by itself, a failure where it happened.
+            ExecuteError::Refused(Refusal::Panicked) | ExecuteError::Failed => Self::internal(),
+            ExecuteError::Busy => Self::new(Kind::Busy, "too many commands wait; this one was not taken")
+                .header(RETRY_AFTER.as_str(), "1"),
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        log::error!("{error}");
+        Self::internal()
+    }
+}
+
+impl From<actix::MailboxError> for Problem {
+    fn from(error: actix::MailboxError) -> Self {
+        log::error!("a reader is gone: {error}");
+        Self::internal()
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(invalid: Invalid) -> Self {
+        let problem = Self::new(Kind::Invalid, invalid.to_string());
+        if invalid.member.is_empty() { problem } else { problem.with("member", invalid.member) }
+    }
+}
+
+impl From<JsonError> for Problem {
+    fn from(error: JsonError) -> Self {
+        match error {
+            JsonError::Malformed(why) => Self::new(Kind::MalformedJson, why),
+            JsonError::Invalid(invalid) => invalid.into(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.kind.parts().0
+    }
+
+    fn error_response(&self) -> HttpResponse<BoxBody> {
+        let (status, slug, title) = self.kind.parts();
+        let mut body = json!({"type": slug, "title": title, "status": status.as_u16(), "detail": self.detail});
+        for (member, value) in &self.members {
+            body[*member] = value.clone();
+        }
+        let mut response = HttpResponse::build(status);
+        response.insert_header((CONTENT_TYPE, "application/problem+json")).insert_header((CACHE_CONTROL, "no-store"));
+        for (name, value) in &self.headers {
+            response.insert_header((*name, value.as_str()));
+        }
+        response.body(body.to_string())
+    }
+}

@@ -1,0 +1,53 @@
+//! The one table of routes.
+
+use actix_web::http::Method;
+use actix_web::{HttpRequest, HttpResponse, Resource, Route, guard, web};
+
+use super::problem::Problem;
+use super::{Shared, commands, feeds, queries};
+
+/// Everything that a collection has on the wire follows from its registration.
+pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>) {
+    for id in shared.registry.ids() {
+        let collection = shared.registry.get(id);
+        let (all, one) = (format!("/{}", collection.name()), format!("/{}/{{key}}", collection.name()));
+        let events = format!("/{}-events", collection.singular());
+
+        let mut on_all = vec![(Method::GET, read().to(queries::collection))];
+        let mut on_one = vec![(Method::GET, read().to(queries::aggregate))];
+        if collection.is_written() {
+            on_all.push((Method::POST, web::post().to(commands::create)));
+            on_one.push((Method::PUT, web::put().to(commands::replace)));
+            on_one.push((Method::PATCH, web::patch().to(commands::patch)));
+            on_one.push((Method::DELETE, web::delete().to(commands::delete)));
+        }
+        let on_events = vec![(Method::GET, read().to(feeds::collection))];
+        for (path, methods) in [(all, on_all), (one, on_one), (events, on_events)] {
+            config.service(resource(&path, methods).app_data(id));
+        }
+    }
+    config.default_service(web::to(no_such_path));
+}
+
+/// A `GET`, which answers a `HEAD` too.
+fn read() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
+/// A path with the methods it knows; any other is answered with a list of them.
+fn resource(path: &str, methods: Vec<(Method, Route)>) -> Resource {
+    let names: Vec<&str> = methods
+        .iter()
+        .flat_map(|(method, _)| if *method == Method::GET { vec!["GET", "HEAD"] } else { vec![method.as_str()] })
+        .collect();
+    let allowed = names.join(", ");
+    let resource = methods.into_iter().fold(web::resource(path), |resource, (_, route)| resource.route(route));
+    resource.default_service(web::to(move |request: HttpRequest| {
+        let problem = Problem::method_not_allowed(request.method().as_str(), request.path(), &allowed);
+        async move { Err::<HttpResponse, _>(problem) }
+    }))
+}
+
+async fn no_such_path(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Err(Problem::no_such_path(request.path()))
+}

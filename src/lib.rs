@@ -1,0 +1,46 @@
+//! **duality** keeps aggregates and publishes their change events as two views of one truth.
+//!
+//! A consumer loads `GET /persons`, follows `GET /person-events` (Server-Sent Events that carry JSON merge patches) and
+//! is exactly up to date for ever. Declare your own collections with [`Document`] and [`Derived`], register them with a
+//! [`Service`], and routes, feeds and storage follow.
+//!
+//! The crate in reading order. A write goes from `http::commands` to `aggregator`, to `store::commit`, to the
+//! collection's own file; an event from `relay` to `session` to `http::feeds`.
+
+// From the bottom up: a module uses those above it only.
+mod clock;
+mod cursor;
+mod key;
+mod merge_patch;
+
+mod json;
+
+mod collection;
+
+mod store;
+
+mod feed;
+mod spool;
+
+mod aggregator;
+mod channel;
+mod readers;
+mod relay;
+
+mod hub;
+
+mod session;
+
+mod http;
+
+mod service;
+mod settings;
+
+pub mod collections;
+
+pub use collection::{Derived, Document, InvalidRegistration};
+pub use json::Invalid;
+pub use key::{InvalidKey, Key, LONGEST_KEY};
+pub use service::{Running, Service, StartError};
+pub use settings::Settings;
+pub use store::StoreError;

@@ -1,0 +1,176 @@
+//! The actor that carries change events from the outbox to the workers, and has old ones pruned.
+//!
+//! It polls, so it is right alone, whatever wakes it or fails to; the aggregator's word that it committed makes it fast.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use actix::prelude::*;
+
+use crate::aggregator::{Aggregator, Committed, Prune};
+use crate::clock::Clock;
+use crate::collection::Registry;
+use crate::cursor::{Epoch, Revision};
+use crate::feed::{Feed, Frames};
+use crate::store::{Change, Database, Page, Pruned, Reader, StoreError};
+
+/// Reads the outbox and tells every worker.
+pub(crate) struct Relay {
+    pub(crate) database: Arc<Database>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) epoch: Epoch,
+    pub(crate) aggregator: Addr<Aggregator>,
+    pub(crate) poll_interval: Duration,
+    pub(crate) prune_interval: Duration,
+    pub(crate) retention: Duration,
+    /// `None` after a failure, until the next poll opens the database again.
+    pub(crate) reader: Option<Reader>,
+    /// Everything up to here was published.
+    pub(crate) last: Revision,
+    /// The workers' hubs.
+    pub(crate) hubs: Vec<Recipient<Published>>,
+}
+
+impl Relay {
+    /// Publishes everything that is in the outbox by now.
+    fn poll(&mut self) {
+        loop {
+            match self.next_page() {
+                Ok(Some((changes, to))) => self.publish(changes, to),
+                Ok(None) => return,
+                Err(error) => {
+                    log::error!("the outbox cannot be read: {error}");
+                    self.reader = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn next_page(&mut self) -> Result<Option<(Vec<Change>, Revision)>, StoreError> {
+        if self.reader.is_none() {
+            self.reader = Some(Reader::open(&self.database, Arc::clone(&self.registry))?);
+        }
+        let Some(reader) = &mut self.reader else { return Ok(None) };
+        match reader.page(self.last, None)? {
+            Page::Changes { to, .. } if to == self.last => Ok(None),
+            Page::Changes { changes, to, .. } => Ok(Some((changes, to))),
+            // Pruned before it was published: those who are behind notice the gap and read on from the database.
+            Page::Outside { oldest, current } => {
+                log::warn!("the outbox begins with {oldest}, after {} was published", self.last);
+                self.last = oldest.previous();
+                Ok((current > self.last).then(|| (Vec::new(), self.last)))
+            }
+        }
+    }
+
+    fn publish(&mut self, changes: Vec<Change>, to: Revision) {
+        let batch = Arc::new(Batch::new(self.last, to, changes, self.epoch.clone(), &self.registry));
+        self.last = to;
+        // A worker that does not keep up misses a batch, sees the gap at the next one, and its sessions catch up.
+        self.hubs.retain(|hub| !matches!(hub.try_send(Published(Arc::clone(&batch))), Err(SendError::Closed(_))));
+    }
+}
+
+impl Actor for Relay {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(self.poll_interval, |relay, _| relay.poll());
+        ctx.run_interval(self.prune_interval, |relay, ctx| {
+            let (aggregator, older_than) = (relay.aggregator.clone(), relay.clock.now().before(relay.retention));
+            ctx.spawn(async move { prune(&aggregator, Prune { older_than }).await }.into_actor(relay));
+        });
+    }
+}
+
+/// Has everything removed that is old enough, in steps, between which the aggregator does commands.
+pub(crate) async fn prune(aggregator: &Addr<Aggregator>, Prune { older_than }: Prune) {
+    loop {
+        match aggregator.send(Prune { older_than }).await {
+            Ok(Ok(Pruned::Some)) => {}
+            Ok(Err(error)) => return log::error!("the outbox was not pruned: {error}"),
+            Ok(Ok(Pruned::All)) | Err(_) => return,
+        }
+    }
+}
+
+/// Change events between two revisions, encoded once for each feed that somebody follows.
+pub(crate) struct Batch {
+    /// The batch follows upon this revision.
+    pub(crate) from: Revision,
+    /// Everything up to here is in it.
+    pub(crate) to: Revision,
+    changes: Vec<Change>,
+    epoch: Epoch,
+    frames: Vec<OnceLock<Frames>>,
+}
+
+impl Batch {
+    fn new(from: Revision, to: Revision, changes: Vec<Change>, epoch: Epoch, registry: &Registry) -> Self {
+        Self { from, to, changes, epoch, frames: registry.ids().map(|_| OnceLock::new()).collect() }
+    }
+
+    /// The events of a feed: encoded for the first who asks, shared by the rest.
+    pub(crate) fn frames(&self, feed: Feed) -> &Frames {
+        self.frames[feed.collection.index()].get_or_init(|| Frames::encode(feed, &self.epoch, &self.changes))
+    }
+
+    /// The memory that it takes, roughly, in bytes.
+    pub(crate) fn weight(&self) -> usize {
+        self.changes.iter().map(|change| change.patch.len() + change.key.as_str().len() + size_of::<Change>()).sum()
+    }
+}
+
+/// These events are durable, and come next.
+pub(crate) struct Published(pub(crate) Arc<Batch>);
+
+impl Message for Published {
+    type Result = ();
+}
+
+impl Handler<Committed> for Relay {
+    type Result = ();
+
+    fn handle(&mut self, Committed { revision }: Committed, _: &mut Self::Context) {
+        // Many of these may wait by the time that one poll has published for all of them.
+        if revision > self.last {
+            self.poll();
+        }
+    }
+}
+
+/// Tell this hub of everything from now on.
+pub(crate) struct Join(pub(crate) Recipient<Published>);
+
+impl Message for Join {
+    type Result = ();
+}
+
+impl Handler<Join> for Relay {
+    type Result = ();
+
+    fn handle(&mut self, Join(hub): Join, _: &mut Self::Context) {
+        // An empty batch tells it where it joined.
+        let here = Batch::new(self.last, self.last, Vec::new(), self.epoch.clone(), &self.registry);
+        hub.do_send(Published(Arc::new(here)));
+        self.hubs.push(hub);
+    }
+}
+
+/// Publish what there is, and stop.
+pub(crate) struct Drain;
+
+impl Message for Drain {
+    type Result = ();
+}
+
+impl Handler<Drain> for Relay {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        self.poll();
+        ctx.stop();
+    }
+}

@@ -1,0 +1,126 @@
+//! Every setting: a flag, an environment variable, a unit, a default.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+/// Publishes aggregates and their change events as two views of one truth.
+///
+/// Durations are written `200ms`, `15s`, `24h`; sizes `65536`, `64KiB`, `1MiB`.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "duality", version, max_term_width = 120)]
+pub struct Settings {
+    /// The address to listen on; port 0 takes a free one.
+    #[arg(long, env = "DUALITY_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:3000")]
+    pub listen: String,
+
+    /// The database file, created if it is not there; `:memory:` is a private one that is gone at exit.
+    #[arg(long, env = "DUALITY_DATABASE", value_name = "FILE", default_value = "duality.db")]
+    pub database: PathBuf,
+
+    /// How often the outbox is looked at when nobody says that there is something in it.
+    #[arg(long, env = "DUALITY_POLL_INTERVAL", value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub poll_interval: Duration,
+
+    /// How long change events are kept for those who come back.
+    #[arg(long, env = "DUALITY_RETENTION", value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
+    pub retention: Duration,
+
+    /// How often older change events are removed.
+    #[arg(long, env = "DUALITY_PRUNE_INTERVAL", value_name = "DURATION", default_value = "1min", value_parser = interval)]
+    pub prune_interval: Duration,
+
+    /// After how much quiet a stream gets a comment line.
+    #[arg(long, env = "DUALITY_HEARTBEAT", value_name = "DURATION", default_value = "15s", value_parser = interval)]
+    pub heartbeat: Duration,
+
+    /// How long the peer of a connection may leave sent bytes unacknowledged, or its window closed, before it counts
+    /// as dead.
+    #[arg(long, env = "DUALITY_PEER_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = interval)]
+    pub peer_timeout: Duration,
+
+    /// The longest body of a request.
+    #[arg(long, env = "DUALITY_MAX_BODY", value_name = "SIZE", default_value = "1MiB", value_parser = size)]
+    pub max_body: usize,
+
+    /// Commands that may wait for the database; more are answered with 503.
+    #[arg(long, env = "DUALITY_QUEUE", value_name = "COMMANDS", default_value_t = 4096, value_parser = at_least_one)]
+    pub queue: usize,
+
+    /// Threads that serve connections; as many as there are processors if not given.
+    #[arg(long, env = "DUALITY_WORKERS", value_name = "THREADS", value_parser = at_least_one)]
+    pub workers: Option<usize>,
+
+    /// Threads that read pages of events and single aggregates; as many again read whole collections.
+    #[arg(long, env = "DUALITY_READERS", value_name = "THREADS", default_value_t = 2, value_parser = at_least_one)]
+    pub readers: usize,
+}
+
+impl Default for Settings {
+    /// The defaults, and what the environment says.
+    fn default() -> Self {
+        Self::parse_from(["duality"])
+    }
+}
+
+/// A duration after which something happens again: not zero.
+fn interval(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("expected more than nothing".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit: usize = match &text[digits.len()..] {
+        "" => 1,
+        "KiB" => 1024,
+        "MiB" => 1024 * 1024,
+        "GiB" => 1024 * 1024 * 1024,
+        other => return Err(format!("unknown unit {other:?}, expected KiB, MiB or GiB")),
+    };
+    let number: usize = digits.parse().map_err(|error| format!("{error}"))?;
+    number.checked_mul(unit).ok_or_else(|| "too large".to_owned())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("expected at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Settings, clap::Error> {
+        Settings::try_parse_from([&["duality"], flags].concat())
+    }
+
+    #[test]
+    fn sizes_and_durations_have_units() {
+        let settings = parse(&["--max-body", "64KiB", "--poll-interval", "200ms", "--retention", "0s"]).unwrap();
+        assert_eq!(settings.max_body, 65536);
+        assert_eq!(settings.poll_interval, Duration::from_millis(200));
+        assert_eq!(settings.retention, Duration::ZERO);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        for flags in [
+            ["--poll-interval", "0s"],
+            ["--poll-interval", "5"],
+            ["--max-body", "1MB"],
+            ["--max-body", "x"],
+            ["--queue", "0"],
+            ["--nonsense", "1"],
+        ] {
+            assert!(parse(&flags).is_err(), "{flags:?}");
+        }
+    }
+}

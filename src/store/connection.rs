@@ -1,0 +1,131 @@
+//! The database file: where it is, who may use it, and how its connections are set up.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+
+use diesel::connection::SimpleConnection as _;
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use tempfile::TempDir;
+
+use super::StoreError;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
+
+/// What would end or change the path in a URI.
+const NOT_IN_A_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#');
+
+/// The database file of this process; nobody else opens it while this lives.
+#[derive(Debug)]
+pub(crate) struct Database {
+    path: PathBuf,
+    /// Locked exclusively. A file of its own: opening and closing the database file itself would drop SQLite's locks.
+    lock: File,
+    /// The directory of a private database, removed on drop.
+    _private: Option<TempDir>,
+}
+
+impl Database {
+    /// Takes the file at `path`, to be created if it is not there; `:memory:` is a private file that goes at exit.
+    pub(crate) fn take(path: &Path) -> Result<Self, StoreError> {
+        if path != Path::new(":memory:") {
+            return Self::lock(path.to_owned(), None);
+        }
+        let directory = tempfile::Builder::new()
+            .prefix("duality-")
+            .tempdir()
+            .map_err(|error| StoreError::Open(format!("cannot make a temporary directory: {error}")))?;
+        Self::lock(directory.path().join("duality.db"), Some(directory))
+    }
+
+    fn lock(path: PathBuf, private: Option<TempDir>) -> Result<Self, StoreError> {
+        let cannot = |why: &dyn std::fmt::Display| StoreError::Open(format!("cannot open {}: {why}", path.display()));
+        if path.to_str().is_none() {
+            return Err(cannot(&"its name is not UTF-8"));
+        }
+        let mut beside = path.clone().into_os_string();
+        beside.push(".lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&beside)
+            .map_err(|error| cannot(&error))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path, lock, _private: private }),
+            Err(TryLockError::WouldBlock) => Err(cannot(&"another process uses it")),
+            Err(TryLockError::Error(error)) => Err(cannot(&error)),
+        }
+    }
+
+    /// The directory of the file: on a disk that has room for what the database has room for.
+    pub(crate) fn directory(&self) -> &Path {
+        match self.path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        }
+    }
+
+    /// Lets another process, or a later service of this one, have the file. Readers may still be closing.
+    pub(crate) fn release(&self) {
+        drop(self.lock.unlock());
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn connect_for_writing(&self) -> Result<SqliteConnection, StoreError> {
+        // FULL: a commit that was answered survives a power cut. The page cache is of the only writer: 64 MiB at most.
+        let pragmas = [
+            "PRAGMA busy_timeout = 5000",
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = FULL",
+            "PRAGMA foreign_keys = ON",
+            "PRAGMA journal_size_limit = 67108864",
+            "PRAGMA cache_size = -65536",
+        ];
+        self.connect("rwc", &pragmas)
+    }
+
+    pub(super) fn connect_for_reading(&self) -> Result<SqliteConnection, StoreError> {
+        self.connect("ro", &["PRAGMA busy_timeout = 5000"])
+    }
+
+    fn connect(&self, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection, StoreError> {
+        let cannot = |why: String| StoreError::Open(format!("cannot open {}: {why}", self.path.display()));
+        let absolute = std::path::absolute(&self.path).map_err(|error| cannot(error.to_string()))?;
+        let path = utf8_percent_encode(absolute.to_str().unwrap_or_default(), NOT_IN_A_PATH).to_string();
+        let mut connection = SqliteConnection::establish(&format!("file:{path}?mode={mode}"))
+            .map_err(|error| cannot(error.to_string()))?;
+        for pragma in pragmas {
+            connection.batch_execute(pragma).map_err(|error| cannot(error.to_string()))?;
+        }
+        Ok(connection)
+    }
+}
+
+/// Runs the migrations that the database has not seen; refuses one that a later program has migrated further.
+pub(super) fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    use diesel::migration::{Migration, MigrationSource as _, MigrationVersion};
+    let failed = |error: &dyn std::fmt::Display| StoreError::Open(format!("cannot migrate the database: {error}"));
+    let known: Vec<Box<dyn Migration<diesel::sqlite::Sqlite>>> =
+        MIGRATIONS.migrations().map_err(|error| failed(&error))?;
+    let known: Vec<MigrationVersion<'_>> = known.iter().map(|migration| migration.name().version()).collect();
+    let applied = connection.applied_migrations().map_err(|error| failed(&error))?;
+    if let Some(newer) = applied.iter().find(|version| !known.contains(version)) {
+        return Err(StoreError::Open(format!(
+            "the database is of a newer version of this program: its schema has {newer}, which this one does not know"
+        )));
+    }
+    connection.run_pending_migrations(MIGRATIONS).map(drop).map_err(|error| failed(&error))
+}
+
+/// Moves everything from the log into the database file and lets SQLite note what it learned.
+pub(super) fn tidy(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    connection.batch_execute("PRAGMA optimize")?;
+    connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")?;
+    Ok(())
+}

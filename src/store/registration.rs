@@ -1,0 +1,121 @@
+//! At start: what a new or changed registration changes of the document, as writes with their revisions and events.
+
+use std::collections::BTreeMap;
+
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+
+use super::schema::{collections, metadata};
+use super::{StoreError, aggregates, outbox};
+use crate::clock::Timestamp;
+use crate::collection::{Body, CollectionId, Derivation, Registry, patch};
+use crate::cursor::{Epoch, Revision};
+use crate::key::Key;
+
+/// Brings the database in line with the registry, in one transaction.
+pub(super) fn register(
+    connection: &mut SqliteConnection,
+    registry: &Registry,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    connection.immediate_transaction(|connection| {
+        create(connection)?;
+        for id in registry.ids() {
+            let name = registry.get(id).name();
+            let derivation = registry.get(id).derivation();
+            let version = derivation.map_or(0, Derivation::version);
+            let known: Option<i64> =
+                collections::table.find(name).select(collections::version).first(connection).optional()?;
+            if known == Some(version) {
+                continue;
+            }
+            diesel::insert_into(collections::table)
+                .values((collections::name.eq(name), collections::version.eq(version), collections::next_key.eq(1)))
+                .on_conflict(collections::name)
+                .do_update()
+                .set(collections::version.eq(version))
+                .execute(connection)?;
+            if let Some(derivation) = derivation {
+                derive_anew(connection, registry, id, derivation, now)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A database that was never started has no epoch yet.
+fn create(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    if metadata::table.count().get_result::<i64>(connection)? > 0 {
+        return Ok(());
+    }
+    let epoch = Epoch::mint().map_err(|error| StoreError::Open(format!("no random numbers for an epoch: {error}")))?;
+    diesel::insert_into(metadata::table)
+        .values((
+            metadata::id.eq(1),
+            metadata::epoch.eq(epoch.as_str()),
+            metadata::revision.eq(0),
+            metadata::pruned.eq(0),
+        ))
+        .execute(connection)?;
+    Ok(())
+}
+
+/// Computes a derived collection from all of its source; what differs from its rows is one revision.
+fn derive_anew(
+    connection: &mut SqliteConnection,
+    registry: &Registry,
+    id: CollectionId,
+    derivation: &dyn Derivation,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let name = registry.get(id).name();
+    let mut derived: BTreeMap<Key, Body> = BTreeMap::new();
+    aggregates::scan(connection, derivation.source(), |_, _, body| {
+        let source = Body::stored(body.to_owned());
+        for key in derivation.touched(None, Some(&source))? {
+            let row = derived.get(&key).cloned();
+            match derivation.derive(&key, row.as_ref(), None, Some(&source))? {
+                Some(group) => drop(derived.insert(key, group)),
+                None => drop(derived.remove(&key)),
+            }
+        }
+        Ok::<_, StoreError>(())
+    })?;
+    let mut known: BTreeMap<Key, Body> = BTreeMap::new();
+    aggregates::scan(connection, name, |key, _, body| {
+        known.insert(Key::stored(key), Body::stored(body.to_owned()));
+        Ok::<_, StoreError>(())
+    })?;
+    write_difference(connection, registry, id, &known, &derived, now)
+}
+
+fn write_difference(
+    connection: &mut SqliteConnection,
+    registry: &Registry,
+    id: CollectionId,
+    before: &BTreeMap<Key, Body>,
+    after: &BTreeMap<Key, Body>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut revision = Revision::stored(metadata::table.select(metadata::revision).first(connection)?).next();
+    let mut changed = false;
+    let gone = before.keys().filter(|key| !after.contains_key(*key));
+    for key in gone.chain(after.keys()) {
+        let (was, is) = (before.get(key), after.get(key));
+        let Some(patch) = patch(was, is)? else { continue };
+        let row = aggregates::Row { revision, version: 0, body: is.cloned() };
+        aggregates::save(connection, registry.get(id).name(), key, &row)?;
+        outbox::append(
+            connection,
+            registry,
+            &outbox::Change { revision, collection: id, key: key.clone(), patch },
+            now,
+        )?;
+        changed = true;
+    }
+    if !changed {
+        revision = revision.previous();
+    }
+    diesel::update(metadata::table).set(metadata::revision.eq(revision.number())).execute(connection)?;
+    Ok(())
+}

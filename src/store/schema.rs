@@ -1,0 +1,41 @@
+// @generated automatically by Diesel CLI.
+
+diesel::table! {
+    aggregates (collection, rank, key) {
+        collection -> Text,
+        rank -> Integer,
+        key -> Text,
+        revision -> BigInt,
+        version -> BigInt,
+        body -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    collections (name) {
+        name -> Text,
+        version -> BigInt,
+        next_key -> BigInt,
+    }
+}
+
+diesel::table! {
+    metadata (id) {
+        id -> BigInt,
+        epoch -> Text,
+        revision -> BigInt,
+        pruned -> BigInt,
+    }
+}
+
+diesel::table! {
+    outbox (revision, collection, key) {
+        revision -> BigInt,
+        collection -> Text,
+        key -> Text,
+        patch -> Text,
+        time -> BigInt,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(aggregates, collections, metadata, outbox,);
