@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
@@ -23,8 +24,8 @@ pub(crate) struct Database {
     path: PathBuf,
     /// Locked exclusively. A file of its own: opening and closing the database file itself would drop SQLite's locks.
     lock: File,
-    /// The directory of a private database, removed on drop.
-    _private: Option<TempDir>,
+    /// The directory of a private database.
+    private: Mutex<Option<TempDir>>,
 }
 
 impl Database {
@@ -54,7 +55,7 @@ impl Database {
             .open(&beside)
             .map_err(|error| cannot(&error))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path, lock, _private: private }),
+            Ok(()) => Ok(Self { path, lock, private: Mutex::new(private) }),
             Err(TryLockError::WouldBlock) => Err(cannot(&"another process uses it")),
             Err(TryLockError::Error(error)) => Err(cannot(&error)),
         }
@@ -68,9 +69,16 @@ impl Database {
         }
     }
 
-    /// Lets another process, or a later service of this one, have the file. Readers may still be closing.
+    /// Lets another process, or a later service of this one, have the file; a private one goes. Readers may still be
+    /// closing.
     pub(crate) fn release(&self) {
-        drop(self.lock.unlock());
+        let private = self.private.lock().expect("nobody panics while taking a directory").take();
+        if let Some(Err(error)) = private.map(TempDir::close) {
+            log::warn!("the private database was not removed: {error}");
+        }
+        if let Err(error) = self.lock.unlock() {
+            log::warn!("{} stays locked until this process ends: {error}", self.path.display());
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {

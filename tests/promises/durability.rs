@@ -1,0 +1,92 @@
+//! What was answered is there, whatever happens; and no number is used twice.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::harness::{App, Client, Process, Stream, eventually};
+
+const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
+
+#[test]
+fn numbers_are_not_reused_after_everything_was_deleted_and_pruned_and_the_service_restarted() {
+    let mut app = App::start();
+    for name in ["Ann", "Bob"] {
+        app.post("/persons", &json!({ "name": name, "city": "Rome" }).to_string());
+    }
+    let epoch = app.get("/persons").header("X-Epoch").unwrap().to_owned();
+    app.delete("/persons/1");
+    app.delete("/persons/2");
+    app.prune_everything();
+    app.restart();
+    let empty = app.get("/persons");
+    assert_eq!((empty.text(), empty.revision(), empty.header("X-Epoch")), ("{}", 4, Some(epoch.as_str())));
+    let created = app.post("/persons", r#"{"name":"Cid"}"#);
+    assert_eq!((created.revision(), created.header("Location")), (5, Some("/persons/3")));
+}
+
+#[test]
+fn a_restart_changes_nothing_for_a_consumer() {
+    let mut app = App::start();
+    app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
+    let (mut persons, cursor) = app.load("/persons");
+    let before = app.get("/persons");
+    app.restart();
+    let after = app.get("/persons");
+    assert_eq!((before.text(), before.cursor()), (after.text(), after.cursor()));
+    app.patch("/persons/1", r#"{"city":"Oslo"}"#);
+    app.follow("/person-events", &[("Last-Event-ID", &cursor)]).follow(&mut persons, 2);
+    assert_eq!(persons, app.get("/persons").json());
+}
+
+/// Writes until the connection breaks; counts the answers.
+fn write_until_killed(mut client: Client, writer: usize, answered: &AtomicU64) -> Vec<(String, String)> {
+    let mut created = Vec::new();
+    for number in 0.. {
+        let body = json!({"name": format!("{writer}-{number}"), "city": format!("c{}", number % 7)}).to_string();
+        if client.try_send("POST", "/persons", &JSON, Some(body.as_bytes())).is_err() {
+            break;
+        }
+        let Ok(response) = client.try_response("POST") else { break };
+        assert_eq!(response.status, 201);
+        answered.fetch_add(1, Ordering::Relaxed);
+        created.push((response.header("Location").unwrap().to_owned(), body));
+    }
+    created
+}
+
+#[test]
+fn every_answered_write_survives_a_kill_and_the_state_is_the_fold_of_the_outbox() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("killed.db");
+    let mut known: Vec<(String, String)> = Vec::new();
+    for round in 0..3 {
+        let process = Process::start(&database, &[]);
+        let (address, answered) = (process.address, AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            let answered = &answered;
+            let writers: Vec<_> = (0..8)
+                .map(|writer| {
+                    scope.spawn(move || write_until_killed(Client::connect(address), round * 8 + writer, answered))
+                })
+                .collect();
+            eventually("there are writes", || answered.load(Ordering::Relaxed) > 300);
+            process.kill();
+            known.extend(writers.into_iter().flat_map(|writer| writer.join().unwrap()));
+        });
+    }
+
+    let process = Process::start(&database, &[]);
+    let get = |path: &str| Client::connect(process.address).request("GET", path, &[], None);
+    let persons = get("/persons").json();
+    for (location, body) in &known {
+        let key = location.strip_prefix("/persons/").unwrap();
+        assert_eq!(persons[key], serde_json::from_str::<Value>(body).unwrap(), "{location} was answered");
+    }
+    for (state, events) in [("/persons", "/person-events"), ("/locations", "/location-events")] {
+        let fresh = get(state);
+        let mut folded = json!({});
+        Stream::open(process.address, events, &[]).follow(&mut folded, fresh.revision());
+        assert_eq!(folded, fresh.json(), "{state}");
+    }
+}

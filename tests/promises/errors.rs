@@ -1,0 +1,196 @@
+//! Errors: each a problem of RFC 9457 that names what was wrong and what was expected, and leaves nothing behind.
+
+use serde_json::Value;
+
+use crate::harness::{App, Response};
+
+#[track_caller]
+fn problem(response: &Response, status: u16, slug: &str, named: &str) -> Value {
+    assert_eq!(response.status, status, "{}", response.text());
+    assert_eq!(response.header("Content-Type"), Some("application/problem+json"));
+    assert_eq!(response.header("Cache-Control"), Some("no-store"));
+    let body = response.json();
+    assert_eq!(body["type"], slug);
+    assert_eq!(body["status"], status);
+    assert!(body["title"].is_string());
+    assert!(body["detail"].as_str().unwrap().contains(named), "{named:?} in {body}");
+    body
+}
+
+#[test]
+fn a_body_that_is_not_json_is_malformed() {
+    let app = App::start();
+    let deep = "[".repeat(65) + &"]".repeat(65);
+    let json = [("Content-Type", "application/json")];
+    for (body, named) in [
+        (&b""[..], "EOF"),
+        (b"{", "EOF"),
+        (b"{'name':1}", "line 1 column 2"),
+        (b"{\"name\":\"Ann\"} x", "trailing characters"),
+        (b"{\"name\":\"\xff\"}", "UTF-8 at byte 9"),
+        (deep.as_bytes(), "deeper than 64"),
+    ] {
+        problem(&app.request("POST", "/persons", &json, Some(body)), 400, "malformed-json", named);
+    }
+    assert_eq!(app.get("/persons").revision(), 0);
+}
+
+#[test]
+fn json_of_the_wrong_shape_is_named_by_its_member() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    for (body, member, named) in [
+        (r#"{"name":"Ann","name":"Bob"}"#, Some("name"), "stands twice"),
+        (r#"{"name":"Ann","nmae":"Bob"}"#, Some("nmae"), "expected name, city, spouse"),
+        (r#"{"name":"Ann","nmae":null}"#, Some("nmae"), "expected name, city, spouse"),
+        (r#"{"name":5}"#, Some("name"), "expected a string"),
+        (r#"{"name":""}"#, Some("name"), "at least one character"),
+        (r#"{"name":"Ann","spouse":0}"#, Some("spouse"), "nonzero"),
+        (r#"{"name":"Ann","spouse":-1}"#, Some("spouse"), "-1"),
+        (r#"{"name":"Ann","spouse":1.5}"#, Some("spouse"), "1.5"),
+        (r#"{"name":"Ann","city":["Rome"]}"#, Some("city"), "expected a string"),
+        (r#"{"name":"Ann","city":""}"#, Some("city"), "is empty"),
+        (r#"{"name":"Ann","city":"a\u0007"}"#, Some("city"), "control character"),
+        (r#"{"name":null}"#, None, "name"),
+        (r#"["Ann"]"#, None, "got an array"),
+        (r#""Ann""#, None, "got a string"),
+        ("null", None, "got null"),
+    ] {
+        for (method, path) in [("POST", "/persons"), ("PUT", "/persons/1"), ("PATCH", "/persons/1")] {
+            let body = problem(&app.write(method, path, body), 422, "invalid", named);
+            assert_eq!(body.get("member").and_then(Value::as_str), member, "{method} {body}");
+        }
+    }
+    problem(&app.post("/persons", "{}"), 422, "invalid", "missing field `name`");
+    assert_eq!(app.get("/persons").revision(), 1, "a refused command leaves no revision");
+    assert_eq!(app.post("/persons", r#"{"name":"Bob"}"#).header("Location"), Some("/persons/2"));
+}
+
+#[test]
+fn a_city_that_could_not_be_a_key_is_refused() {
+    let app = App::start();
+    let long = "x".repeat(513);
+    for city in [".", "..", "__proto__", "constructor", "prototype", "hasOwnProperty", &long] {
+        let body = serde_json::json!({"name": "Ann", "city": city}).to_string();
+        problem(&app.post("/persons", &body), 422, "invalid", "city");
+    }
+    for path in ["/locations/%2E", "/locations/%2e%2E", "/locations/__proto__", "/locations/%00", "/locations/%FF"] {
+        problem(&app.get(path), 422, "invalid", "the key");
+    }
+}
+
+#[test]
+fn an_unknown_path_is_a_problem() {
+    let app = App::start();
+    for path in ["/", "/person", "/persons/", "/persons/1/2", "/events-person", "/Persons"] {
+        problem(&app.get(path), 404, "no-such-path", path);
+    }
+}
+
+#[test]
+fn an_unknown_method_is_told_the_known_ones() {
+    let app = App::start();
+    for (path, method, allowed) in [
+        ("/persons", "DELETE", "GET, HEAD, POST"),
+        ("/persons/1", "POST", "GET, HEAD, PUT, PATCH, DELETE"),
+        ("/locations", "POST", "GET, HEAD"),
+        ("/locations/Rome", "DELETE", "GET, HEAD"),
+        ("/person-events", "POST", "GET, HEAD"),
+        ("/persons", "BREW", "GET, HEAD, POST"),
+    ] {
+        let response = app.write(method, path, "{}");
+        problem(&response, 405, "method-not-allowed", allowed);
+        assert_eq!(response.header("Allow"), Some(allowed));
+    }
+}
+
+#[test]
+fn a_body_of_another_type_is_not_read() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    for content_type in
+        ["application/x-www-form-urlencoded", "text/plain", "application/json; charset=latin1", "nonsense"]
+    {
+        let response = app.request("POST", "/persons", &[("Content-Type", content_type)], Some(b"{}"));
+        problem(&response, 415, "unsupported-type", "expected application/json");
+    }
+    problem(&app.request("POST", "/persons", &[], Some(b"{}")), 415, "unsupported-type", "is missing");
+    let merge_patch = [("Content-Type", "application/merge-patch+json")];
+    problem(&app.request("PUT", "/persons/1", &merge_patch, Some(b"{}")), 415, "unsupported-type", "merge-patch");
+}
+
+#[test]
+fn a_form_that_nobody_has_is_not_acceptable() {
+    let app = App::start();
+    let html = [("Accept", "text/html")];
+    for path in ["/persons", "/persons/1", "/person-events"] {
+        problem(&app.request("GET", path, &html, None), 406, "not-acceptable", "Accept");
+    }
+}
+
+#[test]
+fn a_body_over_the_limit_is_refused() {
+    let app = App::with(|settings| settings.max_body = 100);
+    let json = ("Content-Type", "application/json");
+    let body = format!(r#"{{"name":"{}"}}"#, "x".repeat(100));
+    let refused = problem(&app.post("/persons", &body), 413, "too-large", "100 bytes");
+    assert_eq!(refused["limit"], 100);
+
+    // One whose length is not told beforehand.
+    let mut client = app.client();
+    client.send("POST", "/persons", &[json, ("Transfer-Encoding", "chunked")], None);
+    client.send_raw(format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).as_bytes());
+    problem(&client.response("POST"), 413, "too-large", "100 bytes");
+
+    let just = format!(r#"{{"name":"{}"}}"#, "x".repeat(100 - 11));
+    assert_eq!(just.len(), 100);
+    assert_eq!(app.post("/persons", &just).status, 201);
+}
+
+#[test]
+fn a_body_far_over_the_limit_is_answered_while_it_is_sent() {
+    let app = App::start();
+    let body = vec![b' '; 8 * 1024 * 1024];
+    let mut client = app.client();
+    // The service may close before it has everything: it has seen enough.
+    let _ = client.try_send("POST", "/persons", &[("Content-Type", "application/json")], Some(&body));
+    problem(&client.response("POST"), 413, "too-large", "1048576 bytes");
+}
+
+#[test]
+fn a_query_that_nobody_knows_is_refused() {
+    let app = App::start();
+    problem(&app.get("/persons?nmae=Ann"), 400, "malformed-request", "nmae");
+    problem(&app.get("/person-events?revison=8"), 400, "malformed-request", "expected lastEventId, revision, epoch");
+    problem(&app.post("/persons?dry=true", r#"{"name":"Ann"}"#), 400, "malformed-request", "dry");
+}
+
+#[test]
+fn every_answer_to_a_write_names_the_revision() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    for response in [
+        app.post("/persons", "{"),
+        app.post("/persons", "{}"),
+        app.patch("/persons/9", "{}"),
+        app.delete("/persons/9"),
+        app.request("POST", "/persons", &[("Content-Type", "text/plain")], Some(b"")),
+    ] {
+        assert!(response.status >= 400);
+        assert_eq!(response.revision(), 1);
+        assert!(response.header("X-Epoch").is_some());
+    }
+}
+
+#[test]
+fn head_is_get_without_the_body() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    for (path, status) in [("/persons", 200), ("/persons/1", 200), ("/persons/2", 404), ("/person-events", 200)] {
+        let mut client = app.client();
+        let response = client.request("HEAD", path, &[], None);
+        assert_eq!((response.status, response.revision()), (status, 1), "{path}");
+        let next = client.request("GET", "/persons/1", &[], None);
+        assert_eq!(next.text(), r#"{"name":"Ann"}"#, "the connection goes on after HEAD {path}");
+    }
+}

@@ -1,0 +1,190 @@
+//! Following changes: where a stream starts, what it carries, how it ends.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::{App, Stream, eventually};
+
+fn three_persons() -> App {
+    let app = App::start();
+    for name in ["Ann", "Bob", "Cid"] {
+        app.post("/persons", &json!({ "name": name }).to_string());
+    }
+    app
+}
+
+fn revisions(mut stream: Stream, count: usize) -> Vec<i64> {
+    (0..count).map(|_| stream.next().revision()).collect()
+}
+
+#[test]
+fn a_stream_says_at_once_that_it_is_open() {
+    let app = App::start();
+    let mut stream = app.follow("/person-events", &[]);
+    for (name, value) in [
+        ("Content-Type", "text/event-stream"),
+        ("Cache-Control", "no-cache, no-transform"),
+        ("X-Accel-Buffering", "no"),
+        ("X-Revision", "0"),
+    ] {
+        assert_eq!(stream.head.header(name), Some(value));
+    }
+    assert_eq!(stream.head.header("Content-Encoding"), None);
+    stream.read_until(|text| text.starts_with(":\nretry: ") && text.ends_with('\n'));
+    assert!(!stream.raw.contains("\n\n"), "no blank line, which some clients take for a message: {:?}", stream.raw);
+}
+
+#[test]
+fn every_form_of_a_cursor_starts_after_what_the_client_has() {
+    let app = three_persons();
+    let epoch = app.get("/persons").header("X-Epoch").unwrap().to_owned();
+    let id = format!("{epoch}.1");
+    for headers in [
+        vec![("Last-Event-ID", id.as_str())],
+        vec![("X-Revision", "2")],
+        vec![("X-Revision", "2"), ("X-Epoch", epoch.as_str())],
+        vec![("Last-Event-ID", id.as_str()), ("X-Revision", "1")],
+        vec![("Last-Event-ID", ""), ("X-Revision", "2")],
+    ] {
+        assert_eq!(revisions(app.follow("/person-events", &headers), 2), [2, 3], "{headers:?}");
+    }
+    for query in [
+        format!("lastEventId={id}"),
+        format!("lastEventId={epoch}.0&lastEventId={id}"),
+        "revision=2".to_owned(),
+        format!("revision=2&epoch={epoch}"),
+    ] {
+        assert_eq!(revisions(app.follow(&format!("/person-events?{query}"), &[]), 2), [2, 3], "{query}");
+    }
+    for first in ["0", "1"] {
+        assert_eq!(revisions(app.follow("/person-events", &[("X-Revision", first)]), 3), [1, 2, 3]);
+    }
+}
+
+#[test]
+fn a_cursor_that_is_now_waits_for_what_comes() {
+    let app = three_persons();
+    let mut stream = app.follow("/person-events", &[("Last-Event-ID", &app.get("/persons").cursor())]);
+    stream.read_until(|text| text.contains("retry"));
+    app.delete("/persons/2");
+    let event = stream.next();
+    assert_eq!((event.revision(), event.data.as_str()), (4, r#"{"2":null}"#));
+}
+
+#[test]
+fn a_malformed_revision_is_told_what_one_looks_like() {
+    let app = three_persons();
+    for (headers, path, named) in [
+        (vec![("X-Revision", "two")], "/person-events", "X-Revision"),
+        (vec![("X-Revision", "2"), ("X-Epoch", "NO")], "/person-events", "X-Epoch"),
+        (vec![], "/person-events?revision=-2", "revision"),
+        (vec![], "/person-events?revision=2&epoch=%20", "epoch"),
+    ] {
+        let response = app.request("GET", path, &headers, None);
+        assert_eq!((response.status, response.json()["type"].clone()), (400, json!("malformed-request")));
+        assert!(response.text().contains(named) && response.text().contains("expected"), "{}", response.text());
+    }
+}
+
+#[test]
+fn a_cursor_that_is_not_retained_is_gone() {
+    let app = three_persons();
+    let epoch = app.get("/persons").header("X-Epoch").unwrap().to_owned();
+    let gone = |headers: &[(&str, &str)]| {
+        let response = app.request("GET", "/person-events", headers, None);
+        assert_eq!((response.status, response.json()["type"].clone()), (410, json!("not-retained")), "{headers:?}");
+        response.json()
+    };
+    let future = format!("{epoch}.4");
+    for id in ["other0epoch.1", "nonsense", &future] {
+        let body = gone(&[("Last-Event-ID", id)]);
+        assert_eq!((&body["current"], &body["epoch"]), (&json!(3), &json!(epoch)));
+        assert_eq!(body["bootstrap"], "/persons");
+    }
+    app.prune_everything();
+    assert_eq!(gone(&[("X-Revision", "3")])["oldest"], 4);
+    app.post("/persons", r#"{"name":"Dan"}"#);
+    assert_eq!(revisions(app.follow("/person-events", &[("X-Revision", "4")]), 1), [4]);
+    gone(&[("X-Revision", "3")]);
+}
+
+#[test]
+fn an_event_comes_at_once_although_the_relay_polls_rarely() {
+    let app = App::with(|settings| settings.poll_interval = Duration::from_secs(10));
+    let mut stream = app.follow("/person-events", &[]);
+    stream.read_until(|text| text.contains("retry"));
+    let mut client = app.client();
+    let json = [("Content-Type", "application/json")];
+    for number in 1..=100 {
+        client.request("POST", "/persons", &json, Some(br#"{"name":"Ann"}"#));
+        let answered = Instant::now();
+        assert_eq!(stream.next().revision(), number);
+        // Milliseconds, as the benchmarks show; here it only has to be clear that no poll was waited for.
+        assert!(answered.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn an_event_comes_within_the_poll_interval_although_the_wake_up_is_lost() {
+    let app = App::with(|settings| settings.poll_interval = Duration::from_millis(300));
+    app.lose_wake_ups();
+    let mut stream = app.follow("/person-events", &[]);
+    for number in 1..=3 {
+        app.post("/persons", r#"{"name":"Ann"}"#);
+        let answered = Instant::now();
+        assert_eq!(stream.next().revision(), number);
+        assert!(answered.elapsed() < Duration::from_secs(3));
+    }
+}
+
+#[test]
+fn without_polls_and_wake_ups_nothing_comes() {
+    let app = App::with(|settings| settings.poll_interval = Duration::from_secs(3600));
+    let mut stream = app.follow("/person-events", &[]);
+    stream.read_until(|text| text.contains("retry"));
+    app.lose_wake_ups();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    assert!(stream.is_quiet_for(Duration::from_millis(200)), "or the two tests above would show nothing");
+}
+
+#[test]
+fn a_quiet_stream_gets_comment_lines() {
+    let app = App::with(|settings| settings.heartbeat = Duration::from_millis(100));
+    let mut stream = app.follow("/person-events", &[]);
+    stream.read_until(|text| text.matches(":\n").count() >= 4);
+    assert!(!stream.raw.contains("\n\n"));
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    assert_eq!(stream.next().revision(), 1);
+}
+
+#[test]
+fn a_subscriber_that_closes_a_quiet_stream_is_gone_at_once() {
+    let app = App::with(|settings| settings.heartbeat = Duration::from_secs(3600));
+    let mut streams: Vec<_> = (0..10).map(|_| app.follow("/person-events", &[])).collect();
+    streams.iter_mut().for_each(|stream| stream.read_until(|text| text.contains("retry")));
+    assert_eq!(app.sessions(), 10);
+    streams.drain(..9).for_each(Stream::close);
+    eventually("nine are gone", || app.sessions() == 1);
+}
+
+#[test]
+fn a_long_history_comes_in_order_and_goes_on_live() {
+    let app = App::start();
+    let mut client = app.client();
+    let json = [("Content-Type", "application/json")];
+    // More than a few pages of the outbox.
+    let name = "x".repeat(500);
+    let body = json!({ "name": name }).to_string();
+    for _ in 0..1000 {
+        client.request("POST", "/persons", &json, Some(body.as_bytes()));
+    }
+    let mut stream = app.follow("/person-events", &[]);
+    for revision in 1..=500 {
+        assert_eq!(stream.next().revision(), revision);
+    }
+    client.request("DELETE", "/persons/1", &[], None);
+    for revision in 501..=1001 {
+        assert_eq!(stream.next().revision(), revision);
+    }
+}

@@ -1,0 +1,194 @@
+//! A service in this process, on a port and a database file of its own.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::thread::JoinHandle;
+
+use duality::{Running, Service, Settings, StartError, collections};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use super::{Client, Response, Stream};
+
+type Work = Box<dyn for<'a> FnOnce(&'a Running) -> Pin<Box<dyn Future<Output = ()> + 'a>> + Send>;
+
+/// The shipped service, unless a test brings another one.
+pub(crate) struct App {
+    directory: TempDir,
+    settings: Settings,
+    collections: fn() -> Service,
+    running: Option<(UnboundedSender<Work>, JoinHandle<Result<(), StartError>>)>,
+    pub(crate) address: SocketAddr,
+}
+
+impl App {
+    pub(crate) fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// With other settings than the defaults.
+    pub(crate) fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::serving(collections::shipped, change)
+    }
+
+    /// With other collections than the shipped ones.
+    pub(crate) fn serving(collections: fn() -> Service, change: impl FnOnce(&mut Settings)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut settings = Settings {
+            listen: "127.0.0.1:0".to_owned(),
+            database: directory.path().join("test.db"),
+            workers: Some(2),
+            ..Settings::default()
+        };
+        change(&mut settings);
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut app = Self { directory, settings, collections, running: None, address: nowhere };
+        app.resume();
+        app
+    }
+
+    /// Starts it again, on another port.
+    pub(crate) fn resume(&mut self) {
+        let (service, settings) = ((self.collections)(), self.settings.clone());
+        let (started, starting) = std::sync::mpsc::channel();
+        let (sender, mut work) = unbounded_channel::<Work>();
+        let thread = std::thread::spawn(move || {
+            actix::System::new().block_on(async move {
+                let running = service.start(settings).await?;
+                started.send(running.addresses()[0]).unwrap();
+                while let Some(work) = work.recv().await {
+                    work(&running).await;
+                }
+                running.stop().await
+            })
+        });
+        match starting.recv() {
+            Ok(address) => self.address = address,
+            Err(_) => panic!("not started: {:?}", thread.join().unwrap()),
+        }
+        self.running = Some((sender, thread));
+    }
+
+    /// Starts it again with other collections.
+    pub(crate) fn resume_serving(&mut self, collections: fn() -> Service) {
+        self.collections = collections;
+        self.resume();
+    }
+
+    pub(crate) fn stop(&mut self) {
+        if let Some((sender, thread)) = self.running.take() {
+            drop(sender);
+            thread.join().unwrap().unwrap();
+        }
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.stop();
+        self.resume();
+    }
+
+    /// Runs a step or a fault of the service, and waits until it is done.
+    fn hook(&self, work: impl for<'a> FnOnce(&'a Running) -> Pin<Box<dyn Future<Output = ()> + 'a>> + Send + 'static) {
+        let (done, doing) = std::sync::mpsc::channel();
+        let work: Work = Box::new(move |running| {
+            let work = work(running);
+            Box::pin(async move {
+                work.await;
+                done.send(()).unwrap();
+            })
+        });
+        assert!(self.running.as_ref().unwrap().0.send(work).is_ok());
+        doing.recv().unwrap();
+    }
+
+    pub(crate) fn prune(&self) {
+        self.hook(|running| Box::pin(running.prune()));
+    }
+
+    /// Makes everything that was written so far too old to be retained, and prunes it.
+    pub(crate) fn prune_everything(&self) {
+        let retention = i64::try_from(self.settings.retention.as_millis()).unwrap();
+        self.turn_clock(retention + 1000);
+        self.prune();
+    }
+
+    pub(crate) fn lose_wake_ups(&self) {
+        self.hook(|running| Box::pin(running.lose_wake_ups()));
+    }
+
+    pub(crate) fn turn_clock(&self, milliseconds: i64) {
+        self.hook(move |running| {
+            running.turn_clock(milliseconds);
+            Box::pin(async {})
+        });
+    }
+
+    pub(crate) fn sessions(&self) -> usize {
+        let (tell, told) = std::sync::mpsc::channel();
+        self.hook(move |running| {
+            tell.send(running.sessions()).unwrap();
+            Box::pin(async {})
+        });
+        told.recv().unwrap()
+    }
+
+    pub(crate) fn database(&self) -> &Path {
+        &self.settings.database
+    }
+
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.directory.path().to_owned()
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    pub(crate) fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Response {
+        self.client().request(method, path, headers, body)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Response {
+        self.request("GET", path, &[], None)
+    }
+
+    /// A write with a JSON body.
+    pub(crate) fn write(&self, method: &str, path: &str, json: &str) -> Response {
+        self.request(method, path, &[("Content-Type", "application/json")], Some(json.as_bytes()))
+    }
+
+    pub(crate) fn post(&self, path: &str, json: &str) -> Response {
+        self.write("POST", path, json)
+    }
+
+    pub(crate) fn patch(&self, path: &str, json: &str) -> Response {
+        self.write("PATCH", path, json)
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> Response {
+        self.request("DELETE", path, &[], None)
+    }
+
+    pub(crate) fn follow(&self, path: &str, headers: &[(&str, &str)]) -> Stream {
+        Stream::open(self.address, path, headers)
+    }
+
+    /// The state at a path, and the cursor of it.
+    pub(crate) fn load(&self, path: &str) -> (Value, String) {
+        let response = self.get(path);
+        assert_eq!(response.status, 200, "{}", response.text());
+        (response.json(), response.cursor())
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        self.stop();
+    }
+}

@@ -1,0 +1,173 @@
+//! A blocking HTTP/1.1 client on a bare socket: nothing between the test and the bytes.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+
+use serde_json::Value;
+
+use super::DEADLINE;
+
+/// One connection, kept alive.
+pub(crate) struct Client {
+    socket: TcpStream,
+    received: Vec<u8>,
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Response {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str())
+    }
+
+    #[track_caller]
+    pub(crate) fn revision(&self) -> i64 {
+        self.header("X-Revision").expect("X-Revision").parse().unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn cursor(&self) -> String {
+        format!("{}.{}", self.header("X-Epoch").expect("X-Epoch"), self.revision())
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
+    }
+}
+
+impl Client {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket.set_nodelay(true).unwrap();
+        Self { socket, received: Vec::new() }
+    }
+
+    /// Sends a request; a body is sent with its length.
+    pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) {
+        self.try_send(method, path, headers, body).unwrap();
+    }
+
+    pub(crate) fn try_send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> std::io::Result<()> {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if let Some(body) = body {
+            request.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        }
+        request.push_str("\r\n");
+        let mut bytes = request.into_bytes();
+        bytes.extend_from_slice(body.unwrap_or_default());
+        self.socket.write_all(&bytes)
+    }
+
+    /// Sends bytes as they are.
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).unwrap();
+    }
+
+    pub(crate) fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Response {
+        self.send(method, path, headers, body);
+        self.response(method)
+    }
+
+    /// Reads the answer to a request of this method.
+    pub(crate) fn response(&mut self, method: &str) -> Response {
+        self.try_response(method).unwrap()
+    }
+
+    pub(crate) fn try_response(&mut self, method: &str) -> std::io::Result<Response> {
+        let mut response = self.head()?;
+        if method == "HEAD" || response.status == 204 || response.status == 304 {
+            return Ok(response);
+        }
+        if response.header("Transfer-Encoding") == Some("chunked") {
+            while let Some(chunk) = self.chunk()? {
+                response.body.extend_from_slice(&chunk);
+            }
+        } else {
+            let length = response.header("Content-Length").map_or(0, |length| length.parse().unwrap());
+            response.body = self.exactly(length)?;
+        }
+        Ok(response)
+    }
+
+    /// Reads the head of an answer, and leaves its body.
+    pub(crate) fn head(&mut self) -> std::io::Result<Response> {
+        let end = loop {
+            if let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end + 4;
+            }
+            self.receive()?;
+        };
+        let head = String::from_utf8(self.received.drain(..end).collect()).unwrap();
+        let mut lines = head.trim_end().split("\r\n");
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let headers = lines
+            .map(|line| line.split_once(':').unwrap())
+            .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+            .collect();
+        Ok(Response { status, headers, body: Vec::new() })
+    }
+
+    /// The next chunk of a chunked body; `None` at its end.
+    pub(crate) fn chunk(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        let line = loop {
+            if let Some(end) = self.received.windows(2).position(|window| window == b"\r\n") {
+                break self.exactly(end + 2)?;
+            }
+            self.receive()?;
+        };
+        let size = usize::from_str_radix(std::str::from_utf8(&line).unwrap().trim(), 16).unwrap();
+        let mut chunk = self.exactly(size + 2)?;
+        chunk.truncate(size);
+        Ok((size > 0).then_some(chunk))
+    }
+
+    fn exactly(&mut self, length: usize) -> std::io::Result<Vec<u8>> {
+        while self.received.len() < length {
+            self.receive()?;
+        }
+        Ok(self.received.drain(..length).collect())
+    }
+
+    fn receive(&mut self) -> std::io::Result<()> {
+        let mut buffer = [0; 64 * 1024];
+        match self.socket.read(&mut buffer)? {
+            0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            read => {
+                self.received.extend_from_slice(&buffer[..read]);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+}

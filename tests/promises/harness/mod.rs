@@ -1,0 +1,47 @@
+//! What every test uses: a service of its own, and a client that shows everything it gets.
+
+mod app;
+mod client;
+mod process;
+mod stream;
+
+pub(crate) use app::App;
+pub(crate) use client::{Client, Response};
+pub(crate) use process::Process;
+pub(crate) use stream::Stream;
+
+use std::time::{Duration, Instant};
+
+/// How long anything that has to happen may take. Long, so that a busy machine fails no test; nothing waits for it.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits until something holds.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < DEADLINE, "not in time: {what}");
+        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A random number generator with a seed, so that a failure can be repeated: an xorshift of 64 bits.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % limit
+    }
+
+    pub(crate) fn one_of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+        &choices[usize::try_from(self.below(choices.len() as u64)).unwrap()]
+    }
+}

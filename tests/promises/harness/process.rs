@@ -1,0 +1,86 @@
+//! The program itself, as a process of its own that can be killed.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use super::{DEADLINE, eventually};
+
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// The program, with nothing of this environment in its settings.
+fn program(database: &Path, flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_duality"));
+    command.args(["--listen", "127.0.0.1:0", "--database"]).arg(database).args(flags);
+    command.env("RUST_LOG", "info").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+impl Process {
+    pub(crate) fn start(database: &Path, flags: &[&str]) -> Self {
+        let mut child = program(database, flags).spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (found, finding) = std::sync::mpsc::channel();
+        let (errors, lines) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in errors.lines().map_while(Result::ok) {
+                if let Some((_, address)) = line.split_once("listening on http://") {
+                    let _ = found.send(address.trim().parse().unwrap());
+                }
+                lines.lock().unwrap().push(line);
+            }
+        });
+        let address = finding.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("not started: {log:?}"));
+        Self { child, address, log }
+    }
+
+    /// Runs it where it is expected to fail at once.
+    pub(crate) fn output(database: &Path, flags: &[&str]) -> Output {
+        let child = program(database, flags).spawn().unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// Kills it, as a power cut would if the disk kept its word.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("the process ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    /// The memory that it has in use, in bytes.
+    pub(crate) fn memory(&self) -> i64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<i64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,122 @@
+//! A subscriber: a connection, the decoder of another project, and a state to apply patches to.
+
+use std::net::{Shutdown, SocketAddr};
+use std::time::{Duration, Instant};
+
+use actix_web::web::BytesMut;
+use serde_json::Value;
+use tokio_util::codec::Decoder as _;
+
+use super::{Client, DEADLINE, Response};
+
+/// An open stream of Server-Sent Events.
+pub(crate) struct Stream {
+    client: Client,
+    pub(crate) head: Response,
+    decoder: russe::Decoder,
+    undecoded: BytesMut,
+    /// Everything that came, as it came.
+    pub(crate) raw: String,
+}
+
+/// A message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) id: Option<String>,
+    pub(crate) data: String,
+}
+
+impl Event {
+    pub(crate) fn patch(&self) -> Value {
+        serde_json::from_str(&self.data).unwrap()
+    }
+
+    /// The number in its id.
+    #[track_caller]
+    pub(crate) fn revision(&self) -> i64 {
+        self.id.as_ref().unwrap().split_once('.').unwrap().1.parse().unwrap()
+    }
+}
+
+impl Stream {
+    pub(crate) fn open(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
+        let mut client = Client::connect(address);
+        client.send("GET", path, headers, None);
+        let head = client.head().unwrap();
+        assert_eq!(head.status, 200, "{path} {headers:?}");
+        assert_eq!(head.header("Content-Type"), Some("text/event-stream"));
+        let decoder = russe::Decoder::default();
+        Self { client, head, decoder, undecoded: BytesMut::new(), raw: String::new() }
+    }
+
+    /// The next message; `None` when the connection is cut.
+    pub(crate) fn try_next(&mut self) -> Option<Event> {
+        let start = Instant::now();
+        loop {
+            // The socket's own deadline does not see that only comments come.
+            assert!(start.elapsed() < DEADLINE, "no message in time");
+            match self.decoder.decode(&mut self.undecoded).unwrap() {
+                Some(russe::Event::Message(message)) => {
+                    let id = message.id.map(Into::into);
+                    return Some(Event { id, data: message.data.into() });
+                }
+                Some(_) => {}
+                None => self.receive()?,
+            }
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn next(&mut self) -> Event {
+        self.try_next().expect("the stream goes on")
+    }
+
+    /// Reads until the text of the stream so far holds.
+    #[track_caller]
+    pub(crate) fn read_until(&mut self, holds: impl Fn(&str) -> bool) {
+        while !holds(&self.raw) {
+            self.receive().expect("the stream goes on");
+        }
+    }
+
+    /// Applies messages until the one of this revision, or a later one.
+    #[track_caller]
+    pub(crate) fn follow(&mut self, state: &mut Value, until: i64) {
+        loop {
+            let event = self.next();
+            json_patch::merge(state, &event.patch());
+            if event.revision() >= until {
+                return;
+            }
+        }
+    }
+
+    /// Whether nothing comes for a while. For what must not happen, which nothing else can show.
+    pub(crate) fn is_quiet_for(&mut self, time: Duration) -> bool {
+        self.client.socket().set_read_timeout(Some(time)).unwrap();
+        let quiet = match self.client.chunk() {
+            Err(error) => matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut),
+            Ok(_) => false,
+        };
+        self.client.socket().set_read_timeout(Some(DEADLINE)).unwrap();
+        quiet
+    }
+
+    pub(crate) fn close(self) {
+        self.client.socket().shutdown(Shutdown::Both).unwrap();
+    }
+
+    fn receive(&mut self) -> Option<()> {
+        match self.client.chunk() {
+            Ok(Some(chunk)) => {
+                self.raw.push_str(std::str::from_utf8(&chunk).unwrap());
+                self.undecoded.extend_from_slice(&chunk);
+                Some(())
+            }
+            Ok(None) => panic!("the stream ended as if it were whole"),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => None,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("{error} after {:?}", &self.raw[self.raw.len().saturating_sub(200)..]),
+        }
+    }
+}

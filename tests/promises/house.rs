@@ -1,0 +1,114 @@
+//! The house rules that a machine can hold: who may use whom, and how long a file gets.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The modules from the bottom up. A module may use its own parts and those that stand before it.
+const FLOORS: [&str; 20] = [
+    "clock",
+    "cursor",
+    "key",
+    "merge_patch",
+    "json",
+    "collection",
+    "store",
+    "feed",
+    "spool",
+    "aggregator",
+    "channel",
+    "readers",
+    "relay",
+    "hub",
+    "session",
+    "http",
+    "settings",
+    "service",
+    "collections",
+    "lib",
+];
+
+/// A crate that only some modules may know.
+const FENCES: [(&str, &[&str]); 4] = [
+    ("diesel", &["store"]),
+    ("actix::", &["aggregator", "relay", "hub", "session", "readers", "http", "service"]),
+    ("actix_web", &["http", "service", "feed", "channel", "hub", "spool", "readers"]),
+    ("russe", &["feed"]),
+];
+
+fn sources() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+                found.insert(name, std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// `store/commit.rs` belongs to `store`.
+fn module(file: &str) -> &str {
+    file.split('/').next().unwrap().trim_end_matches(".rs")
+}
+
+/// The code of a file without its unit tests and comments.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    let end = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
+    text[..end].lines().filter(|line| !line.trim_start().starts_with("//"))
+}
+
+#[test]
+fn imports_go_downward_only() {
+    let floor = |name: &str| FLOORS.iter().position(|known| *known == name);
+    for (file, text) in sources() {
+        let user = module(&file);
+        if user == "main" || user == "lib" {
+            continue;
+        }
+        let here = floor(user).unwrap_or_else(|| panic!("{file} has no floor: add it to FLOORS, and say why there"));
+        for line in code(&text) {
+            for (at, _) in line.match_indices("crate::") {
+                let used: String = line[at + 7..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                let Some(there) = floor(&used) else { continue };
+                assert!(there <= here, "{file} uses {used}, which stands above it: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_crate_stays_behind_its_fence() {
+    for (file, text) in sources() {
+        for (fenced, allowed) in FENCES {
+            let outside = !allowed.contains(&module(&file));
+            let uses = code(&text).find(|line| line.contains(fenced));
+            assert!(!(outside && uses.is_some()), "{file} must not know {fenced}: {uses:?}");
+        }
+    }
+}
+
+#[test]
+fn the_pipeline_knows_no_collection() {
+    for (file, text) in sources() {
+        if ["collections", "main", "lib"].contains(&module(&file)) {
+            continue;
+        }
+        for word in ["Person", "Location", "\"persons\"", "\"locations\""] {
+            assert!(code(&text).all(|line| !line.contains(word)), "{file} knows {word}");
+        }
+    }
+}
+
+#[test]
+fn a_file_is_about_one_noun() {
+    for (file, text) in sources() {
+        assert!(text.lines().count() <= 400, "{file} has {} lines", text.lines().count());
+    }
+}

@@ -1,0 +1,92 @@
+//! Starting: what keeps it from it is one line, and exit code 1.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::Process;
+
+#[track_caller]
+fn refuses(database: &Path, flags: &[&str], why: &str) {
+    let output = Process::output(database, flags);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    let lines: Vec<_> = errors.lines().filter(|line| line.contains("ERROR")).collect();
+    assert_eq!(lines.len(), 1, "{errors}");
+    assert!(lines[0].contains(why), "{why:?} in {errors}");
+}
+
+fn sql(database: &Path, statement: &str) {
+    use diesel::Connection as _;
+    use diesel::connection::SimpleConnection as _;
+    let mut connection = diesel::SqliteConnection::establish(database.to_str().unwrap()).unwrap();
+    connection.batch_execute(statement).unwrap();
+}
+
+#[test]
+fn a_second_process_on_the_same_file_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("test.db");
+    let process = Process::start(&database, &[]);
+    refuses(&database, &[], "another process uses it");
+    drop(process);
+    Process::start(&database, &[]);
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    refuses(&directory.path().join("no/such/directory.db"), &[], "no/such/directory.db");
+    let folder = directory.path().join("folder.db");
+    std::fs::create_dir(&folder).unwrap();
+    refuses(&folder, &[], "folder.db");
+}
+
+#[test]
+fn a_file_that_is_no_database_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("notes.txt");
+    let text = "not a database\n".repeat(1000);
+    std::fs::write(&file, &text).unwrap();
+    refuses(&file, &[], "file is not a database");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+}
+
+#[test]
+fn a_database_of_a_newer_program_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("test.db");
+    drop(Process::start(&database, &[]));
+    sql(&database, "INSERT INTO __diesel_schema_migrations (version) VALUES ('29991231000000')");
+    refuses(&database, &[], "29991231000000");
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_duality"))
+        .args(["--listen", &address, "--database"])
+        .arg(directory.path().join("test.db"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains(&format!("cannot listen on {address}")));
+}
+
+#[test]
+fn a_database_in_memory_is_private_and_gone_at_exit() {
+    let memory = Path::new(":memory:");
+    let (mut one, two) = (Process::start(memory, &[]), Process::start(memory, &[]));
+    let post = |process: &Process| {
+        let mut client = crate::harness::Client::connect(process.address);
+        client.request("POST", "/persons", &[("Content-Type", "application/json")], Some(br#"{"name":"Ann"}"#))
+    };
+    assert_eq!((post(&one).revision(), post(&two).revision()), (1, 1));
+    let log = one.log();
+    let path = Path::new(log.split_once("database ").unwrap().1.split(" is open").next().unwrap()).to_owned();
+    assert!(path.exists());
+    one.signal("TERM");
+    assert!(one.wait().success());
+    assert!(!path.parent().unwrap().exists());
+}

@@ -1,0 +1,68 @@
+//! Stopping: soon, in order, and with nothing lost.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{Client, Process, Stream};
+
+const SUBSCRIBERS: usize = 1000;
+
+fn stops_with_a_thousand_subscribers(signal: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("test.db");
+    let mut process = Process::start(&database, &[]);
+    let mut streams: Vec<_> = (0..SUBSCRIBERS).map(|_| Stream::open(process.address, "/person-events", &[])).collect();
+    streams.iter_mut().for_each(|stream| stream.read_until(|text| text.contains("retry")));
+    let written = Client::connect(process.address).request(
+        "POST",
+        "/persons",
+        &[("Content-Type", "application/json")],
+        Some(br#"{"name":"Ann"}"#),
+    );
+    assert_eq!(written.status, 201);
+    let begin = Instant::now();
+    process.signal(signal);
+    let status = process.wait();
+    let took = begin.elapsed();
+    eprintln!("{signal}: stopped in {took:?}");
+    assert!(status.success(), "{}", process.log());
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    for stream in &mut streams {
+        assert_eq!(stream.next().revision(), 1, "nothing is lost");
+        assert!(stream.try_next().is_none(), "cut, not ended: a clean end makes some clients stop for good");
+    }
+    let log = process.log();
+    for line in ["stopping", "connections are closed", "stopped"] {
+        assert!(log.contains(line), "{line:?} in {log}");
+    }
+    let wal = database.with_extension("db-wal");
+    assert!(std::fs::metadata(wal).map_or(0, |wal| wal.len()) == 0, "one tidy file is left");
+}
+
+#[test]
+fn sigterm_stops_it_with_a_thousand_subscribers() {
+    stops_with_a_thousand_subscribers("TERM");
+}
+
+#[test]
+fn sigint_stops_it_with_a_thousand_subscribers() {
+    stops_with_a_thousand_subscribers("INT");
+}
+
+#[test]
+fn a_write_in_flight_is_answered() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = Process::start(&directory.path().join("test.db"), &[]);
+    let mut client = Client::connect(process.address);
+    let body = br#"{"name":"Ann"}"#;
+    let head = format!(
+        "POST /persons HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    client.send_raw(head.as_bytes());
+    // The service has the request when it answers another one that came later.
+    Client::connect(process.address).request("GET", "/persons", &[], None);
+    process.signal("TERM");
+    client.send_raw(body);
+    assert_eq!(client.response("POST").status, 201);
+    assert!(process.wait().success());
+}

@@ -1,0 +1,99 @@
+//! Reading a whole collection: exact, streamed, and nobody's brake.
+
+use serde_json::json;
+
+use crate::harness::{App, Client, Process};
+
+const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
+
+fn fill(client: &mut Client, persons: usize, bytes: usize) {
+    let body = json!({"name": "x".repeat(bytes), "city": "Rome"}).to_string();
+    for _ in 0..persons {
+        assert_eq!(client.request("POST", "/persons", &JSON, Some(body.as_bytes())).status, 201);
+    }
+}
+
+#[test]
+fn a_body_is_exact_at_its_revision_while_writes_go_on() {
+    let app = App::start();
+    fill(&mut app.client(), 300, 1000);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut client = app.client();
+            for number in 0..1000 {
+                let path = format!("/persons/{}", 1 + number % 300);
+                client.request("PATCH", &path, &JSON, Some(json!({"spouse": 1 + number / 300}).to_string().as_bytes()));
+            }
+        });
+        let mut last = 0;
+        while !writer.is_finished() {
+            let response = app.get("/persons");
+            let revision = response.revision();
+            assert!(revision >= last);
+            last = revision;
+            // The writer's history is known: at revision r, the first r - 300 patches were made, and no other.
+            let patches = revision - 300;
+            for (key, person) in response.json().as_object().unwrap() {
+                let number = key.parse::<i64>().unwrap() - 1;
+                let made = (patches - number + 299) / 300;
+                let spouse = (made > 0).then_some(made);
+                assert_eq!(person["spouse"].as_i64(), spouse, "person {key} at revision {revision}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_client_that_reads_slowly_costs_no_memory_and_does_not_hold_back_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("test.db");
+    let process = Process::start(&database, &[]);
+    let mut writer = Client::connect(process.address);
+    // 15 MB: more than the buffers of the kernel and of the service together.
+    fill(&mut writer, 300, 50_000);
+    // Once, so that what the caches take is not counted.
+    assert_eq!(Client::connect(process.address).request("GET", "/persons", &[], None).status, 200);
+    let before = process.memory();
+    let mut slow: Vec<_> = (0..10).map(|_| Client::connect(process.address)).collect();
+    let revisions: Vec<i64> = slow
+        .iter_mut()
+        .map(|client| {
+            client.send("GET", "/persons", &[], None);
+            client.head().unwrap().revision()
+        })
+        .collect();
+    assert_eq!(revisions, [300; 10]);
+    let each = (process.memory() - before) / 10;
+    // 40 MB more, while ten clients have read no more than a head.
+    fill(&mut writer, 800, 50_000);
+    let log = std::fs::metadata(database.with_extension("db-wal")).unwrap().len();
+    eprintln!("a slow reader costs {each} bytes of memory; the log has {log} bytes");
+    assert!(each < 3 * 1024 * 1024, "{each} bytes each");
+    assert!(log < 16 * 1024 * 1024, "the log was checkpointed: {log} bytes");
+    for mut client in slow {
+        let mut body = Vec::new();
+        while let Some(chunk) = client.chunk().unwrap() {
+            body.extend_from_slice(&chunk);
+        }
+        let persons: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(persons.as_object().unwrap().len(), 300, "as it was at the revision of its head");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_half_way_leaves_nothing_behind() {
+    let app = App::start();
+    fill(&mut app.client(), 100, 50_000);
+    for _ in 0..20 {
+        let mut client = app.client();
+        client.send("GET", "/persons", &[], None);
+        client.head().unwrap();
+    }
+    assert_eq!(app.get("/persons").json().as_object().unwrap().len(), 100);
+    let left: Vec<_> = std::fs::read_dir(app.directory())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with("test.db"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}

@@ -1,0 +1,123 @@
+//! Writing: what it answers, and what it makes.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::App;
+
+#[test]
+fn a_write_that_changes_nothing_makes_no_revision() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
+    for (method, body) in [
+        ("PATCH", r#"{"city":"Rome"}"#),
+        ("PATCH", "{}"),
+        ("PATCH", r#"{"spouse":null}"#),
+        ("PUT", r#"{"city":"Rome","name":"Ann"}"#),
+    ] {
+        let response = app.write(method, "/persons/1", body);
+        assert_eq!((response.status, response.revision()), (200, 1), "{method} {body}");
+        assert_eq!(response.text(), r#"{"name":"Ann","city":"Rome"}"#);
+    }
+    let mut events = app.follow("/person-events", &[]);
+    assert_eq!(events.next().revision(), 1);
+    assert!(events.is_quiet_for(Duration::from_millis(100)));
+}
+
+#[test]
+fn a_move_between_cities_is_one_location_event() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
+    app.post("/persons", r#"{"name":"Bob","city":"Rome"}"#);
+    let moved = app.patch("/persons/1", r#"{"city":"Oslo"}"#);
+    assert_eq!(moved.revision(), 3);
+    let mut events = app.follow("/location-events", &[("X-Revision", "3")]);
+    let event = events.next();
+    assert_eq!((event.revision(), event.patch()), (3, json!({"Oslo":{"total":1},"Rome":{"total":1}})));
+    assert!(events.is_quiet_for(Duration::from_millis(100)));
+}
+
+#[test]
+fn an_answered_write_is_seen_by_the_next_read() {
+    let app = App::start();
+    for number in 1..=50 {
+        let written = app.post("/persons", &json!({"name": format!("n{number}")}).to_string());
+        let (persons, one) = (app.get("/persons"), app.get(&format!("/persons/{number}")));
+        assert!(persons.revision() >= written.revision() && one.revision() >= written.revision());
+        assert_eq!(persons.json()[number.to_string()], written.json());
+        assert_eq!(one.json(), written.json());
+    }
+}
+
+#[test]
+fn a_created_person_has_a_location_and_the_next_number() {
+    let app = App::start();
+    for number in 1..=3 {
+        let response = app.post("/persons", r#"{"name":"Ann","city":null}"#);
+        assert_eq!(response.status, 201);
+        assert_eq!(response.text(), r#"{"name":"Ann"}"#);
+        assert_eq!(response.header("Location"), Some(format!("/persons/{number}").as_str()));
+    }
+}
+
+#[test]
+fn put_replaces_the_whole_person() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann","city":"Rome","spouse":7}"#);
+    let response = app.write("PUT", "/persons/1", r#"{"name":"Anna","spouse":7}"#);
+    assert_eq!((response.status, response.text()), (200, r#"{"name":"Anna","spouse":7}"#));
+    let mut events = app.follow("/person-events", &[("X-Revision", "2")]);
+    assert_eq!(events.next().patch(), json!({"1":{"name":"Anna","city":null}}));
+}
+
+#[test]
+fn a_patch_may_come_as_merge_patch_or_as_json() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    for (content_type, city) in [("application/merge-patch+json", "Rome"), ("application/json; charset=UTF-8", "Oslo")]
+    {
+        let body = json!({ "city": city }).to_string();
+        let response = app.request("PATCH", "/persons/1", &[("Content-Type", content_type)], Some(body.as_bytes()));
+        assert_eq!((response.status, response.json()["city"].clone()), (200, json!(city)));
+    }
+}
+
+#[test]
+fn what_is_not_there_is_not_created_by_a_change() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    app.delete("/persons/1");
+    for path in ["/persons/1", "/persons/2", "/persons/x"] {
+        for response in [app.patch(path, "{}"), app.write("PUT", path, r#"{"name":"Bob"}"#), app.delete(path)] {
+            assert_eq!((response.status, response.revision()), (404, 2));
+            assert_eq!(response.json()["type"], "not-found");
+        }
+        assert_eq!(app.get(path).status, 404);
+        assert_eq!(app.get(path).revision(), 2);
+    }
+}
+
+#[test]
+fn a_city_is_reached_by_its_name_whatever_is_in_it() {
+    let app = App::start();
+    for (city, path) in
+        [("a/b", "a%2Fb"), ("a%2Fb", "a%252Fb"), ("Łódź 🍎", "%C5%81%C3%B3d%C5%BA%20%F0%9F%8D%8E"), ("+", "+")]
+    {
+        app.post("/persons", &json!({"name": "Ann", "city": city}).to_string());
+        let response = app.get(&format!("/locations/{path}"));
+        assert_eq!((response.status, response.text()), (200, r#"{"total":1}"#), "{city}");
+    }
+}
+
+#[test]
+fn persons_stand_in_the_order_of_their_numbers() {
+    let app = App::start();
+    let mut client = app.client();
+    for _ in 0..11 {
+        client.request("POST", "/persons", &[("Content-Type", "application/json")], Some(br#"{"name":"x"}"#));
+    }
+    let persons = app.get("/persons").json();
+    let numbers: Vec<_> = persons.as_object().unwrap().keys().map(|key| key.parse::<u32>().unwrap()).collect();
+    assert_eq!(numbers, (1..=11).collect::<Vec<_>>());
+}
