@@ -44,3 +44,8 @@ pub use key::{InvalidKey, Key, LONGEST_KEY};
 pub use service::{Running, Service, StartError};
 pub use settings::Settings;
 pub use store::StoreError;
+
+/// The Rust in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -112,3 +112,20 @@ fn a_file_is_about_one_noun() {
         assert!(text.lines().count() <= 400, "{file} has {} lines", text.lines().count());
     }
 }
+
+#[test]
+fn every_setting_stands_in_the_readme_with_its_default() {
+    use clap::CommandFactory as _;
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    for setting in duality::Settings::command().get_arguments() {
+        let Some(flag) = setting.get_long().filter(|flag| !["help", "version"].contains(flag)) else { continue };
+        let row = readme.lines().find(|line| line.starts_with(&format!("| `--{flag}` |")));
+        let row = row.unwrap_or_else(|| panic!("--{flag} is not in the README"));
+        let variable = format!("DUALITY_{}", flag.replace('-', "_").to_uppercase());
+        assert_eq!(setting.get_env().and_then(|name| name.to_str()), Some(variable.as_str()));
+        assert!(row.contains(&format!("`{variable}`")), "{row}");
+        for default in setting.get_default_values() {
+            assert!(row.contains(&format!("| `{}` |", default.to_str().unwrap())), "{row}");
+        }
+    }
+}

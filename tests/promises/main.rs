@@ -1,6 +1,8 @@
 //! Every promise of the wire contract, through the front door: a real server on a free port, a real database file, real
 //! sockets.
 
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test fails by panicking, and tells")]
+
 mod harness;
 
 mod convergence;
@@ -9,6 +11,7 @@ mod errors;
 mod feeds;
 mod house;
 mod migrations;
+mod own_collections;
 mod slow_clients;
 mod starting;
 mod stopping;

@@ -48,8 +48,7 @@ fn a_stalled_subscriber_delays_nobody_costs_little_and_gets_everything_in_the_en
     let mut stalled: Vec<_> = (0..STALLED)
         .map(|_| {
             let cursor = Client::connect(process.address).request("GET", "/persons/1", &[], None).cursor();
-            let stream = Stream::open(process.address, "/person-events", &[("Last-Event-ID", &cursor)]);
-            stream
+            Stream::open(process.address, "/person-events", &[("Last-Event-ID", &cursor)])
         })
         .collect();
     let before = process.memory();

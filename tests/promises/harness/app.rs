@@ -15,12 +15,14 @@ use super::{Client, Response, Stream};
 
 type Work = Box<dyn for<'a> FnOnce(&'a Running) -> Pin<Box<dyn Future<Output = ()> + 'a>> + Send>;
 
+type Thread = JoinHandle<Result<(), StartError>>;
+
 /// The shipped service, unless a test brings another one.
 pub(crate) struct App {
     directory: TempDir,
     settings: Settings,
     collections: fn() -> Service,
-    running: Option<(UnboundedSender<Work>, JoinHandle<Result<(), StartError>>)>,
+    running: Option<(UnboundedSender<Work>, Thread)>,
     pub(crate) address: SocketAddr,
 }
 

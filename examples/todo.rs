@@ -1,0 +1,58 @@
+//! A to-do list of your own: a document, a collection derived from it, and a service around both.
+//!
+//! You can test this out by running:
+//!
+//!     cargo run --example todo -- --database :memory:
+//!
+//! And then in another terminal:
+//!
+//!     curl --json '{"title":"water the plants","assignee":"Ann"}' localhost:3000/todos
+//!     curl -N localhost:3000/assignee-events
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use duality::{Derived, Document, Invalid, Key, Service, Settings};
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize)]
+struct Todo {
+    title: String,
+    assignee: Option<Key>,
+}
+
+impl Document for Todo {
+    const NAME: &'static str = "todos";
+
+    fn validate(&self) -> Result<(), Invalid> {
+        if self.title.trim().is_empty() { Err(Invalid::new("title", "is blank")) } else { Ok(()) }
+    }
+}
+
+/// How much somebody has to do.
+#[derive(Default, Serialize, Deserialize)]
+struct Assignee {
+    todos: u64,
+}
+
+impl Derived for Assignee {
+    const NAME: &'static str = "assignees";
+    type Source = Todo;
+
+    fn key(todo: &Todo) -> Option<Key> {
+        todo.assignee.clone()
+    }
+    fn add(&mut self, _: &Todo) {
+        self.todos += 1;
+    }
+    fn remove(&mut self, _: &Todo) {
+        self.todos -= 1;
+    }
+    fn is_empty(&self) -> bool {
+        self.todos == 0
+    }
+}
+
+fn main() -> ExitCode {
+    Service::new().document::<Todo>().derived::<Assignee>().run(Settings::parse())
+}

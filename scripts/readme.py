@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Runs what the README shows, in its order, and compares what it says comes out.
+
+A `sh` block is run; a `text` block right after it is its expected output. An epoch is any epoch, the number of a
+`retry:` line any number. A block that begins with `# in another terminal` goes on in the background to the end: what is
+shown is the beginning of its output. The service is the one that the block with `cargo run` starts.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+# Run by scripts/check.sh itself, or by hand only.
+NOT_HERE = ("cargo test", "diesel", "scripts/")
+URL = "http://127.0.0.1:3000/persons"
+
+
+def blocks(text):
+    """The `sh` blocks with the `text` block that directly follows each."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```\n(?=(\n```text\n)?)", text, re.M | re.S)
+    for index, (language, body, followed) in enumerate(found):
+        if language == "sh":
+            yield body, found[index + 1][1] if followed else None
+
+
+def normal(text):
+    text = re.sub(r"\b[0-9a-z]{8,16}\.(\d+)\b", r"EPOCH.\1", text)
+    text = re.sub(r"^(x-epoch): \S+", r"\1: EPOCH", text, flags=re.M | re.I)
+    return re.sub(r"^retry: \d+", "retry: N", text, flags=re.M).strip()
+
+
+def wait_for_service(process):
+    for _ in range(6000):
+        try:
+            return urllib.request.urlopen(URL)
+        except (urllib.error.URLError, ConnectionError):
+            if process.poll() is not None:
+                sys.exit("the service did not start")
+            time.sleep(0.1)
+    sys.exit("the service did not start in time")
+
+
+def main():
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    with open(os.path.join(root, "README.md"), encoding="utf-8") as file:
+        shown = list(blocks(file.read()))
+    directory = tempfile.TemporaryDirectory()
+    environment = os.environ | {"DUALITY_DATABASE": os.path.join(directory.name, "readme.db")}
+    service, background, failed, run = None, [], False, 0
+
+    def compare(command, expected, output):
+        if expected is not None and normal(output) != normal(expected):
+            print(f"README: {command.strip()}\n--- expected\n{normal(expected)}\n--- got\n{normal(output)}")
+            return True
+        return False
+
+    try:
+        for command, expected in shown:
+            if command.startswith(NOT_HERE):
+                continue
+            run += 1
+            if command.startswith("cargo run --release\n"):
+                service = subprocess.Popen(["bash", "-c", "exec " + command], cwd=root, env=environment)
+                wait_for_service(service)
+            elif command.startswith("# in another terminal"):
+                pipe = subprocess.Popen(["bash", "-c", "exec " + command.split("\n", 1)[1]], cwd=root, env=environment,
+                                        stdout=subprocess.PIPE, text=True)
+                background.append((command, expected, pipe))
+            else:
+                done = subprocess.run(["bash", "-ec", command], cwd=root, env=environment, capture_output=True,
+                                      text=True, timeout=600)
+                failed |= done.returncode != 0 or compare(command, expected, done.stdout)
+                if done.returncode != 0:
+                    print(f"README: {command.strip()}\nexit code {done.returncode}\n{done.stderr}")
+        time.sleep(1)
+        for command, expected, pipe in background:
+            pipe.terminate()
+            output = normal(pipe.communicate(timeout=10)[0])
+            failed |= compare(command, expected, output[: len(normal(expected))])
+    finally:
+        for process in [service] + [pipe for _, _, pipe in background]:
+            if process and process.poll() is None:
+                process.terminate()
+                process.wait(timeout=20)
+        directory.cleanup()
+    print(f"README: {run} blocks were run")
+    sys.exit(1 if failed or run == 0 else 0)
+
+
+main()

@@ -1,0 +1,175 @@
+//! Collections of one's own: what follows from the line that registers them.
+
+use duality::{Derived, Document, Key, Service, collections};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::harness::App;
+
+/// With a member that no field takes by itself, and a rule that panics.
+#[derive(Serialize, Deserialize)]
+struct Parcel {
+    to: Address,
+    weight: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Address {
+    city: Key,
+    street: Option<String>,
+}
+
+impl Document for Parcel {
+    const NAME: &'static str = "parcels";
+
+    fn validate(&self) -> Result<(), duality::Invalid> {
+        assert!(self.weight != 13, "a bug in a rule");
+        Ok(())
+    }
+}
+
+/// Counts parcels.
+#[derive(Default, Serialize, Deserialize)]
+struct Route {
+    parcels: u32,
+}
+
+impl Derived for Route {
+    const NAME: &'static str = "routes";
+    type Source = Parcel;
+
+    fn key(parcel: &Parcel) -> Option<Key> {
+        Some(parcel.to.city.clone())
+    }
+    fn add(&mut self, _: &Parcel) {
+        self.parcels += 1;
+    }
+    fn remove(&mut self, _: &Parcel) {
+        self.parcels -= 1;
+    }
+    fn is_empty(&self) -> bool {
+        self.parcels == 0
+    }
+}
+
+/// A later rule for the same collection: it weighs them.
+#[derive(Default, Serialize, Deserialize)]
+struct Heavy {
+    kilos: u32,
+}
+
+impl Derived for Heavy {
+    const NAME: &'static str = "routes";
+    const VERSION: i64 = 2;
+    type Source = Parcel;
+
+    fn key(parcel: &Parcel) -> Option<Key> {
+        (parcel.weight > 1).then(|| parcel.to.city.clone())
+    }
+    fn add(&mut self, parcel: &Parcel) {
+        self.kilos += parcel.weight;
+    }
+    fn remove(&mut self, parcel: &Parcel) {
+        self.kilos -= parcel.weight;
+    }
+    fn is_empty(&self) -> bool {
+        self.kilos == 0
+    }
+}
+
+fn parcels() -> Service {
+    Service::new().document::<Parcel>()
+}
+
+fn parcels_and_routes() -> Service {
+    parcels().derived::<Route>()
+}
+
+fn parcels_and_heavy_routes() -> Service {
+    parcels().derived::<Heavy>()
+}
+
+fn parcel(city: &str, weight: u32) -> String {
+    json!({"to": {"city": city}, "weight": weight}).to_string()
+}
+
+#[test]
+fn routes_and_feeds_follow_from_the_registration() {
+    let app = App::serving(parcels_and_routes, |_| {});
+    assert_eq!(app.post("/parcels", &parcel("Rome", 2)).header("Location"), Some("/parcels/1"));
+    assert_eq!(app.get("/parcels/1").text(), r#"{"to":{"city":"Rome"},"weight":2}"#);
+    assert_eq!(app.follow("/parcel-events", &[]).next().data, r#"{"1":{"to":{"city":"Rome"},"weight":2}}"#);
+    assert_eq!(app.follow("/route-events", &[]).next().data, r#"{"Rome":{"parcels":1}}"#);
+    assert_eq!(app.get("/persons").status, 404);
+}
+
+#[test]
+fn a_nested_member_is_patched_and_checked() {
+    let app = App::serving(parcels_and_routes, |_| {});
+    app.post("/parcels", &parcel("Rome", 2));
+    let patched = app.patch("/parcels/1", r#"{"to":{"city":"Oslo","street":"x"}}"#);
+    assert_eq!(patched.text(), r#"{"to":{"city":"Oslo","street":"x"},"weight":2}"#);
+    for (patch, member) in [
+        (r#"{"to":{"city":".."}}"#, "to.city"),
+        (r#"{"to":{"town":"Oslo"}}"#, "to.town"),
+        (r#"{"to":{"street":7}}"#, "to.street"),
+        (r#"{"to":{"street":"a","street":"b"}}"#, "to.street"),
+    ] {
+        let response = app.patch("/parcels/1", patch);
+        assert_eq!((response.status, response.json()["member"].clone()), (422, json!(member)), "{patch}");
+    }
+}
+
+#[test]
+fn a_command_that_panics_fails_alone() {
+    let app = App::serving(parcels_and_routes, |_| {});
+    app.post("/parcels", &parcel("Rome", 1));
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (0..8).map(|_| scope.spawn(|| app.post("/parcels", &parcel("Rome", 1)).status)).collect();
+        // The patch is checked where the state is: in the middle of a batch.
+        let response = app.patch("/parcels/1", r#"{"weight":13}"#);
+        assert_eq!((response.status, response.json()["type"].clone()), (500, json!("internal")));
+        assert!(!response.text().contains("bug"), "the log has it, the client has not");
+        assert!(others.into_iter().all(|other| other.join().unwrap() == 201));
+    });
+    let (parcels, routes) = (app.get("/parcels"), app.get("/routes"));
+    assert_eq!((parcels.revision(), routes.text()), (9, r#"{"Rome":{"parcels":9}}"#));
+}
+
+#[test]
+fn a_collection_that_is_derived_later_is_computed_from_all_there_is() {
+    let mut app = App::serving(parcels, |_| {});
+    for (city, weight) in [("Rome", 1), ("Rome", 2), ("Oslo", 3)] {
+        app.post("/parcels", &parcel(city, weight));
+    }
+    app.stop();
+    app.resume_serving(parcels_and_routes);
+    let routes = app.get("/routes");
+    assert_eq!((routes.revision(), routes.text()), (4, r#"{"Oslo":{"parcels":1},"Rome":{"parcels":2}}"#));
+    let event = app.follow("/route-events", &[]).next();
+    assert_eq!((event.revision(), event.patch()), (4, routes.json()));
+
+    app.stop();
+    app.resume_serving(parcels_and_heavy_routes);
+    let heavy = app.get("/routes");
+    assert_eq!((heavy.revision(), heavy.text()), (5, r#"{"Oslo":{"kilos":3},"Rome":{"kilos":2}}"#));
+    let mut state = routes.json();
+    app.follow("/route-events", &[("X-Revision", "5")]).follow(&mut state, 5);
+    assert_eq!(state, heavy.json());
+
+    app.restart();
+    assert_eq!(app.get("/routes").revision(), 5, "once");
+}
+
+#[test]
+fn another_service_can_take_over_the_same_file() {
+    let mut app = App::serving(parcels, |_| {});
+    app.post("/parcels", &parcel("Rome", 1));
+    app.stop();
+    app.resume_serving(collections::shipped);
+    assert_eq!(app.post("/persons", r#"{"name":"Ann"}"#).header("Location"), Some("/persons/1"));
+    app.stop();
+    app.resume_serving(parcels);
+    assert_eq!(app.get("/parcels/1").status, 200);
+    assert_eq!(app.post("/parcels", &parcel("Rome", 1)).header("Location"), Some("/parcels/2"));
+}
