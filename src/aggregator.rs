@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::{Clock, Timestamp};
 use crate::collection::{Command, Refusal, Registry};
-use crate::cursor::Revision;
+use crate::cursor::{Epoch, Revision};
 use crate::store::{Database, Pruned, StoreError, Writer, Written};
 
 /// Commands in one transaction, at most: what the first of them waits for.
@@ -23,6 +23,7 @@ pub(crate) struct Aggregator {
     database: Arc<Database>,
     registry: Arc<Registry>,
     clock: Arc<Clock>,
+    epoch: Epoch,
     /// `None` after a failure, until the next batch opens the database again.
     writer: Option<Writer>,
     /// Commands that no transaction has taken yet.
@@ -58,7 +59,17 @@ impl Aggregator {
     ) -> Self {
         let committed = Arc::new(CommittedRevision::default());
         committed.set(writer.revision());
-        Self { database, registry, clock, writer: Some(writer), pending: Vec::new(), queue, committed, listener: None }
+        Self {
+            database,
+            registry,
+            clock,
+            epoch: writer.epoch().clone(),
+            writer: Some(writer),
+            pending: Vec::new(),
+            queue,
+            committed,
+            listener: None,
+        }
     }
 
     pub(crate) fn committed(&self) -> Arc<CommittedRevision> {
@@ -97,7 +108,7 @@ impl Aggregator {
     fn with_writer<T>(&mut self, work: impl FnOnce(&mut Writer) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut writer = match self.writer.take() {
             Some(writer) => writer,
-            None => Writer::open(&self.database, Arc::clone(&self.registry), self.clock.now())?,
+            None => Writer::reopen(&self.database, Arc::clone(&self.registry), &self.epoch, self.committed.get())?,
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut writer)))
             .unwrap_or_else(|_| Err(StoreError::Corrupt("a panic, see above".to_owned())));

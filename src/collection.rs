@@ -13,6 +13,7 @@ pub use registry::InvalidRegistration;
 pub(crate) use registry::{CollectionId, Registry};
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -187,6 +188,12 @@ pub(crate) fn patch(before: Option<&Body>, after: Option<&Body>) -> Result<Optio
             merge_patch::diff(&before.value()?, &after.value()?).map(|patch| patch.to_string())
         }
     })
+}
+
+/// Runs a collection's own code, which may panic: that is its command's failure, not its neighbours'.
+pub(crate) fn guarded<T>(decide: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
+    // Nothing that outlives the panic was changed: the code inside is given shared references only.
+    catch_unwind(AssertUnwindSafe(decide)).unwrap_or(Err(Refusal::Panicked))
 }
 
 #[cfg(test)]

@@ -58,6 +58,9 @@ impl Audience {
                 !channel.is_closed()
             });
         }
+        if self.published == Some(batch.to) {
+            return;
+        }
         if self.published != Some(batch.from) {
             self.recent.clear();
             self.weight = 0;

@@ -30,6 +30,9 @@ pub(crate) struct Relay {
     pub(crate) last: Revision,
     /// The workers' hubs.
     pub(crate) hubs: Vec<Recipient<Published>>,
+    /// Batches that no worker gets.
+    #[cfg(feature = "test-hooks")]
+    pub(crate) lose: usize,
 }
 
 impl Relay {
@@ -37,7 +40,12 @@ impl Relay {
     fn poll(&mut self) {
         loop {
             match self.next_page() {
-                Ok(Some((changes, to))) => self.publish(changes, to),
+                Ok(Some((changes, to, more))) => {
+                    self.publish(changes, to);
+                    if !more {
+                        return;
+                    }
+                }
                 Ok(None) => return,
                 Err(error) => {
                     log::error!("the outbox cannot be read: {error}");
@@ -48,19 +56,20 @@ impl Relay {
         }
     }
 
-    fn next_page(&mut self) -> Result<Option<(Vec<Change>, Revision)>, StoreError> {
+    /// What comes next, up to which revision, and whether there was more; `None` when nothing moved.
+    fn next_page(&mut self) -> Result<Option<(Vec<Change>, Revision, bool)>, StoreError> {
         if self.reader.is_none() {
             self.reader = Some(Reader::open(&self.database, Arc::clone(&self.registry))?);
         }
         let Some(reader) = &mut self.reader else { return Ok(None) };
         match reader.page(self.last, None)? {
             Page::Changes { to, .. } if to == self.last => Ok(None),
-            Page::Changes { changes, to, .. } => Ok(Some((changes, to))),
+            Page::Changes { changes, to, current } => Ok(Some((changes, to, to < current))),
             // Pruned before it was published: those who are behind notice the gap and read on from the database.
             Page::Outside { oldest, current } => {
                 log::warn!("the outbox begins with {oldest}, after {} was published", self.last);
                 self.last = oldest.previous();
-                Ok((current > self.last).then(|| (Vec::new(), self.last)))
+                Ok(Some((Vec::new(), self.last, self.last < current)))
             }
         }
     }
@@ -68,7 +77,13 @@ impl Relay {
     fn publish(&mut self, changes: Vec<Change>, to: Revision) {
         let batch = Arc::new(Batch::new(self.last, to, changes, self.epoch.clone(), &self.registry));
         self.last = to;
-        // A worker that does not keep up misses a batch, sees the gap at the next one, and its sessions catch up.
+        #[cfg(feature = "test-hooks")]
+        if self.lose > 0 && batch.from < batch.to {
+            self.lose -= 1;
+            return;
+        }
+        // A worker that does not keep up misses a batch, sees the gap at the next one (there is one every poll interval,
+        // if only an empty one), and its sessions catch up.
         self.hubs.retain(|hub| !matches!(hub.try_send(Published(Arc::clone(&batch))), Err(SendError::Closed(_))));
     }
 }
@@ -77,7 +92,10 @@ impl Actor for Relay {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(self.poll_interval, |relay, _| relay.poll());
+        ctx.run_interval(self.poll_interval, |relay, _| {
+            relay.poll();
+            relay.publish(Vec::new(), relay.last);
+        });
         ctx.run_interval(self.prune_interval, |relay, ctx| {
             let (aggregator, older_than) = (relay.aggregator.clone(), relay.clock.now().before(relay.retention));
             ctx.spawn(async move { prune(&aggregator, Prune { older_than }).await }.into_actor(relay));
@@ -172,5 +190,23 @@ impl Handler<Drain> for Relay {
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
         self.poll();
         ctx.stop();
+    }
+}
+
+/// Let no worker have the next batch, as if their mailboxes were full.
+#[cfg(feature = "test-hooks")]
+pub(crate) struct LoseBatch;
+
+#[cfg(feature = "test-hooks")]
+impl Message for LoseBatch {
+    type Result = ();
+}
+
+#[cfg(feature = "test-hooks")]
+impl Handler<LoseBatch> for Relay {
+    type Result = ();
+
+    fn handle(&mut self, _: LoseBatch, _: &mut Self::Context) {
+        self.lose += 1;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::atomic::AtomicUsize;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_web::dev::ServerHandle;
 use actix_web::rt::net::TcpStream;
-use actix_web::rt::signal::unix::{SignalKind, signal};
+use actix_web::rt::signal::unix::{Signal, SignalKind, signal};
 use actix_web::{App, HttpServer, web};
 
 use crate::aggregator::{Aggregator, Close, Listen};
@@ -49,8 +49,11 @@ pub struct Service {
     registry: Registry,
 }
 
-/// How long the kernel may keep a stopping service's connections open, in seconds.
+/// How long connections that are still busy may keep a stopping service, in seconds.
 const STOP_TIMEOUT: u64 = 1;
+
+/// Connections that may wait to be accepted: many clients come back at once when the service does.
+const BACKLOG: i32 = 4096;
 
 /// What the kernel buffers for one client, in bytes; Linux takes twice as much.
 const SEND_BUFFER: usize = 256 * 1024;
@@ -88,8 +91,9 @@ impl Service {
         // A program around this one may have a log already.
         drop(log.try_init());
         let outcome = System::new().block_on(async {
+            let mut signals = Signals::new()?;
             let running = self.start(settings).await?;
-            let name = wait_for_signal().await?;
+            let name = signals.next().await;
             log::info!("{name}: stopping");
             std::thread::spawn(watchdog);
             running.stop().await
@@ -109,6 +113,8 @@ impl Service {
     /// The registrations do not fit together, the database cannot be opened, or the address is taken.
     pub async fn start(self, settings: Settings) -> Result<Running, StartError> {
         self.registry.check()?;
+        // Before anything is started that would have to be stopped. Who connects already waits a moment.
+        let listener = listen(&settings.listen).map_err(|error| StartError::Listen(settings.listen.clone(), error))?;
         let registry = Arc::new(self.registry);
         let clock = Arc::new(Clock::default());
         let database = Arc::new(Database::take(&settings.database)?);
@@ -134,6 +140,8 @@ impl Service {
             reader: None,
             last: revision,
             hubs: Vec::new(),
+            #[cfg(feature = "test-hooks")]
+            lose: 0,
         };
         let relay = Relay::start_in_arbiter(&relaying.handle(), |_| relay);
         aggregator.do_send(Listen(relay.clone().recipient()));
@@ -150,7 +158,7 @@ impl Service {
             sessions: AtomicUsize::new(0),
         });
         let hubs = Arc::new(Mutex::new(Vec::new()));
-        let (server, addresses) = serve(&settings, &shared, &relay, &hubs)?;
+        let (server, addresses) = serve(listener, &settings, &shared, &relay, &hubs)?;
         for address in &addresses {
             log::info!("listening on http://{address}");
         }
@@ -162,6 +170,7 @@ type Hubs = Arc<Mutex<Vec<Addr<Hub>>>>;
 
 /// Starts the HTTP server; each of its threads gets a hub.
 fn serve(
+    listener: TcpListener,
     settings: &Settings,
     shared: &web::Data<Shared>,
     relay: &Addr<Relay>,
@@ -190,12 +199,26 @@ fn serve(
         server = server.workers(workers);
     }
     let cannot = |error| StartError::Listen(settings.listen.clone(), error);
-    let server = server.bind(&settings.listen).map_err(cannot)?;
+    let server = server.listen(listener).map_err(cannot)?;
     let addresses = server.addrs();
     let server = server.run();
     let handle = server.handle();
     actix_web::rt::spawn(server);
     Ok((handle, addresses))
+}
+
+/// Takes the first of the address's forms that can be had.
+fn listen(address: &str) -> std::io::Result<TcpListener> {
+    let mut refused = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+    for address in address.to_socket_addrs()? {
+        let listener = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        listener.set_reuse_address(true)?;
+        match listener.bind(&address.into()).and_then(|()| listener.listen(BACKLOG)) {
+            Ok(()) => return Ok(listener.into()),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
 }
 
 /// A peer that does not answer is given up, and the kernel's share of a slow stream has a bound. Neither can fail in a
@@ -262,6 +285,11 @@ impl Running {
         let _ = self.shared.aggregator.send(crate::aggregator::LoseWakeUps).await;
     }
 
+    /// The next batch reaches no worker.
+    pub async fn lose_batch(&self) {
+        let _ = self.relay.send(crate::relay::LoseBatch).await;
+    }
+
     /// Prunes as the relay does on its schedule.
     pub async fn prune(&self) {
         let older_than = self.clock.now().before(self.settings.retention);
@@ -280,17 +308,28 @@ impl Running {
     }
 }
 
-/// Waits for the request to stop, and says which it was.
-async fn wait_for_signal() -> Result<&'static str, StartError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signal)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signal)?;
-    Ok(std::future::poll_fn(|context| {
-        if terminate.poll_recv(context).is_ready() {
-            return std::task::Poll::Ready("SIGTERM");
-        }
-        interrupt.poll_recv(context).map(|_| "SIGINT")
-    })
-    .await)
+/// The requests to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, StartError> {
+        let listen = |kind| signal(kind).map_err(StartError::Signal);
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one, and says which it was.
+    async fn next(&mut self) -> &'static str {
+        std::future::poll_fn(|context| {
+            if self.terminate.poll_recv(context).is_ready() {
+                return std::task::Poll::Ready("SIGTERM");
+            }
+            self.interrupt.poll_recv(context).map(|_| "SIGINT")
+        })
+        .await
+    }
 }
 
 /// Ends a process that does not manage to stop. Everything that was answered is on disk.

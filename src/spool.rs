@@ -119,7 +119,8 @@ impl MessageBody for SpooledBody {
                     Err(_) => return Poll::Ready(Some(Err(std::io::Error::other("a body was not finished")))),
                 },
                 Rest::Reading(reading) => {
-                    let (file, bytes) = ready!(Pin::new(reading).poll(context)).map_err(std::io::Error::other)??;
+                    let read = ready!(Pin::new(reading).poll(context)).map_err(std::io::Error::other).flatten();
+                    let (file, bytes) = read.inspect_err(|error| log::error!("a response was cut: {error}"))?;
                     if bytes.is_empty() {
                         self.rest = Rest::End;
                         continue;

@@ -41,11 +41,26 @@ pub(crate) struct Writer {
 impl Writer {
     /// Opens the database, brings its tables up to date, and writes what a new registration changes.
     pub(crate) fn open(database: &Database, registry: Arc<Registry>, now: Timestamp) -> Result<Self, StoreError> {
-        let mut connection = database.connect_for_writing()?;
+        let mut connection = database.connect_for_writing(connection::Mode::Create)?;
         connection::migrate(&mut connection)?;
         registration::register(&mut connection, &registry, now)?;
         let (epoch, counters) = metadata::load(&mut connection, &registry)?;
         Ok(Self { connection, registry, epoch, counters })
+    }
+
+    /// Opens the database again after a failure. It must be the same one, and have everything that was answered.
+    pub(crate) fn reopen(
+        database: &Database,
+        registry: Arc<Registry>,
+        epoch: &Epoch,
+        committed: Revision,
+    ) -> Result<Self, StoreError> {
+        let mut connection = database.connect_for_writing(connection::Mode::Existing)?;
+        let (found, counters) = metadata::load(&mut connection, &registry)?;
+        if found != *epoch || counters.revision < committed {
+            return Err(StoreError::Open(format!("{} was replaced by another database", database.path().display())));
+        }
+        Ok(Self { connection, registry, epoch: found, counters })
     }
 
     pub(crate) fn epoch(&self) -> &Epoch {

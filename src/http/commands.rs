@@ -8,14 +8,14 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::answer;
 use super::problem::Problem;
 use super::request::Call;
-use crate::aggregator::execute;
-use crate::collection::{Change, Command, Verb};
+use crate::aggregator::{ExecuteError, execute};
+use crate::collection::{Change, Command, Refusal, Verb, guarded};
 use crate::key::Key;
 use crate::store::Written;
 
 /// `POST /persons`
 pub(super) async fn create(call: Call, payload: web::Payload) -> Result<HttpResponse, Problem> {
-    let written = write(&call, None, Verb::Create, payload).await?;
+    let written = write(&call, Target::New, Verb::Create, payload).await?;
     let location = format!("/{}/{}", call.collection().name(), utf8_percent_encode(written.key.as_str(), IN_A_SEGMENT));
     let mut response = aggregate(&call, StatusCode::CREATED, &written);
     if let Ok(location) = location.parse() {
@@ -26,13 +26,13 @@ pub(super) async fn create(call: Call, payload: web::Payload) -> Result<HttpResp
 
 /// `PUT /persons/1`
 pub(super) async fn replace(call: Call, payload: web::Payload) -> Result<HttpResponse, Problem> {
-    let written = write(&call, Some(call.key()?), Verb::Replace, payload).await?;
+    let written = write(&call, Target::Keyed, Verb::Replace, payload).await?;
     Ok(aggregate(&call, StatusCode::OK, &written))
 }
 
 /// `PATCH /persons/1`
 pub(super) async fn patch(call: Call, payload: web::Payload) -> Result<HttpResponse, Problem> {
-    let written = write(&call, Some(call.key()?), Verb::Patch, payload).await?;
+    let written = write(&call, Target::Keyed, Verb::Patch, payload).await?;
     Ok(aggregate(&call, StatusCode::OK, &written))
 }
 
@@ -51,11 +51,26 @@ fn at_present(call: &Call, problem: Problem) -> Problem {
     problem.at(&call.shared.epoch, call.shared.committed.get())
 }
 
-async fn write(call: &Call, key: Option<Key>, verb: Verb, payload: web::Payload) -> Result<Written, Problem> {
+/// Which aggregate is written.
+enum Target {
+    /// One that the collection gives a key.
+    New,
+    /// The one in the path.
+    Keyed,
+}
+
+async fn write(call: &Call, target: Target, verb: Verb, payload: web::Payload) -> Result<Written, Problem> {
     let outcome = async {
         call.query(&[])?;
+        let key = match target {
+            Target::New => None,
+            Target::Keyed => Some(call.key()?),
+        };
         let json = call.json(verb, payload).await?;
-        send(call, key, call.collection().change(verb, json)?).await
+        let change = guarded(|| call.collection().change(verb, json).map_err(Refusal::Invalid));
+        let change =
+            change.map_err(|refusal| Problem::of_command(ExecuteError::Refused(refusal), call.request.path()))?;
+        send(call, key, change).await
     };
     outcome.await.map_err(|problem| at_present(call, problem))
 }

@@ -29,7 +29,7 @@ use crate::session::{ReadOn, Session};
 pub(super) async fn collection(call: Call) -> Result<HttpResponse, Problem> {
     accepted(&call.request, &["text/event-stream"])?;
     let feed = Feed { collection: call.collection };
-    let after = within_retention(&call, presented(&call)?)?;
+    let after = start(&call, presented(&call)?);
     let events = call.shared.readers.send(ReadEvents { feed, after }).await??;
     let current = match &events {
         Events::Read { current, .. } => *current,
@@ -73,13 +73,11 @@ fn presented(call: &Call) -> Result<Cursor, Problem> {
 }
 
 /// The revision after which to start, if the cursor can be one of ours.
-fn within_retention(call: &Call, cursor: Cursor) -> Result<Revision, Problem> {
+fn start(call: &Call, cursor: Cursor) -> Revision {
     match cursor {
-        Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| *epoch == call.shared.epoch) => Ok(after),
-        _ => {
-            let current = call.shared.committed.get();
-            Err(not_retained(call, current.next(), current))
-        }
+        Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| *epoch == call.shared.epoch) => after,
+        // After everything there can be, so that it is answered with what there is.
+        _ => Revision::stored(i64::MAX),
     }
 }
 

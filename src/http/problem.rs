@@ -67,7 +67,7 @@ impl Kind {
             Self::UnsupportedType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", "The body is of an unsupported type")
             }
-            Self::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The body is not what it should be"),
+            Self::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Not what it should be"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong here"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too busy"),
         }
@@ -121,7 +121,10 @@ impl Problem {
                 Self::internal()
             }
             // A panic has written to the log by itself, a failure where it happened.
-            ExecuteError::Refused(Refusal::Panicked) | ExecuteError::Failed => Self::internal(),
+            ExecuteError::Refused(Refusal::Panicked) => Self::internal(),
+            ExecuteError::Failed => {
+                Self::new(Kind::Internal, "whether the command was done is unknown; the log of the service says why")
+            }
             ExecuteError::Busy => Self::new(Kind::Busy, "too many commands wait; this one was not taken")
                 .header(RETRY_AFTER.as_str(), "1"),
         }

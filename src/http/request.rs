@@ -4,7 +4,7 @@ use std::future::{Ready, ready};
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
-use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::web::{self, BytesMut};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
 use futures_core::Stream as _;
@@ -105,7 +105,15 @@ impl Call {
             }
             _ => true,
         });
-        if matches && utf8 { Ok(()) } else { Err(unsupported(&format!("is {sent}"))) }
+        if !matches || !utf8 {
+            return Err(unsupported(&format!("is {sent}")));
+        }
+        match self.request.headers().get(CONTENT_ENCODING) {
+            Some(encoding) if encoding != "identity" => {
+                Err(Problem::new(Kind::UnsupportedType, "Content-Encoding: no encoding of a body is read here"))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn bytes(&self, payload: web::Payload) -> Result<BytesMut, Problem> {

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use diesel::sqlite::SqliteConnection;
 
@@ -14,7 +13,7 @@ use super::aggregates::{self, Row};
 use super::metadata::Counters;
 use super::outbox::{self, Change};
 use crate::clock::Timestamp;
-use crate::collection::{Body, CollectionId, Command, Refusal, Registry, patch};
+use crate::collection::{Body, CollectionId, Command, Refusal, Registry, guarded, patch};
 use crate::cursor::Revision;
 use crate::key::Key;
 
@@ -186,10 +185,4 @@ impl Staged {
     fn absent() -> Self {
         Self { row: Row { revision: Revision::ZERO, version: 0, body: None }, changed: false }
     }
-}
-
-/// Runs a collection's own code, which may panic: that is its command's failure, not its neighbours'.
-fn guarded<T>(decide: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
-    // Nothing that outlives the panic was changed: the code inside is given shared references only.
-    catch_unwind(AssertUnwindSafe(decide)).unwrap_or(Err(Refusal::Panicked))
 }

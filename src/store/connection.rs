@@ -28,11 +28,18 @@ pub(crate) struct Database {
     private: Mutex<Option<TempDir>>,
 }
 
+/// Whether a file that is not there is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Create,
+    Existing,
+}
+
 impl Database {
     /// Takes the file at `path`, to be created if it is not there; `:memory:` is a private file that goes at exit.
     pub(crate) fn take(path: &Path) -> Result<Self, StoreError> {
         if path != Path::new(":memory:") {
-            return Self::lock(path.to_owned(), None);
+            return Self::lock(resolved(path)?, None);
         }
         let directory = tempfile::Builder::new()
             .prefix("duality-")
@@ -63,10 +70,7 @@ impl Database {
 
     /// The directory of the file: on a disk that has room for what the database has room for.
     pub(crate) fn directory(&self) -> &Path {
-        match self.path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        }
+        self.path.parent().unwrap_or(Path::new("/"))
     }
 
     /// Lets another process, or a later service of this one, have the file; a private one goes. Readers may still be
@@ -85,7 +89,8 @@ impl Database {
         &self.path
     }
 
-    pub(super) fn connect_for_writing(&self) -> Result<SqliteConnection, StoreError> {
+    /// The connection of the only writer.
+    pub(super) fn connect_for_writing(&self, mode: Mode) -> Result<SqliteConnection, StoreError> {
         // FULL: a commit that was answered survives a power cut. The page cache is of the only writer: 64 MiB at most.
         let pragmas = [
             "PRAGMA busy_timeout = 5000",
@@ -95,7 +100,7 @@ impl Database {
             "PRAGMA journal_size_limit = 67108864",
             "PRAGMA cache_size = -65536",
         ];
-        self.connect("rwc", &pragmas)
+        self.connect(if mode == Mode::Create { "rwc" } else { "rw" }, &pragmas)
     }
 
     pub(super) fn connect_for_reading(&self) -> Result<SqliteConnection, StoreError> {
@@ -104,8 +109,7 @@ impl Database {
 
     fn connect(&self, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection, StoreError> {
         let cannot = |why: String| StoreError::Open(format!("cannot open {}: {why}", self.path.display()));
-        let absolute = std::path::absolute(&self.path).map_err(|error| cannot(error.to_string()))?;
-        let path = utf8_percent_encode(absolute.to_str().unwrap_or_default(), NOT_IN_A_PATH).to_string();
+        let path = utf8_percent_encode(self.path.to_str().unwrap_or_default(), NOT_IN_A_PATH).to_string();
         let mut connection = SqliteConnection::establish(&format!("file:{path}?mode={mode}"))
             .map_err(|error| cannot(error.to_string()))?;
         for pragma in pragmas {
@@ -113,6 +117,19 @@ impl Database {
         }
         Ok(connection)
     }
+}
+
+/// The path without links, so that one file has one lock; the file itself may not be there yet.
+fn resolved(path: &Path) -> Result<PathBuf, StoreError> {
+    let cannot = |why: String| StoreError::Open(format!("cannot open {}: {why}", path.display()));
+    if path.exists() {
+        return path.canonicalize().map_err(|error| cannot(error.to_string()));
+    }
+    let absolute = std::path::absolute(path).map_err(|error| cannot(error.to_string()))?;
+    let (Some(directory), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+        return Err(cannot("it is no file".to_owned()));
+    };
+    Ok(directory.canonicalize().map_err(|error| cannot(error.to_string()))?.join(name))
 }
 
 /// Runs the migrations that the database has not seen; refuses one that a later program has migrated further.

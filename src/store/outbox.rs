@@ -43,6 +43,9 @@ pub(crate) enum Pruned {
 /// A page is full when its patches have this many bytes; it still takes the rest of its last revision.
 const PAGE_BYTES: usize = 64 * 1024;
 
+/// Revisions that a page looks at: a feed that few of them concern must not keep a read transaction open for long.
+const PAGE_REVISIONS: i64 = 10_000;
+
 /// Events that are pruned in one transaction, so that no writer waits long.
 const PRUNED_AT_ONCE: i64 = 10_000;
 
@@ -78,8 +81,9 @@ pub(super) fn page(
             return Ok(Page::Outside { oldest: pruned.next(), current });
         }
         let mut filling = Filling { registry, changes: Vec::new(), bytes: 0 };
+        let last = current.min(Revision::stored(after.number() + PAGE_REVISIONS));
         let query = outbox::table
-            .filter(outbox::revision.gt(after.number()))
+            .filter(outbox::revision.gt(after.number()).and(outbox::revision.le(last.number())))
             .order((outbox::revision, outbox::collection, outbox::key))
             .select((outbox::revision, outbox::collection, outbox::key, outbox::patch));
         let full = match only {
@@ -91,7 +95,7 @@ pub(super) fn page(
         };
         let to = match (full, filling.changes.last()) {
             (true, Some(last)) => last.revision,
-            _ => current,
+            _ => last,
         };
         Ok(Page::Changes { changes: filling.changes, to, current })
     })

@@ -20,6 +20,7 @@ pub(super) fn register(
 ) -> Result<(), StoreError> {
     connection.immediate_transaction(|connection| {
         create(connection)?;
+        refuse_unknown(connection, registry)?;
         for id in registry.ids() {
             let name = registry.get(id).name();
             let derivation = registry.get(id).derivation();
@@ -58,6 +59,17 @@ fn create(connection: &mut SqliteConnection) -> Result<(), StoreError> {
         ))
         .execute(connection)?;
     Ok(())
+}
+
+/// What this program does not know it could not keep up to date, nor leave out without a word.
+fn refuse_unknown(connection: &mut SqliteConnection, registry: &Registry) -> Result<(), StoreError> {
+    let names: Vec<String> = collections::table.select(collections::name).load(connection)?;
+    match names.into_iter().find(|name| registry.id(name).is_none()) {
+        None => Ok(()),
+        Some(name) => Err(StoreError::Open(format!(
+            "the database has the collection {name:?}, which this program does not register"
+        ))),
+    }
 }
 
 /// Computes a derived collection from all of its source; what differs from its rows is one revision.

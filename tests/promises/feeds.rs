@@ -100,6 +100,7 @@ fn a_cursor_that_is_not_retained_is_gone() {
     for id in ["other0epoch.1", "nonsense", &future] {
         let body = gone(&[("Last-Event-ID", id)]);
         assert_eq!((&body["current"], &body["epoch"]), (&json!(3), &json!(epoch)));
+        assert_eq!(body["oldest"], 1);
         assert_eq!(body["bootstrap"], "/persons");
     }
     app.prune_everything();
@@ -136,6 +137,18 @@ fn an_event_comes_within_the_poll_interval_although_the_wake_up_is_lost() {
         assert_eq!(stream.next().revision(), number);
         assert!(answered.elapsed() < Duration::from_secs(3));
     }
+}
+
+#[test]
+fn a_batch_that_a_worker_missed_comes_within_the_poll_interval() {
+    let app = App::with(|settings| settings.poll_interval = Duration::from_millis(300));
+    let mut stream = app.follow("/person-events", &[]);
+    stream.read_until(|text| text.contains("retry"));
+    app.lose_batch();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    assert_eq!(stream.next().revision(), 1);
+    app.post("/persons", r#"{"name":"Bob"}"#);
+    assert_eq!(stream.next().revision(), 2);
 }
 
 #[test]

@@ -74,6 +74,9 @@ fn imports_go_downward_only() {
         }
         let here = floor(user).unwrap_or_else(|| panic!("{file} has no floor: add it to FLOORS, and say why there"));
         for line in code(&text) {
+            let of_the_root =
+                line.split_once("crate::{").is_none_or(|(_, group)| group.starts_with(char::is_uppercase));
+            assert!(of_the_root, "{file}: a line for each module, so that this test can read it: {line}");
             for (at, _) in line.match_indices("crate::") {
                 let used: String = line[at + 7..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
                 let Some(there) = floor(&used) else { continue };

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{App, Client, Process};
+use crate::harness::{App, Client, Process, eventually};
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
@@ -82,18 +82,22 @@ fn a_client_that_reads_slowly_costs_no_memory_and_does_not_hold_back_the_log() {
 
 #[test]
 fn a_client_that_leaves_half_way_leaves_nothing_behind() {
-    let app = App::start();
-    fill(&mut app.client(), 100, 50_000);
-    for _ in 0..20 {
-        let mut client = app.client();
-        client.send("GET", "/persons", &[], None);
-        client.head().unwrap();
-    }
-    assert_eq!(app.get("/persons").json().as_object().unwrap().len(), 100);
-    let left: Vec<_> = std::fs::read_dir(app.directory())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| !name.starts_with("test.db"))
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(&directory.path().join("test.db"), &[]);
+    let connect = || Client::connect(process.address);
+    fill(&mut connect(), 200, 50_000);
+    connect().request("GET", "/persons", &[], None);
+    eventually("the first connections are gone", || process.open_files() < 60);
+    let before = process.open_files();
+    let clients: Vec<_> = (0..20)
+        .map(|_| {
+            let mut client = connect();
+            client.send("GET", "/persons", &[], None);
+            client.head().unwrap();
+            client
+        })
         .collect();
-    assert!(left.is_empty(), "{left:?}");
+    eventually("each has a connection and a temporary file", || process.open_files() >= before + 40);
+    drop(clients);
+    eventually("neither is left", || process.open_files() < before + 20);
 }

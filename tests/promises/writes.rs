@@ -1,10 +1,11 @@
 //! Writing: what it answers, and what it makes.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::App;
+use crate::harness::{App, eventually};
 
 #[test]
 fn a_write_that_changes_nothing_makes_no_revision() {
@@ -120,4 +121,33 @@ fn persons_stand_in_the_order_of_their_numbers() {
     let persons = app.get("/persons").json();
     let numbers: Vec<_> = persons.as_object().unwrap().keys().map(|key| key.parse::<u32>().unwrap()).collect();
     assert_eq!(numbers, (1..=11).collect::<Vec<_>>());
+}
+
+#[test]
+fn when_too_many_wait_a_write_is_told_to_come_back_and_nothing_of_it_is_done() {
+    let app = App::with(|settings| settings.queue = 1);
+    let json = [("Content-Type", "application/json")];
+    let (created, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..32 {
+            scope.spawn(|| {
+                let mut client = app.client();
+                let enough = || refused.load(Ordering::Relaxed) > 0 && created.load(Ordering::Relaxed) > 0;
+                eventually("some are done and some are not", || {
+                    let response = client.request("POST", "/persons", &json, Some(br#"{"name":"Ann"}"#));
+                    match response.status {
+                        201 => created.fetch_add(1, Ordering::Relaxed),
+                        503 => {
+                            assert_eq!(response.header("Retry-After"), Some("1"));
+                            assert_eq!(response.json()["type"], "busy");
+                            refused.fetch_add(1, Ordering::Relaxed)
+                        }
+                        status => panic!("{status}: {}", response.text()),
+                    };
+                    enough()
+                });
+            });
+        }
+    });
+    assert_eq!(app.get("/persons").json().as_object().unwrap().len(), created.into_inner());
 }

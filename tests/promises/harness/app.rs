@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::thread::JoinHandle;
 
@@ -19,7 +19,7 @@ type Thread = JoinHandle<Result<(), StartError>>;
 
 /// The shipped service, unless a test brings another one.
 pub(crate) struct App {
-    directory: TempDir,
+    _directory: TempDir,
     settings: Settings,
     collections: fn() -> Service,
     running: Option<(UnboundedSender<Work>, Thread)>,
@@ -47,14 +47,25 @@ impl App {
         };
         change(&mut settings);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut app = Self { directory, settings, collections, running: None, address: nowhere };
+        let mut app = Self { _directory: directory, settings, collections, running: None, address: nowhere };
         app.resume();
         app
     }
 
     /// Starts it again, on another port.
     pub(crate) fn resume(&mut self) {
-        let (service, settings) = ((self.collections)(), self.settings.clone());
+        self.resume_serving(self.collections);
+    }
+
+    /// Starts it again with other collections.
+    pub(crate) fn resume_serving(&mut self, collections: fn() -> Service) {
+        self.try_resume_serving(collections).unwrap();
+    }
+
+    /// Starts it again, or says why it does not start.
+    pub(crate) fn try_resume_serving(&mut self, collections: fn() -> Service) -> Result<(), String> {
+        self.collections = collections;
+        let (service, settings) = (collections(), self.settings.clone());
         let (started, starting) = std::sync::mpsc::channel();
         let (sender, mut work) = unbounded_channel::<Work>();
         let thread = std::thread::spawn(move || {
@@ -67,17 +78,12 @@ impl App {
                 running.stop().await
             })
         });
-        match starting.recv() {
-            Ok(address) => self.address = address,
-            Err(_) => panic!("not started: {:?}", thread.join().unwrap()),
-        }
+        let Ok(address) = starting.recv() else {
+            return Err(thread.join().unwrap().unwrap_err().to_string());
+        };
+        self.address = address;
         self.running = Some((sender, thread));
-    }
-
-    /// Starts it again with other collections.
-    pub(crate) fn resume_serving(&mut self, collections: fn() -> Service) {
-        self.collections = collections;
-        self.resume();
+        Ok(())
     }
 
     pub(crate) fn stop(&mut self) {
@@ -121,6 +127,10 @@ impl App {
         self.hook(|running| Box::pin(running.lose_wake_ups()));
     }
 
+    pub(crate) fn lose_batch(&self) {
+        self.hook(|running| Box::pin(running.lose_batch()));
+    }
+
     pub(crate) fn turn_clock(&self, milliseconds: i64) {
         self.hook(move |running| {
             running.turn_clock(milliseconds);
@@ -139,10 +149,6 @@ impl App {
 
     pub(crate) fn database(&self) -> &Path {
         &self.settings.database
-    }
-
-    pub(crate) fn directory(&self) -> PathBuf {
-        self.directory.path().to_owned()
     }
 
     pub(crate) fn client(&self) -> Client {

@@ -18,6 +18,9 @@ pub(crate) struct Process {
 fn program(database: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_duality"));
     command.args(["--listen", "127.0.0.1:0", "--database"]).arg(database).args(flags);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DUALITY_")) {
+        command.env_remove(name);
+    }
     command.env("RUST_LOG", "info").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -68,6 +71,11 @@ impl Process {
             status.is_some()
         });
         status.unwrap()
+    }
+
+    /// The files and sockets that it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
     /// The memory that it has in use, in bytes.

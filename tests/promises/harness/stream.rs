@@ -74,7 +74,9 @@ impl Stream {
     /// Reads until the text of the stream so far holds.
     #[track_caller]
     pub(crate) fn read_until(&mut self, holds: impl Fn(&str) -> bool) {
+        let start = Instant::now();
         while !holds(&self.raw) {
+            assert!(start.elapsed() < DEADLINE, "not in time, but {:?}", self.raw);
             self.receive().expect("the stream goes on");
         }
     }
@@ -91,8 +93,16 @@ impl Stream {
         }
     }
 
-    /// Whether nothing comes for a while. For what must not happen, which nothing else can show.
+    /// Whether no message comes for a while. For what must not happen, which nothing else can show.
     pub(crate) fn is_quiet_for(&mut self, time: Duration) -> bool {
+        if self
+            .decoder
+            .decode(&mut self.undecoded)
+            .unwrap()
+            .is_some_and(|event| matches!(event, russe::Event::Message(_)))
+        {
+            return false;
+        }
         self.client.socket().set_read_timeout(Some(time)).unwrap();
         let quiet = match self.client.chunk() {
             Err(error) => matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut),
