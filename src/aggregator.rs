@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::collection::{Command, Refusal, Registry};
 use crate::cursor::{Epoch, Revision};
-use crate::store::{Database, Pruned, StoreError, Writer, Written};
+use crate::store::{Database, Pruned, Retained, StoreError, Writer, Written};
 
 /// Commands in one transaction, at most: what the first of them waits for.
 const LARGEST_BATCH: usize = 512;
@@ -213,10 +213,8 @@ impl Handler<Listen> for Aggregator {
     }
 }
 
-/// Remove some of the change events that are older than this.
-pub(crate) struct Prune {
-    pub(crate) older_than: Timestamp,
-}
+/// Remove some of what is not retained.
+pub(crate) struct Prune(pub(crate) Retained);
 
 impl Message for Prune {
     type Result = Result<Pruned, StoreError>;
@@ -225,9 +223,9 @@ impl Message for Prune {
 impl Handler<Prune> for Aggregator {
     type Result = Result<Pruned, StoreError>;
 
-    fn handle(&mut self, Prune { older_than }: Prune, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Prune(retained): Prune, _: &mut Self::Context) -> Self::Result {
         self.flush();
-        self.with_writer(|writer| writer.prune(older_than))
+        self.with_writer(|writer| writer.prune(retained))
     }
 }
 

@@ -11,9 +11,7 @@ use std::task::{Context, Poll, Waker};
 use actix_web::web::Bytes;
 
 use crate::cursor::Revision;
-
-/// Bytes that wait for one client, at most; one chunk more when it is reached.
-const BOUND: usize = 256 * 1024;
+use crate::feed::Presence;
 
 /// The session reads on when less than this waits: the next page is read while the last one is sent.
 const LOW_WATER: usize = 64 * 1024;
@@ -25,8 +23,15 @@ pub(crate) struct Channel {
     /// The bytes in `queue`.
     bytes: Cell<usize>,
     waker: RefCell<Option<Waker>>,
-    /// Everything up to here was put into the queue, or did not concern the feed.
+    /// Bytes that may wait; one chunk more when they do.
+    bound: usize,
+    /// Everything up to here was put into the queue, or did not concern the feed. While it is live, so is everything
+    /// that its hub has published.
     sent: Cell<Revision>,
+    /// The revision of the last id that was put into the queue.
+    named: Cell<Revision>,
+    /// Whether the aggregate of the feed is there.
+    presence: Cell<Presence>,
     /// The client is behind the hub: its session has to read on from the database as soon as there is room.
     parked: Cell<bool>,
     /// Nothing more comes.
@@ -49,13 +54,12 @@ pub(crate) enum Next {
 }
 
 impl Channel {
-    pub(crate) fn new(sent: Revision) -> Rc<Self> {
-        Rc::new(Self { sent: Cell::new(sent), ..Self::default() })
+    pub(crate) fn new(bound: usize) -> Rc<Self> {
+        Rc::new(Self { bound, ..Self::default() })
     }
 
-    /// Adds a chunk that brings the client up to `sent`. An empty one only moves that on.
-    pub(crate) fn push(&self, chunk: Bytes, sent: Revision) {
-        self.sent.set(sent);
+    /// Adds a chunk.
+    pub(crate) fn push(&self, chunk: Bytes) {
         if !chunk.is_empty() {
             self.bytes.set(self.bytes.get() + chunk.len());
             self.queue.borrow_mut().push_back(chunk);
@@ -67,8 +71,27 @@ impl Channel {
         self.sent.get()
     }
 
+    /// What was put in brings the client up to here.
+    pub(crate) fn reach(&self, sent: Revision) {
+        self.sent.set(self.sent.get().max(sent));
+    }
+
+    pub(crate) fn named(&self) -> Revision {
+        self.named.get()
+    }
+
+    /// The last id that was put in named this revision, after which an aggregate is there or not.
+    pub(crate) fn name(&self, revision: Revision, presence: Presence) {
+        self.named.set(revision);
+        self.presence.set(presence);
+    }
+
+    pub(crate) fn presence(&self) -> Presence {
+        self.presence.get()
+    }
+
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes.get() >= BOUND
+        self.bytes.get() >= self.bound
     }
 
     /// From now on the session brings the events: it is told when there is room.

@@ -155,14 +155,14 @@ impl Presented<'_> {
     /// The cursor that the first of these gives, in the order of the fields.
     ///
     /// # Errors
-    /// Names the malformed one. A malformed `Last-Event-ID` is not an error but foreign: browsers give up for good on
+    /// Names the malformed one. A malformed header `Last-Event-ID` is not an error but foreign: browsers give up for good on
     /// any answer but a 200.
     pub(crate) fn cursor(&self) -> Result<Cursor, &'static str> {
         if let Some(id) = self.last_event_id.filter(|id| !id.is_empty()) {
             return Ok(std::str::from_utf8(id).ok().and_then(|id| id.parse().ok()).unwrap_or(Cursor::Foreign));
         }
         if let Some(id) = self.last_event_id_query.filter(|id| !id.is_empty()) {
-            return Ok(id.parse().unwrap_or(Cursor::Foreign));
+            return id.parse().map_err(|Malformed| "lastEventId");
         }
         let header = starting_at(self.revision, "X-Revision", self.epoch, "X-Epoch")?;
         let query = starting_at(self.revision_query, "revision", self.epoch_query, "epoch")?;
@@ -240,6 +240,8 @@ mod tests {
                 Ok(Cursor::Foreign)
             );
         }
+        let query = Presented { last_event_id_query: Some("undefined.undefined"), ..Presented::default() };
+        assert_eq!(query.cursor(), Err("lastEventId"));
         assert_eq!(Presented { last_event_id: Some(b"\xff"), ..Presented::default() }.cursor(), Ok(Cursor::Foreign));
     }
 

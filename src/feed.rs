@@ -1,66 +1,130 @@
-//! What a feed is about, and how its events are written for the wire: once, for all who follow it.
+//! What a feed is about: which aggregates, and how changes of them are one merge patch.
 
-use actix_web::web::{Bytes, BytesMut};
-use russe::{Event, Message};
+use std::sync::Arc;
 
-use crate::collection::CollectionId;
-use crate::cursor::{Epoch, Revision};
-use crate::store::Change;
+use crate::collection::{CollectionId, Registry};
+use crate::key::Key;
 
-/// Which changes a subscriber wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Feed {
+/// One of the three levels at which the document can be followed, and what of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Feed {
+    /// The whole document, or some of its collections.
+    Everything(Option<Arc<[CollectionId]>>),
+    /// A collection, or some of its aggregates.
+    Collection(CollectionId, Option<Arc<[Key]>>),
+    /// One aggregate, whether it is there or not.
+    Aggregate(CollectionId, Key),
+}
+
+/// What is true of one aggregate: a change of it, or its state.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Member<'a> {
     pub(crate) collection: CollectionId,
+    /// Empty for the collection itself, which came to be.
+    pub(crate) key: &'a Key,
+    /// A merge patch for the aggregate, as JSON text.
+    pub(crate) patch: &'a str,
 }
 
-/// Events of one feed, ready to be sent.
-#[derive(Debug, Default)]
-pub(crate) struct Frames {
-    bytes: Bytes,
-    /// Where the event of each revision ends.
-    ends: Vec<(Revision, usize)>,
-}
+impl Feed {
+    /// Whether a change of this aggregate belongs to the feed.
+    pub(crate) fn selects(&self, collection: CollectionId, key: &Key) -> bool {
+        match self {
+            Self::Everything(None) => true,
+            Self::Everything(Some(only)) => only.contains(&collection),
+            Self::Collection(ours, None) => *ours == collection && !key.as_str().is_empty(),
+            Self::Collection(ours, Some(only)) => *ours == collection && only.contains(key),
+            Self::Aggregate(ours, only) => *ours == collection && only == key,
+        }
+    }
 
-impl Frames {
-    /// Encodes the events of a feed; `changes` are whole revisions, in order.
-    pub(crate) fn encode(feed: Feed, epoch: &Epoch, changes: &[Change]) -> Self {
-        let mut bytes = BytesMut::new();
-        let mut ends = Vec::new();
-        for revision in changes.chunk_by(|one, other| one.revision == other.revision) {
-            let ours = revision.iter().filter(|change| change.collection == feed.collection);
-            if let Some((number, patch)) = joined(ours) {
-                bytes.extend_from_slice(event(format!("{epoch}.{number}"), patch).as_bytes());
-                ends.push((number, bytes.len()));
+    /// The only collection that it is about, if it is about one.
+    pub(crate) fn collection(&self) -> Option<CollectionId> {
+        match self {
+            Self::Everything(_) => None,
+            Self::Collection(ours, _) | Self::Aggregate(ours, _) => Some(*ours),
+        }
+    }
+
+    /// The aggregates that it is about, if it is about certain ones.
+    pub(crate) fn keys(&self) -> Option<&[Key]> {
+        match self {
+            Self::Everything(_) | Self::Collection(_, None) => None,
+            Self::Collection(_, Some(only)) => Some(only),
+            Self::Aggregate(_, only) => Some(std::slice::from_ref(only)),
+        }
+    }
+
+    /// The merge patch that does all of `members`; `None` when none of them belongs to the feed.
+    pub(crate) fn patch<'a>(&self, registry: &Registry, members: impl Iterator<Item = Member<'a>>) -> Option<String> {
+        let mut ours: Vec<_> = members.filter(|member| self.selects(member.collection, member.key)).collect();
+        if ours.is_empty() {
+            return None;
+        }
+        Some(match self {
+            Self::Everything(_) => {
+                ours.sort_by_key(|member| member.collection);
+                let collections = ours.chunk_by(|one, other| one.collection == other.collection);
+                object(collections.map(|members| (registry.get(members[0].collection).name(), aggregates(members))))
             }
+            Self::Collection(..) => aggregates(&ours),
+            Self::Aggregate(..) => ours.last().map_or_else(String::new, |member| member.patch.to_owned()),
+        })
+    }
+
+    /// What the state would be if nothing were there, which is also a patch that adds what is missing of the frame.
+    pub(crate) fn frame(&self, registry: &Registry) -> String {
+        match self {
+            Self::Everything(only) => {
+                let ours = registry.ids().filter(|id| only.as_ref().is_none_or(|only| only.contains(id)));
+                object(ours.map(|id| (registry.get(id).name(), "{}".to_owned())))
+            }
+            Self::Collection(..) => "{}".to_owned(),
+            Self::Aggregate(..) => "null".to_owned(),
         }
-        Self { bytes: bytes.freeze(), ends }
     }
 
-    /// All of them.
-    pub(crate) fn all(&self) -> Bytes {
-        self.bytes.clone()
-    }
-
-    /// Those of later revisions than this one.
-    pub(crate) fn after(&self, revision: Revision) -> Bytes {
-        let known = self.ends.partition_point(|(of, _)| *of <= revision);
-        let start = known.checked_sub(1).map_or(0, |last| self.ends[last].1);
-        self.bytes.slice(start..)
+    /// The patch that changes nothing, where the state is as it is.
+    pub(crate) fn unchanged(&self, is_there: Presence) -> &'static str {
+        match (self, is_there) {
+            (Self::Aggregate(..), Presence::Absent) => "null",
+            _ => "{}",
+        }
     }
 }
 
-/// The patches of one revision as one merge patch of the collection: `{"1":{"city":"Rome"},"2":null}`.
-fn joined<'a>(changes: impl Iterator<Item = &'a Change>) -> Option<(Revision, String)> {
-    let mut patch = String::from("{");
-    let mut revision = None;
-    for change in changes {
-        if revision.replace(change.revision).is_some() {
-            patch.push(',');
-        }
-        push_member(&mut patch, change.key.as_str(), &change.patch);
+/// Whether the aggregate of a feed is there; a document or a collection always is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Presence {
+    #[default]
+    Present,
+    Absent,
+}
+
+impl Presence {
+    /// After a patch for the state itself.
+    pub(crate) fn after(patch: &str) -> Self {
+        if patch == "null" { Self::Absent } else { Self::Present }
     }
-    patch.push('}');
-    revision.map(|revision| (revision, patch))
+}
+
+/// `{"1":{"city":"Rome"},"2":null}`
+fn aggregates(members: &[Member<'_>]) -> String {
+    let aggregates = members.iter().filter(|member| !member.key.as_str().is_empty());
+    object(aggregates.map(|member| (member.key.as_str(), member.patch)))
+}
+
+/// A JSON object of members whose values are JSON already.
+fn object<'a, V: AsRef<str>>(members: impl Iterator<Item = (&'a str, V)>) -> String {
+    let mut object = String::from("{");
+    for (name, value) in members {
+        if object.len() > 1 {
+            object.push(',');
+        }
+        push_member(&mut object, name, value.as_ref());
+    }
+    object.push('}');
+    object
 }
 
 /// Appends `"name":value`, where the value is JSON already.
@@ -70,43 +134,56 @@ pub(crate) fn push_member(object: &mut String, name: &str, value: &str) {
     object.push_str(value);
 }
 
-fn event(id: String, patch: String) -> String {
-    let message = Message { data: patch.into(), id: Some(id.into()), event: None, retry: None };
-    Event::Message(message).into_bytestring().expect("an epoch and a number have no line breaks").into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collection::Registry;
-    use crate::collections::Person;
-    use crate::key::Key;
+    use crate::collections::{Location, Person};
 
-    fn frames(changes: &[(i64, &str, &str)]) -> Frames {
+    fn registry() -> Registry {
         let mut registry = Registry::default();
         registry.document::<Person>();
-        let collection = registry.id("persons").unwrap();
-        let changes: Vec<_> = changes
-            .iter()
-            .map(|(revision, key, patch)| Change {
-                revision: Revision::stored(*revision),
-                collection,
-                key: Key::parse(key).unwrap(),
-                patch: (*patch).to_owned(),
-            })
-            .collect();
-        Frames::encode(Feed { collection }, &"4f9c21aa".parse().unwrap(), &changes)
+        registry.derived::<Location>();
+        registry
+    }
+
+    fn patch(feed: &Feed, registry: &Registry, changes: &[(&str, &str, &str)]) -> Option<String> {
+        let keys: Vec<_> = changes.iter().map(|(_, key, _)| Key::stored(key)).collect();
+        let members = changes.iter().zip(&keys).map(|((collection, _, patch), key)| Member {
+            collection: registry.id(collection).unwrap(),
+            key,
+            patch,
+        });
+        feed.patch(registry, members)
     }
 
     #[test]
-    fn the_changes_of_one_revision_are_one_event() {
-        let frames = frames(&[(3, "Oslo", r#"{"total":1}"#), (3, "Rome", "null"), (5, "\"", "{}")]);
-        let text = String::from_utf8(frames.all().to_vec()).unwrap();
-        let first = "id: 4f9c21aa.3\ndata: {\"Oslo\":{\"total\":1},\"Rome\":null}\n\n";
-        assert_eq!(text, format!("{first}id: 4f9c21aa.5\ndata: {{\"\\\"\":{{}}}}\n\n"));
-        assert_eq!(frames.after(Revision::stored(2)), frames.all());
-        assert_eq!(frames.after(Revision::stored(3)), text[first.len()..]);
-        assert_eq!(frames.after(Revision::stored(4)), text[first.len()..]);
-        assert_eq!(frames.after(Revision::stored(5)), "");
+    fn a_revision_is_one_patch_at_every_level() {
+        let registry = registry();
+        let (persons, locations) = (registry.id("persons").unwrap(), registry.id("locations").unwrap());
+        let moved = [
+            ("locations", "Oslo", r#"{"total":1}"#),
+            ("locations", "Rome", "null"),
+            ("persons", "1", r#"{"city":"Oslo"}"#),
+        ];
+        let of = |feed: Feed| patch(&feed, &registry, &moved);
+        let (rome, oslo) = (Key::stored("Rome"), Key::stored("Oslo"));
+        assert_eq!(
+            of(Feed::Everything(None)).unwrap(),
+            r#"{"persons":{"1":{"city":"Oslo"}},"locations":{"Oslo":{"total":1},"Rome":null}}"#
+        );
+        assert_eq!(of(Feed::Everything(Some([persons].into()))).unwrap(), r#"{"persons":{"1":{"city":"Oslo"}}}"#);
+        assert_eq!(of(Feed::Collection(locations, None)).unwrap(), r#"{"Oslo":{"total":1},"Rome":null}"#);
+        assert_eq!(of(Feed::Collection(locations, Some([rome.clone()].into()))).unwrap(), r#"{"Rome":null}"#);
+        assert_eq!(of(Feed::Aggregate(locations, oslo.clone())).unwrap(), r#"{"total":1}"#);
+        assert_eq!(of(Feed::Aggregate(locations, rome)).unwrap(), "null");
+        assert_eq!(of(Feed::Aggregate(persons, oslo)), None);
+    }
+
+    #[test]
+    fn a_collection_that_comes_to_be_is_a_change_of_the_document_only() {
+        let registry = registry();
+        let came = [("locations", "", "{}")];
+        assert_eq!(patch(&Feed::Everything(None), &registry, &came).unwrap(), r#"{"locations":{}}"#);
+        assert_eq!(patch(&Feed::Collection(registry.id("locations").unwrap(), None), &registry, &came), None);
     }
 }

@@ -2,22 +2,25 @@
 
 mod accept;
 mod commands;
+mod cors;
 mod feeds;
+mod pages;
 mod problem;
 mod queries;
 mod request;
 mod routes;
 
+pub(crate) use cors::cors;
 pub(crate) use routes::routes;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use actix::Addr;
 use actix_web::HttpResponseBuilder;
 use actix_web::http::StatusCode;
 
+use crate::admission::Admission;
 use crate::aggregator::{Aggregator, CommittedRevision};
 use crate::collection::Registry;
 use crate::cursor::{Epoch, Revision};
@@ -38,9 +41,17 @@ pub(crate) struct Shared {
     pub(crate) spool_directory: PathBuf,
     /// The longest request body, in bytes.
     pub(crate) max_body: usize,
-    /// Streams that are open.
-    pub(crate) sessions: AtomicUsize,
+    /// What may wait for one stream, in bytes.
+    pub(crate) session_buffer: usize,
+    pub(crate) admission: Arc<Admission>,
 }
+
+/// The forms of a state.
+const JSON: &str = "application/json";
+/// A line for each aggregate or event (<https://github.com/ndjson/ndjson-spec>).
+const NDJSON: &str = "application/x-ndjson";
+/// The form of a stream.
+const SSE: &str = "text/event-stream";
 
 /// An answer that names the state it shows.
 fn answer(status: StatusCode, epoch: &Epoch, revision: Revision) -> HttpResponseBuilder {

@@ -12,8 +12,9 @@ use actix::prelude::*;
 use actix_web::web::Bytes;
 
 use crate::channel::Channel;
-use crate::cursor::Revision;
+use crate::cursor::{Epoch, Revision};
 use crate::feed::Feed;
+use crate::frames::{Frames, event, id};
 use crate::relay::{Batch, Join, Published, Relay};
 
 /// Batches that may wait for a busy worker; it misses those after them, and its sessions catch up.
@@ -28,36 +29,57 @@ const TICK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_mi
 /// The streams of one worker thread that are up to date.
 ///
 /// Shared on that thread by its hub, which brings the events, and its sessions, which enter when they have caught up.
-#[derive(Default)]
 pub(crate) struct Audience {
+    epoch: Epoch,
     /// Everything up to here went out; `None` until the relay has said where it is.
     published: Option<Revision>,
     /// The last batches, without a gap between them, and their weight.
     recent: VecDeque<Arc<Batch>>,
     weight: usize,
-    /// Whom to tell, by feed.
-    live: HashMap<Feed, Vec<Rc<Channel>>>,
+    /// Whom to tell of what changes of a collection or more.
+    wide: HashMap<Feed, Vec<Rc<Channel>>>,
+    /// Whom to tell of one aggregate: looked up by what changed, not gone through.
+    single: HashMap<Feed, Vec<Rc<Channel>>>,
     /// How often the hub has looked for quiet sessions.
     ticks: u64,
     stopping: bool,
 }
 
 impl Audience {
-    /// Gives the batch to all who follow one of its feeds.
-    fn publish(&mut self, batch: Arc<Batch>) {
-        for (feed, channels) in &mut self.live {
-            let frames = batch.frames(*feed);
-            let all = frames.all();
-            channels.retain(|channel| {
-                if channel.sent() < batch.from || channel.is_full() {
-                    channel.park();
-                    return false;
-                }
-                let new = if channel.sent() == batch.from { all.clone() } else { frames.after(channel.sent()) };
-                send(channel, new, channel.sent().max(batch.to), self.ticks);
-                !channel.is_closed()
-            });
+    pub(crate) fn new(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            published: None,
+            recent: VecDeque::new(),
+            weight: 0,
+            wide: HashMap::new(),
+            single: HashMap::new(),
+            ticks: 0,
+            stopping: false,
         }
+    }
+
+    /// Gives the batch to all who follow what it changes.
+    pub(crate) fn publish(&mut self, batch: Arc<Batch>) {
+        if self.published.is_some_and(|published| published < batch.from) {
+            self.park_all();
+        }
+        let ticks = self.ticks;
+        for (feed, channels) in &mut self.wide {
+            deliver(&batch, feed, channels, ticks);
+        }
+        if !self.single.is_empty() {
+            for feed in batch.singles() {
+                if let Some(channels) = self.single.get_mut(&feed) {
+                    deliver(&batch, &feed, channels, ticks);
+                }
+            }
+        }
+        self.remember(batch);
+    }
+
+    /// Keeps the batch for those who are about to enter.
+    fn remember(&mut self, batch: Arc<Batch>) {
         if self.published == Some(batch.to) {
             return;
         }
@@ -73,6 +95,17 @@ impl Audience {
         }
     }
 
+    /// There is a gap: everybody has everything up to what was published before it, and reads on from there.
+    fn park_all(&mut self) {
+        let published = self.published.unwrap_or(Revision::ZERO);
+        for (_, channels) in self.wide.drain().chain(self.single.drain()) {
+            for channel in channels {
+                channel.reach(published);
+                channel.park();
+            }
+        }
+    }
+
     /// Lets a session that has read up to its channel's mark go live, if what came since is remembered.
     pub(crate) fn enter(&mut self, feed: Feed, channel: Rc<Channel>) {
         let reached = self.recent.front().is_some_and(|oldest| channel.sent() >= oldest.from);
@@ -84,43 +117,85 @@ impl Audience {
         }
         for batch in &self.recent {
             if channel.sent() < batch.to {
-                send(&channel, batch.frames(feed).after(channel.sent()), batch.to, self.ticks);
+                send(batch, &batch.frames(&feed), &channel, self.ticks);
             }
         }
         channel.touch(self.ticks);
-        self.live.entry(feed).or_default().push(channel);
+        let group = if matches!(feed, Feed::Aggregate(..)) { &mut self.single } else { &mut self.wide };
+        group.entry(feed).or_default().push(channel);
     }
 
-    /// Writes a comment to who has heard nothing for a while, and forgets who has gone.
+    /// Says something to who has heard nothing for a while, and forgets who has gone.
     fn tick(&mut self, quiet: u64) {
         self.ticks += 1;
-        for channels in self.live.values_mut() {
-            channels.retain(|channel| {
-                if self.ticks - channel.active() >= quiet && !channel.is_full() {
-                    // No blank line after it: some clients would dispatch an empty message.
-                    send(channel, Bytes::from_static(b":\n"), channel.sent(), self.ticks);
-                }
-                !channel.is_closed()
-            });
+        let (ticks, published, epoch) = (self.ticks, self.published, &self.epoch);
+        for group in [&mut self.wide, &mut self.single] {
+            for (feed, channels) in group.iter_mut() {
+                channels.retain(|channel| {
+                    if ticks - channel.active() >= quiet && !channel.is_full() {
+                        // No blank line after a comment: some clients would dispatch an empty message.
+                        let bookmark = bookmark(epoch, feed, channel, published);
+                        channel.push(bookmark.unwrap_or(Bytes::from_static(b":\n")));
+                        channel.touch(ticks);
+                    }
+                    !channel.is_closed()
+                });
+            }
+            group.retain(|_, channels| !channels.is_empty());
         }
-        self.live.retain(|_, channels| !channels.is_empty());
     }
 
     /// Ends every stream that is up to date; the others end when they would enter.
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.stopping = true;
-        for channel in self.live.drain().flat_map(|(_, channels)| channels) {
-            channel.end();
+        for (feed, channels) in self.wide.drain().chain(self.single.drain()) {
+            for channel in channels {
+                if let Some(bookmark) = bookmark(&self.epoch, &feed, &channel, self.published) {
+                    channel.push(bookmark);
+                }
+                channel.end();
+            }
         }
     }
 }
 
-/// Adds to a channel and notes that it is not quiet.
-fn send(channel: &Channel, bytes: Bytes, sent: Revision, now: u64) {
-    if !bytes.is_empty() {
-        channel.touch(now);
+/// Gives the events of a batch to the followers of a feed, but for those who do not keep up.
+fn deliver(batch: &Batch, feed: &Feed, channels: &mut Vec<Rc<Channel>>, ticks: u64) {
+    let frames = batch.frames(feed);
+    if frames.is_empty() {
+        return;
     }
-    channel.push(bytes, sent);
+    channels.retain(|channel| {
+        if channel.is_full() {
+            channel.reach(batch.from);
+            channel.park();
+            return false;
+        }
+        send(batch, &frames, channel, ticks);
+        !channel.is_closed()
+    });
+}
+
+/// Adds what is new of a batch to a channel.
+fn send(batch: &Batch, frames: &Frames, channel: &Channel, ticks: u64) {
+    let new = if channel.sent() <= batch.from { frames.all() } else { frames.after(channel.sent()) };
+    if let (false, Some((named, presence))) = (new.is_empty(), frames.last()) {
+        channel.push(new);
+        channel.name(named, presence);
+        channel.touch(ticks);
+    }
+    channel.reach(batch.to);
+}
+
+/// The id of all that a live channel was given, if its client does not know it yet, with a patch that changes nothing.
+fn bookmark(epoch: &Epoch, feed: &Feed, channel: &Channel, published: Option<Revision>) -> Option<Bytes> {
+    let reached = channel.sent().max(published?);
+    if channel.named() >= reached {
+        return None;
+    }
+    let presence = channel.presence();
+    channel.name(reached, presence);
+    Some(event(Some(id(epoch, reached)), feed.unchanged(presence).to_owned()).into())
 }
 
 /// Hands out events on one worker thread.

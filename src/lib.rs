@@ -17,9 +17,12 @@ mod json;
 
 mod collection;
 
+mod feed;
+
 mod store;
 
-mod feed;
+mod follow;
+mod frames;
 mod spool;
 
 mod aggregator;
@@ -30,6 +33,8 @@ mod relay;
 mod hub;
 
 mod session;
+
+mod admission;
 
 mod http;
 

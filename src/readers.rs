@@ -4,21 +4,20 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
-use actix_web::web::Bytes;
 use tokio::sync::oneshot;
 
-use crate::collection::{CollectionId, Registry};
-use crate::cursor::{Epoch, Revision};
-use crate::feed::{Feed, Frames, push_member};
+use crate::collection::{Body, CollectionId, Registry};
+use crate::cursor::Revision;
+use crate::feed::push_member;
+use crate::follow::{Answer, Ask, follow};
 use crate::key::Key;
 use crate::spool::{Broken, Spool};
-use crate::store::{Database, Page, Reader, Row, StoreError};
+use crate::store::{Database, Part, Reader, StoreError};
 
 /// One reading thread.
 pub(crate) struct Readers {
     database: Arc<Database>,
     registry: Arc<Registry>,
-    epoch: Epoch,
     /// `None` until the first read, and after a failure.
     reader: Option<Reader>,
 }
@@ -27,17 +26,11 @@ pub(crate) struct Readers {
 const CHUNK: usize = 64 * 1024;
 
 impl Readers {
-    pub(crate) fn start(
-        threads: usize,
-        database: &Arc<Database>,
-        registry: &Arc<Registry>,
-        epoch: &Epoch,
-    ) -> Addr<Self> {
-        let (database, registry, epoch) = (Arc::clone(database), Arc::clone(registry), epoch.clone());
+    pub(crate) fn start(threads: usize, database: &Arc<Database>, registry: &Arc<Registry>) -> Addr<Self> {
+        let (database, registry) = (Arc::clone(database), Arc::clone(registry));
         SyncArbiter::start(threads, move || Self {
             database: Arc::clone(&database),
             registry: Arc::clone(&registry),
-            epoch: epoch.clone(),
             reader: None,
         })
     }
@@ -60,94 +53,126 @@ impl Actor for Readers {
     type Context = SyncContext<Self>;
 }
 
-/// Some of the events of a feed after a revision.
-pub(crate) struct ReadEvents {
-    pub(crate) feed: Feed,
-    pub(crate) after: Revision,
+impl Message for Ask {
+    type Result = Result<Answer, StoreError>;
 }
 
-/// What was read of a feed.
-pub(crate) enum Events {
-    /// Its events up to and including the revision `to`; there are no more when `to == current`.
-    Read { bytes: Bytes, to: Revision, current: Revision },
-    /// What is retained begins with `oldest`, and ends with `current`: the revision is not within.
-    Outside { oldest: Revision, current: Revision },
-}
+impl Handler<Ask> for Readers {
+    type Result = Result<Answer, StoreError>;
 
-impl Message for ReadEvents {
-    type Result = Result<Events, StoreError>;
-}
-
-impl Handler<ReadEvents> for Readers {
-    type Result = Result<Events, StoreError>;
-
-    fn handle(&mut self, ReadEvents { feed, after }: ReadEvents, _: &mut Self::Context) -> Self::Result {
-        match self.with_reader(|reader| reader.page(after, Some(feed.collection)))? {
-            Page::Changes { changes, to, current } => {
-                Ok(Events::Read { bytes: Frames::encode(feed, &self.epoch, &changes).all(), to, current })
-            }
-            Page::Outside { oldest, current } => Ok(Events::Outside { oldest, current }),
-        }
+    fn handle(&mut self, ask: Ask, _: &mut Self::Context) -> Self::Result {
+        self.with_reader(|reader| reader.view(|view| follow(view, &ask)))
     }
 }
 
-/// One aggregate, and the revision of the document that shows it.
-pub(crate) struct ReadAggregate {
+/// Some aggregates, and the revision of the document that shows them.
+pub(crate) struct ReadAggregates {
     pub(crate) collection: CollectionId,
-    pub(crate) key: Key,
+    pub(crate) keys: Vec<Key>,
 }
 
-impl Message for ReadAggregate {
-    type Result = Result<(Revision, Option<Row>), StoreError>;
+/// Those that are there, in the order of their keys.
+type Aggregates = Result<(Revision, Vec<(Key, Body)>), StoreError>;
+
+impl Message for ReadAggregates {
+    type Result = Aggregates;
 }
 
-impl Handler<ReadAggregate> for Readers {
-    type Result = Result<(Revision, Option<Row>), StoreError>;
+impl Handler<ReadAggregates> for Readers {
+    type Result = Aggregates;
 
-    fn handle(&mut self, ReadAggregate { collection, key }: ReadAggregate, _: &mut Self::Context) -> Self::Result {
-        self.with_reader(|reader| reader.aggregate(collection, &key))
+    fn handle(&mut self, ReadAggregates { collection, keys }: ReadAggregates, _: &mut Self::Context) -> Aggregates {
+        self.with_reader(|reader| reader.view(|view| Ok((view.horizon()?.current, view.aggregates(collection, keys)?))))
     }
 }
 
-/// A whole collection as one JSON object, into a spool; first of all, the revision that it shows.
-pub(crate) struct ReadCollection {
-    pub(crate) collection: CollectionId,
+/// Whole collections into a spool; first of all, the revision that this shows.
+pub(crate) struct ReadCollections {
+    pub(crate) collections: Vec<CollectionId>,
+    pub(crate) form: Form,
     pub(crate) revision: oneshot::Sender<Revision>,
     pub(crate) body: Spool,
 }
 
-impl Message for ReadCollection {
+/// The form of a body that has whole collections in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// One collection as an object: `{"1":{…},"2":{…}}`.
+    Collection,
+    /// Collections as an object of objects: `{"persons":{"1":{…}},"locations":{}}`.
+    Document,
+    /// A line for each aggregate: `{"key":"1","aggregate":{…}}`.
+    Lines,
+}
+
+impl Message for ReadCollections {
     type Result = ();
 }
 
-impl Handler<ReadCollection> for Readers {
+impl Handler<ReadCollections> for Readers {
     type Result = ();
 
-    fn handle(&mut self, read: ReadCollection, _: &mut Self::Context) {
-        let ReadCollection { collection, revision, mut body } = read;
-        let mut object = String::from("{");
+    fn handle(&mut self, read: ReadCollections, _: &mut Self::Context) {
+        let ReadCollections { collections, form, revision, body } = read;
+        let registry = Arc::clone(&self.registry);
+        let mut writing = Writing { form, text: String::new(), body };
         let outcome = self.with_reader(|reader| {
-            let head = |shown| {
-                // A client that has gone is noticed when its body is written.
-                let _ = revision.send(shown);
-            };
-            reader.collection(collection, head, |key, aggregate| {
-                if object.len() >= CHUNK {
-                    body.push(std::mem::take(&mut object).into())?;
-                    object.push(',');
-                } else if object.len() > 1 {
-                    object.push(',');
-                }
-                push_member(&mut object, key, aggregate);
-                Ok::<_, Broken>(())
-            })
+            reader.collections(
+                &collections,
+                |shown| {
+                    // A client that has gone is noticed when its body is written.
+                    let _ = revision.send(shown);
+                },
+                |part| writing.write(&registry, part),
+            )
         });
-        object.push('}');
-        match outcome.and_then(|()| body.push(object.into())) {
-            Ok(()) => body.finish(),
+        match outcome.and_then(|()| writing.flush()) {
+            Ok(()) => writing.body.finish(),
             Err(Broken::ClientGone) => {}
             // The spool is dropped unfinished: the client's response is cut, and not taken for the whole.
             Err(broken) => log::error!("a response was not finished: {broken}"),
         }
+    }
+}
+
+/// A body while it is written.
+struct Writing {
+    form: Form,
+    text: String,
+    body: Spool,
+}
+
+impl Writing {
+    fn write(&mut self, registry: &Registry, part: Part<'_>) -> Result<(), Broken> {
+        match (self.form, part) {
+            (Form::Document, Part::Begin) | (Form::Collection, Part::Collection { .. }) => self.text.push('{'),
+            (Form::Document, Part::Collection { id, first }) => {
+                self.text.push_str(if first { "" } else { "," });
+                push_member(&mut self.text, registry.get(id).name(), "{");
+            }
+            (Form::Lines, Part::Aggregate { key, body, .. }) => {
+                self.text.push('{');
+                push_member(&mut self.text, "key", &serde_json::Value::from(key).to_string());
+                self.text.push(',');
+                push_member(&mut self.text, "aggregate", body);
+                self.text.push_str("}\n");
+            }
+            (_, Part::Aggregate { key, body, first }) => {
+                self.text.push_str(if first { "" } else { "," });
+                push_member(&mut self.text, key, body);
+            }
+            (Form::Document, Part::End | Part::CollectionEnd) | (Form::Collection, Part::CollectionEnd) => {
+                self.text.push('}');
+            }
+            _ => {}
+        }
+        if self.text.len() >= CHUNK { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), Broken> {
+        if self.text.is_empty() {
+            return Ok(());
+        }
+        self.body.push(std::mem::take(&mut self.text).into())
     }
 }

@@ -2,17 +2,19 @@
 //!
 //! It polls, so it is right alone, whatever wakes it or fails to; the aggregator's word that it committed makes it fast.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::prelude::*;
 
 use crate::aggregator::{Aggregator, Committed, Prune};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::collection::Registry;
 use crate::cursor::{Epoch, Revision};
-use crate::feed::{Feed, Frames};
-use crate::store::{Change, Database, Page, Pruned, Reader, StoreError};
+use crate::feed::Feed;
+use crate::frames::Frames;
+use crate::store::{Change, Database, Pruned, Reader, Retained, Room, StoreError};
 
 /// Reads the outbox and tells every worker.
 pub(crate) struct Relay {
@@ -23,7 +25,7 @@ pub(crate) struct Relay {
     pub(crate) aggregator: Addr<Aggregator>,
     pub(crate) poll_interval: Duration,
     pub(crate) prune_interval: Duration,
-    pub(crate) retention: Duration,
+    pub(crate) retention: Retention,
     /// `None` after a failure, until the next poll opens the database again.
     pub(crate) reader: Option<Reader>,
     /// Everything up to here was published.
@@ -62,20 +64,18 @@ impl Relay {
             self.reader = Some(Reader::open(&self.database, Arc::clone(&self.registry))?);
         }
         let Some(reader) = &mut self.reader else { return Ok(None) };
-        match reader.page(self.last, None)? {
-            Page::Changes { to, .. } if to == self.last => Ok(None),
-            Page::Changes { changes, to, current } => Ok(Some((changes, to, to < current))),
-            // Pruned before it was published: those who are behind notice the gap and read on from the database.
-            Page::Outside { oldest, current } => {
-                log::warn!("the outbox begins with {oldest}, after {} was published", self.last);
-                self.last = oldest.previous();
-                Ok(Some((Vec::new(), self.last, self.last < current)))
-            }
-        }
+        let (horizon, read) = reader.view(|view| {
+            let horizon = view.horizon()?;
+            let after = self.last.max(horizon.pruned);
+            Ok((horizon, view.changes(&Feed::Everything(None), after, horizon.current, Room::PAGE)?))
+        })?;
+        // Pruned before it was published: those who are behind notice the gap and read on from the database.
+        self.last = self.last.max(horizon.pruned);
+        Ok((read.to > self.last).then(|| (read.changes, read.to, read.to < horizon.current)))
     }
 
     fn publish(&mut self, changes: Vec<Change>, to: Revision) {
-        let batch = Arc::new(Batch::new(self.last, to, changes, self.epoch.clone(), &self.registry));
+        let batch = Arc::new(Batch::new(self.last, to, changes, self.epoch.clone(), Arc::clone(&self.registry)));
         self.last = to;
         #[cfg(feature = "test-hooks")]
         if self.lose > 0 && batch.from < batch.to {
@@ -97,16 +97,32 @@ impl Actor for Relay {
             relay.publish(Vec::new(), relay.last);
         });
         ctx.run_interval(self.prune_interval, |relay, ctx| {
-            let (aggregator, older_than) = (relay.aggregator.clone(), relay.clock.now().before(relay.retention));
-            ctx.spawn(async move { prune(&aggregator, Prune { older_than }).await }.into_actor(relay));
+            let (aggregator, retained) = (relay.aggregator.clone(), relay.retention.at(relay.clock.now()));
+            ctx.spawn(async move { prune(&aggregator, retained).await }.into_actor(relay));
         });
     }
 }
 
+/// How long what is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Retention {
+    pub(crate) events: Duration,
+    /// No more than the last so many revisions.
+    pub(crate) keep: Option<i64>,
+    pub(crate) tombstones: Duration,
+}
+
+impl Retention {
+    /// What is retained at this time.
+    pub(crate) fn at(&self, now: Timestamp) -> Retained {
+        Retained { events: now.before(self.events), keep: self.keep, tombstones: now.before(self.tombstones) }
+    }
+}
+
 /// Has everything removed that is old enough, in steps, between which the aggregator does commands.
-pub(crate) async fn prune(aggregator: &Addr<Aggregator>, Prune { older_than }: Prune) {
+pub(crate) async fn prune(aggregator: &Addr<Aggregator>, retained: Retained) {
     loop {
-        match aggregator.send(Prune { older_than }).await {
+        match aggregator.send(Prune(retained)).await {
             Ok(Ok(Pruned::Some)) => {}
             Ok(Err(error)) => return log::error!("the outbox was not pruned: {error}"),
             Ok(Ok(Pruned::All)) | Err(_) => return,
@@ -122,17 +138,36 @@ pub(crate) struct Batch {
     pub(crate) to: Revision,
     changes: Vec<Change>,
     epoch: Epoch,
-    frames: Vec<OnceLock<Frames>>,
+    registry: Arc<Registry>,
+    /// Of the whole document, then of each collection: the feeds that most follow, shared by all workers.
+    frames: Vec<OnceLock<Arc<Frames>>>,
 }
 
 impl Batch {
-    fn new(from: Revision, to: Revision, changes: Vec<Change>, epoch: Epoch, registry: &Registry) -> Self {
-        Self { from, to, changes, epoch, frames: registry.ids().map(|_| OnceLock::new()).collect() }
+    pub(crate) fn new(
+        from: Revision,
+        to: Revision,
+        changes: Vec<Change>,
+        epoch: Epoch,
+        registry: Arc<Registry>,
+    ) -> Self {
+        let frames = std::iter::once(OnceLock::new()).chain(registry.ids().map(|_| OnceLock::new())).collect();
+        Self { from, to, changes, epoch, registry, frames }
     }
 
-    /// The events of a feed: encoded for the first who asks, shared by the rest.
-    pub(crate) fn frames(&self, feed: Feed) -> &Frames {
-        self.frames[feed.collection.index()].get_or_init(|| Frames::encode(feed, &self.epoch, &self.changes))
+    /// The events of a feed. Of a whole level they are encoded for the first who asks, and shared by the rest.
+    pub(crate) fn frames(&self, feed: &Feed) -> Arc<Frames> {
+        let encode = || Arc::new(Frames::encode(feed, &self.registry, &self.epoch, &self.changes));
+        match feed {
+            Feed::Everything(None) => Arc::clone(self.frames[0].get_or_init(encode)),
+            Feed::Collection(id, None) => Arc::clone(self.frames[1 + id.index()].get_or_init(encode)),
+            _ => encode(),
+        }
+    }
+
+    /// The feeds of the single aggregates that it changes.
+    pub(crate) fn singles(&self) -> HashSet<Feed> {
+        self.changes.iter().map(|change| Feed::Aggregate(change.collection, change.key.clone())).collect()
     }
 
     /// The memory that it takes, roughly, in bytes.
@@ -171,7 +206,7 @@ impl Handler<Join> for Relay {
 
     fn handle(&mut self, Join(hub): Join, _: &mut Self::Context) {
         // An empty batch tells it where it joined.
-        let here = Batch::new(self.last, self.last, Vec::new(), self.epoch.clone(), &self.registry);
+        let here = Batch::new(self.last, self.last, Vec::new(), self.epoch.clone(), Arc::clone(&self.registry));
         hub.do_send(Published(Arc::new(here)));
         self.hubs.push(hub);
     }

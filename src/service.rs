@@ -5,7 +5,6 @@ use std::fmt;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,15 +14,16 @@ use actix_web::rt::net::TcpStream;
 use actix_web::rt::signal::unix::{Signal, SignalKind, signal};
 use actix_web::{App, HttpServer, web};
 
+use crate::admission::Admission;
 use crate::aggregator::{Aggregator, Close, Listen};
 use crate::clock::Clock;
 use crate::collection::{Derived, Document, InvalidRegistration, Registry};
 use crate::http::{self, Shared};
 use crate::hub::{Audience, Goodbye, Hub};
 use crate::readers::Readers;
-use crate::relay::{Drain, Relay};
+use crate::relay::{Drain, Relay, Retention};
 use crate::settings::Settings;
-use crate::store::{Database, StoreError, Writer};
+use crate::store::{Database, Life, StoreError, Writer};
 
 /// A service before it runs: its collections, in their order in the document.
 ///
@@ -118,7 +118,8 @@ impl Service {
         let registry = Arc::new(self.registry);
         let clock = Arc::new(Clock::default());
         let database = Arc::new(Database::take(&settings.database)?);
-        let writer = Writer::open(&database, Arc::clone(&registry), clock.now())?;
+        let life = if settings.new_epoch { Life::New } else { Life::Same };
+        let writer = Writer::open(&database, Arc::clone(&registry), clock.now(), life)?;
         let (epoch, revision) = (writer.epoch().clone(), writer.revision());
         log::info!("database {} is open: epoch {epoch}, revision {revision}", database.path().display());
 
@@ -136,7 +137,7 @@ impl Service {
             aggregator: aggregator.clone(),
             poll_interval: settings.poll_interval,
             prune_interval: settings.prune_interval,
-            retention: settings.retention,
+            retention: retention(&settings),
             reader: None,
             last: revision,
             hubs: Vec::new(),
@@ -147,15 +148,16 @@ impl Service {
         aggregator.do_send(Listen(relay.clone().recipient()));
 
         let shared = web::Data::new(Shared {
-            readers: Readers::start(settings.readers, &database, &registry, &epoch),
-            scanners: Readers::start(settings.readers, &database, &registry, &epoch),
+            readers: Readers::start(settings.readers, &database, &registry),
+            scanners: Readers::start(settings.readers, &database, &registry),
             spool_directory: database.directory().to_owned(),
             registry,
             epoch,
             committed,
             aggregator,
             max_body: settings.max_body,
-            sessions: AtomicUsize::new(0),
+            session_buffer: settings.session_buffer,
+            admission: Admission::new(settings.max_sessions, settings.max_sessions_per_address),
         });
         let hubs = Arc::new(Mutex::new(Vec::new()));
         let (server, addresses) = serve(listener, &settings, &shared, &relay, &hubs)?;
@@ -164,6 +166,10 @@ impl Service {
         }
         Ok(Running { addresses, server, hubs, relay, shared, database, arbiters: [relaying, writing], settings, clock })
     }
+}
+
+fn retention(settings: &Settings) -> Retention {
+    Retention { events: settings.retention, keep: settings.retention_events, tombstones: settings.tombstone_retention }
 }
 
 type Hubs = Arc<Mutex<Vec<Addr<Hub>>>>;
@@ -177,12 +183,17 @@ fn serve(
     hubs: &Hubs,
 ) -> Result<(ServerHandle, Vec<SocketAddr>), StartError> {
     let (shared, relay, hubs) = (shared.clone(), relay.clone(), Arc::clone(hubs));
+    let origins = settings.cors_origin.clone();
     let (heartbeat, peer_timeout) = (settings.heartbeat, settings.peer_timeout);
     let app = move || {
-        let audience = Rc::new(RefCell::new(Audience::default()));
+        let audience = Rc::new(RefCell::new(Audience::new(shared.epoch.clone())));
         let hub = Hub { audience: Rc::clone(&audience), relay: relay.clone(), heartbeat }.start();
         hubs.lock().expect("nobody panics while pushing to a list").push(hub);
-        App::new().app_data(shared.clone()).app_data(audience).configure(|config| http::routes(config, &shared))
+        App::new()
+            .wrap(http::cors(&origins))
+            .app_data(shared.clone())
+            .app_data(audience)
+            .configure(|config| http::routes(config, &shared))
     };
     let mut server = HttpServer::new(app)
         .disable_signals()
@@ -292,8 +303,8 @@ impl Running {
 
     /// Prunes as the relay does on its schedule.
     pub async fn prune(&self) {
-        let older_than = self.clock.now().before(self.settings.retention);
-        crate::relay::prune(&self.shared.aggregator, crate::aggregator::Prune { older_than }).await;
+        let retained = retention(&self.settings).at(self.clock.now());
+        crate::relay::prune(&self.shared.aggregator, retained).await;
     }
 
     /// Moves the clock by this many milliseconds, back if negative.
@@ -304,7 +315,7 @@ impl Running {
     /// Streams that are open.
     #[must_use]
     pub fn sessions(&self) -> usize {
-        self.shared.sessions.load(std::sync::atomic::Ordering::Relaxed)
+        self.shared.admission.count()
     }
 }
 

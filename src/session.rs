@@ -7,54 +7,88 @@ use std::rc::Rc;
 use actix::prelude::*;
 
 use crate::channel::Channel;
+use crate::cursor::Epoch;
 use crate::feed::Feed;
+use crate::follow::{Answer, Ask, History, Position};
+use crate::frames::event;
 use crate::hub::Audience;
-use crate::readers::{Events, ReadEvents, Readers};
-use crate::store::StoreError;
+use crate::readers::Readers;
+use crate::store::Room;
+
+/// One subscriber, without its actor: what it follows, and where it stands.
+pub(crate) struct Subscription {
+    pub(crate) feed: Feed,
+    pub(crate) epoch: Epoch,
+    pub(crate) history: History,
+    pub(crate) patience: i64,
+    pub(crate) position: Position,
+    pub(crate) channel: Rc<Channel>,
+    pub(crate) audience: Rc<RefCell<Audience>>,
+}
+
+impl Subscription {
+    /// What to ask for next.
+    pub(crate) fn ask(&self) -> Ask {
+        let position = match self.position {
+            // The hub has brought it further since, if it was live.
+            Position::Log(after) => Position::Log(after.max(self.channel.sent())),
+            other => other,
+        };
+        Ask { feed: self.feed.clone(), position, history: self.history, room: Room::PAGE, patience: self.patience }
+    }
+
+    /// Sends what was read; then more is read when there is room, or the hub takes over.
+    pub(crate) fn take(&mut self, answer: Answer) {
+        let Answer::Step(step) = answer else {
+            // Pruning was faster than one who wants every event. It comes back with its last id, and is told.
+            return self.channel.end();
+        };
+        if let Position::Log(known) = self.position
+            && known <= step.current
+        {
+            self.channel.name(known.max(self.channel.named()), step.presence);
+        }
+        let mut text = String::new();
+        for part in &step.parts {
+            let id = part.position.and_then(|position| position.id(&self.epoch));
+            text.push_str(&event(id, part.patch.clone()));
+            if let Some(Position::Log(named)) = part.position {
+                self.channel.name(named, step.presence);
+            }
+        }
+        self.channel.push(text.into());
+        self.position = step.position;
+        // What was decided at first is not decided anew with every page.
+        self.patience = i64::MAX;
+        if self.history == History::Compact {
+            self.history = History::Any;
+        }
+        if let Position::Log(after) = step.position {
+            self.channel.reach(after);
+        }
+        if step.is_last() {
+            self.channel.name(self.channel.named(), step.presence);
+            // Handover: the hub goes on from the channel's mark, or parks it if it has moved too far since.
+            self.audience.borrow_mut().enter(self.feed.clone(), Rc::clone(&self.channel));
+        } else {
+            self.channel.park();
+        }
+    }
+}
 
 /// One subscriber. It lives as long as somebody holds its address: the response body.
 pub(crate) struct Session {
-    feed: Feed,
-    channel: Rc<Channel>,
-    audience: Rc<RefCell<Audience>>,
+    subscription: Subscription,
     readers: Addr<Readers>,
 }
 
 impl Session {
-    /// Starts a session whose subscriber is to be brought on from `first`, which was read after its cursor.
-    pub(crate) fn start(
-        feed: Feed,
-        channel: Rc<Channel>,
-        first: Events,
-        audience: Rc<RefCell<Audience>>,
-        readers: Addr<Readers>,
-    ) -> Addr<Self> {
+    /// Starts a session whose subscriber gets `first` first.
+    pub(crate) fn start(mut subscription: Subscription, first: Answer, readers: Addr<Readers>) -> Addr<Self> {
         Self::create(|_| {
-            let session = Self { feed, channel, audience, readers };
-            session.take(Ok(first));
-            session
+            subscription.take(first);
+            Self { subscription, readers }
         })
-    }
-
-    /// Sends what was read; then more is read when there is room, or the hub takes over.
-    fn take(&self, events: Result<Events, StoreError>) {
-        match events {
-            Ok(Events::Read { bytes, to, current }) => {
-                self.channel.push(bytes, to);
-                if to < current {
-                    self.channel.park();
-                } else {
-                    // Handover: the hub goes on from the channel's mark, or parks it if it has moved too far since.
-                    self.audience.borrow_mut().enter(self.feed, Rc::clone(&self.channel));
-                }
-            }
-            // Pruning was faster. The client comes back with its last id, and is told.
-            Ok(Events::Outside { .. }) => self.channel.end(),
-            Err(error) => {
-                log::error!("a stream ends: {error}");
-                self.channel.end();
-            }
-        }
     }
 }
 
@@ -73,12 +107,15 @@ impl Handler<ReadOn> for Session {
     type Result = ();
 
     fn handle(&mut self, _: ReadOn, ctx: &mut Self::Context) {
-        let page = self.readers.send(ReadEvents { feed: self.feed, after: self.channel.sent() });
-        let took = page.into_actor(self).map(|events, session, _| match events {
-            Ok(events) => session.take(events),
+        let answer = self.readers.send(self.subscription.ask()).into_actor(self);
+        ctx.spawn(answer.map(|answer, session, _| match answer {
+            Ok(Ok(answer)) => session.subscription.take(answer),
+            Ok(Err(error)) => {
+                log::error!("a stream ends: {error}");
+                session.subscription.channel.end();
+            }
             // The readers are gone: the service stops.
-            Err(_) => session.channel.end(),
-        });
-        ctx.spawn(took);
+            Err(_) => session.subscription.channel.end(),
+        }));
     }
 }

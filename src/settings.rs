@@ -27,6 +27,18 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_RETENTION", value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
     pub retention: Duration,
 
+    /// Change events that are kept at most, counted in revisions; all that are young enough if not given.
+    #[arg(long, env = "DUALITY_RETENTION_EVENTS", value_name = "REVISIONS", value_parser = clap::value_parser!(i64).range(0..))]
+    pub retention_events: Option<i64>,
+
+    /// How long it is known of a deleted aggregate that it was deleted; who comes back later starts from nothing.
+    #[arg(long, env = "DUALITY_TOMBSTONE_RETENTION", value_name = "DURATION", default_value = "90d", value_parser = humantime::parse_duration)]
+    pub tombstone_retention: Duration,
+
+    /// Start another epoch: needed once for a copy of a database that was not made by this program.
+    #[arg(long, env = "DUALITY_NEW_EPOCH")]
+    pub new_epoch: bool,
+
     /// How often older change events are removed.
     #[arg(long, env = "DUALITY_PRUNE_INTERVAL", value_name = "DURATION", default_value = "1min", value_parser = interval)]
     pub prune_interval: Duration,
@@ -34,6 +46,22 @@ pub struct Settings {
     /// After how much quiet a stream gets a comment line.
     #[arg(long, env = "DUALITY_HEARTBEAT", value_name = "DURATION", default_value = "15s", value_parser = interval)]
     pub heartbeat: Duration,
+
+    /// Streams that may be open, in all.
+    #[arg(long, env = "DUALITY_MAX_SESSIONS", value_name = "STREAMS", default_value_t = 20_000, value_parser = at_least_one)]
+    pub max_sessions: usize,
+
+    /// Streams that may be open from one address.
+    #[arg(long, env = "DUALITY_MAX_SESSIONS_PER_ADDRESS", value_name = "STREAMS", default_value_t = 5_000, value_parser = at_least_one)]
+    pub max_sessions_per_address: usize,
+
+    /// What may wait in the service for one stream that is not read.
+    #[arg(long, env = "DUALITY_SESSION_BUFFER", value_name = "SIZE", default_value = "256KiB", value_parser = size)]
+    pub session_buffer: usize,
+
+    /// An origin whose pages may read the answers (CORS), `*` for any; may be given several times.
+    #[arg(long, env = "DUALITY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    pub cors_origin: Vec<String>,
 
     /// How long the peer of a connection may leave sent bytes unacknowledged, or its window closed, before it counts
     /// as dead.

@@ -12,10 +12,11 @@ mod registration;
 mod schema;
 mod statements;
 
-pub(crate) use aggregates::Row;
+pub(crate) use aggregates::{State, States};
 pub(crate) use commit::{Committed, Written};
 pub(crate) use connection::Database;
-pub(crate) use outbox::{Change, Page, Pruned};
+pub(crate) use metadata::Horizon;
+pub(crate) use outbox::{Change, Changes, Pruned, Room};
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,8 +25,9 @@ use diesel::result::{ConnectionError, Error as QueryError};
 use diesel::sqlite::SqliteConnection;
 
 use crate::clock::Timestamp;
-use crate::collection::{CollectionId, Command, Corrupt, Registry};
+use crate::collection::{Body, CollectionId, Command, Corrupt, Registry};
 use crate::cursor::{Epoch, Revision};
+use crate::feed::Feed;
 use crate::key::Key;
 use metadata::Counters;
 
@@ -40,10 +42,18 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Opens the database, brings its tables up to date, and writes what a new registration changes.
-    pub(crate) fn open(database: &Database, registry: Arc<Registry>, now: Timestamp) -> Result<Self, StoreError> {
+    pub(crate) fn open(
+        database: &Database,
+        registry: Arc<Registry>,
+        now: Timestamp,
+        life: Life,
+    ) -> Result<Self, StoreError> {
         let mut connection = database.connect_for_writing(connection::Mode::Create)?;
         connection::migrate(&mut connection)?;
         registration::register(&mut connection, &registry, now)?;
+        if life == Life::New {
+            metadata::begin_epoch(&mut connection)?;
+        }
         let (epoch, counters) = metadata::load(&mut connection, &registry)?;
         Ok(Self { connection, registry, epoch, counters })
     }
@@ -79,15 +89,36 @@ impl Writer {
         Ok(committed)
     }
 
-    /// Removes change events older than this, oldest first, a bounded number of them.
-    pub(crate) fn prune(&mut self, older_than: Timestamp) -> Result<Pruned, StoreError> {
-        outbox::prune(&mut self.connection, older_than)
+    /// Removes change events and tombstones that are not retained, oldest first, a bounded number of them.
+    pub(crate) fn prune(&mut self, retained: Retained) -> Result<Pruned, StoreError> {
+        match outbox::prune(&mut self.connection, retained.events, retained.keep)? {
+            Pruned::Some => Ok(Pruned::Some),
+            Pruned::All => aggregates::forget(&mut self.connection, retained.tombstones),
+        }
     }
 
     /// Leaves one tidy file behind.
     pub(crate) fn close(mut self) -> Result<(), StoreError> {
         connection::tidy(&mut self.connection)
     }
+}
+
+/// Whether a database goes on, or begins a life of its own because it is a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    Same,
+    New,
+}
+
+/// What is retained.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Retained {
+    /// Change events since then …
+    pub(crate) events: Timestamp,
+    /// … but no more than those of the last so many revisions.
+    pub(crate) keep: Option<i64>,
+    /// Tombstones since then.
+    pub(crate) tombstones: Timestamp,
 }
 
 /// A read-only connection.
@@ -101,38 +132,106 @@ impl Reader {
         Ok(Self { connection: database.connect_for_reading()?, registry })
     }
 
-    /// The change events after a revision; see [`outbox::page`].
-    pub(crate) fn page(&mut self, after: Revision, only: Option<CollectionId>) -> Result<Page, StoreError> {
-        outbox::page(&mut self.connection, &self.registry, after, only)
-    }
-
-    /// One aggregate if it is there, and the revision of the document that this shows.
-    pub(crate) fn aggregate(
+    /// One state of the database for several questions, in one short read transaction.
+    pub(crate) fn view<T>(
         &mut self,
-        collection: CollectionId,
-        key: &Key,
-    ) -> Result<(Revision, Option<Row>), StoreError> {
-        let name = self.registry.get(collection).name();
-        self.connection.read(|connection| {
-            let (revision, _) = metadata::revisions(connection)?;
-            let row = aggregates::load(connection, name, key)?;
-            Ok((revision, row.filter(|row| row.body.is_some())))
-        })
+        work: impl FnOnce(&mut View<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let registry = &self.registry;
+        self.connection.read(|connection| work(&mut View { connection, registry }))
     }
 
-    /// Every aggregate of a collection, in key order, at one revision: in one read transaction, which ends as soon as
+    /// Every aggregate of some collections, in order, at one revision: in one read transaction, which ends as soon as
     /// the last row is taken. So `each` must not wait for anybody.
-    pub(crate) fn collection<E: From<StoreError>>(
+    pub(crate) fn collections<E: From<StoreError>>(
+        &mut self,
+        collections: &[CollectionId],
+        head: impl FnOnce(Revision),
+        mut each: impl FnMut(Part<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let registry = &self.registry;
+        self.connection.read(|connection| {
+            head(metadata::horizon(connection)?.current);
+            each(Part::Begin)?;
+            for (index, id) in collections.iter().enumerate() {
+                each(Part::Collection { id: *id, first: index == 0 })?;
+                let mut first = true;
+                aggregates::scan(connection, registry.get(*id).name(), |key, _, body| {
+                    each(Part::Aggregate { key, body, first: std::mem::take(&mut first) })
+                })?;
+                each(Part::CollectionEnd)?;
+            }
+            each(Part::End)
+        })
+    }
+}
+
+/// A piece of some collections, in their order.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Part<'a> {
+    Begin,
+    Collection { id: CollectionId, first: bool },
+    Aggregate { key: &'a str, body: &'a str, first: bool },
+    CollectionEnd,
+    End,
+}
+
+/// The database as it is during one read transaction.
+pub(crate) struct View<'a> {
+    connection: &'a mut SqliteConnection,
+    registry: &'a Registry,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn registry(&self) -> &'a Registry {
+        self.registry
+    }
+
+    pub(crate) fn horizon(&mut self) -> Result<Horizon, StoreError> {
+        metadata::horizon(self.connection)
+    }
+
+    /// The change events of a feed after a revision, of which none may have been pruned.
+    pub(crate) fn changes(
+        &mut self,
+        feed: &Feed,
+        after: Revision,
+        current: Revision,
+        room: Room,
+    ) -> Result<Changes, StoreError> {
+        outbox::changes(self.connection, self.registry, feed, after, current, room)
+    }
+
+    /// The aggregates of a feed that changed after a revision, as they are.
+    pub(crate) fn states(&mut self, feed: &Feed, after: Revision, room: Room) -> Result<States, StoreError> {
+        aggregates::changed(self.connection, self.registry, feed, after, room)
+    }
+
+    /// How many aggregates changed after a revision, counted no further than `at_most`.
+    pub(crate) fn count_changed(&mut self, after: Revision, at_most: i64) -> Result<i64, StoreError> {
+        aggregates::count_changed(self.connection, after, at_most)
+    }
+
+    /// Those of some aggregates that are there.
+    pub(crate) fn aggregates(
         &mut self,
         collection: CollectionId,
-        head: impl FnOnce(Revision),
-        mut each: impl FnMut(&str, &str) -> Result<(), E>,
-    ) -> Result<(), E> {
+        keys: Vec<Key>,
+    ) -> Result<Vec<(Key, Body)>, StoreError> {
         let name = self.registry.get(collection).name();
-        self.connection.read(|connection| {
-            head(metadata::revisions(connection)?.0);
-            aggregates::scan(connection, name, |key, _, body| each(key, body))
-        })
+        let mut found = Vec::with_capacity(keys.len());
+        for key in keys {
+            if let Some(body) = aggregates::load(self.connection, name, &key)?.and_then(|row| row.body) {
+                found.push((key, body));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether an aggregate is there.
+    pub(crate) fn is_there(&mut self, collection: CollectionId, key: &Key) -> Result<bool, StoreError> {
+        let row = aggregates::load(self.connection, self.registry.get(collection).name(), key)?;
+        Ok(row.is_some_and(|row| row.body.is_some()))
     }
 }
 

@@ -16,7 +16,8 @@ use crate::store::Written;
 /// `POST /persons`
 pub(super) async fn create(call: Call, payload: web::Payload) -> Result<HttpResponse, Problem> {
     let written = write(&call, Target::New, Verb::Create, payload).await?;
-    let location = format!("/{}/{}", call.collection().name(), utf8_percent_encode(written.key.as_str(), IN_A_SEGMENT));
+    let location =
+        format!("/{}/{}", call.collection()?.name(), utf8_percent_encode(written.key.as_str(), IN_A_SEGMENT));
     let mut response = aggregate(&call, StatusCode::CREATED, &written);
     if let Ok(location) = location.parse() {
         response.headers_mut().insert(LOCATION, location);
@@ -67,7 +68,8 @@ async fn write(call: &Call, target: Target, verb: Verb, payload: web::Payload) -
             Target::Keyed => Some(call.key()?),
         };
         let json = call.json(verb, payload).await?;
-        let change = guarded(|| call.collection().change(verb, json).map_err(Refusal::Invalid));
+        let collection = call.collection()?;
+        let change = guarded(|| collection.change(verb, json).map_err(Refusal::Invalid));
         let change =
             change.map_err(|refusal| Problem::of_command(ExecuteError::Refused(refusal), call.request.path()))?;
         send(call, key, change).await
@@ -76,7 +78,7 @@ async fn write(call: &Call, target: Target, verb: Verb, payload: web::Payload) -
 }
 
 async fn send(call: &Call, key: Option<Key>, change: Change) -> Result<Written, Problem> {
-    let command = Command { collection: call.collection, key, change };
+    let command = Command { collection: call.collection_id()?, key, change };
     let outcome = execute(&call.shared.aggregator, command).await;
     outcome.map_err(|error| Problem::of_command(error, call.request.path()))
 }

@@ -1,88 +1,167 @@
-//! Feeds: change events as Server-Sent Events.
+//! Feeds: change events, at the three levels, as Server-Sent Events.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use actix::Addr;
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, VARY};
-use actix_web::web::{self, Bytes};
+use actix_web::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY};
+use actix_web::web::Bytes;
 
 use super::accept::accepted;
+use super::pages;
 use super::problem::{Kind, Problem};
-use super::request::Call;
-use super::{Shared, answer};
+use super::request::{Call, Query};
+use super::{JSON, NDJSON, SSE, answer};
+use crate::admission::Ticket;
 use crate::channel::{Channel, Next};
-use crate::cursor::{Cursor, Presented, Revision};
+use crate::cursor::{Presented, Revision};
 use crate::feed::Feed;
+use crate::follow::{Answer, History, PATIENCE, Position};
 use crate::hub::Audience;
-use crate::readers::{Events, ReadEvents};
-use crate::session::{ReadOn, Session};
+use crate::session::{ReadOn, Session, Subscription};
+use crate::store::Horizon;
+
+/// What every feed knows in its query.
+const KNOWN: [&str; 7] = ["lastEventId", "revision", "epoch", "strict", "compact", "limit", "wait"];
+
+/// `GET /events`
+pub(super) async fn everything(call: Call) -> Result<HttpResponse, Problem> {
+    let query = call.query(&[&KNOWN[..], &["collection"]].concat())?;
+    let feed = Feed::Everything(call.collections(&query)?.map(Into::into));
+    follow(call, query, feed).await
+}
 
 /// `GET /person-events`
 pub(super) async fn collection(call: Call) -> Result<HttpResponse, Problem> {
-    accepted(&call.request, &["text/event-stream"])?;
-    let feed = Feed { collection: call.collection };
-    let after = start(&call, presented(&call)?);
-    let events = call.shared.readers.send(ReadEvents { feed, after }).await??;
-    let current = match &events {
-        Events::Read { current, .. } => *current,
-        Events::Outside { oldest, current } => return Err(not_retained(&call, *oldest, *current)),
-    };
-    let mut response = answer(StatusCode::OK, &call.shared.epoch, current);
-    response
-        .insert_header((CONTENT_TYPE, "text/event-stream"))
-        .insert_header((CACHE_CONTROL, "no-cache, no-transform"))
-        .insert_header((VARY, "Accept"))
-        .insert_header(("X-Accel-Buffering", "no"));
-    if call.is_head() {
-        return Ok(response.finish());
-    }
-    let channel = Channel::new(after);
-    channel.push(prologue(), after);
+    let query = call.query(&[&KNOWN[..], &["key"]].concat())?;
+    let feed = Feed::Collection(call.collection_id()?, call.keys(&query)?.map(Into::into));
+    follow(call, query, feed).await
+}
+
+/// `GET /persons/1/events`
+pub(super) async fn aggregate(call: Call) -> Result<HttpResponse, Problem> {
+    let query = call.query(&KNOWN)?;
+    let feed = Feed::Aggregate(call.collection_id()?, call.key()?);
+    follow(call, query, feed).await
+}
+
+/// Follows a feed in the form that the client wants.
+async fn follow(call: Call, query: Query, feed: Feed) -> Result<HttpResponse, Problem> {
+    let form = accepted(&call.request, &[SSE, JSON, NDJSON])?;
+    let subscription = subscription(&call, &query, feed)?;
+    if form == SSE { stream(call, subscription).await } else { pages::page(&call, &query, subscription, form).await }
+}
+
+/// Who follows what, from where, and how.
+fn subscription(call: &Call, query: &Query, feed: Feed) -> Result<Subscription, Problem> {
     let Some(audience) = call.request.app_data::<Rc<RefCell<Audience>>>() else {
         return Err(Problem::new(Kind::Internal, "this thread has no hub"));
     };
-    let readers = call.shared.readers.clone();
-    let session = Session::start(feed, Rc::clone(&channel), events, Rc::clone(audience), readers);
-    Ok(response.body(EventStream::new(channel, session, call.shared)))
-}
-
-/// What the request says about where to start.
-fn presented(call: &Call) -> Result<Cursor, Problem> {
-    let query = call.query(&["lastEventId", "revision", "epoch"])?;
-    let last = |wanted: &str| query.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
-    let presented = Presented {
-        last_event_id: call.request.headers().get("Last-Event-ID").map(HeaderValue::as_bytes),
-        last_event_id_query: last("lastEventId"),
-        revision: call.header("X-Revision")?,
-        epoch: call.header("X-Epoch")?,
-        revision_query: last("revision"),
-        epoch_query: last("epoch"),
-    };
-    presented.cursor().map_err(|name| {
-        let form = if name.ends_with("poch") { "8 to 16 of [0-9a-z]" } else { "a decimal number of at most 19 digits" };
-        Problem::new(Kind::MalformedRequest, format!("{name}: expected {form}"))
+    Ok(Subscription {
+        feed,
+        epoch: call.shared.epoch.clone(),
+        history: history(call, query)?,
+        patience: PATIENCE,
+        position: position(call, query)?,
+        channel: Channel::new(call.shared.session_buffer),
+        audience: Rc::clone(audience),
     })
 }
 
-/// The revision after which to start, if the cursor can be one of ours.
-fn start(call: &Call, cursor: Cursor) -> Revision {
-    match cursor {
-        Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| *epoch == call.shared.epoch) => after,
-        // After everything there can be, so that it is answered with what there is.
-        _ => Revision::stored(i64::MAX),
-    }
+/// What the request says about where to start.
+fn position(call: &Call, query: &Query) -> Result<Position, Problem> {
+    let presented = Presented {
+        last_event_id: call.request.headers().get("Last-Event-ID").map(HeaderValue::as_bytes),
+        last_event_id_query: query.last("lastEventId"),
+        revision: call.header("X-Revision")?,
+        epoch: call.header("X-Epoch")?,
+        revision_query: query.last("revision"),
+        epoch_query: query.last("epoch"),
+    };
+    let cursor = presented.cursor().map_err(|name| {
+        let form = match name {
+            "lastEventId" => "a cursor as it was given, <epoch>.<revision>, such as 4f9c21aa.8",
+            "X-Epoch" | "epoch" => "8 to 16 of [0-9a-z]",
+            _ => "a revision, a decimal number of at most 19 digits",
+        };
+        Problem::new(Kind::MalformedRequest, format!("{name}: expected {form}"))
+    })?;
+    Ok(Position::of(&cursor, &call.shared.epoch))
 }
 
-fn not_retained(call: &Call, oldest: Revision, current: Revision) -> Problem {
-    let bootstrap = format!("/{}", call.collection().name());
+/// Whether the client wants every event: `Prefer: handling=strict`
+/// ([RFC 7240](https://www.rfc-editor.org/rfc/rfc7240#section-4.4)) or the query says so.
+fn history(call: &Call, query: &Query) -> Result<History, Problem> {
+    let preferred = call.request.headers().get_all("Prefer").filter_map(|value| value.to_str().ok());
+    let mut preferred = preferred.flat_map(|value| value.split(',')).filter_map(|preference| {
+        let (name, value) = preference.split(';').next()?.split_once('=')?;
+        Some((name.trim(), value.trim().trim_matches('"')))
+    });
+    let strict = query.is_set("strict")?
+        || preferred.any(|(name, value)| name.eq_ignore_ascii_case("handling") && value.eq_ignore_ascii_case("strict"));
+    Ok(match (strict, query.is_set("compact")?) {
+        (true, _) => History::EveryEvent,
+        (false, true) => History::Compact,
+        (false, false) => History::Any,
+    })
+}
+
+async fn stream(call: Call, subscription: Subscription) -> Result<HttpResponse, Problem> {
+    if call.is_head() {
+        return Ok(head(&call, call.shared.committed.get()).finish());
+    }
+    let address = call.request.peer_addr().map(|address| address.ip());
+    let Some(ticket) = call.shared.admission.admit(address) else { return refused(&call, subscription) };
+    let first = call.shared.readers.send(subscription.ask()).await??;
+    let current = match &first {
+        Answer::Step(step) => step.current,
+        Answer::Gone(horizon) => return Err(not_retained(&call, horizon)),
+    };
+    let channel = Rc::clone(&subscription.channel);
+    channel.push(prologue());
+    let session = Session::start(subscription, first, call.shared.readers.clone());
+    Ok(head(&call, current).body(EventStream {
+        channel,
+        session: Some(session),
+        _ticket: Some(ticket),
+        flushed: false,
+    }))
+}
+
+/// Too many streams: one that reconnects by itself is told when, in the only way that does not end it for good.
+fn refused(call: &Call, subscription: Subscription) -> Result<HttpResponse, Problem> {
+    let accepts = call.request.headers().get_all(ACCEPT).filter_map(|accept| accept.to_str().ok());
+    if !accepts.into_iter().any(|accept| accept.contains(SSE)) {
+        let problem = Problem::new(Kind::Busy, "too many streams are open");
+        return Err(problem.header(RETRY_AFTER.as_str(), "5"));
+    }
+    let channel = subscription.channel;
+    channel.push(prologue());
+    channel.end();
+    let body = EventStream { channel, session: None, _ticket: None, flushed: false };
+    Ok(head(call, call.shared.committed.get()).body(body))
+}
+
+fn head(call: &Call, current: Revision) -> actix_web::HttpResponseBuilder {
+    let mut response = answer(StatusCode::OK, &call.shared.epoch, current);
+    response
+        .insert_header((CONTENT_TYPE, SSE))
+        .insert_header((CACHE_CONTROL, "no-cache, no-transform"))
+        .insert_header((VARY, "Accept"))
+        .insert_header(("X-Accel-Buffering", "no"));
+    response
+}
+
+/// Not every event since the cursor is here, and the client wants every one.
+pub(super) fn not_retained(call: &Call, horizon: &Horizon) -> Problem {
+    let bootstrap = call.bootstrap();
+    let (oldest, current) = (horizon.pruned.next(), horizon.current);
     let detail = format!(
         "the cursor is not within epoch {} and the revisions {oldest} to {current}; load {bootstrap} and go on from there",
         call.shared.epoch
@@ -105,22 +184,14 @@ fn prologue() -> Bytes {
 /// The body of a stream. When it is dropped, the client has gone: the last address of its session goes with it.
 struct EventStream {
     channel: Rc<Channel>,
-    session: Addr<Session>,
-    shared: web::Data<Shared>,
+    session: Option<Addr<Session>>,
+    _ticket: Option<Ticket>,
     flushed: bool,
-}
-
-impl EventStream {
-    fn new(channel: Rc<Channel>, session: Addr<Session>, shared: web::Data<Shared>) -> Self {
-        shared.sessions.fetch_add(1, Ordering::Relaxed);
-        Self { channel, session, shared, flushed: false }
-    }
 }
 
 impl Drop for EventStream {
     fn drop(&mut self) {
         self.channel.close();
-        self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -135,7 +206,11 @@ impl MessageBody for EventStream {
         loop {
             match self.channel.poll_next(context) {
                 Poll::Ready(Next::Chunk(chunk)) => return Poll::Ready(Some(Ok(chunk))),
-                Poll::Ready(Next::Room) => self.session.do_send(ReadOn),
+                Poll::Ready(Next::Room) => {
+                    if let Some(session) = &self.session {
+                        session.do_send(ReadOn);
+                    }
+                }
                 Poll::Ready(Next::End) if self.flushed => return Poll::Ready(Some(Err(Cut))),
                 Poll::Ready(Next::End) => {
                     // The framework writes what it has when a body is not ready, and drops it when a body fails.

@@ -1,6 +1,7 @@
 //! What a handler is called with: the collection and the key of its path, the body, the query.
 
 use std::future::{Ready, ready};
+use std::ops::RangeInclusive;
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
@@ -17,11 +18,12 @@ use crate::collection::{Collection, CollectionId, Verb};
 use crate::json;
 use crate::key::Key;
 
-/// A request for something of one collection.
+/// A request for something of the document.
 pub(super) struct Call {
     pub(super) request: HttpRequest,
     pub(super) shared: web::Data<Shared>,
-    pub(super) collection: CollectionId,
+    /// The collection of the path, if it is about one.
+    collection: Option<CollectionId>,
 }
 
 impl FromRequest for Call {
@@ -29,19 +31,55 @@ impl FromRequest for Call {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let found = request.app_data::<web::Data<Shared>>().zip(request.app_data::<CollectionId>());
-        ready(match found {
-            Some((shared, collection)) => {
-                Ok(Self { request: request.clone(), shared: shared.clone(), collection: *collection })
-            }
+        ready(match request.app_data::<web::Data<Shared>>() {
+            Some(shared) => Ok(Self {
+                request: request.clone(),
+                shared: shared.clone(),
+                collection: request.app_data::<CollectionId>().copied(),
+            }),
             None => Err(Problem::no_such_path(request.path())),
         })
     }
 }
 
 impl Call {
-    pub(super) fn collection(&self) -> &dyn Collection {
-        self.shared.registry.get(self.collection)
+    pub(super) fn collection_id(&self) -> Result<CollectionId, Problem> {
+        self.collection.ok_or_else(|| Problem::no_such_path(self.request.path()))
+    }
+
+    pub(super) fn collection(&self) -> Result<&dyn Collection, Problem> {
+        self.collection_id().map(|id| self.shared.registry.get(id))
+    }
+
+    /// Where to load the state that the feed at this path changes.
+    pub(super) fn bootstrap(&self) -> String {
+        match (self.collection(), self.request.path().strip_suffix("/events")) {
+            (Err(_), _) => "/aggregates".to_owned(),
+            (Ok(_), Some(aggregate)) => aggregate.to_owned(),
+            (Ok(collection), None) => format!("/{}", collection.name()),
+        }
+    }
+
+    /// The aggregates that `?key=` picks, if it is there.
+    pub(super) fn keys(&self, query: &Query) -> Result<Option<Vec<Key>>, Problem> {
+        let keys = query.all("key").map(checked).collect::<Result<Vec<_>, _>>()?;
+        Ok((!keys.is_empty()).then_some(keys))
+    }
+
+    /// The collections that `?collection=` picks, if it is there.
+    pub(super) fn collections(&self, query: &Query) -> Result<Option<Vec<CollectionId>>, Problem> {
+        let registry = &self.shared.registry;
+        let known = |name: &str| {
+            registry.id(name).ok_or_else(|| {
+                let names: Vec<_> = registry.ids().map(|id| registry.get(id).name()).collect();
+                let detail = format!("collection: {name:?} is none; expected {}", names.join(", "));
+                Problem::new(Kind::MalformedRequest, detail)
+            })
+        };
+        let mut collections = query.all("collection").map(known).collect::<Result<Vec<_>, _>>()?;
+        collections.sort();
+        collections.dedup();
+        Ok((!collections.is_empty()).then_some(collections))
     }
 
     /// A `HEAD` is answered as a `GET`; the framework leaves the body out.
@@ -55,17 +93,17 @@ impl Call {
         let text = percent_decode_str(segment)
             .decode_utf8()
             .map_err(|_| Problem::new(Kind::Invalid, format!("the key {segment} is not UTF-8")))?;
-        Key::parse(&text).map_err(|invalid| Problem::new(Kind::Invalid, format!("the key {text:?} {invalid}")))
+        checked(&text)
     }
 
     /// The members of the query, which has no others than the `known` ones.
-    pub(super) fn query(&self, known: &[&str]) -> Result<Vec<(String, String)>, Problem> {
+    pub(super) fn query(&self, known: &[&str]) -> Result<Query, Problem> {
         let malformed = |why: String| Problem::new(Kind::MalformedRequest, why);
         let query = web::Query::<Vec<(String, String)>>::from_query(self.request.query_string())
             .map_err(|error| malformed(format!("the query cannot be read: {error}")))?
             .into_inner();
         match query.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            None => Ok(query),
+            None => Ok(Query(query)),
             Some((name, _)) if known.is_empty() => Err(malformed(format!("{name}: no query is known here"))),
             Some((name, _)) => {
                 Err(malformed(format!("{name}: is not known in a query here; expected {}", known.join(", "))))
@@ -136,5 +174,42 @@ impl Call {
             body.extend_from_slice(&chunk);
         }
         Ok(body)
+    }
+}
+
+fn checked(key: &str) -> Result<Key, Problem> {
+    Key::parse(key).map_err(|invalid| Problem::new(Kind::Invalid, format!("the key {key:?} {invalid}")))
+}
+
+/// The members of a query.
+pub(super) struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn all(&self, wanted: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(name, _)| name == wanted).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a member; the last one, if there are several.
+    pub(super) fn last(&self, wanted: &str) -> Option<&str> {
+        self.all(wanted).last()
+    }
+
+    /// A member that is `true` or not.
+    pub(super) fn is_set(&self, wanted: &str) -> Result<bool, Problem> {
+        match self.last(wanted) {
+            None | Some("" | "false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(Problem::new(Kind::MalformedRequest, format!("{wanted}: expected true or false"))),
+        }
+    }
+
+    /// A member that is a number within a range.
+    pub(super) fn number(&self, wanted: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Problem> {
+        let Some(text) = self.last(wanted).filter(|text| !text.is_empty()) else { return Ok(None) };
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.map(Some).ok_or_else(|| {
+            let detail = format!("{wanted}: expected a number from {} to {}", range.start(), range.end());
+            Problem::new(Kind::MalformedRequest, detail)
+        })
     }
 }

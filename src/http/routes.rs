@@ -22,10 +22,14 @@ pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>
             on_one.push((Method::DELETE, web::delete().to(commands::delete)));
         }
         let on_events = vec![(Method::GET, read().to(feeds::collection))];
-        for (path, methods) in [(all, on_all), (one, on_one), (events, on_events)] {
+        let on_one_events = vec![(Method::GET, read().to(feeds::aggregate))];
+        let one_events = format!("{one}/events");
+        for (path, methods) in [(all, on_all), (one, on_one), (events, on_events), (one_events, on_one_events)] {
             config.service(resource(&path, methods).app_data(id));
         }
     }
+    config.service(resource("/aggregates", vec![(Method::GET, read().to(queries::document))]));
+    config.service(resource("/events", vec![(Method::GET, read().to(feeds::everything))]));
     config.default_service(web::to(no_such_path));
 }
 

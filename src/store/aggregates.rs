@@ -5,10 +5,13 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
 use super::StoreError;
-use super::schema::aggregates;
+use super::outbox::{Pruned, Room};
+use super::schema::{aggregates, metadata};
 use super::statements::UpsertAggregate;
-use crate::collection::Body;
+use crate::clock::Timestamp;
+use crate::collection::{Body, CollectionId, Registry};
 use crate::cursor::Revision;
+use crate::feed::Feed;
 use crate::key::Key;
 
 /// The row of one aggregate.
@@ -42,6 +45,7 @@ pub(super) fn save(
     collection: &str,
     key: &Key,
     row: &Row,
+    now: Timestamp,
 ) -> Result<(), StoreError> {
     UpsertAggregate {
         collection,
@@ -50,6 +54,7 @@ pub(super) fn save(
         revision: row.revision.number(),
         version: row.version,
         body: row.body.as_ref().map(Body::as_str),
+        deleted: row.body.is_none().then_some(now.milliseconds()),
     }
     .execute(connection)?;
     Ok(())
@@ -70,4 +75,138 @@ pub(super) fn scan<E: From<StoreError>>(
         each(&key, Revision::stored(revision), &body)?;
     }
     Ok(())
+}
+
+/// An aggregate as it is, for those who know how it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) collection: CollectionId,
+    pub(crate) key: Key,
+    /// Of its last change.
+    pub(crate) revision: Revision,
+    /// `None` when it was deleted.
+    pub(crate) body: Option<String>,
+}
+
+/// Some of the aggregates of a feed that changed after a revision, in the order of their last changes.
+#[derive(Debug)]
+pub(crate) struct States {
+    pub(crate) states: Vec<State>,
+    /// Every one that last changed at or before this revision is among them; `None` when these are all.
+    pub(crate) to: Option<Revision>,
+}
+
+/// Aggregates that a page looks at, at most, but for the rest of its last revision.
+const PAGE_ROWS: usize = 10_000;
+
+/// The aggregates of a feed that changed after a revision, deleted ones among them.
+pub(super) fn changed(
+    connection: &mut SqliteConnection,
+    registry: &Registry,
+    feed: &Feed,
+    after: Revision,
+    room: Room,
+) -> Result<States, StoreError> {
+    if let (Some(collection), Some(keys)) = (feed.collection(), feed.keys()) {
+        let mut states = Vec::new();
+        for key in keys {
+            let row = load(connection, registry.get(collection).name(), key)?;
+            states.extend(row.filter(|row| row.revision > after).map(|row| State {
+                collection,
+                key: key.clone(),
+                revision: row.revision,
+                body: row.body.map(|body| body.as_str().to_owned()),
+            }));
+        }
+        states.sort_by_key(|state| state.revision);
+        return fill(feed, states.into_iter().map(Ok), room);
+    }
+    // Through the index by revision, so that the cost follows what changed; a filter by collection would tempt SQLite
+    // to go through all of the collection instead.
+    let query = aggregates::table.filter(aggregates::revision.gt(after.number())).order(aggregates::revision).select((
+        aggregates::collection,
+        aggregates::key,
+        aggregates::revision,
+        aggregates::body,
+    ));
+    let rows = query.load_iter::<(String, String, i64, Option<String>), DefaultLoadingMode>(connection)?;
+    let states = rows.filter_map(|row| match row {
+        Ok((collection, key, revision, body)) => {
+            let collection = registry.id(&collection)?;
+            Some(Ok(State { collection, key: Key::stored(&key), revision: Revision::stored(revision), body }))
+        }
+        Err(error) => Some(Err(StoreError::from(error))),
+    });
+    fill(feed, states, room)
+}
+
+/// Takes states until there is no more room, whole revisions at a time.
+fn fill(
+    feed: &Feed,
+    states: impl Iterator<Item = Result<State, StoreError>>,
+    room: Room,
+) -> Result<States, StoreError> {
+    let (mut taken, mut bytes, mut looked_at, mut last) = (Vec::new(), 0, 0, None);
+    for state in states {
+        let state = state?;
+        let full = bytes >= room.bytes || taken.len() >= room.items || looked_at >= PAGE_ROWS;
+        if full && last.is_some_and(|last| last < state.revision) {
+            return Ok(States { states: taken, to: last });
+        }
+        last = Some(state.revision);
+        looked_at += 1;
+        if feed.selects(state.collection, &state.key) {
+            bytes += state.body.as_ref().map_or(0, String::len) + 2 * state.key.as_str().len();
+            taken.push(state);
+        }
+    }
+    Ok(States { states: taken, to: None })
+}
+
+/// How many aggregates changed after a revision, counted no further than `at_most`.
+pub(super) fn count_changed(
+    connection: &mut SqliteConnection,
+    after: Revision,
+    at_most: i64,
+) -> Result<i64, StoreError> {
+    let changed = aggregates::table
+        .filter(aggregates::revision.gt(after.number()))
+        .order(aggregates::revision)
+        .select(aggregates::revision)
+        .limit(at_most);
+    let mut count = 0;
+    for row in changed.load_iter::<i64, DefaultLoadingMode>(connection)? {
+        row?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Deletions that are forgotten in one transaction, so that no writer waits long.
+const FORGOTTEN_AT_ONCE: u16 = 1000;
+
+/// Forgets deletions that are older than this, oldest first, a bounded number of them.
+pub(super) fn forget(connection: &mut SqliteConnection, older_than: Timestamp) -> Result<Pruned, StoreError> {
+    connection.immediate_transaction(|connection| {
+        let oldest: Vec<(String, i32, String, i64, Option<i64>)> = aggregates::table
+            .filter(aggregates::body.is_null())
+            .order(aggregates::revision)
+            .select((
+                aggregates::collection,
+                aggregates::rank,
+                aggregates::key,
+                aggregates::revision,
+                aggregates::deleted,
+            ))
+            .limit(FORGOTTEN_AT_ONCE.into())
+            .load(connection)?;
+        let is_old = |deleted: &Option<i64>| deleted.is_some_and(|deleted| deleted < older_than.milliseconds());
+        let old = oldest.iter().take_while(|(.., deleted)| is_old(deleted)).count();
+        let Some((.., last, _)) = oldest[..old].last() else { return Ok(Pruned::All) };
+        for (collection, rank, key, ..) in &oldest[..old] {
+            diesel::delete(aggregates::table.find((collection, rank, key))).execute(connection)?;
+        }
+        diesel::update(metadata::table).set(metadata::forgotten.eq(last)).execute(connection)?;
+        Ok(if old == usize::from(FORGOTTEN_AT_ONCE) { Pruned::Some } else { Pruned::All })
+    })
 }

@@ -172,7 +172,7 @@ impl<'a> Batch<'a> {
     /// Writes what was staged.
     fn write(&self, connection: &mut SqliteConnection, before: &Counters, now: Timestamp) -> Result<(), StoreError> {
         for ((collection, key), staged) in self.rows.iter().filter(|(_, staged)| staged.changed) {
-            aggregates::save(connection, self.registry.get(*collection).name(), key, &staged.row)?;
+            aggregates::save(connection, self.registry.get(*collection).name(), key, &staged.row, now)?;
         }
         for change in &self.changes {
             outbox::append(connection, self.registry, change, now)?;

@@ -63,8 +63,28 @@ pub(super) fn load(connection: &mut SqliteConnection, registry: &Registry) -> Re
     Ok((epoch, Counters { revision: Revision::stored(revision), next_keys }))
 }
 
-/// The last revision, and the last one whose change events were pruned.
-pub(super) fn revisions(connection: &mut SqliteConnection) -> Result<(Revision, Revision), StoreError> {
-    let (revision, pruned) = metadata::table.select((metadata::revision, metadata::pruned)).first(connection)?;
-    Ok((Revision::stored(revision), Revision::stored(pruned)))
+/// What a cursor is measured by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Horizon {
+    /// The last revision.
+    pub(crate) current: Revision,
+    /// The last revision whose change events were pruned.
+    pub(crate) pruned: Revision,
+    /// The last revision of a deletion whose tombstone was pruned.
+    pub(crate) forgotten: Revision,
+}
+
+pub(super) fn horizon(connection: &mut SqliteConnection) -> Result<Horizon, StoreError> {
+    let (current, pruned, forgotten): (i64, i64, i64) =
+        metadata::table.select((metadata::revision, metadata::pruned, metadata::forgotten)).first(connection)?;
+    let (current, pruned, forgotten) =
+        (Revision::stored(current), Revision::stored(pruned), Revision::stored(forgotten));
+    Ok(Horizon { current, pruned, forgotten })
+}
+
+/// Begins another life of the database, in which no cursor of before is known.
+pub(super) fn begin_epoch(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let epoch = Epoch::mint().map_err(|error| StoreError::Open(format!("no random numbers for an epoch: {error}")))?;
+    diesel::update(metadata::table).set(metadata::epoch.eq(epoch.as_str())).execute(connection)?;
+    Ok(())
 }

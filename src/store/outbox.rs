@@ -4,12 +4,13 @@ use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::metadata::revisions;
+use super::StoreError;
+use super::metadata::horizon;
 use super::schema::{metadata, outbox};
-use super::{ReadTransaction as _, StoreError};
 use crate::clock::Timestamp;
 use crate::collection::{CollectionId, Registry};
 use crate::cursor::Revision;
+use crate::feed::Feed;
 use crate::key::Key;
 
 /// What one revision changed of one aggregate.
@@ -22,13 +23,25 @@ pub(crate) struct Change {
     pub(crate) patch: String,
 }
 
-/// Some of the change events after a revision, read in one transaction.
+/// Some of the change events of a feed after a revision: all of them up to and including the revision `to`.
 #[derive(Debug)]
-pub(crate) enum Page {
-    /// Every change up to and including the revision `to`, in order; `to == current` when there are no more.
-    Changes { changes: Vec<Change>, to: Revision, current: Revision },
-    /// Events after that revision were pruned, or it is not there yet: what is retained begins with `oldest`.
-    Outside { oldest: Revision, current: Revision },
+pub(crate) struct Changes {
+    pub(crate) changes: Vec<Change>,
+    pub(crate) to: Revision,
+}
+
+/// How much is read at once; the last revision is always read whole.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// Events of the log, or aggregates of a catch-up.
+    pub(crate) items: usize,
+    /// Of JSON text.
+    pub(crate) bytes: usize,
+}
+
+impl Room {
+    /// A page of a stream.
+    pub(crate) const PAGE: Self = Self { items: usize::MAX, bytes: 64 * 1024 };
 }
 
 /// What a step of pruning did.
@@ -39,9 +52,6 @@ pub(crate) enum Pruned {
     /// There is more.
     Some,
 }
-
-/// A page is full when its patches have this many bytes; it still takes the rest of its last revision.
-const PAGE_BYTES: usize = 64 * 1024;
 
 /// Revisions that a page looks at: a feed that few of them concern must not keep a read transaction open for long.
 const PAGE_REVISIONS: i64 = 10_000;
@@ -68,37 +78,33 @@ pub(super) fn append(
     Ok(())
 }
 
-/// The change events after a revision, of all collections or of one, whole revisions at a time.
-pub(super) fn page(
+/// The change events of a feed after a revision, up to `current` at most, whole revisions at a time.
+pub(super) fn changes(
     connection: &mut SqliteConnection,
     registry: &Registry,
+    feed: &Feed,
     after: Revision,
-    only: Option<CollectionId>,
-) -> Result<Page, StoreError> {
-    connection.read(|connection| {
-        let (current, pruned) = revisions(connection)?;
-        if after < pruned || after > current {
-            return Ok(Page::Outside { oldest: pruned.next(), current });
+    current: Revision,
+    room: Room,
+) -> Result<Changes, StoreError> {
+    let last = current.min(Revision::stored(after.number() + PAGE_REVISIONS));
+    let query = outbox::table
+        .filter(outbox::revision.gt(after.number()).and(outbox::revision.le(last.number())))
+        .order((outbox::revision, outbox::collection, outbox::key))
+        .select((outbox::revision, outbox::collection, outbox::key, outbox::patch));
+    let mut filling = Filling { registry, feed, room, changes: Vec::new(), bytes: 0, revisions: 0 };
+    let full = match feed.collection() {
+        None => filling.fill(query.load_iter::<Columns, DefaultLoadingMode>(connection)?)?,
+        Some(only) => {
+            let query = query.filter(outbox::collection.eq(registry.get(only).name()));
+            filling.fill(query.load_iter::<Columns, DefaultLoadingMode>(connection)?)?
         }
-        let mut filling = Filling { registry, changes: Vec::new(), bytes: 0 };
-        let last = current.min(Revision::stored(after.number() + PAGE_REVISIONS));
-        let query = outbox::table
-            .filter(outbox::revision.gt(after.number()).and(outbox::revision.le(last.number())))
-            .order((outbox::revision, outbox::collection, outbox::key))
-            .select((outbox::revision, outbox::collection, outbox::key, outbox::patch));
-        let full = match only {
-            None => filling.fill(query.load_iter::<Columns, DefaultLoadingMode>(connection)?)?,
-            Some(only) => {
-                let query = query.filter(outbox::collection.eq(registry.get(only).name()));
-                filling.fill(query.load_iter::<Columns, DefaultLoadingMode>(connection)?)?
-            }
-        };
-        let to = match (full, filling.changes.last()) {
-            (true, Some(last)) => last.revision,
-            _ => last,
-        };
-        Ok(Page::Changes { changes: filling.changes, to, current })
-    })
+    };
+    let to = match (full, filling.changes.last()) {
+        (true, Some(last)) => last.revision,
+        _ => last,
+    };
+    Ok(Changes { changes: filling.changes, to })
 }
 
 type Columns = (i64, String, String, String);
@@ -106,8 +112,11 @@ type Columns = (i64, String, String, String);
 /// A page while it is read.
 struct Filling<'a> {
     registry: &'a Registry,
+    feed: &'a Feed,
+    room: Room,
     changes: Vec<Change>,
     bytes: usize,
+    revisions: usize,
 }
 
 impl Filling<'_> {
@@ -115,29 +124,41 @@ impl Filling<'_> {
     fn fill(&mut self, rows: impl Iterator<Item = QueryResult<Columns>>) -> Result<bool, StoreError> {
         for row in rows {
             let (revision, collection, key, patch) = row?;
-            let revision = Revision::stored(revision);
-            if self.bytes >= PAGE_BYTES && self.changes.last().is_some_and(|last| last.revision < revision) {
-                return Ok(true);
-            }
-            // A collection that is not registered any more has no feed.
+            let (revision, key) = (Revision::stored(revision), Key::stored(&key));
+            // No database with another collection is opened.
             let Some(collection) = self.registry.id(&collection) else { continue };
-            self.bytes += patch.len() + key.len();
-            self.changes.push(Change { revision, collection, key: Key::stored(&key), patch });
+            if !self.feed.selects(collection, &key) {
+                continue;
+            }
+            if self.changes.last().is_none_or(|last| last.revision < revision) {
+                if self.bytes >= self.room.bytes || self.revisions >= self.room.items {
+                    return Ok(true);
+                }
+                self.revisions += 1;
+            }
+            self.bytes += patch.len() + key.as_str().len();
+            self.changes.push(Change { revision, collection, key, patch });
         }
         Ok(false)
     }
 }
 
-/// Removes events that are older than this: whole revisions, oldest first, none after one that is kept, so that a
-/// clock that jumps leaves no hole.
-pub(super) fn prune(connection: &mut SqliteConnection, older_than: Timestamp) -> Result<Pruned, StoreError> {
+/// Removes events that are older than this, or that come before the last `keep` revisions: whole revisions, oldest
+/// first, none after one that is kept, so that a clock that jumps leaves no hole.
+pub(super) fn prune(
+    connection: &mut SqliteConnection,
+    older_than: Timestamp,
+    keep: Option<i64>,
+) -> Result<Pruned, StoreError> {
     connection.immediate_transaction(|connection| {
+        let current = horizon(connection)?.current.number();
+        let beyond = keep.map_or(i64::MIN, |keep| current.saturating_sub(keep));
         let oldest: Vec<(i64, i64)> = outbox::table
             .order((outbox::revision, outbox::collection, outbox::key))
             .select((outbox::revision, outbox::time))
             .limit(PRUNED_AT_ONCE)
             .load(connection)?;
-        let old = oldest.iter().take_while(|(_, time)| *time < older_than.milliseconds());
+        let old = oldest.iter().take_while(|(revision, time)| *revision <= beyond || *time < older_than.milliseconds());
         let Some((last, _)) = old.last() else { return Ok(Pruned::All) };
         diesel::delete(outbox::table.filter(outbox::revision.le(last))).execute(connection)?;
         diesel::update(metadata::table).set(metadata::pruned.eq(last)).execute(connection)?;

@@ -5,12 +5,17 @@ use std::collections::BTreeMap;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
+use super::metadata::horizon;
 use super::schema::{collections, metadata};
+use super::statements::SaveRevision;
 use super::{StoreError, aggregates, outbox};
 use crate::clock::Timestamp;
 use crate::collection::{Body, CollectionId, Derivation, Registry, patch};
 use crate::cursor::{Epoch, Revision};
 use crate::key::Key;
+
+/// Aggregates that are derived anew in one revision, at most: an event has to fit into memory.
+const DERIVED_AT_ONCE: usize = 1000;
 
 /// Brings the database in line with the registry, in one transaction.
 pub(super) fn register(
@@ -19,7 +24,7 @@ pub(super) fn register(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     connection.immediate_transaction(|connection| {
-        create(connection)?;
+        let fresh = create(connection)?;
         refuse_unknown(connection, registry)?;
         for id in registry.ids() {
             let name = registry.get(id).name();
@@ -36,6 +41,12 @@ pub(super) fn register(
                 .do_update()
                 .set(collections::version.eq(version))
                 .execute(connection)?;
+            // In a new database every collection is there from the beginning.
+            if known.is_none() && fresh == Fresh::No {
+                let (revision, key, patch) = (revise(connection)?, Key::stored(""), "{}".to_owned());
+                let came = outbox::Change { revision, collection: id, key, patch };
+                outbox::append(connection, registry, &came, now)?;
+            }
             if let Some(derivation) = derivation {
                 derive_anew(connection, registry, id, derivation, now)?;
             }
@@ -44,10 +55,17 @@ pub(super) fn register(
     })
 }
 
+/// Whether a database was made just now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fresh {
+    Yes,
+    No,
+}
+
 /// A database that was never started has no epoch yet.
-fn create(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+fn create(connection: &mut SqliteConnection) -> Result<Fresh, StoreError> {
     if metadata::table.count().get_result::<i64>(connection)? > 0 {
-        return Ok(());
+        return Ok(Fresh::No);
     }
     let epoch = Epoch::mint().map_err(|error| StoreError::Open(format!("no random numbers for an epoch: {error}")))?;
     diesel::insert_into(metadata::table)
@@ -58,7 +76,14 @@ fn create(connection: &mut SqliteConnection) -> Result<(), StoreError> {
             metadata::pruned.eq(0),
         ))
         .execute(connection)?;
-    Ok(())
+    Ok(Fresh::Yes)
+}
+
+/// Counts the revision on.
+fn revise(connection: &mut SqliteConnection) -> Result<Revision, StoreError> {
+    let revision = horizon(connection)?.current.next();
+    SaveRevision(revision.number()).execute(connection)?;
+    Ok(revision)
 }
 
 /// What this program does not know it could not keep up to date, nor leave out without a word.
@@ -72,7 +97,7 @@ fn refuse_unknown(connection: &mut SqliteConnection, registry: &Registry) -> Res
     }
 }
 
-/// Computes a derived collection from all of its source; what differs from its rows is one revision.
+/// Computes a derived collection from all of its source; what differs from its rows is written.
 fn derive_anew(
     connection: &mut SqliteConnection,
     registry: &Registry,
@@ -109,25 +134,21 @@ fn write_difference(
     after: &BTreeMap<Key, Body>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let mut revision = Revision::stored(metadata::table.select(metadata::revision).first(connection)?).next();
-    let mut changed = false;
     let gone = before.keys().filter(|key| !after.contains_key(*key));
+    let mut changed = Vec::new();
     for key in gone.chain(after.keys()) {
-        let (was, is) = (before.get(key), after.get(key));
-        let Some(patch) = patch(was, is)? else { continue };
-        let row = aggregates::Row { revision, version: 0, body: is.cloned() };
-        aggregates::save(connection, registry.get(id).name(), key, &row)?;
-        outbox::append(
-            connection,
-            registry,
-            &outbox::Change { revision, collection: id, key: key.clone(), patch },
-            now,
-        )?;
-        changed = true;
+        if let Some(patch) = patch(before.get(key), after.get(key))? {
+            changed.push((key, patch));
+        }
     }
-    if !changed {
-        revision = revision.previous();
+    for changes in changed.chunks(DERIVED_AT_ONCE) {
+        let revision = revise(connection)?;
+        for (key, patch) in changes {
+            let row = aggregates::Row { revision, version: 0, body: after.get(key).cloned() };
+            aggregates::save(connection, registry.get(id).name(), key, &row, now)?;
+            let (key, patch) = ((*key).clone(), patch.clone());
+            outbox::append(connection, registry, &outbox::Change { revision, collection: id, key, patch }, now)?;
+        }
     }
-    diesel::update(metadata::table).set(metadata::revision.eq(revision.number())).execute(connection)?;
     Ok(())
 }

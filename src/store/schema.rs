@@ -8,6 +8,7 @@ diesel::table! {
         revision -> BigInt,
         version -> BigInt,
         body -> Nullable<Text>,
+        deleted -> Nullable<BigInt>,
     }
 }
 
@@ -25,6 +26,7 @@ diesel::table! {
         epoch -> Text,
         revision -> BigInt,
         pruned -> BigInt,
+        forgotten -> BigInt,
     }
 }
 

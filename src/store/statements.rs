@@ -14,11 +14,12 @@ pub(super) struct UpsertAggregate<'a> {
     pub(super) revision: i64,
     pub(super) version: i64,
     pub(super) body: Option<&'a str>,
+    pub(super) deleted: Option<i64>,
 }
 
 impl QueryFragment<Sqlite> for UpsertAggregate<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
-        out.push_sql("INSERT INTO aggregates (collection, rank, key, revision, version, body) VALUES (");
+        out.push_sql("INSERT INTO aggregates (collection, rank, key, revision, version, body, deleted) VALUES (");
         out.push_bind_param::<Text, _>(self.collection)?;
         out.push_sql(", ");
         out.push_bind_param::<Integer, _>(&self.rank)?;
@@ -30,9 +31,12 @@ impl QueryFragment<Sqlite> for UpsertAggregate<'_> {
         out.push_bind_param::<BigInt, _>(&self.version)?;
         out.push_sql(", ");
         out.push_bind_param::<Nullable<Text>, _>(&self.body)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Nullable<BigInt>, _>(&self.deleted)?;
         out.push_sql(
             ") ON CONFLICT (collection, rank, key) DO UPDATE SET \
-             revision = excluded.revision, version = excluded.version, body = excluded.body",
+             revision = excluded.revision, version = excluded.version, body = excluded.body, \
+             deleted = excluded.deleted",
         );
         Ok(())
     }

@@ -31,8 +31,8 @@ fn a_stream_says_at_once_that_it_is_open() {
         assert_eq!(stream.head.header(name), Some(value));
     }
     assert_eq!(stream.head.header("Content-Encoding"), None);
-    stream.read_until(|text| text.starts_with(":\nretry: ") && text.ends_with('\n'));
-    assert!(!stream.raw.contains("\n\n"), "no blank line, which some clients take for a message: {:?}", stream.raw);
+    stream.read_until(|text| text.starts_with(":\nretry: ") && text.ends_with("\n"));
+    assert!(!stream.raw.contains(":\n\n"), "no blank line, which some clients take for a message: {:?}", stream.raw);
 }
 
 #[test]
@@ -80,6 +80,8 @@ fn a_malformed_revision_is_told_what_one_looks_like() {
         (vec![("X-Revision", "2"), ("X-Epoch", "NO")], "/person-events", "X-Epoch"),
         (vec![], "/person-events?revision=-2", "revision"),
         (vec![], "/person-events?revision=2&epoch=%20", "epoch"),
+        (vec![], "/person-events?lastEventId=undefined.undefined", "lastEventId"),
+        (vec![], "/person-events?strict=maybe", "strict"),
     ] {
         let response = app.request("GET", path, &headers, None);
         assert_eq!((response.status, response.json()["type"].clone()), (400, json!("malformed-request")));
@@ -88,26 +90,32 @@ fn a_malformed_revision_is_told_what_one_looks_like() {
 }
 
 #[test]
-fn a_cursor_that_is_not_retained_is_gone() {
+fn who_needs_every_event_is_told_when_they_are_not_all_here() {
     let app = three_persons();
     let epoch = app.get("/persons").header("X-Epoch").unwrap().to_owned();
-    let gone = |headers: &[(&str, &str)]| {
-        let response = app.request("GET", "/person-events", headers, None);
+    let strict = ("Prefer", "respond-async, handling=strict");
+    let gone = |path: &str, headers: &[(&str, &str)]| {
+        let response = app.request("GET", path, headers, None);
         assert_eq!((response.status, response.json()["type"].clone()), (410, json!("not-retained")), "{headers:?}");
         response.json()
     };
-    let future = format!("{epoch}.4");
-    for id in ["other0epoch.1", "nonsense", &future] {
-        let body = gone(&[("Last-Event-ID", id)]);
+    let (future, partial) = (format!("{epoch}.4"), format!("{epoch}.1.partial"));
+    for id in ["other0epoch.1", "nonsense", &future, &partial] {
+        let body = gone("/person-events", &[("Last-Event-ID", id), strict]);
         assert_eq!((&body["current"], &body["epoch"]), (&json!(3), &json!(epoch)));
-        assert_eq!(body["oldest"], 1);
-        assert_eq!(body["bootstrap"], "/persons");
+        assert_eq!((&body["oldest"], &body["bootstrap"]), (&json!(1), &json!("/persons")));
     }
+    assert_eq!(revisions(app.follow("/person-events", &[("X-Revision", "1"), strict]), 3), [1, 2, 3]);
     app.prune_everything();
-    assert_eq!(gone(&[("X-Revision", "3")])["oldest"], 4);
+    for (path, bootstrap) in
+        [("/person-events", "/persons"), ("/events", "/aggregates"), ("/persons/2/events", "/persons/2")]
+    {
+        let body = gone(&format!("{path}?strict=true&revision=3"), &[]);
+        assert_eq!((&body["oldest"], &body["bootstrap"]), (&json!(4), &json!(bootstrap)));
+    }
     app.post("/persons", r#"{"name":"Dan"}"#);
-    assert_eq!(revisions(app.follow("/person-events", &[("X-Revision", "4")]), 1), [4]);
-    gone(&[("X-Revision", "3")]);
+    assert_eq!(revisions(app.follow("/person-events", &[("X-Revision", "4"), strict]), 1), [4]);
+    gone("/person-events", &[("X-Revision", "3"), strict]);
 }
 
 #[test]
@@ -155,7 +163,7 @@ fn a_batch_that_a_worker_missed_comes_within_the_poll_interval() {
 fn without_polls_and_wake_ups_nothing_comes() {
     let app = App::with(|settings| settings.poll_interval = Duration::from_secs(3600));
     let mut stream = app.follow("/person-events", &[]);
-    stream.read_until(|text| text.contains("retry"));
+    assert_eq!(stream.message().unwrap().data, "{}", "the frame, before all events");
     app.lose_wake_ups();
     app.post("/persons", r#"{"name":"Ann"}"#);
     assert!(stream.is_quiet_for(Duration::from_millis(200)), "or the two tests above would show nothing");
@@ -165,8 +173,8 @@ fn without_polls_and_wake_ups_nothing_comes() {
 fn a_quiet_stream_gets_comment_lines() {
     let app = App::with(|settings| settings.heartbeat = Duration::from_millis(100));
     let mut stream = app.follow("/person-events", &[]);
-    stream.read_until(|text| text.matches(":\n").count() >= 4);
-    assert!(!stream.raw.contains("\n\n"));
+    stream.read_until(|text| text.matches("\n:\n").count() >= 4);
+    assert!(!stream.raw.contains(":\n\n"));
     app.post("/persons", r#"{"name":"Ann"}"#);
     assert_eq!(stream.next().revision(), 1);
 }

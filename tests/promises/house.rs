@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The modules from the bottom up. A module may use its own parts and those that stand before it.
-const FLOORS: [&str; 20] = [
+const FLOORS: [&str; 23] = [
     "clock",
     "cursor",
     "key",
     "merge_patch",
     "json",
     "collection",
-    "store",
     "feed",
+    "store",
+    "follow",
+    "frames",
     "spool",
+    "admission",
     "aggregator",
     "channel",
     "readers",
@@ -31,8 +34,8 @@ const FLOORS: [&str; 20] = [
 const FENCES: [(&str, &[&str]); 4] = [
     ("diesel", &["store"]),
     ("actix::", &["aggregator", "relay", "hub", "session", "readers", "http", "service"]),
-    ("actix_web", &["http", "service", "feed", "channel", "hub", "spool", "readers"]),
-    ("russe", &["feed"]),
+    ("actix_web", &["http", "service", "frames", "channel", "hub", "spool", "readers"]),
+    ("russe", &["frames"]),
 ];
 
 fn sources() -> BTreeMap<String, String> {
@@ -60,7 +63,7 @@ fn module(file: &str) -> &str {
 
 /// The code of a file without its unit tests and comments.
 fn code(text: &str) -> impl Iterator<Item = &str> {
-    let end = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
+    let end = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
     text[..end].lines().filter(|line| !line.trim_start().starts_with("//"))
 }
 
@@ -104,7 +107,8 @@ fn the_pipeline_knows_no_collection() {
             continue;
         }
         for word in ["Person", "Location", "\"persons\"", "\"locations\""] {
-            assert!(code(&text).all(|line| !line.contains(word)), "{file} knows {word}");
+            let knows = |line: &str| line.replace("\"Location\"", "").contains(word);
+            assert!(!code(&text).any(knows), "{file} knows {word}");
         }
     }
 }

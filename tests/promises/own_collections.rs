@@ -147,20 +147,23 @@ fn a_collection_that_is_derived_later_is_computed_from_all_there_is() {
     app.stop();
     app.resume_serving(parcels_and_routes);
     let routes = app.get("/routes");
-    assert_eq!((routes.revision(), routes.text()), (4, r#"{"Oslo":{"parcels":1},"Rome":{"parcels":2}}"#));
+    assert_eq!((routes.revision(), routes.text()), (5, r#"{"Oslo":{"parcels":1},"Rome":{"parcels":2}}"#));
     let event = app.follow("/route-events", &[]).next();
-    assert_eq!((event.revision(), event.patch()), (4, routes.json()));
+    assert_eq!((event.revision(), event.patch()), (5, routes.json()));
+    let mut everything = app.follow("/events", &[("X-Revision", "4")]);
+    assert_eq!(everything.next().data, r#"{"routes":{}}"#, "that the collection came to be is a write as well");
+    assert_eq!(everything.next().patch(), json!({ "routes": routes.json() }));
 
     app.stop();
     app.resume_serving(parcels_and_heavy_routes);
     let heavy = app.get("/routes");
-    assert_eq!((heavy.revision(), heavy.text()), (5, r#"{"Oslo":{"kilos":3},"Rome":{"kilos":2}}"#));
+    assert_eq!((heavy.revision(), heavy.text()), (6, r#"{"Oslo":{"kilos":3},"Rome":{"kilos":2}}"#));
     let mut state = routes.json();
-    app.follow("/route-events", &[("X-Revision", "5")]).follow(&mut state, 5);
+    app.follow("/route-events", &[("X-Revision", "6")]).follow(&mut state, 6);
     assert_eq!(state, heavy.json());
 
     app.restart();
-    assert_eq!(app.get("/routes").revision(), 5, "once");
+    assert_eq!(app.get("/routes").revision(), 6, "once");
 }
 
 #[test]

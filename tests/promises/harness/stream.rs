@@ -31,6 +31,11 @@ impl Event {
         serde_json::from_str(&self.data).unwrap()
     }
 
+    /// The revision whose state the client has after it, if it is one.
+    pub(crate) fn reached(&self) -> Option<i64> {
+        self.id.as_ref()?.split_once('.')?.1.parse().ok()
+    }
+
     /// The number in its id.
     #[track_caller]
     pub(crate) fn revision(&self) -> i64 {
@@ -49,8 +54,13 @@ impl Stream {
         Self { client, head, decoder, undecoded: BytesMut::new(), raw: String::new() }
     }
 
-    /// The next message; `None` when the connection is cut.
+    /// The next message that has an id; `None` when the connection is cut.
     pub(crate) fn try_next(&mut self) -> Option<Event> {
+        std::iter::from_fn(|| self.message()).find(|event| event.id.is_some())
+    }
+
+    /// The next message; `None` when the connection is cut.
+    pub(crate) fn message(&mut self) -> Option<Event> {
         let start = Instant::now();
         loop {
             // The socket's own deadline does not see that only comments come.
@@ -85,9 +95,9 @@ impl Stream {
     #[track_caller]
     pub(crate) fn follow(&mut self, state: &mut Value, until: i64) {
         loop {
-            let event = self.next();
+            let event = self.message().expect("the stream goes on");
             json_patch::merge(state, &event.patch());
-            if event.revision() >= until {
+            if event.reached().is_some_and(|reached| reached >= until) {
                 return;
             }
         }

@@ -1,0 +1,221 @@
+//! What comes next for a consumer, wherever it stands: events of the log, or a catch-up from the state as it is.
+//!
+//! Whatever the position, merge patches alone bring the consumer to the state of now. Each step is read in one short
+//! transaction, and says where the consumer stands after it, so that nothing is kept between steps.
+
+use crate::cursor::{Cursor, Epoch, Revision};
+use crate::feed::{Feed, Member, Presence};
+use crate::store::{Horizon, Room, State, StoreError, View};
+
+/// Where a consumer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Position {
+    /// It has everything up to here.
+    Log(Revision),
+    /// Of a catch-up, it has everything that last changed at or before this.
+    State(Revision),
+    /// It has something that is not ours: it has to start from nothing.
+    Lost,
+}
+
+/// How a consumer wants to be brought to now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum History {
+    /// However it is done best.
+    Any,
+    /// By a catch-up, even where the log would do.
+    Compact,
+    /// By every single event, or not at all.
+    EveryEvent,
+}
+
+/// What a consumer asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    pub(crate) feed: Feed,
+    pub(crate) position: Position,
+    pub(crate) history: History,
+    pub(crate) room: Room,
+    /// The log is replayed without another thought when it has no more revisions than this.
+    pub(crate) patience: i64,
+}
+
+/// The revisions that are replayed rather than counted.
+pub(crate) const PATIENCE: i64 = 10_000;
+
+/// A catch-up is much shorter than the log when it has this many times fewer aggregates than that has revisions.
+const MUCH_SHORTER: i64 = 8;
+
+/// What the consumer gets.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The next messages.
+    Step(Step),
+    /// Not every event since its position is here.
+    Gone(Horizon),
+}
+
+/// The next messages, in order.
+#[derive(Debug)]
+pub(crate) struct Step {
+    pub(crate) parts: Vec<Part>,
+    /// Where the consumer stands after them.
+    pub(crate) position: Position,
+    pub(crate) current: Revision,
+    /// Whether the aggregate of the feed is there, once the consumer has everything.
+    pub(crate) presence: Presence,
+}
+
+/// One message.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// The revision of the event, if it is one of the log.
+    pub(crate) revision: Option<Revision>,
+    /// Where the consumer stands after it, if that can be said.
+    pub(crate) position: Option<Position>,
+    pub(crate) patch: String,
+}
+
+impl Step {
+    /// Whether the consumer has everything that there is.
+    pub(crate) fn is_last(&self) -> bool {
+        self.position == Position::Log(self.current)
+    }
+
+    fn say(&mut self, position: Option<Position>, patch: impl Into<String>) {
+        self.parts.push(Part { revision: None, position, patch: patch.into() });
+    }
+}
+
+impl Position {
+    /// The place of a cursor in this life of the database.
+    pub(crate) fn of(cursor: &Cursor, ours: &Epoch) -> Self {
+        match cursor {
+            Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| epoch == ours) => Self::Log(*after),
+            Cursor::Partial { epoch, after } if epoch == ours => Self::State(*after),
+            _ => Self::Lost,
+        }
+    }
+
+    /// The cursor that brings a consumer back here; a lost one has none.
+    pub(crate) fn id(self, epoch: &Epoch) -> Option<String> {
+        match self {
+            Self::Log(after) => Some(format!("{epoch}.{after}")),
+            Self::State(after) => Some(format!("{epoch}.{after}.partial")),
+            Self::Lost => None,
+        }
+    }
+
+    /// Where to go on from, given what is retained.
+    fn within(self, horizon: &Horizon) -> Self {
+        match self {
+            Self::Log(after) if after > horizon.current => Self::Lost,
+            Self::Log(after) if after >= horizon.pruned => self,
+            // Who has nothing misses no deletion.
+            Self::Log(after) | Self::State(after) if after == Revision::ZERO => Self::State(after),
+            Self::Log(after) | Self::State(after) if after >= horizon.forgotten && after <= horizon.current => {
+                Self::State(after)
+            }
+            _ => Self::Lost,
+        }
+    }
+}
+
+/// The next step of a consumer.
+pub(crate) fn follow(view: &mut View<'_>, ask: &Ask) -> Result<Answer, StoreError> {
+    let horizon = view.horizon()?;
+    let place = match ask.position.within(&horizon) {
+        Position::Log(after) if is_better_by_state(view, ask, after, &horizon)? => Position::State(after),
+        place => place,
+    };
+    let mut step = Step { parts: Vec::new(), position: place, current: horizon.current, presence: Presence::Present };
+    match place {
+        Position::Log(after) => replay(view, ask, after, &mut step)?,
+        _ if ask.history == History::EveryEvent => return Ok(Answer::Gone(horizon)),
+        Position::State(after) => catch_up(view, ask, after, &mut step)?,
+        Position::Lost => {
+            step.say(Some(Position::State(Revision::ZERO)), "null");
+            catch_up(view, ask, Revision::ZERO, &mut step)?;
+        }
+    }
+    if let (true, Feed::Aggregate(collection, key)) = (step.is_last(), &ask.feed)
+        && !view.is_there(*collection, key)?
+    {
+        step.presence = Presence::Absent;
+    }
+    Ok(Answer::Step(step))
+}
+
+/// Whether a catch-up is asked for, or much shorter than what the log has after this revision.
+fn is_better_by_state(view: &mut View<'_>, ask: &Ask, after: Revision, horizon: &Horizon) -> Result<bool, StoreError> {
+    let behind = horizon.current.number() - after.number();
+    if behind == 0 || (after < horizon.forgotten && after != Revision::ZERO) {
+        return Ok(false);
+    }
+    match ask.history {
+        History::EveryEvent => Ok(false),
+        History::Compact => Ok(true),
+        History::Any if behind <= ask.patience => Ok(false),
+        History::Any if ask.feed.keys().is_some() => Ok(true),
+        History::Any => {
+            let few = behind / MUCH_SHORTER;
+            Ok(view.count_changed(after, few)? < few)
+        }
+    }
+}
+
+/// Events of the log.
+fn replay(view: &mut View<'_>, ask: &Ask, after: Revision, step: &mut Step) -> Result<(), StoreError> {
+    if after == Revision::ZERO {
+        step.say(None, ask.feed.frame(view.registry()));
+    }
+    let read = view.changes(&ask.feed, after, step.current, ask.room)?;
+    for changes in read.changes.chunk_by(|one, other| one.revision == other.revision) {
+        let revision = changes[0].revision;
+        let members = changes.iter().map(|change| Member {
+            collection: change.collection,
+            key: &change.key,
+            patch: &change.patch,
+        });
+        if let Some(patch) = ask.feed.patch(view.registry(), members) {
+            let position = Some(Position::Log(revision));
+            step.parts.push(Part { revision: Some(revision), position, patch });
+        }
+    }
+    step.position = Position::Log(read.to);
+    Ok(())
+}
+
+/// Aggregates as they are: null first, since patches do not compose across a deletion and a new beginning, then whole.
+fn catch_up(view: &mut View<'_>, ask: &Ask, after: Revision, step: &mut Step) -> Result<(), StoreError> {
+    let feed = &ask.feed;
+    let read = view.states(feed, after, ask.room)?;
+    step.position = read.to.map_or(Position::Log(step.current), Position::State);
+    // The document also has collections that have come to be since, whether anything is in them or not.
+    if after == Revision::ZERO || matches!(feed, Feed::Everything(_)) {
+        step.say(None, feed.frame(view.registry()));
+    }
+    let all = feed.patch(view.registry(), read.states.iter().map(|state| member(state, "null")));
+    let there = read.states.iter().filter_map(|state| Some(member(state, state.body.as_deref()?)));
+    let there = feed.patch(view.registry(), there);
+    match (all, there) {
+        (Some(all), Some(there)) => {
+            step.say(None, all);
+            step.say(Some(step.position), there);
+        }
+        (Some(all), None) => step.say(Some(step.position), all),
+        (None, _) if step.is_last() => {
+            let presence = match feed {
+                Feed::Aggregate(collection, key) if !view.is_there(*collection, key)? => Presence::Absent,
+                _ => Presence::Present,
+            };
+            step.say(Some(step.position), feed.unchanged(presence));
+        }
+        (None, _) => {}
+    }
+    Ok(())
+}
+
+fn member<'a>(state: &'a State, patch: &'a str) -> Member<'a> {
+    Member { collection: state.collection, key: &state.key, patch }
+}

@@ -1,0 +1,109 @@
+//! Events as bytes on the wire: written once, for all who follow the feed.
+
+use actix_web::web::{Bytes, BytesMut};
+use russe::{Event, Message};
+
+use crate::collection::Registry;
+use crate::cursor::{Epoch, Revision};
+use crate::feed::{Feed, Member, Presence};
+use crate::store::Change;
+
+/// Events of one feed, ready to be sent.
+#[derive(Debug, Default)]
+pub(crate) struct Frames {
+    bytes: Bytes,
+    /// Where the event of each revision ends.
+    ends: Vec<(Revision, usize)>,
+    presence: Presence,
+}
+
+impl Frames {
+    /// Encodes the events of a feed; `changes` are whole revisions, in order.
+    pub(crate) fn encode(feed: &Feed, registry: &Registry, epoch: &Epoch, changes: &[Change]) -> Self {
+        let mut bytes = BytesMut::new();
+        let mut frames = Self::default();
+        for revision in changes.chunk_by(|one, other| one.revision == other.revision) {
+            if let Some(patch) = feed.patch(registry, revision.iter().map(Change::member)) {
+                let number = revision[0].revision;
+                frames.presence = Presence::after(&patch);
+                bytes.extend_from_slice(event(Some(id(epoch, number)), patch).as_bytes());
+                frames.ends.push((number, bytes.len()));
+            }
+        }
+        frames.bytes = bytes.freeze();
+        frames
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Bytes {
+        self.bytes.clone()
+    }
+
+    /// Those of later revisions than this one.
+    pub(crate) fn after(&self, revision: Revision) -> Bytes {
+        let known = self.ends.partition_point(|(of, _)| *of <= revision);
+        let start = known.checked_sub(1).map_or(0, |last| self.ends[last].1);
+        self.bytes.slice(start..)
+    }
+
+    /// The revision that the last of them names, and whether an aggregate is there after it.
+    pub(crate) fn last(&self) -> Option<(Revision, Presence)> {
+        self.ends.last().map(|(revision, _)| (*revision, self.presence))
+    }
+
+    /// A feed's changes, of which there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+}
+
+/// The id of an event: everything up to this revision.
+pub(crate) fn id(epoch: &Epoch, revision: Revision) -> String {
+    format!("{epoch}.{revision}")
+}
+
+/// One message.
+pub(crate) fn event(id: Option<String>, patch: String) -> String {
+    let message = Message { data: patch.into(), id: id.map(Into::into), event: None, retry: None };
+    Event::Message(message).into_bytestring().expect("an epoch and a number have no line breaks").into()
+}
+
+impl Change {
+    /// The change as a part of a patch.
+    pub(crate) fn member(&self) -> Member<'_> {
+        Member { collection: self.collection, key: &self.key, patch: &self.patch }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collections::Person;
+    use crate::key::Key;
+
+    #[test]
+    fn the_events_after_a_revision_are_a_part_of_the_bytes() {
+        let mut registry = Registry::default();
+        registry.document::<Person>();
+        let collection = registry.id("persons").unwrap();
+        let changes: Vec<_> = [(3, "1", r#"{"city":"Oslo"}"#), (3, "2", "null"), (5, "\"", "{}")]
+            .into_iter()
+            .map(|(revision, key, patch)| Change {
+                revision: Revision::stored(revision),
+                collection,
+                key: Key::stored(key),
+                patch: patch.to_owned(),
+            })
+            .collect();
+        let epoch = "4f9c21aa".parse().unwrap();
+        let frames = Frames::encode(&Feed::Collection(collection, None), &registry, &epoch, &changes);
+        let text = String::from_utf8(frames.all().to_vec()).unwrap();
+        let first = "id: 4f9c21aa.3\ndata: {\"1\":{\"city\":\"Oslo\"},\"2\":null}\n\n";
+        assert_eq!(text, format!("{first}id: 4f9c21aa.5\ndata: {{\"\\\"\":{{}}}}\n\n"));
+        assert_eq!(frames.after(Revision::stored(2)), frames.all());
+        assert_eq!(frames.after(Revision::stored(3)), text[first.len()..]);
+        assert_eq!(frames.after(Revision::stored(4)), text[first.len()..]);
+        assert_eq!(frames.after(Revision::stored(5)), "");
+        assert_eq!(frames.last().unwrap().0, Revision::stored(5));
+    }
+}

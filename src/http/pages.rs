@@ -1,0 +1,120 @@
+//! Feeds without a stream: the same messages as finite pages, as JSON or a line each.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
+use actix_web::rt::time::timeout;
+
+use super::feeds::not_retained;
+use super::problem::{Kind, Problem};
+use super::request::{Call, Query};
+use super::{NDJSON, answer};
+use crate::channel::Channel;
+use crate::feed::push_member;
+use crate::follow::{Answer, Part, Position, Step};
+use crate::session::Subscription;
+use crate::store::Room;
+
+/// Messages in a page: by default, and at most.
+const LIMIT: (u64, u64) = (1000, 10_000);
+
+/// The longest wait for something to happen, in seconds.
+const LONGEST_WAIT: u64 = 300;
+
+/// JSON text in a page, in bytes.
+const PAGE_BYTES: usize = 1024 * 1024;
+
+/// The next page, at once or when there is something in it.
+pub(super) async fn page(
+    call: &Call,
+    query: &Query,
+    mut subscription: Subscription,
+    form: &'static str,
+) -> Result<HttpResponse, Problem> {
+    let limit = query.number("limit", 1..=LIMIT.1)?.unwrap_or(LIMIT.0);
+    let wait = Duration::from_secs(query.number("wait", 0..=LONGEST_WAIT)?.unwrap_or(0));
+    let room = Room { items: usize::try_from(limit).unwrap_or(usize::MAX), bytes: PAGE_BYTES };
+    let deadline = Instant::now() + wait;
+    loop {
+        let mut ask = subscription.ask();
+        ask.room = room;
+        let step = match call.shared.readers.send(ask).await?? {
+            Answer::Step(step) => step,
+            Answer::Gone(horizon) => return Err(not_retained(call, &horizon)),
+        };
+        // The frame of a state from nothing is no news.
+        let has_news = step.parts.iter().any(|part| part.position.is_some());
+        let left = deadline.saturating_duration_since(Instant::now());
+        if has_news || (step.is_last() && left.is_zero()) {
+            return answered(call, &step, form);
+        }
+        if step.is_last() {
+            something_happens(&subscription, &step, left).await;
+        }
+        // Who starts from nothing goes on doing so, to be given the frame.
+        if step.parts.is_empty() {
+            subscription.position = step.position;
+        } else if !step.is_last() {
+            return answered(call, &step, form);
+        }
+    }
+}
+
+/// Waits as a stream would, until there is something to be read or the time is over.
+async fn something_happens(subscription: &Subscription, step: &Step, left: Duration) {
+    let bell = Bell(Channel::new(1));
+    bell.0.reach(step.current);
+    subscription.audience.borrow_mut().enter(subscription.feed.clone(), Rc::clone(&bell.0));
+    // Whether it rang or not, the database says what there is.
+    let _ = timeout(left, poll_fn(|context| bell.0.poll_next(context))).await;
+}
+
+/// A channel that is only listened to for the first sound.
+struct Bell(Rc<Channel>);
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+fn answered(call: &Call, step: &Step, form: &'static str) -> Result<HttpResponse, Problem> {
+    let Some(cursor) = step.position.id(&call.shared.epoch) else {
+        return Err(Problem::new(Kind::Internal, "a page ends nowhere"));
+    };
+    let mut body = String::new();
+    if form == NDJSON {
+        for part in &step.parts {
+            push_part(&mut body, part);
+            body.push('\n');
+        }
+        body.push_str(&format!("{{\"cursor\":\"{cursor}\"}}\n"));
+    } else {
+        body.push_str("{\"events\":[");
+        for (index, part) in step.parts.iter().enumerate() {
+            body.push_str(if index == 0 { "" } else { "," });
+            push_part(&mut body, part);
+        }
+        body.push_str(&format!("],\"cursor\":\"{cursor}\"}}"));
+    }
+    Ok(answer(StatusCode::OK, &call.shared.epoch, step.current)
+        .insert_header((CONTENT_TYPE, form))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .insert_header((VARY, "Accept"))
+        .body(body))
+}
+
+/// `{"revision":8,"patch":{…}}`; a part of a catch-up has no revision.
+fn push_part(body: &mut String, part: &Part) {
+    body.push('{');
+    if let Some(Position::Log(revision)) = part.revision.map(Position::Log) {
+        push_member(body, "revision", &revision.to_string());
+        body.push(',');
+    }
+    push_member(body, "patch", &part.patch);
+    body.push('}');
+}
