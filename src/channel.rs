@@ -124,7 +124,7 @@ impl Channel {
 
     /// The next thing for the response body.
     pub(crate) fn poll_next(&self, context: &Context<'_>) -> Poll<Next> {
-        if self.parked.get() && !self.ended.get() && self.bytes.get() < LOW_WATER {
+        if self.parked.get() && !self.ended.get() && self.bytes.get() < LOW_WATER.min(self.bound) {
             // Said once: what the session reads goes live in the end, or is parked again.
             self.parked.set(false);
             return Poll::Ready(Next::Room);

@@ -12,6 +12,12 @@ impl Timestamp {
         self.0
     }
 
+    /// Later than all that was ever written.
+    #[cfg(test)]
+    pub(crate) fn after_all(self) -> Self {
+        Self(i64::MAX)
+    }
+
     /// This much earlier.
     pub(crate) fn before(self, age: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)))

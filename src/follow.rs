@@ -12,8 +12,12 @@ use crate::store::{Horizon, Room, State, StoreError, View};
 pub(crate) enum Position {
     /// It has everything up to here.
     Log(Revision),
-    /// Of a catch-up, it has everything that last changed at or before this.
-    State(Revision),
+    /// Of a catch-up, it has everything that last changed at or before `after`.
+    State {
+        after: Revision,
+        /// Every deletion after this matters to it: it may have what was deleted.
+        since: Revision,
+    },
     /// It has something that is not ours: it has to start from nothing.
     Lost,
 }
@@ -92,7 +96,8 @@ impl Position {
     pub(crate) fn of(cursor: &Cursor, ours: &Epoch) -> Self {
         match cursor {
             Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| epoch == ours) => Self::Log(*after),
-            Cursor::Partial { epoch, after } if epoch == ours => Self::State(*after),
+            // When its catch-up began is not known: it is taken to have been there all the time.
+            Cursor::Partial { epoch, after } if epoch == ours => Self::State { after: *after, since: *after },
             _ => Self::Lost,
         }
     }
@@ -101,7 +106,7 @@ impl Position {
     pub(crate) fn id(self, epoch: &Epoch) -> Option<String> {
         match self {
             Self::Log(after) => Some(format!("{epoch}.{after}")),
-            Self::State(after) => Some(format!("{epoch}.{after}.partial")),
+            Self::State { after, .. } => Some(format!("{epoch}.{after}.partial")),
             Self::Lost => None,
         }
     }
@@ -111,11 +116,10 @@ impl Position {
         match self {
             Self::Log(after) if after > horizon.current => Self::Lost,
             Self::Log(after) if after >= horizon.pruned => self,
-            // Who has nothing misses no deletion.
-            Self::Log(after) | Self::State(after) if after == Revision::ZERO => Self::State(after),
-            Self::Log(after) | Self::State(after) if after >= horizon.forgotten && after <= horizon.current => {
-                Self::State(after)
-            }
+            Self::Log(after) => Self::State { after, since: after }.within(horizon),
+            // Who has nothing yet misses no deletion.
+            Self::State { after: Revision::ZERO, .. } => Self::State { after: Revision::ZERO, since: horizon.current },
+            Self::State { after, since } if since >= horizon.forgotten && after <= horizon.current => self,
             _ => Self::Lost,
         }
     }
@@ -125,17 +129,20 @@ impl Position {
 pub(crate) fn follow(view: &mut View<'_>, ask: &Ask) -> Result<Answer, StoreError> {
     let horizon = view.horizon()?;
     let place = match ask.position.within(&horizon) {
-        Position::Log(after) if is_better_by_state(view, ask, after, &horizon)? => Position::State(after),
+        Position::Log(after) if is_better_by_state(view, ask, after, &horizon)? => {
+            Position::State { after, since: after }.within(&horizon)
+        }
         place => place,
     };
     let mut step = Step { parts: Vec::new(), position: place, current: horizon.current, presence: Presence::Present };
     match place {
         Position::Log(after) => replay(view, ask, after, &mut step)?,
         _ if ask.history == History::EveryEvent => return Ok(Answer::Gone(horizon)),
-        Position::State(after) => catch_up(view, ask, after, &mut step)?,
+        Position::State { after, since } => catch_up(view, ask, (after, since), &mut step)?,
         Position::Lost => {
-            step.say(Some(Position::State(Revision::ZERO)), "null");
-            catch_up(view, ask, Revision::ZERO, &mut step)?;
+            let nothing = (Revision::ZERO, horizon.current);
+            step.say(Some(Position::State { after: nothing.0, since: nothing.1 }), "null");
+            catch_up(view, ask, nothing, &mut step)?;
         }
     }
     if let (true, Feed::Aggregate(collection, key)) = (step.is_last(), &ask.feed)
@@ -187,10 +194,15 @@ fn replay(view: &mut View<'_>, ask: &Ask, after: Revision, step: &mut Step) -> R
 }
 
 /// Aggregates as they are: null first, since patches do not compose across a deletion and a new beginning, then whole.
-fn catch_up(view: &mut View<'_>, ask: &Ask, after: Revision, step: &mut Step) -> Result<(), StoreError> {
+fn catch_up(
+    view: &mut View<'_>,
+    ask: &Ask,
+    (after, since): (Revision, Revision),
+    step: &mut Step,
+) -> Result<(), StoreError> {
     let feed = &ask.feed;
     let read = view.states(feed, after, ask.room)?;
-    step.position = read.to.map_or(Position::Log(step.current), Position::State);
+    step.position = read.to.map_or(Position::Log(step.current), |after| Position::State { after, since });
     // The document also has collections that have come to be since, whether anything is in them or not.
     if after == Revision::ZERO || matches!(feed, Feed::Everything(_)) {
         step.say(None, feed.frame(view.registry()));

@@ -126,7 +126,7 @@ impl Audience {
     }
 
     /// Says something to who has heard nothing for a while, and forgets who has gone.
-    fn tick(&mut self, quiet: u64) {
+    pub(crate) fn tick(&mut self, quiet: u64) {
         self.ticks += 1;
         let (ticks, published, epoch) = (self.ticks, self.published, &self.epoch);
         for group in [&mut self.wide, &mut self.single] {

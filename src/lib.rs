@@ -43,6 +43,9 @@ mod settings;
 
 pub mod collections;
 
+#[cfg(test)]
+mod law;
+
 pub use collection::{Derived, Document, InvalidRegistration};
 pub use json::Invalid;
 pub use key::{InvalidKey, Key, LONGEST_KEY};

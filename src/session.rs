@@ -21,6 +21,8 @@ pub(crate) struct Subscription {
     pub(crate) epoch: Epoch,
     pub(crate) history: History,
     pub(crate) patience: i64,
+    /// What its pages have room for.
+    pub(crate) room: Room,
     pub(crate) position: Position,
     pub(crate) channel: Rc<Channel>,
     pub(crate) audience: Rc<RefCell<Audience>>,
@@ -34,7 +36,7 @@ impl Subscription {
             Position::Log(after) => Position::Log(after.max(self.channel.sent())),
             other => other,
         };
-        Ask { feed: self.feed.clone(), position, history: self.history, room: Room::PAGE, patience: self.patience }
+        Ask { feed: self.feed.clone(), position, history: self.history, room: self.room, patience: self.patience }
     }
 
     /// Sends what was read; then more is read when there is room, or the hub takes over.

@@ -25,7 +25,7 @@ use crate::feed::Feed;
 use crate::follow::{Answer, History, PATIENCE, Position};
 use crate::hub::Audience;
 use crate::session::{ReadOn, Session, Subscription};
-use crate::store::Horizon;
+use crate::store::{Horizon, Room};
 
 /// What every feed knows in its query.
 const KNOWN: [&str; 7] = ["lastEventId", "revision", "epoch", "strict", "compact", "limit", "wait"];
@@ -68,6 +68,7 @@ fn subscription(call: &Call, query: &Query, feed: Feed) -> Result<Subscription, 
         epoch: call.shared.epoch.clone(),
         history: history(call, query)?,
         patience: PATIENCE,
+        room: Room::PAGE,
         position: position(call, query)?,
         channel: Channel::new(call.shared.session_buffer),
         audience: Rc::clone(audience),

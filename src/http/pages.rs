@@ -37,12 +37,10 @@ pub(super) async fn page(
 ) -> Result<HttpResponse, Problem> {
     let limit = query.number("limit", 1..=LIMIT.1)?.unwrap_or(LIMIT.0);
     let wait = Duration::from_secs(query.number("wait", 0..=LONGEST_WAIT)?.unwrap_or(0));
-    let room = Room { items: usize::try_from(limit).unwrap_or(usize::MAX), bytes: PAGE_BYTES };
+    subscription.room = Room { items: usize::try_from(limit).unwrap_or(usize::MAX), bytes: PAGE_BYTES };
     let deadline = Instant::now() + wait;
     loop {
-        let mut ask = subscription.ask();
-        ask.room = room;
-        let step = match call.shared.readers.send(ask).await?? {
+        let step = match call.shared.readers.send(subscription.ask()).await?? {
             Answer::Step(step) => step,
             Answer::Gone(horizon) => return Err(not_retained(call, &horizon)),
         };
