@@ -12,6 +12,7 @@ mod feeds;
 mod house;
 mod migrations;
 mod own_collections;
+mod real_clients;
 mod slow_clients;
 mod starting;
 mod stopping;

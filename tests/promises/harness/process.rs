@@ -1,7 +1,7 @@
 //! The program itself, as a process of its own that can be killed.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -14,10 +14,12 @@ pub(crate) struct Process {
     log: Arc<Mutex<Vec<String>>>,
 }
 
+const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 /// The program, with nothing of this environment in its settings.
-fn program(database: &Path, flags: &[&str]) -> Command {
+fn program(listen: SocketAddr, database: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_duality"));
-    command.args(["--listen", "127.0.0.1:0", "--database"]).arg(database).args(flags);
+    command.args(["--listen", &listen.to_string(), "--database"]).arg(database).args(flags);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DUALITY_")) {
         command.env_remove(name);
     }
@@ -26,8 +28,13 @@ fn program(database: &Path, flags: &[&str]) -> Command {
 }
 
 impl Process {
+    /// On any free port.
     pub(crate) fn start(database: &Path, flags: &[&str]) -> Self {
-        let mut child = program(database, flags).spawn().unwrap();
+        Self::start_on(ANY_PORT, database, flags)
+    }
+
+    pub(crate) fn start_on(listen: SocketAddr, database: &Path, flags: &[&str]) -> Self {
+        let mut child = program(listen, database, flags).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (found, finding) = std::sync::mpsc::channel();
         let (errors, lines) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
@@ -45,7 +52,7 @@ impl Process {
 
     /// Runs it where it is expected to fail at once.
     pub(crate) fn output(database: &Path, flags: &[&str]) -> Output {
-        let child = program(database, flags).spawn().unwrap();
+        let child = program(ANY_PORT, database, flags).spawn().unwrap();
         child.wait_with_output().unwrap()
     }
 
