@@ -5,11 +5,13 @@
 
 mod harness;
 
+mod catch_up;
 mod convergence;
 mod durability;
 mod errors;
 mod feeds;
 mod house;
+mod law;
 mod migrations;
 mod own_collections;
 mod real_clients;

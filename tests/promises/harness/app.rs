@@ -147,6 +147,11 @@ impl App {
         told.recv().unwrap()
     }
 
+    /// Changes the settings for the next start.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+    }
+
     pub(crate) fn database(&self) -> &Path {
         &self.settings.database
     }

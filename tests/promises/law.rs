@@ -1,0 +1,126 @@
+//! The law again, over sockets: random writes, prunings and restarts, and consumers that begin anywhere and are cut
+//! anywhere. (A thousand cases more run in process, against a model: `src/law.rs`.)
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+use serde_json::{Value, json};
+
+use crate::harness::{App, Stream};
+
+/// The state, its feed, and the query that both know.
+const LEVELS: [(&str, &str, &str); 6] = [
+    ("/aggregates", "/events", ""),
+    ("/aggregates", "/events", "?collection=locations"),
+    ("/persons", "/person-events", ""),
+    ("/persons", "/person-events", "?key=1&key=3"),
+    ("/locations", "/location-events", ""),
+    ("/persons/2", "/persons/2/events", ""),
+];
+
+#[derive(Debug, Clone)]
+enum Op {
+    Create(u8),
+    Move(u8, u8),
+    Delete(u8),
+    Prune,
+    Restart,
+    /// Presents the id of another service, or one that is yet to come, or none.
+    Begin(u8),
+    /// Comes back with the last id it saw, reads so many messages if they are there, and is cut.
+    Read(u8),
+}
+
+struct Consumer {
+    state: Value,
+    last_id: Option<String>,
+}
+
+fn city(number: u8) -> Value {
+    [json!("Rome"), json!("Oslo"), Value::Null][usize::from(number % 3)].clone()
+}
+
+/// The state at a level; null for an aggregate that is not there.
+fn fresh(app: &App, path: &str) -> (Value, i64, String) {
+    let response = app.get(path);
+    let state = if response.status == 404 { Value::Null } else { response.json() };
+    (state, response.revision(), response.cursor())
+}
+
+/// Reads until the revision, or so many messages.
+fn read(app: &App, feed: &str, consumer: &mut Consumer, revision: i64, most: usize) {
+    let headers: Vec<_> = consumer.last_id.iter().map(|id| ("Last-Event-ID", id.as_str())).collect();
+    let mut stream: Stream = app.follow(feed, &headers);
+    let known = consumer.last_id.as_ref().and_then(|id| id.split_once('.')?.1.parse::<i64>().ok());
+    let mut before = known
+        .filter(|_| stream.head.header("X-Epoch") == consumer.last_id.as_ref().and_then(|id| id.split('.').next()));
+    // From nothing to nothing, there is only the frame.
+    let most = if revision == 0 && consumer.last_id.is_none() { 1 } else { most };
+    for _ in 0..most {
+        if before.is_some_and(|reached| reached == revision) {
+            return;
+        }
+        let message = stream.message().expect("the stream goes on");
+        json_patch::merge(&mut consumer.state, &message.patch());
+        if let Some(reached) = message.reached() {
+            assert!(before.is_none_or(|before| before > revision || reached > before), "in order, and none twice");
+            before = Some(reached);
+        }
+        consumer.last_id = message.id.or(consumer.last_id.take());
+    }
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => any::<u8>().prop_map(Op::Create),
+        3 => (1..6_u8, any::<u8>()).prop_map(|(key, city)| Op::Move(key, city)),
+        2 => (1..6_u8).prop_map(Op::Delete),
+        2 => Just(Op::Prune),
+        1 => Just(Op::Restart),
+        2 => (0..3_u8).prop_map(Op::Begin),
+        4 => (1..5_u8).prop_map(Op::Read),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 50, failure_persistence: None, rng_seed: RngSeed::Fixed(2026), max_shrink_time: 30_000, ..ProptestConfig::default() })]
+    #[test]
+    fn merge_patches_alone_bring_any_consumer_to_the_state_of_now(
+        level in 0..LEVELS.len(),
+        ops in prop::collection::vec(ops(), 1..16),
+    ) {
+        // Bookmarks come soon, so that every feed names every revision in the end.
+        let mut app = App::with(|settings| settings.heartbeat = Duration::from_millis(20));
+        let (state, events, query) = LEVELS[level];
+        let (state, events) = (format!("{state}{query}"), format!("{events}{query}"));
+        let mut consumer = Consumer { state: Value::Null, last_id: None };
+        for op in &ops {
+            match op {
+                Op::Create(to) => drop(app.post("/persons", &json!({"name": "x", "city": city(*to)}).to_string())),
+                Op::Move(key, to) => drop(app.patch(&format!("/persons/{key}"), &json!({"city": city(*to)}).to_string())),
+                Op::Delete(key) => drop(app.delete(&format!("/persons/{key}"))),
+                Op::Prune => app.prune_everything(),
+                Op::Restart => app.restart(),
+                Op::Begin(how) => {
+                    let (now, revision, cursor) = fresh(&app, &state);
+                    let epoch = cursor.split('.').next().unwrap();
+                    consumer = match how {
+                        0 => Consumer { state: now, last_id: Some(cursor) },
+                        1 => Consumer { state: json!({"1": 1}), last_id: Some("0therepoch.2".to_owned()) },
+                        _ => Consumer { state: json!({"1": 1}), last_id: Some(format!("{epoch}.{}", revision + 2)) },
+                    };
+                    // Who comes from the future is told before the future is there.
+                    read(&app, &events, &mut consumer, revision, 1);
+                }
+                Op::Read(most) => {
+                    let (_, revision, _) = fresh(&app, &state);
+                    read(&app, &events, &mut consumer, revision, usize::from(*most));
+                }
+            }
+        }
+        let (now, revision, _) = fresh(&app, &state);
+        read(&app, &events, &mut consumer, revision, usize::MAX);
+        prop_assert_eq!(consumer.state, now);
+    }
+}
