@@ -12,6 +12,7 @@ mod errors;
 mod feeds;
 mod house;
 mod law;
+mod levels;
 mod migrations;
 mod own_collections;
 mod real_clients;
