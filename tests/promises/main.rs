@@ -15,6 +15,7 @@ mod law;
 mod levels;
 mod migrations;
 mod own_collections;
+mod pages;
 mod real_clients;
 mod slow_clients;
 mod starting;
