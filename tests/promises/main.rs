@@ -13,6 +13,7 @@ mod feeds;
 mod house;
 mod law;
 mod levels;
+mod limits;
 mod migrations;
 mod own_collections;
 mod pages;
