@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod bookmarks;
 mod catch_up;
 mod convergence;
 mod durability;

@@ -1,0 +1,168 @@
+//! Bookmarks: a feed in which nothing happens still tells its client how far it is.
+
+use std::time::Duration;
+
+use crate::harness::{App, Event, Stream};
+
+const SOON: Duration = Duration::from_millis(100);
+
+/// Comments that show that more than one heartbeat was quiet.
+const QUIET: usize = 3;
+
+fn app() -> App {
+    let app = App::with(|settings| settings.heartbeat = SOON);
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    app.post("/persons", r#"{"name":"Bob"}"#);
+    app
+}
+
+/// A stream whose client has everything.
+fn live(app: &App, path: &str) -> Stream {
+    let mut stream = app.follow(path, &[("Last-Event-ID", &app.get("/persons").cursor())]);
+    stream.read_until(|text| text.contains("retry"));
+    stream
+}
+
+fn bookmark(app: &App, data: &str) -> Event {
+    Event { id: Some(app.get("/persons").cursor()), data: data.to_owned() }
+}
+
+/// Reads a few heartbeats, in which no message comes.
+#[track_caller]
+fn expect_only_comments(stream: &mut Stream) {
+    let before = stream.raw.len();
+    stream.read_until(|text| text[before..].matches(":\n").count() >= QUIET);
+    let since = stream.raw[before..].replace(":\n", "");
+    assert!(since.is_empty(), "{since:?}");
+}
+
+#[test]
+fn a_feed_that_the_revision_passes_by_gets_a_bookmark_and_then_comments_again() {
+    let app = app();
+    for (path, data) in [
+        ("/person-events?key=999", "{}"),
+        ("/location-events", "{}"),
+        ("/location-events?key=Rome&key=Oslo", "{}"),
+        ("/events?collection=locations", "{}"),
+        ("/persons/2/events", "{}"),
+        ("/persons/999/events", "null"),
+        ("/locations/Rome/events", "null"),
+    ] {
+        let mut stream = live(&app, path);
+        expect_only_comments(&mut stream);
+        for _ in 0..2 {
+            app.post("/persons", r#"{"name":"Cid"}"#);
+            assert_eq!(stream.message().unwrap(), bookmark(&app, data), "{path}");
+            expect_only_comments(&mut stream);
+        }
+    }
+}
+
+#[test]
+fn a_client_that_knows_the_revision_from_an_event_gets_no_bookmark() {
+    let app = app();
+    for path in ["/person-events", "/events", "/persons/2/events", "/person-events?key=2"] {
+        let mut stream = live(&app, path);
+        let name = format!("Bob, seen on {path}");
+        let revision = app.patch("/persons/2", &serde_json::json!({ "name": name }).to_string()).revision();
+        assert_eq!(stream.message().unwrap().revision(), revision);
+        expect_only_comments(&mut stream);
+    }
+}
+
+#[test]
+fn a_bookmark_says_whether_the_aggregate_is_there() {
+    let app = app();
+    let mut stream = live(&app, "/persons/2/events");
+    app.post("/persons", r#"{"name":"Cid"}"#);
+    assert_eq!(stream.message().unwrap(), bookmark(&app, "{}"));
+    app.delete("/persons/2");
+    assert_eq!(stream.message().unwrap(), bookmark(&app, "null"), "the event itself");
+    app.post("/persons", r#"{"name":"Dan"}"#);
+    assert_eq!(stream.message().unwrap(), bookmark(&app, "null"));
+
+    let mut rome = live(&app, "/locations/Rome/events");
+    app.post("/persons", r#"{"name":"Eve"}"#);
+    assert_eq!(rome.message().unwrap(), bookmark(&app, "null"));
+    app.patch("/persons/1", r#"{"city":"Rome"}"#);
+    assert_eq!(rome.message().unwrap(), bookmark(&app, r#"{"total":1}"#), "the event itself");
+    app.post("/persons", r#"{"name":"Fay"}"#);
+    assert_eq!(rome.message().unwrap(), bookmark(&app, "{}"));
+}
+
+#[test]
+fn who_starts_from_0_where_nothing_is_gets_the_frame_and_then_a_bookmark() {
+    let app = app();
+    for (path, frame, data) in [
+        ("/location-events", "{}", "{}"),
+        ("/events?collection=locations", r#"{"locations":{}}"#, "{}"),
+        ("/persons/999/events", "null", "null"),
+    ] {
+        let mut stream = app.follow(path, &[]);
+        assert_eq!(stream.message().unwrap(), Event { id: None, data: frame.to_owned() }, "{path}");
+        assert_eq!(stream.message().unwrap(), bookmark(&app, data), "{path}");
+        expect_only_comments(&mut stream);
+    }
+}
+
+#[test]
+fn a_service_without_a_revision_has_no_bookmarks() {
+    let app = App::with(|settings| settings.heartbeat = SOON);
+    let mut stream = app.follow("/events", &[]);
+    assert!(stream.message().unwrap().id.is_none());
+    // The first comment of a heartbeat shows that the hub has the stream.
+    stream.read_until(|text| text.contains("\n:\n"));
+    expect_only_comments(&mut stream);
+    assert!(!stream.raw.contains("id:"), "{:?}", stream.raw);
+}
+
+#[test]
+fn a_bookmark_outlives_the_retention_of_everything_that_it_passed() {
+    let app = app();
+    let old = app.get("/persons").cursor();
+    let mut stream = live(&app, "/person-events?key=2");
+    app.post("/persons", r#"{"name":"Cid"}"#);
+    app.patch("/persons/1", r#"{"city":"Rome"}"#);
+    let mut last = stream.next();
+    while last.id != Some(app.get("/persons").cursor()) {
+        last = stream.next();
+    }
+    stream.close();
+    app.prune_everything();
+    let strict = "/person-events?key=2&strict=true";
+    let gone = app.request("GET", strict, &[("Last-Event-ID", &old)], None);
+    assert_eq!(gone.status, 410, "what it had before the bookmark is not retained");
+    let mut resumed = app.follow(strict, &[("Last-Event-ID", last.id.as_ref().unwrap())]);
+    app.patch("/persons/2", r#"{"city":"Oslo"}"#);
+    assert_eq!(resumed.message().unwrap(), bookmark(&app, r#"{"2":{"city":"Oslo"}}"#), "nothing before it");
+}
+
+#[test]
+fn a_stop_says_how_far_a_feed_is_and_cuts_it() {
+    let mut app = App::with(|settings| {
+        settings.heartbeat = Duration::from_secs(3600);
+        // One worker has one hub: what one of its streams shows, the hub has published for all.
+        settings.workers = Some(1);
+    });
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    let mut witness = live(&app, "/person-events");
+    let mut streams = [
+        ("/person-events?key=999", "{}"),
+        ("/location-events", "{}"),
+        ("/events?collection=locations", "{}"),
+        ("/persons/1/events", "{}"),
+        ("/persons/999/events", "null"),
+    ]
+    .map(|(path, data)| (path, data, live(&app, path)));
+    app.post("/persons", r#"{"name":"Bob"}"#);
+    let expected = |data| bookmark(&app, data);
+    let (there, absent, now) = (expected("{}"), expected("null"), app.get("/persons").revision());
+    assert_eq!(witness.message().unwrap().revision(), now);
+    app.stop();
+    assert_eq!(witness.message(), None, "it has the id of the event");
+    for (path, data, stream) in &mut streams {
+        let last = if *data == "null" { &absent } else { &there };
+        assert_eq!(stream.message().as_ref(), Some(last), "{path}");
+        assert_eq!(stream.message(), None, "{path} is cut, without the final chunk");
+    }
+}
