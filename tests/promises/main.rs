@@ -7,6 +7,7 @@ mod harness;
 
 mod bookmarks;
 mod catch_up;
+mod catch_ups;
 mod convergence;
 mod durability;
 mod errors;

@@ -1,0 +1,152 @@
+//! Catch-ups and resets: a cursor that the log does not reach any more, or never did, is brought to now all the same.
+
+use serde_json::{Value, json};
+
+use crate::harness::{App, Client, Event, Process, Stream};
+
+const DAY: i64 = 24 * 60 * 60 * 1000;
+
+/// The messages until the client has everything up to this revision.
+fn messages(mut stream: Stream, until: i64) -> Vec<Event> {
+    let mut messages = Vec::new();
+    while messages.last().and_then(Event::reached) != Some(until) {
+        messages.push(stream.message().unwrap());
+    }
+    messages
+}
+
+fn apply(state: &mut Value, messages: &[Event]) {
+    messages.iter().for_each(|message| json_patch::merge(state, &message.patch()));
+}
+
+fn data(messages: &[Event]) -> Vec<&str> {
+    messages.iter().map(|message| message.data.as_str()).collect()
+}
+
+#[test]
+fn a_catch_up_gives_what_changed_as_null_and_then_as_it_is() {
+    let app = App::start();
+    for name in ["Ann", "Bob", "Cid"] {
+        app.post("/persons", &json!({ "name": name }).to_string());
+    }
+    let (mut state, cursor) = app.load("/persons");
+    app.patch("/persons/2", r#"{"city":"Rome"}"#);
+    app.delete("/persons/3");
+    app.prune_everything();
+    let messages = messages(app.follow("/person-events", &[("Last-Event-ID", &cursor)]), 5);
+    assert_eq!(data(&messages), [r#"{"2":null,"3":null}"#, r#"{"2":{"name":"Bob","city":"Rome"}}"#]);
+    assert_eq!((&messages[0].id, &messages[1].id), (&None, &Some(app.get("/persons").cursor())));
+    apply(&mut state, &messages);
+    assert_eq!(state, app.get("/persons").json());
+}
+
+#[test]
+fn nothing_is_left_of_what_was_deleted_and_made_again() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann","city":"Rome","spouse":2}"#);
+    let (mut state, cursor) = app.load("/locations");
+    assert_eq!(state, json!({"Rome": {"total": 1, "married": 1}}));
+    app.delete("/persons/1");
+    app.post("/persons", r#"{"name":"Bob","city":"Rome"}"#);
+    app.prune_everything();
+    apply(&mut state, &messages(app.follow("/location-events", &[("Last-Event-ID", &cursor)]), 3));
+    assert_eq!(state, json!({"Rome": {"total": 1}}));
+}
+
+#[test]
+fn a_long_catch_up_goes_on_after_every_partial_id() {
+    let app = App::start();
+    let mut client = app.client();
+    let body = json!({"name": "x".repeat(1000)}).to_string();
+    for _ in 0..500 {
+        client.request("POST", "/persons", &[("Content-Type", "application/json")], Some(body.as_bytes()));
+    }
+    app.prune_everything();
+    let whole = messages(app.follow("/person-events", &[]), 500);
+    let ids: Vec<_> = whole.iter().filter_map(|message| message.id.clone()).collect();
+    let (last, partial) = ids.split_last().unwrap();
+    assert_eq!(*last, app.get("/persons").cursor());
+    assert!(partial.len() > 2 && partial.iter().all(|id| id.ends_with(".partial")), "{partial:?}");
+    app.patch("/persons/1", r#"{"city":"Rome"}"#);
+    app.delete("/persons/2");
+    let expected = app.get("/persons").json();
+    for cut in 0..whole.len() {
+        let mut state = Value::Null;
+        apply(&mut state, &whole[..=cut]);
+        // As a client that reconnects by itself: with the last id it saw, or none.
+        let id = whole[..=cut].iter().rev().find_map(|message| message.id.clone());
+        let rest = messages(app.follow("/person-events", &[("Last-Event-ID", &id.unwrap_or_default())]), 502);
+        apply(&mut state, &rest);
+        assert_eq!(state, expected, "cut after message {cut}");
+    }
+}
+
+#[test]
+fn a_cursor_that_the_log_still_reaches_is_given_the_log() {
+    let app = App::start();
+    for name in ["Ann", "Bob"] {
+        app.post("/persons", &json!({ "name": name }).to_string());
+    }
+    let oldest = app.get("/persons").cursor();
+    app.prune_everything();
+    app.patch("/persons/2", r#"{"city":"Rome"}"#);
+    app.patch("/persons/2", r#"{"city":"Oslo"}"#);
+    let log = messages(app.follow("/person-events", &[("Last-Event-ID", &oldest)]), 4);
+    assert_eq!(data(&log), [r#"{"2":{"city":"Rome"}}"#, r#"{"2":{"city":"Oslo"}}"#]);
+    let below = messages(app.follow("/person-events", &[("X-Revision", "2")]), 4);
+    assert_eq!(data(&below), [r#"{"2":null}"#, r#"{"2":{"name":"Bob","city":"Oslo"}}"#], "one below is not");
+}
+
+#[test]
+fn who_asks_for_a_catch_up_is_spared_the_log() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    let (mut state, cursor) = app.load("/persons");
+    for city in ["Rome", "Oslo", "Rome", "Oslo"] {
+        app.patch("/persons/1", &json!({ "city": city }).to_string());
+    }
+    let messages = messages(app.follow("/person-events?compact=true", &[("Last-Event-ID", &cursor)]), 5);
+    assert_eq!(data(&messages), [r#"{"1":null}"#, r#"{"1":{"name":"Ann","city":"Oslo"}}"#]);
+    apply(&mut state, &messages);
+    assert_eq!(state, app.get("/persons").json());
+}
+
+#[test]
+fn a_deletion_that_is_forgotten_is_not_missed() {
+    let app = App::start();
+    for name in ["Ann", "Bob"] {
+        app.post("/persons", &json!({ "name": name }).to_string());
+    }
+    let (mut state, cursor) = app.load("/persons");
+    app.delete("/persons/1");
+    app.turn_clock(91 * DAY);
+    app.prune();
+    let messages = messages(app.follow("/person-events", &[("Last-Event-ID", &cursor)]), 3);
+    assert_eq!(messages[0].data, "null", "who still has Ann would keep her otherwise");
+    apply(&mut state, &messages);
+    assert_eq!(state, json!({"2": {"name": "Bob"}}));
+}
+
+#[test]
+fn a_cursor_of_before_a_new_epoch_starts_from_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("test.db");
+    let json = [("Content-Type", "application/json")];
+    let mut process = Process::start(&database, &[]);
+    let written = Client::connect(process.address).request("POST", "/persons", &json, Some(br#"{"name":"Ann"}"#));
+    process.signal("TERM");
+    assert!(process.wait().success());
+    let process = Process::start(&database, &["--new-epoch"]);
+    let now = Client::connect(process.address).request("GET", "/persons", &[], None);
+    assert_eq!((now.text(), now.revision()), (r#"{"1":{"name":"Ann"}}"#, 1));
+    assert_ne!(now.header("X-Epoch"), written.header("X-Epoch"));
+    let mut stream = Stream::open(process.address, "/person-events", &[("Last-Event-ID", &written.cursor())]);
+    let first = stream.message().unwrap();
+    assert_eq!(
+        (first.id, first.data.as_str()),
+        (Some(format!("{}.0.partial", now.header("X-Epoch").unwrap())), "null")
+    );
+    let mut state = Value::Null;
+    stream.follow(&mut state, 1);
+    assert_eq!(state, now.json());
+}
