@@ -137,3 +137,38 @@ fn every_setting_stands_in_the_readme_with_its_default() {
         }
     }
 }
+
+/// Every `module::test_name` in a text.
+fn named_tests(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let of_a_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    text.match_indices("::").map(move |(at, separator)| {
+        let (before, after) = (&text[..at], &text[at + separator.len()..]);
+        (
+            &before[before.trim_end_matches(of_a_name).len()..],
+            &after[..after.len() - after.trim_start_matches(of_a_name).len()],
+        )
+    })
+}
+
+#[test]
+fn every_test_that_the_protocol_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let protocol = std::fs::read_to_string(root.join("docs/protocol.md")).unwrap();
+    let is_link = |line: &&str| line.starts_with('[') && line.contains("]: ");
+    let links: Vec<_> = protocol.lines().filter(is_link).collect();
+    let body = protocol.lines().filter(|line| !is_link(line)).collect::<Vec<_>>().join("\n");
+    let targets = links.join("\n");
+    for (module, name) in named_tests(&body).chain(named_tests(&targets)) {
+        let file = std::fs::read_to_string(root.join(format!("tests/promises/{module}.rs")));
+        let file = file.unwrap_or_else(|error| panic!("{module}::{name}: {error}"));
+        assert!(file.contains(&format!("#[test]\nfn {name}() {{")), "{module}::{name} is no test");
+        let link = format!("[{module}::{name}]: ../tests/promises/{module}.rs");
+        assert!(links.contains(&link.as_str()), "{link} is missing");
+        assert!(body.contains(&format!("[✓][{module}::{name}]")), "{module}::{name} is not used");
+    }
+    // What stands between two headings says nothing, or says what holds it.
+    for section in body.split("\n## ").flat_map(|section| section.split("\n### ")).skip(1) {
+        let (heading, text) = section.split_once('\n').unwrap();
+        assert!(named_tests(text).next().is_some(), "{heading:?} names no test");
+    }
+}
