@@ -40,6 +40,8 @@ pub(crate) struct Ask {
     pub(crate) position: Position,
     pub(crate) history: History,
     pub(crate) room: Room,
+    /// Whether it was told what the state is when nothing is there.
+    pub(crate) has_frame: bool,
     /// The log is replayed without another thought when it has no more revisions than this.
     pub(crate) patience: i64,
 }
@@ -173,7 +175,7 @@ fn is_better_by_state(view: &mut View<'_>, ask: &Ask, after: Revision, horizon: 
 
 /// Events of the log.
 fn replay(view: &mut View<'_>, ask: &Ask, after: Revision, step: &mut Step) -> Result<(), StoreError> {
-    if after == Revision::ZERO {
+    if after == Revision::ZERO && !ask.has_frame {
         step.say(None, ask.feed.frame(view.registry()));
     }
     let read = view.changes(&ask.feed, after, step.current, ask.room)?;

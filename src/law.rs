@@ -226,6 +226,7 @@ impl World {
             epoch,
             history,
             patience: if history == History::Any { 3 } else { PATIENCE },
+            has_frame: false,
             room: Room { items: ours.room, bytes: usize::MAX },
             channel,
             audience: Rc::clone(&self.audience),

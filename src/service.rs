@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_web::dev::ServerHandle;
+use actix_web::middleware::Condition;
 use actix_web::rt::net::TcpStream;
 use actix_web::rt::signal::unix::{Signal, SignalKind, signal};
 use actix_web::{App, HttpServer, web};
@@ -190,7 +191,7 @@ fn serve(
         let hub = Hub { audience: Rc::clone(&audience), relay: relay.clone(), heartbeat }.start();
         hubs.lock().expect("nobody panics while pushing to a list").push(hub);
         App::new()
-            .wrap(http::cors(&origins))
+            .wrap(Condition::new(!origins.is_empty(), http::cors(&origins)))
             .app_data(shared.clone())
             .app_data(audience)
             .configure(|config| http::routes(config, &shared))

@@ -21,6 +21,8 @@ pub(crate) struct Subscription {
     pub(crate) epoch: Epoch,
     pub(crate) history: History,
     pub(crate) patience: i64,
+    /// Whether it was told what the state is when nothing is there.
+    pub(crate) has_frame: bool,
     /// What its pages have room for.
     pub(crate) room: Room,
     pub(crate) position: Position,
@@ -36,7 +38,14 @@ impl Subscription {
             Position::Log(after) => Position::Log(after.max(self.channel.sent())),
             other => other,
         };
-        Ask { feed: self.feed.clone(), position, history: self.history, room: self.room, patience: self.patience }
+        Ask {
+            feed: self.feed.clone(),
+            position,
+            history: self.history,
+            room: self.room,
+            has_frame: self.has_frame,
+            patience: self.patience,
+        }
     }
 
     /// Sends what was read; then more is read when there is room, or the hub takes over.
@@ -62,6 +71,7 @@ impl Subscription {
         self.position = step.position;
         // What was decided at first is not decided anew with every page.
         self.patience = i64::MAX;
+        self.has_frame = true;
         if self.history == History::Compact {
             self.history = History::Any;
         }

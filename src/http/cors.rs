@@ -5,7 +5,7 @@ use actix_cors::Cors;
 /// The headers with a meaning of ours, which scripts of other origins would not see otherwise.
 const EXPOSED: [&str; 5] = ["X-Revision", "X-Epoch", "ETag", "Location", "Retry-After"];
 
-/// Lets pages of these origins in; `*` lets all in. Of none, and nothing is said.
+/// Lets pages of these origins in; `*` lets all in.
 pub(crate) fn cors(origins: &[String]) -> Cors {
     let cors = Cors::default().allow_any_method().allow_any_header().expose_headers(EXPOSED).max_age(3600);
     if origins.iter().any(|origin| origin == "*") {

@@ -13,7 +13,7 @@ use super::feeds::not_retained;
 use super::problem::{Kind, Problem};
 use super::request::{Call, Query};
 use super::{NDJSON, answer};
-use crate::channel::Channel;
+use crate::channel::{Channel, Next};
 use crate::feed::push_member;
 use crate::follow::{Answer, Part, Position, Step};
 use crate::session::Subscription;
@@ -50,8 +50,8 @@ pub(super) async fn page(
         if has_news || (step.is_last() && left.is_zero()) {
             return answered(call, &step, form);
         }
-        if step.is_last() {
-            something_happens(&subscription, &step, left).await;
+        if step.is_last() && listen(&subscription, &step, left).await == Heard::Goodbye {
+            return answered(call, &step, form);
         }
         // Who starts from nothing goes on doing so, to be given the frame.
         if step.parts.is_empty() {
@@ -62,13 +62,24 @@ pub(super) async fn page(
     }
 }
 
+/// What ended a wait.
+#[derive(PartialEq, Eq)]
+enum Heard {
+    /// Something happened, or the time is over: the database says what there is.
+    Something,
+    /// The service stops.
+    Goodbye,
+}
+
 /// Waits as a stream would, until there is something to be read or the time is over.
-async fn something_happens(subscription: &Subscription, step: &Step, left: Duration) {
+async fn listen(subscription: &Subscription, step: &Step, left: Duration) -> Heard {
     let bell = Bell(Channel::new(1));
     bell.0.reach(step.current);
     subscription.audience.borrow_mut().enter(subscription.feed.clone(), Rc::clone(&bell.0));
-    // Whether it rang or not, the database says what there is.
-    let _ = timeout(left, poll_fn(|context| bell.0.poll_next(context))).await;
+    match timeout(left, poll_fn(|context| bell.0.poll_next(context))).await {
+        Ok(Next::End) => Heard::Goodbye,
+        _ => Heard::Something,
+    }
 }
 
 /// A channel that is only listened to for the first sound.

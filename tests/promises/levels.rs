@@ -252,3 +252,14 @@ fn who_starts_from_nothing_is_told_so_and_given_the_frame_next() {
         }
     }
 }
+
+#[test]
+fn the_frame_comes_once() {
+    for _ in 0..10 {
+        let app = App::start();
+        let mut stream = app.follow("/events", &[]);
+        assert!(stream.message().unwrap().id.is_none());
+        app.post("/persons", r#"{"name":"Ann"}"#);
+        assert!(stream.message().unwrap().id.is_some(), "{}", stream.raw);
+    }
+}

@@ -215,3 +215,25 @@ fn head_is_get_without_the_body_on_every_route() {
         }
     }
 }
+
+#[test]
+fn without_the_setting_nothing_is_said_about_other_origins() {
+    let app = App::start();
+    let asked = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PATCH")];
+    for (method, path, headers) in
+        [("GET", "/persons", &asked[..1]), ("GET", "/persons", &[]), ("OPTIONS", "/persons/1", &asked)]
+    {
+        let answer = app.request(method, path, headers, None);
+        for name in ["Allow-Origin", "Expose-Headers", "Allow-Methods", "Allow-Headers", "Max-Age"] {
+            assert_eq!(answer.header(&format!("Access-Control-{name}")), None, "{name} {method} {path}");
+        }
+    }
+}
+
+#[test]
+fn a_preflight_is_a_problem_where_no_other_origin_is_let_in() {
+    let app = App::start();
+    let asked = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PATCH")];
+    let response = app.request("OPTIONS", "/persons/1", &asked, None);
+    assert_eq!(response.header("Content-Type"), Some("application/problem+json"));
+}

@@ -6,9 +6,9 @@
 mod harness;
 
 mod bookmarks;
-mod catch_up;
 mod catch_ups;
 mod convergence;
+mod cursors;
 mod durability;
 mod errors;
 mod feeds;

@@ -298,3 +298,19 @@ fn a_collection_can_be_read_as_lines() {
     let cities = app.request("GET", "/locations", &[LINES], None);
     assert_eq!(cities.text(), "{\"key\":\"a \\\"b\\\"\",\"aggregate\":{\"total\":3}}\n");
 }
+
+#[test]
+fn a_long_poll_is_answered_when_the_service_stops() {
+    let mut app = App::start();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    let cursor = app.get("/persons").cursor();
+    let mut client = app.client();
+    let path = format!("/person-events?wait=30&lastEventId={cursor}");
+    client.send("GET", &path, &[("Accept", "application/json")], None);
+    // Each worker serves connections in turn: when these are answered, the poll is under way.
+    for _ in 0..20 {
+        app.get("/persons");
+    }
+    app.stop();
+    assert_eq!(client.response("GET").json()["events"], serde_json::json!([]));
+}
