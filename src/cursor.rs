@@ -111,6 +111,8 @@ pub(crate) enum Cursor {
         epoch: Epoch,
         /// How far the catch-up got.
         after: Revision,
+        /// From when on deletions matter to who is in it.
+        since: Revision,
     },
     /// Nothing that this service ever handed out.
     Foreign,
@@ -128,8 +130,14 @@ impl FromStr for Cursor {
         let epoch: Epoch = epoch.parse()?;
         match rest.split_once('.') {
             None => Ok(Self::After { epoch: Some(epoch), after: rest.parse()? }),
-            Some((after, "partial")) => Ok(Self::Partial { epoch, after: after.parse()? }),
-            Some(_) => Err(Malformed),
+            Some((after, "partial")) => {
+                let after = after.parse()?;
+                Ok(Self::Partial { epoch, after, since: after })
+            }
+            Some((after, rest)) => {
+                let since = rest.strip_prefix("partial.").ok_or(Malformed)?.parse()?;
+                Ok(Self::Partial { epoch, after: after.parse()?, since })
+            }
         }
     }
 }
@@ -202,7 +210,10 @@ mod tests {
         presented.last_event_id_query = Some("4f9c21aa.9");
         assert_eq!(presented.cursor(), Ok(after(Some("4f9c21aa"), 9)));
         presented.last_event_id = Some(b"4f9c21aa.8.partial");
-        assert_eq!(presented.cursor(), Ok(Cursor::Partial { epoch: "4f9c21aa".parse().unwrap(), after: Revision(8) }));
+        assert_eq!(
+            presented.cursor(),
+            Ok(Cursor::Partial { epoch: "4f9c21aa".parse().unwrap(), after: Revision(8), since: Revision(8) })
+        );
     }
 
     #[test]

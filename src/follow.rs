@@ -98,8 +98,7 @@ impl Position {
     pub(crate) fn of(cursor: &Cursor, ours: &Epoch) -> Self {
         match cursor {
             Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| epoch == ours) => Self::Log(*after),
-            // When its catch-up began is not known: it is taken to have been there all the time.
-            Cursor::Partial { epoch, after } if epoch == ours => Self::State { after: *after, since: *after },
+            Cursor::Partial { epoch, after, since } if epoch == ours => Self::State { after: *after, since: *since },
             _ => Self::Lost,
         }
     }
@@ -108,7 +107,8 @@ impl Position {
     pub(crate) fn id(self, epoch: &Epoch) -> Option<String> {
         match self {
             Self::Log(after) => Some(format!("{epoch}.{after}")),
-            Self::State { after, .. } => Some(format!("{epoch}.{after}.partial")),
+            Self::State { after, since } if after == since => Some(format!("{epoch}.{after}.partial")),
+            Self::State { after, since } => Some(format!("{epoch}.{after}.partial.{since}")),
             Self::Lost => None,
         }
     }
@@ -140,11 +140,11 @@ pub(crate) fn follow(view: &mut View<'_>, ask: &Ask) -> Result<Answer, StoreErro
     match place {
         Position::Log(after) => replay(view, ask, after, &mut step)?,
         _ if ask.history == History::EveryEvent => return Ok(Answer::Gone(horizon)),
-        Position::State { after, since } => catch_up(view, ask, (after, since), &mut step)?,
+        Position::State { after, since } => catch_up(view, ask, (after, since), &horizon, &mut step)?,
         Position::Lost => {
             let nothing = (Revision::ZERO, horizon.current);
-            step.say(Some(Position::State { after: nothing.0, since: nothing.1 }), "null");
-            catch_up(view, ask, nothing, &mut step)?;
+            step.say(Some(Position::State { after: Revision::ZERO, since: Revision::ZERO }), "null");
+            catch_up(view, ask, nothing, &horizon, &mut step)?;
         }
     }
     if let (true, Feed::Aggregate(collection, key)) = (step.is_last(), &ask.feed)
@@ -200,11 +200,17 @@ fn catch_up(
     view: &mut View<'_>,
     ask: &Ask,
     (after, since): (Revision, Revision),
+    horizon: &Horizon,
     step: &mut Step,
 ) -> Result<(), StoreError> {
     let feed = &ask.feed;
     let read = view.states(feed, after, ask.room)?;
-    step.position = read.to.map_or(Position::Log(step.current), |after| Position::State { after, since });
+    step.position = match read.to {
+        None => Position::Log(step.current),
+        // Past all deletions that are forgotten, it need not be known when the catch-up began.
+        Some(after) if after >= horizon.forgotten => Position::State { after, since: after },
+        Some(after) => Position::State { after, since },
+    };
     // The document also has collections that have come to be since, whether anything is in them or not.
     if after == Revision::ZERO || matches!(feed, Feed::Everything(_)) {
         step.say(None, feed.frame(view.registry()));

@@ -116,6 +116,9 @@ impl Audience {
             return channel.park();
         }
         for batch in &self.recent {
+            if channel.is_full() {
+                return channel.park();
+            }
             if channel.sent() < batch.to {
                 send(batch, &batch.frames(&feed), &channel, self.ticks);
             }

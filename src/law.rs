@@ -284,7 +284,7 @@ impl World {
     /// nothing, and at a whole one the state is exactly that of the revision.
     fn validate(&self, consumer: usize, connection: &mut Connection, id: &str) {
         let (_, rest) = id.split_once('.').unwrap();
-        if let Some(partial) = rest.strip_suffix(".partial") {
+        if let Some((partial, _)) = rest.split_once(".partial") {
             let partial: i64 = partial.parse().unwrap();
             // After a reset it begins at 0 again.
             assert!(partial > connection.named.1 || partial == 0, "{id} after {:?}", connection.named);

@@ -56,7 +56,7 @@ pub struct Settings {
     pub max_sessions_per_address: usize,
 
     /// What may wait in the service for one stream that is not read.
-    #[arg(long, env = "DUALITY_SESSION_BUFFER", value_name = "SIZE", default_value = "256KiB", value_parser = size)]
+    #[arg(long, env = "DUALITY_SESSION_BUFFER", value_name = "SIZE", default_value = "256KiB", value_parser = at_least_a_byte)]
     pub session_buffer: usize,
 
     /// An origin whose pages may read the answers (CORS), `*` for any; may be given several times.
@@ -114,6 +114,13 @@ fn size(text: &str) -> Result<usize, String> {
     number.checked_mul(unit).ok_or_else(|| "too large".to_owned())
 }
 
+fn at_least_a_byte(text: &str) -> Result<usize, String> {
+    match size(text) {
+        Ok(0) => Err("expected at least 1".to_owned()),
+        other => other,
+    }
+}
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("expected at least 1".to_owned()),
@@ -146,6 +153,7 @@ mod tests {
             ["--max-body", "1MB"],
             ["--max-body", "x"],
             ["--queue", "0"],
+            ["--session-buffer", "0KiB"],
             ["--nonsense", "1"],
         ] {
             assert!(parse(&flags).is_err(), "{flags:?}");

@@ -14,7 +14,7 @@ use actix_web::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, 
 use actix_web::web::Bytes;
 
 use super::accept::accepted;
-use super::pages;
+use super::pages::{self, Extent};
 use super::problem::{Kind, Problem};
 use super::request::{Call, Query};
 use super::{JSON, NDJSON, SSE, answer};
@@ -55,7 +55,8 @@ pub(super) async fn aggregate(call: Call) -> Result<HttpResponse, Problem> {
 async fn follow(call: Call, query: Query, feed: Feed) -> Result<HttpResponse, Problem> {
     let form = accepted(&call.request, &[SSE, JSON, NDJSON])?;
     let subscription = subscription(&call, &query, feed)?;
-    if form == SSE { stream(call, subscription).await } else { pages::page(&call, &query, subscription, form).await }
+    let extent = Extent::of(&query)?;
+    if form == SSE { stream(call, subscription).await } else { pages::page(&call, extent, subscription, form).await }
 }
 
 /// Who follows what, from where, and how.
@@ -78,11 +79,14 @@ fn subscription(call: &Call, query: &Query, feed: Feed) -> Result<Subscription, 
 
 /// What the request says about where to start.
 fn position(call: &Call, query: &Query) -> Result<Position, Problem> {
+    let id = call.request.headers().get("Last-Event-ID").map(HeaderValue::as_bytes);
+    let id_counts = id.is_some_and(|id| !id.is_empty());
     let presented = Presented {
-        last_event_id: call.request.headers().get("Last-Event-ID").map(HeaderValue::as_bytes),
+        last_event_id: id,
         last_event_id_query: query.last("lastEventId"),
-        revision: call.header("X-Revision")?,
-        epoch: call.header("X-Epoch")?,
+        // What does not count is not looked at either: a refusal would end an EventSource for good.
+        revision: if id_counts { None } else { call.header("X-Revision")? },
+        epoch: if id_counts { None } else { call.header("X-Epoch")? },
         revision_query: query.last("revision"),
         epoch_query: query.last("epoch"),
     };
@@ -116,7 +120,7 @@ fn history(call: &Call, query: &Query) -> Result<History, Problem> {
 
 async fn stream(call: Call, subscription: Subscription) -> Result<HttpResponse, Problem> {
     if call.is_head() {
-        return Ok(head(&call, call.shared.committed.get()).finish());
+        return Ok(head(&call, call.shared.committed.get()).body(actix_web::body::None::new()));
     }
     let address = call.request.peer_addr().map(|address| address.ip());
     let Some(ticket) = call.shared.admission.admit(address) else { return refused(&call, subscription) };

@@ -28,15 +28,29 @@ const LONGEST_WAIT: u64 = 300;
 /// JSON text in a page, in bytes.
 const PAGE_BYTES: usize = 1024 * 1024;
 
+/// How much a client wants, and how long it waits for it.
+pub(super) struct Extent {
+    limit: u64,
+    wait: Duration,
+}
+
+impl Extent {
+    /// What the query says.
+    pub(super) fn of(query: &Query) -> Result<Self, Problem> {
+        Ok(Self {
+            limit: query.number("limit", 1..=LIMIT.1)?.unwrap_or(LIMIT.0),
+            wait: Duration::from_secs(query.number("wait", 0..=LONGEST_WAIT)?.unwrap_or(0)),
+        })
+    }
+}
+
 /// The next page, at once or when there is something in it.
 pub(super) async fn page(
     call: &Call,
-    query: &Query,
+    Extent { limit, wait }: Extent,
     mut subscription: Subscription,
     form: &'static str,
 ) -> Result<HttpResponse, Problem> {
-    let limit = query.number("limit", 1..=LIMIT.1)?.unwrap_or(LIMIT.0);
-    let wait = Duration::from_secs(query.number("wait", 0..=LONGEST_WAIT)?.unwrap_or(0));
     subscription.room = Room { items: usize::try_from(limit).unwrap_or(usize::MAX), bytes: PAGE_BYTES };
     let deadline = Instant::now() + wait;
     loop {

@@ -55,7 +55,7 @@ async fn whole(
     content_type: &'static str,
 ) -> Result<HttpResponse, Problem> {
     if call.is_head() {
-        return Ok(state(call, call.shared.committed.get(), content_type).finish());
+        return Ok(state(call, call.shared.committed.get(), content_type).body(actix_web::body::None::new()));
     }
     let (spool, body) = spool(&call.shared.spool_directory);
     let (shown, revision) = oneshot::channel();
@@ -68,11 +68,9 @@ async fn whole(
 async fn some(
     call: &Call,
     collection: CollectionId,
-    mut keys: Vec<Key>,
+    keys: Vec<Key>,
     form: &'static str,
 ) -> Result<HttpResponse, Problem> {
-    keys.sort();
-    keys.dedup();
     let (revision, rows) = call.shared.readers.send(ReadAggregates { collection, keys }).await??;
     let mut body = String::new();
     for (key, aggregate) in &rows {

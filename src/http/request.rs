@@ -62,7 +62,9 @@ impl Call {
 
     /// The aggregates that `?key=` picks, if it is there.
     pub(super) fn keys(&self, query: &Query) -> Result<Option<Vec<Key>>, Problem> {
-        let keys = query.all("key").map(checked).collect::<Result<Vec<_>, _>>()?;
+        let mut keys = query.all("key").map(checked).collect::<Result<Vec<_>, _>>()?;
+        keys.sort();
+        keys.dedup();
         Ok((!keys.is_empty()).then_some(keys))
     }
 

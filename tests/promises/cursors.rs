@@ -297,3 +297,22 @@ fn a_new_epoch_makes_every_cursor_foreign_and_loses_nothing() {
     app.restart();
     assert_eq!(app.get("/persons").cursor(), now);
 }
+
+#[test]
+fn pages_from_nothing_come_to_an_end_also_where_deletions_were_forgotten() {
+    let app = App::with(|settings| settings.tombstone_retention = Duration::ZERO);
+    create(&app, 5, 0);
+    app.delete("/persons/5");
+    app.prune_everything();
+    let (mut state, mut cursor) = (json!({"1": {"name": "stale"}}), "0therepoch.1".to_owned());
+    for _ in 0..10 {
+        let headers = [("Accept", "application/json"), ("Last-Event-ID", cursor.as_str())];
+        let page = app.request("GET", "/person-events?limit=1", &headers, None).json();
+        for event in page["events"].as_array().unwrap() {
+            json_patch::merge(&mut state, &event["patch"]);
+        }
+        cursor = page["cursor"].as_str().unwrap().to_owned();
+    }
+    assert_eq!(cursor, app.get("/persons").cursor());
+    assert_eq!(state, app.get("/persons").json());
+}
