@@ -5,7 +5,7 @@
 
 use crate::cursor::{Cursor, Epoch, Revision};
 use crate::feed::{Feed, Member, Presence};
-use crate::store::{Horizon, Room, State, StoreError, View};
+use crate::store::{Change, Horizon, Room, State, StoreError, View};
 
 /// Where a consumer stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,12 +181,7 @@ fn replay(view: &mut View<'_>, ask: &Ask, after: Revision, step: &mut Step) -> R
     let read = view.changes(&ask.feed, after, step.current, ask.room)?;
     for changes in read.changes.chunk_by(|one, other| one.revision == other.revision) {
         let revision = changes[0].revision;
-        let members = changes.iter().map(|change| Member {
-            collection: change.collection,
-            key: &change.key,
-            patch: &change.patch,
-        });
-        if let Some(patch) = ask.feed.patch(view.registry(), members) {
+        if let Some(patch) = ask.feed.patch(view.registry(), changes.iter().map(Change::member)) {
             let position = Some(Position::Log(revision));
             step.parts.push(Part { revision: Some(revision), position, patch });
         }

@@ -5,7 +5,7 @@ use russe::{Event, Message};
 
 use crate::collection::Registry;
 use crate::cursor::{Epoch, Revision};
-use crate::feed::{Feed, Member, Presence};
+use crate::feed::{Feed, Presence};
 use crate::store::Change;
 
 /// Events of one feed, ready to be sent.
@@ -66,13 +66,6 @@ pub(crate) fn id(epoch: &Epoch, revision: Revision) -> String {
 pub(crate) fn event(id: Option<String>, patch: String) -> String {
     let message = Message { data: patch.into(), id: id.map(Into::into), event: None, retry: None };
     Event::Message(message).into_bytestring().expect("an epoch and a number have no line breaks").into()
-}
-
-impl Change {
-    /// The change as a part of a patch.
-    pub(crate) fn member(&self) -> Member<'_> {
-        Member { collection: self.collection, key: &self.key, patch: &self.patch }
-    }
 }
 
 #[cfg(test)]

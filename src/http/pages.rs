@@ -15,7 +15,7 @@ use super::request::{Call, Query};
 use super::{NDJSON, answer};
 use crate::channel::{Channel, Next};
 use crate::feed::push_member;
-use crate::follow::{Answer, Part, Position, Step};
+use crate::follow::{Answer, Part, Step};
 use crate::session::Subscription;
 use crate::store::Room;
 
@@ -134,7 +134,7 @@ fn answered(call: &Call, step: &Step, form: &'static str) -> Result<HttpResponse
 /// `{"revision":8,"patch":{…}}`; a part of a catch-up has no revision.
 fn push_part(body: &mut String, part: &Part) {
     body.push('{');
-    if let Some(Position::Log(revision)) = part.revision.map(Position::Log) {
+    if let Some(revision) = part.revision {
         push_member(body, "revision", &revision.to_string());
         body.push(',');
     }

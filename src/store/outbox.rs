@@ -10,7 +10,7 @@ use super::schema::{metadata, outbox};
 use crate::clock::Timestamp;
 use crate::collection::{CollectionId, Registry};
 use crate::cursor::Revision;
-use crate::feed::Feed;
+use crate::feed::{Feed, Member};
 use crate::key::Key;
 
 /// What one revision changed of one aggregate.
@@ -21,6 +21,13 @@ pub(crate) struct Change {
     pub(crate) key: Key,
     /// RFC 7396, as JSON text.
     pub(crate) patch: String,
+}
+
+impl Change {
+    /// The change as a part of a patch.
+    pub(crate) fn member(&self) -> Member<'_> {
+        Member { collection: self.collection, key: &self.key, patch: &self.patch }
+    }
 }
 
 /// Some of the change events of a feed after a revision: all of them up to and including the revision `to`.
