@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use actix::prelude::*;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
 use crate::collection::{Command, Refusal, Registry};
-use crate::cursor::{Epoch, Revision};
+use crate::cursor::{Epoch, JournalPosition, Revision};
 use crate::store::{Database, Pruned, Retained, StoreError, Writer, Written};
 
 /// Commands in one transaction, at most: what the first of them waits for.
@@ -31,6 +31,7 @@ pub(crate) struct Aggregator {
     /// Commands that may wait in the mailbox.
     queue: usize,
     committed: Arc<CommittedRevision>,
+    journal: Arc<watch::Sender<JournalMark>>,
     /// Who wants to know of commits: the relay.
     listener: Option<Recipient<Committed>>,
 }
@@ -49,6 +50,15 @@ impl CommittedRevision {
     }
 }
 
+/// What those who follow the journal wait for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct JournalMark {
+    /// The last position that is durable; moved by the aggregator only.
+    pub(crate) last: JournalPosition,
+    /// The service says goodbye.
+    pub(crate) is_over: bool,
+}
+
 impl Aggregator {
     pub(crate) fn new(
         database: Arc<Database>,
@@ -59,6 +69,7 @@ impl Aggregator {
     ) -> Self {
         let committed = Arc::new(CommittedRevision::default());
         committed.set(writer.revision());
+        let journal = watch::Sender::new(JournalMark { last: writer.position(), is_over: false });
         Self {
             database,
             registry,
@@ -68,12 +79,17 @@ impl Aggregator {
             pending: Vec::new(),
             queue,
             committed,
+            journal: Arc::new(journal),
             listener: None,
         }
     }
 
     pub(crate) fn committed(&self) -> Arc<CommittedRevision> {
         Arc::clone(&self.committed)
+    }
+
+    pub(crate) fn journal(&self) -> Arc<watch::Sender<JournalMark>> {
+        Arc::clone(&self.journal)
     }
 
     /// Commits what is pending, then answers.
@@ -87,6 +103,9 @@ impl Aggregator {
         match self.with_writer(|writer| writer.commit(commands, now)) {
             Ok(committed) => {
                 self.committed.set(committed.revision);
+                self.journal.send_if_modified(|mark| {
+                    std::mem::replace(&mut mark.last, committed.position) != committed.position
+                });
                 if let Some(listener) = &self.listener {
                     listener.do_send(Committed { revision: committed.revision });
                 }

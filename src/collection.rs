@@ -5,13 +5,18 @@
 
 mod derived;
 mod document;
+mod event_sourced;
+mod journaled;
 mod registry;
 
 pub use derived::Derived;
 pub use document::Document;
+pub use event_sourced::{BusinessRule, EventSourced, Root};
+pub(crate) use journaled::{Broken, Fold, Journaled, handle, recorded};
 pub use registry::InvalidRegistration;
 pub(crate) use registry::{CollectionId, Registry};
 
+use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,9 +25,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::clock::Timestamp;
+use crate::cursor::{Revision, Version};
 use crate::json::Invalid;
 use crate::key::Key;
 use crate::merge_patch;
+use crate::precondition::Precondition;
 
 /// `persons` → `person`: the singular name of a collection that does not say otherwise.
 const fn singular(plural: &'static str) -> &'static str {
@@ -40,17 +48,77 @@ pub(crate) trait Collection: Send + Sync {
     /// The singular, in the path of the feed.
     fn singular(&self) -> &'static str;
 
-    /// Whether clients write it; a derived one they only read.
-    fn is_written(&self) -> bool;
+    /// What its keys are, and who gives them.
+    fn keys(&self) -> Keys;
 
     /// Checks what a client sent, on the client's thread, as far as that goes without the current state.
-    fn change(&self, verb: Verb, json: Value) -> Result<Change, Invalid>;
+    fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, Invalid>;
 
     /// What becomes of the aggregate. Pure: refusing is answering, and leaves nothing behind.
-    fn decide(&self, before: Option<&Body>, change: &Change) -> Result<Option<Body>, Refusal>;
+    fn decide(&self, at: At<'_>, before: Option<&Body>, change: Change) -> Result<Decision, Refusal>;
 
-    /// How it follows from another collection, if it does.
+    /// How it follows from another collection, if it does: then clients only read it.
     fn derivation(&self) -> Option<&dyn Derivation>;
+
+    /// How it follows from its domain events, if it does: then clients send it commands.
+    fn journaled(&self) -> Option<&dyn Journaled>;
+
+    /// The number of the rule by which it follows from something else; 0 if it does not.
+    fn rule(&self) -> i64 {
+        let derived = self.derivation().map(Derivation::version);
+        derived.or(self.journaled().map(Journaled::fold_version)).unwrap_or(0)
+    }
+}
+
+/// What the keys of a collection are, and who gives them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keys {
+    /// 1, 2, 3 …, given by the service and never used twice.
+    Sequence,
+    /// Uuids: of version 7 if given by the service, of any if chosen by the client.
+    Uuid,
+    /// Texts that the client chooses.
+    Text,
+}
+
+impl Keys {
+    /// Checks a key that a client chose for a new aggregate.
+    pub(crate) fn check(self, chosen: &Key) -> Result<(), Invalid> {
+        let why = match self {
+            Self::Uuid if !chosen.is_uuid() => "is no uuid in lower case, such as 0193a5b0-7b2c-7def-8000-123456789abc",
+            Self::Sequence => "cannot be chosen: keys are numbers that the service gives",
+            Self::Uuid | Self::Text => return Ok(()),
+        };
+        Err(Invalid::new("", format!("the key {chosen:?} {why}")))
+    }
+}
+
+/// Where and when a command is decided.
+#[derive(Clone, Copy)]
+pub(crate) struct At<'a> {
+    pub(crate) key: &'a Key,
+    pub(crate) version: Version,
+    pub(crate) now: Timestamp,
+    /// Makes identities for entities inside the aggregate.
+    pub(crate) new_id: &'a dyn Fn() -> Key,
+}
+
+/// What a command comes to.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    /// The aggregate after it; `None` when it is gone.
+    pub(crate) after: Option<Body>,
+    /// The domain events that made it so; none for a document.
+    pub(crate) events: Vec<Recorded>,
+}
+
+/// A domain event, as it is written into the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Recorded {
+    /// The name of the event's variant.
+    pub(crate) kind: String,
+    /// JSON text.
+    pub(crate) fields: String,
 }
 
 /// How a derived collection follows from its source, its types erased.
@@ -76,17 +144,19 @@ pub(crate) trait Derivation: Send + Sync {
 
 /// How a client says that it wants an aggregate written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verb {
+pub(crate) enum Verb<'a> {
     /// A new aggregate, whose key is given by the collection.
     Create,
     /// A new body for one that is there.
     Replace,
     /// A merge patch for one that is there.
     Patch,
+    /// A command of this name, for an event-sourced one that is there.
+    Command(&'a str),
 }
 
 /// What a command does to one aggregate, checked as far as possible without its state.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) enum Change {
     /// A new aggregate with this body.
     Create(Body),
@@ -96,6 +166,19 @@ pub(crate) enum Change {
     Patch(Value),
     /// The aggregate goes.
     Delete,
+    /// A command of an event-sourced one; only the collection knows its type.
+    Handle {
+        command: Box<dyn Any + Send>,
+        /// Whether it is for an aggregate that is not there yet.
+        opens: bool,
+    },
+}
+
+impl Change {
+    /// Whether it is for an aggregate that is not there yet.
+    pub(crate) fn opens(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Handle { opens: true, .. })
+    }
 }
 
 /// A change, addressed.
@@ -104,6 +187,7 @@ pub(crate) struct Command {
     pub(crate) collection: CollectionId,
     /// `None` for a new aggregate: the collection gives the key.
     pub(crate) key: Option<Key>,
+    pub(crate) precondition: Precondition,
     pub(crate) change: Change,
 }
 
@@ -114,6 +198,10 @@ pub(crate) enum Refusal {
     NotFound,
     /// The outcome would not be an aggregate of this collection.
     Invalid(Invalid),
+    /// It would break a rule of the business.
+    Broken(Box<dyn Broken>),
+    /// The client expected another state; that of now last changed at this revision, or is not there.
+    Unexpected(Option<Revision>),
     /// The stored state cannot be read; the command stops rather than guess.
     Corrupt(Corrupt),
     /// The collection's own code panicked; the panic is in the log.
@@ -123,6 +211,12 @@ pub(crate) enum Refusal {
 /// A stored body that its type does not read any more.
 #[derive(Debug)]
 pub(crate) struct Corrupt(String);
+
+impl Corrupt {
+    pub(crate) fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
 
 impl fmt::Display for Corrupt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -166,7 +260,7 @@ impl Body {
     }
 
     /// The typed aggregate.
-    fn decode<T: DeserializeOwned>(&self) -> Result<T, Corrupt> {
+    pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, Corrupt> {
         serde_json::from_str(&self.0)
             .map_err(|error| Corrupt(format!("a stored body is no {}: {error}", std::any::type_name::<T>())))
     }

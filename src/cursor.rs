@@ -11,33 +11,9 @@ use std::sync::Arc;
 pub(crate) struct Revision(i64);
 
 impl Revision {
-    /// Before the first write.
-    pub(crate) const ZERO: Self = Self(0);
-
-    /// The revision with this number, as the database holds it.
-    pub(crate) const fn stored(number: i64) -> Self {
-        Self(number)
-    }
-
-    /// The number.
-    pub(crate) const fn number(self) -> i64 {
-        self.0
-    }
-
-    /// The revision after this one.
-    pub(crate) const fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-
     /// The revision before this one; 0 stays 0.
     pub(crate) const fn previous(self) -> Self {
         Self(if self.0 > 0 { self.0 - 1 } else { 0 })
-    }
-}
-
-impl fmt::Display for Revision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 
@@ -50,6 +26,51 @@ impl FromStr for Revision {
         digits.then(|| text.parse().ok()).flatten().map(Self).ok_or(Malformed)
     }
 }
+
+/// The number of domain events of one aggregate so far: 0 before the first, and of an aggregate that has none.
+///
+/// Survives the deletion of the aggregate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub(crate) struct Version(i64);
+
+/// The place of a domain event in the journal: 1, 2, 3 …; 0 is before the first. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub(crate) struct JournalPosition(i64);
+
+/// What the three have in common: they are counted.
+macro_rules! counted {
+    ($number:ident) => {
+        impl $number {
+            /// Before the first.
+            pub(crate) const ZERO: Self = Self(0);
+
+            /// The number as the database holds it.
+            pub(crate) const fn stored(number: i64) -> Self {
+                Self(number)
+            }
+
+            /// The number.
+            pub(crate) const fn number(self) -> i64 {
+                self.0
+            }
+
+            /// The one after this.
+            pub(crate) const fn next(self) -> Self {
+                Self(self.0 + 1)
+            }
+        }
+
+        impl fmt::Display for $number {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+counted!(Revision);
+counted!(Version);
+counted!(JournalPosition);
 
 /// Which life of the database this is: minted when it is created, and for every copy that goes on on its own.
 ///

@@ -64,8 +64,17 @@ pub(crate) fn id(epoch: &Epoch, revision: Revision) -> String {
 
 /// One message.
 pub(crate) fn event(id: Option<String>, patch: String) -> String {
-    let message = Message { data: patch.into(), id: id.map(Into::into), event: None, retry: None };
-    Event::Message(message).into_bytestring().expect("an epoch and a number have no line breaks").into()
+    encoded(Message { data: patch.into(), id: id.map(Into::into), event: None, retry: None })
+}
+
+/// One message with a type of its own.
+pub(crate) fn named_event(name: String, id: String, data: String) -> String {
+    encoded(Message { data: data.into(), id: Some(id.into()), event: Some(name.into()), retry: None })
+}
+
+fn encoded(message: Message) -> String {
+    let encoded = Event::Message(message).into_bytestring();
+    encoded.expect("neither an epoch and a number nor the name of a variant has a line break").into()
 }
 
 #[cfg(test)]

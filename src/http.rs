@@ -2,8 +2,10 @@
 
 mod accept;
 mod commands;
+mod conditions;
 mod cors;
 mod feeds;
+mod journal;
 mod pages;
 mod problem;
 mod queries;
@@ -15,13 +17,15 @@ pub(crate) use routes::routes;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::Addr;
 use actix_web::HttpResponseBuilder;
 use actix_web::http::StatusCode;
+use tokio::sync::watch;
 
 use crate::admission::Admission;
-use crate::aggregator::{Aggregator, CommittedRevision};
+use crate::aggregator::{Aggregator, CommittedRevision, JournalMark};
 use crate::collection::Registry;
 use crate::cursor::{Epoch, Revision};
 use crate::readers::Readers;
@@ -31,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) epoch: Epoch,
     pub(crate) committed: Arc<CommittedRevision>,
+    /// How far the journal is.
+    pub(crate) journal: Arc<watch::Sender<JournalMark>>,
     /// One address for all: its mailbox is bounded per address.
     pub(crate) aggregator: Addr<Aggregator>,
     /// For pages and single aggregates.
@@ -43,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) max_body: usize,
     /// What may wait for one stream, in bytes.
     pub(crate) session_buffer: usize,
+    /// After how much quiet a stream gets a comment line.
+    pub(crate) heartbeat: Duration,
     pub(crate) admission: Arc<Admission>,
 }
 

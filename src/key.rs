@@ -7,6 +7,8 @@ use std::sync::Arc;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 
+use crate::clock::Timestamp;
+
 /// The name of an aggregate in its collection, or of a member of an object inside it that comes from user data.
 ///
 /// 1 to 512 bytes of UTF-8 without control characters; not `.` or `..`, which URL parsers eat, and none of the names
@@ -49,6 +51,23 @@ impl Key {
     #[must_use]
     pub fn of_number(number: i64) -> Self {
         Self(number.to_string().into())
+    }
+
+    /// A new key that nobody else has: a uuid of version 7 ([RFC 9562](https://www.rfc-editor.org/rfc/rfc9562#section-5.7)),
+    /// so that keys of later times sort after earlier ones.
+    #[must_use]
+    pub fn uuid(now: Timestamp) -> Self {
+        let mut random = [0; 10];
+        getrandom::fill(&mut random).expect("the operating system has random numbers: it gave an epoch at start");
+        let milliseconds = u64::try_from(now.milliseconds()).unwrap_or_default();
+        let uuid = uuid::Builder::from_unix_timestamp_millis(milliseconds, &random).into_uuid();
+        Self(uuid.hyphenated().to_string().into())
+    }
+
+    /// Whether it is a uuid as [`Key::uuid`] writes them: lower-case, with hyphens; of any version.
+    #[must_use]
+    pub fn is_uuid(&self) -> bool {
+        uuid::Uuid::try_parse(self.as_str()).is_ok_and(|uuid| uuid.hyphenated().to_string() == self.as_str())
     }
 
     /// A key that was checked when it was stored.
@@ -136,6 +155,17 @@ mod tests {
             assert_eq!(Key::parse(text).unwrap().as_str(), text);
         }
         assert_ne!(Key::parse("e\u{301}"), Key::parse("\u{e9}"));
+    }
+
+    #[test]
+    fn a_uuid_is_one_in_its_one_form_and_sorts_by_time() {
+        let (one, other) = (Key::uuid(Timestamp::from_milliseconds(1)), Key::uuid(Timestamp::from_milliseconds(2)));
+        assert!(one.is_uuid() && one < other);
+        assert_eq!(one.as_str().as_bytes()[14], b'7');
+        assert!(Key::stored("0193a5b0-7b2c-7def-8000-123456789abc").is_uuid());
+        for text in ["1", "0193A5B0-7b2c-7def-8000-123456789abc", "0193a5b07b2c7def8000123456789abc"] {
+            assert!(!Key::stored(text).is_uuid(), "{text}");
+        }
     }
 
     #[test]

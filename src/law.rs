@@ -31,6 +31,7 @@ use crate::feed::Feed;
 use crate::follow::{History, PATIENCE, Position, follow};
 use crate::hub::Audience;
 use crate::key::Key;
+use crate::precondition::Precondition;
 use crate::relay::Batch;
 use crate::session::Subscription;
 use crate::store::{Database, Life, Reader, Retained, Room, Writer};
@@ -136,7 +137,8 @@ impl World {
                 Some((verb, body)) => self.registry.get(collection).change(verb, body).unwrap(),
                 None => Change::Delete,
             };
-            commands.push(Command { collection, key: key.map(Key::of_number), change });
+            let precondition = Precondition::default();
+            commands.push(Command { collection, key: key.map(Key::of_number), precondition, change });
             let document = self.model.document();
             if self.history.last() != Some(&document) {
                 self.history.push(document);

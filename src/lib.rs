@@ -12,6 +12,7 @@ mod clock;
 mod cursor;
 mod key;
 mod merge_patch;
+mod precondition;
 
 mod json;
 
@@ -38,18 +39,25 @@ mod admission;
 
 mod http;
 
-mod service;
 mod settings;
 
+mod running;
+
+mod service;
+
 pub mod collections;
+
+pub mod testing;
 
 #[cfg(test)]
 mod law;
 
-pub use collection::{Derived, Document, InvalidRegistration};
+pub use clock::Timestamp;
+pub use collection::{BusinessRule, Derived, Document, EventSourced, InvalidRegistration, Keys, Root};
 pub use json::Invalid;
 pub use key::{InvalidKey, Key, LONGEST_KEY};
-pub use service::{Running, Service, StartError};
+pub use running::{CommandError, Outcome, Running, StartError};
+pub use service::Service;
 pub use settings::Settings;
 pub use store::StoreError;
 

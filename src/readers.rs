@@ -6,13 +6,13 @@ use std::sync::Arc;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use crate::collection::{Body, CollectionId, Registry};
-use crate::cursor::Revision;
+use crate::collection::{CollectionId, Registry};
+use crate::cursor::{JournalPosition, Revision, Version};
 use crate::feed::push_member;
 use crate::follow::{Answer, Ask, follow};
 use crate::key::Key;
 use crate::spool::{Broken, Spool};
-use crate::store::{Database, Part, Reader, StoreError};
+use crate::store::{Database, Entries, Entry, Folded, Part, Reader, Room, Row, StoreError};
 
 /// One reading thread.
 pub(crate) struct Readers {
@@ -72,7 +72,7 @@ pub(crate) struct ReadAggregates {
 }
 
 /// Those that are there, in the order of their keys.
-type Aggregates = Result<(Revision, Vec<(Key, Body)>), StoreError>;
+type Aggregates = Result<(Revision, Vec<(Key, Row)>), StoreError>;
 
 impl Message for ReadAggregates {
     type Result = Aggregates;
@@ -83,6 +83,72 @@ impl Handler<ReadAggregates> for Readers {
 
     fn handle(&mut self, ReadAggregates { collection, keys }: ReadAggregates, _: &mut Self::Context) -> Aggregates {
         self.with_reader(|reader| reader.view(|view| Ok((view.horizon()?.current, view.aggregates(collection, keys)?))))
+    }
+}
+
+/// An aggregate as its first events say, and the revision of the document now.
+pub(crate) struct FoldAggregate {
+    pub(crate) collection: CollectionId,
+    pub(crate) key: Key,
+    pub(crate) up_to: Version,
+}
+
+impl Message for FoldAggregate {
+    type Result = Result<(Revision, Folded), StoreError>;
+}
+
+impl Handler<FoldAggregate> for Readers {
+    type Result = Result<(Revision, Folded), StoreError>;
+
+    fn handle(&mut self, fold: FoldAggregate, _: &mut Self::Context) -> Self::Result {
+        let FoldAggregate { collection, key, up_to } = fold;
+        self.with_reader(|reader| {
+            reader.view(|view| Ok((view.horizon()?.current, view.fold(collection, &key, Some(up_to))?)))
+        })
+    }
+}
+
+/// The domain events of an aggregate after a version, and the revision of the document now.
+pub(crate) struct ReadEvents {
+    pub(crate) collection: CollectionId,
+    pub(crate) key: Key,
+    pub(crate) after: Version,
+    pub(crate) limit: i64,
+}
+
+impl Message for ReadEvents {
+    type Result = Result<(Revision, Vec<Entry>), StoreError>;
+}
+
+impl Handler<ReadEvents> for Readers {
+    type Result = Result<(Revision, Vec<Entry>), StoreError>;
+
+    fn handle(&mut self, read: ReadEvents, _: &mut Self::Context) -> Self::Result {
+        let ReadEvents { collection, key, after, limit } = read;
+        self.with_reader(|reader| {
+            reader.view(|view| Ok((view.horizon()?.current, view.events_of(collection, &key, after, limit)?)))
+        })
+    }
+}
+
+/// The domain events after a position, of some collections or all, and the revision of the document now.
+pub(crate) struct ReadJournal {
+    pub(crate) only: Option<Arc<[CollectionId]>>,
+    pub(crate) after: JournalPosition,
+    pub(crate) room: Room,
+}
+
+impl Message for ReadJournal {
+    type Result = Result<(Revision, Entries), StoreError>;
+}
+
+impl Handler<ReadJournal> for Readers {
+    type Result = Result<(Revision, Entries), StoreError>;
+
+    fn handle(&mut self, ReadJournal { only, after, room }: ReadJournal, _: &mut Self::Context) -> Self::Result {
+        self.with_reader(|reader| {
+            reader.view(|view| Ok((view.horizon()?.current, view.journal(only.as_deref(), after, room)?)))
+        })
     }
 }
 

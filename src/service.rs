@@ -1,11 +1,10 @@
 //! The one place that wires: collections, actors, HTTP server, and the order in which they stop.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -16,15 +15,16 @@ use actix_web::rt::signal::unix::{Signal, SignalKind, signal};
 use actix_web::{App, HttpServer, web};
 
 use crate::admission::Admission;
-use crate::aggregator::{Aggregator, Close, Listen};
+use crate::aggregator::{Aggregator, Listen};
 use crate::clock::Clock;
-use crate::collection::{Derived, Document, InvalidRegistration, Registry};
+use crate::collection::{Derived, Document, EventSourced, Registry};
 use crate::http::{self, Shared};
-use crate::hub::{Audience, Goodbye, Hub};
+use crate::hub::{Audience, Hub};
 use crate::readers::Readers;
-use crate::relay::{Drain, Relay, Retention};
+use crate::relay::Relay;
+use crate::running::{Hubs, Running, StartError, retention};
 use crate::settings::Settings;
-use crate::store::{Database, Life, StoreError, Writer};
+use crate::store::{Database, Life, Writer};
 
 /// A service before it runs: its collections, in their order in the document.
 ///
@@ -80,6 +80,13 @@ impl Service {
         self
     }
 
+    /// Adds a collection of event-sourced aggregates.
+    #[must_use]
+    pub fn event_sourced<T: EventSourced>(mut self) -> Self {
+        self.registry.event_sourced::<T>();
+        self
+    }
+
     /// Runs until SIGTERM or SIGINT; the whole of a `main`, the log included.
     ///
     /// The log goes to standard error, by default at level `info`; `RUST_LOG` says otherwise. What keeps the service
@@ -116,6 +123,22 @@ impl Service {
         self.registry.check()?;
         // Before anything is started that would have to be stopped. Who connects already waits a moment.
         let listener = listen(&settings.listen).map_err(|error| StartError::Listen(settings.listen.clone(), error))?;
+        let mut running = self.open(settings)?;
+        let (server, addresses) = serve(listener, &running)?;
+        for address in &addresses {
+            log::info!("listening on http://{address}");
+        }
+        (running.server, running.addresses) = (Some(server), addresses);
+        Ok(running)
+    }
+
+    /// Starts the service inside a running [`actix::System`], without HTTP: it does the commands that it is given by
+    /// [`Running::execute`].
+    ///
+    /// # Errors
+    /// The registrations do not fit together, or the database cannot be opened.
+    pub fn open(self, settings: Settings) -> Result<Running, StartError> {
+        self.registry.check()?;
         let registry = Arc::new(self.registry);
         let clock = Arc::new(Clock::default());
         let database = Arc::new(Database::take(&settings.database)?);
@@ -126,7 +149,7 @@ impl Service {
 
         let aggregator =
             Aggregator::new(Arc::clone(&database), Arc::clone(&registry), Arc::clone(&clock), writer, settings.queue);
-        let committed = aggregator.committed();
+        let (committed, journal) = (aggregator.committed(), aggregator.journal());
         // A thread each: what they do blocks.
         let (writing, relaying) = (Arbiter::new(), Arbiter::new());
         let aggregator = Aggregator::start_in_arbiter(&writing.handle(), |_| aggregator);
@@ -155,35 +178,31 @@ impl Service {
             registry,
             epoch,
             committed,
+            journal,
             aggregator,
             max_body: settings.max_body,
             session_buffer: settings.session_buffer,
+            heartbeat: settings.heartbeat,
             admission: Admission::new(settings.max_sessions, settings.max_sessions_per_address),
         });
-        let hubs = Arc::new(Mutex::new(Vec::new()));
-        let (server, addresses) = serve(listener, &settings, &shared, &relay, &hubs)?;
-        for address in &addresses {
-            log::info!("listening on http://{address}");
-        }
-        Ok(Running { addresses, server, hubs, relay, shared, database, arbiters: [relaying, writing], settings, clock })
+        Ok(Running {
+            addresses: Vec::new(),
+            server: None,
+            hubs: Hubs::default(),
+            relay,
+            shared,
+            database,
+            arbiters: [relaying, writing],
+            settings,
+            clock,
+        })
     }
 }
 
-fn retention(settings: &Settings) -> Retention {
-    Retention { events: settings.retention, keep: settings.retention_events, tombstones: settings.tombstone_retention }
-}
-
-type Hubs = Arc<Mutex<Vec<Addr<Hub>>>>;
-
 /// Starts the HTTP server; each of its threads gets a hub.
-fn serve(
-    listener: TcpListener,
-    settings: &Settings,
-    shared: &web::Data<Shared>,
-    relay: &Addr<Relay>,
-    hubs: &Hubs,
-) -> Result<(ServerHandle, Vec<SocketAddr>), StartError> {
-    let (shared, relay, hubs) = (shared.clone(), relay.clone(), Arc::clone(hubs));
+fn serve(listener: TcpListener, running: &Running) -> Result<(ServerHandle, Vec<SocketAddr>), StartError> {
+    let settings = &running.settings;
+    let (shared, relay, hubs) = (running.shared.clone(), running.relay.clone(), Arc::clone(&running.hubs));
     let origins = settings.cors_origin.clone();
     let (heartbeat, peer_timeout) = (settings.heartbeat, settings.peer_timeout);
     let app = move || {
@@ -241,85 +260,6 @@ fn bound_socket(stream: &TcpStream, peer_timeout: Duration) {
     drop(socket.set_send_buffer_size(SEND_BUFFER));
 }
 
-/// A service that runs.
-pub struct Running {
-    addresses: Vec<SocketAddr>,
-    server: ServerHandle,
-    hubs: Hubs,
-    relay: Addr<Relay>,
-    shared: web::Data<Shared>,
-    database: Arc<Database>,
-    arbiters: [Arbiter; 2],
-    #[cfg_attr(not(feature = "test-hooks"), expect(dead_code, reason = "the hooks look at it"))]
-    settings: Settings,
-    #[cfg_attr(not(feature = "test-hooks"), expect(dead_code, reason = "the hooks turn it"))]
-    clock: Arc<Clock>,
-}
-
-impl Running {
-    /// Where it listens.
-    #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
-
-    /// Stops: no new connections, then the streams end, the writes in flight are answered, the relay is drained, and
-    /// the aggregator leaves one tidy database file behind.
-    ///
-    /// # Errors
-    /// The database could not be tidied up. What was answered is safe all the same.
-    pub async fn stop(self) -> Result<(), StartError> {
-        let stopped = self.server.stop(true);
-        let hubs = std::mem::take(&mut *self.hubs.lock().expect("nobody panics while pushing to a list"));
-        for hub in &hubs {
-            hub.do_send(Goodbye);
-        }
-        stopped.await;
-        log::info!("connections are closed");
-        // An actor that is gone already has nothing left to do.
-        let _ = self.relay.send(Drain).await;
-        let closed = self.shared.aggregator.send(Close).await;
-        for arbiter in self.arbiters {
-            arbiter.stop();
-            drop(arbiter.join());
-        }
-        self.database.release();
-        log::info!("stopped");
-        closed.unwrap_or(Ok(())).map_err(StartError::Store)
-    }
-}
-
-/// Steps and faults for tests.
-#[cfg(feature = "test-hooks")]
-impl Running {
-    /// From now on, nobody tells the relay of a commit.
-    pub async fn lose_wake_ups(&self) {
-        let _ = self.shared.aggregator.send(crate::aggregator::LoseWakeUps).await;
-    }
-
-    /// The next batch reaches no worker.
-    pub async fn lose_batch(&self) {
-        let _ = self.relay.send(crate::relay::LoseBatch).await;
-    }
-
-    /// Prunes as the relay does on its schedule.
-    pub async fn prune(&self) {
-        let retained = retention(&self.settings).at(self.clock.now());
-        crate::relay::prune(&self.shared.aggregator, retained).await;
-    }
-
-    /// Moves the clock by this many milliseconds, back if negative.
-    pub fn turn_clock(&self, milliseconds: i64) {
-        self.clock.turn(milliseconds);
-    }
-
-    /// Streams that are open.
-    #[must_use]
-    pub fn sessions(&self) -> usize {
-        self.shared.admission.count()
-    }
-}
-
 /// The requests to stop.
 struct Signals {
     terminate: Signal,
@@ -349,42 +289,4 @@ fn watchdog() {
     std::thread::sleep(Duration::from_secs(15));
     log::error!("stopping took too long");
     std::process::exit(1);
-}
-
-/// Why a service does not start, or did not stop as it should.
-#[derive(Debug)]
-pub enum StartError {
-    /// The registrations do not fit together.
-    Registration(InvalidRegistration),
-    /// The database.
-    Store(StoreError),
-    /// The address cannot be listened on.
-    Listen(String, std::io::Error),
-    /// Signals cannot be waited for.
-    Signal(std::io::Error),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Registration(invalid) => write!(f, "the collections do not fit together: {invalid}"),
-            Self::Store(error) => error.fmt(f),
-            Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
-            Self::Signal(error) => write!(f, "cannot wait for signals: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-impl From<InvalidRegistration> for StartError {
-    fn from(invalid: InvalidRegistration) -> Self {
-        Self::Registration(invalid)
-    }
-}
-
-impl From<StoreError> for StartError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
 }

@@ -6,15 +6,17 @@
 mod aggregates;
 mod commit;
 mod connection;
+mod journal;
 mod metadata;
 mod outbox;
 mod registration;
 mod schema;
 mod statements;
 
-pub(crate) use aggregates::{State, States};
+pub(crate) use aggregates::{Row, State, States};
 pub(crate) use commit::{Committed, Written};
 pub(crate) use connection::Database;
+pub(crate) use journal::{Entries, Entry, Folded};
 pub(crate) use metadata::Horizon;
 pub(crate) use outbox::{Change, Changes, Pruned, Room};
 
@@ -25,8 +27,8 @@ use diesel::result::{ConnectionError, Error as QueryError};
 use diesel::sqlite::SqliteConnection;
 
 use crate::clock::Timestamp;
-use crate::collection::{Body, CollectionId, Command, Corrupt, Registry};
-use crate::cursor::{Epoch, Revision};
+use crate::collection::{CollectionId, Command, Corrupt, Registry};
+use crate::cursor::{Epoch, JournalPosition, Revision, Version};
 use crate::feed::Feed;
 use crate::key::Key;
 use metadata::Counters;
@@ -79,6 +81,10 @@ impl Writer {
 
     pub(crate) fn revision(&self) -> Revision {
         self.counters.revision
+    }
+
+    pub(crate) fn position(&self) -> JournalPosition {
+        self.counters.position
     }
 
     /// Does the commands in order, in one transaction; each has its own answer. On an error none is done.
@@ -217,15 +223,49 @@ impl<'a> View<'a> {
         &mut self,
         collection: CollectionId,
         keys: Vec<Key>,
-    ) -> Result<Vec<(Key, Body)>, StoreError> {
+    ) -> Result<Vec<(Key, Row)>, StoreError> {
         let name = self.registry.get(collection).name();
         let mut found = Vec::with_capacity(keys.len());
         for key in keys {
-            if let Some(body) = aggregates::load(self.connection, name, &key)?.and_then(|row| row.body) {
-                found.push((key, body));
-            }
+            let row = aggregates::load(self.connection, name, &key)?;
+            found.extend(row.filter(|row| row.body.is_some()).map(|row| (key, row)));
         }
         Ok(found)
+    }
+
+    /// An aggregate as its first events say, up to a version, or as all of them do; nothing, where it has none.
+    pub(crate) fn fold(
+        &mut self,
+        collection: CollectionId,
+        key: &Key,
+        up_to: Option<Version>,
+    ) -> Result<Folded, StoreError> {
+        let collection = self.registry.get(collection);
+        match collection.journaled() {
+            Some(journaled) => journal::fold(self.connection, (collection.name(), journaled), key, up_to),
+            None => Ok(Folded { key: key.clone(), body: None, version: Version::ZERO }),
+        }
+    }
+
+    /// The domain events of one aggregate after a version.
+    pub(crate) fn events_of(
+        &mut self,
+        collection: CollectionId,
+        key: &Key,
+        after: Version,
+        limit: i64,
+    ) -> Result<Vec<Entry>, StoreError> {
+        journal::of_aggregate(self.connection, self.registry, (collection, key), after, limit)
+    }
+
+    /// The domain events after a position, of some collections or all.
+    pub(crate) fn journal(
+        &mut self,
+        only: Option<&[CollectionId]>,
+        after: JournalPosition,
+        room: Room,
+    ) -> Result<Entries, StoreError> {
+        journal::after(self.connection, self.registry, only, after, room)
     }
 
     /// Whether an aggregate is there.

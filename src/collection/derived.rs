@@ -6,7 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Body, Change, Collection, Corrupt, Derivation, Document, Refusal, Verb, singular};
+use super::{
+    At, Body, Change, Collection, Corrupt, Decision, Derivation, Document, Journaled, Keys, Refusal, Verb, singular,
+};
 use crate::json::Invalid;
 use crate::key::Key;
 
@@ -55,20 +57,24 @@ impl<T: Derived> Collection for Groups<T> {
         T::SINGULAR
     }
 
-    fn is_written(&self) -> bool {
-        false
+    fn keys(&self) -> Keys {
+        Keys::Text
     }
 
-    fn change(&self, _: Verb, _: Value) -> Result<Change, Invalid> {
+    fn change(&self, _: Verb<'_>, _: Value) -> Result<Change, Invalid> {
         Err(Invalid::new("", format!("{} is derived from {}", T::NAME, T::Source::NAME)))
     }
 
-    fn decide(&self, _: Option<&Body>, _: &Change) -> Result<Option<Body>, Refusal> {
+    fn decide(&self, _: At<'_>, _: Option<&Body>, _: Change) -> Result<Decision, Refusal> {
         Err(Refusal::NotFound)
     }
 
     fn derivation(&self) -> Option<&dyn Derivation> {
         Some(self)
+    }
+
+    fn journaled(&self) -> Option<&dyn Journaled> {
+        None
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Body, Change, Collection, Derivation, Refusal, Verb, singular};
+use super::{At, Body, Change, Collection, Decision, Derivation, Journaled, Keys, Refusal, Verb, singular};
 use crate::json::{self, Invalid};
 use crate::merge_patch;
 
@@ -78,55 +78,50 @@ impl<T: Document> Collection for Documents<T> {
         T::SINGULAR
     }
 
-    fn is_written(&self) -> bool {
-        true
+    fn keys(&self) -> Keys {
+        Keys::Sequence
     }
 
-    fn change(&self, verb: Verb, json: Value) -> Result<Change, Invalid> {
-        if !json.is_object() {
-            return Err(Invalid::new("", format!("expected a JSON object, got {}", kind(&json))));
-        }
+    fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, Invalid> {
+        json::expect_object(&json)?;
         self.check_names(&json)?;
         Ok(match verb {
             Verb::Create => Change::Create(self.check(json)?),
             Verb::Replace => Change::Replace(self.check(json)?),
             Verb::Patch => Change::Patch(json),
+            Verb::Command(name) => return Err(Invalid::new("", format!("{} know no command {name:?}", T::NAME))),
         })
     }
 
-    fn decide(&self, before: Option<&Body>, change: &Change) -> Result<Option<Body>, Refusal> {
-        match (change, before) {
-            (Change::Create(body), _) | (Change::Replace(body), Some(_)) => Ok(Some(body.clone())),
+    fn decide(&self, _: At<'_>, before: Option<&Body>, change: Change) -> Result<Decision, Refusal> {
+        let after = match (change, before) {
+            (Change::Create(body), _) | (Change::Replace(body), Some(_)) => Some(body),
             (Change::Patch(patch), Some(before)) => {
                 let mut json = before.value()?;
-                merge_patch::apply(&mut json, patch.clone());
-                self.check(json).map(Some).map_err(Refusal::Invalid)
+                merge_patch::apply(&mut json, patch);
+                Some(self.check(json).map_err(Refusal::Invalid)?)
             }
-            (Change::Delete, Some(_)) => Ok(None),
-            (_, None) => Err(Refusal::NotFound),
-        }
+            (Change::Delete, Some(_)) => None,
+            (Change::Handle { .. }, _) | (_, None) => return Err(Refusal::NotFound),
+        };
+        Ok(Decision { after, events: Vec::new() })
     }
 
     fn derivation(&self) -> Option<&dyn Derivation> {
         None
     }
-}
 
-/// What a JSON value is, for people.
-fn kind(json: &Value) -> &'static str {
-    match json {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
+    fn journaled(&self) -> Option<&dyn Journaled> {
+        None
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
+    use crate::cursor::Version;
+    use crate::key::Key;
     use serde_json::json;
 
     #[derive(Serialize, serde::Deserialize)]
@@ -143,11 +138,17 @@ mod tests {
         }
     }
 
+    fn decide(tasks: &Documents<Task>, before: Option<&Body>, change: Change) -> Result<Option<Body>, Refusal> {
+        let key = Key::of_number(1);
+        let (version, now, new_id) = (Version::ZERO, Timestamp::from_milliseconds(0), &|| Key::of_number(1));
+        Ok(tasks.decide(At { key: &key, version, now, new_id }, before, change)?.after)
+    }
+
     fn patched(before: &Value, patch: Value) -> Result<String, Refusal> {
         let tasks = Documents::<Task>::new();
         let before = Body::stored(before.to_string());
         let change = tasks.change(Verb::Patch, patch).map_err(Refusal::Invalid)?;
-        Ok(tasks.decide(Some(&before), &change)?.unwrap().as_str().to_owned())
+        Ok(decide(&tasks, Some(&before), change)?.unwrap().as_str().to_owned())
     }
 
     fn refused_member(outcome: Result<String, Refusal>) -> String {
@@ -182,7 +183,7 @@ mod tests {
         let tasks = Documents::<Task>::new();
         let body = Body::stored(r#"{"title":"a"}"#.to_owned());
         for change in [Change::Replace(body), Change::Patch(json!({})), Change::Delete] {
-            assert!(matches!(tasks.decide(None, &change), Err(Refusal::NotFound)));
+            assert!(matches!(decide(&tasks, None, change), Err(Refusal::NotFound)));
         }
     }
 }

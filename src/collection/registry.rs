@@ -5,7 +5,8 @@ use std::fmt;
 
 use super::derived::Groups;
 use super::document::Documents;
-use super::{Collection, Derived, Document};
+use super::journaled::Roots;
+use super::{Collection, Derived, Document, EventSourced};
 
 /// The place of a collection in the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,6 +51,13 @@ impl Registry {
 
     pub(crate) fn derived<T: Derived>(&mut self) {
         self.add(Box::new(Groups::<T>::new()));
+    }
+
+    pub(crate) fn event_sourced<T: EventSourced>(&mut self) {
+        match Roots::<T>::new() {
+            Ok(roots) => self.add(Box::new(roots)),
+            Err(mistake) => drop(self.refused.get_or_insert(InvalidRegistration(mistake))),
+        }
     }
 
     /// Remembers the first mistake, so that registering stays one line; [`Registry::check`] tells it.

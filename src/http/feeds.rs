@@ -123,7 +123,7 @@ async fn stream(call: Call, subscription: Subscription) -> Result<HttpResponse, 
         return Ok(head(&call, call.shared.committed.get()).body(actix_web::body::None::new()));
     }
     let address = call.request.peer_addr().map(|address| address.ip());
-    let Some(ticket) = call.shared.admission.admit(address) else { return refused(&call, subscription) };
+    let Some(ticket) = call.shared.admission.admit(address) else { return refused(&call) };
     let first = call.shared.readers.send(subscription.ask()).await??;
     let current = match &first {
         Answer::Step(step) => step.current,
@@ -141,20 +141,20 @@ async fn stream(call: Call, subscription: Subscription) -> Result<HttpResponse, 
 }
 
 /// Too many streams: one that reconnects by itself is told when, in the only way that does not end it for good.
-fn refused(call: &Call, subscription: Subscription) -> Result<HttpResponse, Problem> {
+pub(super) fn refused(call: &Call) -> Result<HttpResponse, Problem> {
     let accepts = call.request.headers().get_all(ACCEPT).filter_map(|accept| accept.to_str().ok());
     if !accepts.into_iter().any(|accept| accept.contains(SSE)) {
         let problem = Problem::new(Kind::Busy, "too many streams are open");
         return Err(problem.header(RETRY_AFTER.as_str(), "5"));
     }
-    let channel = subscription.channel;
+    let channel = Channel::new(1);
     channel.push(prologue());
     channel.end();
     let body = EventStream { channel, session: None, _ticket: None, flushed: false };
     Ok(head(call, call.shared.committed.get()).body(body))
 }
 
-fn head(call: &Call, current: Revision) -> actix_web::HttpResponseBuilder {
+pub(super) fn head(call: &Call, current: Revision) -> actix_web::HttpResponseBuilder {
     let mut response = answer(StatusCode::OK, &call.shared.epoch, current);
     response
         .insert_header((CONTENT_TYPE, SSE))
@@ -182,7 +182,7 @@ pub(super) fn not_retained(call: &Call, horizon: &Horizon) -> Problem {
 
 /// What goes out at once: a comment, so that proxies and clients see the stream begin, and how long to wait before
 /// coming back, spread so that not all come back at the same moment.
-fn prologue() -> Bytes {
+pub(super) fn prologue() -> Bytes {
     let spread = getrandom::u32().unwrap_or_default() % 2000;
     Bytes::from(format!(":\nretry: {}\n", 1000 + spread))
 }
@@ -232,7 +232,7 @@ impl MessageBody for EventStream {
 
 /// The end of a stream. A clean end would make some clients stop for good, so the connection is cut.
 #[derive(Debug)]
-struct Cut;
+pub(super) struct Cut;
 
 impl fmt::Display for Cut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

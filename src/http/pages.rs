@@ -30,8 +30,8 @@ const PAGE_BYTES: usize = 1024 * 1024;
 
 /// How much a client wants, and how long it waits for it.
 pub(super) struct Extent {
-    limit: u64,
-    wait: Duration,
+    pub(super) limit: u64,
+    pub(super) wait: Duration,
 }
 
 impl Extent {
@@ -44,6 +44,11 @@ impl Extent {
     }
 }
 
+/// What fits into a page of so many messages.
+pub(super) fn room(limit: u64) -> Room {
+    Room { items: usize::try_from(limit).unwrap_or(usize::MAX), bytes: PAGE_BYTES }
+}
+
 /// The next page, at once or when there is something in it.
 pub(super) async fn page(
     call: &Call,
@@ -51,7 +56,7 @@ pub(super) async fn page(
     mut subscription: Subscription,
     form: &'static str,
 ) -> Result<HttpResponse, Problem> {
-    subscription.room = Room { items: usize::try_from(limit).unwrap_or(usize::MAX), bytes: PAGE_BYTES };
+    subscription.room = room(limit);
     let deadline = Instant::now() + wait;
     loop {
         let step = match call.shared.readers.send(subscription.ask()).await?? {

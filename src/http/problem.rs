@@ -1,5 +1,6 @@
 //! Errors on the wire: problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
 
+use std::borrow::Cow;
 use std::fmt;
 
 use actix_web::body::BoxBody;
@@ -9,7 +10,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
 use crate::aggregator::ExecuteError;
-use crate::collection::Refusal;
+use crate::collection::{Broken, Refusal};
 use crate::cursor::{Epoch, Revision};
 use crate::json::{Invalid, JsonError};
 use crate::store::StoreError;
@@ -18,9 +19,11 @@ use crate::store::StoreError;
 #[derive(Debug)]
 pub(crate) struct Problem {
     kind: Kind,
+    /// What a rule of the business says instead of the kind.
+    rule: Option<(StatusCode, String)>,
     detail: String,
     /// Members of its own, beside those of the RFC.
-    members: Vec<(&'static str, Value)>,
+    members: Vec<(Cow<'static, str>, Value)>,
     headers: Vec<(&'static str, String)>,
 }
 
@@ -33,14 +36,20 @@ pub(crate) enum Kind {
     MalformedRequest,
     /// 404: no aggregate has this key.
     NotFound,
+    /// 404: the aggregates of this collection know no such command.
+    UnknownCommand,
     /// 404: nothing is at this path.
     NoSuchPath,
     /// 405: the path knows other methods only.
     MethodNotAllowed,
     /// 406: the client accepts none of the forms there are.
     NotAcceptable,
+    /// 409, unless the rule says otherwise: a rule of the business, with a slug of its own.
+    BrokenRule,
     /// 410: the change events from this cursor on are not all here.
     NotRetained,
+    /// 412: the aggregate is not in the state that the client expected.
+    Unexpected,
     /// 413: the body is too long.
     TooLarge,
     /// 415: the body is of a type that is not read here.
@@ -59,10 +68,15 @@ impl Kind {
             Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "The body is not JSON"),
             Self::MalformedRequest => (StatusCode::BAD_REQUEST, "malformed-request", "The request is malformed"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is no such aggregate"),
+            Self::UnknownCommand => (StatusCode::NOT_FOUND, "unknown-command", "There is no such command"),
             Self::NoSuchPath => (StatusCode::NOT_FOUND, "no-such-path", "There is nothing at this path"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Not with this method"),
             Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not-acceptable", "Not in a form that is accepted"),
+            Self::BrokenRule => (StatusCode::CONFLICT, "rule-broken", "A rule would be broken"),
             Self::NotRetained => (StatusCode::GONE, "not-retained", "The events after this cursor are not all here"),
+            Self::Unexpected => {
+                (StatusCode::PRECONDITION_FAILED, "unexpected-state", "Not in the state that was expected")
+            }
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too long"),
             Self::UnsupportedType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", "The body is of an unsupported type")
@@ -76,11 +90,11 @@ impl Kind {
 
 impl Problem {
     pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), members: Vec::new(), headers: Vec::new() }
+        Self { kind, rule: None, detail: detail.into(), members: Vec::new(), headers: Vec::new() }
     }
 
     pub(crate) fn with(mut self, member: &'static str, value: impl Into<Value>) -> Self {
-        self.members.push((member, value.into()));
+        self.members.push((member.into(), value.into()));
         self
     }
 
@@ -107,6 +121,18 @@ impl Problem {
             .header(ALLOW.as_str(), allowed)
     }
 
+    /// A rule of the business says what it is, and has members of its own; those of the RFC keep their meaning.
+    fn broken(broken: &dyn Broken) -> Self {
+        let told = broken.told();
+        let status = StatusCode::from_u16(told.status).ok().filter(StatusCode::is_client_error);
+        let mut problem = Self::new(Kind::BrokenRule, told.detail);
+        problem.rule = Some((status.unwrap_or(StatusCode::CONFLICT), told.slug));
+        let reserved = ["type", "title", "status", "detail", "instance"];
+        let fields = told.fields.into_iter().filter(|(name, _)| !reserved.contains(&name.as_str()));
+        problem.members.extend(fields.map(|(name, value)| (name.into(), value)));
+        problem
+    }
+
     fn internal() -> Self {
         Self::new(Kind::Internal, "the request was not done; the log of the service says why")
     }
@@ -116,6 +142,10 @@ impl Problem {
         match error {
             ExecuteError::Refused(Refusal::NotFound) => Self::not_found(path),
             ExecuteError::Refused(Refusal::Invalid(invalid)) => invalid.into(),
+            ExecuteError::Refused(Refusal::Broken(broken)) => Self::broken(broken.as_ref()),
+            ExecuteError::Refused(Refusal::Unexpected(_)) => {
+                Self::new(Kind::Unexpected, format!("{path} is not in the state that was expected"))
+            }
             ExecuteError::Refused(Refusal::Corrupt(corrupt)) => {
                 log::error!("{path}: {corrupt}");
                 Self::internal()
@@ -167,16 +197,24 @@ impl fmt::Display for Problem {
     }
 }
 
+/// `item-already-added` → `Item already added`
+fn sentence(slug: &str) -> String {
+    let (first, rest) = slug.split_at(slug.chars().next().map_or(0, char::len_utf8));
+    first.to_uppercase() + &rest.replace('-', " ")
+}
+
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
-        self.kind.parts().0
+        self.rule.as_ref().map_or(self.kind.parts().0, |(status, _)| *status)
     }
 
     fn error_response(&self) -> HttpResponse<BoxBody> {
-        let (status, slug, title) = self.kind.parts();
+        let (status, (_, kind, title)) = (self.status_code(), self.kind.parts());
+        let slug = self.rule.as_ref().map_or(kind, |(_, slug)| slug);
+        let title = self.rule.as_ref().map_or_else(|| title.to_owned(), |(_, slug)| sentence(slug));
         let mut body = json!({"type": slug, "title": title, "status": status.as_u16(), "detail": self.detail});
         for (member, value) in &self.members {
-            body[*member] = value.clone();
+            body[member.as_ref()] = value.clone();
         }
         let mut response = HttpResponse::build(status);
         response.insert_header((CONTENT_TYPE, "application/problem+json")).insert_header((CACHE_CONTROL, "no-store"));

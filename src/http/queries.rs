@@ -2,18 +2,20 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, VARY};
 use tokio::sync::oneshot;
 
 use super::accept::accepted;
+use super::conditions::{precondition, tag, unexpected};
 use super::problem::{Kind, Problem};
 use super::request::Call;
 use super::{JSON, NDJSON, answer};
 use crate::collection::CollectionId;
-use crate::cursor::Revision;
+use crate::cursor::{Revision, Version};
 use crate::feed::push_member;
 use crate::key::Key;
-use crate::readers::{Form, ReadAggregates, ReadCollections};
+use crate::precondition::Precondition;
+use crate::readers::{FoldAggregate, Form, ReadAggregates, ReadCollections};
 use crate::spool::spool;
 
 /// `GET /aggregates`: the whole document.
@@ -35,15 +37,53 @@ pub(super) async fn collection(call: Call) -> Result<HttpResponse, Problem> {
     }
 }
 
-/// `GET /persons/1`
+/// `GET /persons/1`, `GET /carts/0193…?version=3`
 pub(super) async fn aggregate(call: Call) -> Result<HttpResponse, Problem> {
     accepted(&call.request, &[JSON])?;
-    call.query(&[])?;
-    let read = ReadAggregates { collection: call.collection_id()?, keys: vec![call.key()?] };
-    let (revision, mut rows) = call.shared.readers.send(read).await??;
-    match rows.pop() {
-        Some((_, body)) => Ok(state(&call, revision, JSON).body(body.as_str().to_owned())),
-        None => Err(Problem::not_found(call.request.path()).at(&call.shared.epoch, revision)),
+    let is_journaled = call.collection()?.journaled().is_some();
+    let query = call.query(if is_journaled { &["version"] } else { &[] })?;
+    let (collection, key) = (call.collection_id()?, call.key()?);
+    if let Some(version) = query.number("version", 0..=i64::MAX.unsigned_abs())? {
+        return at_version(&call, collection, key, Version::stored(version.cast_signed())).await;
+    }
+    let (revision, mut rows) = call.shared.readers.send(ReadAggregates { collection, keys: vec![key] }).await??;
+    let row = rows.pop().map(|(_, row)| row);
+    let changed = row.as_ref().map(|row| row.revision);
+    let Some(body) = row.and_then(|row| row.body) else {
+        return Err(Problem::not_found(call.request.path()).at(&call.shared.epoch, revision));
+    };
+    let Precondition { if_match, if_none_match } = precondition(&call)?;
+    let holds = |if_match, if_none_match| Precondition { if_match, if_none_match }.holds(changed);
+    if !holds(if_match, None) {
+        return Err(unexpected(&call, changed).at(&call.shared.epoch, revision));
+    }
+    let tag = changed.map(|changed| tag(&call.shared.epoch, changed)).unwrap_or_default();
+    if !holds(None, if_none_match) {
+        return Ok(state(&call, StatusCode::NOT_MODIFIED, revision, JSON).insert_header((ETAG, tag)).finish());
+    }
+    let mut response = state(&call, StatusCode::OK, revision, JSON);
+    Ok(response.insert_header((ETAG, tag)).body(body.as_str().to_owned()))
+}
+
+/// Time travel: the aggregate as its first events say.
+async fn at_version(
+    call: &Call,
+    collection: CollectionId,
+    key: Key,
+    version: Version,
+) -> Result<HttpResponse, Problem> {
+    let fold = FoldAggregate { collection, key, up_to: version };
+    let (revision, folded) = call.shared.readers.send(fold).await??;
+    match folded.body.filter(|_| folded.version == version) {
+        Some(body) => Ok(state(call, StatusCode::OK, revision, JSON).body(body.as_str().to_owned())),
+        None if folded.version < version => {
+            let detail = format!("{} has {} events, and no version {version}", call.request.path(), folded.version);
+            Err(Problem::new(Kind::NotFound, detail).at(&call.shared.epoch, revision))
+        }
+        None => {
+            let detail = format!("{} is not there at version {version}", call.request.path());
+            Err(Problem::new(Kind::NotFound, detail).at(&call.shared.epoch, revision))
+        }
     }
 }
 
@@ -55,13 +95,15 @@ async fn whole(
     content_type: &'static str,
 ) -> Result<HttpResponse, Problem> {
     if call.is_head() {
-        return Ok(state(call, call.shared.committed.get(), content_type).body(actix_web::body::None::new()));
+        return Ok(
+            state(call, StatusCode::OK, call.shared.committed.get(), content_type).body(actix_web::body::None::new())
+        );
     }
     let (spool, body) = spool(&call.shared.spool_directory);
     let (shown, revision) = oneshot::channel();
     call.shared.scanners.do_send(ReadCollections { collections, form, revision: shown, body: spool });
     let revision = revision.await.map_err(|_| Problem::new(Kind::Internal, "the collection cannot be read"))?;
-    Ok(state(call, revision, content_type).body(body))
+    Ok(state(call, StatusCode::OK, revision, content_type).body(body))
 }
 
 /// Those of the keys that are there.
@@ -73,7 +115,8 @@ async fn some(
 ) -> Result<HttpResponse, Problem> {
     let (revision, rows) = call.shared.readers.send(ReadAggregates { collection, keys }).await??;
     let mut body = String::new();
-    for (key, aggregate) in &rows {
+    for (key, row) in &rows {
+        let Some(aggregate) = &row.body else { continue };
         if form == NDJSON {
             body.push('{');
             push_member(&mut body, "key", &serde_json::Value::from(key.as_str()).to_string());
@@ -88,11 +131,16 @@ async fn some(
     if form == JSON {
         body.push_str(if body.is_empty() { "{}" } else { "}" });
     }
-    Ok(state(call, revision, form).body(body))
+    Ok(state(call, StatusCode::OK, revision, form).body(body))
 }
 
-fn state(call: &Call, revision: Revision, content_type: &'static str) -> actix_web::HttpResponseBuilder {
-    let mut response = answer(StatusCode::OK, &call.shared.epoch, revision);
+fn state(
+    call: &Call,
+    status: StatusCode,
+    revision: Revision,
+    content_type: &'static str,
+) -> actix_web::HttpResponseBuilder {
+    let mut response = answer(status, &call.shared.epoch, revision);
     response
         .insert_header((CONTENT_TYPE, content_type))
         .insert_header((CACHE_CONTROL, "no-cache"))

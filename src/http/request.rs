@@ -5,12 +5,12 @@ use std::ops::RangeInclusive;
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use actix_web::web::{self, BytesMut};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
 use futures_core::Stream as _;
 use percent_encoding::percent_decode_str;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Shared;
 use super::problem::{Kind, Problem};
@@ -98,6 +98,11 @@ impl Call {
         checked(&text)
     }
 
+    /// The path of the aggregate, also where the path goes on to something of it.
+    pub(super) fn aggregate_path(&self) -> String {
+        self.request.uri().path().split('/').take(3).collect::<Vec<_>>().join("/")
+    }
+
     /// The members of the query, which has no others than the `known` ones.
     pub(super) fn query(&self, known: &[&str]) -> Result<Query, Problem> {
         let malformed = |why: String| Problem::new(Kind::MalformedRequest, why);
@@ -120,14 +125,36 @@ impl Call {
         text.map(Some).map_err(|_| Problem::new(Kind::MalformedRequest, format!("{name}: is not plain ASCII")))
     }
 
+    /// The name of the command in the third segment of the path, which the aggregates of the collection have to know.
+    pub(super) fn command(&self) -> Result<String, Problem> {
+        let path = self.request.uri().path();
+        let name = path.split('/').nth(3).unwrap_or_default();
+        let known = self.collection()?.journaled().map_or(&[][..], |journaled| journaled.commands());
+        if known.iter().any(|known| known == name) {
+            return Ok(name.to_owned());
+        }
+        let detail = format!("{path}: {name:?} is no command here; expected one of {}", known.join(", "));
+        Err(Problem::new(Kind::UnknownCommand, detail).with("expected", known.to_vec()))
+    }
+
     /// The JSON body of a write.
-    pub(super) async fn json(&self, verb: Verb, payload: web::Payload) -> Result<Value, Problem> {
+    pub(super) async fn json(&self, verb: Verb<'_>, payload: web::Payload) -> Result<Value, Problem> {
         let types: &[&str] = match verb {
             Verb::Patch => &["application/merge-patch+json", "application/json"],
-            Verb::Create | Verb::Replace => &["application/json"],
+            Verb::Create | Verb::Replace | Verb::Command(_) => &["application/json"],
         };
+        // A command often has no fields, and then needs no body.
+        if self.collection()?.journaled().is_some() && !self.has_body() {
+            return Ok(json!({}));
+        }
         self.check_type(types)?;
         Ok(json::parse(&self.bytes(payload).await?)?)
+    }
+
+    fn has_body(&self) -> bool {
+        let headers = self.request.headers();
+        headers.contains_key(TRANSFER_ENCODING)
+            || headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
     }
 
     fn check_type(&self, types: &[&str]) -> Result<(), Problem> {

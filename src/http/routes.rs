@@ -4,7 +4,8 @@ use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, guard, web};
 
 use super::problem::Problem;
-use super::{Shared, commands, feeds, queries};
+use super::{Shared, commands, feeds, journal, queries};
+use crate::collection::Keys;
 
 /// Everything that a collection has on the wire follows from its registration.
 pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>) {
@@ -13,21 +14,33 @@ pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>
         let (all, one) = (format!("/{}", collection.name()), format!("/{}/{{key}}", collection.name()));
         let events = format!("/{}-events", collection.singular());
 
+        let (journaled, keys) = (collection.journaled().is_some(), collection.keys());
         let mut on_all = vec![(Method::GET, read().to(queries::collection))];
         let mut on_one = vec![(Method::GET, read().to(queries::aggregate))];
-        if collection.is_written() {
+        if collection.derivation().is_none() && keys != Keys::Text {
             on_all.push((Method::POST, web::post().to(commands::create)));
+        }
+        if journaled && keys != Keys::Sequence {
+            on_one.push((Method::PUT, web::put().to(commands::replace)));
+        }
+        if collection.derivation().is_none() && !journaled {
             on_one.push((Method::PUT, web::put().to(commands::replace)));
             on_one.push((Method::PATCH, web::patch().to(commands::patch)));
             on_one.push((Method::DELETE, web::delete().to(commands::delete)));
         }
-        let on_events = vec![(Method::GET, read().to(feeds::collection))];
-        let on_one_events = vec![(Method::GET, read().to(feeds::aggregate))];
-        let one_events = format!("{one}/events");
-        for (path, methods) in [(all, on_all), (one, on_one), (events, on_events), (one_events, on_one_events)] {
+        let mut paths = vec![
+            (events, vec![(Method::GET, read().to(feeds::collection))]),
+            (format!("{one}/events"), vec![(Method::GET, read().to(feeds::aggregate))]),
+        ];
+        if journaled {
+            paths.push((format!("{one}/journal"), vec![(Method::GET, read().to(journal::aggregate))]));
+            paths.push((format!("{one}/{{command}}"), vec![(Method::POST, web::post().to(commands::command))]));
+        }
+        for (path, methods) in [(all, on_all), (one, on_one)].into_iter().chain(paths) {
             config.service(resource(&path, methods).app_data(id));
         }
     }
+    config.service(resource("/journal", vec![(Method::GET, read().to(journal::everything))]));
     config.service(resource("/aggregates", vec![(Method::GET, read().to(queries::document))]));
     config.service(resource("/events", vec![(Method::GET, read().to(feeds::everything))]));
     config.default_service(web::to(no_such_path));

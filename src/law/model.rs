@@ -45,7 +45,7 @@ impl Model {
     }
 
     /// Does the write, and gives it as a verb, a key and a body; no body for a deletion.
-    pub(super) fn write(&mut self, write: &Write) -> (Option<i64>, Option<(Verb, Value)>) {
+    pub(super) fn write(&mut self, write: &Write) -> (Option<i64>, Option<(Verb<'_>, Value)>) {
         let city = |city: &Option<u8>| city.map(|city| CITIES[usize::from(city) % CITIES.len()]);
         let (key, verb, body) = match write {
             Write::Create(to) => {

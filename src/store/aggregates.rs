@@ -10,7 +10,7 @@ use super::schema::{aggregates, metadata};
 use super::statements::UpsertAggregate;
 use crate::clock::Timestamp;
 use crate::collection::{Body, CollectionId, Registry};
-use crate::cursor::Revision;
+use crate::cursor::{Revision, Version};
 use crate::feed::Feed;
 use crate::key::Key;
 
@@ -20,7 +20,7 @@ pub(crate) struct Row {
     /// The revision of its last change.
     pub(crate) revision: Revision,
     /// The number of its domain events so far.
-    pub(crate) version: i64,
+    pub(crate) version: Version,
     /// `None` for a tombstone.
     pub(crate) body: Option<Body>,
 }
@@ -34,7 +34,7 @@ pub(super) fn load(connection: &mut SqliteConnection, collection: &str, key: &Ke
         .optional()?;
     Ok(row.map(|(revision, version, body)| Row {
         revision: Revision::stored(revision),
-        version,
+        version: Version::stored(version),
         body: body.map(Body::stored),
     }))
 }
@@ -52,7 +52,7 @@ pub(super) fn save(
         rank: key.rank(),
         key: key.as_str(),
         revision: row.revision.number(),
-        version: row.version,
+        version: row.version.number(),
         body: row.body.as_ref().map(Body::as_str),
         deleted: row.body.is_none().then_some(now.milliseconds()),
     }

@@ -1,20 +1,24 @@
-//! The one transaction: what a batch of commands changes of state, outbox and counters, together or not at all.
+//! The one transaction: what a batch of commands changes of state, journal, outbox and counters, together or
+//! not at all.
 //!
 //! Deciding is pure, so a batch is staged in memory, where a later command sees what an earlier one did. A command that
 //! is refused or panics stages nothing. Then each changed row is written once.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::hash_map::Entry as Place;
 
 use diesel::sqlite::SqliteConnection;
 
 use super::StoreError;
 use super::aggregates::{self, Row};
+use super::journal::{self, Entry, Folded};
 use super::metadata::Counters;
 use super::outbox::{self, Change};
 use crate::clock::Timestamp;
-use crate::collection::{Body, CollectionId, Command, Refusal, Registry, guarded, patch};
-use crate::cursor::Revision;
+use crate::collection::{
+    At, Body, CollectionId, Command, Corrupt, Decision, Journaled, Keys, Recorded, Refusal, Registry, guarded, patch,
+};
+use crate::cursor::{JournalPosition, Revision, Version};
 use crate::key::Key;
 
 /// What became of a batch.
@@ -24,16 +28,24 @@ pub(crate) struct Committed {
     pub(crate) answers: Vec<Result<Written, Refusal>>,
     /// The last revision, which is durable now.
     pub(crate) revision: Revision,
+    /// The last position of the journal, which is durable now.
+    pub(crate) position: JournalPosition,
 }
 
 /// What became of a command.
 #[derive(Debug)]
 pub(crate) struct Written {
     pub(crate) key: Key,
-    /// The aggregate after it; `None` when it was deleted.
+    /// The aggregate after it; `None` when it is gone.
     pub(crate) body: Option<Body>,
     /// The revision that it made; the last one if it changed nothing.
     pub(crate) revision: Revision,
+    /// The revision of the aggregate's last change.
+    pub(crate) changed: Revision,
+    /// The number of domain events of the aggregate.
+    pub(crate) version: Version,
+    /// Whether the aggregate was not there before.
+    pub(crate) is_new: bool,
 }
 
 /// Does a batch, and gives the counters that it leaves.
@@ -45,31 +57,37 @@ pub(super) fn commit(
     now: Timestamp,
 ) -> Result<(Committed, Counters), StoreError> {
     connection.immediate_transaction(|connection| {
-        let mut batch = Batch::new(registry, counters.clone());
+        let mut batch = Batch::new(registry, counters.clone(), now);
         let mut answers = Vec::with_capacity(commands.len());
         for command in commands {
             answers.push(batch.execute(connection, command)?);
         }
-        batch.write(connection, counters, now)?;
-        Ok((Committed { answers, revision: batch.counters.revision }, batch.counters))
+        batch.write(connection, counters)?;
+        let (revision, position) = (batch.counters.revision, batch.counters.position);
+        Ok((Committed { answers, revision, position }, batch.counters))
     })
 }
 
 /// What a batch has decided so far.
 pub(super) struct Batch<'a> {
     registry: &'a Registry,
+    now: Timestamp,
     counters: Counters,
     rows: HashMap<(CollectionId, Key), Staged>,
+    events: Vec<Entry>,
     changes: Vec<Change>,
 }
 
 /// A row that the batch read, and perhaps changed.
+#[derive(Clone)]
 struct Staged {
     row: Row,
+    /// The state, where the row that caches it is missing.
+    folded: Option<Body>,
     changed: bool,
 }
 
-/// The state of one aggregate before and after a command.
+/// The state of one aggregate before and after a command, as it is published.
 struct Step {
     collection: CollectionId,
     key: Key,
@@ -78,8 +96,8 @@ struct Step {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(registry: &'a Registry, counters: Counters) -> Self {
-        Self { registry, counters, rows: HashMap::new(), changes: Vec::new() }
+    pub(super) fn new(registry: &'a Registry, counters: Counters, now: Timestamp) -> Self {
+        Self { registry, now, counters, rows: HashMap::new(), events: Vec::new(), changes: Vec::new() }
     }
 
     /// Decides one command and stages its outcome. The outer error is the database's, the inner one the command's.
@@ -88,20 +106,46 @@ impl<'a> Batch<'a> {
         connection: &mut SqliteConnection,
         command: Command,
     ) -> Result<Result<Written, Refusal>, StoreError> {
-        let Command { collection, key, change } = command;
-        let key = key.unwrap_or_else(|| self.counters.number(collection));
-        let before = self.body(connection, collection, &key)?;
-        let source = self.registry.get(collection);
-        let after = match guarded(|| source.decide(before.as_ref(), &change)) {
-            Ok(after) => after,
+        let Command { collection: id, key, precondition, change } = command;
+        let (collection, now) = (self.registry.get(id), self.now);
+        let is_numbered = key.is_none() && collection.keys() == Keys::Sequence;
+        if let (Some(chosen), true) = (&key, change.opens())
+            && let Err(invalid) = collection.keys().check(chosen)
+        {
+            return Ok(Err(Refusal::Invalid(invalid)));
+        }
+        let key = key.unwrap_or_else(|| if is_numbered { self.counters.next_key(id) } else { Key::uuid(now) });
+        let Staged { row, folded, .. } = match self.load(connection, id, &key) {
+            // One aggregate that cannot be read is not the end of the batch.
+            Err(StoreError::Corrupt(why)) => return Ok(Err(Refusal::Corrupt(Corrupt::new(why)))),
+            loaded => loaded?,
+        };
+        let state = row.body.as_ref().or(folded.as_ref());
+        let current = state.map(|_| row.revision);
+        if (current.is_some() || change.opens()) && !precondition.holds(current) {
+            return Ok(Err(Refusal::Unexpected(current)));
+        }
+        let at = At { key: &key, version: row.version, now, new_id: &|| Key::uuid(now) };
+        let Decision { after, events } = match guarded(|| collection.decide(at, state, change)) {
+            Ok(decision) => decision,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let source = Step { collection, key: key.clone(), before, after: after.clone() };
-        let steps = match self.derive(connection, source)? {
+        let is_new = state.is_none();
+        let step = Step { collection: id, key: key.clone(), before: row.body, after };
+        let steps = match self.derive(connection, step)? {
             Ok(steps) => steps,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        Ok(self.stage(steps).map(|()| Written { key, body: after, revision: self.counters.revision }))
+        if let Err(refusal) = self.stage(steps) {
+            return Ok(Err(refusal));
+        }
+        self.record(id, &key, events);
+        if is_numbered {
+            self.counters.use_key(id);
+        }
+        let Staged { row, .. } = self.load(connection, id, &key)?;
+        let (revision, changed) = (self.counters.revision, row.revision);
+        Ok(Ok(Written { key, body: row.body, revision, changed, version: row.version, is_new }))
     }
 
     /// The change of a source, and what follows from it in the collections derived from it.
@@ -120,7 +164,7 @@ impl<'a> Batch<'a> {
                 Err(refusal) => return Ok(Err(refusal)),
             };
             for key in touched {
-                let row = self.body(connection, collection, &key)?;
+                let row = self.load(connection, collection, &key)?.row.body;
                 match guarded(|| Ok(derivation.derive(&key, row.as_ref(), before.as_ref(), after.as_ref())?)) {
                     Ok(derived) => steps.push(Step { collection, key, before: row, after: derived }),
                     Err(refusal) => return Ok(Err(refusal)),
@@ -152,30 +196,46 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
+    /// Gives the domain events of one command their versions and their positions.
+    fn record(&mut self, collection: CollectionId, key: &Key, events: Vec<Recorded>) {
+        let schema = self.registry.get(collection).journaled().map_or(0, Journaled::schema);
+        let staged = self.rows.entry((collection, key.clone())).or_insert_with(Staged::absent);
+        for event in events {
+            let (position, version) = (self.counters.place(), staged.row.version.next());
+            staged.row.version = version;
+            staged.changed = true;
+            self.events.push(Entry { position, collection, key: key.clone(), version, schema, event, time: self.now });
+        }
+    }
+
     /// The aggregate as the batch left it so far.
-    fn body(
-        &mut self,
-        connection: &mut SqliteConnection,
-        collection: CollectionId,
-        key: &Key,
-    ) -> Result<Option<Body>, StoreError> {
-        Ok(match self.rows.entry((collection, key.clone())) {
-            Entry::Occupied(staged) => staged.get().row.body.clone(),
-            Entry::Vacant(vacant) => {
-                let row = aggregates::load(connection, self.registry.get(collection).name(), key)?;
-                let staged = row.map_or_else(Staged::absent, |row| Staged { row, changed: false });
-                vacant.insert(staged).row.body.clone()
-            }
-        })
+    fn load(&mut self, connection: &mut SqliteConnection, id: CollectionId, key: &Key) -> Result<Staged, StoreError> {
+        let vacant = match self.rows.entry((id, key.clone())) {
+            Place::Occupied(staged) => return Ok(staged.get().clone()),
+            Place::Vacant(vacant) => vacant,
+        };
+        let collection = self.registry.get(id);
+        let mut staged = Staged::absent();
+        if let Some(row) = aggregates::load(connection, collection.name(), key)? {
+            staged.row = row;
+        } else if let Some(journaled) = collection.journaled() {
+            // The row is a cache: of one that never was, or was deleted so long ago that it is forgotten, or was lost.
+            let Folded { body, version, .. } = journal::fold(connection, (collection.name(), journaled), key, None)?;
+            (staged.row.version, staged.folded) = (version, body);
+        }
+        Ok(vacant.insert(staged).clone())
     }
 
     /// Writes what was staged.
-    fn write(&self, connection: &mut SqliteConnection, before: &Counters, now: Timestamp) -> Result<(), StoreError> {
-        for ((collection, key), staged) in self.rows.iter().filter(|(_, staged)| staged.changed) {
-            aggregates::save(connection, self.registry.get(*collection).name(), key, &staged.row, now)?;
+    fn write(&self, connection: &mut SqliteConnection, before: &Counters) -> Result<(), StoreError> {
+        for ((collection, key), staged) in self.rows.iter().filter(|(_, staged)| staged.is_to_be_written()) {
+            aggregates::save(connection, self.registry.get(*collection).name(), key, &staged.row, self.now)?;
+        }
+        for event in &self.events {
+            journal::append(connection, self.registry, event)?;
         }
         for change in &self.changes {
-            outbox::append(connection, self.registry, change, now)?;
+            outbox::append(connection, self.registry, change, self.now)?;
         }
         self.counters.save(before, connection, self.registry)
     }
@@ -183,6 +243,12 @@ impl<'a> Batch<'a> {
 
 impl Staged {
     fn absent() -> Self {
-        Self { row: Row { revision: Revision::ZERO, version: 0, body: None }, changed: false }
+        let row = Row { revision: Revision::ZERO, version: Version::ZERO, body: None };
+        Self { row, folded: None, changed: false }
+    }
+
+    /// One that was never published has no row, whatever happened to it.
+    fn is_to_be_written(&self) -> bool {
+        self.changed && self.row.revision != Revision::ZERO
     }
 }

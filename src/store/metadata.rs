@@ -3,17 +3,19 @@
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::StoreError;
 use super::schema::{collections, metadata};
 use super::statements::{SaveNextKey, SaveRevision};
+use super::{StoreError, journal};
 use crate::collection::{CollectionId, Registry};
-use crate::cursor::{Epoch, Revision};
+use crate::cursor::{Epoch, JournalPosition, Revision};
 use crate::key::Key;
 
 /// The numbers that the next write goes on from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Counters {
     pub(super) revision: Revision,
+    /// Of the last domain event. Needs no row: the journal is never pruned.
+    pub(super) position: JournalPosition,
     /// For each collection, the number of the next key of its sequence.
     next_keys: Vec<i64>,
 }
@@ -25,12 +27,20 @@ impl Counters {
         self.revision
     }
 
+    /// The place of the next domain event.
+    pub(super) fn place(&mut self) -> JournalPosition {
+        self.position = self.position.next();
+        self.position
+    }
+
     /// The next key of a collection's sequence.
-    pub(super) fn number(&mut self, collection: CollectionId) -> Key {
-        let next = &mut self.next_keys[collection.index()];
-        let key = Key::of_number(*next);
-        *next += 1;
-        key
+    pub(super) fn next_key(&self, collection: CollectionId) -> Key {
+        Key::of_number(self.next_keys[collection.index()])
+    }
+
+    /// The next key of a collection's sequence was used.
+    pub(super) fn use_key(&mut self, collection: CollectionId) {
+        self.next_keys[collection.index()] += 1;
     }
 
     /// Writes what moved on from `before`.
@@ -60,7 +70,8 @@ pub(super) fn load(connection: &mut SqliteConnection, registry: &Registry) -> Re
         .ids()
         .map(|id| collections::table.find(registry.get(id).name()).select(collections::next_key).first(connection))
         .collect::<QueryResult<_>>()?;
-    Ok((epoch, Counters { revision: Revision::stored(revision), next_keys }))
+    let position = journal::current(connection)?;
+    Ok((epoch, Counters { revision: Revision::stored(revision), position, next_keys }))
 }
 
 /// What a cursor is measured by.

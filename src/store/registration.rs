@@ -5,17 +5,18 @@ use std::collections::BTreeMap;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
+use super::journal::{self, Folded};
 use super::metadata::horizon;
 use super::schema::{collections, metadata};
 use super::statements::SaveRevision;
 use super::{StoreError, aggregates, outbox};
 use crate::clock::Timestamp;
-use crate::collection::{Body, CollectionId, Derivation, Registry, patch};
-use crate::cursor::{Epoch, Revision};
+use crate::collection::{Body, CollectionId, Derivation, Journaled, Registry, patch};
+use crate::cursor::{Epoch, Revision, Version};
 use crate::key::Key;
 
-/// Aggregates that are derived anew in one revision, at most: an event has to fit into memory.
-const DERIVED_AT_ONCE: usize = 1000;
+/// Aggregates that are derived or folded anew in one revision, at most: an event has to fit into memory.
+const AT_ONCE: usize = 1000;
 
 /// Brings the database in line with the registry, in one transaction.
 pub(super) fn register(
@@ -28,8 +29,7 @@ pub(super) fn register(
         refuse_unknown(connection, registry)?;
         for id in registry.ids() {
             let name = registry.get(id).name();
-            let derivation = registry.get(id).derivation();
-            let version = derivation.map_or(0, Derivation::version);
+            let version = registry.get(id).rule();
             let known: Option<i64> =
                 collections::table.find(name).select(collections::version).first(connection).optional()?;
             if known == Some(version) {
@@ -47,8 +47,11 @@ pub(super) fn register(
                 let came = outbox::Change { revision, collection: id, key, patch };
                 outbox::append(connection, registry, &came, now)?;
             }
-            if let Some(derivation) = derivation {
+            if let Some(derivation) = registry.get(id).derivation() {
                 derive_anew(connection, registry, id, derivation, now)?;
+            }
+            if let Some(journaled) = registry.get(id).journaled() {
+                fold_anew(connection, registry, id, journaled, now)?;
             }
         }
         Ok(())
@@ -123,32 +126,70 @@ fn derive_anew(
         known.insert(Key::stored(key), Body::stored(body.to_owned()));
         Ok::<_, StoreError>(())
     })?;
-    write_difference(connection, registry, id, &known, &derived, now)
+    let gone = known.keys().filter(|key| !derived.contains_key(*key));
+    let mut differing = Vec::new();
+    for key in gone.chain(derived.keys()) {
+        if let Some(patch) = patch(known.get(key), derived.get(key))? {
+            let body = derived.get(key).cloned();
+            differing.push(Differing { key: key.clone(), version: Version::ZERO, body, patch });
+        }
+    }
+    for differing in differing.chunks(AT_ONCE) {
+        write(connection, registry, id, differing, now)?;
+    }
+    Ok(())
 }
 
-fn write_difference(
+/// Computes a collection from all of its domain events; what differs from its rows is written.
+fn fold_anew(
     connection: &mut SqliteConnection,
     registry: &Registry,
     id: CollectionId,
-    before: &BTreeMap<Key, Body>,
-    after: &BTreeMap<Key, Body>,
+    journaled: &dyn Journaled,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let gone = before.keys().filter(|key| !after.contains_key(*key));
-    let mut changed = Vec::new();
-    for key in gone.chain(after.keys()) {
-        if let Some(patch) = patch(before.get(key), after.get(key))? {
-            changed.push((key, patch));
+    let name = registry.get(id).name();
+    let mut last: Option<Key> = None;
+    loop {
+        let folded = journal::fold_next(connection, (name, journaled), last.as_ref(), AT_ONCE)?;
+        let Some(Folded { key, .. }) = folded.last() else { return Ok(()) };
+        last = Some(key.clone());
+        let mut differing = Vec::new();
+        for Folded { key, body, version } in folded {
+            let row = aggregates::load(connection, name, &key)?.and_then(|row| row.body);
+            if let Some(patch) = patch(row.as_ref(), body.as_ref())? {
+                differing.push(Differing { key, version, body, patch });
+            }
         }
+        write(connection, registry, id, &differing, now)?;
     }
-    for changes in changed.chunks(DERIVED_AT_ONCE) {
-        let revision = revise(connection)?;
-        for (key, patch) in changes {
-            let row = aggregates::Row { revision, version: 0, body: after.get(key).cloned() };
-            aggregates::save(connection, registry.get(id).name(), key, &row, now)?;
-            let (key, patch) = ((*key).clone(), patch.clone());
-            outbox::append(connection, registry, &outbox::Change { revision, collection: id, key, patch }, now)?;
-        }
+}
+
+/// An aggregate that is not as its row says.
+struct Differing {
+    key: Key,
+    version: Version,
+    body: Option<Body>,
+    patch: String,
+}
+
+/// Writes what differs, as one revision.
+fn write(
+    connection: &mut SqliteConnection,
+    registry: &Registry,
+    id: CollectionId,
+    differing: &[Differing],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    if differing.is_empty() {
+        return Ok(());
+    }
+    let revision = revise(connection)?;
+    for Differing { key, version, body, patch } in differing {
+        let row = aggregates::Row { revision, version: *version, body: body.clone() };
+        aggregates::save(connection, registry.get(id).name(), key, &row, now)?;
+        let (key, patch) = (key.clone(), patch.clone());
+        outbox::append(connection, registry, &outbox::Change { revision, collection: id, key, patch }, now)?;
     }
     Ok(())
 }

@@ -21,6 +21,19 @@ diesel::table! {
 }
 
 diesel::table! {
+    journal (position) {
+        position -> BigInt,
+        collection -> Text,
+        key -> Text,
+        version -> BigInt,
+        kind -> Text,
+        schema -> BigInt,
+        body -> Text,
+        time -> BigInt,
+    }
+}
+
+diesel::table! {
     metadata (id) {
         id -> BigInt,
         epoch -> Text,
@@ -40,4 +53,4 @@ diesel::table! {
     }
 }
 
-diesel::allow_tables_to_appear_in_same_query!(aggregates, collections, metadata, outbox,);
+diesel::allow_tables_to_appear_in_same_query!(aggregates, collections, journal, metadata, outbox,);

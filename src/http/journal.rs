@@ -1,0 +1,272 @@
+//! The journal: what happened, as the aggregates tell it; all of it, in order, and nothing is ever pruned.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use actix_web::HttpResponse;
+use actix_web::body::{BodySize, MessageBody};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, VARY};
+use actix_web::rt;
+use actix_web::web::{self, Bytes};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use super::accept::accepted;
+use super::feeds::{Cut, head, prologue, refused};
+use super::pages::{Extent, room};
+use super::problem::{Kind, Problem};
+use super::request::{Call, Query};
+use super::{JSON, NDJSON, SSE, Shared, answer};
+use crate::admission::Ticket;
+use crate::collection::{CollectionId, Registry};
+use crate::cursor::{Cursor, Epoch, JournalPosition, Presented, Revision, Version};
+use crate::feed::push_member;
+use crate::frames::named_event;
+use crate::readers::{ReadEvents, ReadJournal};
+use crate::store::{Entries, Entry, Room};
+
+/// `GET /carts/0193…/journal`: the domain events of one aggregate, in pages.
+pub(super) async fn aggregate(call: Call) -> Result<HttpResponse, Problem> {
+    accepted(&call.request, &[JSON])?;
+    let query = call.query(&["after", "limit"])?;
+    let (collection, key) = (call.collection_id()?, call.key()?);
+    let after = query.number("after", 0..=i64::MAX.unsigned_abs())?.unwrap_or(0).cast_signed();
+    let limit = Extent::of(&query)?.limit;
+    // One more, to see whether there are more.
+    let read = ReadEvents { collection, key, after: Version::stored(after), limit: limit.cast_signed() + 1 };
+    let (revision, mut entries) = call.shared.readers.send(read).await??;
+    if entries.is_empty() && after == 0 {
+        return Err(Problem::not_found(&call.aggregate_path()).at(&call.shared.epoch, revision));
+    }
+    let has_more = entries.len() > usize::try_from(limit).unwrap_or(usize::MAX);
+    entries.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let mut body = events(&call.shared.registry, &entries);
+    if let (true, Some(last)) = (has_more, entries.last()) {
+        let next = format!("{}?after={}&limit={limit}", call.request.path(), last.version);
+        body.push(',');
+        push_member(&mut body, "next", &serde_json::Value::from(next).to_string());
+    }
+    body.push('}');
+    Ok(page(&call, revision, JSON).body(body))
+}
+
+/// `GET /journal`: the domain events of everything.
+pub(super) async fn everything(call: Call) -> Result<HttpResponse, Problem> {
+    let query = call.query(&["lastEventId", "collection", "limit", "wait"])?;
+    let form = accepted(&call.request, &[SSE, JSON, NDJSON])?;
+    let reading = Reading {
+        shared: call.shared.clone(),
+        only: call.collections(&query)?.map(Into::into),
+        after: position(&call, &query)?,
+    };
+    let extent = Extent::of(&query)?;
+    if form == SSE { stream(&call, reading).await } else { one_page(&call, reading, extent, form).await }
+}
+
+/// Where the consumer stands; at the beginning, if it does not say.
+fn position(call: &Call, query: &Query) -> Result<JournalPosition, Problem> {
+    let id = call.request.headers().get("Last-Event-ID").map(HeaderValue::as_bytes);
+    let presented =
+        Presented { last_event_id: id, last_event_id_query: query.last("lastEventId"), ..Presented::default() };
+    let cursor = presented.cursor().map_err(|name| {
+        Problem::new(Kind::MalformedRequest, format!("{name}: expected an id as it was given, such as 4f9c21aa.8"))
+    })?;
+    let last = call.shared.journal.borrow().last;
+    match cursor {
+        Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| *epoch == call.shared.epoch) => {
+            Some(JournalPosition::stored(after.number())).filter(|after| *after <= last)
+        }
+        _ => None,
+    }
+    // What happened elsewhere cannot be taken back by anything that comes after it.
+    .ok_or_else(|| {
+        let detail = format!("the id is none of epoch {}, up to position {last}; begin anew", call.shared.epoch);
+        let problem = Problem::new(Kind::NotRetained, detail).with("current", last.number());
+        problem
+            .with("epoch", call.shared.epoch.as_str())
+            .with("bootstrap", "/journal")
+            .at(&call.shared.epoch, call.shared.committed.get())
+    })
+}
+
+/// A consumer of the journal, and where it stands.
+struct Reading {
+    shared: web::Data<Shared>,
+    only: Option<Arc<[CollectionId]>>,
+    after: JournalPosition,
+}
+
+impl Reading {
+    /// The next events, if there are any; moves on past them.
+    async fn next(&mut self, room: Room) -> Result<(Revision, Entries), Problem> {
+        let read = ReadJournal { only: self.only.clone(), after: self.after, room };
+        let (revision, entries) = self.shared.readers.send(read).await??;
+        self.after = entries.to;
+        Ok((revision, entries))
+    }
+
+    /// Waits until there is more, but no longer than this.
+    async fn wait(&self, time: Duration) -> Waited {
+        let mut journal = self.shared.journal.subscribe();
+        let moved = journal.wait_for(|mark| mark.is_over || mark.last > self.after);
+        match rt::time::timeout(time, moved).await {
+            Err(_) => Waited::InVain,
+            Ok(Ok(mark)) if !mark.is_over => Waited::ForMore,
+            Ok(_) => Waited::ForTheEnd,
+        }
+    }
+}
+
+/// What a wait came to.
+enum Waited {
+    ForMore,
+    InVain,
+    /// The service stops.
+    ForTheEnd,
+}
+
+async fn one_page(
+    call: &Call,
+    mut reading: Reading,
+    extent: Extent,
+    form: &'static str,
+) -> Result<HttpResponse, Problem> {
+    let deadline = Instant::now() + extent.wait;
+    let (revision, entries) = loop {
+        let (revision, entries) = reading.next(room(extent.limit)).await?;
+        if !entries.entries.is_empty() {
+            break (revision, entries);
+        }
+        if entries.to < entries.current {
+            continue;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || !matches!(reading.wait(left).await, Waited::ForMore) {
+            break (revision, entries);
+        }
+    };
+    let (registry, cursor) = (&call.shared.registry, id(&call.shared.epoch, entries.to));
+    let body = if form == NDJSON {
+        let lines = entries.entries.iter().map(|entry| object(registry, entry) + "\n");
+        lines.collect::<String>() + &format!("{{\"cursor\":\"{cursor}\"}}\n")
+    } else {
+        events(registry, &entries.entries) + &format!(",\"cursor\":\"{cursor}\"}}")
+    };
+    Ok(page(call, revision, form).body(body))
+}
+
+fn page(call: &Call, revision: Revision, form: &'static str) -> actix_web::HttpResponseBuilder {
+    let mut response = answer(StatusCode::OK, &call.shared.epoch, revision);
+    response
+        .insert_header((CONTENT_TYPE, form))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .insert_header((VARY, "Accept"));
+    response
+}
+
+/// Pages that wait for a client, beside the one that is sent.
+const WAITING: usize = 1;
+
+async fn stream(call: &Call, reading: Reading) -> Result<HttpResponse, Problem> {
+    let current = call.shared.committed.get();
+    if call.is_head() {
+        return Ok(head(call, current).body(actix_web::body::None::new()));
+    }
+    let address = call.request.peer_addr().map(|address| address.ip());
+    let Some(ticket) = call.shared.admission.admit(address) else { return refused(call) };
+    let (sender, receiver) = channel(WAITING);
+    rt::spawn(follow(reading, sender));
+    Ok(head(call, current).body(JournalStream { receiver, _ticket: ticket, flushed: false }))
+}
+
+/// Sends what there is, then what comes. Each page is read when the one before is on its way, so a slow client costs two
+/// of them and nobody's time.
+async fn follow(mut reading: Reading, sender: Sender<Bytes>) {
+    let (epoch, registry) = (reading.shared.epoch.clone(), Arc::clone(&reading.shared.registry));
+    let mut next = prologue();
+    while sender.send(next).await.is_ok() {
+        next = loop {
+            let entries = match reading.next(Room::PAGE).await {
+                Ok((_, entries)) => entries,
+                Err(problem) => return log::error!("a stream of the journal ends: {problem}"),
+            };
+            if !entries.entries.is_empty() {
+                break entries.entries.iter().map(|entry| frame(&registry, &epoch, entry)).collect::<String>().into();
+            }
+            if entries.to == entries.current {
+                match reading.wait(reading.shared.heartbeat).await {
+                    Waited::ForMore => {}
+                    Waited::InVain => break Bytes::from_static(b":\n"),
+                    Waited::ForTheEnd => return,
+                }
+            }
+        };
+    }
+}
+
+/// The body of a stream of the journal; when its events end, it is cut.
+struct JournalStream {
+    receiver: Receiver<Bytes>,
+    _ticket: Ticket,
+    flushed: bool,
+}
+
+impl MessageBody for JournalStream {
+    type Error = Cut;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        match ready!(self.receiver.poll_recv(context)) {
+            Some(chunk) => Poll::Ready(Some(Ok(chunk))),
+            None if self.flushed => Poll::Ready(Some(Err(Cut))),
+            None => {
+                // The framework writes what it has when a body is not ready, and drops it when a body fails.
+                self.flushed = true;
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+}
+
+fn id(epoch: &Epoch, position: JournalPosition) -> String {
+    format!("{epoch}.{position}")
+}
+
+fn frame(registry: &Registry, epoch: &Epoch, entry: &Entry) -> String {
+    named_event(entry.event.kind.clone(), id(epoch, entry.position), object(registry, entry))
+}
+
+/// `{"events":[…]`, to be closed.
+fn events(registry: &Registry, entries: &[Entry]) -> String {
+    let objects: Vec<_> = entries.iter().map(|entry| object(registry, entry)).collect();
+    format!("{{\"events\":[{}]", objects.join(","))
+}
+
+/// `{"position":2,"collection":"carts","key":"…","version":2,"time":"…","kind":"ItemAdded","schema":1,"body":{…}}`
+fn object(registry: &Registry, entry: &Entry) -> String {
+    let text = |text: &str| serde_json::Value::from(text).to_string();
+    let mut object = String::from("{");
+    for (name, value) in [
+        ("position", entry.position.to_string()),
+        ("collection", text(registry.get(entry.collection).name())),
+        ("key", text(entry.key.as_str())),
+        ("version", entry.version.to_string()),
+        ("time", text(&entry.time.to_string())),
+        ("kind", text(&entry.event.kind)),
+        ("schema", entry.schema.to_string()),
+        ("body", entry.event.fields.clone()),
+    ] {
+        if object.len() > 1 {
+            object.push(',');
+        }
+        push_member(&mut object, name, &value);
+    }
+    object.push('}');
+    object
+}
