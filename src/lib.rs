@@ -25,6 +25,7 @@ mod store;
 mod follow;
 mod frames;
 mod spool;
+mod verify;
 
 mod aggregator;
 mod channel;
@@ -58,8 +59,9 @@ pub use json::Invalid;
 pub use key::{InvalidKey, Key, LONGEST_KEY};
 pub use running::{CommandError, Outcome, Running, StartError};
 pub use service::Service;
-pub use settings::Settings;
+pub use settings::{Settings, Task};
 pub use store::StoreError;
+pub use verify::Verified;
 
 /// The Rust in the README compiles.
 #[cfg(doctest)]

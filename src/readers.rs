@@ -90,7 +90,8 @@ impl Handler<ReadAggregates> for Readers {
 pub(crate) struct FoldAggregate {
     pub(crate) collection: CollectionId,
     pub(crate) key: Key,
-    pub(crate) up_to: Version,
+    /// All of them, if not given.
+    pub(crate) up_to: Option<Version>,
 }
 
 impl Message for FoldAggregate {
@@ -103,7 +104,7 @@ impl Handler<FoldAggregate> for Readers {
     fn handle(&mut self, fold: FoldAggregate, _: &mut Self::Context) -> Self::Result {
         let FoldAggregate { collection, key, up_to } = fold;
         self.with_reader(|reader| {
-            reader.view(|view| Ok((view.horizon()?.current, view.fold(collection, &key, Some(up_to))?)))
+            reader.view(|view| Ok((view.horizon()?.current, view.fold(collection, &key, up_to)?)))
         })
     }
 }

@@ -10,13 +10,13 @@ use actix_web::web;
 
 use crate::aggregator::{Close, ExecuteError, execute};
 use crate::clock::Clock;
-use crate::collection::{Command, EventSourced, InvalidRegistration, Refusal, handle};
+use crate::collection::{CollectionId, Command, EventSourced, InvalidRegistration, Refusal, handle};
 use crate::http::Shared;
 use crate::hub::{Goodbye, Hub};
 use crate::json::Invalid;
 use crate::key::Key;
 use crate::precondition::Precondition;
-use crate::readers::ReadAggregates;
+use crate::readers::{FoldAggregate, ReadAggregates};
 use crate::relay::{Drain, Relay, Retention};
 use crate::settings::Settings;
 use crate::store::{Database, StoreError};
@@ -104,8 +104,7 @@ impl Running {
         key: Option<Key>,
         command: T::Command,
     ) -> Result<Outcome<T>, CommandError<T::Error>> {
-        let collection = self.shared.registry.id(T::NAME);
-        let collection = collection.ok_or_else(|| CommandError::Failed(format!("{} is not registered", T::NAME)))?;
+        let collection = self.collection::<T>().map_err(|error| CommandError::Failed(error.to_string()))?;
         let change = handle::<T>(command).map_err(|error| CommandError::Failed(error.to_string()))?;
         let command = Command { collection, key, precondition: Precondition::default(), change };
         let written = execute(&self.shared.aggregator, command).await.map_err(CommandError::of)?;
@@ -115,18 +114,31 @@ impl Running {
         Ok(Outcome { key: written.key, state, version, revision })
     }
 
+    /// An aggregate as its events say, read from the journal, and the number of them; `None` where there is none.
+    ///
+    /// # Errors
+    /// The type is not registered, or an event cannot be read: then its position, kind and version are named.
+    pub async fn rehydrate<T: EventSourced>(&self, key: &Key) -> Result<(Option<T>, i64), StartError> {
+        let fold = FoldAggregate { collection: self.collection::<T>()?, key: key.clone(), up_to: None };
+        let (_, folded) = self.shared.readers.send(fold).await.map_err(stopped)??;
+        let state = folded.body.map(|body| body.decode()).transpose().map_err(StoreError::from)?;
+        Ok((state, folded.version.number()))
+    }
+
     /// An aggregate as it is now; `None` where there is none.
     ///
     /// # Errors
     /// The type is not registered, or the database cannot be read.
     pub async fn load<T: EventSourced>(&self, key: &Key) -> Result<Option<T>, StartError> {
-        let collection = self.shared.registry.id(T::NAME);
-        let missing = || StoreError::Corrupt(format!("{} is not registered", T::NAME));
-        let read = ReadAggregates { collection: collection.ok_or_else(missing)?, keys: vec![key.clone()] };
-        let gone = |error: MailboxError| StoreError::Open(format!("the service has stopped: {error}"));
-        let (_, mut rows) = self.shared.readers.send(read).await.map_err(gone)??;
+        let read = ReadAggregates { collection: self.collection::<T>()?, keys: vec![key.clone()] };
+        let (_, mut rows) = self.shared.readers.send(read).await.map_err(stopped)??;
         let body = rows.pop().and_then(|(_, row)| row.body);
         body.map(|body| body.decode()).transpose().map_err(|corrupt| StoreError::from(corrupt).into())
+    }
+
+    fn collection<T: EventSourced>(&self) -> Result<CollectionId, StoreError> {
+        let id = self.shared.registry.id(T::NAME);
+        id.ok_or_else(|| StoreError::Open(format!("{} is not registered", T::NAME)))
     }
 
     /// Stops: no new connections, then the streams end, the writes in flight are answered, the relay is drained, and
@@ -187,6 +199,10 @@ impl Running {
     pub fn sessions(&self) -> usize {
         self.shared.admission.count()
     }
+}
+
+fn stopped(error: MailboxError) -> StoreError {
+    StoreError::Open(format!("the service has stopped: {error}"))
 }
 
 /// How long what is kept.

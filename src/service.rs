@@ -1,7 +1,9 @@
 //! The one place that wires: collections, actors, HTTP server, and the order in which they stop.
 
 use std::cell::RefCell;
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,8 +25,9 @@ use crate::hub::{Audience, Hub};
 use crate::readers::Readers;
 use crate::relay::Relay;
 use crate::running::{Hubs, Running, StartError, retention};
-use crate::settings::Settings;
+use crate::settings::{Settings, Task};
 use crate::store::{Database, Life, Writer};
+use crate::verify::{Verified, verify};
 
 /// A service before it runs: its collections, in their order in the document.
 ///
@@ -98,6 +101,9 @@ impl Service {
         log.filter_module("actix_http::h1::dispatcher", log::LevelFilter::Off);
         // A program around this one may have a log already.
         drop(log.try_init());
+        if let Some(Task::Verify) = settings.task {
+            return self.tell_verification(&settings);
+        }
         let outcome = System::new().block_on(async {
             let mut signals = Signals::new()?;
             let running = self.start(settings).await?;
@@ -113,6 +119,31 @@ impl Service {
                 ExitCode::FAILURE
             }
         }
+    }
+
+    fn tell_verification(self, settings: &Settings) -> ExitCode {
+        let found = match self.verify(&settings.database) {
+            Ok(found) => found,
+            Err(error) => {
+                log::error!("{error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let lines: Vec<_> = found.iter().map(ToString::to_string).collect();
+        // Nobody is told anything where nobody listens.
+        let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
+        if found.iter().all(|found| found.differing() == 0) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    /// Folds all events and derives all groups anew, and compares that with what is stored. Reads only; a service may be
+    /// running meanwhile.
+    ///
+    /// # Errors
+    /// The registrations do not fit together, the database cannot be read or is of another version, or an event cannot be
+    /// read: then its position, kind and version are named.
+    pub fn verify(self, database: &Path) -> Result<Vec<Verified>, StartError> {
+        self.registry.check()?;
+        Ok(verify(database, &Arc::new(self.registry))?)
     }
 
     /// Starts the service inside a running [`actix::System`], and returns when it listens.

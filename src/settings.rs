@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 /// Publishes aggregates and their change events as two views of one truth.
 ///
@@ -11,12 +11,16 @@ use clap::Parser;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "duality", version, max_term_width = 120)]
 pub struct Settings {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub task: Option<Task>,
+
     /// The address to listen on; port 0 takes a free one.
     #[arg(long, env = "DUALITY_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:3000")]
     pub listen: String,
 
     /// The database file, created if it is not there; `:memory:` is a private one that is gone at exit.
-    #[arg(long, env = "DUALITY_DATABASE", value_name = "FILE", default_value = "duality.db")]
+    #[arg(long, env = "DUALITY_DATABASE", value_name = "FILE", default_value = "duality.db", global = true)]
     pub database: PathBuf,
 
     /// How often the outbox is looked at when nobody says that there is something in it.
@@ -83,6 +87,14 @@ pub struct Settings {
     /// Threads that read pages of events and single aggregates; as many again read whole collections.
     #[arg(long, env = "DUALITY_READERS", value_name = "THREADS", default_value_t = 2, value_parser = at_least_one)]
     pub readers: usize,
+}
+
+/// What the program can do instead of serving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Task {
+    /// Fold all events and derive all groups anew, and compare that with what is stored; a service may be running
+    /// meanwhile. Exit code 0 when all is as it should be, 1 otherwise.
+    Verify,
 }
 
 impl Default for Settings {

@@ -12,6 +12,7 @@ mod outbox;
 mod registration;
 mod schema;
 mod statements;
+mod verification;
 
 pub(crate) use aggregates::{Row, State, States};
 pub(crate) use commit::{Committed, Written};
@@ -19,8 +20,10 @@ pub(crate) use connection::Database;
 pub(crate) use journal::{Entries, Entry, Folded};
 pub(crate) use metadata::Horizon;
 pub(crate) use outbox::{Change, Changes, Pruned, Room};
+pub(crate) use verification::{Checked, Difference};
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use diesel::result::{ConnectionError, Error as QueryError};
@@ -138,6 +141,11 @@ impl Reader {
         Ok(Self { connection: database.connect_for_reading()?, registry })
     }
 
+    /// Opens a database that this process does not hold: another one may be using it.
+    pub(crate) fn look(path: &Path, registry: Arc<Registry>) -> Result<Self, StoreError> {
+        Ok(Self { connection: connection::look(path)?, registry })
+    }
+
     /// One state of the database for several questions, in one short read transaction.
     pub(crate) fn view<T>(
         &mut self,
@@ -245,6 +253,20 @@ impl<'a> View<'a> {
             Some(journaled) => journal::fold(self.connection, (collection.name(), journaled), key, up_to),
             None => Ok(Folded { key: key.clone(), body: None, version: Version::ZERO }),
         }
+    }
+
+    /// Compares rows with what they follow from: all of a derived collection, or the next of an event-sourced one.
+    pub(crate) fn check(
+        &mut self,
+        collection: CollectionId,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Checked, StoreError> {
+        verification::check_rule(self.connection, self.registry, collection)?;
+        if self.registry.get(collection).derivation().is_some() {
+            return verification::derived(self.connection, self.registry, collection);
+        }
+        verification::folded(self.connection, self.registry, collection, after, limit)
     }
 
     /// The domain events of one aggregate after a version.

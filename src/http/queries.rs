@@ -72,7 +72,7 @@ async fn at_version(
     key: Key,
     version: Version,
 ) -> Result<HttpResponse, Problem> {
-    let fold = FoldAggregate { collection, key, up_to: version };
+    let fold = FoldAggregate { collection, key, up_to: Some(version) };
     let (revision, folded) = call.shared.readers.send(fold).await??;
     match folded.body.filter(|_| folded.version == version) {
         Some(body) => Ok(state(call, StatusCode::OK, revision, JSON).body(body.as_str().to_owned())),

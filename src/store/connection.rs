@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use diesel::connection::SimpleConnection as _;
+use diesel::migration::MigrationSource;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
@@ -108,15 +109,37 @@ impl Database {
     }
 
     fn connect(&self, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection, StoreError> {
-        let cannot = |why: String| StoreError::Open(format!("cannot open {}: {why}", self.path.display()));
-        let path = utf8_percent_encode(self.path.to_str().unwrap_or_default(), NOT_IN_A_PATH).to_string();
-        let mut connection = SqliteConnection::establish(&format!("file:{path}?mode={mode}"))
-            .map_err(|error| cannot(error.to_string()))?;
-        for pragma in pragmas {
-            connection.batch_execute(pragma).map_err(|error| cannot(error.to_string()))?;
-        }
-        Ok(connection)
+        connect(&self.path, mode, pragmas)
     }
+}
+
+fn connect(file: &Path, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection, StoreError> {
+    let cannot = |why: String| StoreError::Open(format!("cannot open {}: {why}", file.display()));
+    let path = utf8_percent_encode(file.to_str().unwrap_or_default(), NOT_IN_A_PATH).to_string();
+    let mut connection =
+        SqliteConnection::establish(&format!("file:{path}?mode={mode}")).map_err(|error| cannot(error.to_string()))?;
+    for pragma in pragmas {
+        connection.batch_execute(pragma).map_err(|error| cannot(error.to_string()))?;
+    }
+    Ok(connection)
+}
+
+/// A read-only connection to a database that this process does not hold, and that has the tables of this program.
+pub(super) fn look(path: &Path) -> Result<SqliteConnection, StoreError> {
+    let mut connection = connect(&resolved(path)?, "ro", &["PRAGMA busy_timeout = 5000"])?;
+    let other = |why: &dyn std::fmt::Display| {
+        StoreError::Open(format!(
+            "its tables are not those of this version of the program ({why}): start the service once"
+        ))
+    };
+    // It would make its table of migrations where there is none, and fails.
+    let pending = connection.has_pending_migration(MIGRATIONS).map_err(|error| other(&error))?;
+    let applied = connection.applied_migrations().map_err(|error| other(&error))?.len();
+    let known = MigrationSource::<diesel::sqlite::Sqlite>::migrations(&MIGRATIONS).map_err(|error| other(&error))?;
+    if pending || applied != known.len() {
+        return Err(other(&format!("{applied} of {} migrations", known.len())));
+    }
+    Ok(connection)
 }
 
 /// The path without links, so that one file has one lock; the file itself may not be there yet.
@@ -134,7 +157,7 @@ fn resolved(path: &Path) -> Result<PathBuf, StoreError> {
 
 /// Runs the migrations that the database has not seen; refuses one that a later program has migrated further.
 pub(super) fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    use diesel::migration::{Migration, MigrationSource as _, MigrationVersion};
+    use diesel::migration::{Migration, MigrationVersion};
     let failed = |error: &dyn std::fmt::Display| StoreError::Open(format!("cannot migrate the database: {error}"));
     let known: Vec<Box<dyn Migration<diesel::sqlite::Sqlite>>> =
         MIGRATIONS.migrations().map_err(|error| failed(&error))?;

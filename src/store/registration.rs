@@ -109,18 +109,7 @@ fn derive_anew(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let name = registry.get(id).name();
-    let mut derived: BTreeMap<Key, Body> = BTreeMap::new();
-    aggregates::scan(connection, derivation.source(), |_, _, body| {
-        let source = Body::stored(body.to_owned());
-        for key in derivation.touched(None, Some(&source))? {
-            let row = derived.get(&key).cloned();
-            match derivation.derive(&key, row.as_ref(), None, Some(&source))? {
-                Some(group) => drop(derived.insert(key, group)),
-                None => drop(derived.remove(&key)),
-            }
-        }
-        Ok::<_, StoreError>(())
-    })?;
+    let derived = derive(connection, derivation)?;
     let mut known: BTreeMap<Key, Body> = BTreeMap::new();
     aggregates::scan(connection, name, |key, _, body| {
         known.insert(Key::stored(key), Body::stored(body.to_owned()));
@@ -138,6 +127,26 @@ fn derive_anew(
         write(connection, registry, id, differing, now)?;
     }
     Ok(())
+}
+
+/// A derived collection as all of its source makes it.
+pub(super) fn derive(
+    connection: &mut SqliteConnection,
+    derivation: &dyn Derivation,
+) -> Result<BTreeMap<Key, Body>, StoreError> {
+    let mut derived: BTreeMap<Key, Body> = BTreeMap::new();
+    aggregates::scan(connection, derivation.source(), |_, _, body| {
+        let source = Body::stored(body.to_owned());
+        for key in derivation.touched(None, Some(&source))? {
+            let row = derived.get(&key).cloned();
+            match derivation.derive(&key, row.as_ref(), None, Some(&source))? {
+                Some(group) => drop(derived.insert(key, group)),
+                None => drop(derived.remove(&key)),
+            }
+        }
+        Ok::<_, StoreError>(())
+    })?;
+    Ok(derived)
 }
 
 /// Computes a collection from all of its domain events; what differs from its rows is written.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The modules from the bottom up. A module may use its own parts and those that stand before it.
-const FLOORS: [&str; 27] = [
+const FLOORS: [&str; 28] = [
     "clock",
     "cursor",
     "key",
@@ -17,6 +17,7 @@ const FLOORS: [&str; 27] = [
     "follow",
     "frames",
     "spool",
+    "verify",
     "admission",
     "aggregator",
     "channel",

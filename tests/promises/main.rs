@@ -24,5 +24,6 @@ mod slow_clients;
 mod starting;
 mod stopping;
 mod tables;
+mod verifying;
 mod whole_collections;
 mod writes;

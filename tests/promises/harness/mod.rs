@@ -7,7 +7,7 @@ mod stream;
 
 pub(crate) use app::App;
 pub(crate) use client::{Client, Response};
-pub(crate) use process::Process;
+pub(crate) use process::{Process, output_of};
 pub(crate) use stream::{Event, Stream};
 
 use std::time::{Duration, Instant};

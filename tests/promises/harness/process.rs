@@ -27,6 +27,13 @@ fn program(listen: SocketAddr, database: &Path, flags: &[&str]) -> Command {
     command
 }
 
+/// Runs it to its end; the exit code, and everything that it said.
+pub(crate) fn output_of(database: &Path, flags: &[&str]) -> (i32, String) {
+    let output = Process::output(database, flags);
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
 impl Process {
     /// On any free port.
     pub(crate) fn start(database: &Path, flags: &[&str]) -> Self {

@@ -1,0 +1,108 @@
+//! `duality verify`: whether what is stored is what it follows from.
+
+use serde_json::json;
+
+use crate::harness::{App, Process, output_of};
+
+/// Runs it against the database of a service; its exit code and what it said.
+fn verify(app: &App) -> (i32, String) {
+    output_of(app.database(), &["verify"])
+}
+
+/// A service that has a bit of everything.
+fn filled() -> App {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
+    for _ in 0..3 {
+        let cart = app.post("/carts", "{}").header("Location").unwrap().to_owned();
+        app.post(&format!("{cart}/add-item"), r#"{"item":"apple"}"#);
+        app.post(&format!("{cart}/add-item"), r#"{"item":"pear"}"#);
+    }
+    let account = app.post("/accounts", "{}").header("Location").unwrap().to_owned();
+    app.post(&format!("{account}/book"), r#"{"amount":500,"text":"pay"}"#);
+    app
+}
+
+fn tamper(app: &App, sql: &str) {
+    use diesel::prelude::*;
+    let mut connection = SqliteConnection::establish(app.database().to_str().unwrap()).unwrap();
+    assert!(diesel::sql_query(sql).execute(&mut connection).unwrap() > 0, "{sql}");
+}
+
+#[test]
+fn what_is_stored_is_verified_while_the_service_runs_and_when_it_does_not() {
+    let mut app = filled();
+    let all = "locations: 1 aggregates, 0 events, all as stored\ncarts: 3 aggregates, 9 events, all as stored\n\
+               accounts: 1 aggregates, 2 events, all as stored\n";
+    assert_eq!(verify(&app), (0, all.to_owned()));
+    app.stop();
+    assert_eq!(verify(&app), (0, all.to_owned()));
+}
+
+#[test]
+fn every_row_that_is_not_the_fold_of_its_events_is_told() {
+    let mut app = filled();
+    app.stop();
+    for (sql, told) in [
+        (
+            r#"UPDATE aggregates SET body = '{"total":7}' WHERE collection = 'locations'"#,
+            r#"locations/Rome: stored is {"total":7}"#,
+        ),
+        (r#"UPDATE aggregates SET version = 1 WHERE collection = 'accounts'"#, "(version 1); it should be"),
+        ("DELETE FROM journal WHERE collection = 'accounts'", "it should be nothing (version 0)"),
+        (
+            r#"UPDATE aggregates SET body = '{}' WHERE collection = 'carts'"#,
+            "carts: 3 aggregates, 9 events, 3 not as stored",
+        ),
+    ] {
+        tamper(&app, sql);
+        let (code, said) = verify(&app);
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains(told), "{said}");
+    }
+}
+
+#[test]
+fn an_event_that_cannot_be_read_ends_it_with_its_place() {
+    let mut app = filled();
+    app.stop();
+    for (sql, told) in [
+        (
+            "UPDATE journal SET kind = 'ItemStolen' WHERE position = 2",
+            r#"has an event "ItemStolen" that cannot be read: unknown variant"#,
+        ),
+        ("UPDATE journal SET body = '[' WHERE position = 2", "position 2 of the journal (carts/"),
+        ("DELETE FROM journal WHERE position = 1", "version 1 is missing"),
+    ] {
+        tamper(&app, sql);
+        let (code, said) = verify(&app);
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains(told), "{said}");
+    }
+}
+
+#[test]
+fn what_is_no_database_of_this_program_is_told_and_not_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("missing.db");
+    let (code, said) = output_of(&missing, &["verify"]);
+    assert_eq!((code, missing.exists()), (1, false), "{said}");
+    std::fs::write(&missing, b"").unwrap();
+    let (code, said) = output_of(&missing, &["verify"]);
+    assert!(code == 1 && said.contains("start the service once"), "{said}");
+}
+
+#[test]
+fn a_killed_service_is_verified() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("killed.db");
+    let process = Process::start(&database, &[]);
+    let cart = json!({}).to_string();
+    for _ in 0..50 {
+        let headers = [("Content-Type", "application/json")];
+        crate::harness::Client::connect(process.address).request("POST", "/carts", &headers, Some(cart.as_bytes()));
+    }
+    process.kill();
+    let (code, said) = output_of(&database, &["verify"]);
+    assert!(code == 0 && said.contains("carts: 50 aggregates, 50 events"), "{said}");
+}
