@@ -63,7 +63,11 @@ pub use settings::{Settings, Task};
 pub use store::StoreError;
 pub use verify::Verified;
 
-/// The Rust in the README compiles.
+/// The Rust in the README and in the guide compiles.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/event-sourcing.md")]
+struct EventSourcingGuide;
