@@ -2,8 +2,8 @@
 """Runs what the README shows, in its order, and compares what it says comes out.
 
 A `sh` block is run; a `text` block right after it is its expected output. An epoch is any epoch, the number of a
-`retry:` line any number. A block that begins with `# in another terminal` goes on in the background to the end: what is
-shown is the beginning of its output. The service is the one that the block with `cargo run` starts.
+`retry:` line any number, a uuid any uuid, a time any time. A block that begins with `# in another terminal` goes on in
+the background to the end: what is shown is the beginning of its output. The service is the one that the block with `cargo run` starts.
 """
 
 import os
@@ -29,6 +29,8 @@ def blocks(text):
 
 
 def normal(text):
+    text = re.sub(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "UUID", text)
+    text = re.sub(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME", text)
     text = re.sub(r"\b[0-9a-z]{8,16}\.(\d+)\b", r"EPOCH.\1", text)
     text = re.sub(r"^(x-epoch): \S+", r"\1: EPOCH", text, flags=re.M | re.I)
     return re.sub(r"^retry: \d+", "retry: N", text, flags=re.M).strip()
