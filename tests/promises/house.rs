@@ -176,3 +176,13 @@ fn every_test_that_the_protocol_names_exists() {
         assert!(named_tests(text).next().is_some(), "{heading:?} names no test");
     }
 }
+
+#[test]
+fn the_guide_shows_the_example_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let guide = std::fs::read_to_string(root.join("docs/event-sourcing.md")).unwrap();
+    let example = std::fs::read_to_string(root.join("examples/loyalty.rs")).unwrap();
+    let shown = guide.split("```rust,no_run\n").nth(1).unwrap().split("```").next().unwrap();
+    assert!(example.contains(shown), "docs/event-sourcing.md shows another examples/loyalty.rs");
+    assert!(example.lines().count() < 100, "an aggregate of one's own, with its tests, is short");
+}
