@@ -1,8 +1,8 @@
 //! **duality** keeps aggregates and publishes their change events as two views of one truth.
 //!
 //! A consumer loads `GET /persons`, follows `GET /person-events` (Server-Sent Events that carry JSON merge patches) and
-//! is exactly up to date for ever. Declare your own collections with [`Document`] and [`Derived`], register them with a
-//! [`Service`], and routes, feeds and storage follow.
+//! is exactly up to date for ever. Declare your own collections with [`Document`], [`Derived`] and [`EventSourced`],
+//! register them with a [`Service`], and routes, feeds and storage follow.
 //!
 //! The crate in reading order. A write goes from `http::commands` to `aggregator`, to `store::commit`, to the
 //! collection's own file; an event from `relay` to `session` to `http::feeds`.
