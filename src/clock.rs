@@ -9,7 +9,7 @@ use serde::ser::{Serialize, Serializer};
 /// Milliseconds since 1970, UTC. Written beside events for people and for retention; nothing is ordered by it.
 ///
 /// Its text form, also in JSON, is that of RFC 3339: `2026-11-22T08:30:00.000Z`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(i64);
 
 /// The last millisecond that RFC 3339 can say: the end of the year 9999.
@@ -44,6 +44,12 @@ impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let since = Duration::from_millis(self.0.clamp(0, LAST).unsigned_abs());
         humantime::format_rfc3339_millis(UNIX_EPOCH + since).fmt(f)
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, Error as _};
@@ -87,6 +88,14 @@ impl Key {
         let text = self.as_str().as_bytes();
         let canonical = text.iter().all(u8::is_ascii_digit) && (text == b"0" || text[0] != b'0');
         if canonical { i32::try_from(text.len()).unwrap_or(RANK_OF_TEXT) } else { RANK_OF_TEXT }
+    }
+}
+
+impl FromStr for Key {
+    type Err = InvalidKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKey> {
+        Self::parse(text)
     }
 }
 

@@ -136,7 +136,7 @@ impl<T: EventSourced> Scenario<T> {
     pub fn then(self, events: impl IntoIterator<Item = T::Event>) -> Self {
         let expected: Vec<_> = events.into_iter().map(|event| written(recorded(&event))).collect();
         match &self.outcome {
-            Ok(events) => same("the events of the command", &expected, events),
+            Ok(events) => same("the events of the command", &told(&expected), &told(events)),
             Err(failure) => panic!("the command failed: {}", failure.said()),
         }
         self
@@ -156,7 +156,7 @@ impl<T: EventSourced> Scenario<T> {
             Err(Failure::Broken(broken)) if *broken == rule => {}
             Err(Failure::Broken(broken)) => same("the broken rule", &rule, broken),
             Err(Failure::NotFound) => panic!("there is no aggregate; expected {rule:?}"),
-            Ok(events) => panic!("the command did not fail but made {events:#?} happen; expected {rule:?}"),
+            Ok(events) => panic!("the command did not fail but made {:#?} happen; expected {rule:?}", told(events)),
         }
         self
     }
@@ -169,7 +169,7 @@ impl<T: EventSourced> Scenario<T> {
     pub fn then_says(self, sentence: &str) -> Self {
         match &self.outcome {
             Err(failure) => same("the sentence", sentence, failure.said().as_str()),
-            Ok(events) => panic!("the command did not fail but made {events:#?} happen"),
+            Ok(events) => panic!("the command did not fail but made {:#?} happen", told(events)),
         }
         self
     }
@@ -183,7 +183,7 @@ impl<T: EventSourced> Scenario<T> {
         match &self.outcome {
             Err(Failure::NotFound) => {}
             Err(Failure::Broken(broken)) => panic!("the aggregate is there; it said: {broken}"),
-            Ok(events) => panic!("the command did not fail but made {events:#?} happen"),
+            Ok(events) => panic!("the command did not fail but made {:#?} happen", told(events)),
         }
         self
     }
@@ -240,13 +240,19 @@ fn written<V, E: std::fmt::Display>(outcome: Result<V, E>) -> V {
     outcome.unwrap_or_else(|error| panic!("not to be written as JSON: {error}"))
 }
 
+/// Events as people read them.
+fn told(events: &[Recorded]) -> Vec<String> {
+    events.iter().map(|Recorded { kind, fields }| format!("{kind} {fields}")).collect()
+}
+
 /// Panics with what differs, line by line.
 #[track_caller]
 fn same<V: Debug + PartialEq + ?Sized>(what: &str, expected: &V, found: &V) {
     if expected == found {
         return;
     }
-    let (expected, found) = (format!("{expected:#?}"), format!("{found:#?}"));
+    let text = |value: &V| format!("{value:#?}").replace("\\\"", "\"");
+    let (expected, found) = (text(expected), text(found));
     let mut diff = String::new();
     for line in TextDiff::from_lines(&expected, &found).iter_all_changes() {
         let sign = match line.tag() {

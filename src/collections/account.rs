@@ -50,7 +50,7 @@ pub enum AccountEvent {
 #[derive(Debug, Clone, PartialEq, Serialize, Error)]
 #[expect(missing_docs, reason = "the sentences say it")]
 pub enum AccountError {
-    #[error("account {account} has {balance} cents: {amount} more would leave it below zero")]
+    #[error("account {account} has {balance} cents; a booking of {amount} would leave it below zero")]
     InsufficientFunds { account: Key, balance: i64, amount: i64 },
     #[error("account {account} has no booking {booking}")]
     BookingNotFound { account: Key, booking: Key },

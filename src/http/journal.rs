@@ -83,7 +83,7 @@ fn position(call: &Call, query: &Query) -> Result<JournalPosition, Problem> {
     // What happened elsewhere cannot be taken back by anything that comes after it.
     .ok_or_else(|| {
         let detail = format!("the id is none of epoch {}, up to position {last}; begin anew", call.shared.epoch);
-        let problem = Problem::new(Kind::NotRetained, detail).with("current", last.number());
+        let problem = Problem::new(Kind::ForeignId, detail).with("current", last.number());
         problem
             .with("epoch", call.shared.epoch.as_str())
             .with("bootstrap", "/journal")

@@ -50,6 +50,8 @@ pub(crate) enum Kind {
     NotRetained,
     /// 412: the aggregate is not in the state that the client expected.
     Unexpected,
+    /// 410: an id of another journal than this one.
+    ForeignId,
     /// 413: the body is too long.
     TooLarge,
     /// 415: the body is of a type that is not read here.
@@ -77,6 +79,7 @@ impl Kind {
             Self::Unexpected => {
                 (StatusCode::PRECONDITION_FAILED, "unexpected-state", "Not in the state that was expected")
             }
+            Self::ForeignId => (StatusCode::GONE, "foreign-id", "The id is none of this journal"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too long"),
             Self::UnsupportedType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", "The body is of an unsupported type")
