@@ -3,7 +3,7 @@
 mod declared;
 mod variant;
 
-pub(crate) use declared::{member_names, variant_names};
+pub(crate) use declared::{member_names, member_names_of, variant_names};
 pub(crate) use variant::{Variant, kebab, tagged};
 
 use std::fmt;
@@ -83,6 +83,17 @@ pub(crate) fn expect_object(json: &Value) -> Result<(), Invalid> {
         Value::Object(_) => Ok(()),
         other => Err(Invalid::new("", format!("expected a JSON object, got {}", kind(other)))),
     }
+}
+
+/// Refuses a member that is none of the `known` ones, even with a null, which would otherwise vanish.
+///
+/// # Errors
+/// Names the member, and what it is no member of.
+pub(crate) fn check_names(of: &str, known: Option<&[&str]>, json: &Value) -> Result<(), Invalid> {
+    let (Some(known), Value::Object(members)) = (known, json) else { return Ok(()) };
+    let Some(unknown) = members.keys().find(|name| !known.contains(&name.as_str())) else { return Ok(()) };
+    let expected = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    Err(Invalid::new(unknown.as_str(), format!("is no member of {of}; expected {expected}")))
 }
 
 /// Makes a typed value of JSON; a null member is an absent one.

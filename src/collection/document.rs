@@ -55,18 +55,6 @@ impl<T: Document> Documents<T> {
         document.validate()?;
         Body::encode(&document)
     }
-
-    /// A member that is unknown is refused even with a null, which would otherwise vanish in the merge.
-    fn check_names(&self, json: &Value) -> Result<(), Invalid> {
-        let (Some(known), Value::Object(members)) = (self.members, json) else { return Ok(()) };
-        match members.keys().find(|name| !known.contains(&name.as_str())) {
-            None => Ok(()),
-            Some(unknown) => Err(Invalid::new(
-                unknown.as_str(),
-                format!("is no member of {}; expected {}", T::NAME, known.join(", ")),
-            )),
-        }
-    }
 }
 
 impl<T: Document> Collection for Documents<T> {
@@ -84,7 +72,7 @@ impl<T: Document> Collection for Documents<T> {
 
     fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, Invalid> {
         json::expect_object(&json)?;
-        self.check_names(&json)?;
+        json::check_names(T::NAME, self.members, &json)?;
         Ok(match verb {
             Verb::Create => Change::Create(self.check(json)?),
             Verb::Replace => Change::Replace(self.check(json)?),

@@ -141,6 +141,7 @@ impl<T: EventSourced> Collection for Roots<T> {
         };
         // A struct would be read from an array, too.
         json::expect_object(&json)?;
+        json::check_names(&kebab(variant), json::member_names_of::<T::Command>(variant), &json)?;
         let command: T::Command = json::decode_variant(variant, json)?;
         Ok(Change::Handle { command: Box::new(command), opens: variant == T::OPENS })
     }

@@ -3,9 +3,18 @@
 use serde::de::value::Error;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 
+use super::Variant;
+
 /// The member names that a struct declares; `None` for a type that takes any (a map, a flattened struct).
 pub(crate) fn member_names<T: DeserializeOwned>() -> Option<&'static [&'static str]> {
     Declared::of::<T>().members
+}
+
+/// The member names that a variant of an enum declares: none, if it has no fields; `None` for one that takes any.
+pub(crate) fn member_names_of<T: DeserializeOwned>(variant: &str) -> Option<&'static [&'static str]> {
+    let mut declared = Declared::default();
+    drop(T::deserialize(Variant { name: variant, fields: &mut declared }));
+    declared.members
 }
 
 /// The names of an enum's variants; `None` for a type that is no enum, or one with a tag of its own.
@@ -91,6 +100,13 @@ mod tests {
     fn a_struct_tells_its_member_names_and_a_map_has_none() {
         assert_eq!(member_names::<Basket>(), Some(&["owner", "weight"][..]));
         assert_eq!(member_names::<std::collections::BTreeMap<String, u8>>(), None);
+    }
+
+    #[test]
+    fn a_variant_tells_its_member_names_also_that_it_has_none() {
+        assert_eq!(member_names_of::<Change>("item_added"), Some(&["item"][..]));
+        assert_eq!(member_names_of::<Change>("emptied"), Some(&[][..]));
+        assert_eq!(member_names_of::<Change>("stolen"), None);
     }
 
     #[test]
