@@ -1,8 +1,7 @@
 //! Entity tags, and requests that hold for one state only
 //! ([RFC 9110, section 13](https://www.rfc-editor.org/rfc/rfc9110#section-13)).
 
-use actix_web::HttpRequest;
-use actix_web::http::header::{ETAG, EntityTag, Header, IF_MATCH, IF_NONE_MATCH, IfMatch, IfNoneMatch};
+use actix_web::http::header::{ETAG, EntityTag, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use serde_json::Value;
 
 use super::problem::{Kind, Problem};
@@ -17,33 +16,47 @@ pub(super) fn tag(epoch: &Epoch, changed: Revision) -> String {
 
 /// What the request expects.
 pub(super) fn precondition(call: &Call) -> Result<Precondition, Problem> {
-    let epoch = &call.shared.epoch;
-    // The comparison is strong: a weak tag names no state. Reads, which compare weakly, send none that we gave.
-    let strong = |tag: &EntityTag| if tag.weak { None } else { revision(tag, epoch) };
-    Ok(Precondition {
-        if_match: match header(&call.request)? {
-            None => None,
-            Some(IfMatch::Any) => Some(Tags::Any),
-            Some(IfMatch::Items(tags)) => Some(Tags::These(tags.iter().filter_map(strong).collect())),
-        },
-        if_none_match: match header(&call.request)? {
-            None => None,
-            Some(IfNoneMatch::Any) => Some(Tags::Any),
-            Some(IfNoneMatch::Items(tags)) => {
-                Some(Tags::These(tags.iter().filter_map(|tag| revision(tag, epoch)).collect()))
-            }
-        },
-    })
+    // `If-Match` compares strongly: a weak tag names no state. Reads, which compare weakly, send none that we gave.
+    Ok(Precondition { if_match: tags(call, &IF_MATCH, false)?, if_none_match: tags(call, &IF_NONE_MATCH, true)? })
 }
 
-fn header<H: Header>(request: &HttpRequest) -> Result<Option<H>, Problem> {
-    if !request.headers().contains_key(H::name()) {
+/// The tags that a header names, if it is there.
+fn tags(call: &Call, name: &HeaderName, with_weak: bool) -> Result<Option<Tags>, Problem> {
+    let lines: Vec<_> = call.request.headers().get_all(name).collect();
+    if lines.is_empty() {
         return Ok(None);
     }
-    H::parse(request).map(Some).map_err(|_| {
-        let detail = format!("{}: expected * or tags as they were given, such as \"4f9c21aa.8\"", H::name());
+    let text: Option<Vec<_>> = lines.into_iter().map(|line| line.to_str().ok()).collect();
+    let text = text.map(|lines| lines.join(",")).unwrap_or_default();
+    if text.trim() == "*" {
+        return Ok(Some(Tags::Any));
+    }
+    let list = list(&text).ok_or_else(|| {
+        let detail = format!("{name}: expected * or tags as they were given, such as \"4f9c21aa.8\"");
         Problem::new(Kind::MalformedRequest, detail)
-    })
+    })?;
+    let meant = list.iter().filter(|tag| with_weak || !tag.weak);
+    Ok(Some(Tags::These(meant.filter_map(|tag| revision(tag, &call.shared.epoch)).collect())))
+}
+
+/// Every tag of a list, or nothing: the framework's own way leaves out what it cannot read, and a write that was meant
+/// for some states only would be done in any.
+fn list(text: &str) -> Option<Vec<EntityTag>> {
+    let (mut tags, mut rest) = (Vec::new(), text);
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        if rest.is_empty() {
+            return (!tags.is_empty()).then_some(tags);
+        }
+        // A comma may stand inside of a tag, a quote may not.
+        let (end, _) = rest.match_indices('"').nth(1)?;
+        let (tag, after) = rest.split_at(end + 1);
+        tags.push(tag.parse().ok()?);
+        rest = after.trim_start_matches([' ', '\t']);
+        if !rest.is_empty() && !rest.starts_with(',') {
+            return None;
+        }
+    }
 }
 
 /// The revision that a tag of this epoch names; what follows a hyphen is about the form only.
