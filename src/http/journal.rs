@@ -187,6 +187,8 @@ async fn follow(mut reading: Reading, sender: Sender<Bytes>) {
     let (epoch, registry) = (reading.shared.epoch.clone(), Arc::clone(&reading.shared.registry));
     let mut next = prologue();
     while sender.send(next).await.is_ok() {
+        // What is filtered out is quiet, too.
+        let quiet_until = Instant::now() + reading.shared.heartbeat;
         next = loop {
             let entries = match reading.next(Room::PAGE).await {
                 Ok((_, entries)) => entries,
@@ -195,12 +197,18 @@ async fn follow(mut reading: Reading, sender: Sender<Bytes>) {
             if !entries.entries.is_empty() {
                 break entries.entries.iter().map(|entry| frame(&registry, &epoch, entry)).collect::<String>().into();
             }
-            if entries.to == entries.current {
-                match reading.wait(reading.shared.heartbeat).await {
-                    Waited::ForMore => {}
-                    Waited::InVain => break Bytes::from_static(b":\n"),
-                    Waited::ForTheEnd => return,
-                }
+            let left = quiet_until.saturating_duration_since(Instant::now());
+            let waited = if left.is_zero() {
+                Waited::InVain
+            } else if entries.to < entries.current {
+                Waited::ForMore
+            } else {
+                reading.wait(left).await
+            };
+            match waited {
+                Waited::ForMore => {}
+                Waited::InVain => break Bytes::from_static(b":\n"),
+                Waited::ForTheEnd => return,
             }
         };
     }
