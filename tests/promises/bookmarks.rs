@@ -24,7 +24,7 @@ fn live(app: &App, path: &str) -> Stream {
 }
 
 fn bookmark(app: &App, data: &str) -> Event {
-    Event { id: Some(app.get("/persons").cursor()), data: data.to_owned() }
+    Event { name: None, id: Some(app.get("/persons").cursor()), data: data.to_owned() }
 }
 
 /// Reads a few heartbeats, in which no message comes.
@@ -99,7 +99,7 @@ fn who_starts_from_0_where_nothing_is_gets_the_frame_and_then_a_bookmark() {
         ("/persons/999/events", "null", "null"),
     ] {
         let mut stream = app.follow(path, &[]);
-        assert_eq!(stream.message().unwrap(), Event { id: None, data: frame.to_owned() }, "{path}");
+        assert_eq!(stream.message().unwrap(), Event { name: None, id: None, data: frame.to_owned() }, "{path}");
         assert_eq!(stream.message().unwrap(), bookmark(&app, data), "{path}");
         expect_only_comments(&mut stream);
     }

@@ -6,13 +6,7 @@ use crate::harness::{App, Response};
 
 #[track_caller]
 fn problem(response: &Response, status: u16, slug: &str, named: &str) -> Value {
-    assert_eq!(response.status, status, "{}", response.text());
-    assert_eq!(response.header("Content-Type"), Some("application/problem+json"));
-    assert_eq!(response.header("Cache-Control"), Some("no-store"));
-    let body = response.json();
-    assert_eq!(body["type"], slug);
-    assert_eq!(body["status"], status);
-    assert!(body["title"].is_string());
+    let body = response.problem(status, slug);
     assert!(body["detail"].as_str().unwrap().contains(named), "{named:?} in {body}");
     body
 }

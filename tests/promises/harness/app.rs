@@ -185,6 +185,23 @@ impl App {
         self.request("DELETE", path, &[], None)
     }
 
+    /// A command without fields.
+    pub(crate) fn command(&self, path: &str) -> Response {
+        self.request("POST", path, &[], None)
+    }
+
+    /// Opens a cart; its path.
+    #[track_caller]
+    pub(crate) fn open_cart(&self) -> String {
+        let opened = self.command("/carts");
+        assert_eq!(opened.status, 201, "{}", opened.text());
+        opened.header("Location").unwrap().to_owned()
+    }
+
+    pub(crate) fn add_item(&self, cart: &str, item: &str) -> Response {
+        self.post(&format!("{cart}/add-item"), &serde_json::json!({ "item": item }).to_string())
+    }
+
     pub(crate) fn follow(&self, path: &str, headers: &[(&str, &str)]) -> Stream {
         Stream::open(self.address, path, headers)
     }

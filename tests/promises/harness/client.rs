@@ -45,6 +45,18 @@ impl Response {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
     }
+
+    /// The body of a problem, which is one of this status and type.
+    #[track_caller]
+    pub(crate) fn problem(&self, status: u16, slug: &str) -> Value {
+        assert_eq!(self.status, status, "{}", self.text());
+        assert_eq!(self.header("Content-Type"), Some("application/problem+json"));
+        assert_eq!(self.header("Cache-Control"), Some("no-store"));
+        let body = self.json();
+        assert_eq!((&body["type"], &body["status"]), (&slug.into(), &status.into()), "{body}");
+        assert!(body["title"].is_string() && body["detail"].is_string(), "{body}");
+        body
+    }
 }
 
 impl Client {

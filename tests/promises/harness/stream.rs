@@ -22,6 +22,7 @@ pub(crate) struct Stream {
 /// A message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Event {
+    pub(crate) name: Option<String>,
     pub(crate) id: Option<String>,
     pub(crate) data: String,
 }
@@ -67,8 +68,8 @@ impl Stream {
             assert!(start.elapsed() < DEADLINE, "no message in time");
             match self.decoder.decode(&mut self.undecoded).unwrap() {
                 Some(russe::Event::Message(message)) => {
-                    let id = message.id.map(Into::into);
-                    return Some(Event { id, data: message.data.into() });
+                    let (name, id) = (message.event.map(Into::into), message.id.map(Into::into));
+                    return Some(Event { name, id, data: message.data.into() });
                 }
                 Some(_) => {}
                 None => self.receive()?,
