@@ -6,6 +6,7 @@
 mod harness;
 
 mod bookmarks;
+mod carts;
 mod catch_ups;
 mod convergence;
 mod cursors;
