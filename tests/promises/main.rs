@@ -20,6 +20,7 @@ mod limits;
 mod migrations;
 mod own_collections;
 mod pages;
+mod preconditions;
 mod real_clients;
 mod slow_clients;
 mod starting;
