@@ -14,6 +14,7 @@ mod durability;
 mod errors;
 mod feeds;
 mod house;
+mod journal;
 mod law;
 mod levels;
 mod limits;
