@@ -133,7 +133,7 @@ fn an_id_that_the_journal_never_gave_is_told_where_to_begin() {
     let (app, ..) = four_events();
     let epoch = epoch(&app);
     let gone = |response: Response| {
-        let problem = response.problem(410, "not-retained");
+        let problem = response.problem(410, "foreign-id");
         assert_eq!(
             [&problem["current"], &problem["epoch"], &problem["bootstrap"]],
             [&json!(4), &json!(epoch), &json!("/journal")]
