@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::Process;
+use crate::harness::{Process, sql};
 
 #[track_caller]
 fn refuses(database: &Path, flags: &[&str], why: &str) {
@@ -13,13 +13,6 @@ fn refuses(database: &Path, flags: &[&str], why: &str) {
     let lines: Vec<_> = errors.lines().filter(|line| line.contains("ERROR")).collect();
     assert_eq!(lines.len(), 1, "{errors}");
     assert!(lines[0].contains(why), "{why:?} in {errors}");
-}
-
-fn sql(database: &Path, statement: &str) {
-    use diesel::Connection as _;
-    use diesel::connection::SimpleConnection as _;
-    let mut connection = diesel::SqliteConnection::establish(database.to_str().unwrap()).unwrap();
-    connection.batch_execute(statement).unwrap();
 }
 
 #[test]

@@ -99,7 +99,10 @@ impl App {
     }
 
     /// Runs a step or a fault of the service, and waits until it is done.
-    fn hook(&self, work: impl for<'a> FnOnce(&'a Running) -> Pin<Box<dyn Future<Output = ()> + 'a>> + Send + 'static) {
+    pub(crate) fn hook(
+        &self,
+        work: impl for<'a> FnOnce(&'a Running) -> Pin<Box<dyn Future<Output = ()> + 'a>> + Send + 'static,
+    ) {
         let (done, doing) = std::sync::mpsc::channel();
         let work: Work = Box::new(move |running| {
             let work = work(running);

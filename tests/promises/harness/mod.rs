@@ -2,12 +2,14 @@
 
 mod app;
 mod client;
+mod database;
 mod process;
 mod stream;
 
 pub(crate) use app::App;
 pub(crate) use client::{Client, Response};
 pub(crate) use process::{Process, output_of};
+pub(crate) use database::{lines, sql};
 pub(crate) use stream::{Event, Stream};
 
 use std::time::{Duration, Instant};
