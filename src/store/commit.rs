@@ -131,12 +131,15 @@ impl<'a> Batch<'a> {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let is_new = state.is_none();
-        let step = Step { collection: id, key: key.clone(), before: row.body, after };
+        let step = Step { collection: id, key: key.clone(), before: state.cloned(), after };
         let steps = match self.derive(connection, step)? {
             Ok(steps) => steps,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        if let Err(refusal) = self.stage(steps) {
+        // A lost row comes back as a revision of its own: its change is exact for who saw the aggregate and who did not.
+        let lost =
+            folded.map(|after| vec![Step { collection: id, key: key.clone(), before: None, after: Some(after) }]);
+        if let Err(refusal) = lost.into_iter().chain([steps]).try_for_each(|steps| self.stage(steps)) {
             return Ok(Err(refusal));
         }
         self.record(id, &key, events);
@@ -190,6 +193,7 @@ impl<'a> Batch<'a> {
             let staged = self.rows.entry((collection, key.clone())).or_insert_with(Staged::absent);
             staged.row.revision = revision;
             staged.row.body = after;
+            staged.folded = None;
             staged.changed = true;
             self.changes.push(Change { revision, collection, key, patch });
         }
