@@ -12,6 +12,7 @@ mod convergence;
 mod cursors;
 mod durability;
 mod errors;
+mod event_sourcing;
 mod feeds;
 mod house;
 mod journal;
