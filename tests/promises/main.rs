@@ -16,6 +16,7 @@ mod event_sourcing;
 mod feeds;
 mod house;
 mod journal;
+mod kills;
 mod law;
 mod levels;
 mod limits;
