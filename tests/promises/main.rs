@@ -21,6 +21,7 @@ mod law;
 mod levels;
 mod limits;
 mod migrations;
+mod own_aggregates;
 mod own_collections;
 mod pages;
 mod preconditions;
