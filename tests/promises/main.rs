@@ -26,6 +26,7 @@ mod own_collections;
 mod pages;
 mod preconditions;
 mod real_clients;
+mod rehydration;
 mod slow_clients;
 mod starting;
 mod stopping;
