@@ -27,6 +27,7 @@ mod pages;
 mod preconditions;
 mod real_clients;
 mod rehydration;
+mod schemas;
 mod slow_clients;
 mod starting;
 mod stopping;
