@@ -26,6 +26,7 @@ mod own_collections;
 mod pages;
 mod preconditions;
 mod real_clients;
+mod registrations;
 mod rehydration;
 mod schemas;
 mod slow_clients;

@@ -1,0 +1,144 @@
+//! Registrations that cannot work keep the service from starting, and say what is wrong with them.
+
+use std::path::Path;
+
+use duality::{BusinessRule, EventSourced, Root, Service, Settings};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Serialize, thiserror::Error)]
+#[error("never")]
+struct Never;
+
+impl BusinessRule for Never {}
+
+#[derive(Serialize, Deserialize)]
+enum Fine {
+    Open,
+}
+
+#[derive(Serialize, Deserialize)]
+enum OnTheFeed {
+    Open,
+    Events,
+}
+
+#[derive(Serialize, Deserialize)]
+enum InTheJournal {
+    Open,
+    Journal,
+}
+
+#[derive(Serialize, Deserialize)]
+enum TwiceTheSame {
+    Open,
+    AddItem,
+    #[serde(rename = "add_item")]
+    Add,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Odd {
+    Open,
+    #[serde(rename = "öffnen")]
+    Oeffnen,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "kind")]
+enum Tagged {
+    Open,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "kind", content = "fields")]
+enum TaggedBeside {
+    Open,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Untagged {
+    Open { title: String },
+}
+
+#[derive(Serialize, Deserialize)]
+struct NoEnum {
+    title: String,
+}
+
+/// An aggregate with a mistake: its name, the command that opens it, its commands, its events.
+macro_rules! mistaken {
+    ($type:ident, $name:literal, $opens:literal, $command:ty, $event:ty) => {
+        #[derive(Serialize, Deserialize)]
+        struct $type {}
+
+        impl EventSourced for $type {
+            const NAME: &'static str = $name;
+            const OPENS: &'static str = $opens;
+
+            type Command = $command;
+            type Event = $event;
+            type Error = Never;
+
+            fn handle(_: &mut Root<'_, Self>, _: $command) -> Result<(), Never> {
+                Err(Never)
+            }
+            fn apply(state: Option<Self>, _: &$event) -> Option<Self> {
+                state
+            }
+        }
+    };
+}
+
+mistaken!(NothingOpens, "things", "Create", Fine, Fine);
+mistaken!(OpensByItsPath, "things", "open", Fine, Fine);
+mistaken!(CommandOnTheFeed, "things", "Open", OnTheFeed, Fine);
+mistaken!(CommandInTheJournal, "things", "Open", InTheJournal, Fine);
+mistaken!(CommandTwice, "things", "Open", TwiceTheSame, Fine);
+mistaken!(OddCommand, "things", "Open", Odd, Fine);
+mistaken!(OddEvent, "things", "Open", Fine, Odd);
+mistaken!(TaggedCommand, "things", "Open", Tagged, Fine);
+mistaken!(TaggedEvent, "things", "Open", Fine, Tagged);
+mistaken!(TaggedBesideEvent, "things", "Open", Fine, TaggedBeside);
+mistaken!(UntaggedCommand, "things", "Open", Untagged, Fine);
+mistaken!(StructAsEvent, "things", "Open", Fine, NoEnum);
+mistaken!(NameOfTheJournal, "journal", "Open", Fine, Fine);
+mistaken!(NoMistake, "things", "Open", Fine, Fine);
+
+fn refusal<T: EventSourced>() -> String {
+    let settings = Settings { database: Path::new(":memory:").to_owned(), ..Settings::default() };
+    match Service::new().event_sourced::<T>().open(settings) {
+        Ok(_) => panic!("it was taken"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn an_event_sourced_aggregate_that_cannot_work_is_refused_with_what_is_wrong() {
+    for (refusal, why) in [
+        (refusal::<NothingOpens>(), r#"things: "Create" opens, but is none of the commands Open"#),
+        (refusal::<OpensByItsPath>(), r#"things: "open" opens, but is none of the commands Open"#),
+        (refusal::<CommandOnTheFeed>(), r#"the command "events" of things is taken"#),
+        (refusal::<CommandInTheJournal>(), r#"the command "journal" of things is taken"#),
+        (refusal::<CommandTwice>(), r#"the command "add-item" of things is taken"#),
+        (refusal::<OddCommand>(), r#"things: "öffnen" is not made of letters, digits, hyphens and underscores"#),
+        (refusal::<OddEvent>(), r#"things: "öffnen" is not made of letters, digits, hyphens and underscores"#),
+        (refusal::<TaggedCommand>(), "the commands of things are no enum as serde derives it, without a tag"),
+        (refusal::<TaggedEvent>(), "the events of things are no enum as serde derives it, without a tag"),
+        (refusal::<TaggedBesideEvent>(), "the events of things are no enum as serde derives it, without a tag"),
+        (refusal::<UntaggedCommand>(), "the commands of things are no enum as serde derives it, without a tag"),
+        (refusal::<StructAsEvent>(), "the events of things are no enum as serde derives it, without a tag"),
+        (refusal::<NameOfTheJournal>(), r#"the name "journal" is taken"#),
+    ] {
+        assert_eq!(refusal, format!("the collections do not fit together: {why}"));
+    }
+}
+
+#[test]
+fn one_that_can_work_is_taken_once() {
+    let twice = || Service::new().event_sourced::<NoMistake>().event_sourced::<NoMistake>();
+    let Err(error) = twice().open(Settings::default()) else { panic!("it was taken twice") };
+    assert!(error.to_string().contains(r#"the name "things" is taken"#), "{error}");
+    let app = crate::harness::App::serving(|| Service::new().event_sourced::<NoMistake>(), |_| {});
+    assert_eq!(app.post("/things", "{}").json()["detail"], "never");
+}
