@@ -33,6 +33,7 @@ mod slow_clients;
 mod starting;
 mod stopping;
 mod tables;
+mod typed_commands;
 mod verifying;
 mod whole_collections;
 mod writes;

@@ -1,0 +1,113 @@
+//! Commands by their types: the same service without HTTP, or beside it.
+
+use std::future::Future;
+use std::path::Path;
+
+use duality::collections::{Account, AccountCommand, AccountError, CartCommand, CartError, ShoppingCart, shipped};
+use duality::testing::key;
+use duality::{CommandError, Key, Outcome, Running, Settings, StartError};
+use serde_json::json;
+
+use crate::harness::App;
+use crate::own_aggregates::{Command, Jar, Rule, jars_and_crates};
+
+fn settings(database: &Path) -> Settings {
+    Settings { database: database.to_owned(), ..Settings::default() }
+}
+
+/// Opens the shipped service without HTTP, does some work, and stops it.
+fn run<F: Future<Output = Result<Running, StartError>>>(database: &Path, work: impl FnOnce(Running) -> F) {
+    actix::System::new().block_on(async {
+        let running = work(shipped().open(settings(database)).unwrap()).await.unwrap();
+        assert!(running.addresses().is_empty());
+        running.stop().await.unwrap();
+    });
+}
+
+async fn add(running: &Running, cart: &Key, item: &str) -> Result<Outcome<ShoppingCart>, CommandError<CartError>> {
+    running.execute::<ShoppingCart>(cart, CartCommand::AddItem { item: key(item) }).await
+}
+
+#[test]
+fn typed_commands_are_done_without_http_and_are_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("typed.db");
+    let (told, tell) = std::sync::mpsc::channel();
+    run(&database, |running| async move {
+        let opened = running.open::<ShoppingCart>(CartCommand::Open).await.unwrap();
+        assert_eq!((opened.version, opened.revision), (1, 1));
+        let cart = opened.key;
+        let added = add(&running, &cart, "apple").await.unwrap();
+        assert_eq!((&added.key, added.version, added.revision), (&cart, 2, 2));
+        assert_eq!(running.load::<ShoppingCart>(&cart).await.unwrap(), added.state);
+
+        let broken = add(&running, &cart, "apple").await.unwrap_err();
+        assert_eq!(broken.to_string(), format!("apple has already been added to cart {cart}!"));
+        let CommandError::Broken(rule) = broken else { panic!("{broken:?}") };
+        assert_eq!(rule, CartError::ItemAlreadyAdded { item: key("apple"), cart: cart.clone() });
+        told.send((cart, added.state)).unwrap();
+        Ok(running)
+    });
+    run(&database, |running| async move {
+        let (cart, state) = tell.recv().unwrap();
+        assert_eq!(running.load::<ShoppingCart>(&cart).await?, state);
+        assert_eq!(add(&running, &cart, "pear").await.unwrap().version, 3);
+        Ok(running)
+    });
+}
+
+#[test]
+fn a_typed_command_is_refused_as_one_over_http_is() {
+    let directory = tempfile::tempdir().unwrap();
+    run(&directory.path().join("typed.db"), |running| async move {
+        let nowhere = key("00000000-0000-4000-8000-000000000001");
+        let missing = add(&running, &nowhere, "apple").await.unwrap_err();
+        assert!(matches!(missing, CommandError::NotFound), "{missing:?}");
+        assert_eq!(running.load::<ShoppingCart>(&nowhere).await?, None);
+
+        let invalid = running.execute::<ShoppingCart>(&key("mine"), CartCommand::Open).await.unwrap_err();
+        assert!(matches!(&invalid, CommandError::Invalid(why) if why.to_string().contains("uuid")), "{invalid:?}");
+        let needs_one = running.open::<Account>(AccountCommand::Book { amount: 1, text: String::new() }).await;
+        assert!(matches!(needs_one, Err(CommandError::NotFound)), "{needs_one:?}");
+
+        let unknown = running.execute::<Jar<false>>(&key("a"), Command::Open { marbles: 1 }).await;
+        let Err(CommandError::Failed(why)) = unknown else { panic!("jars are not shipped") };
+        assert_eq!(why, "jars is not registered");
+        let Err(why) = running.load::<Jar<false>>(&key("a")).await else { panic!("jars are not shipped") };
+        assert!(why.to_string().contains("jars is not registered"), "{why}");
+
+        // Nothing of that left anything behind.
+        let chosen = running.execute::<Account>(&nowhere, AccountCommand::Open).await.unwrap();
+        assert_eq!((chosen.key, chosen.version, chosen.revision), (nowhere.clone(), 1, 1));
+        let book = AccountCommand::Book { amount: -1, text: String::new() };
+        let Err(CommandError::Broken(rule)) = running.execute::<Account>(&nowhere, book).await else { panic!("done") };
+        assert_eq!(rule, AccountError::InsufficientFunds { account: nowhere, balance: 0, amount: -1 });
+        Ok(running)
+    });
+}
+
+#[test]
+fn a_typed_command_is_on_the_feed_as_one_over_http_is() {
+    let app = App::serving(jars_and_crates, |_| {});
+    let (mut state, mut feed) = (json!({}), app.follow("/events", &[]));
+    app.hook(|running| {
+        Box::pin(async move {
+            let opened = running.open::<Jar<true>>(Command::Open { marbles: 9 }).await.unwrap();
+            assert_eq!((opened.key.as_str(), opened.state.unwrap().marbles), ("1", 9));
+            let full = running.execute::<Jar<true>>(&opened.key, Command::Add { marbles: 2 }).await;
+            assert!(matches!(full, Err(CommandError::Broken(Rule::JarFull { inside: 9 }))));
+            let failed = running.execute::<Jar<true>>(&opened.key, Command::Lose).await;
+            assert!(matches!(failed, Err(CommandError::Failed(_))));
+            let smashed = running.execute::<Jar<true>>(&opened.key, Command::Smash).await.unwrap();
+            assert_eq!((smashed.state.is_none(), smashed.version, smashed.revision), (true, 2, 2));
+            let jar = running.execute::<Jar<false>>(&key("a"), Command::Open { marbles: 1 }).await.unwrap();
+            assert_eq!((jar.version, jar.revision), (1, 3));
+        })
+    });
+    feed.follow(&mut state, 3);
+    assert_eq!(
+        (&state, app.get("/aggregates").json()),
+        (&json!({"jars": {"a": {"marbles": 1}}, "crates": {}}), state.clone())
+    );
+    assert_eq!(app.post("/jars/a/add", r#"{"marbles":1}"#).text(), r#"{"marbles":2}"#);
+}
