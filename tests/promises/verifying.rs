@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{App, Process, output_of};
+use crate::harness::{App, Process, output_of, sql};
 
 /// Runs it against the database of a service; its exit code and what it said.
 fn verify(app: &App) -> (i32, String) {
@@ -23,12 +23,6 @@ fn filled() -> App {
     app
 }
 
-fn tamper(app: &App, sql: &str) {
-    use diesel::prelude::*;
-    let mut connection = SqliteConnection::establish(app.database().to_str().unwrap()).unwrap();
-    assert!(diesel::sql_query(sql).execute(&mut connection).unwrap() > 0, "{sql}");
-}
-
 #[test]
 fn what_is_stored_is_verified_while_the_service_runs_and_when_it_does_not() {
     let mut app = filled();
@@ -43,7 +37,7 @@ fn what_is_stored_is_verified_while_the_service_runs_and_when_it_does_not() {
 fn every_row_that_is_not_the_fold_of_its_events_is_told() {
     let mut app = filled();
     app.stop();
-    for (sql, told) in [
+    for (tampering, told) in [
         (
             r#"UPDATE aggregates SET body = '{"total":7}' WHERE collection = 'locations'"#,
             r#"locations/Rome: stored is {"total":7}"#,
@@ -55,7 +49,7 @@ fn every_row_that_is_not_the_fold_of_its_events_is_told() {
             "carts: 3 aggregates, 9 events, 3 not as stored",
         ),
     ] {
-        tamper(&app, sql);
+        sql(app.database(), tampering);
         let (code, said) = verify(&app);
         assert_eq!(code, 1, "{said}");
         assert!(said.contains(told), "{said}");
@@ -66,7 +60,7 @@ fn every_row_that_is_not_the_fold_of_its_events_is_told() {
 fn an_event_that_cannot_be_read_ends_it_with_its_place() {
     let mut app = filled();
     app.stop();
-    for (sql, told) in [
+    for (tampering, told) in [
         (
             "UPDATE journal SET kind = 'ItemStolen' WHERE position = 2",
             r#"has an event "ItemStolen" that cannot be read: unknown variant"#,
@@ -74,7 +68,7 @@ fn an_event_that_cannot_be_read_ends_it_with_its_place() {
         ("UPDATE journal SET body = '[' WHERE position = 2", "position 2 of the journal (carts/"),
         ("DELETE FROM journal WHERE position = 1", "version 1 is missing"),
     ] {
-        tamper(&app, sql);
+        sql(app.database(), tampering);
         let (code, said) = verify(&app);
         assert_eq!(code, 1, "{said}");
         assert!(said.contains(told), "{said}");

@@ -8,8 +8,8 @@ mod stream;
 
 pub(crate) use app::App;
 pub(crate) use client::{Client, Response};
-pub(crate) use process::{Process, output_of};
 pub(crate) use database::{lines, sql};
+pub(crate) use process::{Process, output_of};
 pub(crate) use stream::{Event, Stream};
 
 use std::time::{Duration, Instant};
