@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{App, Process, output_of, sql};
+use crate::harness::{App, Process, lines, output_of, sql};
 
 /// Runs it against the database of a service; its exit code and what it said.
 fn verify(app: &App) -> (i32, String) {
@@ -54,6 +54,21 @@ fn every_row_that_is_not_the_fold_of_its_events_is_told() {
         assert_eq!(code, 1, "{said}");
         assert!(said.contains(told), "{said}");
     }
+}
+
+#[test]
+fn the_order_in_which_members_are_stored_is_no_difference() {
+    let mut app = App::start();
+    app.open_cart();
+    app.stop();
+    sql(
+        app.database(),
+        r#"UPDATE aggregates SET body = '{"items":{},"status":"open"}' WHERE body = '{"status":"open","items":{}}'"#,
+    );
+    let stored = lines(app.database(), "SELECT body AS line FROM aggregates WHERE collection = 'carts'");
+    assert_eq!(stored, [r#"{"items":{},"status":"open"}"#]);
+    let (code, said) = verify(&app);
+    assert_eq!(code, 0, "{said}");
 }
 
 #[test]
