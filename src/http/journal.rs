@@ -34,17 +34,18 @@ pub(super) async fn aggregate(call: Call) -> Result<HttpResponse, Problem> {
     let (collection, key) = (call.collection_id()?, call.key()?);
     let after = query.number("after", 0..=i64::MAX.unsigned_abs())?.unwrap_or(0).cast_signed();
     let limit = Extent::of(&query)?.limit;
+    let read = |after, limit| call.shared.readers.send(ReadEvents { collection, key: key.clone(), after, limit });
     // One more, to see whether there are more.
-    let read = ReadEvents { collection, key, after: Version::stored(after), limit: limit.cast_signed() + 1 };
-    let (revision, mut entries) = call.shared.readers.send(read).await??;
-    if entries.is_empty() && after == 0 {
+    let (revision, mut entries) = read(Version::stored(after), limit.cast_signed() + 1).await??;
+    if entries.is_empty() && (after == 0 || read(Version::ZERO, 1).await??.1.is_empty()) {
         return Err(Problem::not_found(&call.aggregate_path()).at(&call.shared.epoch, revision));
     }
     let has_more = entries.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     entries.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let mut body = events(&call.shared.registry, &entries);
     if let (true, Some(last)) = (has_more, entries.last()) {
-        let next = format!("{}?after={}&limit={limit}", call.request.path(), last.version);
+        // As it was sent: the framework's own path has some of it decoded.
+        let next = format!("{}?after={}&limit={limit}", call.request.uri().path(), last.version);
         body.push(',');
         push_member(&mut body, "next", &serde_json::Value::from(next).to_string());
     }
@@ -59,36 +60,40 @@ pub(super) async fn everything(call: Call) -> Result<HttpResponse, Problem> {
     let reading = Reading {
         shared: call.shared.clone(),
         only: call.collections(&query)?.map(Into::into),
-        after: position(&call, &query)?,
+        after: position(&call, &query).await?,
     };
     let extent = Extent::of(&query)?;
     if form == SSE { stream(&call, reading).await } else { one_page(&call, reading, extent, form).await }
 }
 
 /// Where the consumer stands; at the beginning, if it does not say.
-fn position(call: &Call, query: &Query) -> Result<JournalPosition, Problem> {
+async fn position(call: &Call, query: &Query) -> Result<JournalPosition, Problem> {
     let id = call.request.headers().get("Last-Event-ID").map(HeaderValue::as_bytes);
     let presented =
         Presented { last_event_id: id, last_event_id_query: query.last("lastEventId"), ..Presented::default() };
     let cursor = presented.cursor().map_err(|name| {
         Problem::new(Kind::MalformedRequest, format!("{name}: expected an id as it was given, such as 4f9c21aa.8"))
     })?;
-    let last = call.shared.journal.borrow().last;
-    match cursor {
+    let claimed = match cursor {
         Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| *epoch == call.shared.epoch) => {
-            Some(JournalPosition::stored(after.number())).filter(|after| *after <= last)
+            Some(JournalPosition::stored(after.number()))
         }
         _ => None,
+    };
+    let mut last = call.shared.journal.borrow().last;
+    if claimed.is_some_and(|after| after > last) {
+        // Who reads a page may be faster than who tells of the commit: only the database knows.
+        last = call.shared.readers.send(ReadJournal { only: None, after: last, room: room(1) }).await??.1.current;
     }
-    // What happened elsewhere cannot be taken back by anything that comes after it.
-    .ok_or_else(|| {
-        let detail = format!("the id is none of epoch {}, up to position {last}; begin anew", call.shared.epoch);
-        let problem = Problem::new(Kind::ForeignId, detail).with("current", last.number());
-        problem
-            .with("epoch", call.shared.epoch.as_str())
-            .with("bootstrap", "/journal")
-            .at(&call.shared.epoch, call.shared.committed.get())
-    })
+    claimed.filter(|after| *after <= last).ok_or_else(|| foreign(call, last))
+}
+
+/// What happened elsewhere cannot be taken back by anything that comes after it.
+fn foreign(call: &Call, last: JournalPosition) -> Problem {
+    let epoch = &call.shared.epoch;
+    let detail = format!("the id is none of epoch {epoch}, up to position {last}; begin anew");
+    let problem = Problem::new(Kind::ForeignId, detail).with("current", last.number());
+    problem.with("epoch", epoch.as_str()).with("bootstrap", "/journal").at(epoch, call.shared.committed.get())
 }
 
 /// A consumer of the journal, and where it stands.
@@ -186,7 +191,8 @@ async fn stream(call: &Call, reading: Reading) -> Result<HttpResponse, Problem> 
 async fn follow(mut reading: Reading, sender: Sender<Bytes>) {
     let (epoch, registry) = (reading.shared.epoch.clone(), Arc::clone(&reading.shared.registry));
     let mut next = prologue();
-    while sender.send(next).await.is_ok() {
+    // A stop does not wait until a long history is told.
+    while sender.send(next).await.is_ok() && !reading.shared.journal.borrow().is_over {
         // What is filtered out is quiet, too.
         let quiet_until = Instant::now() + reading.shared.heartbeat;
         next = loop {

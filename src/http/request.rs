@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::web::{self, BytesMut};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
 use futures_core::Stream as _;
@@ -53,7 +53,7 @@ impl Call {
 
     /// Where to load the state that the feed at this path changes.
     pub(super) fn bootstrap(&self) -> String {
-        match (self.collection(), self.request.path().strip_suffix("/events")) {
+        match (self.collection(), self.request.uri().path().strip_suffix("/events")) {
             (Err(_), _) => "/aggregates".to_owned(),
             (Ok(_), Some(aggregate)) => aggregate.to_owned(),
             (Ok(collection), None) => format!("/{}", collection.name()),
@@ -143,18 +143,13 @@ impl Call {
             Verb::Patch => &["application/merge-patch+json", "application/json"],
             Verb::Create | Verb::Replace | Verb::Command(_) => &["application/json"],
         };
+        let body = self.bytes(payload).await?;
         // A command often has no fields, and then needs no body.
-        if self.collection()?.journaled().is_some() && !self.has_body() {
+        if body.is_empty() && self.collection()?.journaled().is_some() {
             return Ok(json!({}));
         }
         self.check_type(types)?;
-        Ok(json::parse(&self.bytes(payload).await?)?)
-    }
-
-    fn has_body(&self) -> bool {
-        let headers = self.request.headers();
-        headers.contains_key(TRANSFER_ENCODING)
-            || headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
+        Ok(json::parse(&body)?)
     }
 
     fn check_type(&self, types: &[&str]) -> Result<(), Problem> {

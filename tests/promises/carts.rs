@@ -183,6 +183,9 @@ fn a_command_without_fields_needs_no_body() {
         assert_eq!(app.request("POST", &format!("{cart}/close"), headers, body).status, 200);
     }
     assert_eq!(app.request("POST", "/carts", &[], Some(b"")).status, 201, "a length of 0 is no body");
+    let mut client = app.client();
+    client.send_raw(b"POST /carts HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+    assert_eq!(client.response("POST").status, 201, "nor is a stream of nothing");
 }
 
 #[test]
@@ -348,6 +351,11 @@ fn an_account_counts_its_bookings_and_is_never_below_zero() {
     let mut state = Value::Null;
     app.follow("/account-events", &[]).follow(&mut state, 5);
     assert_eq!(state, app.get("/accounts").json());
+
+    let mine = format!("/accounts/{MINE}");
+    let opened = app.request("PUT", &mine, &[], None);
+    assert_eq!((opened.status, opened.header("Location")), (201, Some(mine.as_str())));
+    assert_eq!(app.request("PUT", &mine, &[], None).problem(409, "account-already-open")["account"], MINE);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{App, Client, DEADLINE, Event, Response, eventually};
+use crate::harness::{App, Client, DEADLINE, Event, Response, eventually, sql};
 
 const JSON: (&str, &str) = ("Accept", "application/json");
 const LINES: (&str, &str) = ("Accept", "application/x-ndjson");
@@ -162,6 +162,40 @@ fn an_id_that_the_journal_never_gave_is_told_where_to_begin() {
 }
 
 #[test]
+fn an_id_that_was_read_before_its_commit_was_told_is_one_of_the_journal() {
+    let (app, ..) = four_events();
+    let (four, five) = (format!("{}.4", epoch(&app)), format!("{}.5", epoch(&app)));
+    // As the aggregator leaves it between its commit and telling of it.
+    sql(
+        app.database(),
+        "INSERT INTO journal SELECT 5, collection, key, 4, kind, schema, body, time FROM journal WHERE position = 4",
+    );
+    assert_eq!(page(&app, &format!("?lastEventId={four}"))["cursor"], five);
+    assert_eq!(page(&app, &format!("?lastEventId={five}")), json!({"events": [], "cursor": five}));
+    app.get(&format!("/journal?lastEventId={}", five.replace(".5", ".6"))).problem(410, "foreign-id");
+}
+
+#[test]
+fn a_stop_does_not_wait_until_a_long_history_is_told() {
+    let mut app = App::start();
+    app.stop();
+    sql(
+        app.database(),
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000)
+         INSERT INTO journal SELECT i, 'accounts', 'a', i, 'AmountBooked', 1, '{\"text\":\"' || hex(zeroblob(200)) || '\"}', 0
+         FROM n",
+    );
+    app.resume();
+    let mut stream = app.follow("/journal", &[]);
+    let reading = std::thread::spawn(move || std::iter::from_fn(|| stream.try_next()).count());
+    std::thread::sleep(Duration::from_millis(100));
+    let begin = Instant::now();
+    app.stop();
+    assert!(begin.elapsed() < Duration::from_millis(900), "{:?}", begin.elapsed());
+    assert!(reading.join().unwrap() < 200_000, "cut on the way");
+}
+
+#[test]
 fn a_quiet_journal_sends_comment_lines() {
     let app = App::with(|settings| settings.heartbeat = Duration::from_millis(50));
     let mut stream = app.follow("/journal", &[]);
@@ -297,7 +331,12 @@ fn the_journal_of_one_aggregate_is_followed_to_its_end() {
     assert_eq!(app.get(&format!("{cart}/journal")).json(), json!({"events": [all[0], all[1], all[2]]}));
     assert_eq!(app.get(&format!("{account}/journal")).json()["events"].as_array().unwrap().len(), 1);
     assert_eq!(app.get(&format!("{open}/journal?after=6")).json(), json!({"events": []}));
-    for path in ["/carts/1/journal", "/accounts/1/journal", &format!("/accounts{}/journal", &cart[6..])] {
+    for path in [
+        "/carts/1/journal",
+        "/carts/1/journal?after=6",
+        "/accounts/1/journal",
+        &format!("/accounts{}/journal", &cart[6..]),
+    ] {
         let missing = app.get(path);
         missing.problem(404, "not-found");
         assert_eq!(missing.cursor(), app.get("/carts").cursor());

@@ -158,6 +158,13 @@ fn texts_that_the_client_chooses_are_keys() {
     assert_eq!((open(&app, "/jars/a%2Fb", 1).status, app.get("/jars").text()), (201, r#"{"a/b":{"marbles":1}}"#));
     assert_eq!(app.post("/jars/a%2Fb/add", r#"{"marbles":2}"#).text(), r#"{"marbles":3}"#);
     assert_eq!(app.get("/jars/a%2Fb?version=1").text(), r#"{"marbles":1}"#);
+    let path = "/jars/a%20%3F%2F%25b";
+    assert_eq!((open(&app, path, 1).status, app.post(&format!("{path}/look"), "{}").status), (201, 200));
+    let next = app.get(&format!("{path}/journal?limit=1")).json()["next"].clone();
+    assert_eq!(next, format!("{path}/journal?after=1&limit=1"), "a path that can be asked for");
+    assert_eq!(app.get(next.as_str().unwrap()).json()["events"][0]["kind"], "JarLookedAt");
+    let gone = app.get(&format!("{path}/events?strict=true&lastEventId=other0epoch.1")).problem(410, "not-retained");
+    assert_eq!(gone["bootstrap"], path);
     let nameless = app.post("/jars", r#"{"marbles":1}"#);
     assert_eq!((nameless.status, nameless.header("Allow")), (405, Some("GET, HEAD")));
     let again = open(&app, "/jars/a%2Fb", 1);
