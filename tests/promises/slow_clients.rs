@@ -51,6 +51,32 @@ fn a_stalled_subscriber_delays_nobody_and_gets_everything_in_the_end() {
 }
 
 #[test]
+fn a_stalled_reader_of_the_journal_delays_nobody_and_gets_everything_in_the_end() {
+    // 2 MB, as above.
+    const EVENTS: i64 = 500;
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(&directory.path().join("test.db"), &[]);
+    let (mut stalled, mut live) = (Stream::open(process.address, "/journal", &[]), Vec::new());
+    live.extend((0..10).map(|_| Stream::open(process.address, "/journal", &[])));
+    let mut client = Client::connect(process.address);
+    let account = client.request("POST", "/accounts", &[], None).header("Location").unwrap().to_owned();
+    let booking = json!({"amount": 1, "text": "x".repeat(4 * 1024)}).to_string();
+    for position in 1..=EVENTS {
+        let answered = Instant::now();
+        for stream in &mut live {
+            assert_eq!(stream.next().revision(), position);
+        }
+        assert!(answered.elapsed() < Duration::from_secs(10), "{:?}", answered.elapsed());
+        let headers = [("Content-Type", "application/json"), ("If-Match", "*")];
+        let path = format!("{account}/book");
+        assert_eq!(client.request("POST", &path, &headers, Some(booking.as_bytes())).status, 200);
+    }
+    for position in 1..=EVENTS {
+        assert_eq!(stalled.next().revision(), position);
+    }
+}
+
+#[test]
 fn a_stalled_subscriber_costs_less_than_a_megabyte() {
     // 24 MB, of which a queue without a bound would keep most.
     const EVENTS: usize = 1500;
