@@ -1,8 +1,9 @@
 //! Bookmarks: a feed in which nothing happens still tells its client how far it is.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::harness::{App, Event, Stream};
+use crate::harness::{App, DEADLINE, Event, Stream};
 
 const SOON: Duration = Duration::from_millis(100);
 
@@ -165,4 +166,24 @@ fn a_stop_says_how_far_a_feed_is_and_cuts_it() {
         assert_eq!(stream.message().as_ref(), Some(last), "{path}");
         assert_eq!(stream.message(), None, "{path} is cut, without the final chunk");
     }
+}
+
+#[test]
+fn a_journal_is_quiet_also_while_only_other_collections_are_busy() {
+    let app = App::with(|settings| settings.heartbeat = Duration::from_millis(400));
+    let mut stream = app.follow("/journal?collection=accounts", &[]);
+    let (done, begin) = (AtomicBool::new(false), Instant::now());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut client = app.client();
+                while !done.load(Ordering::Relaxed) && begin.elapsed() < 2 * DEADLINE {
+                    assert_eq!(client.request("POST", "/carts", &[], None).status, 201);
+                }
+            });
+        }
+        stream.read_until(|text| text.matches(":\n").count() >= 4);
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(!stream.raw.contains("data"), "{}", stream.raw);
 }

@@ -1,6 +1,5 @@
 //! The journal: every domain event, in order, and for ever.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -176,26 +175,6 @@ fn an_id_that_was_read_before_its_commit_was_told_is_one_of_the_journal() {
 }
 
 #[test]
-fn a_stop_does_not_wait_until_a_long_history_is_told() {
-    let mut app = App::start();
-    app.stop();
-    sql(
-        app.database(),
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000)
-         INSERT INTO journal SELECT i, 'accounts', 'a', i, 'AmountBooked', 1, '{\"text\":\"' || hex(zeroblob(200)) || '\"}', 0
-         FROM n",
-    );
-    app.resume();
-    let mut stream = app.follow("/journal", &[]);
-    let reading = std::thread::spawn(move || std::iter::from_fn(|| stream.try_next()).count());
-    std::thread::sleep(Duration::from_millis(100));
-    let begin = Instant::now();
-    app.stop();
-    assert!(begin.elapsed() < Duration::from_millis(900), "{:?}", begin.elapsed());
-    assert!(reading.join().unwrap() < 200_000, "cut on the way");
-}
-
-#[test]
 fn a_quiet_journal_sends_comment_lines() {
     let app = App::with(|settings| settings.heartbeat = Duration::from_millis(50));
     let mut stream = app.follow("/journal", &[]);
@@ -203,26 +182,6 @@ fn a_quiet_journal_sends_comment_lines() {
     assert!(!stream.raw.contains("\n\n"), "a comment ends no message: {:?}", stream.raw);
     app.open_cart();
     assert_eq!(stream.next().revision(), 1);
-}
-
-#[test]
-fn a_stream_is_quiet_also_while_only_other_collections_are_busy() {
-    let app = App::with(|settings| settings.heartbeat = Duration::from_millis(400));
-    let mut stream = app.follow("/journal?collection=accounts", &[]);
-    let (done, begin) = (AtomicBool::new(false), Instant::now());
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                let mut client = app.client();
-                while !done.load(Ordering::Relaxed) && begin.elapsed() < 2 * DEADLINE {
-                    assert_eq!(client.request("POST", "/carts", &[], None).status, 201);
-                }
-            });
-        }
-        stream.read_until(|text| text.matches(":\n").count() >= 4);
-        done.store(true, Ordering::Relaxed);
-    });
-    assert!(!stream.raw.contains("data"), "{}", stream.raw);
 }
 
 #[test]

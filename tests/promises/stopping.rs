@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Process, Stream};
+use crate::harness::{App, Client, Process, Stream, sql};
 
 const SUBSCRIBERS: usize = 1000;
 
@@ -69,4 +69,24 @@ fn a_write_in_flight_is_answered() {
     client.send_raw(body);
     assert_eq!(client.response("POST").status, 201);
     assert!(process.wait().success());
+}
+
+#[test]
+fn a_journal_in_the_midst_of_its_history_is_not_waited_for() {
+    let mut app = App::start();
+    app.stop();
+    sql(
+        app.database(),
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000)
+         INSERT INTO journal SELECT i, 'accounts', 'a', i, 'AmountBooked', 1, '{\"text\":\"' || hex(zeroblob(200)) || '\"}', 0
+         FROM n",
+    );
+    app.resume();
+    let mut stream = app.follow("/journal", &[]);
+    let reading = std::thread::spawn(move || std::iter::from_fn(|| stream.try_next()).count());
+    std::thread::sleep(Duration::from_millis(100));
+    let begin = Instant::now();
+    app.stop();
+    assert!(begin.elapsed() < Duration::from_millis(900), "{:?}", begin.elapsed());
+    assert!(reading.join().unwrap() < 200_000, "cut on the way");
 }
