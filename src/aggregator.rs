@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use crate::clock::Clock;
 use crate::collection::{Command, Refusal, Registry};
 use crate::cursor::{Epoch, JournalPosition, Revision};
+use crate::projection::Inline;
 use crate::store::{Database, Pruned, Retained, StoreError, Writer, Written};
 
 /// Commands in one transaction, at most: what the first of them waits for.
@@ -22,6 +23,7 @@ const LARGEST_BATCH: usize = 512;
 pub(crate) struct Aggregator {
     database: Arc<Database>,
     registry: Arc<Registry>,
+    inline: Arc<[Box<dyn Inline>]>,
     clock: Arc<Clock>,
     epoch: Epoch,
     /// `None` after a failure, until the next batch opens the database again.
@@ -63,6 +65,7 @@ impl Aggregator {
     pub(crate) fn new(
         database: Arc<Database>,
         registry: Arc<Registry>,
+        inline: Arc<[Box<dyn Inline>]>,
         clock: Arc<Clock>,
         writer: Writer,
         queue: usize,
@@ -73,6 +76,7 @@ impl Aggregator {
         Self {
             database,
             registry,
+            inline,
             clock,
             epoch: writer.epoch().clone(),
             writer: Some(writer),
@@ -127,7 +131,10 @@ impl Aggregator {
     fn with_writer<T>(&mut self, work: impl FnOnce(&mut Writer) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut writer = match self.writer.take() {
             Some(writer) => writer,
-            None => Writer::reopen(&self.database, Arc::clone(&self.registry), &self.epoch, self.committed.get())?,
+            None => {
+                let (registry, inline) = (Arc::clone(&self.registry), Arc::clone(&self.inline));
+                Writer::reopen(&self.database, registry, inline, &self.epoch, self.committed.get())?
+            }
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut writer)))
             .unwrap_or_else(|_| Err(StoreError::Corrupt("a panic, see above".to_owned())));
@@ -245,6 +252,23 @@ impl Handler<Prune> for Aggregator {
     fn handle(&mut self, Prune(retained): Prune, _: &mut Self::Context) -> Self::Result {
         self.flush();
         self.with_writer(|writer| writer.prune(retained))
+    }
+}
+
+/// Build an inline projection anew; commands wait for that long.
+pub(crate) struct RebuildInline(pub(crate) &'static str);
+
+impl Message for RebuildInline {
+    type Result = Result<(), StoreError>;
+}
+
+impl Handler<RebuildInline> for Aggregator {
+    type Result = Result<(), StoreError>;
+
+    fn handle(&mut self, RebuildInline(name): RebuildInline, _: &mut Self::Context) -> Self::Result {
+        self.flush();
+        let now = self.clock.now();
+        self.with_writer(|writer| writer.rebuild(name, now))
     }
 }
 

@@ -12,7 +12,7 @@ mod registry;
 pub use derived::Derived;
 pub use document::Document;
 pub use event_sourced::{BusinessRule, EventSourced, Root};
-pub(crate) use journaled::{Broken, Fold, Journaled, handle, recorded};
+pub(crate) use journaled::{Broken, Fold, Journaled, decode_event, handle, recorded};
 pub use registry::InvalidRegistration;
 pub(crate) use registry::{CollectionId, Registry};
 

@@ -1,19 +1,28 @@
 //! The collections of the shipped service. Add yours here: one file, its `mod` and its line.
 
 mod account;
+mod city_history;
 mod location;
 mod person;
 mod shopping_cart;
 
 pub use account::{Account, AccountCommand, AccountError, AccountEvent};
+pub use city_history::CityHistory;
 pub use location::Location;
 pub use person::Person;
-pub use shopping_cart::{CartCommand, CartError, CartEvent, ShoppingCart};
+pub use shopping_cart::{CartCommand, CartError, CartEvent, CartItems, ClosedCarts, ShoppingCart};
 
 use crate::Service;
 
-/// The shipped service: every collection, in its order in the document.
+/// The shipped service: every collection, in its order in the document, and every projection.
 #[must_use]
 pub fn shipped() -> Service {
-    Service::new().document::<Person>().derived::<Location>().event_sourced::<ShoppingCart>().event_sourced::<Account>()
+    Service::new()
+        .document::<Person>()
+        .derived::<Location>()
+        .event_sourced::<ShoppingCart>()
+        .event_sourced::<Account>()
+        .background::<CartItems>()
+        .background::<ClosedCarts>()
+        .background::<CityHistory>()
 }

@@ -95,6 +95,7 @@ mod tests {
                 collection,
                 key: Key::stored(key),
                 patch: patch.to_owned(),
+                time: crate::clock::Timestamp::from_milliseconds(0),
             })
             .collect();
         let epoch = "4f9c21aa".parse().unwrap();

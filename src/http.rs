@@ -8,6 +8,7 @@ mod feeds;
 mod journal;
 mod pages;
 mod problem;
+mod projections;
 mod queries;
 mod request;
 mod routes;
@@ -28,6 +29,7 @@ use crate::admission::Admission;
 use crate::aggregator::{Aggregator, CommittedRevision, JournalMark};
 use crate::collection::Registry;
 use crate::cursor::{Epoch, Revision};
+use crate::projections::Projections;
 use crate::readers::Readers;
 
 /// What every worker shares.
@@ -35,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) epoch: Epoch,
     pub(crate) committed: Arc<CommittedRevision>,
+    pub(crate) projections: Arc<Projections>,
     /// How far the journal is.
     pub(crate) journal: Arc<watch::Sender<JournalMark>>,
     /// One address for all: its mailbox is bounded per address.

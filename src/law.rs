@@ -322,7 +322,7 @@ impl World {
 
 fn open(directory: &TempDir, number: usize, registry: &Arc<Registry>) -> (Writer, Reader) {
     let database = Database::take(&directory.path().join(format!("{number}.db"))).unwrap();
-    let writer = Writer::open(&database, Arc::clone(registry), Clock::default().now(), Life::Same).unwrap();
+    let writer = Writer::open(&database, Arc::clone(registry), [].into(), Clock::default().now(), Life::Same).unwrap();
     let reader = Reader::open(&database, Arc::clone(registry)).unwrap();
     (writer, reader)
 }

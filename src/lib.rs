@@ -18,6 +18,8 @@ mod json;
 
 mod collection;
 
+mod projection;
+
 mod feed;
 
 mod store;
@@ -32,6 +34,10 @@ mod channel;
 mod readers;
 mod relay;
 
+mod projector;
+
+mod projections;
+
 mod hub;
 
 mod session;
@@ -43,6 +49,8 @@ mod http;
 mod settings;
 
 mod running;
+
+mod command_line;
 
 mod service;
 
@@ -57,9 +65,12 @@ pub use clock::Timestamp;
 pub use collection::{BusinessRule, Derived, Document, EventSourced, InvalidRegistration, Keys, Root};
 pub use json::Invalid;
 pub use key::{InvalidKey, Key, LONGEST_KEY};
+pub use projection::{
+    CsvFile, Event, Feed, Parameters, Projection, ProjectionError, Report, ReportError, Sink, Tables,
+};
 pub use running::{CommandError, Outcome, Running, StartError};
 pub use service::Service;
-pub use settings::{Settings, Task};
+pub use settings::{ProjectionTask, Settings, Task};
 pub use store::StoreError;
 pub use verify::Verified;
 

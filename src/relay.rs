@@ -32,6 +32,8 @@ pub(crate) struct Relay {
     pub(crate) last: Revision,
     /// The workers' hubs.
     pub(crate) hubs: Vec<Recipient<Published>>,
+    /// Who keeps a projection.
+    pub(crate) projectors: Vec<Recipient<Advanced>>,
     /// Batches that no worker gets.
     #[cfg(feature = "test-hooks")]
     pub(crate) lose: usize,
@@ -191,6 +193,30 @@ impl Handler<Committed> for Relay {
         if revision > self.last {
             self.poll();
         }
+        // One that has not listened yet need not be told twice.
+        self.projectors.retain(|projector| !matches!(projector.try_send(Advanced), Err(SendError::Closed(_))));
+    }
+}
+
+/// There is something new.
+pub(crate) struct Advanced;
+
+impl Message for Advanced {
+    type Result = ();
+}
+
+/// Tell this projector that there is something, whenever there is.
+pub(crate) struct Wake(pub(crate) Recipient<Advanced>);
+
+impl Message for Wake {
+    type Result = ();
+}
+
+impl Handler<Wake> for Relay {
+    type Result = ();
+
+    fn handle(&mut self, Wake(projector): Wake, _: &mut Self::Context) {
+        self.projectors.push(projector);
     }
 }
 

@@ -16,6 +16,7 @@ use crate::hub::{Goodbye, Hub};
 use crate::json::Invalid;
 use crate::key::Key;
 use crate::precondition::Precondition;
+use crate::projection::ProjectionError;
 use crate::readers::{FoldAggregate, ReadAggregates};
 use crate::relay::{Drain, Relay, Retention};
 use crate::settings::Settings;
@@ -30,7 +31,7 @@ pub struct Running {
     pub(crate) relay: Addr<Relay>,
     pub(crate) shared: web::Data<Shared>,
     pub(crate) database: Arc<Database>,
-    pub(crate) arbiters: [Arbiter; 2],
+    pub(crate) arbiters: Vec<Arbiter>,
     pub(crate) settings: Settings,
     #[cfg_attr(not(feature = "test-hooks"), expect(dead_code, reason = "the hooks turn it"))]
     pub(crate) clock: Arc<Clock>,
@@ -237,6 +238,8 @@ pub enum StartError {
     Store(StoreError),
     /// The address cannot be listened on.
     Listen(String, std::io::Error),
+    /// A projection cannot be kept.
+    Projection(ProjectionError),
     /// Signals cannot be waited for.
     Signal(std::io::Error),
 }
@@ -247,6 +250,7 @@ impl fmt::Display for StartError {
             Self::Registration(invalid) => write!(f, "the collections do not fit together: {invalid}"),
             Self::Store(error) => error.fmt(f),
             Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            Self::Projection(error) => write!(f, "a projection cannot be kept: {error}"),
             Self::Signal(error) => write!(f, "cannot wait for signals: {error}"),
         }
     }
@@ -257,6 +261,12 @@ impl std::error::Error for StartError {}
 impl From<InvalidRegistration> for StartError {
     fn from(invalid: InvalidRegistration) -> Self {
         Self::Registration(invalid)
+    }
+}
+
+impl From<ProjectionError> for StartError {
+    fn from(error: ProjectionError) -> Self {
+        Self::Projection(error)
     }
 }
 

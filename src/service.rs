@@ -1,7 +1,6 @@
 //! The one place that wires: collections, actors, HTTP server, and the order in which they stop.
 
 use std::cell::RefCell;
-use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -20,12 +19,17 @@ use crate::admission::Admission;
 use crate::aggregator::{Aggregator, Listen};
 use crate::clock::Clock;
 use crate::collection::{Derived, Document, EventSourced, Registry};
+use crate::command_line::{self, reachable};
+use crate::cursor::{Epoch, Revision};
 use crate::http::{self, Shared};
 use crate::hub::{Audience, Hub};
+use crate::projection::{InTransaction, Inline, Projection, Tables};
+use crate::projections::{Projections, Registered, Surroundings};
+use crate::projector::InBackground;
 use crate::readers::Readers;
 use crate::relay::Relay;
 use crate::running::{Hubs, Running, StartError, retention};
-use crate::settings::{Settings, Task};
+use crate::settings::Settings;
 use crate::store::{Database, Life, Writer};
 use crate::verify::{Verified, verify};
 
@@ -51,6 +55,7 @@ use crate::verify::{Verified, verify};
 #[derive(Default)]
 pub struct Service {
     registry: Registry,
+    projections: Registered,
 }
 
 /// How long connections that are still busy may keep a stopping service, in seconds.
@@ -90,6 +95,20 @@ impl Service {
         self
     }
 
+    /// Adds a projection that is kept in the transactions of the commands. It can be of tables only.
+    #[must_use]
+    pub fn inline<P: Projection<Sink = Tables>>(mut self) -> Self {
+        self.projections.inline.push(Box::new(InTransaction::<P>::new()));
+        self
+    }
+
+    /// Adds a projection that is kept in the background, with a checkpoint of its own.
+    #[must_use]
+    pub fn background<P: Projection>(mut self) -> Self {
+        self.projections.background.push(Box::new(InBackground::<P>::new()));
+        self
+    }
+
     /// Runs until SIGTERM or SIGINT; the whole of a `main`, the log included.
     ///
     /// The log goes to standard error, by default at level `info`; `RUST_LOG` says otherwise. What keeps the service
@@ -101,8 +120,12 @@ impl Service {
         log.filter_module("actix_http::h1::dispatcher", log::LevelFilter::Off);
         // A program around this one may have a log already.
         drop(log.try_init());
-        if let Some(Task::Verify) = settings.task {
-            return self.tell_verification(&settings);
+        if let Some(task) = settings.task.clone() {
+            if let Err(error) = self.check() {
+                log::error!("{error}");
+                return ExitCode::FAILURE;
+            }
+            return command_line::run(&task, &settings, self.registry, self.projections);
         }
         let outcome = System::new().block_on(async {
             let mut signals = Signals::new()?;
@@ -121,20 +144,6 @@ impl Service {
         }
     }
 
-    fn tell_verification(self, settings: &Settings) -> ExitCode {
-        let found = match self.verify(&settings.database) {
-            Ok(found) => found,
-            Err(error) => {
-                log::error!("{error}");
-                return ExitCode::FAILURE;
-            }
-        };
-        let lines: Vec<_> = found.iter().map(ToString::to_string).collect();
-        // Nobody is told anything where nobody listens.
-        let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
-        if found.iter().all(|found| found.differing() == 0) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-    }
-
     /// Folds all events and derives all groups anew, and compares that with what is stored. Reads only; a service may be
     /// running meanwhile.
     ///
@@ -151,7 +160,7 @@ impl Service {
     /// # Errors
     /// The registrations do not fit together, the database cannot be opened, or the address is taken.
     pub async fn start(self, settings: Settings) -> Result<Running, StartError> {
-        self.registry.check()?;
+        self.check()?;
         // Before anything is started that would have to be stopped. Who connects already waits a moment.
         let listener = listen(&settings.listen).map_err(|error| StartError::Listen(settings.listen.clone(), error))?;
         let mut running = self.open(settings)?;
@@ -159,8 +168,16 @@ impl Service {
         for address in &addresses {
             log::info!("listening on http://{address}");
         }
+        if let Some(address) = addresses.first() {
+            running.database.tell_address(reachable(*address));
+        }
         (running.server, running.addresses) = (Some(server), addresses);
         Ok(running)
+    }
+
+    fn check(&self) -> Result<(), StartError> {
+        self.registry.check()?;
+        Ok(self.projections.check(&self.registry)?)
     }
 
     /// Starts the service inside a running [`actix::System`], without HTTP: it does the commands that it is given by
@@ -169,38 +186,34 @@ impl Service {
     /// # Errors
     /// The registrations do not fit together, or the database cannot be opened.
     pub fn open(self, settings: Settings) -> Result<Running, StartError> {
-        self.registry.check()?;
-        let registry = Arc::new(self.registry);
+        self.check()?;
+        let (registry, projections) = (Arc::new(self.registry), self.projections);
+        let inline: Arc<[Box<dyn Inline>]> = projections.inline.into();
         let clock = Arc::new(Clock::default());
         let database = Arc::new(Database::take(&settings.database)?);
         let life = if settings.new_epoch { Life::New } else { Life::Same };
-        let writer = Writer::open(&database, Arc::clone(&registry), clock.now(), life)?;
+        let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now(), life)?;
         let (epoch, revision) = (writer.epoch().clone(), writer.revision());
         log::info!("database {} is open: epoch {epoch}, revision {revision}", database.path().display());
 
+        let (ours, theirs) = (Arc::clone(&registry), Arc::clone(&inline));
         let aggregator =
-            Aggregator::new(Arc::clone(&database), Arc::clone(&registry), Arc::clone(&clock), writer, settings.queue);
+            Aggregator::new(Arc::clone(&database), ours, theirs, Arc::clone(&clock), writer, settings.queue);
         let (committed, journal) = (aggregator.committed(), aggregator.journal());
         // A thread each: what they do blocks.
         let (writing, relaying) = (Arbiter::new(), Arbiter::new());
         let aggregator = Aggregator::start_in_arbiter(&writing.handle(), |_| aggregator);
-        let relay = Relay {
-            database: Arc::clone(&database),
-            registry: Arc::clone(&registry),
-            clock: Arc::clone(&clock),
-            epoch: epoch.clone(),
-            aggregator: aggregator.clone(),
-            poll_interval: settings.poll_interval,
-            prune_interval: settings.prune_interval,
-            retention: retention(&settings),
-            reader: None,
-            last: revision,
-            hubs: Vec::new(),
-            #[cfg(feature = "test-hooks")]
-            lose: 0,
-        };
+        let relay = relay(&settings, (&database, &registry, &clock), &epoch, &aggregator, revision);
         let relay = Relay::start_in_arbiter(&relaying.handle(), |_| relay);
         aggregator.do_send(Listen(relay.clone().recipient()));
+        let around = Surroundings {
+            database: &database,
+            registry: &registry,
+            clock: &clock,
+            relay: &relay,
+            poll_interval: settings.poll_interval,
+        };
+        let (projections, projecting) = Projections::start(&inline, &projections.background, &around)?;
 
         let shared = web::Data::new(Shared {
             readers: Readers::start(settings.readers, &database, &registry),
@@ -210,6 +223,7 @@ impl Service {
             epoch,
             committed,
             journal,
+            projections: Arc::new(projections),
             aggregator,
             max_body: settings.max_body,
             session_buffer: settings.session_buffer,
@@ -223,10 +237,36 @@ impl Service {
             relay,
             shared,
             database,
-            arbiters: [relaying, writing],
+            arbiters: [relaying, writing].into_iter().chain(projecting).collect(),
             settings,
             clock,
         })
+    }
+}
+
+/// The relay of a service, from the revision on that the service begins with.
+fn relay(
+    settings: &Settings,
+    (database, registry, clock): (&Arc<Database>, &Arc<Registry>, &Arc<Clock>),
+    epoch: &Epoch,
+    aggregator: &Addr<Aggregator>,
+    last: Revision,
+) -> Relay {
+    Relay {
+        database: Arc::clone(database),
+        registry: Arc::clone(registry),
+        clock: Arc::clone(clock),
+        epoch: epoch.clone(),
+        aggregator: aggregator.clone(),
+        poll_interval: settings.poll_interval,
+        prune_interval: settings.prune_interval,
+        retention: retention(settings),
+        reader: None,
+        last,
+        hubs: Vec::new(),
+        projectors: Vec::new(),
+        #[cfg(feature = "test-hooks")]
+        lose: 0,
     }
 }
 

@@ -90,11 +90,37 @@ pub struct Settings {
 }
 
 /// What the program can do instead of serving.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Task {
     /// Fold all events and derive all groups anew, and compare that with what is stored; a service may be running
     /// meanwhile. Exit code 0 when all is as it should be, 1 otherwise.
     Verify,
+    /// Look at the projections, or build one anew: by asking the service that runs on the database, or on the files if none
+    /// does.
+    Projection {
+        /// What to do.
+        #[command(subcommand)]
+        task: ProjectionTask,
+    },
+}
+
+/// What can be done about projections.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum ProjectionTask {
+    /// Name, version, state, lag and last error of each.
+    List,
+    /// Build one anew, beside the one that is read until then. Exit code 0 when it is read.
+    Rebuild {
+        /// Its name.
+        name: String,
+    },
+    /// Leave out the event at which one stopped. That is logged.
+    Skip {
+        /// Its name.
+        name: String,
+        /// The position or the revision of the event.
+        at: i64,
+    },
 }
 
 impl Default for Settings {

@@ -6,6 +6,7 @@
 mod aggregates;
 mod commit;
 mod connection;
+mod inline;
 mod journal;
 mod metadata;
 mod outbox;
@@ -16,7 +17,7 @@ mod verification;
 
 pub(crate) use aggregates::{Row, State, States};
 pub(crate) use commit::{Committed, Written};
-pub(crate) use connection::Database;
+pub(crate) use connection::{Database, attach, look_beside};
 pub(crate) use journal::{Entries, Entry, Folded};
 pub(crate) use metadata::Horizon;
 pub(crate) use outbox::{Change, Changes, Pruned, Room};
@@ -34,12 +35,14 @@ use crate::collection::{CollectionId, Command, Corrupt, Registry};
 use crate::cursor::{Epoch, JournalPosition, Revision, Version};
 use crate::feed::Feed;
 use crate::key::Key;
+use crate::projection::Inline;
 use metadata::Counters;
 
 /// The only writer of the main database.
 pub(crate) struct Writer {
     connection: SqliteConnection,
     registry: Arc<Registry>,
+    inline: Arc<[Box<dyn Inline>]>,
     epoch: Epoch,
     /// What the database's counter row says; the next batch counts on from here.
     counters: Counters,
@@ -50,23 +53,25 @@ impl Writer {
     pub(crate) fn open(
         database: &Database,
         registry: Arc<Registry>,
+        inline: Arc<[Box<dyn Inline>]>,
         now: Timestamp,
         life: Life,
     ) -> Result<Self, StoreError> {
         let mut connection = database.connect_for_writing(connection::Mode::Create)?;
         connection::migrate(&mut connection)?;
-        registration::register(&mut connection, &registry, now)?;
+        registration::register(&mut connection, &registry, &inline, now)?;
         if life == Life::New {
             metadata::begin_epoch(&mut connection)?;
         }
         let (epoch, counters) = metadata::load(&mut connection, &registry)?;
-        Ok(Self { connection, registry, epoch, counters })
+        Ok(Self { connection, registry, inline, epoch, counters })
     }
 
     /// Opens the database again after a failure. It must be the same one, and have everything that was answered.
     pub(crate) fn reopen(
         database: &Database,
         registry: Arc<Registry>,
+        inline: Arc<[Box<dyn Inline>]>,
         epoch: &Epoch,
         committed: Revision,
     ) -> Result<Self, StoreError> {
@@ -75,7 +80,7 @@ impl Writer {
         if found != *epoch || counters.revision < committed {
             return Err(StoreError::Open(format!("{} was replaced by another database", database.path().display())));
         }
-        Ok(Self { connection, registry, epoch: found, counters })
+        Ok(Self { connection, registry, inline, epoch: found, counters })
     }
 
     pub(crate) fn epoch(&self) -> &Epoch {
@@ -93,7 +98,7 @@ impl Writer {
     /// Does the commands in order, in one transaction; each has its own answer. On an error none is done.
     pub(crate) fn commit(&mut self, commands: Vec<Command>, now: Timestamp) -> Result<Committed, StoreError> {
         let (committed, counters) =
-            commit::commit(&mut self.connection, &self.registry, &self.counters, commands, now)?;
+            commit::commit(&mut self.connection, (&self.registry, &self.inline), &self.counters, commands, now)?;
         self.counters = counters;
         Ok(committed)
     }
@@ -104,6 +109,14 @@ impl Writer {
             Pruned::Some => Ok(Pruned::Some),
             Pruned::All => aggregates::forget(&mut self.connection, retained.tombstones),
         }
+    }
+
+    /// Builds an inline projection anew, in one transaction.
+    pub(crate) fn rebuild(&mut self, name: &str, now: Timestamp) -> Result<(), StoreError> {
+        let Some(projection) = self.inline.iter().find(|projection| projection.name() == name) else { return Ok(()) };
+        let registry = &self.registry;
+        self.connection
+            .immediate_transaction(|connection| inline::build(connection, registry, projection.as_ref(), now))
     }
 
     /// Leaves one tidy file behind.
@@ -201,6 +214,10 @@ impl<'a> View<'a> {
         self.registry
     }
 
+    pub(crate) fn epoch(&mut self) -> Result<Epoch, StoreError> {
+        metadata::epoch(self.connection)
+    }
+
     pub(crate) fn horizon(&mut self) -> Result<Horizon, StoreError> {
         metadata::horizon(self.connection)
     }
@@ -278,6 +295,11 @@ impl<'a> View<'a> {
         limit: i64,
     ) -> Result<Vec<Entry>, StoreError> {
         journal::of_aggregate(self.connection, self.registry, (collection, key), after, limit)
+    }
+
+    /// The position of the last domain event.
+    pub(crate) fn position(&mut self) -> Result<JournalPosition, StoreError> {
+        journal::current(self.connection)
     }
 
     /// The domain events after a position, of some collections or all.

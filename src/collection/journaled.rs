@@ -222,7 +222,7 @@ impl<T: EventSourced> Fold for Folding<T> {
 }
 
 /// An event of the journal, in the shape of today.
-fn decode_event<T: EventSourced>(kind: &str, schema: i64, fields: &str) -> Result<T::Event, Corrupt> {
+pub(crate) fn decode_event<T: EventSourced>(kind: &str, schema: i64, fields: &str) -> Result<T::Event, Corrupt> {
     let undecodable = |error: serde_json::Error| Corrupt(error.to_string());
     if schema == T::SCHEMA {
         let mut fields = serde_json::Deserializer::from_str(fields);

@@ -33,6 +33,12 @@ pub(crate) struct Registry {
 #[derive(Debug, Clone)]
 pub struct InvalidRegistration(String);
 
+impl InvalidRegistration {
+    pub(crate) fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
+
 impl fmt::Display for InvalidRegistration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

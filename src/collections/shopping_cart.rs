@@ -1,5 +1,11 @@
 //! Shopping carts: the event-sourced aggregate of the tutorial.
 
+mod cart_items;
+mod closed_carts;
+
+pub use cart_items::CartItems;
+pub use closed_carts::ClosedCarts;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

@@ -40,6 +40,8 @@ pub(crate) enum Kind {
     UnknownCommand,
     /// 404: nothing is at this path.
     NoSuchPath,
+    /// 409: the projection does not stop at the event that was named.
+    NotThere,
     /// 405: the path knows other methods only.
     MethodNotAllowed,
     /// 406: the client accepts none of the forms there are.
@@ -72,6 +74,7 @@ impl Kind {
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is no such aggregate"),
             Self::UnknownCommand => (StatusCode::NOT_FOUND, "unknown-command", "There is no such command"),
             Self::NoSuchPath => (StatusCode::NOT_FOUND, "no-such-path", "There is nothing at this path"),
+            Self::NotThere => (StatusCode::CONFLICT, "not-there", "The projection is elsewhere"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Not with this method"),
             Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not-acceptable", "Not in a form that is accepted"),
             Self::BrokenRule => (StatusCode::CONFLICT, "rule-broken", "A rule would be broken"),
@@ -136,7 +139,7 @@ impl Problem {
         problem
     }
 
-    fn internal() -> Self {
+    pub(crate) fn internal() -> Self {
         Self::new(Kind::Internal, "the request was not done; the log of the service says why")
     }
 

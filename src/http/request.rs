@@ -17,6 +17,7 @@ use super::problem::{Kind, Problem};
 use crate::collection::{Collection, CollectionId, Verb};
 use crate::json;
 use crate::key::Key;
+use crate::projection::Parameters;
 
 /// A request for something of the document.
 pub(super) struct Call {
@@ -152,6 +153,12 @@ impl Call {
         Ok(json::parse(&body)?)
     }
 
+    /// The JSON body of an order to the service itself.
+    pub(super) async fn order(&self, payload: web::Payload) -> Result<Value, Problem> {
+        self.check_type(&["application/json"])?;
+        Ok(json::parse(&self.bytes(payload).await?)?)
+    }
+
     fn check_type(&self, types: &[&str]) -> Result<(), Problem> {
         let expected = types.join(" or ");
         let unsupported = |got: &str| {
@@ -209,6 +216,11 @@ fn checked(key: &str) -> Result<Key, Problem> {
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
+    /// The parameters of a report.
+    pub(super) fn into_parameters(self) -> Parameters {
+        Parameters(self.0)
+    }
+
     fn all(&self, wanted: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(name, _)| name == wanted).map(|(_, value)| value.as_str())
     }

@@ -4,7 +4,7 @@ use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, guard, web};
 
 use super::problem::Problem;
-use super::{Shared, commands, feeds, journal, queries};
+use super::{Shared, commands, feeds, journal, projections, queries};
 use crate::collection::Keys;
 
 /// Everything that a collection has on the wire follows from its registration.
@@ -40,6 +40,16 @@ pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>
             config.service(resource(&path, methods).app_data(id));
         }
     }
+    config.service(resource("/projections", vec![(Method::GET, read().to(projections::all))]));
+    config.service(resource("/projections/{name}", vec![(Method::GET, read().to(projections::one))]));
+    for (verb, handler) in
+        [("rebuild", web::post().to(projections::rebuild)), ("skip", web::post().to(projections::skip))]
+    {
+        config.service(resource(&format!("/projections/{{name}}/{verb}"), vec![(Method::POST, handler)]));
+    }
+    config.service(resource("/reports/{name}", vec![(Method::GET, read().to(projections::report))]));
+    config.service(resource("/healthz", vec![(Method::GET, read().to(projections::health))]));
+    config.service(resource("/metrics", vec![(Method::GET, read().to(projections::metrics))]));
     config.service(resource("/journal", vec![(Method::GET, read().to(journal::everything))]));
     config.service(resource("/aggregates", vec![(Method::GET, read().to(queries::document))]));
     config.service(resource("/events", vec![(Method::GET, read().to(feeds::everything))]));

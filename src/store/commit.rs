@@ -11,6 +11,7 @@ use diesel::sqlite::SqliteConnection;
 
 use super::StoreError;
 use super::aggregates::{self, Row};
+use super::inline;
 use super::journal::{self, Entry, Folded};
 use super::metadata::Counters;
 use super::outbox::{self, Change};
@@ -20,6 +21,7 @@ use crate::collection::{
 };
 use crate::cursor::{JournalPosition, Revision, Version};
 use crate::key::Key;
+use crate::projection::Inline;
 
 /// What became of a batch.
 #[derive(Debug)]
@@ -51,13 +53,13 @@ pub(crate) struct Written {
 /// Does a batch, and gives the counters that it leaves.
 pub(super) fn commit(
     connection: &mut SqliteConnection,
-    registry: &Registry,
+    (registry, inline): (&Registry, &[Box<dyn Inline>]),
     counters: &Counters,
     commands: Vec<Command>,
     now: Timestamp,
 ) -> Result<(Committed, Counters), StoreError> {
     connection.immediate_transaction(|connection| {
-        let mut batch = Batch::new(registry, counters.clone(), now);
+        let mut batch = Batch::new(registry, inline, counters.clone(), now);
         let mut answers = Vec::with_capacity(commands.len());
         for command in commands {
             answers.push(batch.execute(connection, command)?);
@@ -71,6 +73,7 @@ pub(super) fn commit(
 /// What a batch has decided so far.
 pub(super) struct Batch<'a> {
     registry: &'a Registry,
+    inline: &'a [Box<dyn Inline>],
     now: Timestamp,
     counters: Counters,
     rows: HashMap<(CollectionId, Key), Staged>,
@@ -87,6 +90,14 @@ struct Staged {
     changed: bool,
 }
 
+/// What a batch was before a command was staged.
+struct Mark {
+    counters: Counters,
+    rows: Vec<((CollectionId, Key), Option<Staged>)>,
+    events: usize,
+    changes: usize,
+}
+
 /// The state of one aggregate before and after a command, as it is published.
 struct Step {
     collection: CollectionId,
@@ -96,8 +107,8 @@ struct Step {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(registry: &'a Registry, counters: Counters, now: Timestamp) -> Self {
-        Self { registry, now, counters, rows: HashMap::new(), events: Vec::new(), changes: Vec::new() }
+    fn new(registry: &'a Registry, inline: &'a [Box<dyn Inline>], counters: Counters, now: Timestamp) -> Self {
+        Self { registry, inline, now, counters, rows: HashMap::new(), events: Vec::new(), changes: Vec::new() }
     }
 
     /// Decides one command and stages its outcome. The outer error is the database's, the inner one the command's.
@@ -139,10 +150,16 @@ impl<'a> Batch<'a> {
         // A lost row comes back as a revision of its own: its change is exact for who saw the aggregate and who did not.
         let lost =
             folded.map(|after| vec![Step { collection: id, key: key.clone(), before: None, after: Some(after) }]);
-        if let Err(refusal) = lost.into_iter().chain([steps]).try_for_each(|steps| self.stage(steps)) {
+        let mark = self.mark(&steps);
+        let staged = lost.into_iter().chain([steps]).try_for_each(|steps| self.stage(steps));
+        let projected = staged.and_then(|()| {
+            self.record(id, &key, events);
+            self.project(connection, &mark)
+        });
+        if let Err(refusal) = projected {
+            self.undo(mark);
             return Ok(Err(refusal));
         }
-        self.record(id, &key, events);
         if is_numbered {
             self.counters.use_key(id);
         }
@@ -195,7 +212,7 @@ impl<'a> Batch<'a> {
             staged.row.body = after;
             staged.folded = None;
             staged.changed = true;
-            self.changes.push(Change { revision, collection, key, patch });
+            self.changes.push(Change { revision, collection, key, patch, time: self.now });
         }
         Ok(())
     }
@@ -209,6 +226,40 @@ impl<'a> Batch<'a> {
             staged.row.version = version;
             staged.changed = true;
             self.events.push(Entry { position, collection, key: key.clone(), version, schema, event, time: self.now });
+        }
+    }
+
+    /// Where the batch stands, before the steps of a command are staged.
+    fn mark(&self, steps: &[Step]) -> Mark {
+        let place = |step: &Step| (step.collection, step.key.clone());
+        Mark {
+            counters: self.counters.clone(),
+            rows: steps.iter().map(|step| (place(step), self.rows.get(&place(step)).cloned())).collect(),
+            events: self.events.len(),
+            changes: self.changes.len(),
+        }
+    }
+
+    /// Has the inline projections take what was staged since, in a savepoint.
+    fn project(&self, connection: &mut SqliteConnection, since: &Mark) -> Result<(), Refusal> {
+        if self.inline.is_empty() {
+            return Ok(());
+        }
+        let (events, changes) = (&self.events[since.events..], &self.changes[since.changes..]);
+        inline::project(connection, self.registry, self.inline, events, changes)
+            .map_err(|error| Refusal::Corrupt(Corrupt::new(error.to_string())))
+    }
+
+    /// Forgets what was staged since.
+    fn undo(&mut self, mark: Mark) {
+        self.counters = mark.counters;
+        self.events.truncate(mark.events);
+        self.changes.truncate(mark.changes);
+        for (place, staged) in mark.rows {
+            match staged {
+                Some(staged) => drop(self.rows.insert(place, staged)),
+                None => drop(self.rows.remove(&place)),
+            }
         }
     }
 
@@ -239,7 +290,7 @@ impl<'a> Batch<'a> {
             journal::append(connection, self.registry, event)?;
         }
         for change in &self.changes {
-            outbox::append(connection, self.registry, change, self.now)?;
+            outbox::append(connection, self.registry, change)?;
         }
         self.counters.save(before, connection, self.registry)
     }

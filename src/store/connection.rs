@@ -1,6 +1,7 @@
 //! The database file: where it is, who may use it, and how its connections are set up.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -74,6 +75,23 @@ impl Database {
         self.path.parent().unwrap_or(Path::new("/"))
     }
 
+    /// Notes where the service can be asked, for command lines that find the database in use.
+    pub(crate) fn tell_address(&self, address: SocketAddr) {
+        use std::io::{Seek as _, Write as _};
+        let mut lock = &self.lock;
+        let noted = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{address}"));
+        if let Err(error) = noted {
+            log::warn!("the address is not noted beside {}: {error}", self.path.display());
+        }
+    }
+
+    /// Where the service that uses a database can be asked.
+    pub(crate) fn address_beside(path: &Path) -> Option<SocketAddr> {
+        let mut beside = resolved(path).ok()?.into_os_string();
+        beside.push(".lock");
+        std::fs::read_to_string(beside).ok()?.trim().parse().ok()
+    }
+
     /// Lets another process, or a later service of this one, have the file; a private one goes. Readers may still be
     /// closing.
     pub(crate) fn release(&self) {
@@ -81,6 +99,8 @@ impl Database {
         if let Some(Err(error)) = private.map(TempDir::close) {
             log::warn!("the private database was not removed: {error}");
         }
+        // Nobody is to be asked any more.
+        drop(self.lock.set_len(0));
         if let Err(error) = self.lock.unlock() {
             log::warn!("{} stays locked until this process ends: {error}", self.path.display());
         }
@@ -122,6 +142,16 @@ fn connect(file: &Path, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection
         connection.batch_execute(pragma).map_err(|error| cannot(error.to_string()))?;
     }
     Ok(connection)
+}
+
+/// A connection to a database beside the main one, which has one writer as well; it is made if it is not there.
+pub(crate) fn attach(path: &Path) -> Result<SqliteConnection, StoreError> {
+    connect(path, "rwc", &["PRAGMA busy_timeout = 5000", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL"])
+}
+
+/// A read-only connection to the main database or one beside it.
+pub(crate) fn look_beside(path: &Path) -> Result<SqliteConnection, StoreError> {
+    connect(path, "ro", &["PRAGMA busy_timeout = 5000"])
 }
 
 /// A read-only connection to a database that this process does not hold, and that has the tables of this program.

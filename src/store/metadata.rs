@@ -63,15 +63,19 @@ impl Counters {
 
 /// The epoch and the counters of a database in which every collection is registered.
 pub(super) fn load(connection: &mut SqliteConnection, registry: &Registry) -> Result<(Epoch, Counters), StoreError> {
-    let (epoch, revision): (String, i64) =
-        metadata::table.select((metadata::epoch, metadata::revision)).first(connection)?;
-    let epoch = epoch.parse().map_err(|_| StoreError::Corrupt(format!("the epoch {epoch:?}")))?;
+    let epoch = epoch(connection)?;
+    let revision: i64 = metadata::table.select(metadata::revision).first(connection)?;
     let next_keys = registry
         .ids()
         .map(|id| collections::table.find(registry.get(id).name()).select(collections::next_key).first(connection))
         .collect::<QueryResult<_>>()?;
     let position = journal::current(connection)?;
     Ok((epoch, Counters { revision: Revision::stored(revision), position, next_keys }))
+}
+
+pub(super) fn epoch(connection: &mut SqliteConnection) -> Result<Epoch, StoreError> {
+    let epoch: String = metadata::table.select(metadata::epoch).first(connection)?;
+    epoch.parse().map_err(|_| StoreError::Corrupt(format!("the epoch {epoch:?}")))
 }
 
 /// What a cursor is measured by.

@@ -21,6 +21,7 @@ pub(crate) struct Change {
     pub(crate) key: Key,
     /// RFC 7396, as JSON text.
     pub(crate) patch: String,
+    pub(crate) time: Timestamp,
 }
 
 impl Change {
@@ -71,7 +72,6 @@ pub(super) fn append(
     connection: &mut SqliteConnection,
     registry: &Registry,
     change: &Change,
-    now: Timestamp,
 ) -> Result<(), StoreError> {
     diesel::insert_into(outbox::table)
         .values((
@@ -79,7 +79,7 @@ pub(super) fn append(
             outbox::collection.eq(registry.get(change.collection).name()),
             outbox::key.eq(change.key.as_str()),
             outbox::patch.eq(&change.patch),
-            outbox::time.eq(now.milliseconds()),
+            outbox::time.eq(change.time.milliseconds()),
         ))
         .execute(connection)?;
     Ok(())
@@ -98,7 +98,7 @@ pub(super) fn changes(
     let query = outbox::table
         .filter(outbox::revision.gt(after.number()).and(outbox::revision.le(last.number())))
         .order((outbox::revision, outbox::collection, outbox::key))
-        .select((outbox::revision, outbox::collection, outbox::key, outbox::patch));
+        .select((outbox::revision, outbox::collection, outbox::key, outbox::patch, outbox::time));
     let mut filling = Filling { registry, feed, room, changes: Vec::new(), bytes: 0, revisions: 0 };
     let full = match feed.collection() {
         None => filling.fill(query.load_iter::<Columns, DefaultLoadingMode>(connection)?)?,
@@ -114,7 +114,7 @@ pub(super) fn changes(
     Ok(Changes { changes: filling.changes, to })
 }
 
-type Columns = (i64, String, String, String);
+type Columns = (i64, String, String, String, i64);
 
 /// A page while it is read.
 struct Filling<'a> {
@@ -130,7 +130,7 @@ impl Filling<'_> {
     /// Takes rows until the page is full (`true`) or there are no more.
     fn fill(&mut self, rows: impl Iterator<Item = QueryResult<Columns>>) -> Result<bool, StoreError> {
         for row in rows {
-            let (revision, collection, key, patch) = row?;
+            let (revision, collection, key, patch, time) = row?;
             let (revision, key) = (Revision::stored(revision), Key::stored(&key));
             // No database with another collection is opened.
             let Some(collection) = self.registry.id(&collection) else { continue };
@@ -144,7 +144,8 @@ impl Filling<'_> {
                 self.revisions += 1;
             }
             self.bytes += patch.len() + key.as_str().len();
-            self.changes.push(Change { revision, collection, key, patch });
+            let time = Timestamp::from_milliseconds(time);
+            self.changes.push(Change { revision, collection, key, patch, time });
         }
         Ok(false)
     }

@@ -9,11 +9,12 @@ use super::journal::{self, Folded};
 use super::metadata::horizon;
 use super::schema::{collections, metadata};
 use super::statements::SaveRevision;
-use super::{StoreError, aggregates, outbox};
+use super::{StoreError, aggregates, inline, outbox};
 use crate::clock::Timestamp;
 use crate::collection::{Body, CollectionId, Derivation, Journaled, Registry, patch};
 use crate::cursor::{Epoch, Revision, Version};
 use crate::key::Key;
+use crate::projection::Inline;
 
 /// Aggregates that are derived or folded anew in one revision, at most: an event has to fit into memory.
 const AT_ONCE: usize = 1000;
@@ -22,11 +23,14 @@ const AT_ONCE: usize = 1000;
 pub(super) fn register(
     connection: &mut SqliteConnection,
     registry: &Registry,
+    inline: &[Box<dyn Inline>],
     now: Timestamp,
 ) -> Result<(), StoreError> {
     connection.immediate_transaction(|connection| {
         let fresh = create(connection)?;
         refuse_unknown(connection, registry)?;
+        inline::register(connection, registry, inline, now)?;
+        let around = (registry, inline);
         for id in registry.ids() {
             let name = registry.get(id).name();
             let version = registry.get(id).rule();
@@ -44,19 +48,22 @@ pub(super) fn register(
             // In a new database every collection is there from the beginning.
             if known.is_none() && fresh == Fresh::No {
                 let (revision, key, patch) = (revise(connection)?, Key::stored(""), "{}".to_owned());
-                let came = outbox::Change { revision, collection: id, key, patch };
-                outbox::append(connection, registry, &came, now)?;
+                let came = outbox::Change { revision, collection: id, key, patch, time: now };
+                outbox::append(connection, registry, &came)?;
             }
             if let Some(derivation) = registry.get(id).derivation() {
-                derive_anew(connection, registry, id, derivation, now)?;
+                derive_anew(connection, around, id, derivation, now)?;
             }
             if let Some(journaled) = registry.get(id).journaled() {
-                fold_anew(connection, registry, id, journaled, now)?;
+                fold_anew(connection, around, id, journaled, now)?;
             }
         }
         Ok(())
     })
 }
+
+/// What is registered, and what follows from it in the same transaction.
+type Around<'a> = (&'a Registry, &'a [Box<dyn Inline>]);
 
 /// Whether a database was made just now.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,7 +110,7 @@ fn refuse_unknown(connection: &mut SqliteConnection, registry: &Registry) -> Res
 /// Computes a derived collection from all of its source; what differs from its rows is written.
 fn derive_anew(
     connection: &mut SqliteConnection,
-    registry: &Registry,
+    (registry, inline): Around<'_>,
     id: CollectionId,
     derivation: &dyn Derivation,
     now: Timestamp,
@@ -124,7 +131,7 @@ fn derive_anew(
         }
     }
     for differing in differing.chunks(AT_ONCE) {
-        write(connection, registry, id, differing, now)?;
+        write(connection, (registry, inline), id, differing, now)?;
     }
     Ok(())
 }
@@ -152,7 +159,7 @@ pub(super) fn derive(
 /// Computes a collection from all of its domain events; what differs from its rows is written.
 fn fold_anew(
     connection: &mut SqliteConnection,
-    registry: &Registry,
+    (registry, inline): Around<'_>,
     id: CollectionId,
     journaled: &dyn Journaled,
     now: Timestamp,
@@ -170,7 +177,7 @@ fn fold_anew(
                 differing.push(Differing { key, version, body, patch });
             }
         }
-        write(connection, registry, id, &differing, now)?;
+        write(connection, (registry, inline), id, &differing, now)?;
     }
 }
 
@@ -185,7 +192,7 @@ struct Differing {
 /// Writes what differs, as one revision.
 fn write(
     connection: &mut SqliteConnection,
-    registry: &Registry,
+    (registry, inline): Around<'_>,
     id: CollectionId,
     differing: &[Differing],
     now: Timestamp,
@@ -193,12 +200,14 @@ fn write(
     if differing.is_empty() {
         return Ok(());
     }
-    let revision = revise(connection)?;
+    let (revision, mut changes) = (revise(connection)?, Vec::with_capacity(differing.len()));
     for Differing { key, version, body, patch } in differing {
         let row = aggregates::Row { revision, version: *version, body: body.clone() };
         aggregates::save(connection, registry.get(id).name(), key, &row, now)?;
         let (key, patch) = (key.clone(), patch.clone());
-        outbox::append(connection, registry, &outbox::Change { revision, collection: id, key, patch }, now)?;
+        let change = outbox::Change { revision, collection: id, key, patch, time: now };
+        outbox::append(connection, registry, &change)?;
+        changes.push(change);
     }
-    Ok(())
+    inline::project(connection, registry, inline, &[], &changes).map_err(|error| StoreError::Corrupt(error.to_string()))
 }

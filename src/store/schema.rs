@@ -53,4 +53,12 @@ diesel::table! {
     }
 }
 
-diesel::allow_tables_to_appear_in_same_query!(aggregates, collections, journal, metadata, outbox,);
+diesel::table! {
+    projections (name) {
+        name -> Text,
+        version -> BigInt,
+        tables -> Text,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(aggregates, collections, journal, metadata, outbox, projections,);

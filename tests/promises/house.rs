@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The modules from the bottom up. A module may use its own parts and those that stand before it.
-const FLOORS: [&str; 28] = [
+const FLOORS: [&str; 32] = [
     "clock",
     "cursor",
     "key",
@@ -12,6 +12,7 @@ const FLOORS: [&str; 28] = [
     "precondition",
     "json",
     "collection",
+    "projection",
     "feed",
     "store",
     "follow",
@@ -23,11 +24,14 @@ const FLOORS: [&str; 28] = [
     "channel",
     "readers",
     "relay",
+    "projector",
+    "projections",
     "hub",
     "session",
     "http",
     "settings",
     "running",
+    "command_line",
     "service",
     "testing",
     "collections",
@@ -37,8 +41,11 @@ const FLOORS: [&str; 28] = [
 
 /// A crate that only some modules may know.
 const FENCES: [(&str, &[&str]); 4] = [
-    ("diesel", &["store"]),
-    ("actix::", &["aggregator", "relay", "hub", "session", "readers", "http", "running", "service"]),
+    ("diesel", &["store", "projection", "projector", "collections"]),
+    (
+        "actix::",
+        &["aggregator", "relay", "projector", "projections", "hub", "session", "readers", "http", "running", "service"],
+    ),
     ("actix_web", &["http", "running", "service", "frames", "channel", "hub", "spool", "readers", "law"]),
     ("russe", &["frames", "law"]),
 ];

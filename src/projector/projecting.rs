@@ -1,0 +1,333 @@
+//! One projection in the background, step by step: the live generation takes what is new, and the one that is built
+//! catches up with it. Plain functions: an actor calls them while the service runs, the command line when it does not.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::files::{Files, Pointer};
+use super::generation::{Generation, Stopped};
+use super::log::{Item, Log};
+use super::status::{Behind, Building, Current, Failure, Status};
+use crate::clock::Clock;
+use crate::collection::{CollectionId, Registry};
+use crate::projection::{Projection, ProjectionError};
+use crate::store::{Database, Reader};
+
+/// A projection in the background, its types erased.
+pub(crate) trait Working: Send {
+    /// Does some of what there is to do; the error is where it stops, and is in the status as well.
+    fn step(&mut self) -> Result<Done, ()>;
+
+    /// Sees how it is, and does nothing.
+    fn look(&mut self) -> Result<(), ProjectionError>;
+
+    /// Builds it anew, beside the generation that is read.
+    fn rebuild(&mut self) -> Result<(), ProjectionError>;
+
+    /// Leaves out the event that it stopped at.
+    fn skip(&mut self, at: i64) -> Result<(), ProjectionError>;
+}
+
+/// What a step came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// There is more.
+    Some,
+    /// Everything was taken.
+    All,
+}
+
+/// What a background projection is made of.
+pub(crate) struct Parts {
+    pub(crate) database: Arc<Database>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) status: Status,
+}
+
+/// One projection in the background.
+pub(super) struct Projecting<P: Projection> {
+    parts: Parts,
+    collections: Arc<[CollectionId]>,
+    /// `None` until the first step, and after a failure of its own.
+    open: Option<Open<P>>,
+    skipped: Option<i64>,
+    /// How often building has failed at its place, and when it tries again: what is read goes on meanwhile.
+    pause: Option<(u32, Instant)>,
+}
+
+/// Its open files.
+struct Open<P: Projection> {
+    files: Files,
+    pointer: Pointer,
+    log: Log,
+    identity: String,
+    live: Option<Generation<P>>,
+    building: Option<Generation<P>>,
+}
+
+/// Events that are taken in one transaction.
+const AT_ONCE: usize = 2000;
+
+impl<P: Projection> Projecting<P> {
+    pub(super) fn new(parts: Parts) -> Result<Self, ProjectionError> {
+        let known = |name: &&str| {
+            parts
+                .registry
+                .id(name)
+                .ok_or_else(|| ProjectionError::new(format!("{name} is no collection that is registered")))
+        };
+        let collections = P::COLLECTIONS.iter().map(known).collect::<Result<Vec<_>, _>>()?.into();
+        Ok(Self { parts, collections, open: None, skipped: None, pause: None })
+    }
+
+    fn open(&mut self) -> Result<&mut Open<P>, ProjectionError> {
+        if self.open.is_none() {
+            let files = Files::beside(self.parts.database.path(), P::NAME)?;
+            let reader = Reader::open(&self.parts.database, Arc::clone(&self.parts.registry))?;
+            let registry = Arc::clone(&self.parts.registry);
+            let mut log = Log::open(P::FEED, Arc::clone(&self.collections), &files, reader, registry)?;
+            let identity = log.refresh(self.parts.clock.now())?;
+            let pointer = files.pointer()?;
+            let open =
+                |number: Option<i64>| number.map(|number| Generation::open(&files, number, &identity)).transpose();
+            let (live, building) = (open(pointer.current)?, open(pointer.building)?);
+            let opened = Open { files, pointer, log, identity, live, building };
+            opened.tell(&self.parts.status);
+            self.open = Some(opened);
+        }
+        self.open.as_mut().ok_or_else(|| ProjectionError::new("its files are not open"))
+    }
+
+    fn try_step(&mut self) -> Result<Done, Trouble> {
+        let (skipped, now) = (self.skipped, self.parts.clock.now());
+        let is_pausing = self.pause.is_some_and(|(_, until)| until > Instant::now());
+        let status = self.parts.status.clone();
+        let open = self.open()?;
+        open.identity = open.log.refresh(now)?;
+        open.discard_strangers()?;
+        let mut done = Done::All;
+        // One that another rule made is read until the next one is built, and takes nothing more.
+        if let Some(live) = open.live.as_mut().filter(|live| live.checkpoint.version == P::VERSION) {
+            let page = open.log.page(live.checkpoint.place, AT_ONCE)?;
+            let more = page.to < page.last;
+            let since = page.items.first().map_or(now, |item| item.time);
+            let waiting = page.last - live.checkpoint.place;
+            status.state().behind = (waiting > 0).then_some(Behind { events: waiting, since });
+            take(live, &page.items, skipped, page.to)?;
+            let left = page.last - page.to;
+            status.state().behind = (left > 0).then_some(Behind { events: left, since });
+            done = if more { Done::Some } else { Done::All };
+        }
+        if !is_pausing {
+            match open.build(skipped, &status) {
+                Ok(built) => {
+                    self.pause = None;
+                    status.state().failure = None;
+                    done = if built == Done::Some { Done::Some } else { done };
+                }
+                Err(trouble) => {
+                    let attempts = self.pause.map_or(0, |(attempts, _)| attempts);
+                    self.pause = Some((attempts + 1, Instant::now() + back_off(attempts)));
+                    // What failed by itself is opened again.
+                    if trouble.at.is_none() {
+                        self.open = None;
+                    }
+                    note(&status, trouble);
+                }
+            }
+        }
+        if let Some(open) = &self.open {
+            open.tell(&status);
+        }
+        Ok(done)
+    }
+}
+
+impl<P: Projection> Working for Projecting<P>
+where
+    Generation<P>: Send,
+{
+    fn step(&mut self) -> Result<Done, ()> {
+        match self.try_step() {
+            Ok(done) => Ok(done),
+            Err(trouble) => {
+                // What failed by itself is opened again.
+                if trouble.at.is_none() {
+                    self.open = None;
+                }
+                note(&self.parts.status, trouble);
+                Err(())
+            }
+        }
+    }
+
+    fn look(&mut self) -> Result<(), ProjectionError> {
+        let (status, now) = (self.parts.status.clone(), self.parts.clock.now());
+        let open = self.open()?;
+        if let Some(live) = &open.live {
+            let page = open.log.page(live.checkpoint.place, 1)?;
+            let since = page.items.first().map_or(now, |item| item.time);
+            let events = page.last - live.checkpoint.place;
+            status.state().behind = (events > 0).then_some(Behind { events, since });
+        }
+        Ok(())
+    }
+
+    fn rebuild(&mut self) -> Result<(), ProjectionError> {
+        let status = self.parts.status.clone();
+        let open = self.open()?;
+        open.begin()?;
+        open.tell(&status);
+        Ok(())
+    }
+
+    fn skip(&mut self, at: i64) -> Result<(), ProjectionError> {
+        let failing = self.parts.status.state().failure.as_ref().and_then(|failure| failure.at);
+        if failing != Some(at) {
+            return Err(ProjectionError::new(format!("it does not stop at {at}")));
+        }
+        log::warn!("projection {}: the event at {at} is left out, as was asked for", P::NAME);
+        self.skipped = Some(at);
+        self.pause = None;
+        Ok(())
+    }
+}
+
+impl<P: Projection> Open<P> {
+    /// A generation of another log (another life of the database, an archive that began anew, a copy that is older) has
+    /// nothing to go on from.
+    fn discard_strangers(&mut self) -> Result<(), ProjectionError> {
+        let last = self.log.last()?;
+        let is_ours = |generation: &Generation<P>| {
+            generation.checkpoint.log == self.identity && generation.checkpoint.place <= last
+        };
+        let building_is_ours = self
+            .building
+            .as_ref()
+            .is_some_and(|building| is_ours(building) && building.checkpoint.version == P::VERSION);
+        let live_is_ours = self.live.as_ref().is_some_and(is_ours);
+        let live_is_right =
+            live_is_ours && self.live.as_ref().is_some_and(|live| live.checkpoint.version == P::VERSION);
+        if (self.building.is_some() && !building_is_ours) || (!live_is_right && self.building.is_none()) {
+            self.begin()?;
+        }
+        if !live_is_ours && let Some(live) = self.live.take() {
+            self.pointer.current = None;
+            self.files.point(self.pointer)?;
+            self.files.remove(live.number);
+        }
+        Ok(())
+    }
+
+    /// Begins to build another generation; one that was being built is given up.
+    fn begin(&mut self) -> Result<(), ProjectionError> {
+        let given_up = self.building.take().map(|building| building.number);
+        let number = self.pointer.last + 1;
+        self.pointer = Pointer { building: Some(number), last: number, ..self.pointer };
+        self.files.point(self.pointer)?;
+        if let Some(given_up) = given_up {
+            self.files.remove(given_up);
+        }
+        // What a killed one may have left under this number.
+        self.files.remove(number);
+        self.building = Some(Generation::open(&self.files, number, &self.identity)?);
+        Ok(())
+    }
+
+    /// Has the generation that is built take a page; when it has everything, it is the one that is read.
+    fn build(&mut self, skipped: Option<i64>, status: &Status) -> Result<Done, Trouble> {
+        let Some(building) = &mut self.building else { return Ok(Done::All) };
+        let before = building.checkpoint.place;
+        let page = self.log.page(before, AT_ONCE)?;
+        let taken = take(building, &page.items, skipped, page.to);
+        let (generation, done, total) = (building.number, building.checkpoint.place, page.last);
+        let mut state = status.state();
+        let known = state.building.as_ref().filter(|known| known.generation == generation);
+        let since = known.map_or_else(|| (Instant::now(), before), |known| known.since);
+        state.building = Some(Building { generation, done, total, since });
+        drop(state);
+        taken?;
+        if page.to < page.last {
+            return Ok(Done::Some);
+        }
+        self.swap()?;
+        log::info!("projection {}: generation {generation} was built, and is read now", P::NAME);
+        Ok(Done::All)
+    }
+
+    /// The generation that was built is the one that is read.
+    fn swap(&mut self) -> Result<(), ProjectionError> {
+        let Some(built) = self.building.take() else { return Ok(()) };
+        let before = self.live.take().map(|live| live.number);
+        self.pointer = Pointer { current: Some(built.number), building: None, ..self.pointer };
+        self.live = Some(built);
+        self.files.point(self.pointer)?;
+        if let Some(before) = before {
+            self.files.remove(before);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, status: &Status) {
+        let mut state = status.state();
+        state.current = self.live.as_ref().map(|live| Current {
+            generation: live.number,
+            version: live.checkpoint.version,
+            place: live.checkpoint.place,
+            tables: self.files.tables(live.number),
+            output: self.files.output(live.number),
+        });
+        if self.building.is_none() {
+            state.building = None;
+        }
+    }
+}
+
+/// Why a step was not done.
+struct Trouble {
+    /// The event that cannot be taken, if it is one.
+    at: Option<i64>,
+    error: ProjectionError,
+}
+
+impl<E: Into<ProjectionError>> From<E> for Trouble {
+    fn from(error: E) -> Self {
+        Self { at: None, error: error.into() }
+    }
+}
+
+/// The shortest and the longest time between two attempts.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// How long to wait after so many failures in a row.
+pub(crate) fn back_off(attempts: u32) -> Duration {
+    BACK_OFF.0.saturating_mul(1 << attempts.min(16)).min(BACK_OFF.1)
+}
+
+/// Says of a projection that it does not go on.
+fn note(status: &Status, Trouble { at, error }: Trouble) {
+    let mut state = status.state();
+    let known = state.failure.as_ref().filter(|known| known.at == at);
+    let attempts = known.map_or(0, |known| known.attempts) + 1;
+    log::error!("projection {} does not go on: {error}", state.name);
+    state.failure = Some(Failure { at, error: error.0, attempts });
+}
+
+/// Has a generation take a page; if one event cannot be taken, those before it are.
+fn take<P: Projection>(
+    generation: &mut Generation<P>,
+    items: &[Item],
+    skipped: Option<i64>,
+    to: i64,
+) -> Result<(), Trouble> {
+    let stopped = match generation.take(items, skipped, to) {
+        Err(stopped) => stopped,
+        Ok(()) => return Ok(()),
+    };
+    let Stopped { index, error } = stopped;
+    if let Some(last) = index.checked_sub(1).and_then(|last| items.get(last)) {
+        generation.take(&items[..index], skipped, last.place).map_err(|stopped| stopped.error)?;
+    }
+    Err(Trouble { at: items.get(index).map(|item| item.at), error })
+}
