@@ -53,8 +53,6 @@ impl<P: Projection> Generation<P> {
     /// Opens a generation, or makes it.
     pub(super) fn open(files: &Files, number: i64, log: &str) -> Result<Self, ProjectionError> {
         let mut connection = attach(&files.tables(number))?;
-        // What the last checkpoint does not cover comes again from the log, so a commit needs no sync of its own.
-        connection.batch_execute("PRAGMA synchronous = NORMAL")?;
         let known = load(&mut connection)?;
         let fresh = Checkpoint { log: log.to_owned(), version: P::VERSION, place: 0, length: 0 };
         let is_new = known.is_none();

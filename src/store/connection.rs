@@ -145,8 +145,11 @@ fn connect(file: &Path, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection
 }
 
 /// A connection to a database beside the main one, which has one writer as well; it is made if it is not there.
+///
+/// NORMAL: a power cut may take the last transactions, whole ones; what they took comes again from the main database. So
+/// that nothing beside it costs the writer of that one its turn at the disk.
 pub(crate) fn attach(path: &Path) -> Result<SqliteConnection, StoreError> {
-    connect(path, "rwc", &["PRAGMA busy_timeout = 5000", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL"])
+    connect(path, "rwc", &["PRAGMA busy_timeout = 5000", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL"])
 }
 
 /// A read-only connection to the main database or one beside it.
