@@ -1,0 +1,279 @@
+//! How fast a projection is built anew from the journal, beside a bare loop that reads the same rows and inserts the same
+//! ones, which is the limit; and how long writes take while one is built, beside without.
+//!
+//!     cargo bench --bench projections
+//!
+//! Prints two tables. A rebuild is the time from `POST /projections/counted/rebuild` until the new generation is read,
+//! the median of five runs and their range; a write is a command through the typed handle, one after another.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that fails has no figures")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::rc::Rc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use diesel::connection::{DefaultLoadingMode, SimpleConnection as _};
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+use duality::{
+    BusinessRule, EventSourced, Key, Keys, Projection, ProjectionError, Root, Running, Service, Settings, Tables,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Aggregates, and events of each.
+const SHAPE: (usize, usize) = (1000, 200);
+const EVENTS: u32 = 200_000;
+/// What the service takes in one transaction.
+const AT_ONCE: i64 = 2000;
+const RUNS: usize = 5;
+/// Writes without a rebuild.
+const WRITES: usize = 3000;
+
+#[derive(Serialize, Deserialize)]
+struct Tally {
+    total: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Command {
+    Count { things: i64, what: String },
+}
+
+#[derive(Serialize, Deserialize)]
+enum Counted {
+    ThingsCounted { things: i64, what: String },
+}
+
+#[derive(Debug, Serialize, thiserror::Error)]
+enum Never {}
+
+impl BusinessRule for Never {}
+
+impl EventSourced for Tally {
+    const NAME: &'static str = "tallies";
+    const KEYS: Keys = Keys::Text;
+    const OPENS: &'static str = "Count";
+    type Command = Command;
+    type Event = Counted;
+    type Error = Never;
+
+    fn handle(root: &mut Root<'_, Self>, Command::Count { things, what }: Command) -> Result<(), Never> {
+        root.record(Counted::ThingsCounted { things, what });
+        Ok(())
+    }
+
+    fn apply(state: Option<Self>, Counted::ThingsCounted { things, .. }: &Counted) -> Option<Self> {
+        Some(Self { total: state.map_or(0, |tally| tally.total) + things })
+    }
+}
+
+diesel::table! {
+    /// A row for each event.
+    counted (at) {
+        /// Its position.
+        at -> BigInt,
+        /// Of which aggregate.
+        tally -> Text,
+        /// How many.
+        things -> BigInt,
+        /// Of what.
+        what -> Text,
+    }
+}
+
+const TABLE: &str =
+    "CREATE TABLE counted (at INTEGER PRIMARY KEY, tally TEXT NOT NULL, things BIGINT NOT NULL, what TEXT NOT NULL)";
+
+struct All;
+
+impl Projection for All {
+    const NAME: &'static str = "counted";
+    const COLLECTIONS: &'static [&'static str] = &["tallies"];
+    const SETUP: &'static str = TABLE;
+    type Sink = Tables;
+
+    fn apply(tables: &mut Tables, event: &duality::Event<'_>) -> Result<(), ProjectionError> {
+        let Some(Counted::ThingsCounted { things, what }) = event.domain::<Tally>()? else { return Ok(()) };
+        insert(tables, event.at, event.key.as_str(), things, &what)?;
+        Ok(())
+    }
+}
+
+fn insert(tables: &mut Tables, at: i64, tally: &str, things: i64, what: &str) -> QueryResult<usize> {
+    diesel::insert_into(counted::table)
+        .values((counted::at.eq(at), counted::tally.eq(tally), counted::things.eq(things), counted::what.eq(what)))
+        .execute(tables)
+}
+
+#[derive(QueryableByName)]
+struct Row {
+    #[diesel(sql_type = BigInt)]
+    position: i64,
+    #[diesel(sql_type = Text)]
+    key: String,
+    #[diesel(sql_type = Text)]
+    body: String,
+}
+
+#[derive(Deserialize)]
+struct Fields {
+    things: i64,
+    what: String,
+}
+
+/// Nothing but the rows: read, decoded, inserted with one prepared statement, in as many transactions.
+fn bare(journal: &Path, into: &Path) -> Duration {
+    let mut from = SqliteConnection::establish(journal.to_str().unwrap()).unwrap();
+    let mut to = SqliteConnection::establish(into.to_str().unwrap()).unwrap();
+    to.batch_execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL").unwrap();
+    let start = Instant::now();
+    to.batch_execute(TABLE).unwrap();
+    let mut after = 0;
+    while after < i64::from(EVENTS) {
+        let rows =
+            diesel::sql_query("SELECT position, key, body FROM journal WHERE position > ? ORDER BY position LIMIT ?")
+                .bind::<BigInt, _>(after)
+                .bind::<BigInt, _>(AT_ONCE);
+        let rows: Vec<Row> =
+            rows.load_iter::<Row, DefaultLoadingMode>(&mut from).unwrap().collect::<QueryResult<_>>().unwrap();
+        after = rows.last().unwrap().position;
+        let inserted = to.transaction(|to| {
+            rows.iter().try_for_each(|row| {
+                let Fields { things, what } = serde_json::from_str(&row.body).unwrap();
+                insert(to, row.position, &row.key, things, &what).map(drop)
+            })
+        });
+        inserted.unwrap();
+    }
+    start.elapsed()
+}
+
+/// One request to the service.
+fn ask(service: SocketAddr, method: &str, path: &str) -> Value {
+    let mut connection = TcpStream::connect(service).unwrap();
+    write!(connection, "{method} {path} HTTP/1.0\r\nHost: {service}\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+/// Waits until a generation after this one is read and has everything, and gives its number.
+fn built(service: SocketAddr, after: i64) -> i64 {
+    loop {
+        let told = ask(service, "GET", "/projections/counted");
+        assert_ne!(told["state"], "failing", "{told}");
+        match told["generation"].as_i64() {
+            Some(generation) if generation > after && told["state"] == "live" => return generation,
+            _ => sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+fn rebuild(service: SocketAddr) -> Duration {
+    let before = ask(service, "GET", "/projections/counted")["generation"].as_i64().unwrap();
+    let start = Instant::now();
+    ask(service, "POST", "/projections/counted/rebuild");
+    built(service, before);
+    start.elapsed()
+}
+
+fn settings(database: &Path) -> Settings {
+    Settings { database: database.to_owned(), listen: "127.0.0.1:0".to_owned(), ..Settings::default() }
+}
+
+async fn count(running: &Running, key: &Key, number: usize) {
+    let (things, what) = (i64::try_from(number).unwrap(), format!("things of the kind {number}"));
+    running.execute::<Tally>(key, Command::Count { things, what }).await.unwrap();
+}
+
+async fn fill(running: Rc<Running>) {
+    let mut tasks = Vec::new();
+    for number in 0..SHAPE.0 {
+        let running = Rc::clone(&running);
+        tasks.push(actix_web::rt::spawn(async move {
+            let key = Key::parse(&format!("tally-{number}")).unwrap();
+            for number in 0..SHAPE.1 {
+                count(&running, &key, number).await;
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+/// Writes one after another while there are to be more, and gives how long each took.
+async fn write(running: &Running, mut more: impl FnMut(usize) -> bool) -> Vec<Duration> {
+    let key = Key::parse("tally-0").unwrap();
+    let mut times = Vec::new();
+    while more(times.len()) {
+        let start = Instant::now();
+        count(running, &key, times.len()).await;
+        times.push(start.elapsed());
+    }
+    times.sort();
+    times
+}
+
+fn told_rebuild(name: &str, times: &mut [Duration]) -> f64 {
+    times.sort();
+    let rate = |time: &Duration| f64::from(EVENTS) / time.as_secs_f64();
+    let median = times[RUNS / 2];
+    println!(
+        "| {name:<40} | {:>6.2} s | {:>8.0}/s | {:>8.0} – {:>8.0} |",
+        median.as_secs_f64(),
+        rate(&median),
+        rate(&times[RUNS - 1]),
+        rate(&times[0])
+    );
+    rate(&median)
+}
+
+fn told_writes(name: &str, times: &[Duration]) {
+    let at = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)].as_secs_f64() * 1000.0;
+    println!("| {name:<40} | {:>6} | {:>6.2} ms | {:>6.2} ms | {:>6.2} ms |", times.len(), at(50), at(99), at(100));
+}
+
+fn main() {
+    // `cargo test --benches` only wants to see it compiled.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("projections.db");
+    actix_web::rt::System::new().block_on(async {
+        let service = Service::new().event_sourced::<Tally>().background::<All>();
+        let running = Rc::new(service.start(settings(&database)).await.unwrap());
+        fill(Rc::clone(&running)).await;
+        let address = running.addresses()[0];
+        actix_web::web::block(move || built(address, 0)).await.unwrap();
+
+        let rebuilds = move || (0..RUNS).map(|_| rebuild(address)).collect::<Vec<_>>();
+        let mut alone = actix_web::web::block(rebuilds).await.unwrap();
+        let mut limit: Vec<_> =
+            (0..RUNS).map(|run| bare(&database, &directory.path().join(format!("bare.{run}.db")))).collect();
+        let without = write(&running, |written| written < WRITES).await;
+        let building = std::thread::spawn(rebuilds);
+        let during = write(&running, |_| !building.is_finished()).await;
+        let mut beside = building.join().unwrap();
+
+        println!("| {:<40} | {:>8} | {:>10} | {:>19} |", "200,000 events, from disk", "median", "", "range");
+        println!("|{}|{}|{}|{}|", "-".repeat(42), "-".repeat(10), "-".repeat(12), "-".repeat(21));
+        let limit = told_rebuild("a bare loop over the same rows", &mut limit);
+        let rate = told_rebuild("rebuild", &mut alone);
+        told_rebuild("rebuild, while writes go on", &mut beside);
+        println!("\nrebuild / bare loop: {:.2}\n", rate / limit);
+        println!(
+            "| {:<40} | {:>6} | {:>9} | {:>9} | {:>9} |",
+            "writes, one after another", "", "p50", "p99", "longest"
+        );
+        println!("|{}|{}|{}|{}|{}|", "-".repeat(42), "-".repeat(8), "-".repeat(11), "-".repeat(11), "-".repeat(11));
+        told_writes("without a rebuild", &without);
+        told_writes("during rebuilds", &during);
+        Rc::into_inner(running).unwrap().stop().await.unwrap();
+    });
+}
