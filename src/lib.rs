@@ -74,7 +74,7 @@ pub use settings::{ProjectionTask, Settings, Task};
 pub use store::StoreError;
 pub use verify::Verified;
 
-/// The Rust in the README and in the guide compiles.
+/// The Rust in the README and in the guides compiles.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
@@ -82,3 +82,7 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/event-sourcing.md")]
 struct EventSourcingGuide;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/projections.md")]
+struct ProjectionsGuide;
