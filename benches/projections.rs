@@ -261,7 +261,7 @@ fn main() {
         let during = write(&running, |_| !building.is_finished()).await;
         let mut beside = building.join().unwrap();
 
-        println!("| {:<40} | {:>8} | {:>10} | {:>19} |", "200,000 events, from disk", "median", "", "range");
+        println!("| {:<40} | {:>8} | {:>10} | {:>19} |", "200,000 events, from disk", "median", "rate", "range");
         println!("|{}|{}|{}|{}|", "-".repeat(42), "-".repeat(10), "-".repeat(12), "-".repeat(21));
         let limit = told_rebuild("a bare loop over the same rows", &mut limit);
         let rate = told_rebuild("rebuild", &mut alone);
