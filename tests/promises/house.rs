@@ -185,11 +185,15 @@ fn every_test_that_the_protocol_names_exists() {
 }
 
 #[test]
-fn the_guide_shows_the_example_as_it_is() {
+fn the_guides_show_the_examples_as_they_are() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let guide = std::fs::read_to_string(root.join("docs/event-sourcing.md")).unwrap();
-    let example = std::fs::read_to_string(root.join("examples/loyalty.rs")).unwrap();
-    let shown = guide.split("```rust,no_run\n").nth(1).unwrap().split("```").next().unwrap();
-    assert!(example.contains(shown), "docs/event-sourcing.md shows another examples/loyalty.rs");
-    assert!(example.lines().count() < 100, "an aggregate of one's own, with its tests, is short");
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    for (guide, example) in
+        [("docs/event-sourcing.md", "examples/loyalty.rs"), ("docs/projections.md", "examples/leaderboard.rs")]
+    {
+        let (text, code) = (read(guide), read(example));
+        let shown = text.split("```rust,no_run\nuse clap").nth(1).unwrap().split("```").next().unwrap();
+        assert!(code.contains(shown), "{guide} shows another {example}");
+        assert!(code.lines().count() < 100, "{example}: one of one's own is short");
+    }
 }
