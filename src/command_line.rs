@@ -231,6 +231,10 @@ impl Offline {
                 return Ok(false);
             };
             let told = status.told(now);
+            if told["state"] == "failing" {
+                say(&line(&told));
+                return Ok(false);
+            }
             let Some(building) = told.get("building") else {
                 say(&line(&told));
                 return Ok(true);

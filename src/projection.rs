@@ -96,9 +96,9 @@ pub trait Sink: Sized + Send + sealed::Sealed + 'static {
     #[doc(hidden)]
     fn write_out(&mut self) -> Result<u64, ProjectionError>;
 
-    /// Forgets what was not written out.
+    /// Forgets what was not checkpointed: so many bytes of the file count.
     #[doc(hidden)]
-    fn discard(&mut self);
+    fn discard(&mut self, length: u64);
 }
 
 mod sealed {
@@ -129,7 +129,7 @@ impl Sink for SqliteConnection {
         Ok(0)
     }
 
-    fn discard(&mut self) {}
+    fn discard(&mut self, _: u64) {}
 }
 
 /// Something that happened.

@@ -64,7 +64,12 @@ impl Registered {
         let (mut names, mut reports) = (Vec::new(), Vec::new());
         for (name, collections, feed, of_this) in inline.chain(background) {
             let is_plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"_-.".contains(&c);
-            if name.is_empty() || name.starts_with('.') || !name.bytes().all(is_plain) || names.contains(&name) {
+            if name.is_empty()
+                || name.starts_with('.')
+                || !name.bytes().all(is_plain)
+                || names.contains(&name)
+                || reports.contains(&name)
+            {
                 return Err(InvalidRegistration::new(format!(
                     "the name {name:?} of a projection is taken, or is none"
                 )));

@@ -111,7 +111,8 @@ impl Sink for CsvFile {
         Ok(self.length)
     }
 
-    fn discard(&mut self) {
+    fn discard(&mut self, length: u64) {
         self.pending.clear();
+        self.length = length;
     }
 }

@@ -79,7 +79,7 @@ impl<P: Projection> Generation<P> {
         let before = self.checkpoint.clone();
         let outcome = self.in_transaction(|generation| {
             for item in items {
-                if Some(item.at) != skipped {
+                if Some(item.place) != skipped {
                     generation.apply(item)?;
                 }
                 index += 1;
@@ -108,6 +108,7 @@ impl<P: Projection> Generation<P> {
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, ProjectionError>,
     ) -> Result<T, ProjectionError> {
+        let length = self.checkpoint.length;
         AnsiTransactionManager::begin_transaction(self.sink.connection())?;
         match work(self) {
             Ok(value) => {
@@ -115,12 +116,20 @@ impl<P: Projection> Generation<P> {
                 Ok(value)
             }
             Err(error) => {
-                self.sink.discard();
-                AnsiTransactionManager::rollback_transaction(self.sink.connection())?;
+                self.sink.discard(length);
+                roll_back(self.sink.connection())?;
                 Err(error)
             }
         }
     }
+}
+
+/// Ends the transaction, and those inside it that a panic has left open.
+fn roll_back(connection: &mut SqliteConnection) -> Result<(), ProjectionError> {
+    while AnsiTransactionManager::transaction_manager_status_mut(connection).transaction_depth()?.is_some() {
+        AnsiTransactionManager::rollback_transaction(connection)?;
+    }
+    Ok(())
 }
 
 fn load(connection: &mut SqliteConnection) -> Result<Option<Checkpoint>, ProjectionError> {

@@ -51,7 +51,8 @@ pub(super) struct Projecting<P: Projection> {
     collections: Arc<[CollectionId]>,
     /// `None` until the first step, and after a failure of its own.
     open: Option<Open<P>>,
-    skipped: Option<i64>,
+    /// The event that is left out: its log, and its place in it.
+    skipped: Option<(String, i64)>,
     /// How often building has failed at its place, and when it tries again: what is read goes on meanwhile.
     pause: Option<(u32, Instant)>,
 }
@@ -100,11 +101,12 @@ impl<P: Projection> Projecting<P> {
     }
 
     fn try_step(&mut self) -> Result<Done, Trouble> {
-        let (skipped, now) = (self.skipped, self.parts.clock.now());
+        let (skipped, now) = (self.skipped.clone(), self.parts.clock.now());
         let is_pausing = self.pause.is_some_and(|(_, until)| until > Instant::now());
         let status = self.parts.status.clone();
         let open = self.open()?;
         open.identity = open.log.refresh(now)?;
+        let skipped = skipped.filter(|(log, _)| *log == open.identity).map(|(_, place)| place);
         open.discard_strangers()?;
         let mut done = Done::All;
         // One that another rule made is read until the next one is built, and takes nothing more.
@@ -153,7 +155,7 @@ where
             Ok(done) => Ok(done),
             Err(trouble) => {
                 // What failed by itself is opened again.
-                if trouble.at.is_none() {
+                if trouble.event.is_none() {
                     self.open = None;
                 }
                 note(&self.parts.status, trouble);
@@ -178,17 +180,22 @@ where
         let status = self.parts.status.clone();
         let open = self.open()?;
         open.begin()?;
+        let total = open.log.page(0, 1)?.last;
         open.tell(&status);
+        // Who asks from now on is told that it has begun.
+        let generation = open.pointer.last;
+        status.state().building = Some(Building { generation, done: 0, total, since: (Instant::now(), 0) });
         Ok(())
     }
 
     fn skip(&mut self, at: i64) -> Result<(), ProjectionError> {
-        let failing = self.parts.status.state().failure.as_ref().and_then(|failure| failure.at);
-        if failing != Some(at) {
+        let failing = self.parts.status.state().failure.as_ref().and_then(|failure| failure.event);
+        let Some((place, _)) = failing.filter(|(_, failing)| *failing == at) else {
             return Err(ProjectionError::new(format!("it does not stop at {at}")));
-        }
+        };
+        let log = self.open()?.identity.clone();
         log::warn!("projection {}: the event at {at} is left out, as was asked for", P::NAME);
-        self.skipped = Some(at);
+        self.skipped = Some((log, place));
         self.pause = None;
         Ok(())
     }
@@ -286,14 +293,14 @@ impl<P: Projection> Open<P> {
 
 /// Why a step was not done.
 struct Trouble {
-    /// The event that cannot be taken, if it is one.
-    at: Option<i64>,
+    /// The place of the event that cannot be taken, if it is one, and its position or revision.
+    event: Option<(i64, i64)>,
     error: ProjectionError,
 }
 
 impl<E: Into<ProjectionError>> From<E> for Trouble {
     fn from(error: E) -> Self {
-        Self { at: None, error: error.into() }
+        Self { event: None, error: error.into() }
     }
 }
 
@@ -306,12 +313,12 @@ pub(crate) fn back_off(attempts: u32) -> Duration {
 }
 
 /// Says of a projection that it does not go on.
-fn note(status: &Status, Trouble { at, error }: Trouble) {
+fn note(status: &Status, Trouble { event, error }: Trouble) {
     let mut state = status.state();
-    let known = state.failure.as_ref().filter(|known| known.at == at);
+    let known = state.failure.as_ref().filter(|known| known.event == event);
     let attempts = known.map_or(0, |known| known.attempts) + 1;
     log::error!("projection {} does not go on: {error}", state.name);
-    state.failure = Some(Failure { at, error: error.0, attempts });
+    state.failure = Some(Failure { event, error: error.0, attempts });
 }
 
 /// Has a generation take a page; if one event cannot be taken, those before it are.
@@ -329,5 +336,5 @@ fn take<P: Projection>(
     if let Some(last) = index.checked_sub(1).and_then(|last| items.get(last)) {
         generation.take(&items[..index], skipped, last.place).map_err(|stopped| stopped.error)?;
     }
-    Err(Trouble { at: items.get(index).map(|item| item.at), error })
+    Err(Trouble { event: items.get(index).map(|item| (item.place, item.at)), error })
 }

@@ -57,8 +57,9 @@ pub(crate) struct Behind {
 /// Why a projection does not go on.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
-    /// The position or the revision of the event that it cannot take, if it is one.
-    pub(crate) at: Option<i64>,
+    /// The event that it cannot take, if it is one: its place in the log, and its position or revision, which it may share
+    /// with others.
+    pub(crate) event: Option<(i64, i64)>,
     pub(crate) error: String,
     pub(crate) attempts: u32,
 }
@@ -96,8 +97,8 @@ impl Status {
         if let Some(building) = &state.building {
             told["building"] = building.told();
         }
-        if let Some(Failure { at, error, attempts }) = &state.failure {
-            told["error"] = json!({"at": at, "message": error, "attempts": attempts});
+        if let Some(Failure { event, error, attempts }) = &state.failure {
+            told["error"] = json!({"at": event.map(|(_, at)| at), "message": error, "attempts": attempts});
         }
         told
     }

@@ -1,8 +1,9 @@
 //! Projections that are kept in the transactions of the commands, in tables of the main database.
 
+use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use diesel::connection::SimpleConnection as _;
+use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 use diesel::sqlite::SqliteConnection;
@@ -149,8 +150,20 @@ fn take(connection: &mut SqliteConnection, projection: &dyn Inline, event: &Even
     if event.key.as_str().is_empty() || !projection.concerns(event.collection) {
         return Ok(());
     }
-    catch_unwind(AssertUnwindSafe(|| projection.apply(connection, event)))
-        .unwrap_or_else(|_| Err(ProjectionError::new("it panicked, see the log")))
+    let before = depth(connection)?;
+    let applied = catch_unwind(AssertUnwindSafe(|| projection.apply(connection, event)));
+    applied.unwrap_or_else(|_| {
+        // Those of its own that it left open.
+        while depth(connection)? > before {
+            AnsiTransactionManager::rollback_transaction(connection)?;
+        }
+        Err(ProjectionError::new("it panicked, see the log"))
+    })
+}
+
+/// How many transactions are open, one in another.
+fn depth(connection: &mut SqliteConnection) -> QueryResult<Option<NonZeroU32>> {
+    AnsiTransactionManager::transaction_manager_status_mut(connection).transaction_depth()
 }
 
 /// Has the projections take what one command made happen, all of them or none.

@@ -1,0 +1,188 @@
+//! Projections of one's own, which fail when a test says so.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use diesel::prelude::*;
+use duality::{
+    CsvFile, Feed, Parameters, Projection, ProjectionError, Report, ReportError, Service, Tables,
+};
+use duality::collections::{Location, Person};
+use serde_json::{Value, json};
+
+use crate::harness::{App, eventually};
+use crate::own_aggregates::{Event, Jar};
+
+diesel::table! {
+    marbles (position) {
+        position -> BigInt,
+        jar -> Text,
+        number -> BigInt,
+        rule -> BigInt,
+    }
+}
+
+diesel::table! {
+    sights (id) {
+        id -> BigInt,
+        city -> Text,
+        total -> Nullable<BigInt>,
+    }
+}
+
+/// What each test lets its projections fail at.
+static CAUSES: [AtomicI64; 40] = [const { AtomicI64::new(0) }; 40];
+
+/// From now on a projection fails at so many marbles; if the number is negative, it panics.
+pub(crate) fn fail_at(cause: usize, marbles: i64) {
+    CAUSES[cause].store(marbles, Ordering::SeqCst);
+}
+
+fn cause(cause: usize) -> i64 {
+    CAUSES[cause].load(Ordering::SeqCst)
+}
+
+/// One row for each event of a jar. Two versions of it have causes of their own.
+pub(crate) struct Marbles<const CAUSE: usize, const VERSION: i64 = 1>;
+
+impl<const CAUSE: usize, const VERSION: i64> Projection for Marbles<CAUSE, VERSION> {
+    const NAME: &'static str = "marbles";
+    const VERSION: i64 = VERSION;
+    const COLLECTIONS: &'static [&'static str] = &["jars"];
+    const SETUP: &'static str = "CREATE TABLE marbles (position BIGINT NOT NULL PRIMARY KEY, jar TEXT NOT NULL, \
+        number BIGINT NOT NULL, rule BIGINT NOT NULL)";
+
+    type Sink = Tables;
+
+    fn apply(tables: &mut Tables, event: &duality::Event<'_>) -> Result<(), ProjectionError> {
+        let number = match event.domain::<Jar<false>>()? {
+            Some(Event::JarOpened { marbles } | Event::MarblesAdded { marbles, .. }) => i64::from(marbles),
+            _ => return Ok(()),
+        };
+        // What it has written when it fails is in the way of a second attempt.
+        tables.transaction::<_, ProjectionError, _>(|tables| {
+            diesel::insert_into(marbles::table)
+                .values((
+                    marbles::position.eq(event.at),
+                    marbles::jar.eq(event.key.as_str()),
+                    marbles::number.eq(number),
+                    marbles::rule.eq(VERSION),
+                ))
+                .execute(tables)?;
+            assert!(-number != cause(CAUSE), "a bug in a projection");
+            Ok(())
+        })?;
+        if number == cause(CAUSE) { Err(ProjectionError::new(format!("{number} is too many"))) } else { Ok(()) }
+    }
+
+    fn reports() -> Vec<Report> {
+        vec![Report { name: "jar-marbles", parameters: &[], read: rows }]
+    }
+}
+
+fn rows(tables: &mut Tables, _: &Parameters) -> Result<Value, ReportError> {
+    let rows: Vec<(i64, String, i64, i64)> = marbles::table.order(marbles::position).load(tables)?;
+    Ok(json!(rows))
+}
+
+/// A line for each jar.
+pub(crate) struct Jars;
+
+impl Projection for Jars {
+    const NAME: &'static str = "jars.csv";
+    const COLLECTIONS: &'static [&'static str] = &["jars"];
+    const SETUP: &'static [&'static str] = &["jar"];
+
+    type Sink = CsvFile;
+
+    fn apply(file: &mut CsvFile, event: &duality::Event<'_>) -> Result<(), ProjectionError> {
+        file.line([event.key.as_str()])
+    }
+}
+
+/// What was seen of cities, from change events: fails at a city that has gone (1), or at one that has not (2).
+pub(crate) struct Sights<const CAUSE: usize>;
+
+impl<const CAUSE: usize> Projection for Sights<CAUSE> {
+    const NAME: &'static str = "sights";
+    const FEED: Feed = Feed::Changes;
+    const COLLECTIONS: &'static [&'static str] = &["locations"];
+    const SETUP: &'static str = "CREATE TABLE sights (id INTEGER NOT NULL PRIMARY KEY, city TEXT NOT NULL, total BIGINT)";
+
+    type Sink = Tables;
+
+    fn apply(tables: &mut Tables, event: &duality::Event<'_>) -> Result<(), ProjectionError> {
+        let total = event.patch()?.and_then(|patch| patch["total"].as_i64());
+        if cause(CAUSE) == if total.is_none() { 1 } else { 2 } {
+            return Err(ProjectionError::new("it is closed"));
+        }
+        diesel::insert_into(sights::table)
+            .values((sights::city.eq(event.key.as_str()), sights::total.eq(total)))
+            .execute(tables)?;
+        Ok(())
+    }
+
+    fn reports() -> Vec<Report> {
+        vec![Report { name: "seen", parameters: &[], read: seen }]
+    }
+}
+
+fn seen(tables: &mut Tables, _: &Parameters) -> Result<Value, ReportError> {
+    let rows: Vec<(String, Option<i64>)> =
+        sights::table.select((sights::city, sights::total)).order(sights::id).load(tables)?;
+    Ok(json!(rows))
+}
+
+/// Jars without projections.
+pub(crate) fn jars() -> Service {
+    Service::new().event_sourced::<Jar<false>>()
+}
+
+/// Persons and the cities that they live in, without projections.
+pub(crate) fn cities() -> Service {
+    Service::new().document::<Person>().derived::<Location>()
+}
+
+/// Opens a jar with marbles in it.
+#[track_caller]
+pub(crate) fn fill(app: &App, jar: &str, marbles: i64) {
+    let opened = app.write("PUT", &format!("/jars/{jar}"), &json!({ "marbles": marbles }).to_string());
+    assert_eq!(opened.status, 201, "{}", opened.text());
+}
+
+pub(crate) fn told(app: &App, projection: &str) -> Value {
+    app.get(&format!("/projections/{projection}")).json()
+}
+
+/// Waits until a report is this.
+#[track_caller]
+pub(crate) fn shows(app: &App, report: &str, expected: &Value) {
+    let mut last = None;
+    let is_there = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        eventually("the report", || {
+            let answer = app.get(&format!("/reports/{report}"));
+            last = Some(answer.text().to_owned());
+            answer.status == 200 && answer.json() == *expected
+        });
+    }));
+    assert!(is_there.is_ok(), "{report} is {last:?}, not {expected}");
+}
+
+/// Waits until a projection is in a state.
+#[track_caller]
+pub(crate) fn is(app: &App, projection: &str, state: &str) -> Value {
+    let mut last = Value::Null;
+    eventually(&format!("{projection} is {state}"), || {
+        last = told(app, projection);
+        last["state"] == state && (last["generation"].is_i64() || state == "failing")
+    });
+    last
+}
+
+/// Waits until it is live, with nothing to do and this generation or a later one.
+#[track_caller]
+pub(crate) fn is_built(app: &App, projection: &str, generation: i64) {
+    eventually(&format!("{projection} has generation {generation}"), || {
+        let told = told(app, projection);
+        told["state"] == "live" && told["generation"].as_i64() >= Some(generation) && told["lag"]["events"] == 0
+    });
+}
