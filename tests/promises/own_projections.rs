@@ -3,10 +3,8 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use diesel::prelude::*;
-use duality::{
-    CsvFile, Feed, Parameters, Projection, ProjectionError, Report, ReportError, Service, Tables,
-};
 use duality::collections::{Location, Person};
+use duality::{CsvFile, Feed, Parameters, Projection, ProjectionError, Report, ReportError, Service, Tables};
 use serde_json::{Value, json};
 
 use crate::harness::{App, eventually};
@@ -106,7 +104,8 @@ impl<const CAUSE: usize> Projection for Sights<CAUSE> {
     const NAME: &'static str = "sights";
     const FEED: Feed = Feed::Changes;
     const COLLECTIONS: &'static [&'static str] = &["locations"];
-    const SETUP: &'static str = "CREATE TABLE sights (id INTEGER NOT NULL PRIMARY KEY, city TEXT NOT NULL, total BIGINT)";
+    const SETUP: &'static str =
+        "CREATE TABLE sights (id INTEGER NOT NULL PRIMARY KEY, city TEXT NOT NULL, total BIGINT)";
 
     type Sink = Tables;
 

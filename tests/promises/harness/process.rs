@@ -41,7 +41,18 @@ impl Process {
     }
 
     pub(crate) fn start_on(listen: SocketAddr, database: &Path, flags: &[&str]) -> Self {
-        let mut child = program(listen, database, flags).spawn().unwrap();
+        Self::spawn(program(listen, database, flags))
+    }
+
+    /// One that dies when its projections have written so many times, before that is checkpointed.
+    pub(crate) fn aborting(database: &Path, appends: u64) -> Self {
+        let mut program = program(ANY_PORT, database, &[]);
+        program.env("DUALITY_ABORT_AFTER_APPENDS", appends.to_string());
+        Self::spawn(program)
+    }
+
+    fn spawn(mut program: Command) -> Self {
+        let mut child = program.spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (found, finding) = std::sync::mpsc::channel();
         let (errors, lines) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));

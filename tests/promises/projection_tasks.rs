@@ -1,0 +1,259 @@
+//! What operators do with projections, from the command line and over HTTP.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::harness::{App, Client, Process, eventually, lines, output_of, sql};
+
+/// Runs `duality projection`; the exit code and what it said.
+fn projection(database: &Path, task: &[&str]) -> (i32, String) {
+    output_of(database, &[&["projection"], task].concat())
+}
+
+/// A service with some carts, whose projections have taken everything.
+fn filled() -> App {
+    let app = App::start();
+    for item in ["apple", "pear", "apple"] {
+        let cart = app.open_cart();
+        assert_eq!(app.add_item(&cart, item).status, 200);
+        assert_eq!(app.command(&format!("{cart}/close")).status, 200);
+    }
+    app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
+    for (name, at) in [("cart_items", 9), ("carts.csv", 9), ("city_history", 1)] {
+        eventually("it has everything", || told(app.address, name)["at"] == at);
+    }
+    app
+}
+
+fn told(address: SocketAddr, name: &str) -> Value {
+    Client::connect(address).request("GET", &format!("/projections/{name}"), &[], None).json()
+}
+
+/// Everything that can be read, as it is sent.
+fn everything(address: SocketAddr) -> [String; 4] {
+    ["cart-items?limit=1000", "popular-items?limit=1000", "city-history?limit=1000", "carts.csv"].map(|report| {
+        Client::connect(address).request("GET", &format!("/reports/{report}"), &[], None).text().to_owned()
+    })
+}
+
+fn pointer(database: &Path, name: &str) -> Value {
+    let file = PathBuf::from(format!("{}.projections/{name}.json", database.display()));
+    serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+}
+
+#[test]
+fn projections_are_listed_while_the_service_runs_and_when_it_does_not() {
+    let mut app = filled();
+    for _ in 0..2 {
+        let (code, said) = projection(app.database(), &["list"]);
+        assert_eq!((code, said.lines().count()), (0, 3), "{said}");
+        for (line, name) in said.lines().zip(["cart_items", "carts.csv", "city_history"]) {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let expected = [name, "version", "1", "background", "live", "0", "events,", "0", "s", "behind"];
+            assert_eq!(words, expected);
+        }
+        app.stop();
+    }
+}
+
+#[test]
+fn a_projection_is_built_anew_while_the_service_runs_and_when_it_does_not() {
+    let mut app = filled();
+    let before = everything(app.address);
+    for (generation, name) in [(2, "cart_items"), (2, "carts.csv"), (2, "city_history")] {
+        let (code, said) = projection(app.database(), &["rebuild", name]);
+        assert_eq!(code, 0, "{said}");
+        assert!(said.contains("100%") || said.contains("live"), "{said}");
+        assert_eq!(told(app.address, name)["generation"], generation, "it is read when the program has ended");
+    }
+    assert_eq!(everything(app.address), before);
+    app.stop();
+    for name in ["cart_items", "carts.csv", "city_history"] {
+        let (code, said) = projection(app.database(), &["rebuild", name]);
+        assert_eq!(code, 0, "{said}");
+        assert_eq!(pointer(app.database(), name), json!({"current": 3, "building": null, "last": 3}));
+    }
+    app.resume();
+    eventually("it runs", || told(app.address, "city_history")["generation"] == 3);
+    eventually("all is as it was", || everything(app.address) == before);
+}
+
+#[test]
+fn what_cannot_be_done_is_told_with_an_exit_code() {
+    let mut app = filled();
+    let names = "cart_items, carts.csv, city_history";
+    for (task, why) in [
+        (&["rebuild", "nonsense"][..], format!("there is no projection \"nonsense\"; expected one of {names}")),
+        (&["skip", "nonsense", "1"], format!("there is no projection \"nonsense\"; expected one of {names}")),
+        (&["skip", "cart_items", "1"], "it does not stop at 1".to_owned()),
+    ] {
+        let (code, said) = projection(app.database(), task);
+        assert!(code == 1 && said.contains(&why), "{task:?}: {code} {said}");
+    }
+    app.stop();
+    for (task, why) in [
+        (&["rebuild", "nonsense"][..], "there is no projection \"nonsense\""),
+        (&["skip", "cart_items", "1"], "no service runs that could have stopped at an event"),
+    ] {
+        let (code, said) = projection(app.database(), task);
+        assert!(code == 1 && said.contains(why), "{task:?}: {code} {said}");
+    }
+    for task in [&["skip", "cart_items", "x"][..], &["rebuild"], &["nonsense"], &[]] {
+        assert_eq!(projection(app.database(), task).0, 2, "{task:?}");
+    }
+    let missing = app.database().with_file_name("missing.db");
+    let (code, said) = projection(&missing, &["list"]);
+    assert!(code == 1 && said.contains("there is no database") && !missing.exists(), "{code} {said}");
+}
+
+#[test]
+fn a_rebuild_that_cannot_be_done_ends_with_what_is_wrong() {
+    let mut app = filled();
+    app.stop();
+    sql(app.database(), "UPDATE journal SET kind = 'ItemStolen' WHERE position = 2");
+    let (code, said) = projection(app.database(), &["rebuild", "cart_items"]);
+    assert!(code == 1 && said.contains("stopped at 2") && said.contains("ItemStolen"), "{said}");
+    app.resume();
+    eventually("it fails", || told(app.address, "cart_items")["state"] == "failing");
+    assert_eq!(app.get("/reports/popular-items").status, 200, "the old one is read");
+    let (code, said) = projection(app.database(), &["rebuild", "carts.csv"]);
+    assert!(code == 1 && said.contains("stopped at 2") && said.contains("ItemStolen"), "{said}");
+    let (code, said) = projection(app.database(), &["skip", "carts.csv", "2"]);
+    assert_eq!(code, 0, "{said}");
+    eventually("it is built", || told(app.address, "carts.csv")["state"] == "live");
+    assert_eq!(told(app.address, "carts.csv")["generation"], 2);
+}
+
+/// Copies of the journal's only cart, so many that a rebuild takes a while.
+fn multiply(database: &Path, carts: u32) {
+    let known = lines(database, "SELECT group_concat(name, ',') AS line FROM pragma_table_info('journal')");
+    assert_eq!(known.len(), 1);
+    let named: Vec<_> = known[0].split(',').filter(|name| !["position", "key"].contains(name)).collect();
+    let named = named.join(", ");
+    sql(
+        database,
+        &format!(
+            "BEGIN; \
+             CREATE TEMP TABLE kinds AS SELECT * FROM journal; \
+             WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < {carts}) \
+             INSERT INTO journal (position, key, {named}) \
+             SELECT (SELECT count(*) FROM kinds) * n + position, \
+                    printf('00000000-0000-4000-9000-%012d', n), {named} FROM number, kinds ORDER BY 1; \
+             COMMIT"
+        ),
+    );
+}
+
+#[test]
+fn a_rebuild_that_was_killed_goes_on_at_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("killed.db");
+    let mut process = Process::start(&database, &[]);
+    let mut client = Client::connect(process.address);
+    let json = [("Content-Type", "application/json")];
+    let cart = client.request("POST", "/carts", &json, Some(b"{}")).header("Location").unwrap().to_owned();
+    client.request("POST", &format!("{cart}/add-item"), &json, Some(br#"{"item":"apple"}"#));
+    client.request("POST", &format!("{cart}/close"), &json, Some(b"{}"));
+    process.signal("TERM");
+    assert!(process.wait().success());
+    multiply(&database, 10_000);
+    let events = 30_003;
+    let process = Process::start(&database, &[]);
+    let address = process.address;
+    for name in ["cart_items", "carts.csv"] {
+        eventually("it has everything", || told(address, name)["at"] == events);
+    }
+    let before = everything(address);
+    let mut interrupted = 0;
+    for name in ["cart_items", "carts.csv"] {
+        assert_eq!(
+            Client::connect(address).request("POST", &format!("/projections/{name}/rebuild"), &[], None).status,
+            202
+        );
+    }
+    eventually("it is under way", || {
+        let building = &told(address, "carts.csv")["building"];
+        building["done"].as_i64() > Some(0) || building.is_null()
+    });
+    process.kill();
+    for name in ["cart_items", "carts.csv"] {
+        interrupted += usize::from(pointer(&database, name)["building"] == 2);
+    }
+    assert!(interrupted > 0, "it was killed while they were built");
+
+    let process = Process::start(&database, &[]);
+    let address = process.address;
+    for name in ["cart_items", "carts.csv"] {
+        eventually("it was built", || told(address, name)["generation"] == 2);
+        eventually("it has everything", || told(address, name)["at"] == events);
+    }
+    assert_eq!(everything(address), before);
+    assert_eq!(before[3].lines().count(), 1 + 10_001);
+}
+
+#[test]
+fn paths_of_projections_and_reports_say_what_they_know() {
+    let app = filled();
+    let (projections, reports) = (
+        json!(["cart_items", "carts.csv", "city_history"]),
+        json!(["cart-items", "carts.csv", "city-history", "popular-items"]),
+    );
+    assert_eq!(app.get("/projections/nonsense").problem(404, "no-such-path")["expected"], projections);
+    for verb in ["rebuild", "skip"] {
+        let answer = app.post(&format!("/projections/nonsense/{verb}"), r#"{"at":1}"#);
+        assert_eq!(answer.problem(404, "no-such-path")["expected"], projections);
+        let answer = app.get(&format!("/projections/cart_items/{verb}"));
+        assert_eq!((answer.status, answer.header("Allow")), (405, Some("POST")));
+    }
+    assert_eq!(app.get("/reports/nonsense").problem(404, "no-such-path")["expected"], reports);
+    for path in ["/projections", "/projections/cart_items", "/reports/carts.csv", "/healthz", "/metrics"] {
+        let answer = app.post(path, "{}");
+        assert_eq!((answer.status, answer.header("Allow")), (405, Some("GET, HEAD")), "{path}");
+        let (head, get) = (app.request("HEAD", path, &[], None), app.get(path));
+        assert_eq!((head.status, get.status, head.body.len()), (200, 200, 0), "{path}");
+        assert_eq!(head.header("Content-Type"), get.header("Content-Type"), "{path}");
+        assert_eq!(get.header("Cache-Control"), Some("no-store"), "{path}");
+    }
+    for body in ["{}", r#"{"at":"1"}"#, r#"{"at":1.5}"#, r#"{"at":null}"#] {
+        let problem = app.post("/projections/cart_items/skip", body);
+        assert_eq!(problem.problem(422, "invalid")["member"], "at", "{body}");
+    }
+    app.post("/projections/cart_items/skip", "[").problem(400, "malformed-json");
+    let health = app.get("/healthz").json();
+    assert_eq!((&health["status"], &health["position"], &health["revision"]), (&json!("ok"), &json!(9), &json!(10)));
+    assert_eq!(app.get("/reports/carts.csv").header("Content-Type"), Some("text/csv; charset=utf-8; header=present"));
+    let other = app.request("GET", "/reports/carts.csv", &[("Accept", "application/json")], None);
+    assert_eq!(other.status, 406);
+}
+
+#[test]
+fn a_query_that_a_report_cannot_answer_is_refused_with_its_parameter() {
+    let app = filled();
+    for (query, parameter) in [
+        ("cart-items?limit=0", "limit"),
+        ("cart-items?limit=1001", "limit"),
+        ("cart-items?limit=x", "limit"),
+        ("cart-items?status=gone", "status"),
+        ("cart-items?after=x", "after"),
+        ("cart-items?nonsense=1", "nonsense"),
+        ("popular-items?limit=-1", "limit"),
+        ("popular-items?item=apple", "item"),
+        ("city-history?after=x/Rome", "after"),
+        ("city-history?after=1", "after"),
+        ("carts.csv?limit=1", "limit"),
+    ] {
+        let problem = app.get(&format!("/reports/{query}")).problem(400, "malformed-request");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.starts_with(&format!("{parameter}: ")), "{query}: {detail}");
+    }
+    let number = |query: &str, rows: &str| app.get(&format!("/reports/{query}")).json()[rows].as_array().unwrap().len();
+    assert_eq!(number("cart-items?item=apple", "items"), 2);
+    assert_eq!(number("cart-items?item=apple&status=removed", "items"), 0);
+    assert_eq!(number("cart-items?status=in-cart&limit=", "items"), 3);
+    assert_eq!(number("city-history?city=Rome", "changes"), 1);
+    assert_eq!(number("city-history?city=Oslo", "changes"), 0);
+    let popular = json!({"items": [{"item": "apple", "carts": 2}]});
+    assert_eq!(app.get("/reports/popular-items?limit=1").json(), popular);
+}
