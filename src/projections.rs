@@ -1,7 +1,7 @@
 //! All projections of a service: how they are, what can be read of them, and whom to ask to build one anew.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::aggregator::{Aggregator, RebuildInline};
 use crate::clock::Clock;
 use crate::collection::{InvalidRegistration, Registry};
 use crate::projection::{Feed, Inline, Parameters, ProjectionError, Report, ReportError, Tables};
-use crate::projector::{Background, Parts, Projector, Rebuild, Skip, Status, length};
+use crate::projector::{Background, Current, Parts, Projector, Rebuild, Skip, Status, length};
 use crate::relay::{Relay, Wake};
 use crate::store::{Database, look_beside};
 
@@ -59,17 +59,13 @@ pub(crate) struct Surroundings<'a> {
 impl Registered {
     /// The first mistake in the registrations, if there is one.
     pub(crate) fn check(&self, registry: &Registry) -> Result<(), InvalidRegistration> {
-        let inline = self.inline.iter().map(|p| (p.name(), p.collections(), p.feed(), p.reports()));
-        let background = self.background.iter().map(|p| (p.name(), p.collections(), p.feed(), p.reports()));
+        let inline = self.inline.iter().map(|p| (p.name(), p.collections(), p.feed(), p.reports(), false));
+        let background = self.background.iter();
+        let background = background.map(|p| (p.name(), p.collections(), p.feed(), p.reports(), p.is_file()));
         let (mut names, mut reports) = (Vec::new(), Vec::new());
-        for (name, collections, feed, of_this) in inline.chain(background) {
+        for (name, collections, feed, of_this, is_file) in inline.chain(background) {
             let is_plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"_-.".contains(&c);
-            if name.is_empty()
-                || name.starts_with('.')
-                || !name.bytes().all(is_plain)
-                || names.contains(&name)
-                || reports.contains(&name)
-            {
+            if name.is_empty() || name.starts_with('.') || !name.bytes().all(is_plain) || names.contains(&name) {
                 return Err(InvalidRegistration::new(format!(
                     "the name {name:?} of a projection is taken, or is none"
                 )));
@@ -86,11 +82,12 @@ impl Registered {
                     return Err(InvalidRegistration::new(why));
                 }
             }
-            for report in of_this {
-                if reports.contains(&report.name) || names.contains(&report.name) {
-                    return Err(InvalidRegistration::new(format!("the report {:?} is taken", report.name)));
+            // A file is a report by its own name.
+            for report in of_this.iter().map(|report| report.name).chain(is_file.then_some(name)) {
+                if reports.contains(&report) {
+                    return Err(InvalidRegistration::new(format!("there is a report {report:?} already")));
                 }
-                reports.push(report.name);
+                reports.push(report);
             }
         }
         Ok(())
@@ -142,7 +139,7 @@ fn parts(around: &Surroundings<'_>, status: &Status) -> Parts {
 pub(crate) enum Answered {
     Value(Value),
     /// A file, so many bytes of which count.
-    File(PathBuf, u64),
+    File(File, u64),
     /// Nothing has been built yet.
     Building,
 }
@@ -173,21 +170,39 @@ impl Projections {
         if let (Keeper::Inline, Some(report)) = (&kept.keeper, report) {
             return Ok(Answered::Value((report.read)(&mut look_beside(self.database.path())?, parameters)?));
         }
-        // A generation may go while it is looked for: then the next one is there.
-        for _ in 0..3 {
+        // A generation goes two swaps later; one who was slower than that begins again.
+        for _ in 0..ATTEMPTS {
             let Some(current) = kept.status.state().current.clone() else { return Ok(Answered::Building) };
-            let opened = look_beside(&current.tables);
-            let is_gone = kept.status.state().current.as_ref().map(|now| now.generation) != Some(current.generation);
-            let mut tables: Tables = match opened {
-                Err(_) if is_gone => continue,
-                opened => opened?,
-            };
-            return match report {
-                Some(report) => Ok(Answered::Value((report.read)(&mut tables, parameters)?)),
-                None => Ok(Answered::File(current.output, length(&mut tables).map_err(ReportError::Failed)?)),
-            };
+            match read(&current, report.as_ref(), parameters) {
+                Err(ReportError::Failed(error)) => {
+                    let state = kept.status.state();
+                    let is_same = state.current.as_ref().is_some_and(|now| now.generation == current.generation);
+                    if is_same && current.version == state.version {
+                        return Err(ReportError::Failed(error));
+                    }
+                    // The tables of another version need not be what is asked for.
+                    if is_same {
+                        return Ok(Answered::Building);
+                    }
+                }
+                read => return read,
+            }
         }
         Ok(Answered::Building)
+    }
+}
+
+/// Attempts to read a generation that is swapped meanwhile.
+const ATTEMPTS: usize = 10;
+
+fn read(current: &Current, report: Option<&Report>, parameters: &Parameters) -> Result<Answered, ReportError> {
+    let mut tables: Tables = look_beside(&current.tables)?;
+    match report {
+        Some(report) => Ok(Answered::Value((report.read)(&mut tables, parameters)?)),
+        None => {
+            let length = length(&mut tables).map_err(ReportError::Failed)?;
+            Ok(Answered::File(File::open(&current.output)?, length))
+        }
     }
 }
 

@@ -11,7 +11,7 @@ mod status;
 
 pub(crate) use generation::length;
 pub(crate) use projecting::{Done, Parts, Working};
-pub(crate) use status::Status;
+pub(crate) use status::{Current, Status};
 
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};

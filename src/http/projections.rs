@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
-use std::path::Path;
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
@@ -72,7 +71,7 @@ pub(super) async fn report(call: Call) -> Result<HttpResponse, Problem> {
     let read = web::block(move || projections.read(&name, &parameters)).await;
     match read.map_err(|error| failed(&error.into()))? {
         Ok(Answered::Value(value)) => Ok(told(&call, StatusCode::OK, &value)),
-        Ok(Answered::File(path, length)) => file(&call, &path, length),
+        Ok(Answered::File(opened, length)) => Ok(file(&call, opened, length)),
         Ok(Answered::Building) => {
             let problem = Problem::new(Kind::Busy, "the projection is being built for the first time");
             Err(problem.header(RETRY_AFTER.as_str(), "1"))
@@ -150,14 +149,13 @@ fn told(call: &Call, status: StatusCode, value: &Value) -> HttpResponse {
 }
 
 /// Sends the bytes of a file that count. It is open when the answer begins, so another generation does not matter.
-fn file(call: &Call, path: &Path, length: u64) -> Result<HttpResponse, Problem> {
-    let opened = File::open(path).map_err(|error| failed(&error.into()))?;
+fn file(call: &Call, opened: File, length: u64) -> HttpResponse {
     let (spool, body) = spool(&call.shared.spool_directory);
     rt::task::spawn_blocking(move || copy(opened, length, spool));
-    Ok(answer(StatusCode::OK, &call.shared.epoch, call.shared.committed.get())
+    answer(StatusCode::OK, &call.shared.epoch, call.shared.committed.get())
         .insert_header((CONTENT_TYPE, CSV))
         .insert_header((CACHE_CONTROL, "no-store"))
-        .body(body))
+        .body(body)
 }
 
 /// What cannot be read to its end is dropped unfinished: the client's response is cut.

@@ -16,12 +16,18 @@ pub(crate) struct Files {
 }
 
 /// Which generation is read, and which is being built. Replaced as a whole: the swap is the renaming of one small file.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Pointer {
     pub(crate) current: Option<i64>,
+    /// The one that was read before: kept until the next swap, for those who have just begun to read it.
+    #[serde(default)]
+    pub(crate) previous: Option<i64>,
     pub(crate) building: Option<i64>,
     /// The last number that was given to a generation.
     pub(crate) last: i64,
+    /// The events that are left out: the log, and the place in it.
+    #[serde(default)]
+    pub(crate) skipped: Vec<(String, i64)>,
 }
 
 impl Files {
@@ -61,10 +67,10 @@ impl Files {
         }
     }
 
-    pub(crate) fn point(&self, pointer: Pointer) -> Result<(), ProjectionError> {
+    pub(crate) fn point(&self, pointer: &Pointer) -> Result<(), ProjectionError> {
         let (target, beside) = (self.pointer_file(), self.directory.join(format!("{}.json.new", self.name)));
         let mut file = fs::File::create(&beside)?;
-        file.write_all(serde_json::to_string(&pointer)?.as_bytes())?;
+        file.write_all(serde_json::to_string(pointer)?.as_bytes())?;
         file.sync_all()?;
         fs::rename(&beside, &target)?;
         Ok(fs::File::open(&self.directory)?.sync_all()?)

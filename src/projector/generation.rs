@@ -74,12 +74,12 @@ impl<P: Projection> Generation<P> {
     }
 
     /// Takes events, and remembers that it has everything up to a place: all of it, or nothing.
-    pub(super) fn take(&mut self, items: &[Item], skipped: Option<i64>, to: i64) -> Result<(), Stopped> {
+    pub(super) fn take(&mut self, items: &[Item], skipped: &[i64], to: i64) -> Result<(), Stopped> {
         let mut index = 0;
         let before = self.checkpoint.clone();
         let outcome = self.in_transaction(|generation| {
             for item in items {
-                if Some(item.place) != skipped {
+                if !skipped.contains(&item.place) {
                     generation.apply(item)?;
                 }
                 index += 1;
@@ -161,9 +161,10 @@ fn save(connection: &mut SqliteConnection, now: &Checkpoint) -> Result<(), Proje
     Ok(())
 }
 
-/// What is known of a generation by who only reads it.
+/// How many bytes of its file count, for who only reads a generation.
 pub(crate) fn length(connection: &mut SqliteConnection) -> Result<u64, ProjectionError> {
-    Ok(load(connection)?.map_or(0, |checkpoint| checkpoint.length))
+    let checkpoint = load(connection)?.ok_or_else(|| ProjectionError::new("the generation has no checkpoint"))?;
+    Ok(checkpoint.length)
 }
 
 /// Dies between a file and its checkpoint, if a test says so: `DUALITY_ABORT_AFTER_APPENDS=3`.

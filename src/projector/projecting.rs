@@ -8,7 +8,7 @@ use super::files::{Files, Pointer};
 use super::generation::{Generation, Stopped};
 use super::log::{Item, Log};
 use super::status::{Behind, Building, Current, Failure, Status};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::collection::{CollectionId, Registry};
 use crate::projection::{Projection, ProjectionError};
 use crate::store::{Database, Reader};
@@ -51,8 +51,6 @@ pub(super) struct Projecting<P: Projection> {
     collections: Arc<[CollectionId]>,
     /// `None` until the first step, and after a failure of its own.
     open: Option<Open<P>>,
-    /// The event that is left out: its log, and its place in it.
-    skipped: Option<(String, i64)>,
     /// How often building has failed at its place, and when it tries again: what is read goes on meanwhile.
     pause: Option<(u32, Instant)>,
 }
@@ -79,7 +77,7 @@ impl<P: Projection> Projecting<P> {
                 .ok_or_else(|| ProjectionError::new(format!("{name} is no collection that is registered")))
         };
         let collections = P::COLLECTIONS.iter().map(known).collect::<Result<Vec<_>, _>>()?.into();
-        Ok(Self { parts, collections, open: None, skipped: None, pause: None })
+        Ok(Self { parts, collections, open: None, pause: None })
     }
 
     fn open(&mut self) -> Result<&mut Open<P>, ProjectionError> {
@@ -101,38 +99,29 @@ impl<P: Projection> Projecting<P> {
     }
 
     fn try_step(&mut self) -> Result<Done, Trouble> {
-        let (skipped, now) = (self.skipped.clone(), self.parts.clock.now());
+        let now = self.parts.clock.now();
         let is_pausing = self.pause.is_some_and(|(_, until)| until > Instant::now());
         let status = self.parts.status.clone();
         let open = self.open()?;
         open.identity = open.log.refresh(now)?;
-        let skipped = skipped.filter(|(log, _)| *log == open.identity).map(|(_, place)| place);
         open.discard_strangers()?;
+        let live = open.go_on(&status, now);
         let mut done = Done::All;
-        // One that another rule made is read until the next one is built, and takes nothing more.
-        if let Some(live) = open.live.as_mut().filter(|live| live.checkpoint.version == P::VERSION) {
-            let page = open.log.page(live.checkpoint.place, AT_ONCE)?;
-            let more = page.to < page.last;
-            let since = page.items.first().map_or(now, |item| item.time);
-            let waiting = page.last - live.checkpoint.place;
-            status.state().behind = (waiting > 0).then_some(Behind { events: waiting, since });
-            take(live, &page.items, skipped, page.to)?;
-            let left = page.last - page.to;
-            status.state().behind = (left > 0).then_some(Behind { events: left, since });
-            done = if more { Done::Some } else { Done::All };
-        }
         if !is_pausing {
-            match open.build(skipped, &status) {
+            // What is read may stand still while the one that is built does not, and the other way round.
+            match open.build(&status) {
                 Ok(built) => {
                     self.pause = None;
-                    status.state().failure = None;
-                    done = if built == Done::Some { Done::Some } else { done };
+                    done = built;
+                    if live.is_ok() {
+                        status.state().failure = None;
+                    }
                 }
                 Err(trouble) => {
                     let attempts = self.pause.map_or(0, |(attempts, _)| attempts);
                     self.pause = Some((attempts + 1, Instant::now() + back_off(attempts)));
                     // What failed by itself is opened again.
-                    if trouble.at.is_none() {
+                    if trouble.event.is_none() {
                         self.open = None;
                     }
                     note(&status, trouble);
@@ -142,7 +131,7 @@ impl<P: Projection> Projecting<P> {
         if let Some(open) = &self.open {
             open.tell(&status);
         }
-        Ok(done)
+        Ok(if live? == Done::Some { Done::Some } else { done })
     }
 }
 
@@ -193,9 +182,12 @@ where
         let Some((place, _)) = failing.filter(|(_, failing)| *failing == at) else {
             return Err(ProjectionError::new(format!("it does not stop at {at}")));
         };
-        let log = self.open()?.identity.clone();
+        let open = self.open()?;
+        let mut pointer = open.pointer.clone();
+        pointer.skipped.push((open.identity.clone(), place));
+        open.files.point(&pointer)?;
+        open.pointer = pointer;
         log::warn!("projection {}: the event at {at} is left out, as was asked for", P::NAME);
-        self.skipped = Some((log, place));
         self.pause = None;
         Ok(())
     }
@@ -221,7 +213,7 @@ impl<P: Projection> Open<P> {
         }
         if !live_is_ours && let Some(live) = self.live.take() {
             self.pointer.current = None;
-            self.files.point(self.pointer)?;
+            self.files.point(&self.pointer)?;
             self.files.remove(live.number);
         }
         Ok(())
@@ -231,8 +223,9 @@ impl<P: Projection> Open<P> {
     fn begin(&mut self) -> Result<(), ProjectionError> {
         let given_up = self.building.take().map(|building| building.number);
         let number = self.pointer.last + 1;
-        self.pointer = Pointer { building: Some(number), last: number, ..self.pointer };
-        self.files.point(self.pointer)?;
+        self.pointer.skipped.retain(|(log, _)| *log == self.identity);
+        (self.pointer.building, self.pointer.last) = (Some(number), number);
+        self.files.point(&self.pointer)?;
         if let Some(given_up) = given_up {
             self.files.remove(given_up);
         }
@@ -242,12 +235,34 @@ impl<P: Projection> Open<P> {
         Ok(())
     }
 
+    /// The places of the events that are left out.
+    fn skipped(&self) -> Vec<i64> {
+        let ours = self.pointer.skipped.iter().filter(|(log, _)| *log == self.identity);
+        ours.map(|(_, place)| *place).collect()
+    }
+
+    /// Has the generation that is read take a page; one that another rule made takes nothing more.
+    fn go_on(&mut self, status: &Status, now: Timestamp) -> Result<Done, Trouble> {
+        let skipped = self.skipped();
+        let Some(live) = self.live.as_mut().filter(|live| live.checkpoint.version == P::VERSION) else {
+            return Ok(Done::All);
+        };
+        let page = self.log.page(live.checkpoint.place, AT_ONCE)?;
+        let since = page.items.first().map_or(now, |item| item.time);
+        let behind = |events: i64| (events > 0).then_some(Behind { events, since });
+        status.state().behind = behind(page.last - live.checkpoint.place);
+        take(live, &page.items, &skipped, page.to)?;
+        status.state().behind = behind(page.last - page.to);
+        Ok(if page.to < page.last { Done::Some } else { Done::All })
+    }
+
     /// Has the generation that is built take a page; when it has everything, it is the one that is read.
-    fn build(&mut self, skipped: Option<i64>, status: &Status) -> Result<Done, Trouble> {
+    fn build(&mut self, status: &Status) -> Result<Done, Trouble> {
+        let skipped = self.skipped();
         let Some(building) = &mut self.building else { return Ok(Done::All) };
         let before = building.checkpoint.place;
         let page = self.log.page(before, AT_ONCE)?;
-        let taken = take(building, &page.items, skipped, page.to);
+        let taken = take(building, &page.items, &skipped, page.to);
         let (generation, done, total) = (building.number, building.checkpoint.place, page.last);
         let mut state = status.state();
         let known = state.building.as_ref().filter(|known| known.generation == generation);
@@ -267,11 +282,12 @@ impl<P: Projection> Open<P> {
     fn swap(&mut self) -> Result<(), ProjectionError> {
         let Some(built) = self.building.take() else { return Ok(()) };
         let before = self.live.take().map(|live| live.number);
-        self.pointer = Pointer { current: Some(built.number), building: None, ..self.pointer };
+        let oldest = std::mem::replace(&mut self.pointer.previous, before);
+        (self.pointer.current, self.pointer.building) = (Some(built.number), None);
         self.live = Some(built);
-        self.files.point(self.pointer)?;
-        if let Some(before) = before {
-            self.files.remove(before);
+        self.files.point(&self.pointer)?;
+        if let Some(oldest) = oldest {
+            self.files.remove(oldest);
         }
         Ok(())
     }
@@ -325,7 +341,7 @@ fn note(status: &Status, Trouble { event, error }: Trouble) {
 fn take<P: Projection>(
     generation: &mut Generation<P>,
     items: &[Item],
-    skipped: Option<i64>,
+    skipped: &[i64],
     to: i64,
 ) -> Result<(), Trouble> {
     let stopped = match generation.take(items, skipped, to) {
