@@ -50,8 +50,8 @@ fn cart_command(random: &mut Random) -> (&'static str, String, Value) {
 }
 
 /// Fills carts until the connection breaks, or somebody says that it is enough.
-fn fill_carts(address: SocketAddr, seed: u64, answered: &AtomicU64, enough: &AtomicBool) {
-    let (mut client, mut random) = (Client::connect(address), Random::new(seed));
+fn fill_carts(mut client: Client, seed: u64, answered: &AtomicU64, enough: &AtomicBool) {
+    let mut random = Random::new(seed);
     while !enough.load(Ordering::Relaxed) {
         let (method, path, body) = cart_command(&mut random);
         let sent = client.try_send(method, &path, &JSON, Some(body.to_string().as_bytes()));
@@ -62,8 +62,8 @@ fn fill_carts(address: SocketAddr, seed: u64, answered: &AtomicU64, enough: &Ato
 }
 
 /// Has projections built anew, now this one and now that one, until the connection breaks.
-fn rebuild_often(address: SocketAddr, seed: u64, enough: &AtomicBool) {
-    let (mut client, mut random) = (Client::connect(address), Random::new(seed));
+fn rebuild_often(mut client: Client, seed: u64, enough: &AtomicBool) {
+    let mut random = Random::new(seed);
     while !enough.load(Ordering::Relaxed) {
         let path = format!("/projections/{}/rebuild", random.one_of(&NAMES));
         let sent = client.try_send("POST", &path, &[], None);
@@ -96,8 +96,8 @@ impl Cities {
     }
 
     /// Moves persons until the connection breaks. Somebody stays in every city.
-    fn move_persons(&mut self, address: SocketAddr, seed: u64, enough: &AtomicBool) {
-        let (mut client, mut random) = (Client::connect(address), Random::new(seed));
+    fn move_persons(&mut self, mut client: Client, seed: u64, enough: &AtomicBool) {
+        let mut random = Random::new(seed);
         while !enough.load(Ordering::Relaxed) {
             let city = usize::try_from(random.below(CITIES.len() as u64)).unwrap();
             let newcomer = self.homes.len() < 8;
@@ -292,13 +292,16 @@ fn a_rebuild_changes_nothing(address: SocketAddr) {
 /// Writes and rebuilds from all sides, until so many were answered, and something ends it.
 fn be_busy(address: SocketAddr, seed: u64, cities: &mut Cities, commands: u64, end: impl FnOnce(&AtomicBool)) {
     let (answered, enough) = (AtomicU64::new(0), AtomicBool::new(false));
+    // All of them are there before anything ends.
+    let [mover, rebuilder] = [(); 2].map(|()| Client::connect(address));
+    let writers = [(); 3].map(|()| Client::connect(address));
     std::thread::scope(|scope| {
         let (answered, enough) = (&answered, &enough);
-        for writer in 1..=3 {
-            scope.spawn(move || fill_carts(address, seed + writer, answered, enough));
+        for (client, writer) in writers.into_iter().zip(1..) {
+            scope.spawn(move || fill_carts(client, seed + writer, answered, enough));
         }
-        scope.spawn(move || cities.move_persons(address, seed, enough));
-        scope.spawn(move || rebuild_often(address, seed + 7, enough));
+        scope.spawn(move || cities.move_persons(mover, seed, enough));
+        scope.spawn(move || rebuild_often(rebuilder, seed + 7, enough));
         eventually("there are commands", || answered.load(Ordering::Relaxed) > commands);
         end(enough);
     });
@@ -343,8 +346,8 @@ fn what_is_read_is_what_follows_from_the_events_after_prunings_and_restarts() {
 fn has_bytes_beyond_the_checkpoint(database: &Path) -> bool {
     let directory = format!("{}.projections", database.display());
     std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).any(|path| {
-        let written = std::fs::metadata(&path).unwrap().len();
         path.extension().is_some_and(|extension| extension == "csv") && {
+            let written = std::fs::metadata(&path).unwrap().len();
             let counts = lines(&path.with_extension("db"), "SELECT CAST(length AS TEXT) AS line FROM checkpoint");
             counts.iter().all(|length| written > length.parse().unwrap())
         }
