@@ -84,6 +84,10 @@ impl Sink for CsvFile {
 
     fn open(connection: SqliteConnection, path: &Path, length: u64) -> Result<Self, ProjectionError> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let found = file.metadata()?.len();
+        if found < length {
+            return Err(ProjectionError::new(format!("{} has {found} of its {length} bytes", path.display())));
+        }
         // What was written after the last checkpoint comes again.
         file.set_len(length)?;
         Ok(Self { connection, file, length, pending: Vec::new() })

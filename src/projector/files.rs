@@ -30,6 +30,9 @@ pub(crate) struct Pointer {
     pub(crate) skipped: Vec<(String, i64)>,
 }
 
+/// Generations that are looked for at start, the last so many.
+const LOOKED_AT: usize = 100;
+
 impl Files {
     /// Beside the database: `duality.db.projections/`.
     pub(crate) fn beside(database: &Path, name: &'static str) -> Result<Self, ProjectionError> {
@@ -74,6 +77,14 @@ impl Files {
         file.sync_all()?;
         fs::rename(&beside, &target)?;
         Ok(fs::File::open(&self.directory)?.sync_all()?)
+    }
+
+    /// Removes what a killed process may have left of generations that no longer count.
+    pub(crate) fn keep_only(&self, pointer: &Pointer) {
+        let counts = [pointer.current, pointer.previous, pointer.building];
+        (1..=pointer.last).rev().take(LOOKED_AT).filter(|number| !counts.contains(&Some(*number))).for_each(|number| {
+            self.remove(number);
+        });
     }
 
     /// Removes a generation; who still reads it goes on.

@@ -88,9 +88,13 @@ impl<P: Projection> Projecting<P> {
             let mut log = Log::open(P::FEED, Arc::clone(&self.collections), &files, reader, registry)?;
             let identity = log.refresh(self.parts.clock.now())?;
             let pointer = files.pointer()?;
-            let open =
-                |number: Option<i64>| number.map(|number| Generation::open(&files, number, &identity)).transpose();
-            let (live, building) = (open(pointer.current)?, open(pointer.building)?);
+            files.keep_only(&pointer);
+            // One that cannot be opened (a disk that lost a file) is built anew.
+            let open = |number: Option<i64>| {
+                let opened = Generation::open(&files, number?, &identity);
+                opened.inspect_err(|error| log::error!("projection {} is built anew: {error}", P::NAME)).ok()
+            };
+            let (live, building) = (open(pointer.current), open(pointer.building));
             let opened = Open { files, pointer, log, identity, live, building };
             opened.tell(&self.parts.status);
             self.open = Some(opened);
@@ -251,6 +255,9 @@ impl<P: Projection> Open<P> {
         let since = page.items.first().map_or(now, |item| item.time);
         let behind = |events: i64| (events > 0).then_some(Behind { events, since });
         status.state().behind = behind(page.last - live.checkpoint.place);
+        if page.to == live.checkpoint.place {
+            return Ok(Done::All);
+        }
         take(live, &page.items, &skipped, page.to)?;
         status.state().behind = behind(page.last - page.to);
         Ok(if page.to < page.last { Done::Some } else { Done::All })

@@ -110,6 +110,8 @@ impl State {
         match (&self.failure, &self.building) {
             (Some(_), _) => "failing",
             (None, Some(_)) => "building",
+            // Nothing can be read yet.
+            (None, None) if self.current.is_none() && !self.is_inline => "building",
             (None, None) => "live",
         }
     }
