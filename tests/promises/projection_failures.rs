@@ -35,7 +35,8 @@ fn stops_and_goes_on(service: fn() -> Service, cause: usize, at: i64, message: &
     shows(&app, "jar-marbles", &json!([[1, "a", 1, 1]]));
     is_built(&app, "jars.csv", 1);
     assert_eq!(app.get("/reports/jars.csv").text(), "jar\r\na\r\nb\r\nc\r\n", "the others go on");
-    eventually("it was tried again", || told(&app, "marbles")["lag"]["events"] == 2);
+    eventually("it was tried again", || told(&app, "marbles")["error"]["attempts"].as_i64() > Some(1));
+    assert_eq!(told(&app, "marbles")["lag"]["events"], 2);
 
     let health = app.get("/healthz");
     assert_eq!((health.status, &health.json()["status"]), (200, &json!("degraded")));
@@ -143,6 +144,35 @@ fn one_that_is_slow_delays_neither_writes_nor_other_projections() {
     shows(&app, "jar-marbles", &json!(rows));
     drop(closed);
     is_built(&app, "waiting", 1);
+}
+
+#[test]
+fn one_that_is_being_built_says_so_and_after_those_inline() {
+    let app = serving(|| jars().background::<Waiting>().inline::<Marbles<32>>());
+    let listed = app.get("/projections").json();
+    assert_eq!(
+        (&listed["projections"][0]["name"], &listed["projections"][1]["name"]),
+        (&json!("marbles"), &json!("waiting"))
+    );
+    is_built(&app, "waiting", 1);
+    fill(&app, "a", 1);
+    eventually("it has everything", || told(&app, "waiting")["at"] == 1);
+    let closed = GATE.lock().unwrap();
+    let begun = app.command("/projections/waiting/rebuild");
+    assert_eq!(
+        (begun.status, &begun.json()["state"], &begun.json()["mode"]),
+        (202, &json!("building"), &json!("background"))
+    );
+    for (name, value) in [("building", "1"), ("failing", "0"), ("lag_events", "0"), ("lag_seconds", "0")] {
+        assert_eq!(
+            (metric(&app, name, "waiting").as_str(), metric(&app, name, "marbles").as_str()),
+            (value, "0"),
+            "{name}"
+        );
+    }
+    drop(closed);
+    is_built(&app, "waiting", 2);
+    assert_eq!(metric(&app, "building", "waiting"), "0");
 }
 
 #[test]

@@ -209,7 +209,9 @@ fn paths_of_projections_and_reports_say_what_they_know() {
         assert_eq!((answer.status, answer.header("Allow")), (405, Some("POST")));
     }
     assert_eq!(app.get("/reports/nonsense").problem(404, "no-such-path")["expected"], reports);
-    for path in ["/projections", "/projections/cart_items", "/reports/carts.csv", "/healthz", "/metrics"] {
+    for path in
+        ["/projections", "/projections/cart_items", "/reports/cart-items", "/reports/carts.csv", "/healthz", "/metrics"]
+    {
         let answer = app.post(path, "{}");
         assert_eq!((answer.status, answer.header("Allow")), (405, Some("GET, HEAD")), "{path}");
         let (head, get) = (app.request("HEAD", path, &[], None), app.get(path));
