@@ -102,6 +102,12 @@ fn show(building: &Value) {
     let _ = terminal.flush();
 }
 
+/// Whether what is being built does not go on. What is wrong with the generation that is read may be why it is built.
+fn is_stuck(told: &Value) -> bool {
+    let of = |member: &str| told[member]["generation"].as_i64();
+    told["state"] == "failing" && (of("error").is_none() || of("error") == of("building"))
+}
+
 /// Asks the service that runs.
 fn asked(task: &ProjectionTask, service: SocketAddr) -> Told<bool> {
     match task {
@@ -115,7 +121,7 @@ fn asked(task: &ProjectionTask, service: SocketAddr) -> Told<bool> {
             let mut told = ask(service, "POST", &format!("{path}/rebuild"), None)?;
             while let Some(building) = told.get("building") {
                 show(building);
-                if told["state"] == "failing" {
+                if is_stuck(&told) {
                     say("");
                     say(&line(&told));
                     return Ok(false);
@@ -231,7 +237,7 @@ impl Offline {
                 return Ok(false);
             };
             let told = status.told(now);
-            if told["state"] == "failing" {
+            if is_stuck(&told) {
                 say(&line(&told));
                 return Ok(false);
             }

@@ -53,6 +53,8 @@ pub(super) struct Projecting<P: Projection> {
     open: Option<Open<P>>,
     /// How often building has failed at its place, and when it tries again: what is read goes on meanwhile.
     pause: Option<(u32, Instant)>,
+    /// The same of the one that is read, while there is one that is built.
+    live_pause: Option<(u32, Instant)>,
 }
 
 /// Its open files.
@@ -77,7 +79,7 @@ impl<P: Projection> Projecting<P> {
                 .ok_or_else(|| ProjectionError::new(format!("{name} is no collection that is registered")))
         };
         let collections = P::COLLECTIONS.iter().map(known).collect::<Result<Vec<_>, _>>()?.into();
-        Ok(Self { parts, collections, open: None, pause: None })
+        Ok(Self { parts, collections, open: None, pause: None, live_pause: None })
     }
 
     fn open(&mut self) -> Result<&mut Open<P>, ProjectionError> {
@@ -94,30 +96,37 @@ impl<P: Projection> Projecting<P> {
                 let opened = Generation::open(&files, number?, &identity);
                 opened.inspect_err(|error| log::error!("projection {} is built anew: {error}", P::NAME)).ok()
             };
-            let (live, building) = (open(pointer.current), open(pointer.building));
-            let opened = Open { files, pointer, log, identity, live, building };
-            opened.tell(&self.parts.status);
-            self.open = Some(opened);
+            // One that is read was made; what is missing of it would be made anew, and read while it is empty.
+            let made = pointer.current.filter(|number| files.tables(*number).exists());
+            let (live, building) = (open(made), open(pointer.building));
+            self.open = Some(Open { files, pointer, log, identity, live, building });
         }
         self.open.as_mut().ok_or_else(|| ProjectionError::new("its files are not open"))
     }
 
     fn try_step(&mut self) -> Result<Done, Trouble> {
         let now = self.parts.clock.now();
-        let is_pausing = self.pause.is_some_and(|(_, until)| until > Instant::now());
+        let is_now = |pause: Option<(u32, Instant)>| pause.is_some_and(|(_, until)| until > Instant::now());
+        let (is_pausing, is_live_pausing) = (is_now(self.pause), is_now(self.live_pause));
         let status = self.parts.status.clone();
         let open = self.open()?;
         open.identity = open.log.refresh(now)?;
-        open.discard_strangers()?;
-        let live = open.go_on(&status, now);
-        let mut done = Done::All;
+        open.discard_strangers(&status)?;
+        open.tell(&status);
+        let is_live_waiting = is_live_pausing && open.building.is_some() && !is_pausing;
+        let mut live = if is_live_waiting { Ok(Done::All) } else { open.go_on(&status, now) };
+        let (was_built, mut done) = (open.building.is_some(), Done::All);
         if !is_pausing {
             // What is read may stand still while the one that is built does not, and the other way round.
             match open.build(&status) {
                 Ok(built) => {
                     self.pause = None;
                     done = built;
-                    if live.is_ok() {
+                    // What is wrong with the one that was read until now does not matter any more.
+                    if was_built && built == Done::All {
+                        (live, self.live_pause, done) = (Ok(Done::Some), None, Done::Some);
+                    }
+                    if live.is_ok() && self.live_pause.is_none() {
                         status.state().failure = None;
                     }
                 }
@@ -135,7 +144,22 @@ impl<P: Projection> Projecting<P> {
         if let Some(open) = &self.open {
             open.tell(&status);
         }
-        Ok(if live? == Done::Some { Done::Some } else { done })
+        match live {
+            // The one that is built does not wait for it.
+            Err(trouble) if done == Done::Some && trouble.event.is_some() => {
+                let attempts = self.live_pause.map_or(0, |(attempts, _)| attempts);
+                self.live_pause = Some((attempts + 1, Instant::now() + back_off(attempts)));
+                note(&status, trouble);
+                Ok(Done::Some)
+            }
+            live => {
+                let taken = live?;
+                if !is_live_waiting {
+                    self.live_pause = None;
+                }
+                Ok(if taken == Done::Some { Done::Some } else { done })
+            }
+        }
     }
 }
 
@@ -160,6 +184,7 @@ where
     fn look(&mut self) -> Result<(), ProjectionError> {
         let (status, now) = (self.parts.status.clone(), self.parts.clock.now());
         let open = self.open()?;
+        open.tell(&status);
         if let Some(live) = &open.live {
             let page = open.log.page(live.checkpoint.place, 1)?;
             let since = page.items.first().map_or(now, |item| item.time);
@@ -175,9 +200,14 @@ where
         open.begin()?;
         let total = open.log.page(0, 1)?.last;
         open.tell(&status);
-        // Who asks from now on is told that it has begun.
+        // Who asks from now on is told that it has begun, and not what was wrong with one that is given up.
         let generation = open.pointer.last;
-        status.state().building = Some(Building { generation, done: 0, total, since: (Instant::now(), 0) });
+        let mut state = status.state();
+        state.building = Some(Building { generation, done: 0, total, since: (Instant::now(), 0) });
+        let read = state.current.as_ref().map(|current| current.generation);
+        state.failure =
+            state.failure.take().filter(|failure| failure.generation.is_some() && failure.generation == read);
+        self.pause = None;
         Ok(())
     }
 
@@ -200,7 +230,7 @@ where
 impl<P: Projection> Open<P> {
     /// A generation of another log (another life of the database, an archive that began anew, a copy that is older) has
     /// nothing to go on from.
-    fn discard_strangers(&mut self) -> Result<(), ProjectionError> {
+    fn discard_strangers(&mut self, status: &Status) -> Result<(), ProjectionError> {
         let last = self.log.last()?;
         let is_ours = |generation: &Generation<P>| {
             generation.checkpoint.log == self.identity && generation.checkpoint.place <= last
@@ -218,6 +248,8 @@ impl<P: Projection> Open<P> {
         if !live_is_ours && let Some(live) = self.live.take() {
             self.pointer.current = None;
             self.files.point(&self.pointer)?;
+            // Nobody is to look for it when it is gone.
+            self.tell(status);
             self.files.remove(live.number);
         }
         Ok(())
@@ -318,12 +350,14 @@ impl<P: Projection> Open<P> {
 struct Trouble {
     /// The place of the event that cannot be taken, if it is one, and its position or revision.
     event: Option<(i64, i64)>,
+    /// The generation that cannot take it.
+    generation: Option<i64>,
     error: ProjectionError,
 }
 
 impl<E: Into<ProjectionError>> From<E> for Trouble {
     fn from(error: E) -> Self {
-        Self { event: None, error: error.into() }
+        Self { event: None, generation: None, error: error.into() }
     }
 }
 
@@ -336,12 +370,12 @@ pub(crate) fn back_off(attempts: u32) -> Duration {
 }
 
 /// Says of a projection that it does not go on.
-fn note(status: &Status, Trouble { event, error }: Trouble) {
+fn note(status: &Status, Trouble { event, generation, error }: Trouble) {
     let mut state = status.state();
-    let known = state.failure.as_ref().filter(|known| known.event == event);
+    let known = state.failure.as_ref().filter(|known| (known.event, known.generation) == (event, generation));
     let attempts = known.map_or(0, |known| known.attempts) + 1;
     log::error!("projection {} does not go on: {error}", state.name);
-    state.failure = Some(Failure { event, error: error.0, attempts });
+    state.failure = Some(Failure { event, generation, error: error.0, attempts });
 }
 
 /// Has a generation take a page; if one event cannot be taken, those before it are.
@@ -359,5 +393,6 @@ fn take<P: Projection>(
     if let Some(last) = index.checked_sub(1).and_then(|last| items.get(last)) {
         generation.take(&items[..index], skipped, last.place).map_err(|stopped| stopped.error)?;
     }
-    Err(Trouble { event: items.get(index).map(|item| (item.place, item.at)), error })
+    let event = items.get(index).map(|item| (item.place, item.at));
+    Err(Trouble { event, generation: Some(generation.number), error })
 }

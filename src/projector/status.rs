@@ -60,6 +60,8 @@ pub(crate) struct Failure {
     /// The event that it cannot take, if it is one: its place in the log, and its position or revision, which it may share
     /// with others.
     pub(crate) event: Option<(i64, i64)>,
+    /// The generation that cannot take it, if it is an event.
+    pub(crate) generation: Option<i64>,
     pub(crate) error: String,
     pub(crate) attempts: u32,
 }
@@ -97,8 +99,11 @@ impl Status {
         if let Some(building) = &state.building {
             told["building"] = building.told();
         }
-        if let Some(Failure { event, error, attempts }) = &state.failure {
+        if let Some(Failure { event, generation, error, attempts }) = &state.failure {
             told["error"] = json!({"at": event.map(|(_, at)| at), "message": error, "attempts": attempts});
+            if let Some(generation) = generation {
+                told["error"]["generation"] = (*generation).into();
+            }
         }
         told
     }

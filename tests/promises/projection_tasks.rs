@@ -127,6 +127,38 @@ fn a_rebuild_that_cannot_be_done_ends_with_what_is_wrong() {
     assert_eq!(told(app.address, "carts.csv")["generation"], 2);
 }
 
+#[test]
+fn one_whose_tables_are_broken_is_built_anew() {
+    let mut app = filled();
+    let tables =
+        |generation: u32| PathBuf::from(format!("{}.projections/cart_items.{generation}.db", app.database().display()));
+    let (first, second, third) = (tables(1), tables(2), tables(3));
+    for (broken, stopped) in [(first, false), (second, true)] {
+        sql(&broken, "DROP TABLE cart_items");
+        let cart = app.open_cart();
+        assert_eq!(app.add_item(&cart, "apple").status, 200);
+        eventually("it fails", || told(app.address, "cart_items")["state"] == "failing");
+        if stopped {
+            app.stop();
+        }
+        let (code, said) = projection(app.database(), &["rebuild", "cart_items"]);
+        assert_eq!(code, 0, "{said}");
+    }
+    app.resume();
+    eventually("it runs", || told(app.address, "cart_items")["generation"] == 3);
+    assert_eq!(app.get("/reports/popular-items").json()["items"][0]["carts"], 4);
+    app.stop();
+    // What is missing is not there empty.
+    std::fs::remove_file(third).unwrap();
+    app.resume();
+    eventually("it was built", || {
+        let answer = app.get("/reports/popular-items");
+        assert!(answer.status == 503 || answer.json()["items"][0]["carts"] == 4, "{}", answer.text());
+        answer.status == 200
+    });
+    assert_eq!(told(app.address, "cart_items")["generation"], 4);
+}
+
 /// Copies of the journal's only cart, so many that a rebuild takes a while.
 fn multiply(database: &Path, carts: u32) {
     let known = lines(database, "SELECT group_concat(name, ',') AS line FROM pragma_table_info('journal')");
