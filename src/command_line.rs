@@ -94,6 +94,14 @@ fn progress(building: &Value) -> String {
     )
 }
 
+/// The last line, in the place of the progress.
+fn say_last(told: &Value) {
+    if std::io::stdout().is_terminal() {
+        let _ = write!(std::io::stdout(), "\r\x1b[K");
+    }
+    say(&line(told));
+}
+
 /// Shows how far it is, over and over on a terminal, else a line each time.
 fn show(building: &Value) {
     let mut terminal = std::io::stdout();
@@ -122,14 +130,13 @@ fn asked(task: &ProjectionTask, service: SocketAddr) -> Told<bool> {
             while let Some(building) = told.get("building") {
                 show(building);
                 if is_stuck(&told) {
-                    say("");
-                    say(&line(&told));
+                    say_last(&told);
                     return Ok(false);
                 }
                 std::thread::sleep(Duration::from_millis(200));
                 told = ask(service, "GET", &path, None)?;
             }
-            say(&line(&told));
+            say_last(&told);
             Ok(told["state"] == "live")
         }
         ProjectionTask::Skip { name, at } => {
@@ -233,16 +240,16 @@ impl Offline {
         let mut shown = std::time::Instant::now();
         loop {
             let Ok(done) = work.step() else {
-                say(&line(&status.told(now)));
+                say_last(&status.told(now));
                 return Ok(false);
             };
             let told = status.told(now);
             if is_stuck(&told) {
-                say(&line(&told));
+                say_last(&told);
                 return Ok(false);
             }
             let Some(building) = told.get("building") else {
-                say(&line(&told));
+                say_last(&told);
                 return Ok(true);
             };
             if shown.elapsed() > Duration::from_millis(200) || done == Done::All {

@@ -99,6 +99,11 @@ impl<P: Projection> Generation<P> {
         })
     }
 
+    /// Has all of it on disk, before it counts.
+    pub(super) fn settle(&mut self) -> Result<(), ProjectionError> {
+        Ok(self.sink.connection().batch_execute("PRAGMA wal_checkpoint(FULL)")?)
+    }
+
     /// The projection's own code may panic: that is its failure, not ours.
     fn apply(&mut self, item: &Item) -> Result<(), ProjectionError> {
         let sink = &mut self.sink;
@@ -143,7 +148,8 @@ fn load(connection: &mut SqliteConnection) -> Result<Option<Checkpoint>, Project
             Ok(Some(Checkpoint { log, version, place, length: length.unsigned_abs() }))
         }
         // It was killed before it was made.
-        Err(diesel::result::Error::DatabaseError(..) | diesel::result::Error::NotFound) => Ok(None),
+        Err(diesel::result::Error::NotFound) => Ok(None),
+        Err(diesel::result::Error::DatabaseError(_, info)) if info.message().starts_with("no such table") => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -319,7 +319,8 @@ impl<P: Projection> Open<P> {
 
     /// The generation that was built is the one that is read.
     fn swap(&mut self) -> Result<(), ProjectionError> {
-        let Some(built) = self.building.take() else { return Ok(()) };
+        let Some(mut built) = self.building.take() else { return Ok(()) };
+        built.settle()?;
         let before = self.live.take().map(|live| live.number);
         let oldest = std::mem::replace(&mut self.pointer.previous, before);
         (self.pointer.current, self.pointer.building) = (Some(built.number), None);
