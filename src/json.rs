@@ -126,7 +126,17 @@ fn typed<'de, T: DeserializeOwned>(json: impl Deserializer<'de>) -> Result<T, In
     match (decoded, unknown) {
         (Ok(_), Some(path)) => Err(Invalid::new(path, "is no member that is known here")),
         (Ok(decoded), None) => Ok(decoded),
-        (Err(error), _) => Err(Invalid::new(of_error(&track.path()), error.to_string())),
+        (Err(error), _) => Err(wrong(of_error(&track.path()), error.to_string())),
+    }
+}
+
+/// What is wrong at a path, as serde tells it: of a member that is missing, the path is that of its object.
+fn wrong(path: String, detail: String) -> Invalid {
+    let missing = detail.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+    match missing {
+        None => Invalid::new(path, detail),
+        Some(name) if path.is_empty() => Invalid::new(name, "is missing"),
+        Some(name) => Invalid::new(format!("{path}.{name}"), "is missing"),
     }
 }
 
@@ -320,7 +330,7 @@ mod tests {
     fn a_null_member_is_an_absent_one() {
         let basket = decode::<Basket>(json!({"owner":"Ann","weight":null})).unwrap();
         assert_eq!(basket, Basket { owner: "Ann".into(), weight: None, items: None });
-        assert_eq!(wrong(json!({"owner":null})), (String::new(), "missing field `owner`".into()));
+        assert_eq!(wrong(json!({"owner":null})), ("owner".into(), "is missing".into()));
     }
 
     #[test]

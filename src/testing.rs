@@ -202,9 +202,12 @@ impl<T: EventSourced> Scenario<T> {
     /// The change event of the command is this merge patch; `{}` when it changed nothing.
     ///
     /// # Panics
-    /// It is not.
+    /// It is not, or the command failed.
     #[track_caller]
     pub fn then_patch(self, expected: impl Serialize) -> Self {
+        if let Err(failure) = &self.outcome {
+            panic!("the command failed: {}", failure.said());
+        }
         let made = written(patch(self.before.as_ref(), self.state.as_ref()));
         let made: Value =
             made.map_or_else(|| Value::Object(serde_json::Map::new()), |patch| written(serde_json::from_str(&patch)));
@@ -300,6 +303,7 @@ mod tests {
             message(|| close().then_not_found()),
             message(|| close().then_says("no")),
             message(|| close().then_patch(serde_json::json!({}))),
+            message(|| open().then_patch(serde_json::json!({}))),
             message(|| open().then([CartEvent::CartOpened])),
             message(|| open().then_fails(CartError::CartAlreadyClosed { cart: key(KEY) })),
             message(|| open().then_says("no")),

@@ -133,7 +133,8 @@ mod tests {
         assert_eq!(wrong("ItemAdded", json!({"item":5})).member, "item");
         assert_eq!(wrong("ItemAdded", json!({"item":"a","price":{"cents":"x"}})).member, "price.cents");
         assert_eq!(wrong("ItemAdded", json!({"item":"a","colour":"red"})).member, "colour");
-        assert_eq!(wrong("ItemAdded", json!({"item":null})).detail, "missing field `item`");
+        assert_eq!(wrong("ItemAdded", json!({"item":null})).to_string(), "item: is missing");
+        assert_eq!(wrong("ItemAdded", json!({"item":"a","price":{}})).to_string(), "price.cents: is missing");
         assert_eq!(wrong("Paid", json!({"cents":1,"euros":1})).member, "euros");
         assert!(wrong("Emptied", json!({"all":true})).detail.contains("`all`"));
         assert!(wrong("Stolen", json!({})).detail.contains("unknown variant `Stolen`"));

@@ -195,8 +195,8 @@ fn a_body_that_is_not_the_command_is_refused_by_its_member() {
     let long = json!({"item": "x".repeat(513)}).to_string();
     let before = app.get(&cart);
     for (command, body, member, named) in [
-        ("add-item", "{}", None, "missing field `item`"),
-        ("add-item", r#"{"item":null}"#, None, "missing field `item`"),
+        ("add-item", "{}", Some("item"), "item: is missing"),
+        ("add-item", r#"{"item":null}"#, Some("item"), "item: is missing"),
         ("add-item", r#"{"item":"apple","colour":"red"}"#, Some("colour"), "no member of add-item; expected item"),
         ("add-item", r#"{"item":5}"#, Some("item"), "expected a string"),
         ("add-item", r#"{"item":{"name":"apple"}}"#, Some("item"), "expected a string"),

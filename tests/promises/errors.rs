@@ -45,7 +45,7 @@ fn json_of_the_wrong_shape_is_named_by_its_member() {
         (r#"{"name":"Ann","city":["Rome"]}"#, Some("city"), "expected a string"),
         (r#"{"name":"Ann","city":""}"#, Some("city"), "is empty"),
         (r#"{"name":"Ann","city":"a\u0007"}"#, Some("city"), "control character"),
-        (r#"{"name":null}"#, None, "name"),
+        (r#"{"name":null}"#, Some("name"), "is missing"),
         (r#"["Ann"]"#, None, "got an array"),
         (r#""Ann""#, None, "got a string"),
         ("null", None, "got null"),
@@ -55,7 +55,7 @@ fn json_of_the_wrong_shape_is_named_by_its_member() {
             assert_eq!(body.get("member").and_then(Value::as_str), member, "{method} {body}");
         }
     }
-    problem(&app.post("/persons", "{}"), 422, "invalid", "missing field `name`");
+    problem(&app.post("/persons", "{}"), 422, "invalid", "name: is missing");
     assert_eq!(app.get("/persons").revision(), 1, "a refused command leaves no revision");
     assert_eq!(app.post("/persons", r#"{"name":"Bob"}"#).header("Location"), Some("/persons/2"));
 }
