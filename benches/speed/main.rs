@@ -1,0 +1,141 @@
+//! How fast the service is, beside how fast this machine could be: the real release binary with a database file, driven
+//! over loopback, and limit programs measured in turns with it.
+//!
+//!     cargo bench --bench speed                      every figure, about ten minutes
+//!     cargo bench --bench speed -- --quick           every figure, about two minutes
+//!     cargo bench --bench speed -- post-64           one figure
+//!     cargo bench --bench speed -- --json            for programs
+//!     cargo bench --bench speed -- --growth          every figure again at ten times the size, with the exponents
+//!
+//! A ratio is the median of five runs of a figure over the median of five runs of its limit. Only ratios can be compared
+//! between machines.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark that fails has no figures"
+)]
+#![expect(clippy::cast_precision_loss, reason = "no figure has so many digits")]
+#![expect(missing_docs, unreachable_pub, reason = "nobody else uses it")]
+
+#[path = "../load/mod.rs"]
+mod load;
+
+mod events;
+mod limits;
+mod process;
+mod reads;
+mod report;
+mod sql;
+mod standing;
+mod writes;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use process::Process;
+use report::Line;
+use tempfile::TempDir;
+
+/// How figures are measured.
+pub struct Setup {
+    binary: PathBuf,
+    /// Of each run of a figure.
+    pub seconds: f64,
+    pub runs: usize,
+    /// Ten for the growth, else one: times as much data, or as many clients.
+    pub scale: usize,
+}
+
+impl Setup {
+    pub fn time(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+
+    /// An empty directory on the disk of the project, for a database.
+    pub fn directory() -> TempDir {
+        tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+    }
+
+    pub fn start(&self, database: &Path) -> Process {
+        Process::service(&self.binary, database, &[])
+    }
+
+    /// A database with the tables of the service and nothing in them.
+    pub fn empty(&self, directory: &TempDir) -> PathBuf {
+        let database = directory.path().join("speed.db");
+        drop(self.start(&database));
+        database
+    }
+
+    /// A figure and its limit, in turns.
+    pub fn measured(&self, mut figure: impl FnMut() -> f64, mut limit: impl FnMut() -> f64) -> (Vec<f64>, Vec<f64>) {
+        (0..self.runs).map(|_| (figure(), limit())).unzip()
+    }
+}
+
+/// A name, and what measures the lines under it.
+type Figure = (&'static str, fn(&Setup) -> Vec<Line>);
+
+const FIGURES: &[Figure] = &[
+    ("post-64", writes::many),
+    ("post-city", writes::with_a_city),
+    ("post-1", writes::one),
+    ("mixed", writes::mixed),
+    ("get-1k", reads::thousand),
+    ("get-100k", reads::hundred_thousand),
+    ("get-moving", reads::while_it_moves),
+    ("deliver", events::latency),
+    ("fan-out", events::throughput),
+    ("catch-up", events::catch_up),
+    ("sessions", standing::sessions),
+    ("start", standing::start),
+    ("idle", standing::idle),
+    ("disk", standing::disk),
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(limit) = arguments.iter().position(|argument| argument == "--as-limit") {
+        return limits::run(&arguments[limit + 1..]);
+    }
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    // `cargo test --benches` only wants to see it compiled.
+    if !has("--bench") {
+        return;
+    }
+    let names: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
+    if let Some(unknown) = names.iter().find(|name| FIGURES.iter().all(|(known, _)| *known != name.as_str())) {
+        eprintln!(
+            "no figure {unknown}; there are {}",
+            FIGURES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+        );
+        std::process::exit(2);
+    }
+    let seconds = if has("--quick") { 0.5 } else { 2.0 };
+    let mut setup = Setup { binary: process::release_binary(), seconds, runs: 5, scale: 1 };
+    let lines = measure(&setup, &names);
+    if has("--json") {
+        report::print_json(&lines);
+    } else {
+        report::table(&lines);
+    }
+    if has("--growth") {
+        setup.scale = 10;
+        report::growth(&lines, &measure(&setup, &names));
+    }
+}
+
+/// Measures the figures of these names, or all.
+fn measure(setup: &Setup, names: &[&String]) -> Vec<Line> {
+    let wanted =
+        FIGURES.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|wanted| wanted.as_str() == *name));
+    wanted
+        .flat_map(|(name, figure)| {
+            eprintln!("{name} …");
+            figure(setup)
+        })
+        .collect()
+}

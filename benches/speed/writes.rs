@@ -1,0 +1,114 @@
+//! Writes: durable when they are answered.
+
+use std::net::SocketAddr;
+
+use super::load::{requests, thread, workers};
+use super::process::Process;
+use super::report::{Line, Target};
+use super::{Setup, sql};
+
+const ANN: &str = r#"{"name":"Ann"}"#;
+const ANN_IN_ROME: &str = r#"{"name":"Ann","city":"Rome"}"#;
+
+/// New persons a second.
+fn posts(setup: &Setup, address: SocketAddr, connections: usize, body: &'static str) -> f64 {
+    let time = setup.time();
+    let load = thread(move || async move {
+        workers::closed(address, connections, time, &[requests::post(body)], 201).await.rate()
+    });
+    load.join().unwrap()
+}
+
+fn against_all(setup: &Setup, name: &str, what: &str, connections: usize, body: &'static str) -> Vec<Line> {
+    let directory = Setup::directory();
+    let service = setup.start(&setup.empty(&directory));
+    let handler = Process::limit(&["handler"]);
+    let (figures, limits) = setup.measured(
+        || posts(setup, service.address, connections, body),
+        || posts(setup, handler.address, connections, body),
+    );
+    drop(service);
+    let with_city = body == ANN_IN_ROME;
+    let bare = |batch: usize| -> Vec<f64> {
+        let directory = Setup::directory();
+        let database = setup.empty(&directory);
+        (0..setup.runs).map(|run| sql::writes(&database, batch, setup.seconds, body, with_city, run)).collect()
+    };
+    let line = |limit: &str, limits: Vec<f64>, target: Option<Target>| Line {
+        name: name.to_owned(),
+        what: what.to_owned(),
+        unit: "/s",
+        figures: figures.clone(),
+        limit: Some((limit.to_owned(), limits)),
+        target,
+    };
+    vec![
+        line("actix handler that reads the body and answers", limits, Some(Target::Share(0.4))),
+        line("bare SQL, 64 writes a transaction", bare(64), Some(Target::Share(0.6))),
+        line("bare SQL, 256 writes a transaction", bare(256), None),
+    ]
+}
+
+pub fn many(setup: &Setup) -> Vec<Line> {
+    let connections = 64 * setup.scale;
+    against_all(setup, "post-64", &format!("durable POST /persons, {connections} connections"), connections, ANN)
+}
+
+pub fn with_a_city(setup: &Setup) -> Vec<Line> {
+    let connections = 64 * setup.scale;
+    let what = format!("the same, each with a city to derive, {connections} connections");
+    against_all(setup, "post-city", &what, connections, ANN_IN_ROME)
+}
+
+pub fn one(setup: &Setup) -> Vec<Line> {
+    let (directory, bare) = (Setup::directory(), Setup::directory());
+    let (database, bare) = (filled(setup, &directory), filled(setup, &bare));
+    let service = setup.start(&database);
+    let mut run = 0;
+    let (figures, limits) = setup.measured(
+        || posts(setup, service.address, 1, ANN),
+        || {
+            run += 1;
+            sql::writes(&bare, 1, setup.seconds, ANN, false, run)
+        },
+    );
+    vec![Line {
+        name: "post-1".to_owned(),
+        what: "durable POST /persons, 1 connection".to_owned(),
+        unit: "/s",
+        figures,
+        limit: Some(("bare SQL, a transaction each".to_owned(), limits)),
+        target: Some(Target::Share(0.75)),
+    }]
+}
+
+/// Where the number of connections does not grow, the data does.
+fn filled(setup: &Setup, directory: &tempfile::TempDir) -> std::path::PathBuf {
+    let database = setup.empty(directory);
+    if setup.scale > 1 {
+        sql::fill(&database, 100_000, sql::Events::Pruned);
+    }
+    database
+}
+
+pub fn mixed(setup: &Setup) -> Vec<Line> {
+    let directory = Setup::directory();
+    let service = setup.start(&setup.empty(&directory));
+    let (address, connections, time) = (service.address, 16 * setup.scale, setup.time());
+    let (figures, limits) = setup.measured(
+        || {
+            let load =
+                thread(move || async move { workers::mixed(address, connections, time, ANN_IN_ROME).await.rate() });
+            load.join().unwrap()
+        },
+        || posts(setup, address, connections, ANN_IN_ROME),
+    );
+    vec![Line {
+        name: "mixed".to_owned(),
+        what: format!("POST, PATCH, DELETE 50:40:10, {connections} connections"),
+        unit: "/s",
+        figures,
+        limit: Some(("POST alone, here".to_owned(), limits)),
+        target: Some(Target::Share(0.8)),
+    }]
+}
