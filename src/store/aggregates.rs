@@ -30,7 +30,8 @@ pub(super) fn load(connection: &mut SqliteConnection, collection: &str, key: &Ke
     let row: Option<(i64, i64, Option<String>)> = aggregates::table
         .find((collection, key.rank(), key.as_str()))
         .select((aggregates::revision, aggregates::version, aggregates::body))
-        .first(connection)
+        // Not `first`, whose `LIMIT ?` has SQLite prepare the statement anew each time.
+        .get_result(connection)
         .optional()?;
     Ok(row.map(|(revision, version, body)| Row {
         revision: Revision::stored(revision),

@@ -91,7 +91,7 @@ pub(crate) struct Horizon {
 
 pub(super) fn horizon(connection: &mut SqliteConnection) -> Result<Horizon, StoreError> {
     let (current, pruned, forgotten): (i64, i64, i64) =
-        metadata::table.select((metadata::revision, metadata::pruned, metadata::forgotten)).first(connection)?;
+        metadata::table.select((metadata::revision, metadata::pruned, metadata::forgotten)).get_result(connection)?;
     let (current, pruned, forgotten) =
         (Revision::stored(current), Revision::stored(pruned), Revision::stored(forgotten));
     Ok(Horizon { current, pruned, forgotten })
