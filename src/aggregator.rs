@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
 
+use crate::answers::{Answers, Sorted};
 use crate::clock::Clock;
 use crate::collection::{Command, Refusal, Registry};
 use crate::cursor::{Epoch, JournalPosition, Revision};
@@ -102,7 +103,8 @@ impl Aggregator {
             return;
         }
         let (commands, waiting): (Vec<_>, Vec<_>) =
-            self.pending.drain(..).map(|execute| (execute.command, execute.answer)).unzip();
+            self.pending.drain(..).map(|execute| (execute.command, (execute.answers, execute.waiting))).unzip();
+        let mut answers = Sorted::new();
         let now = self.clock.now();
         match self.with_writer(|writer| writer.commit(commands, now)) {
             Ok(committed) => {
@@ -110,19 +112,21 @@ impl Aggregator {
                 self.journal.send_if_modified(|mark| {
                     std::mem::replace(&mut mark.last, committed.position) != committed.position
                 });
+                for ((place, waiting), answer) in waiting.into_iter().zip(committed.answers) {
+                    answers.add(&place, waiting, answer.map_err(ExecuteError::Refused));
+                }
+                answers.send();
+                // The relay comes second: a writer waits for its answer, and nobody for an event.
                 if let Some(listener) = &self.listener {
                     listener.do_send(Committed { revision: committed.revision });
-                }
-                for (waiting, answer) in waiting.into_iter().zip(committed.answers) {
-                    // A client that has gone does not undo its command.
-                    drop(waiting.send(answer.map_err(ExecuteError::Refused)));
                 }
             }
             Err(error) => {
                 log::error!("{} commands were not done: {error}", waiting.len());
-                for waiting in waiting {
-                    drop(waiting.send(Err(ExecuteError::Failed)));
+                for (place, waiting) in waiting {
+                    answers.add(&place, waiting, Err(ExecuteError::Failed));
                 }
+                answers.send();
             }
         }
     }
@@ -156,8 +160,12 @@ impl Actor for Aggregator {
 /// Do this command, and answer when it is on disk.
 pub(crate) struct Execute {
     command: Command,
-    answer: oneshot::Sender<Result<Written, ExecuteError>>,
+    answers: Outcomes,
+    waiting: oneshot::Sender<Result<Written, ExecuteError>>,
 }
+
+/// Where the outcomes of a thread's commands arrive.
+pub(crate) type Outcomes = Answers<Result<Written, ExecuteError>>;
 
 /// Why a command has no outcome to show.
 #[derive(Debug)]
@@ -172,9 +180,13 @@ pub(crate) enum ExecuteError {
 
 /// Sends a command and waits until it is durable or refused. `aggregator` is the one shared address: actix bounds a
 /// mailbox per address, so a clone of it would have a place of its own in the queue.
-pub(crate) async fn execute(aggregator: &Addr<Aggregator>, command: Command) -> Result<Written, ExecuteError> {
-    let (answer, answered) = oneshot::channel();
-    match aggregator.try_send(Execute { command, answer }) {
+pub(crate) async fn execute(
+    aggregator: &Addr<Aggregator>,
+    answers: &Outcomes,
+    command: Command,
+) -> Result<Written, ExecuteError> {
+    let (waiting, answered) = oneshot::channel();
+    match aggregator.try_send(Execute { command, answers: answers.clone(), waiting }) {
         Ok(()) => answered.await.unwrap_or(Err(ExecuteError::Failed)),
         Err(SendError::Full(_)) => Err(ExecuteError::Busy),
         Err(SendError::Closed(_)) => Err(ExecuteError::Failed),

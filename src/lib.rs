@@ -30,6 +30,7 @@ mod spool;
 mod verify;
 
 mod aggregator;
+mod answers;
 mod channel;
 mod readers;
 mod relay;

@@ -16,7 +16,7 @@ use actix_web::rt::signal::unix::{Signal, SignalKind, signal};
 use actix_web::{App, HttpServer, web};
 
 use crate::admission::Admission;
-use crate::aggregator::{Aggregator, Listen};
+use crate::aggregator::{Aggregator, Listen, Outcomes};
 use crate::clock::Clock;
 use crate::collection::{Derived, Document, EventSourced, Registry};
 use crate::command_line::{self, reachable};
@@ -235,6 +235,7 @@ impl Service {
             server: None,
             hubs: Hubs::default(),
             relay,
+            outcomes: Outcomes::here(),
             shared,
             database,
             arbiters: [relaying, writing].into_iter().chain(projecting).collect(),
@@ -284,6 +285,7 @@ fn serve(listener: TcpListener, running: &Running) -> Result<(ServerHandle, Vec<
             .wrap(Condition::new(!origins.is_empty(), http::cors(&origins)))
             .app_data(shared.clone())
             .app_data(audience)
+            .app_data(Outcomes::here())
             .configure(|config| http::routes(config, &shared))
     };
     let mut server = HttpServer::new(app)

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use super::problem::{Kind, Problem};
+use crate::aggregator::Outcomes;
 use crate::collection::{Collection, CollectionId, Verb};
 use crate::json;
 use crate::key::Key;
@@ -102,6 +103,11 @@ impl Call {
     /// The path of the aggregate, also where the path goes on to something of it.
     pub(super) fn aggregate_path(&self) -> String {
         self.request.uri().path().split('/').take(3).collect::<Vec<_>>().join("/")
+    }
+
+    /// Where the outcomes of this thread's commands arrive.
+    pub(super) fn outcomes(&self) -> Result<&Outcomes, Problem> {
+        self.request.app_data().ok_or_else(|| Problem::new(Kind::Internal, "this thread has no place for answers"))
     }
 
     /// The members of the query, which has no others than the `known` ones.

@@ -126,7 +126,8 @@ impl<'a> Batch<'a> {
             return Ok(Err(Refusal::Invalid(invalid)));
         }
         let key = key.unwrap_or_else(|| if is_numbered { self.counters.next_key(id) } else { Key::uuid(now) });
-        let Staged { row, folded, .. } = match self.load(connection, id, &key) {
+        let loaded = if is_numbered { Ok(self.first(id, &key)) } else { self.load(connection, id, &key) };
+        let Staged { row, folded, .. } = match loaded {
             // One aggregate that cannot be read is not the end of the batch.
             Err(StoreError::Corrupt(why)) => return Ok(Err(Refusal::Corrupt(Corrupt::new(why)))),
             loaded => loaded?,
@@ -261,6 +262,11 @@ impl<'a> Batch<'a> {
                 None => drop(self.rows.remove(&place)),
             }
         }
+    }
+
+    /// An aggregate under a number that was never given before: nothing is looked for.
+    fn first(&mut self, id: CollectionId, key: &Key) -> Staged {
+        self.rows.entry((id, key.clone())).or_insert_with(Staged::absent).clone()
     }
 
     /// The aggregate as the batch left it so far.

@@ -7,6 +7,7 @@ use diesel::sqlite::SqliteConnection;
 use super::StoreError;
 use super::metadata::horizon;
 use super::schema::{metadata, outbox};
+use super::statements::AppendChange;
 use crate::clock::Timestamp;
 use crate::collection::{CollectionId, Registry};
 use crate::cursor::Revision;
@@ -73,15 +74,14 @@ pub(super) fn append(
     registry: &Registry,
     change: &Change,
 ) -> Result<(), StoreError> {
-    diesel::insert_into(outbox::table)
-        .values((
-            outbox::revision.eq(change.revision.number()),
-            outbox::collection.eq(registry.get(change.collection).name()),
-            outbox::key.eq(change.key.as_str()),
-            outbox::patch.eq(&change.patch),
-            outbox::time.eq(change.time.milliseconds()),
-        ))
-        .execute(connection)?;
+    AppendChange {
+        revision: change.revision.number(),
+        collection: registry.get(change.collection).name(),
+        key: change.key.as_str(),
+        patch: &change.patch,
+        time: change.time.milliseconds(),
+    }
+    .execute(connection)?;
     Ok(())
 }
 

@@ -49,6 +49,39 @@ impl QueryId for UpsertAggregate<'_> {
 
 impl RunQueryDsl<SqliteConnection> for UpsertAggregate<'_> {}
 
+/// One change event.
+pub(super) struct AppendChange<'a> {
+    pub(super) revision: i64,
+    pub(super) collection: &'a str,
+    pub(super) key: &'a str,
+    pub(super) patch: &'a str,
+    pub(super) time: i64,
+}
+
+impl QueryFragment<Sqlite> for AppendChange<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        out.push_sql("INSERT INTO outbox (revision, collection, key, patch, time) VALUES (");
+        out.push_bind_param::<BigInt, _>(&self.revision)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Text, _>(self.collection)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Text, _>(self.key)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Text, _>(self.patch)?;
+        out.push_sql(", ");
+        out.push_bind_param::<BigInt, _>(&self.time)?;
+        out.push_sql(")");
+        Ok(())
+    }
+}
+
+impl QueryId for AppendChange<'_> {
+    type QueryId = AppendChange<'static>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl RunQueryDsl<SqliteConnection> for AppendChange<'_> {}
+
 /// The counter of the document.
 pub(super) struct SaveRevision(pub(super) i64);
 
