@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::answers::{Answers, Sorted};
 use crate::clock::Clock;
-use crate::collection::{Command, Refusal, Registry};
+use crate::collection::{CollectionId, Command, Refusal, Registry};
 use crate::cursor::{Epoch, JournalPosition, Revision};
 use crate::projection::Inline;
 use crate::store::{Database, Pruned, Retained, StoreError, Writer, Written};
@@ -39,17 +39,39 @@ pub(crate) struct Aggregator {
     listener: Option<Recipient<Committed>>,
 }
 
-/// The last revision that is durable, for whoever asks; written by the aggregator only.
-#[derive(Debug, Default)]
-pub(crate) struct CommittedRevision(AtomicI64);
+/// The last revision that is durable, and those of the last changes, for whoever asks; written by the aggregator only.
+#[derive(Debug)]
+pub(crate) struct CommittedRevision {
+    revision: AtomicI64,
+    /// For each collection, the revision of its last change. Moved before `revision` is.
+    changed: Box<[AtomicI64]>,
+}
 
 impl CommittedRevision {
-    pub(crate) fn get(&self) -> Revision {
-        Revision::stored(self.0.load(Ordering::Acquire))
+    fn new(revision: Revision, changed: &[Revision]) -> Self {
+        let changed = changed.iter().map(|changed| AtomicI64::new(changed.number())).collect();
+        Self { revision: AtomicI64::new(revision.number()), changed }
     }
 
-    fn set(&self, revision: Revision) {
-        self.0.store(revision.number(), Ordering::Release);
+    pub(crate) fn get(&self) -> Revision {
+        Revision::stored(self.revision.load(Ordering::Acquire))
+    }
+
+    /// A durable revision, no earlier than the last write that was answered, and that of the collection's last change
+    /// up to it.
+    pub(crate) fn of(&self, collection: CollectionId) -> (Revision, Revision) {
+        // In this order: the last change up to `revision` was stored before it was, so it is this one or an earlier one.
+        let revision = self.get();
+        let changed = Revision::stored(self.changed[collection.index()].load(Ordering::Acquire));
+        // A commit may have come in between; then nothing is known of what is between this change and its last revision.
+        (revision.max(changed), changed)
+    }
+
+    fn set(&self, revision: Revision, changed: &[Revision]) {
+        for (stored, changed) in self.changed.iter().zip(changed) {
+            stored.store(changed.number(), Ordering::Release);
+        }
+        self.revision.store(revision.number(), Ordering::Release);
     }
 }
 
@@ -71,8 +93,7 @@ impl Aggregator {
         writer: Writer,
         queue: usize,
     ) -> Self {
-        let committed = Arc::new(CommittedRevision::default());
-        committed.set(writer.revision());
+        let committed = Arc::new(CommittedRevision::new(writer.revision(), &writer.changed()));
         let journal = watch::Sender::new(JournalMark { last: writer.position(), is_over: false });
         Self {
             database,
@@ -108,7 +129,7 @@ impl Aggregator {
         let now = self.clock.now();
         match self.with_writer(|writer| writer.commit(commands, now)) {
             Ok(committed) => {
-                self.committed.set(committed.revision);
+                self.committed.set(committed.revision, &committed.changed);
                 self.journal.send_if_modified(|mark| {
                     std::mem::replace(&mut mark.last, committed.position) != committed.position
                 });
@@ -137,7 +158,10 @@ impl Aggregator {
             Some(writer) => writer,
             None => {
                 let (registry, inline) = (Arc::clone(&self.registry), Arc::clone(&self.inline));
-                Writer::reopen(&self.database, registry, inline, &self.epoch, self.committed.get())?
+                let writer = Writer::reopen(&self.database, registry, inline, &self.epoch, self.committed.get())?;
+                // What failed may have been committed all the same.
+                self.committed.set(writer.revision(), &writer.changed());
+                writer
             }
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut writer)))

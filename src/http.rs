@@ -12,6 +12,7 @@ mod projections;
 mod queries;
 mod request;
 mod routes;
+mod whole;
 
 pub(crate) use cors::cors;
 pub(crate) use routes::routes;
@@ -27,6 +28,7 @@ use tokio::sync::watch;
 
 use crate::admission::Admission;
 use crate::aggregator::{Aggregator, CommittedRevision, JournalMark};
+use crate::bodies::Bodies;
 use crate::collection::Registry;
 use crate::cursor::{Epoch, Revision};
 use crate::projections::Projections;
@@ -46,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) readers: Addr<Readers>,
     /// For whole collections, which take long: they must not keep a page waiting.
     pub(crate) scanners: Addr<Readers>,
+    pub(crate) bodies: Arc<Bodies>,
     /// Where a body that is not taken fast enough waits.
     pub(crate) spool_directory: PathBuf,
     /// The longest request body, in bytes.

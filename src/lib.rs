@@ -24,6 +24,7 @@ mod feed;
 
 mod store;
 
+mod bodies;
 mod follow;
 mod frames;
 mod spool;

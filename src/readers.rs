@@ -1,11 +1,13 @@
 //! The actors that read: a few threads, each with a read-only connection, so that no read blocks a thread that serves
 //! streams, or the writer.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
+use crate::bodies::{Make, Measure, Zip};
 use crate::collection::{CollectionId, Registry};
 use crate::cursor::{JournalPosition, Revision, Version};
 use crate::feed::push_member;
@@ -35,13 +37,15 @@ impl Readers {
         })
     }
 
-    /// Lends the connection; one that failed is not used again.
+    /// Lends the connection; one that failed is not used again. A panic is a failure of its own work only: the thread goes
+    /// on.
     fn with_reader<T, E: From<StoreError>>(&mut self, work: impl FnOnce(&mut Reader) -> Result<T, E>) -> Result<T, E> {
         let mut reader = match self.reader.take() {
             Some(reader) => reader,
             None => Reader::open(&self.database, Arc::clone(&self.registry))?,
         };
-        let outcome = work(&mut reader);
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut reader)))
+            .unwrap_or_else(|_| Err(StoreError::Corrupt("a panic, see above".to_owned()).into()));
         if outcome.is_ok() {
             self.reader = Some(reader);
         }
@@ -153,12 +157,47 @@ impl Handler<ReadJournal> for Readers {
     }
 }
 
+impl Message for Make {
+    type Result = ();
+}
+
+impl Handler<Make> for Readers {
+    type Result = ();
+
+    fn handle(&mut self, make: Make, ctx: &mut Self::Context) {
+        let made = self.with_reader(|reader| reader.view(|view| make.run(view)));
+        match made.map(|made| make.finish(made)) {
+            Ok(None) => {}
+            // In the queue like any other: what somebody else waits for comes first.
+            Ok(Some(next)) => ctx.address().do_send(next),
+            Err(error) => log::error!("a body was not made: {error}"),
+        }
+    }
+}
+
+impl Message for Zip {
+    type Result = ();
+}
+
+impl Handler<Zip> for Readers {
+    type Result = ();
+
+    fn handle(&mut self, zip: Zip, _: &mut Self::Context) {
+        if catch_unwind(AssertUnwindSafe(|| zip.run())).is_err() {
+            log::error!("a body was not compressed");
+        }
+    }
+}
+
 /// Whole collections into a spool; first of all, the revision that this shows.
 pub(crate) struct ReadCollections {
     pub(crate) collections: Vec<CollectionId>,
     pub(crate) form: Form,
-    pub(crate) revision: oneshot::Sender<Revision>,
+    /// The revision, and that of the last change of the collection, if it is one only.
+    pub(crate) shown: oneshot::Sender<(Revision, Revision)>,
     pub(crate) body: Spool,
+    /// For a body that there was no room to share.
+    pub(crate) measure: Option<Measure>,
 }
 
 /// The form of a body that has whole collections in it.
@@ -180,21 +219,26 @@ impl Handler<ReadCollections> for Readers {
     type Result = ();
 
     fn handle(&mut self, read: ReadCollections, _: &mut Self::Context) {
-        let ReadCollections { collections, form, revision, body } = read;
+        let ReadCollections { collections, form, shown, body, measure } = read;
         let registry = Arc::clone(&self.registry);
-        let mut writing = Writing { form, text: String::new(), body };
+        let mut writing = Writing { form, text: String::new(), written: 0, body };
         let outcome = self.with_reader(|reader| {
             reader.collections(
                 &collections,
-                |shown| {
+                |revision, changed| {
                     // A client that has gone is noticed when its body is written.
-                    let _ = revision.send(shown);
+                    let _ = shown.send((revision, changed));
                 },
                 |part| writing.write(&registry, part),
             )
         });
         match outcome.and_then(|()| writing.flush()) {
-            Ok(()) => writing.body.finish(),
+            Ok(()) => {
+                if let Some(measure) = measure {
+                    measure.took(writing.written);
+                }
+                writing.body.finish();
+            }
             Err(Broken::ClientGone) => {}
             // The spool is dropped unfinished: the client's response is cut, and not taken for the whole.
             Err(broken) => log::error!("a response was not finished: {broken}"),
@@ -206,6 +250,8 @@ impl Handler<ReadCollections> for Readers {
 struct Writing {
     form: Form,
     text: String,
+    /// The bytes that the body was given.
+    written: usize,
     body: Spool,
 }
 
@@ -240,6 +286,7 @@ impl Writing {
         if self.text.is_empty() {
             return Ok(());
         }
+        self.written += self.text.len();
         self.body.push(std::mem::take(&mut self.text).into())
     }
 }

@@ -17,6 +17,7 @@ use actix_web::{App, HttpServer, web};
 
 use crate::admission::Admission;
 use crate::aggregator::{Aggregator, Listen, Outcomes};
+use crate::bodies::Bodies;
 use crate::clock::Clock;
 use crate::collection::{Derived, Document, EventSourced, Registry};
 use crate::command_line::{self, reachable};
@@ -218,6 +219,7 @@ impl Service {
         let shared = web::Data::new(Shared {
             readers: Readers::start(settings.readers, &database, &registry),
             scanners: Readers::start(settings.readers, &database, &registry),
+            bodies: Arc::new(Bodies::new(registry.ids().count(), settings.shared_bodies)),
             spool_directory: database.directory().to_owned(),
             registry,
             epoch,

@@ -63,6 +63,11 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_SESSION_BUFFER", value_name = "SIZE", default_value = "256KiB", value_parser = at_least_a_byte)]
     pub session_buffer: usize,
 
+    /// What whole collections may take in memory, so that all who read one share it; one for which there is no room is
+    /// streamed, and with 0 all are.
+    #[arg(long, env = "DUALITY_SHARED_BODIES", value_name = "SIZE", default_value = "64MiB", value_parser = size)]
+    pub shared_bodies: usize,
+
     /// An origin whose pages may read the answers (CORS), `*` for any; may be given several times.
     #[arg(long, env = "DUALITY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<String>,

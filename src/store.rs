@@ -6,6 +6,7 @@
 mod aggregates;
 mod commit;
 mod connection;
+mod error;
 mod inline;
 mod journal;
 mod metadata;
@@ -18,20 +19,21 @@ mod verification;
 pub(crate) use aggregates::{Row, State, States};
 pub(crate) use commit::{Committed, Written};
 pub(crate) use connection::{Database, attach, look_beside};
+pub use error::StoreError;
 pub(crate) use journal::{Entries, Entry, Folded};
 pub(crate) use metadata::Horizon;
 pub(crate) use outbox::{Change, Changes, Pruned, Room};
 pub(crate) use verification::{Checked, Difference};
 
-use std::fmt;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use diesel::result::{ConnectionError, Error as QueryError};
+use diesel::result::Error as QueryError;
 use diesel::sqlite::SqliteConnection;
 
 use crate::clock::Timestamp;
-use crate::collection::{CollectionId, Command, Corrupt, Registry};
+use crate::collection::{CollectionId, Command, Registry};
 use crate::cursor::{Epoch, JournalPosition, Revision, Version};
 use crate::feed::Feed;
 use crate::key::Key;
@@ -93,6 +95,11 @@ impl Writer {
 
     pub(crate) fn position(&self) -> JournalPosition {
         self.counters.position
+    }
+
+    /// For each collection, the revision of its last change.
+    pub(crate) fn changed(&self) -> Vec<Revision> {
+        self.counters.changed().collect()
     }
 
     /// Does the commands in order, in one transaction; each has its own answer. On an error none is done.
@@ -169,16 +176,22 @@ impl Reader {
     }
 
     /// Every aggregate of some collections, in order, at one revision: in one read transaction, which ends as soon as
-    /// the last row is taken. So `each` must not wait for anybody.
+    /// the last row is taken. So `each` must not wait for anybody. The head is given that revision, and that of the last
+    /// change of the collection, if it is one only.
     pub(crate) fn collections<E: From<StoreError>>(
         &mut self,
         collections: &[CollectionId],
-        head: impl FnOnce(Revision),
+        head: impl FnOnce(Revision, Revision),
         mut each: impl FnMut(Part<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let registry = &self.registry;
         self.connection.read(|connection| {
-            head(metadata::horizon(connection)?.current);
+            let current = metadata::horizon(connection)?.current;
+            let changed = match collections {
+                [only] => metadata::last_change(connection, registry.get(*only).name())?,
+                _ => current,
+            };
+            head(current, changed);
             each(Part::Begin)?;
             for (index, id) in collections.iter().enumerate() {
                 each(Part::Collection { id: *id, first: index == 0 })?;
@@ -236,6 +249,31 @@ impl<'a> View<'a> {
     /// The aggregates of a feed that changed after a revision, as they are.
     pub(crate) fn states(&mut self, feed: &Feed, after: Revision, room: Room) -> Result<States, StoreError> {
         aggregates::changed(self.connection, self.registry, feed, after, room)
+    }
+
+    /// The revision of the last change of a collection.
+    pub(crate) fn last_change(&mut self, collection: CollectionId) -> Result<Revision, StoreError> {
+        metadata::last_change(self.connection, self.registry.get(collection).name())
+    }
+
+    /// The aggregates of a collection that changed after a revision, as they are, those that are gone among them; `None`
+    /// where there is no room for all.
+    pub(crate) fn changed_of(
+        &mut self,
+        collection: CollectionId,
+        after: Revision,
+        room: Room,
+    ) -> Result<Option<BTreeMap<Key, Option<String>>>, StoreError> {
+        aggregates::changed_of(self.connection, self.registry.get(collection).name(), after, room)
+    }
+
+    /// Every aggregate of a collection, in order.
+    pub(crate) fn scan<E: From<StoreError>>(
+        &mut self,
+        collection: CollectionId,
+        mut each: impl FnMut(&str, &str) -> Result<(), E>,
+    ) -> Result<(), E> {
+        aggregates::scan(self.connection, self.registry.get(collection).name(), |key, _, body| each(key, body))
     }
 
     /// How many aggregates changed after a revision, counted no further than `at_most`.
@@ -344,46 +382,5 @@ impl ReadTransaction for SqliteConnection {
             Some(Ok(value)) => transaction.map(|()| value).map_err(|error| StoreError::from(error).into()),
             None => Err(StoreError::Corrupt("a read transaction did not begin".to_owned()).into()),
         }
-    }
-}
-
-/// Why the database did not do something.
-#[derive(Debug)]
-pub enum StoreError {
-    /// It cannot be opened: no such directory, no permission, in use by another process, no database, a newer schema.
-    Open(String),
-    /// A statement failed: a full disk, an input/output error.
-    Query(QueryError),
-    /// It holds something that this program cannot have written.
-    Corrupt(String),
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Open(why) => f.write_str(why),
-            Self::Query(error) => write!(f, "the database failed: {error}"),
-            Self::Corrupt(what) => write!(f, "the database holds something unexpected: {what}"),
-        }
-    }
-}
-
-impl std::error::Error for StoreError {}
-
-impl From<QueryError> for StoreError {
-    fn from(error: QueryError) -> Self {
-        Self::Query(error)
-    }
-}
-
-impl From<ConnectionError> for StoreError {
-    fn from(error: ConnectionError) -> Self {
-        Self::Open(error.to_string())
-    }
-}
-
-impl From<Corrupt> for StoreError {
-    fn from(corrupt: Corrupt) -> Self {
-        Self::Corrupt(corrupt.to_string())
     }
 }

@@ -1,7 +1,7 @@
 //! Which of the forms there are a client wants ([RFC 9110, section 12.5.1](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1)).
 
 use actix_web::HttpRequest;
-use actix_web::http::header::{Accept, Header as _};
+use actix_web::http::header::{Accept, AcceptEncoding, Encoding, Header as _, Preference, Quality};
 
 use super::problem::{Kind, Problem};
 
@@ -23,7 +23,7 @@ pub(super) fn accepted(request: &HttpRequest, offered: &[&'static str]) -> Resul
             .filter_map(|range| Some((specificity(range.item.essence_str(), offer)?, range.quality)))
             .max_by_key(|(specificity, _)| *specificity)
             .map(|(_, quality)| quality)
-            .filter(|quality| *quality > actix_web::http::header::Quality::ZERO);
+            .filter(|quality| *quality > Quality::ZERO);
         if let Some(quality) = quality
             && best.is_none_or(|(known, _)| quality > known)
         {
@@ -34,6 +34,18 @@ pub(super) fn accepted(request: &HttpRequest, offered: &[&'static str]) -> Resul
         let offered = offered.join(", ");
         Problem::new(Kind::NotAcceptable, format!("Accept: takes none of the forms there are: {offered}"))
     })
+}
+
+/// Whether a client takes gzip, and likes it no less than what is not compressed.
+pub(super) fn takes_gzip(request: &HttpRequest) -> bool {
+    // What cannot be read asks for nothing.
+    let Ok(AcceptEncoding(list)) = AcceptEncoding::parse(request) else { return false };
+    let named = |wanted: &Encoding| {
+        list.iter().find(|one| matches!(&one.item, Preference::Specific(one) if one == wanted)).map(|one| one.quality)
+    };
+    let any = list.iter().find(|one| one.item == Preference::Any).map(|one| one.quality);
+    let gzip = named(&Encoding::gzip()).or(any).unwrap_or(Quality::ZERO);
+    gzip > Quality::ZERO && named(&Encoding::identity()).is_none_or(|identity| gzip >= identity)
 }
 
 /// How exactly a range names a type; `None` when it does not.
@@ -54,6 +66,20 @@ mod tests {
     use actix_web::test::TestRequest;
 
     const OFFERED: [&str; 2] = ["text/event-stream", "application/json"];
+
+    #[test]
+    fn gzip_is_for_who_takes_it() {
+        let takes =
+            |sent: &str| takes_gzip(&TestRequest::default().insert_header(("Accept-Encoding", sent)).to_http_request());
+        for sent in ["gzip", "br, gzip", "gzip;q=0.1", "*", "br;q=1, *;q=0.5", "identity;q=0.5, gzip", "gzip, identity"]
+        {
+            assert!(takes(sent), "{sent}");
+        }
+        for sent in ["", "br", "gzip;q=0", "gzip;q=0, *", "*;q=0", "identity, gzip;q=0.5", "identity", ";;;"] {
+            assert!(!takes(sent), "{sent}");
+        }
+        assert!(!takes_gzip(&TestRequest::default().to_http_request()));
+    }
 
     fn chosen(accept: &str) -> Option<&'static str> {
         let request = TestRequest::default().insert_header(("Accept", accept)).to_http_request();

@@ -9,6 +9,9 @@ use super::request::Call;
 use crate::cursor::{Epoch, Revision};
 use crate::precondition::{Precondition, Tags};
 
+/// What ends the tag of a form that is compressed.
+pub(super) const GZIP: &str = "-gzip";
+
 /// The tag of an aggregate that last changed at this revision.
 pub(super) fn tag(epoch: &Epoch, changed: Revision) -> String {
     format!("\"{epoch}.{changed}\"")
@@ -20,8 +23,37 @@ pub(super) fn precondition(call: &Call) -> Result<Precondition, Problem> {
     Ok(Precondition { if_match: tags(call, &IF_MATCH, false)?, if_none_match: tags(call, &IF_NONE_MATCH, true)? })
 }
 
-/// The tags that a header names, if it is there.
+/// What a header with tags says.
+enum Sent {
+    Any,
+    These(Vec<EntityTag>),
+}
+
+/// The revisions of the tags that a header names, if it is there.
 fn tags(call: &Call, name: &HeaderName, with_weak: bool) -> Result<Option<Tags>, Problem> {
+    Ok(sent(call, name)?.map(|sent| match sent {
+        Sent::Any => Tags::Any,
+        Sent::These(list) => {
+            let meant = list.iter().filter(|tag| with_weak || !tag.weak);
+            Tags::These(meant.filter_map(|tag| revision(tag, &call.shared.epoch)).collect())
+        }
+    }))
+}
+
+/// The tag under which the client has already what has this one, if it says so. Both are without quotes; what is in lines
+/// and what is not are two things, what is compressed and what is not are one.
+pub(super) fn known(call: &Call, tag: &str) -> Result<Option<String>, Problem> {
+    Ok(match sent(call, &IF_NONE_MATCH)? {
+        None => None,
+        Some(Sent::Any) => Some(tag.to_owned()),
+        Some(Sent::These(list)) => {
+            let mut sent = list.iter().map(EntityTag::tag);
+            sent.find(|sent| sent.strip_suffix(GZIP).unwrap_or(sent) == tag).map(str::to_owned)
+        }
+    })
+}
+
+fn sent(call: &Call, name: &HeaderName) -> Result<Option<Sent>, Problem> {
     let lines: Vec<_> = call.request.headers().get_all(name).collect();
     if lines.is_empty() {
         return Ok(None);
@@ -29,14 +61,13 @@ fn tags(call: &Call, name: &HeaderName, with_weak: bool) -> Result<Option<Tags>,
     let text: Option<Vec<_>> = lines.into_iter().map(|line| line.to_str().ok()).collect();
     let text = text.map(|lines| lines.join(",")).unwrap_or_default();
     if text.trim() == "*" {
-        return Ok(Some(Tags::Any));
+        return Ok(Some(Sent::Any));
     }
     let list = list(&text).ok_or_else(|| {
         let detail = format!("{name}: expected * or tags as they were given, such as \"4f9c21aa.8\"");
         Problem::new(Kind::MalformedRequest, detail)
     })?;
-    let meant = list.iter().filter(|tag| with_weak || !tag.weak);
-    Ok(Some(Tags::These(meant.filter_map(|tag| revision(tag, &call.shared.epoch)).collect())))
+    Ok(Some(Sent::These(list)))
 }
 
 /// Every tag of a list, or nothing: the framework's own way leaves out what it cannot read, and a write that was meant

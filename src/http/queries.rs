@@ -3,27 +3,26 @@
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, VARY};
-use tokio::sync::oneshot;
 
 use super::accept::accepted;
 use super::conditions::{precondition, tag, unexpected};
 use super::problem::{Kind, Problem};
 use super::request::Call;
+use super::whole::whole;
 use super::{JSON, NDJSON, answer};
 use crate::collection::CollectionId;
 use crate::cursor::{Revision, Version};
 use crate::feed::push_member;
 use crate::key::Key;
 use crate::precondition::Precondition;
-use crate::readers::{FoldAggregate, Form, ReadAggregates, ReadCollections};
-use crate::spool::spool;
+use crate::readers::{FoldAggregate, Form, ReadAggregates};
 
 /// `GET /aggregates`: the whole document.
 pub(super) async fn document(call: Call) -> Result<HttpResponse, Problem> {
     accepted(&call.request, &[JSON])?;
     let query = call.query(&["collection"])?;
     let collections = call.collections(&query)?.unwrap_or_else(|| call.shared.registry.ids().collect());
-    whole(&call, collections, Form::Document, JSON).await
+    whole(&call, collections, Form::Document).await
 }
 
 /// `GET /persons`
@@ -33,7 +32,7 @@ pub(super) async fn collection(call: Call) -> Result<HttpResponse, Problem> {
     let id = call.collection_id()?;
     match call.keys(&query)? {
         Some(keys) => some(&call, id, keys, form).await,
-        None => whole(&call, vec![id], if form == NDJSON { Form::Lines } else { Form::Collection }, form).await,
+        None => whole(&call, vec![id], if form == NDJSON { Form::Lines } else { Form::Collection }).await,
     }
 }
 
@@ -87,25 +86,6 @@ async fn at_version(
     }
 }
 
-/// Streamed, exact at the revision that it names.
-async fn whole(
-    call: &Call,
-    collections: Vec<CollectionId>,
-    form: Form,
-    content_type: &'static str,
-) -> Result<HttpResponse, Problem> {
-    if call.is_head() {
-        return Ok(
-            state(call, StatusCode::OK, call.shared.committed.get(), content_type).body(actix_web::body::None::new())
-        );
-    }
-    let (spool, body) = spool(&call.shared.spool_directory);
-    let (shown, revision) = oneshot::channel();
-    call.shared.scanners.do_send(ReadCollections { collections, form, revision: shown, body: spool });
-    let revision = revision.await.map_err(|_| Problem::new(Kind::Internal, "the collection cannot be read"))?;
-    Ok(state(call, StatusCode::OK, revision, content_type).body(body))
-}
-
 /// Those of the keys that are there.
 async fn some(
     call: &Call,
@@ -134,7 +114,8 @@ async fn some(
     Ok(state(call, StatusCode::OK, revision, form).body(body))
 }
 
-fn state(
+/// The head of an answer that shows a state.
+pub(super) fn state(
     call: &Call,
     status: StatusCode,
     revision: Revision,

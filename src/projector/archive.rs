@@ -128,7 +128,7 @@ impl Archive {
                 let mut of = None;
                 reader.collections::<ProjectionError>(
                     collections,
-                    |shown| revision = shown,
+                    |shown, _| revision = shown,
                     |part| {
                         match part {
                             Part::Collection { id, .. } => of = Some(id),

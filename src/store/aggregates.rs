@@ -1,7 +1,11 @@
 //! The table of current state.
 
+use std::collections::BTreeMap;
+
 use diesel::connection::DefaultLoadingMode;
+use diesel::dsl::sql;
 use diesel::prelude::*;
+use diesel::sql_types::Text;
 use diesel::sqlite::SqliteConnection;
 
 use super::StoreError;
@@ -162,6 +166,31 @@ fn fill(
         }
     }
     Ok(States { states: taken, to: None })
+}
+
+/// The aggregates of one collection that changed after a revision, as they are, those that are gone among them; `None`
+/// where there is no room for all.
+pub(super) fn changed_of(
+    connection: &mut SqliteConnection,
+    collection: &str,
+    after: Revision,
+    room: Room,
+) -> Result<Option<BTreeMap<Key, Option<String>>>, StoreError> {
+    // The sign keeps SQLite from going through all of the collection instead of through the index by revision.
+    let query = aggregates::table
+        .filter(aggregates::revision.gt(after.number()).and(sql::<Text>("+collection").eq(collection)))
+        .order(aggregates::revision)
+        .select((aggregates::key, aggregates::body));
+    let (mut changed, mut bytes) = (BTreeMap::new(), 0);
+    for row in query.load_iter::<(String, Option<String>), DefaultLoadingMode>(connection)? {
+        let (key, body) = row?;
+        bytes += key.len() + body.as_ref().map_or(0, String::len);
+        changed.insert(Key::stored(&key), body);
+        if changed.len() > room.items || bytes > room.bytes {
+            return Ok(None);
+        }
+    }
+    Ok(Some(changed))
 }
 
 /// How many aggregates changed after a revision, counted no further than `at_most`.

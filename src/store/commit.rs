@@ -32,6 +32,8 @@ pub(crate) struct Committed {
     pub(crate) revision: Revision,
     /// The last position of the journal, which is durable now.
     pub(crate) position: JournalPosition,
+    /// For each collection, the revision of its last change.
+    pub(crate) changed: Vec<Revision>,
 }
 
 /// What became of a command.
@@ -66,7 +68,8 @@ pub(super) fn commit(
         }
         batch.write(connection, counters)?;
         let (revision, position) = (batch.counters.revision, batch.counters.position);
-        Ok((Committed { answers, revision, position }, batch.counters))
+        let changed = batch.counters.changed().collect();
+        Ok((Committed { answers, revision, position, changed }, batch.counters))
     })
 }
 
@@ -208,6 +211,7 @@ impl<'a> Batch<'a> {
         }
         let revision = self.counters.revise();
         for (Step { collection, key, after, .. }, patch) in changes {
+            self.counters.change(collection);
             let staged = self.rows.entry((collection, key.clone())).or_insert_with(Staged::absent);
             staged.row.revision = revision;
             staged.row.body = after;

@@ -4,7 +4,7 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
 use super::schema::{collections, metadata};
-use super::statements::{SaveNextKey, SaveRevision};
+use super::statements::{SaveCollection, SaveRevision};
 use super::{StoreError, journal};
 use crate::collection::{CollectionId, Registry};
 use crate::cursor::{Epoch, JournalPosition, Revision};
@@ -16,8 +16,17 @@ pub(super) struct Counters {
     pub(super) revision: Revision,
     /// Of the last domain event. Needs no row: the journal is never pruned.
     pub(super) position: JournalPosition,
-    /// For each collection, the number of the next key of its sequence.
-    next_keys: Vec<i64>,
+    /// For each collection.
+    collections: Vec<Counted>,
+}
+
+/// What is counted of one collection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Counted {
+    /// The number of the next key of its sequence.
+    next_key: i64,
+    /// The revision of its last change.
+    changed: Revision,
 }
 
 impl Counters {
@@ -35,12 +44,22 @@ impl Counters {
 
     /// The next key of a collection's sequence.
     pub(super) fn next_key(&self, collection: CollectionId) -> Key {
-        Key::of_number(self.next_keys[collection.index()])
+        Key::of_number(self.collections[collection.index()].next_key)
     }
 
     /// The next key of a collection's sequence was used.
     pub(super) fn use_key(&mut self, collection: CollectionId) {
-        self.next_keys[collection.index()] += 1;
+        self.collections[collection.index()].next_key += 1;
+    }
+
+    /// The revision of now changed something in a collection.
+    pub(super) fn change(&mut self, collection: CollectionId) {
+        self.collections[collection.index()].changed = self.revision;
+    }
+
+    /// For each collection, the revision of its last change.
+    pub(super) fn changed(&self) -> impl Iterator<Item = Revision> {
+        self.collections.iter().map(|counted| counted.changed)
     }
 
     /// Writes what moved on from `before`.
@@ -53,9 +72,10 @@ impl Counters {
         if self.revision != before.revision {
             SaveRevision(self.revision.number()).execute(connection)?;
         }
-        for id in registry.ids().filter(|id| self.next_keys[id.index()] != before.next_keys[id.index()]) {
-            let next_key = self.next_keys[id.index()];
-            SaveNextKey { collection: registry.get(id).name(), next_key }.execute(connection)?;
+        for id in registry.ids().filter(|id| self.collections[id.index()] != before.collections[id.index()]) {
+            let Counted { next_key, changed } = self.collections[id.index()];
+            let collection = registry.get(id).name();
+            SaveCollection { collection, next_key, changed: changed.number() }.execute(connection)?;
         }
         Ok(())
     }
@@ -65,12 +85,14 @@ impl Counters {
 pub(super) fn load(connection: &mut SqliteConnection, registry: &Registry) -> Result<(Epoch, Counters), StoreError> {
     let epoch = epoch(connection)?;
     let revision: i64 = metadata::table.select(metadata::revision).first(connection)?;
-    let next_keys = registry
-        .ids()
-        .map(|id| collections::table.find(registry.get(id).name()).select(collections::next_key).first(connection))
-        .collect::<QueryResult<_>>()?;
+    let mut counted = Vec::new();
+    for id in registry.ids() {
+        let row = collections::table.find(registry.get(id).name());
+        let (next_key, changed) = row.select((collections::next_key, collections::changed)).first(connection)?;
+        counted.push(Counted { next_key, changed: Revision::stored(changed) });
+    }
     let position = journal::current(connection)?;
-    Ok((epoch, Counters { revision: Revision::stored(revision), position, next_keys }))
+    Ok((epoch, Counters { revision: Revision::stored(revision), position, collections: counted }))
 }
 
 pub(super) fn epoch(connection: &mut SqliteConnection) -> Result<Epoch, StoreError> {
@@ -95,6 +117,11 @@ pub(super) fn horizon(connection: &mut SqliteConnection) -> Result<Horizon, Stor
     let (current, pruned, forgotten) =
         (Revision::stored(current), Revision::stored(pruned), Revision::stored(forgotten));
     Ok(Horizon { current, pruned, forgotten })
+}
+
+/// The revision of the last change of a collection.
+pub(super) fn last_change(connection: &mut SqliteConnection, collection: &str) -> Result<Revision, StoreError> {
+    Ok(Revision::stored(collections::table.find(collection).select(collections::changed).first(connection)?))
 }
 
 /// Begins another life of the database, in which no cursor of before is known.

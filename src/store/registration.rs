@@ -47,7 +47,7 @@ pub(super) fn register(
                 .execute(connection)?;
             // In a new database every collection is there from the beginning.
             if known.is_none() && fresh == Fresh::No {
-                let (revision, key, patch) = (revise(connection)?, Key::stored(""), "{}".to_owned());
+                let (revision, key, patch) = (revise(connection, name)?, Key::stored(""), "{}".to_owned());
                 let came = outbox::Change { revision, collection: id, key, patch, time: now };
                 outbox::append(connection, registry, &came)?;
             }
@@ -89,10 +89,12 @@ fn create(connection: &mut SqliteConnection) -> Result<Fresh, StoreError> {
     Ok(Fresh::Yes)
 }
 
-/// Counts the revision on.
-fn revise(connection: &mut SqliteConnection) -> Result<Revision, StoreError> {
+/// Counts the revision on, for a change of this collection.
+fn revise(connection: &mut SqliteConnection, collection: &str) -> Result<Revision, StoreError> {
     let revision = horizon(connection)?.current.next();
     SaveRevision(revision.number()).execute(connection)?;
+    let changed = collections::changed.eq(revision.number());
+    diesel::update(collections::table.find(collection)).set(changed).execute(connection)?;
     Ok(revision)
 }
 
@@ -200,10 +202,11 @@ fn write(
     if differing.is_empty() {
         return Ok(());
     }
-    let (revision, mut changes) = (revise(connection)?, Vec::with_capacity(differing.len()));
+    let name = registry.get(id).name();
+    let (revision, mut changes) = (revise(connection, name)?, Vec::with_capacity(differing.len()));
     for Differing { key, version, body, patch } in differing {
         let row = aggregates::Row { revision, version: *version, body: body.clone() };
-        aggregates::save(connection, registry.get(id).name(), key, &row, now)?;
+        aggregates::save(connection, name, key, &row, now)?;
         let (key, patch) = (key.clone(), patch.clone());
         let change = outbox::Change { revision, collection: id, key, patch, time: now };
         outbox::append(connection, registry, &change)?;

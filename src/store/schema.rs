@@ -17,6 +17,7 @@ diesel::table! {
         name -> Text,
         version -> BigInt,
         next_key -> BigInt,
+        changed -> BigInt,
     }
 }
 

@@ -99,24 +99,27 @@ impl QueryId for SaveRevision {
 
 impl RunQueryDsl<SqliteConnection> for SaveRevision {}
 
-/// The counter of a sequence.
-pub(super) struct SaveNextKey<'a> {
+/// What is counted of a collection.
+pub(super) struct SaveCollection<'a> {
     pub(super) collection: &'a str,
     pub(super) next_key: i64,
+    pub(super) changed: i64,
 }
 
-impl QueryFragment<Sqlite> for SaveNextKey<'_> {
+impl QueryFragment<Sqlite> for SaveCollection<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
         out.push_sql("UPDATE collections SET next_key = ");
         out.push_bind_param::<BigInt, _>(&self.next_key)?;
+        out.push_sql(", changed = ");
+        out.push_bind_param::<BigInt, _>(&self.changed)?;
         out.push_sql(" WHERE name = ");
         out.push_bind_param::<Text, _>(self.collection)
     }
 }
 
-impl QueryId for SaveNextKey<'_> {
-    type QueryId = SaveNextKey<'static>;
+impl QueryId for SaveCollection<'_> {
+    type QueryId = SaveCollection<'static>;
     const HAS_STATIC_QUERY_ID: bool = true;
 }
 
-impl RunQueryDsl<SqliteConnection> for SaveNextKey<'_> {}
+impl RunQueryDsl<SqliteConnection> for SaveCollection<'_> {}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The modules from the bottom up. A module may use its own parts and those that stand before it.
-const FLOORS: [&str; 32] = [
+const FLOORS: [&str; 33] = [
     "clock",
     "cursor",
     "key",
@@ -16,6 +16,7 @@ const FLOORS: [&str; 32] = [
     "feed",
     "store",
     "follow",
+    "bodies",
     "frames",
     "spool",
     "verify",
@@ -40,14 +41,15 @@ const FLOORS: [&str; 32] = [
 ];
 
 /// A crate that only some modules may know.
-const FENCES: [(&str, &[&str]); 4] = [
+const FENCES: [(&str, &[&str]); 5] = [
     ("diesel", &["store", "projection", "projector", "collections"]),
     (
         "actix::",
         &["aggregator", "relay", "projector", "projections", "hub", "session", "readers", "http", "running", "service"],
     ),
-    ("actix_web", &["http", "running", "service", "frames", "channel", "hub", "spool", "readers", "law"]),
+    ("actix_web", &["http", "running", "service", "frames", "channel", "hub", "bodies", "spool", "readers", "law"]),
     ("russe", &["frames", "law"]),
+    ("flate2", &["bodies"]),
 ];
 
 fn sources() -> BTreeMap<String, String> {

@@ -35,6 +35,7 @@ mod real_clients;
 mod registrations;
 mod rehydration;
 mod schemas;
+mod shared_bodies;
 mod slow_clients;
 mod starting;
 mod stopping;

@@ -47,7 +47,7 @@ fn a_body_is_exact_at_its_revision_while_writes_go_on() {
 fn a_client_that_reads_slowly_costs_no_memory_and_does_not_hold_back_the_log() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("test.db");
-    let process = Process::start(&database, &[]);
+    let process = Process::start(&database, &["--shared-bodies", "0"]);
     let mut writer = Client::connect(process.address);
     // 15 MB: more than the buffers of the kernel and of the service together.
     fill(&mut writer, 300, 50_000);
@@ -83,7 +83,7 @@ fn a_client_that_reads_slowly_costs_no_memory_and_does_not_hold_back_the_log() {
 #[test]
 fn a_client_that_leaves_half_way_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
-    let process = Process::start(&directory.path().join("test.db"), &[]);
+    let process = Process::start(&directory.path().join("test.db"), &["--shared-bodies", "0"]);
     let connect = || Client::connect(process.address);
     fill(&mut connect(), 200, 50_000);
     connect().request("GET", "/persons", &[], None);

@@ -114,10 +114,19 @@ impl Client {
     }
 
     pub(crate) fn try_response(&mut self, method: &str) -> std::io::Result<Response> {
-        let mut response = self.head()?;
+        let response = self.head()?;
         if method == "HEAD" || response.status == 204 || response.status == 304 {
             return Ok(response);
         }
+        self.try_rest(response)
+    }
+
+    /// Reads the body of an answer, whose head was read.
+    pub(crate) fn rest(&mut self, head: Response) -> Response {
+        self.try_rest(head).unwrap()
+    }
+
+    fn try_rest(&mut self, mut response: Response) -> std::io::Result<Response> {
         if response.header("Transfer-Encoding") == Some("chunked") {
             while let Some(chunk) = self.chunk()? {
                 response.body.extend_from_slice(&chunk);

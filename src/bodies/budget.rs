@@ -1,0 +1,80 @@
+//! The memory that bodies may take, all together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use actix_web::web::Bytes;
+
+/// How many bytes there may be, and how many there are.
+#[derive(Debug)]
+pub(super) struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+/// There is no room in the budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NoRoom;
+
+impl Budget {
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, used: AtomicUsize::new(0) })
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The bytes that nobody takes.
+    pub(super) fn free(&self) -> usize {
+        self.limit.saturating_sub(self.used.load(Ordering::Relaxed))
+    }
+
+    /// Makes bytes that count from now on, and until the last clone of them is gone: whoever holds it, a slow client's
+    /// response among them. `beside` is what is kept beside them as long, in bytes.
+    pub(super) fn hold(self: &Arc<Self>, bytes: Vec<u8>, beside: usize) -> Result<Bytes, NoRoom> {
+        let bytes = bytes.into_boxed_slice();
+        let taken = bytes.len() + beside;
+        let fits = |used: usize| used.checked_add(taken).filter(|used| *used <= self.limit);
+        match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+            Ok(_) => Ok(Bytes::from_owner(Held { bytes, taken, budget: Arc::clone(self) })),
+            Err(_) => Err(NoRoom),
+        }
+    }
+}
+
+/// Bytes that are counted.
+struct Held {
+    bytes: Box<[u8]>,
+    taken: usize,
+    budget: Arc<Budget>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.taken, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_count_as_long_as_anybody_holds_them() {
+        let budget = Budget::new(100);
+        let bytes = budget.hold(vec![1; 50], 10).unwrap();
+        assert_eq!(budget.hold(vec![1; 41], 0).unwrap_err(), NoRoom);
+        let part = bytes.slice(10..20);
+        drop(bytes);
+        assert_eq!(budget.free(), 40);
+        drop(part);
+        assert_eq!(budget.free(), 100);
+    }
+}

@@ -1,0 +1,313 @@
+//! A whole collection is read once for all who ask for it, and is what the table would give.
+
+use std::io::Read as _;
+
+use serde_json::{Value, json};
+
+use crate::harness::{App, Client, Process, Random, Response, eventually, lines, sql};
+
+const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
+
+/// Whether all who read it share it: what is streamed has no length.
+fn is_shared(response: &Response) -> bool {
+    assert_eq!(response.status, 200, "{}", response.text());
+    response.header("Content-Length").is_some()
+}
+
+/// A person whose body has about so many bytes.
+fn person(bytes: usize) -> String {
+    json!({"name": "x".repeat(bytes), "city": "Rome"}).to_string()
+}
+
+fn fill(client: &mut Client, persons: usize, bytes: usize) {
+    for _ in 0..persons {
+        assert_eq!(client.request("POST", "/persons", &JSON, Some(person(bytes).as_bytes())).status, 201);
+    }
+}
+
+/// The shared body of each collection is the one that goes through the table, byte for byte.
+#[track_caller]
+fn is_what_the_table_gives(app: &App) {
+    for name in ["persons", "locations", "accounts"] {
+        let (shared, streamed) = (app.get(&format!("/{name}")), app.get(&format!("/aggregates?collection={name}")));
+        assert!(is_shared(&shared) && !is_shared(&streamed));
+        assert_eq!(shared.revision(), streamed.revision());
+        assert!(format!("{{\"{name}\":{}}}", shared.text()) == streamed.text(), "{name} at {}", shared.revision());
+        assert_eq!(shared.header("ETag"), streamed.header("ETag"));
+    }
+}
+
+#[test]
+fn a_shared_body_is_what_the_table_gives_after_any_writes() {
+    let mut random = Random::new(7);
+    let mut app = App::start();
+    let cities = ["Rome", "\"quoted\\\"", "Zürich", "10", "9", "{", "東京", "a/b"];
+    let mut last: i64 = 0;
+    for round in 0..60 {
+        let mut client = app.client();
+        for _ in 0..random.below(40) {
+            let key = 1 + random.below(last.unsigned_abs() + 1);
+            let text = "x".repeat([1, 100, 3000][usize::try_from(random.below(3)).unwrap()]);
+            let body = json!({"name": text, "city": random.one_of(&cities)}).to_string();
+            match random.below(10) {
+                0..4 => {
+                    last += 1;
+                    assert_eq!(client.request("POST", "/persons", &JSON, Some(body.as_bytes())).status, 201);
+                }
+                4..7 => drop(client.request("PUT", &format!("/persons/{key}"), &JSON, Some(body.as_bytes()))),
+                7 => drop(client.request("POST", "/accounts", &[], None)),
+                _ => drop(client.request("DELETE", &format!("/persons/{key}"), &[], None)),
+            }
+        }
+        match round % 20 {
+            7 => app.restart(),
+            // Deletions are forgotten, and no row tells of them any more.
+            13 => {
+                app.turn_clock(91 * 24 * 3600 * 1000);
+                app.prune();
+            }
+            17 => (1..=last).for_each(|key| drop(client.request("DELETE", &format!("/persons/{key}"), &[], None))),
+            _ => {}
+        }
+        if random.below(3) > 0 {
+            is_what_the_table_gives(&app);
+        }
+    }
+    is_what_the_table_gives(&app);
+}
+
+#[test]
+fn who_writes_and_reads_at_once_with_others_sees_what_was_answered() {
+    let app = App::start();
+    fill(&mut app.client(), 50, 1000);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let mut client = app.client();
+            scope.spawn(move || {
+                for number in 1..=50 {
+                    let patch = json!({ "spouse": number }).to_string();
+                    let path = format!("/persons/{}", 1 + thread);
+                    let written = client.request("PATCH", &path, &JSON, Some(patch.as_bytes())).revision();
+                    let read = client.request("GET", "/persons", &[], None);
+                    assert!(read.revision() >= written);
+                    assert_eq!(read.json()[(1 + thread).to_string()]["spouse"], number);
+                    let tag = read.header("ETag").unwrap().trim_matches('"').split_once('.').unwrap();
+                    assert!(tag.1.parse::<i64>().unwrap() >= written);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_collection_has_a_tag_that_moves_with_its_own_changes_only() {
+    let mut app = App::start();
+    app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
+    app.post("/persons", r#"{"name":"Bob"}"#);
+    app.open_cart();
+    let epoch = app.get("/persons").header("X-Epoch").unwrap().to_owned();
+    let expect = |app: &App, tags: [(&str, i64); 5]| {
+        for (path, revision) in tags {
+            for (accept, suffix) in [("application/json", ""), ("application/x-ndjson", "-ndjson")] {
+                if path == "/aggregates" && !suffix.is_empty() {
+                    continue;
+                }
+                for method in ["GET", "HEAD"] {
+                    let response = app.request(method, path, &[("Accept", accept)], None);
+                    let tag = format!("\"{epoch}.{revision}{suffix}\"");
+                    assert_eq!(response.header("ETag"), Some(tag.as_str()), "{method} {path} {accept}");
+                }
+            }
+        }
+    };
+    let tags = [("/persons", 2), ("/locations", 1), ("/carts", 3), ("/accounts", 0), ("/aggregates", 3)];
+    expect(&app, tags);
+    app.restart();
+    expect(&app, tags);
+    app.delete("/persons/1");
+    let tags = [("/persons", 4), ("/locations", 4), ("/carts", 3), ("/accounts", 0), ("/aggregates", 4)];
+    expect(&app, tags);
+    // Of the last change no row is left.
+    app.turn_clock(91 * 24 * 3600 * 1000);
+    app.prune();
+    app.restart();
+    expect(&app, tags);
+}
+
+#[test]
+fn what_a_client_has_of_a_collection_is_not_sent_again() {
+    let app = App::start();
+    let mut client = app.client();
+    fill(&mut client, 3, 1000);
+    app.open_cart();
+    let lines = ("Accept", "application/x-ndjson");
+    for (path, accept) in [("/persons", None), ("/persons", Some(lines)), ("/aggregates", None), ("/locations", None)] {
+        let headers: Vec<_> = accept.into_iter().collect();
+        let tag = app.request("GET", path, &headers, None).header("ETag").unwrap().to_owned();
+        let gzip = tag.replace("\"", "").to_owned() + "-gzip";
+        for sent in [tag.clone(), format!("W/{tag}"), format!("\"other0epoch.1\", {tag}"), format!("\"{gzip}\"")] {
+            for method in ["GET", "HEAD"] {
+                let headers = [&headers[..], &[("If-None-Match", sent.as_str())]].concat();
+                let response = client.request(method, path, &headers, None);
+                assert_eq!((response.status, response.revision()), (304, 4), "{method} {path} {sent}");
+                let expected = if sent.contains("gzip") { sent.clone() } else { tag.clone() };
+                assert_eq!(response.header("ETag"), Some(expected.as_str()));
+                assert_eq!(response.header("Vary"), Some("Accept, Accept-Encoding"));
+                assert!(response.header("X-Epoch").is_some());
+            }
+        }
+        let any = [&headers[..], &[("If-None-Match", "*")]].concat();
+        assert_eq!(client.request("GET", path, &any, None).status, 304);
+        for sent in ["\"other0epoch.1\"", "\"x\"", &tag.replace("\"", "").replace("-ndjson", "").replace('.', "x")] {
+            let sent = format!("\"{}\"", sent.replace('"', ""));
+            let headers = [&headers[..], &[("If-None-Match", sent.as_str())]].concat();
+            assert_eq!(client.request("GET", path, &headers, None).status, 200, "{path} {sent}");
+        }
+    }
+    let tag = app.get("/persons").header("ETag").unwrap().to_owned();
+    let other = app.request("GET", "/persons", &[lines, ("If-None-Match", &tag)], None);
+    assert_eq!(other.status, 200, "what was given as an object is no lines");
+    assert_eq!(app.request("GET", "/persons", &[("If-Match", &tag)], None).status, 200);
+    app.delete("/persons/1");
+    assert_eq!(app.request("GET", "/persons", &[("If-None-Match", &tag)], None).status, 200);
+    app.request("GET", "/persons", &[("If-Match", &tag)], None).problem(412, "unexpected-state");
+}
+
+#[test]
+fn a_head_has_the_length_that_a_get_has() {
+    let app = App::start();
+    fill(&mut app.client(), 100, 1000);
+    for encoding in ["identity", "gzip"] {
+        let ask = |method| app.request(method, "/persons", &[("Accept-Encoding", encoding)], None);
+        let (head, get) = (ask("HEAD"), ask("GET"));
+        for name in ["Content-Length", "Content-Type", "Content-Encoding", "ETag", "Vary", "Cache-Control"] {
+            assert_eq!(head.header(name), get.header(name), "{name}");
+        }
+        assert_eq!(get.header("Content-Length").unwrap(), get.body.len().to_string());
+    }
+}
+
+fn unzipped(response: &Response) -> String {
+    assert_eq!(response.header("Content-Encoding"), Some("gzip"));
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&response.body[..]).read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn who_takes_gzip_is_given_the_same_text_compressed() {
+    let app = App::start();
+    let zipped = |path| app.request("GET", path, &[("Accept-Encoding", "gzip")], None);
+    assert_eq!(zipped("/persons").text(), "{}", "too little to compress");
+    fill(&mut app.client(), 200, 1000);
+    for round in 0..5 {
+        let (plain, gzip) = (app.get("/persons"), zipped("/persons"));
+        assert_eq!(unzipped(&gzip), plain.text());
+        assert!(gzip.body.len() * 10 < plain.body.len());
+        assert_eq!((gzip.revision(), gzip.header("Vary")), (plain.revision(), Some("Accept, Accept-Encoding")));
+        let tag = plain.header("ETag").unwrap().trim_matches('"');
+        assert_eq!(gzip.header("ETag"), Some(format!("\"{tag}-gzip\"").as_str()));
+        app.patch(&format!("/persons/{}", 40 * round + 1), r#"{"name":"Ann"}"#);
+        app.delete(&format!("/persons/{}", 40 * round + 2));
+    }
+    let plain =
+        [("/persons", "gzip;q=0"), ("/persons", "br"), ("/persons", "*;q=0"), ("/persons", "identity, gzip;q=0.5")];
+    for (path, accepted) in
+        [&plain[..], &[("/locations", "gzip"), ("/aggregates", "gzip"), ("/persons/5", "gzip")]].concat()
+    {
+        let response = app.request("GET", path, &[("Accept-Encoding", accepted)], None);
+        assert_eq!((response.status, response.header("Content-Encoding")), (200, None), "{path} {accepted}");
+        response.json();
+    }
+    // Browsers and proxies name several.
+    let browser = app.request("GET", "/persons", &[("Accept-Encoding", "gzip, deflate, br, zstd")], None);
+    assert_eq!(unzipped(&browser), app.get("/persons").text());
+}
+
+#[test]
+fn a_collection_that_has_no_room_is_streamed_and_shared_when_it_has() {
+    let app = App::with(|settings| settings.shared_bodies = 100_000);
+    let mut client = app.client();
+    fill(&mut client, 50, 1000);
+    assert!(is_shared(&app.get("/persons")));
+    fill(&mut client, 100, 1000);
+    let streamed = app.request("GET", "/persons", &[("Accept-Encoding", "gzip")], None);
+    assert!(!is_shared(&streamed));
+    assert_eq!((streamed.header("Content-Encoding"), streamed.json().as_object().unwrap().len()), (None, 150));
+    assert!(is_shared(&app.get("/locations")), "others are not affected");
+    for key in 1..=120 {
+        assert_eq!(app.delete(&format!("/persons/{key}")).status, 204);
+    }
+    // Its size is noted as it is streamed.
+    eventually("it is shared again", || is_shared(&app.get("/persons")));
+    assert_eq!(app.get("/persons").json().as_object().unwrap().len(), 30);
+    let none = App::with(|settings| settings.shared_bodies = 0);
+    assert!(!is_shared(&none.get("/persons")));
+}
+
+#[test]
+fn who_reads_slowly_at_many_versions_holds_no_more_than_the_budget() {
+    const BUDGET: i64 = 16 * 1024 * 1024;
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(&directory.path().join("test.db"), &["--shared-bodies", "16MiB"]);
+    let mut writer = Client::connect(process.address);
+    // 10 MB: more than the buffers of the kernel for one client, and than half of the budget.
+    fill(&mut writer, 200, 50_000);
+    assert!(is_shared(&Client::connect(process.address).request("GET", "/persons", &[], None)));
+    let before = process.memory();
+    let mut slow = Vec::new();
+    for version in 1..=8 {
+        for person in 1..=200 {
+            let patch = json!({ "spouse": version }).to_string();
+            let path = format!("/persons/{person}");
+            assert_eq!(writer.request("PATCH", &path, &JSON, Some(patch.as_bytes())).status, 200);
+        }
+        let mut client = Client::connect(process.address);
+        client.send("GET", "/persons", &[], None);
+        let head = client.head().unwrap();
+        assert_eq!(head.revision(), 200 * (version + 1));
+        slow.push((client, head, version));
+    }
+    let taken = process.memory() - before;
+    eprintln!("eight slow readers of eight versions take {taken} bytes of memory");
+    assert!(taken < BUDGET + 8 * 3 * 1024 * 1024, "{taken} bytes; eight versions have 80 MB");
+    assert!(slow.iter().any(|(_, head, _)| is_shared(head)) && slow.iter().any(|(_, head, _)| !is_shared(head)));
+    for (mut client, head, version) in slow {
+        let persons = client.rest(head).json();
+        let mut persons = persons.as_object().unwrap().values();
+        assert_eq!(persons.len(), 200);
+        assert!(persons.all(|person| person["spouse"] == version), "as it was at the revision of its head");
+    }
+}
+
+#[test]
+fn a_collection_that_cannot_be_read_is_a_problem_and_the_next_get_tries_again() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    sql(app.database(), "ALTER TABLE aggregates RENAME TO elsewhere");
+    let clients: Vec<_> = (0..4).map(|_| app.get("/persons")).collect();
+    for response in clients {
+        response.problem(500, "internal");
+    }
+    sql(app.database(), "ALTER TABLE elsewhere RENAME TO aggregates");
+    assert_eq!(app.get("/persons").json(), json!({"1": {"name": "Ann"}}));
+}
+
+#[test]
+fn a_database_from_before_tags_of_collections_begins_with_one_that_is_no_older_than_its_last_change() {
+    let mut app = App::start();
+    app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
+    app.open_cart();
+    app.stop();
+    sql(app.database(), "ALTER TABLE collections DROP COLUMN changed");
+    let migrations = lines(app.database(), "SELECT MAX(version) AS line FROM __diesel_schema_migrations");
+    sql(app.database(), &format!("DELETE FROM __diesel_schema_migrations WHERE version = '{}'", migrations[0]));
+    app.resume();
+    for path in ["/persons", "/locations", "/carts"] {
+        let response = app.get(path);
+        assert_eq!((response.revision(), response.header("ETag").unwrap().ends_with(".2\"")), (2, true), "{path}");
+    }
+    app.patch("/persons/1", r#"{"name":"Anna"}"#);
+    let tag = |path| Value::from(app.get(path).header("ETag").unwrap());
+    assert_ne!(tag("/persons"), tag("/locations"));
+}
