@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::collection::CollectionId;
 use crate::cursor::Revision;
-use crate::store::{StoreError, View};
+use crate::store::{Horizon, StoreError, View};
 use body::Unmade;
 use budget::Budget;
 
@@ -158,12 +158,12 @@ pub(crate) struct Made(Result<Shown, Refused>);
 impl Make {
     /// Reads what has changed since the last time, or all.
     pub(crate) fn run(&self, view: &mut View<'_>) -> Result<Made, StoreError> {
-        let (budget, revision) = (&self.bodies.budget, view.horizon()?.current);
+        let (budget, Horizon { current: revision, forgotten, .. }) = (&self.bodies.budget, view.horizon()?);
         let shown = |body| Ok(Made(Ok(Shown { body: Arc::new(body), revision })));
         let kept = self.bodies.shelf(self.collection).kept.clone();
         let size = kept.as_ref().map(|kept| kept.body.size());
         if let Some(Shown { body, revision }) = kept {
-            match body.after(revision, view, self.collection, budget) {
+            match body.after((revision, forgotten), view, self.collection, budget) {
                 Ok(Some(body)) => return shown(body),
                 // Where the old one stands in the way of the new, there is room for one of them only.
                 Ok(None) | Err(Unmade::NoRoom) => self.bodies.shelf(self.collection).kept = None,

@@ -58,17 +58,17 @@ impl Body {
     }
 
     /// What the body has become, from those aggregates that changed after a revision at which it was exact; `None` where
-    /// it has to be made anew.
+    /// it has to be made anew. Deletions up to the revision `forgotten` may have left no row.
     pub(super) fn after(
         &self,
-        exact_at: Revision,
+        (exact_at, forgotten): (Revision, Revision),
         view: &mut View<'_>,
         collection: CollectionId,
         budget: &Arc<Budget>,
     ) -> Result<Option<Self>, Unmade> {
         let changed = view.last_change(collection)?;
         // Of a deletion that is forgotten no row tells.
-        let may_have_missed = view.horizon()?.forgotten > exact_at;
+        let may_have_missed = forgotten > exact_at;
         let is_sparse = self.pieces.len() > 8 && self.size / self.pieces.len() < SPARSE;
         if may_have_missed || is_sparse {
             return Ok(None);

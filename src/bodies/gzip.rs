@@ -30,7 +30,7 @@ pub(crate) struct Gzip {
 /// No name, no time, no system: the bytes follow from the text.
 const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 
-/// How hard to try, of 9. More takes twice the time on JSON and gains a tenth.
+/// How hard to try, of 9: a quarter of a millisecond for a piece. At 6, names and cities take twice as long and get 2 % smaller.
 const LEVEL: u32 = 4;
 
 /// How far the compression of a body is.

@@ -42,11 +42,12 @@ fn tags(call: &Call, name: &HeaderName, with_weak: bool) -> Result<Option<Tags>,
 
 /// The tag under which the client has already what has this one, if it says so. Both are without quotes; what is in lines
 /// and what is not are two things, what is compressed and what is not are one.
-pub(super) fn known(call: &Call, tag: &str) -> Result<Option<String>, Problem> {
+pub(super) fn known(call: &Call, tag: impl FnOnce() -> String) -> Result<Option<String>, Problem> {
     Ok(match sent(call, &IF_NONE_MATCH)? {
         None => None,
-        Some(Sent::Any) => Some(tag.to_owned()),
+        Some(Sent::Any) => Some(tag()),
         Some(Sent::These(list)) => {
+            let tag = tag();
             let mut sent = list.iter().map(EntityTag::tag);
             sent.find(|sent| sent.strip_suffix(GZIP).unwrap_or(sent) == tag).map(str::to_owned)
         }

@@ -33,7 +33,7 @@ pub(super) async fn whole(call: &Call, collections: Vec<CollectionId>, form: For
     if !(Precondition { if_match, if_none_match: None }).holds(Some(changed)) {
         return Err(unexpected(call, Some(changed)).at(&call.shared.epoch, revision));
     }
-    if let Some(tag) = known(call, &tag(call, form, changed))? {
+    if let Some(tag) = known(call, || tag(call, form, changed))? {
         let mut response = state(call, StatusCode::NOT_MODIFIED, revision, content_type(form));
         return Ok(response.insert_header((ETAG, quoted(&tag))).finish());
     }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use diesel::connection::DefaultLoadingMode;
-use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::Text;
-use diesel::sqlite::SqliteConnection;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::sql_types::{BigInt, Nullable, Text};
+use diesel::sqlite::{Sqlite, SqliteConnection};
 
 use super::StoreError;
 use super::outbox::{Pruned, Room};
@@ -168,6 +168,34 @@ fn fill(
     Ok(States { states: taken, to: None })
 }
 
+/// The aggregates of one collection that changed after a revision, through the index by revision. A query of one constant
+/// text, which is prepared once.
+struct ChangedOf<'a> {
+    collection: &'a str,
+    after: i64,
+}
+
+impl QueryFragment<Sqlite> for ChangedOf<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        out.push_sql("SELECT key, body FROM aggregates WHERE revision > ");
+        out.push_bind_param::<BigInt, _>(&self.after)?;
+        // The sign keeps SQLite from going through all of the collection instead.
+        out.push_sql(" AND +collection = ");
+        out.push_bind_param::<Text, _>(self.collection)
+    }
+}
+
+impl QueryId for ChangedOf<'_> {
+    type QueryId = ChangedOf<'static>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl Query for ChangedOf<'_> {
+    type SqlType = (Text, Nullable<Text>);
+}
+
+impl RunQueryDsl<SqliteConnection> for ChangedOf<'_> {}
+
 /// The aggregates of one collection that changed after a revision, as they are, those that are gone among them; `None`
 /// where there is no room for all.
 pub(super) fn changed_of(
@@ -176,11 +204,7 @@ pub(super) fn changed_of(
     after: Revision,
     room: Room,
 ) -> Result<Option<BTreeMap<Key, Option<String>>>, StoreError> {
-    // The sign keeps SQLite from going through all of the collection instead of through the index by revision.
-    let query = aggregates::table
-        .filter(aggregates::revision.gt(after.number()).and(sql::<Text>("+collection").eq(collection)))
-        .order(aggregates::revision)
-        .select((aggregates::key, aggregates::body));
+    let query = ChangedOf { collection, after: after.number() };
     let (mut changed, mut bytes) = (BTreeMap::new(), 0);
     for row in query.load_iter::<(String, Option<String>), DefaultLoadingMode>(connection)? {
         let (key, body) = row?;

@@ -148,6 +148,8 @@ fn a_collection_that_is_derived_later_is_computed_from_all_there_is() {
     app.resume_serving(parcels_and_routes);
     let routes = app.get("/routes");
     assert_eq!((routes.revision(), routes.text()), (5, r#"{"Oslo":{"parcels":1},"Rome":{"parcels":2}}"#));
+    let tag = |path| app.get(path).header("ETag").unwrap().trim_matches('"').split_once('.').unwrap().1.to_owned();
+    assert_eq!((tag("/routes"), tag("/parcels")), ("5".to_owned(), "3".to_owned()));
     let event = app.follow("/route-events", &[]).next();
     assert_eq!((event.revision(), event.patch()), (5, routes.json()));
     let mut everything = app.follow("/events", &[("X-Revision", "4")]);
@@ -158,6 +160,7 @@ fn a_collection_that_is_derived_later_is_computed_from_all_there_is() {
     app.resume_serving(parcels_and_heavy_routes);
     let heavy = app.get("/routes");
     assert_eq!((heavy.revision(), heavy.text()), (6, r#"{"Oslo":{"kilos":3},"Rome":{"kilos":2}}"#));
+    assert_ne!(heavy.header("ETag"), routes.header("ETag"));
     let mut state = routes.json();
     app.follow("/route-events", &[("X-Revision", "6")]).follow(&mut state, 6);
     assert_eq!(state, heavy.json());
