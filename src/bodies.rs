@@ -61,6 +61,8 @@ struct Refused {
     tried: usize,
     /// The size of the body as it was streamed since, in bytes.
     size: Option<usize>,
+    /// What it took beside its text when there was room, in bytes.
+    beside: Option<usize>,
 }
 
 /// What there is for one who asks.
@@ -148,7 +150,7 @@ impl Refused {
     /// Whether an attempt is worth going through the table: with more room than the last time, or with far less to keep.
     fn may_fit(self, free: usize) -> bool {
         let Some(size) = self.size else { return false };
-        free >= size + size / 4 && (free > self.tried + self.tried / 8 || size <= self.tried / 2)
+        free >= size + self.beside.unwrap_or(size / 4) && (free > self.tried + self.tried / 8 || size <= self.tried / 2)
     }
 }
 
@@ -161,7 +163,7 @@ impl Make {
         let (budget, Horizon { current: revision, forgotten, .. }) = (&self.bodies.budget, view.horizon()?);
         let shown = |body| Ok(Made(Ok(Shown { body: Arc::new(body), revision })));
         let kept = self.bodies.shelf(self.collection).kept.clone();
-        let size = kept.as_ref().map(|kept| kept.body.size());
+        let (size, beside) = kept.as_ref().map(|kept| (kept.body.size(), kept.body.beside())).unzip();
         if let Some(Shown { body, revision }) = kept {
             match body.after((revision, forgotten), view, self.collection, budget) {
                 Ok(Some(body)) => return shown(body),
@@ -173,7 +175,7 @@ impl Make {
         let tried = budget.free();
         match Body::anew(view, self.collection, budget) {
             Ok(body) => shown(body),
-            Err(Unmade::NoRoom) => Ok(Made(Err(Refused { tried, size }))),
+            Err(Unmade::NoRoom) => Ok(Made(Err(Refused { tried, size, beside }))),
             Err(Unmade::Store(error)) => Err(error),
         }
     }
@@ -285,7 +287,7 @@ mod tests {
     fn what_had_no_room_is_tried_again_when_it_would_have() {
         let (bodies, id) = persons(1000);
         let (mut first, make) = ask(&bodies, id, 1);
-        assert!(make.unwrap().finish(Made(Err(Refused { tried: 1000, size: None }))).is_none());
+        assert!(make.unwrap().finish(Made(Err(Refused { tried: 1000, size: None, beside: None }))).is_none());
         assert!(first.try_recv().unwrap().is_none());
         let ask = || bodies.ask(id, (Revision::stored(1), Revision::stored(1)));
         assert!(matches!(ask(), Asked::TooLarge), "nobody knows how large it is");
@@ -295,7 +297,9 @@ mod tests {
         }
         bodies.measure(id).took(500);
         assert!(matches!(ask(), Asked::Pending { make: Some(_), .. }));
-        let refused = Refused { tried: 400, size: Some(600) };
-        assert!(refused.may_fit(1000) && !refused.may_fit(700), "others have left some room");
+        let others = Refused { tried: 400, size: Some(600), beside: None };
+        assert!(others.may_fit(1000) && !others.may_fit(700), "others have left some room");
+        let known = Refused { beside: Some(50), ..others };
+        assert!(known.may_fit(650) && !known.may_fit(649), "it had room once");
     }
 }

@@ -116,6 +116,11 @@ impl Body {
         self.size
     }
 
+    /// What it takes beside its text, in bytes.
+    pub(super) fn beside(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.beside()).sum()
+    }
+
     pub(super) fn pieces(&self) -> &[Arc<Piece>] {
         &self.pieces
     }

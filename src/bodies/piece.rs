@@ -48,6 +48,11 @@ impl Piece {
         self.starts.len()
     }
 
+    /// What it takes beside its text, in bytes.
+    pub(super) fn beside(&self) -> usize {
+        size_of_val(&*self.starts) + OVERHEAD
+    }
+
     fn str(&self) -> &str {
         std::str::from_utf8(&self.text).expect("a piece is made of texts")
     }
