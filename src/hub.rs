@@ -15,7 +15,7 @@ use crate::channel::Channel;
 use crate::cursor::{Epoch, Revision};
 use crate::feed::Feed;
 use crate::frames::{Frames, event, id};
-use crate::relay::{Batch, Join, Published, Relay};
+use crate::relay::{Batch, Join, Published, Relay, Took};
 
 /// Batches that may wait for a busy worker; it misses those after them, and its sessions catch up.
 const MAILBOX: usize = 256;
@@ -206,6 +206,8 @@ pub(crate) struct Hub {
     pub(crate) audience: Rc<RefCell<Audience>>,
     pub(crate) relay: Addr<Relay>,
     pub(crate) heartbeat: Duration,
+    /// Read by the relay, which gives the worker time for other things.
+    pub(crate) took: Arc<Took>,
 }
 
 impl Actor for Hub {
@@ -216,15 +218,18 @@ impl Actor for Hub {
         let tick = (self.heartbeat / 16).clamp(TICK.0, TICK.1);
         let quiet = u64::try_from(self.heartbeat.as_nanos().div_ceil(tick.as_nanos())).unwrap_or(u64::MAX);
         ctx.run_interval(tick, move |hub, _| hub.audience.borrow_mut().tick(quiet));
-        self.relay.do_send(Join(ctx.address().recipient()));
+        self.relay.do_send(Join { hub: ctx.address().recipient(), took: Arc::clone(&self.took) });
     }
 }
 
 impl Handler<Published> for Hub {
     type Result = ();
 
-    fn handle(&mut self, Published(batch): Published, _: &mut Self::Context) {
+    fn handle(&mut self, Published { batch, at }: Published, _: &mut Self::Context) {
         self.audience.borrow_mut().publish(batch);
+        // The subscribers were woken, and take their turns in order. Behind the last of them comes this.
+        let took = Arc::clone(&self.took);
+        actix_web::rt::spawn(async move { took.set(at.elapsed()) });
     }
 }
 

@@ -267,6 +267,9 @@ fn relay(
         reader: None,
         last,
         hubs: Vec::new(),
+        together: 0,
+        published: None,
+        is_due: false,
         projectors: Vec::new(),
         #[cfg(feature = "test-hooks")]
         lose: 0,
@@ -281,7 +284,7 @@ fn serve(listener: TcpListener, running: &Running) -> Result<(ServerHandle, Vec<
     let (heartbeat, peer_timeout) = (settings.heartbeat, settings.peer_timeout);
     let app = move || {
         let audience = Rc::new(RefCell::new(Audience::new(shared.epoch.clone())));
-        let hub = Hub { audience: Rc::clone(&audience), relay: relay.clone(), heartbeat }.start();
+        let hub = Hub { audience: Rc::clone(&audience), relay: relay.clone(), heartbeat, took: Arc::default() }.start();
         hubs.lock().expect("nobody panics while pushing to a list").push(hub);
         App::new()
             .wrap(Condition::new(!origins.is_empty(), http::cors(&origins)))
