@@ -12,6 +12,8 @@ use actix_web::web::Bytes;
 
 use crate::cursor::Revision;
 use crate::feed::Presence;
+use crate::frames::Chunk;
+use crate::socket::{Line, Written};
 
 /// The session reads on when less than this waits: the next page is read while the last one is sent.
 const LOW_WATER: usize = 64 * 1024;
@@ -23,6 +25,8 @@ pub(crate) struct Channel {
     /// The bytes in `queue`.
     bytes: Cell<usize>,
     waker: RefCell<Option<Waker>>,
+    /// Where the hub may write beside the body; none where chunks are not what the client expects.
+    line: RefCell<Option<Rc<Line>>>,
     /// Bytes that may wait; one chunk more when they do.
     bound: usize,
     /// Everything up to here was put into the queue, or did not concern the feed. While it is live, so is everything
@@ -58,7 +62,23 @@ impl Channel {
         Rc::new(Self { bound, ..Self::default() })
     }
 
-    /// Adds a chunk.
+    /// From now on what is sent may go to this line, once the queue is empty.
+    pub(crate) fn connect(&self, line: Option<Rc<Line>>) {
+        *self.line.borrow_mut() = line;
+    }
+
+    /// Sends a chunk: at once, if nothing is before it on its way to the client, or by way of the queue.
+    pub(crate) fn send(&self, chunk: &Chunk) {
+        let line = self.line.borrow();
+        let is_next = self.queue.borrow().is_empty();
+        match line.as_ref().filter(|_| is_next).map_or(Written::Nothing, |line| line.write(chunk.framed())) {
+            Written::All => {}
+            Written::Part => self.wake(),
+            Written::Nothing => self.push(chunk.content()),
+        }
+    }
+
+    /// Puts bytes into the queue.
     pub(crate) fn push(&self, chunk: Bytes) {
         if !chunk.is_empty() {
             self.bytes.set(self.bytes.get() + chunk.len());
@@ -105,8 +125,10 @@ impl Channel {
         self.wake();
     }
 
+    /// The response is over. Its connection may go on to others, or be closed by the framework.
     pub(crate) fn close(&self) {
         self.closed.set(true);
+        self.connect(None);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -144,8 +166,8 @@ impl Channel {
     }
 
     fn wake(&self) {
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
         }
     }
 }

@@ -12,10 +12,12 @@ mod projections;
 mod queries;
 mod request;
 mod routes;
+mod server;
 mod whole;
 
 pub(crate) use cors::cors;
 pub(crate) use routes::routes;
+pub(crate) use server::server;
 
 use std::path::PathBuf;
 use std::sync::Arc;

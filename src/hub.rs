@@ -9,12 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_web::web::Bytes;
 
 use crate::channel::Channel;
 use crate::cursor::{Epoch, Revision};
 use crate::feed::Feed;
-use crate::frames::{Frames, event, id};
+use crate::frames::{Chunk, Frames, event, id};
 use crate::relay::{Batch, Join, Published, Relay, Took};
 
 /// Batches that may wait for a busy worker; it misses those after them, and its sessions catch up.
@@ -132,13 +131,13 @@ impl Audience {
     pub(crate) fn tick(&mut self, quiet: u64) {
         self.ticks += 1;
         let (ticks, published, epoch) = (self.ticks, self.published, &self.epoch);
+        // No blank line after a comment: some clients would dispatch an empty message.
+        let comment = Chunk::new(":\n");
         for group in [&mut self.wide, &mut self.single] {
             for (feed, channels) in group.iter_mut() {
                 channels.retain(|channel| {
                     if ticks - channel.active() >= quiet && !channel.is_full() {
-                        // No blank line after a comment: some clients would dispatch an empty message.
-                        let bookmark = bookmark(epoch, feed, channel, published);
-                        channel.push(bookmark.unwrap_or(Bytes::from_static(b":\n")));
+                        channel.send(bookmark(epoch, feed, channel, published).as_ref().unwrap_or(&comment));
                         channel.touch(ticks);
                     }
                     !channel.is_closed()
@@ -154,7 +153,7 @@ impl Audience {
         for (feed, channels) in self.wide.drain().chain(self.single.drain()) {
             for channel in channels {
                 if let Some(bookmark) = bookmark(&self.epoch, &feed, &channel, self.published) {
-                    channel.push(bookmark);
+                    channel.send(&bookmark);
                 }
                 channel.end();
             }
@@ -169,21 +168,30 @@ fn deliver(batch: &Batch, feed: &Feed, channels: &mut Vec<Rc<Channel>>, ticks: u
         return;
     }
     channels.retain(|channel| {
+        // Its connection may be another response's by now.
+        if channel.is_closed() {
+            return false;
+        }
         if channel.is_full() {
             channel.reach(batch.from);
             channel.park();
             return false;
         }
         send(batch, &frames, channel, ticks);
-        !channel.is_closed()
+        true
     });
 }
 
 /// Adds what is new of a batch to a channel.
 fn send(batch: &Batch, frames: &Frames, channel: &Channel, ticks: u64) {
-    let new = if channel.sent() <= batch.from { frames.all() } else { frames.after(channel.sent()) };
-    if let (false, Some((named, presence))) = (new.is_empty(), frames.last()) {
-        channel.push(new);
+    if let Some((named, presence)) = frames.last()
+        && channel.sent() < named
+    {
+        if channel.sent() <= batch.from {
+            channel.send(frames.all());
+        } else {
+            channel.push(frames.after(channel.sent()));
+        }
         channel.name(named, presence);
         channel.touch(ticks);
     }
@@ -191,14 +199,14 @@ fn send(batch: &Batch, frames: &Frames, channel: &Channel, ticks: u64) {
 }
 
 /// The id of all that a live channel was given, if its client does not know it yet, with a patch that changes nothing.
-fn bookmark(epoch: &Epoch, feed: &Feed, channel: &Channel, published: Option<Revision>) -> Option<Bytes> {
+fn bookmark(epoch: &Epoch, feed: &Feed, channel: &Channel, published: Option<Revision>) -> Option<Chunk> {
     let reached = channel.sent().max(published?);
     if channel.named() >= reached {
         return None;
     }
     let presence = channel.presence();
     channel.name(reached, presence);
-    Some(event(Some(id(epoch, reached)), feed.unchanged(presence).to_owned()).into())
+    Some(Chunk::new(&event(Some(id(epoch, reached)), feed.unchanged(presence).to_owned())))
 }
 
 /// Hands out events on one worker thread.

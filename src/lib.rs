@@ -27,6 +27,7 @@ mod store;
 mod bodies;
 mod follow;
 mod frames;
+mod socket;
 mod spool;
 mod verify;
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use actix::prelude::*;
-use actix_web::dev::ServerHandle;
+use actix_server::ServerHandle;
 use actix_web::web;
 
 use crate::aggregator::{Close, ExecuteError, Outcomes, execute};

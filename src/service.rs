@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_web::dev::ServerHandle;
+use actix_server::ServerHandle;
 use actix_web::middleware::Condition;
-use actix_web::rt::net::TcpStream;
 use actix_web::rt::signal::unix::{Signal, SignalKind, signal};
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, web};
 
 use crate::admission::Admission;
 use crate::aggregator::{Aggregator, Listen, Outcomes};
@@ -59,14 +58,8 @@ pub struct Service {
     projections: Registered,
 }
 
-/// How long connections that are still busy may keep a stopping service, in seconds.
-const STOP_TIMEOUT: u64 = 1;
-
 /// Connections that may wait to be accepted: many clients come back at once when the service does.
 const BACKLOG: i32 = 4096;
-
-/// What the kernel buffers for one client, in bytes; Linux takes twice as much.
-const SEND_BUFFER: usize = 256 * 1024;
 
 impl Service {
     /// A service without collections.
@@ -165,14 +158,10 @@ impl Service {
         // Before anything is started that would have to be stopped. Who connects already waits a moment.
         let listener = listen(&settings.listen).map_err(|error| StartError::Listen(settings.listen.clone(), error))?;
         let mut running = self.open(settings)?;
-        let (server, addresses) = serve(listener, &running)?;
-        for address in &addresses {
-            log::info!("listening on http://{address}");
-        }
-        if let Some(address) = addresses.first() {
-            running.database.tell_address(reachable(*address));
-        }
-        (running.server, running.addresses) = (Some(server), addresses);
+        let (server, address) = serve(listener, &running)?;
+        log::info!("listening on http://{address}");
+        running.database.tell_address(reachable(address));
+        (running.server, running.addresses) = (Some(server), vec![address]);
         Ok(running)
     }
 
@@ -277,12 +266,12 @@ fn relay(
 }
 
 /// Starts the HTTP server; each of its threads gets a hub.
-fn serve(listener: TcpListener, running: &Running) -> Result<(ServerHandle, Vec<SocketAddr>), StartError> {
+fn serve(listener: TcpListener, running: &Running) -> Result<(ServerHandle, SocketAddr), StartError> {
     let settings = &running.settings;
     let (shared, relay, hubs) = (running.shared.clone(), running.relay.clone(), Arc::clone(&running.hubs));
     let origins = settings.cors_origin.clone();
-    let (heartbeat, peer_timeout) = (settings.heartbeat, settings.peer_timeout);
-    let app = move || {
+    let heartbeat = settings.heartbeat;
+    let application = move || {
         let audience = Rc::new(RefCell::new(Audience::new(shared.epoch.clone())));
         let hub = Hub { audience: Rc::clone(&audience), relay: relay.clone(), heartbeat, took: Arc::default() }.start();
         hubs.lock().expect("nobody panics while pushing to a list").push(hub);
@@ -293,27 +282,12 @@ fn serve(listener: TcpListener, running: &Running) -> Result<(ServerHandle, Vec<
             .app_data(Outcomes::here())
             .configure(|config| http::routes(config, &shared))
     };
-    let mut server = HttpServer::new(app)
-        .disable_signals()
-        .shutdown_timeout(STOP_TIMEOUT)
-        .tcp_nodelay(true)
-        // A client that closes its side of a quiet stream has gone.
-        .h1_allow_half_closed(false)
-        .on_connect(move |connection, _| {
-            if let Some(stream) = connection.downcast_ref::<TcpStream>() {
-                bound_socket(stream, peer_timeout);
-            }
-        });
-    if let Some(workers) = settings.workers {
-        server = server.workers(workers);
-    }
     let cannot = |error| StartError::Listen(settings.listen.clone(), error);
-    let server = server.listen(listener).map_err(cannot)?;
-    let addresses = server.addrs();
-    let server = server.run();
+    let address = listener.local_addr().map_err(cannot)?;
+    let server = http::server(listener, settings.workers, settings.peer_timeout, application).map_err(cannot)?;
     let handle = server.handle();
     actix_web::rt::spawn(server);
-    Ok((handle, addresses))
+    Ok((handle, address))
 }
 
 /// Takes the first of the address's forms that can be had.
@@ -328,14 +302,6 @@ fn listen(address: &str) -> std::io::Result<TcpListener> {
         }
     }
     Err(refused)
-}
-
-/// A peer that does not answer is given up, and the kernel's share of a slow stream has a bound. Neither can fail in a
-/// way that concerns the client.
-fn bound_socket(stream: &TcpStream, peer_timeout: Duration) {
-    let socket = socket2::SockRef::from(stream);
-    drop(socket.set_tcp_user_timeout(Some(peer_timeout)));
-    drop(socket.set_send_buffer_size(SEND_BUFFER));
 }
 
 /// The requests to stop.

@@ -3,14 +3,14 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
 use actix::Addr;
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
-use actix_web::http::StatusCode;
 use actix_web::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY};
+use actix_web::http::{StatusCode, Version};
 use actix_web::web::Bytes;
 
 use super::accept::accepted;
@@ -25,6 +25,7 @@ use crate::feed::Feed;
 use crate::follow::{Answer, History, PATIENCE, Position};
 use crate::hub::Audience;
 use crate::session::{ReadOn, Session, Subscription};
+use crate::socket::Line;
 use crate::store::{Horizon, Room};
 
 /// What every feed knows in its query.
@@ -131,6 +132,7 @@ async fn stream(call: Call, subscription: Subscription) -> Result<HttpResponse, 
     };
     let channel = Rc::clone(&subscription.channel);
     channel.push(prologue());
+    channel.connect(line(&call));
     let session = Session::start(subscription, first, call.shared.readers.clone());
     Ok(head(&call, current).body(EventStream {
         channel,
@@ -138,6 +140,12 @@ async fn stream(call: Call, subscription: Subscription) -> Result<HttpResponse, 
         _ticket: Some(ticket),
         flushed: false,
     }))
+}
+
+/// Where a hub may write, for a client that understands chunks.
+fn line(call: &Call) -> Option<Rc<Line>> {
+    let line = call.request.conn_data::<Weak<Line>>().and_then(Weak::upgrade);
+    line.filter(|_| call.request.version() == Version::HTTP_11)
 }
 
 /// Too many streams: one that reconnects by itself is told when, in the only way that does not end it for good.

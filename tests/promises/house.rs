@@ -22,6 +22,7 @@ const FLOORS: [&str; 33] = [
     "verify",
     "admission",
     "aggregator",
+    "socket",
     "channel",
     "readers",
     "relay",
@@ -47,7 +48,7 @@ const FENCES: [(&str, &[&str]); 5] = [
         "actix::",
         &["aggregator", "relay", "projector", "projections", "hub", "session", "readers", "http", "running", "service"],
     ),
-    ("actix_web", &["http", "running", "service", "frames", "channel", "hub", "bodies", "spool", "readers", "law"]),
+    ("actix_web", &["http", "running", "service", "frames", "socket", "channel", "hub", "bodies", "spool", "readers", "law"]),
     ("russe", &["frames", "law"]),
     ("flate2", &["bodies"]),
 ];
