@@ -15,8 +15,11 @@ use crate::feed::Presence;
 use crate::frames::Chunk;
 use crate::socket::{Line, Written};
 
-/// The session reads on when less than this waits: the next page is read while the last one is sent.
-const LOW_WATER: usize = 64 * 1024;
+/// The session reads on when less than this waits, a page and a bit: the next page is read while the last one is sent.
+const LOW_WATER: usize = 160 * 1024;
+
+/// The most that the response body gives to the framework at once, which copies it.
+const PIECE: usize = 32 * 1024;
 
 /// The sending side of one response.
 #[derive(Debug, Default)]
@@ -151,9 +154,14 @@ impl Channel {
             self.parked.set(false);
             return Poll::Ready(Next::Room);
         }
-        if let Some(chunk) = self.queue.borrow_mut().pop_front() {
-            self.bytes.set(self.bytes.get() - chunk.len());
-            return Poll::Ready(Next::Chunk(chunk));
+        let mut queue = self.queue.borrow_mut();
+        if let Some(first) = queue.front_mut() {
+            let piece = first.split_to(first.len().min(PIECE));
+            if first.is_empty() {
+                queue.pop_front();
+            }
+            self.bytes.set(self.bytes.get() - piece.len());
+            return Poll::Ready(Next::Chunk(piece));
         }
         if self.ended.get() {
             return Poll::Ready(Next::End);

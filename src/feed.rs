@@ -21,20 +21,20 @@ pub(crate) enum Feed {
 pub(crate) struct Member<'a> {
     pub(crate) collection: CollectionId,
     /// Empty for the collection itself, which came to be.
-    pub(crate) key: &'a Key,
+    pub(crate) key: &'a str,
     /// A merge patch for the aggregate, as JSON text.
     pub(crate) patch: &'a str,
 }
 
 impl Feed {
     /// Whether a change of this aggregate belongs to the feed.
-    pub(crate) fn selects(&self, collection: CollectionId, key: &Key) -> bool {
+    pub(crate) fn selects(&self, collection: CollectionId, key: &str) -> bool {
         match self {
             Self::Everything(None) => true,
             Self::Everything(Some(only)) => only.contains(&collection),
-            Self::Collection(ours, None) => *ours == collection && !key.as_str().is_empty(),
-            Self::Collection(ours, Some(only)) => *ours == collection && only.contains(key),
-            Self::Aggregate(ours, only) => *ours == collection && only == key,
+            Self::Collection(ours, None) => *ours == collection && !key.is_empty(),
+            Self::Collection(ours, Some(only)) => *ours == collection && only.iter().any(|only| only.as_str() == key),
+            Self::Aggregate(ours, only) => *ours == collection && only.as_str() == key,
         }
     }
 
@@ -55,21 +55,44 @@ impl Feed {
         }
     }
 
-    /// The merge patch that does all of `members`; `None` when none of them belongs to the feed.
-    pub(crate) fn patch<'a>(&self, registry: &Registry, members: impl Iterator<Item = Member<'a>>) -> Option<String> {
-        let mut ours: Vec<_> = members.filter(|member| self.selects(member.collection, member.key)).collect();
-        if ours.is_empty() {
-            return None;
+    /// Appends the merge patch that does all of `members`, or nothing (`false`) when none of them belongs to the feed.
+    pub(crate) fn write<'a>(
+        &self,
+        text: &mut String,
+        registry: &Registry,
+        members: impl Iterator<Item = Member<'a>> + Clone,
+    ) -> bool {
+        let mut ours = members.filter(|member| self.selects(member.collection, member.key)).peekable();
+        if ours.peek().is_none() {
+            return false;
         }
-        Some(match self {
+        match self {
             Self::Everything(_) => {
-                ours.sort_by_key(|member| member.collection);
-                let collections = ours.chunk_by(|one, other| one.collection == other.collection);
-                object(collections.map(|members| (registry.get(members[0].collection).name(), aggregates(members))))
+                let start = text.len();
+                for id in registry.ids() {
+                    let mut members = ours.clone().filter(|member| member.collection == id).peekable();
+                    if members.peek().is_some() {
+                        text.push(if text.len() == start { '{' } else { ',' });
+                        push_name(text, registry.get(id).name());
+                        push_aggregates(text, members);
+                    }
+                }
+                text.push('}');
             }
-            Self::Collection(..) => aggregates(&ours),
-            Self::Aggregate(..) => ours.last().map_or_else(String::new, |member| member.patch.to_owned()),
-        })
+            Self::Collection(..) => push_aggregates(text, ours),
+            Self::Aggregate(..) => text.push_str(ours.last().map_or("", |member| member.patch)),
+        }
+        true
+    }
+
+    /// The merge patch that does all of `members`; `None` when none of them belongs to the feed.
+    pub(crate) fn patch<'a>(
+        &self,
+        registry: &Registry,
+        members: impl Iterator<Item = Member<'a>> + Clone,
+    ) -> Option<String> {
+        let mut text = String::new();
+        self.write(&mut text, registry, members).then_some(text)
     }
 
     /// What the state would be if nothing were there, which is also a patch that adds what is missing of the frame.
@@ -109,9 +132,13 @@ impl Presence {
 }
 
 /// `{"1":{"city":"Rome"},"2":null}`
-fn aggregates(members: &[Member<'_>]) -> String {
-    let aggregates = members.iter().filter(|member| !member.key.as_str().is_empty());
-    object(aggregates.map(|member| (member.key.as_str(), member.patch)))
+fn push_aggregates<'a>(text: &mut String, members: impl Iterator<Item = Member<'a>>) {
+    let start = text.len();
+    for member in members.filter(|member| !member.key.is_empty()) {
+        text.push(if text.len() == start { '{' } else { ',' });
+        push_member(text, member.key, member.patch);
+    }
+    text.push_str(if text.len() == start { "{}" } else { "}" });
 }
 
 /// A JSON object of members whose values are JSON already.
@@ -129,9 +156,21 @@ fn object<'a, V: AsRef<str>>(members: impl Iterator<Item = (&'a str, V)>) -> Str
 
 /// Appends `"name":value`, where the value is JSON already.
 pub(crate) fn push_member(object: &mut String, name: &str, value: &str) {
-    object.push_str(&serde_json::Value::from(name).to_string());
-    object.push(':');
+    push_name(object, name);
     object.push_str(value);
+}
+
+/// Appends `"name":`.
+fn push_name(object: &mut String, name: &str) {
+    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+    if name.bytes().all(is_plain) {
+        object.push('"');
+        object.push_str(name);
+        object.push('"');
+    } else {
+        object.push_str(&serde_json::Value::from(name).to_string());
+    }
+    object.push(':');
 }
 
 #[cfg(test)]
@@ -150,7 +189,7 @@ mod tests {
         let keys: Vec<_> = changes.iter().map(|(_, key, _)| Key::stored(key)).collect();
         let members = changes.iter().zip(&keys).map(|((collection, _, patch), key)| Member {
             collection: registry.id(collection).unwrap(),
-            key,
+            key: key.as_str(),
             patch,
         });
         feed.patch(registry, members)
@@ -177,6 +216,15 @@ mod tests {
         assert_eq!(of(Feed::Aggregate(locations, oslo.clone())).unwrap(), r#"{"total":1}"#);
         assert_eq!(of(Feed::Aggregate(locations, rome)).unwrap(), "null");
         assert_eq!(of(Feed::Aggregate(persons, oslo)), None);
+    }
+
+    #[test]
+    fn a_name_is_written_as_json_has_it() {
+        for name in ["1", "", "a b", "\"", "\\", "a\"b\\c", "🍎\u{7f}\u{2028}", "\u{1}\n"] {
+            let mut object = String::new();
+            push_member(&mut object, name, "1");
+            assert_eq!(object, format!("{}:1", serde_json::Value::from(name)));
+        }
     }
 
     #[test]

@@ -5,7 +5,8 @@
 
 use crate::cursor::{Cursor, Epoch, Revision};
 use crate::feed::{Feed, Member, Presence};
-use crate::store::{Change, Horizon, Room, State, StoreError, View};
+use crate::frames::{Form, Messages};
+use crate::store::{Horizon, Room, State, StoreError, View};
 
 /// Where a consumer stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,7 @@ pub(crate) struct Ask {
     pub(crate) position: Position,
     pub(crate) history: History,
     pub(crate) room: Room,
+    pub(crate) form: Form,
     /// Whether it was told what the state is when nothing is there.
     pub(crate) has_frame: bool,
     /// The log is replayed without another thought when it has no more revisions than this.
@@ -64,22 +66,12 @@ pub(crate) enum Answer {
 /// The next messages, in order.
 #[derive(Debug)]
 pub(crate) struct Step {
-    pub(crate) parts: Vec<Part>,
+    pub(crate) messages: Messages,
     /// Where the consumer stands after them.
     pub(crate) position: Position,
     pub(crate) current: Revision,
     /// Whether the aggregate of the feed is there, once the consumer has everything.
     pub(crate) presence: Presence,
-}
-
-/// One message.
-#[derive(Debug)]
-pub(crate) struct Part {
-    /// The revision of the event, if it is one of the log.
-    pub(crate) revision: Option<Revision>,
-    /// Where the consumer stands after it, if that can be said.
-    pub(crate) position: Option<Position>,
-    pub(crate) patch: String,
 }
 
 impl Step {
@@ -88,8 +80,17 @@ impl Step {
         self.position == Position::Log(self.current)
     }
 
-    fn say(&mut self, position: Option<Position>, patch: impl Into<String>) {
-        self.parts.push(Part { revision: None, position, patch: patch.into() });
+    /// Adds a message, after which the consumer stands there, if that can be said.
+    fn say(&mut self, position: Option<Position>, patch: &str) {
+        let id = match &self.messages.form {
+            Form::Stream(epoch) => position.and_then(|position| position.id(epoch)),
+            Form::Array | Form::Lines => None,
+        };
+        self.messages.part(id.as_deref(), patch);
+        self.messages.has_news |= position.is_some();
+        if let Some(Position::Log(after)) = position {
+            self.messages.named = Some(after);
+        }
     }
 }
 
@@ -136,7 +137,8 @@ pub(crate) fn follow(view: &mut View<'_>, ask: &Ask) -> Result<Answer, StoreErro
         }
         place => place,
     };
-    let mut step = Step { parts: Vec::new(), position: place, current: horizon.current, presence: Presence::Present };
+    let messages = Messages::new(ask.form.clone());
+    let mut step = Step { messages, position: place, current: horizon.current, presence: Presence::Present };
     match place {
         Position::Log(after) => replay(view, ask, after, &mut step)?,
         _ if ask.history == History::EveryEvent => return Ok(Answer::Gone(horizon)),
@@ -168,7 +170,7 @@ fn is_better_by_state(view: &mut View<'_>, ask: &Ask, after: Revision, horizon: 
         History::Any if ask.feed.keys().is_some() => Ok(true),
         History::Any => {
             let few = behind / MUCH_SHORTER;
-            Ok(view.count_changed(after, few)? < few)
+            Ok(!view.has_changed(after, few)?)
         }
     }
 }
@@ -176,17 +178,13 @@ fn is_better_by_state(view: &mut View<'_>, ask: &Ask, after: Revision, horizon: 
 /// Events of the log.
 fn replay(view: &mut View<'_>, ask: &Ask, after: Revision, step: &mut Step) -> Result<(), StoreError> {
     if after == Revision::ZERO && !ask.has_frame {
-        step.say(None, ask.feed.frame(view.registry()));
+        step.say(None, &ask.feed.frame(view.registry()));
     }
-    let read = view.changes(&ask.feed, after, step.current, ask.room)?;
-    for changes in read.changes.chunk_by(|one, other| one.revision == other.revision) {
-        let revision = changes[0].revision;
-        if let Some(patch) = ask.feed.patch(view.registry(), changes.iter().map(Change::member)) {
-            let position = Some(Position::Log(revision));
-            step.parts.push(Part { revision: Some(revision), position, patch });
-        }
-    }
-    step.position = Position::Log(read.to);
+    let (registry, messages) = (view.registry(), &mut step.messages);
+    let to = view.replay(&ask.feed, (after, step.current), ask.room, |revision, members| {
+        messages.event(revision, |text| ask.feed.write(text, registry, members.iter()));
+    })?;
+    step.position = Position::Log(to);
     Ok(())
 }
 
@@ -208,17 +206,17 @@ fn catch_up(
     };
     // The document also has collections that have come to be since, whether anything is in them or not.
     if after == Revision::ZERO || matches!(feed, Feed::Everything(_)) {
-        step.say(None, feed.frame(view.registry()));
+        step.say(None, &feed.frame(view.registry()));
     }
     let all = feed.patch(view.registry(), read.states.iter().map(|state| member(state, "null")));
     let there = read.states.iter().filter_map(|state| Some(member(state, state.body.as_deref()?)));
     let there = feed.patch(view.registry(), there);
     match (all, there) {
         (Some(all), Some(there)) => {
-            step.say(None, all);
-            step.say(Some(step.position), there);
+            step.say(None, &all);
+            step.say(Some(step.position), &there);
         }
-        (Some(all), None) => step.say(Some(step.position), all),
+        (Some(all), None) => step.say(Some(step.position), &all),
         (None, _) if step.is_last() => {
             let presence = match feed {
                 Feed::Aggregate(collection, key) if !view.is_there(*collection, key)? => Presence::Absent,
@@ -232,5 +230,5 @@ fn catch_up(
 }
 
 fn member<'a>(state: &'a State, patch: &'a str) -> Member<'a> {
-    Member { collection: state.collection, key: &state.key, patch }
+    Member { collection: state.collection, key: state.key.as_str(), patch }
 }

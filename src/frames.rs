@@ -23,11 +23,15 @@ impl Frames {
         let mut text = Chunk::begin();
         let mut frames = Self::default();
         for revision in changes.chunk_by(|one, other| one.revision == other.revision) {
-            if let Some(patch) = feed.patch(registry, revision.iter().map(Change::member)) {
-                let number = revision[0].revision;
-                frames.presence = Presence::after(&patch);
-                text.push_str(&event(Some(id(epoch, number)), patch));
+            let (start, number) = (text.len(), revision[0].revision);
+            push_id(&mut text, epoch, number);
+            let patch = text.len();
+            if feed.write(&mut text, registry, revision.iter().map(Change::member)) {
+                frames.presence = Presence::after(&text[patch..]);
+                text.push_str(END);
                 frames.ends.push((number, text.len() - HEAD));
+            } else {
+                text.truncate(start);
             }
         }
         frames.chunk = Chunk::end(text);
@@ -109,6 +113,103 @@ pub(crate) fn event(id: Option<String>, patch: String) -> String {
     encoded(Message { data: patch.into(), id: id.map(Into::into), event: None, retry: None })
 }
 
+/// What ends a message.
+const END: &str = "\n\n";
+
+/// Appends a message up to its patch. That is JSON text, in which there are no line breaks: nothing else has to be framed.
+fn push_id(text: &mut String, epoch: &Epoch, revision: Revision) {
+    text.push_str("id: ");
+    text.push_str(epoch.as_str());
+    text.push('.');
+    push_number(text, revision.number().unsigned_abs());
+    text.push_str("\ndata: ");
+}
+
+/// Appends a number, at a tenth of the cost of the standard library's formatting, which an event would feel.
+fn push_number(text: &mut String, mut number: u64) {
+    let (mut digits, mut start) = ([b'0'; 20], 20);
+    while start == 20 || number > 0 {
+        start -= 1;
+        digits[start] += u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
+    }
+    text.extend(digits[start..].iter().map(|digit| char::from(*digit)));
+}
+
+/// How messages are written.
+#[derive(Debug, Clone)]
+pub(crate) enum Form {
+    /// As Server-Sent Events, with ids of this epoch.
+    Stream(Epoch),
+    /// As the members of a JSON array: `{"revision":8,"patch":{…}}`; a part of a catch-up has no revision.
+    Array,
+    /// The same, a line each.
+    Lines,
+}
+
+/// Messages for one consumer, in their order.
+#[derive(Debug)]
+pub(crate) struct Messages {
+    pub(crate) form: Form,
+    pub(crate) text: String,
+    /// The revision up to which the last id says that the consumer has everything.
+    pub(crate) named: Option<Revision>,
+    /// Whether any of them moves the consumer's position.
+    pub(crate) has_news: bool,
+}
+
+impl Messages {
+    pub(crate) fn new(form: Form) -> Self {
+        Self { form, text: String::new(), named: None, has_news: false }
+    }
+
+    /// The event of a revision, whose patch `write` appends, if it has one (`true`).
+    pub(crate) fn event(&mut self, revision: Revision, write: impl FnOnce(&mut String) -> bool) {
+        let (start, text) = (self.text.len(), &mut self.text);
+        match &self.form {
+            Form::Stream(epoch) => push_id(text, epoch, revision),
+            Form::Array | Form::Lines => {
+                text.push_str(if start > 0 && matches!(self.form, Form::Array) { "," } else { "" });
+                text.push_str("{\"revision\":");
+                push_number(text, revision.number().unsigned_abs());
+                text.push_str(",\"patch\":");
+            }
+        }
+        if write(text) {
+            text.push_str(self.form.end());
+            (self.named, self.has_news) = (Some(revision), true);
+        } else {
+            text.truncate(start);
+        }
+    }
+
+    /// A part of a catch-up, with the id after it, if it has one.
+    pub(crate) fn part(&mut self, id: Option<&str>, patch: &str) {
+        let is_first = self.text.is_empty();
+        match &self.form {
+            Form::Stream(_) => {
+                for piece in id.iter().flat_map(|id| ["id: ", *id, "\n"]).chain(["data: "]) {
+                    self.text.push_str(piece);
+                }
+            }
+            Form::Array if !is_first => self.text.push_str(",{\"patch\":"),
+            Form::Array | Form::Lines => self.text.push_str("{\"patch\":"),
+        }
+        self.text.push_str(patch);
+        self.text.push_str(self.form.end());
+    }
+}
+
+impl Form {
+    fn end(&self) -> &'static str {
+        match self {
+            Self::Stream(_) => END,
+            Self::Array => "}",
+            Self::Lines => "}\n",
+        }
+    }
+}
+
 /// One message with a type of its own.
 pub(crate) fn named_event(name: String, id: String, data: String) -> String {
     encoded(Message { data: data.into(), id: Some(id.into()), event: Some(name.into()), retry: None })
@@ -124,6 +225,26 @@ mod tests {
     use super::*;
     use crate::collections::Person;
     use crate::key::Key;
+
+    #[test]
+    fn a_message_is_as_the_encoder_has_it() {
+        let epoch: Epoch = "4f9c21aa".parse().unwrap();
+        for number in [0, 7, 10, 1_234_567_890, i64::MAX] {
+            let (revision, patch) = (Revision::stored(number), r#"{"1":{"name":"\n🍎"},"2":null}"#);
+            let mut messages = Messages::new(Form::Stream(epoch.clone()));
+            messages.event(revision, |_| false);
+            messages.event(revision, |text| {
+                text.push_str(patch);
+                true
+            });
+            assert_eq!(messages.text, event(Some(id(&epoch, revision)), patch.to_owned()));
+            messages.text.clear();
+            messages.part(Some("4f9c21aa.3.partial"), patch);
+            messages.part(None, "null");
+            let first = event(Some("4f9c21aa.3.partial".to_owned()), patch.to_owned());
+            assert_eq!(messages.text, first + &event(None, "null".to_owned()));
+        }
+    }
 
     #[test]
     fn the_events_after_a_revision_are_a_part_of_the_bytes() {

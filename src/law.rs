@@ -225,7 +225,7 @@ impl World {
         let mut subscription = Subscription {
             feed: ours.feed.clone(),
             position: Position::of(&presented.cursor().unwrap(), &epoch),
-            epoch,
+            form: crate::frames::Form::Stream(epoch),
             history,
             patience: if history == History::Any { 3 } else { PATIENCE },
             has_frame: false,

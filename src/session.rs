@@ -7,10 +7,9 @@ use std::rc::Rc;
 use actix::prelude::*;
 
 use crate::channel::Channel;
-use crate::cursor::Epoch;
 use crate::feed::Feed;
 use crate::follow::{Answer, Ask, History, Position};
-use crate::frames::event;
+use crate::frames::Form;
 use crate::hub::Audience;
 use crate::readers::Readers;
 use crate::store::Room;
@@ -18,7 +17,7 @@ use crate::store::Room;
 /// One subscriber, without its actor: what it follows, and where it stands.
 pub(crate) struct Subscription {
     pub(crate) feed: Feed,
-    pub(crate) epoch: Epoch,
+    pub(crate) form: Form,
     pub(crate) history: History,
     pub(crate) patience: i64,
     /// Whether it was told what the state is when nothing is there.
@@ -43,6 +42,7 @@ impl Subscription {
             position,
             history: self.history,
             room: self.room,
+            form: self.form.clone(),
             has_frame: self.has_frame,
             patience: self.patience,
         }
@@ -50,7 +50,7 @@ impl Subscription {
 
     /// Sends what was read; then more is read when there is room, or the hub takes over.
     pub(crate) fn take(&mut self, answer: Answer) {
-        let Answer::Step(step) = answer else {
+        let Answer::Step(mut step) = answer else {
             // Pruning was faster than one who wants every event. It comes back with its last id, and is told.
             return self.channel.end();
         };
@@ -59,15 +59,10 @@ impl Subscription {
         {
             self.channel.name(known.max(self.channel.named()), step.presence);
         }
-        let mut text = String::new();
-        for part in &step.parts {
-            let id = part.position.and_then(|position| position.id(&self.epoch));
-            text.push_str(&event(id, part.patch.clone()));
-            if let Some(Position::Log(named)) = part.position {
-                self.channel.name(named, step.presence);
-            }
+        if let Some(named) = step.messages.named {
+            self.channel.name(named, step.presence);
         }
-        self.channel.push(text.into());
+        self.channel.push(std::mem::take(&mut step.messages.text).into());
         self.position = step.position;
         // What was decided at first is not decided anew with every page.
         self.patience = i64::MAX;

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 
 use actix_web::rt::net::TcpStream;
 use actix_web::web::{Buf as _, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 /// The framework's side of a connection.
 #[derive(Debug)]
@@ -99,13 +99,16 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         loop {
             ready!(self.0.stream.poll_read_ready(context))?;
-            match self.0.stream.try_read(buffer.initialize_unfilled()) {
-                Ok(read) => {
-                    buffer.advance(read);
-                    return Poll::Ready(Ok(()));
-                }
+            // Into memory that is not touched before: an idle connection's buffer costs nothing but what was read.
+            match self.0.stream.try_read_buf(buffer) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                read => {
+                    // There was no more: to be told when there is, without asking the kernel once more.
+                    if read.is_ok() && buffer.remaining() > 0 {
+                        drop(self.0.stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into())));
+                    }
+                    return Poll::Ready(read.map(drop));
+                }
             }
         }
     }

@@ -22,7 +22,7 @@ pub(crate) use connection::{Database, attach, look_beside};
 pub use error::StoreError;
 pub(crate) use journal::{Entries, Entry, Folded};
 pub(crate) use metadata::Horizon;
-pub(crate) use outbox::{Change, Changes, Pruned, Room};
+pub(crate) use outbox::{Change, Changes, Members, Pruned, Room};
 pub(crate) use verification::{Checked, Difference};
 
 use std::collections::BTreeMap;
@@ -243,7 +243,18 @@ impl<'a> View<'a> {
         current: Revision,
         room: Room,
     ) -> Result<Changes, StoreError> {
-        outbox::changes(self.connection, self.registry, feed, after, current, room)
+        outbox::changes(self.connection, self.registry, feed, (after, current), room)
+    }
+
+    /// The same events, each revision given to `each` from where it was read; up to which revision these were all.
+    pub(crate) fn replay(
+        &mut self,
+        feed: &Feed,
+        span: (Revision, Revision),
+        room: Room,
+        each: impl FnMut(Revision, &Members),
+    ) -> Result<Revision, StoreError> {
+        outbox::replay(self.connection, self.registry, feed, span, room, each)
     }
 
     /// The aggregates of a feed that changed after a revision, as they are.
@@ -276,9 +287,9 @@ impl<'a> View<'a> {
         aggregates::scan(self.connection, self.registry.get(collection).name(), |key, _, body| each(key, body))
     }
 
-    /// How many aggregates changed after a revision, counted no further than `at_most`.
-    pub(crate) fn count_changed(&mut self, after: Revision, at_most: i64) -> Result<i64, StoreError> {
-        aggregates::count_changed(self.connection, after, at_most)
+    /// Whether at least so many aggregates changed after a revision.
+    pub(crate) fn has_changed(&mut self, after: Revision, at_least: i64) -> Result<bool, StoreError> {
+        aggregates::has_changed(self.connection, after, at_least)
     }
 
     /// Those of some aggregates that are there.

@@ -23,6 +23,7 @@ use crate::channel::{Channel, Next};
 use crate::cursor::{Presented, Revision};
 use crate::feed::Feed;
 use crate::follow::{Answer, History, PATIENCE, Position};
+use crate::frames::Form;
 use crate::hub::Audience;
 use crate::session::{ReadOn, Session, Subscription};
 use crate::socket::Line;
@@ -67,7 +68,7 @@ fn subscription(call: &Call, query: &Query, feed: Feed) -> Result<Subscription, 
     };
     Ok(Subscription {
         feed,
-        epoch: call.shared.epoch.clone(),
+        form: Form::Stream(call.shared.epoch.clone()),
         history: history(call, query)?,
         patience: PATIENCE,
         has_frame: false,

@@ -14,8 +14,8 @@ use super::problem::{Kind, Problem};
 use super::request::{Call, Query};
 use super::{NDJSON, answer};
 use crate::channel::{Channel, Next};
-use crate::feed::push_member;
-use crate::follow::{Answer, Part, Step};
+use crate::follow::{Answer, Step};
+use crate::frames::Form;
 use crate::session::Subscription;
 use crate::store::Room;
 
@@ -57,6 +57,7 @@ pub(super) async fn page(
     form: &'static str,
 ) -> Result<HttpResponse, Problem> {
     subscription.room = room(limit);
+    subscription.form = if form == NDJSON { Form::Lines } else { Form::Array };
     let deadline = Instant::now() + wait;
     loop {
         let step = match call.shared.readers.send(subscription.ask()).await?? {
@@ -64,7 +65,7 @@ pub(super) async fn page(
             Answer::Gone(horizon) => return Err(not_retained(call, &horizon)),
         };
         // The frame of a state from nothing is no news.
-        let has_news = step.parts.iter().any(|part| part.position.is_some());
+        let has_news = step.messages.has_news;
         let left = deadline.saturating_duration_since(Instant::now());
         if has_news || (step.is_last() && left.is_zero()) {
             return answered(call, &step, form);
@@ -73,7 +74,7 @@ pub(super) async fn page(
             return answered(call, &step, form);
         }
         // Who starts from nothing goes on doing so, to be given the frame.
-        if step.parts.is_empty() {
+        if step.messages.text.is_empty() {
             subscription.position = step.position;
         } else if !step.is_last() {
             return answered(call, &step, form);
@@ -114,35 +115,15 @@ fn answered(call: &Call, step: &Step, form: &'static str) -> Result<HttpResponse
     let Some(cursor) = step.position.id(&call.shared.epoch) else {
         return Err(Problem::new(Kind::Internal, "a page ends nowhere"));
     };
-    let mut body = String::new();
-    if form == NDJSON {
-        for part in &step.parts {
-            push_part(&mut body, part);
-            body.push('\n');
-        }
-        body.push_str(&format!("{{\"cursor\":\"{cursor}\"}}\n"));
+    let text = &step.messages.text;
+    let body = if form == NDJSON {
+        format!("{text}{{\"cursor\":\"{cursor}\"}}\n")
     } else {
-        body.push_str("{\"events\":[");
-        for (index, part) in step.parts.iter().enumerate() {
-            body.push_str(if index == 0 { "" } else { "," });
-            push_part(&mut body, part);
-        }
-        body.push_str(&format!("],\"cursor\":\"{cursor}\"}}"));
-    }
+        format!("{{\"events\":[{text}],\"cursor\":\"{cursor}\"}}")
+    };
     Ok(answer(StatusCode::OK, &call.shared.epoch, step.current)
         .insert_header((CONTENT_TYPE, form))
         .insert_header((CACHE_CONTROL, "no-store"))
         .insert_header((VARY, "Accept"))
         .body(body))
-}
-
-/// `{"revision":8,"patch":{…}}`; a part of a catch-up has no revision.
-fn push_part(body: &mut String, part: &Part) {
-    body.push('{');
-    if let Some(revision) = part.revision {
-        push_member(body, "revision", &revision.to_string());
-        body.push(',');
-    }
-    push_member(body, "patch", &part.patch);
-    body.push('}');
 }

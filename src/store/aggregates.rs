@@ -160,7 +160,7 @@ fn fill(
         }
         last = Some(state.revision);
         looked_at += 1;
-        if feed.selects(state.collection, &state.key) {
+        if feed.selects(state.collection, state.key.as_str()) {
             bytes += state.body.as_ref().map_or(0, String::len) + 2 * state.key.as_str().len();
             taken.push(state);
         }
@@ -217,23 +217,24 @@ pub(super) fn changed_of(
     Ok(Some(changed))
 }
 
-/// How many aggregates changed after a revision, counted no further than `at_most`.
-pub(super) fn count_changed(
+/// Whether at least so many aggregates changed after a revision: SQLite counts them on its way through the index.
+pub(super) fn has_changed(
     connection: &mut SqliteConnection,
     after: Revision,
-    at_most: i64,
-) -> Result<i64, StoreError> {
-    let changed = aggregates::table
+    at_least: i64,
+) -> Result<bool, StoreError> {
+    if at_least < 1 {
+        return Ok(true);
+    }
+    let last: Option<i64> = aggregates::table
         .filter(aggregates::revision.gt(after.number()))
         .order(aggregates::revision)
         .select(aggregates::revision)
-        .limit(at_most);
-    let mut count = 0;
-    for row in changed.load_iter::<i64, DefaultLoadingMode>(connection)? {
-        row?;
-        count += 1;
-    }
-    Ok(count)
+        .offset(at_least - 1)
+        .limit(1)
+        .first(connection)
+        .optional()?;
+    Ok(last.is_some())
 }
 
 /// Deletions that are forgotten in one transaction, so that no writer waits long.

@@ -124,7 +124,7 @@ fn replay_changes(
     let horizon = horizon(connection)?;
     let mut after = Revision::ZERO;
     while horizon.pruned == Revision::ZERO && after < horizon.current {
-        let read = outbox::changes(connection, registry, &Followed::Everything(None), after, horizon.current, ROOM)?;
+        let read = outbox::changes(connection, registry, &Followed::Everything(None), (after, horizon.current), ROOM)?;
         for change in &read.changes {
             take(connection, projection, &of_change(registry, change))?;
         }

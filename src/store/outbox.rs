@@ -1,8 +1,9 @@
 //! The table of change events: appended by a write, read by feeds, pruned by age.
 
-use diesel::connection::DefaultLoadingMode;
+use diesel::connection::LoadConnection;
 use diesel::prelude::*;
-use diesel::sqlite::SqliteConnection;
+use diesel::row::{Field, Row as _};
+use diesel::sqlite::{SqliteConnection, SqliteValue};
 
 use super::StoreError;
 use super::metadata::horizon;
@@ -28,7 +29,7 @@ pub(crate) struct Change {
 impl Change {
     /// The change as a part of a patch.
     pub(crate) fn member(&self) -> Member<'_> {
-        Member { collection: self.collection, key: &self.key, patch: &self.patch }
+        Member { collection: self.collection, key: self.key.as_str(), patch: &self.patch }
     }
 }
 
@@ -44,13 +45,13 @@ pub(crate) struct Changes {
 pub(crate) struct Room {
     /// Events of the log, or aggregates of a catch-up.
     pub(crate) items: usize,
-    /// Of JSON text.
+    /// Of text, roughly.
     pub(crate) bytes: usize,
 }
 
 impl Room {
     /// A page of a stream.
-    pub(crate) const PAGE: Self = Self { items: usize::MAX, bytes: 64 * 1024 };
+    pub(crate) const PAGE: Self = Self { items: usize::MAX, bytes: 128 * 1024 };
 }
 
 /// What a step of pruning did.
@@ -64,6 +65,9 @@ pub(crate) enum Pruned {
 
 /// Revisions that a page looks at: a feed that few of them concern must not keep a read transaction open for long.
 const PAGE_REVISIONS: i64 = 10_000;
+
+/// What an event takes beside its key and its patch, in bytes, roughly.
+const FRAME: usize = 32;
 
 /// Events that are pruned in one transaction, so that no writer waits long.
 const PRUNED_AT_ONCE: i64 = 10_000;
@@ -90,65 +94,180 @@ pub(super) fn changes(
     connection: &mut SqliteConnection,
     registry: &Registry,
     feed: &Feed,
-    after: Revision,
-    current: Revision,
+    span: (Revision, Revision),
     room: Room,
 ) -> Result<Changes, StoreError> {
+    let mut changes = Vec::new();
+    let to = go_through(connection, registry, feed, span, room, |revision, Member { collection, key, patch }, row| {
+        let (key, patch) = (Key::stored(key), patch.to_owned());
+        let time = Timestamp::from_milliseconds(with_value(row, 4, |mut time| time.read_long())?);
+        changes.push(Change { revision, collection, key, patch, time });
+        Ok(())
+    })?;
+    Ok(Changes { changes, to })
+}
+
+/// The same events, each revision given to `each` from where it was read: nothing is kept, and nothing is allocated for
+/// an event. Up to which revision these were all.
+pub(super) fn replay(
+    connection: &mut SqliteConnection,
+    registry: &Registry,
+    feed: &Feed,
+    span: (Revision, Revision),
+    room: Room,
+    mut each: impl FnMut(Revision, &Members),
+) -> Result<Revision, StoreError> {
+    let (mut members, mut of) = (Members::default(), None);
+    let to = go_through(connection, registry, feed, span, room, |revision, member, _| {
+        if let Some(complete) = of.replace(revision)
+            && complete != revision
+        {
+            each(complete, &members);
+            members.clear();
+        }
+        members.push(member);
+        Ok(())
+    })?;
+    if let Some(complete) = of {
+        each(complete, &members);
+    }
+    Ok(to)
+}
+
+/// What one revision changed of a feed.
+#[derive(Debug, Default)]
+pub(crate) struct Members {
+    /// Keys and patches, one after another.
+    text: String,
+    /// Of each: where its key begins, where its patch begins, and where that ends.
+    spots: Vec<(CollectionId, [usize; 3])>,
+}
+
+impl Members {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Member<'_>> + Clone {
+        self.spots.iter().map(|(collection, [key, patch, end])| Member {
+            collection: *collection,
+            key: &self.text[*key..*patch],
+            patch: &self.text[*patch..*end],
+        })
+    }
+
+    fn push(&mut self, Member { collection, key, patch }: Member<'_>) {
+        let start = self.text.len();
+        self.text.push_str(key);
+        self.text.push_str(patch);
+        self.spots.push((collection, [start, start + key.len(), self.text.len()]));
+    }
+
+    fn clear(&mut self) {
+        self.text.clear();
+        self.spots.clear();
+    }
+}
+
+/// A row as SQLite has it, so that texts need not be copied to be looked at.
+type Found<'connection, 'query> = <SqliteConnection as LoadConnection>::Row<'connection, 'query>;
+
+/// Gives the rows of a feed in a span of revisions to `take`, whole revisions, as many as there is room for. Up to which
+/// revision these were all.
+fn go_through(
+    connection: &mut SqliteConnection,
+    registry: &Registry,
+    feed: &Feed,
+    (after, current): (Revision, Revision),
+    room: Room,
+    mut take: impl FnMut(Revision, Member<'_>, &Found<'_, '_>) -> Result<(), StoreError>,
+) -> Result<Revision, StoreError> {
     let last = current.min(Revision::stored(after.number() + PAGE_REVISIONS));
     let query = outbox::table
         .filter(outbox::revision.gt(after.number()).and(outbox::revision.le(last.number())))
         .order((outbox::revision, outbox::collection, outbox::key))
-        .select((outbox::revision, outbox::collection, outbox::key, outbox::patch, outbox::time));
-    let mut filling = Filling { registry, feed, room, changes: Vec::new(), bytes: 0, revisions: 0 };
-    let full = match feed.collection() {
-        None => filling.fill(query.load_iter::<Columns, DefaultLoadingMode>(connection)?)?,
+        .select((outbox::revision, outbox::key, outbox::patch, outbox::collection, outbox::time));
+    let mut filling = Filling { registry, feed, room, bytes: 0, revisions: 0, last: None };
+    let is_full = match feed.collection() {
+        None => filling.fill(connection.load(query)?, &mut take)?,
         Some(only) => {
-            let query = query.filter(outbox::collection.eq(registry.get(only).name()));
-            filling.fill(query.load_iter::<Columns, DefaultLoadingMode>(connection)?)?
+            // Told that it is one collection, SQLite would sort each revision by key, which the primary key has done.
+            let name = registry.get(only).name();
+            let query = query.filter(outbox::collection.between(name, name));
+            filling.fill(connection.load(query)?, &mut take)?
         }
     };
-    let to = match (full, filling.changes.last()) {
-        (true, Some(last)) => last.revision,
-        _ => last,
-    };
-    Ok(Changes { changes: filling.changes, to })
+    Ok(filling.last.filter(|_| is_full).unwrap_or(last))
 }
-
-type Columns = (i64, String, String, String, i64);
 
 /// A page while it is read.
 struct Filling<'a> {
     registry: &'a Registry,
     feed: &'a Feed,
     room: Room,
-    changes: Vec<Change>,
     bytes: usize,
     revisions: usize,
+    last: Option<Revision>,
 }
 
 impl Filling<'_> {
     /// Takes rows until the page is full (`true`) or there are no more.
-    fn fill(&mut self, rows: impl Iterator<Item = QueryResult<Columns>>) -> Result<bool, StoreError> {
+    fn fill<'connection, 'query: 'connection>(
+        &mut self,
+        rows: impl Iterator<Item = QueryResult<Found<'connection, 'query>>>,
+        take: &mut impl FnMut(Revision, Member<'_>, &Found<'_, '_>) -> Result<(), StoreError>,
+    ) -> Result<bool, StoreError> {
         for row in rows {
-            let (revision, collection, key, patch, time) = row?;
-            let (revision, key) = (Revision::stored(revision), Key::stored(&key));
-            // No database with another collection is opened.
-            let Some(collection) = self.registry.id(&collection) else { continue };
-            if !self.feed.selects(collection, &key) {
-                continue;
-            }
-            if self.changes.last().is_none_or(|last| last.revision < revision) {
-                if self.bytes >= self.room.bytes || self.revisions >= self.room.items {
+            let row = &row?;
+            let revision = Revision::stored(with_value(row, 0, |mut revision| revision.read_long())?);
+            let collection = match self.feed.collection() {
+                Some(only) => only,
+                // No database with another collection is opened.
+                None => match with_value(row, 3, |mut name| self.registry.id(name.read_text()))? {
+                    Some(collection) => collection,
+                    None => continue,
+                },
+            };
+            let has_room = with_value(row, 1, |mut key| {
+                let key = key.read_text();
+                if !self.feed.selects(collection, key) {
                     return Ok(true);
                 }
-                self.revisions += 1;
+                if !self.has_room(revision) {
+                    return Ok(false);
+                }
+                with_value(row, 2, |mut patch| {
+                    let patch = patch.read_text();
+                    self.bytes += FRAME + key.len() + patch.len();
+                    take(revision, Member { collection, key, patch }, row).map(|()| true)
+                })?
+            })?;
+            if !has_room? {
+                return Ok(true);
             }
-            self.bytes += patch.len() + key.as_str().len();
-            let time = Timestamp::from_milliseconds(time);
-            self.changes.push(Change { revision, collection, key, patch, time });
         }
         Ok(false)
     }
+
+    /// Whether a change of this revision has a place: the last revision is taken whole.
+    fn has_room(&mut self, revision: Revision) -> bool {
+        if self.last == Some(revision) {
+            return true;
+        }
+        if self.bytes >= self.room.bytes || self.revisions >= self.room.items {
+            return false;
+        }
+        self.revisions += 1;
+        self.last = Some(revision);
+        true
+    }
+}
+
+/// Looks at a value of a row.
+fn with_value<'row, T>(
+    row: &Found<'row, '_>,
+    column: usize,
+    look: impl FnOnce(SqliteValue<'_, '_, '_>) -> T,
+) -> Result<T, StoreError> {
+    let field = row.get(column);
+    let value = field.as_ref().and_then(Field::value);
+    value.map(look).ok_or_else(|| StoreError::Corrupt(format!("column {column} of a change event is null")))
 }
 
 /// Removes events that are older than this, or that come before the last `keep` revisions: whole revisions, oldest

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The modules from the bottom up. A module may use its own parts and those that stand before it.
-const FLOORS: [&str; 33] = [
+const FLOORS: [&str; 35] = [
     "clock",
     "cursor",
     "key",
@@ -15,12 +15,13 @@ const FLOORS: [&str; 33] = [
     "projection",
     "feed",
     "store",
+    "frames",
     "follow",
     "bodies",
-    "frames",
     "spool",
     "verify",
     "admission",
+    "answers",
     "aggregator",
     "socket",
     "channel",
@@ -48,7 +49,13 @@ const FENCES: [(&str, &[&str]); 5] = [
         "actix::",
         &["aggregator", "relay", "projector", "projections", "hub", "session", "readers", "http", "running", "service"],
     ),
-    ("actix_web", &["http", "running", "service", "frames", "socket", "channel", "hub", "bodies", "spool", "readers", "law"]),
+    (
+        "actix_web",
+        &[
+            "http", "answers", "running", "service", "frames", "socket", "channel", "hub", "bodies", "spool",
+            "readers", "law",
+        ],
+    ),
     ("russe", &["frames", "law"]),
     ("flate2", &["bodies"]),
 ];
