@@ -22,6 +22,9 @@ const STOP_TIMEOUT: u64 = 1;
 /// How long a peer may take to close its side of a connection.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How much of a body is written to a socket at once, in bytes: two or three pieces of a shared one, a chunk of any other.
+const WRITTEN_AT_ONCE: usize = 64 * 1024;
+
 /// What the kernel buffers for one client, in bytes; Linux takes twice as much.
 const SEND_BUFFER: usize = 256 * 1024;
 
@@ -57,6 +60,7 @@ where
                 async move { stopping.notified().await }
             })
             .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+            .h1_write_buffer_size(WRITTEN_AT_ONCE)
             // A client that closes its side of a quiet stream has gone.
             .h1_allow_half_closed(false)
             .local_addr(address)
