@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::collection::{CollectionId, Command, Refusal, Registry};
 use crate::cursor::{Epoch, JournalPosition, Revision};
 use crate::projection::Inline;
-use crate::store::{Database, Pruned, Retained, StoreError, Writer, Written};
+use crate::store::{Change, Database, Pruned, Retained, StoreError, Writer, Written};
 
 /// Commands in one transaction, at most: what the first of them waits for.
 const LARGEST_BATCH: usize = 512;
@@ -139,7 +139,8 @@ impl Aggregator {
                 answers.send();
                 // The relay comes second: a writer waits for its answer, and nobody for an event.
                 if let Some(listener) = &self.listener {
-                    listener.do_send(Committed { revision: committed.revision });
+                    let (from, to, changes) = (committed.after, committed.revision, committed.events);
+                    listener.do_send(Committed { from, to, changes });
                 }
             }
             Err(error) => {
@@ -251,9 +252,14 @@ impl Handler<Flush> for Aggregator {
     }
 }
 
-/// Everything up to this revision is durable.
+/// Some revisions are durable, and perhaps domain events as well.
 pub(crate) struct Committed {
-    pub(crate) revision: Revision,
+    /// The revisions after this one …
+    pub(crate) from: Revision,
+    /// … up to this one.
+    pub(crate) to: Revision,
+    /// What they changed.
+    pub(crate) changes: Vec<Change>,
 }
 
 impl Message for Committed {

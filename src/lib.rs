@@ -47,6 +47,7 @@ mod session;
 
 mod admission;
 
+mod heard;
 mod http;
 
 mod settings;

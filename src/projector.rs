@@ -79,21 +79,12 @@ impl<P: Projection> Background for InBackground<P> {
     }
 }
 
-/// How long a projector rests when it has taken everything: so many times as long as the step took, and this at most.
-///
-/// A step for one event costs nearly as much as one for a hundred. Without a rest, three projections in the background
-/// take three steps for each lone write, and the threads that serve the writer wait for a processor: on two cores, one
-/// connection wrote a third as much. After a quiet time there is none.
-const REST: (u32, Duration) = (19, Duration::from_millis(50));
-
 /// Keeps one projection.
 pub(crate) struct Projector {
     work: Box<dyn Working>,
     poll_interval: Duration,
-    /// Whether it has told itself to go on, now or after its rest.
+    /// Whether it has told itself to go on.
     is_going: bool,
-    /// When it has rested from its last step.
-    rested_at: Instant,
     /// Failures since it last went on, and when it tries again.
     attempts: u32,
     retry_at: Option<Instant>,
@@ -101,20 +92,16 @@ pub(crate) struct Projector {
 
 impl Projector {
     pub(crate) fn new(work: Box<dyn Working>, poll_interval: Duration) -> Self {
-        Self { work, poll_interval, is_going: false, rested_at: Instant::now(), attempts: 0, retry_at: None }
+        Self { work, poll_interval, is_going: false, attempts: 0, retry_at: None }
     }
 
     /// Does what there is to do, in steps, between which it listens.
     fn go(&mut self, ctx: &mut Context<Self>) {
-        let now = Instant::now();
-        if self.is_going || self.retry_at.is_some_and(|at| at > now) {
+        if self.is_going || self.retry_at.is_some_and(|at| at > Instant::now()) {
             return;
         }
         self.is_going = true;
-        match self.rested_at.checked_duration_since(now) {
-            Some(rest) if !rest.is_zero() => drop(ctx.notify_later(Go, rest)),
-            _ => ctx.notify(Go),
-        }
+        ctx.notify(Go);
     }
 }
 
@@ -141,14 +128,11 @@ impl Handler<Go> for Projector {
 
     fn handle(&mut self, _: Go, ctx: &mut Self::Context) {
         self.is_going = false;
-        let begun = Instant::now();
         match self.work.step() {
             Ok(done) => {
                 (self.attempts, self.retry_at) = (0, None);
                 if done == Done::Some {
                     self.go(ctx);
-                } else {
-                    self.rested_at = Instant::now() + (begun.elapsed() * REST.0).min(REST.1);
                 }
             }
             Err(()) => {

@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::collection::{Derived, Document, EventSourced, Registry};
 use crate::command_line::{self, reachable};
 use crate::cursor::{Epoch, Revision};
+use crate::heard::Heard;
 use crate::http::{self, Shared};
 use crate::hub::{Audience, Hub};
 use crate::projection::{InTransaction, Inline, Projection, Tables};
@@ -255,11 +256,14 @@ fn relay(
         retention: retention(settings),
         reader: None,
         last,
+        heard: Heard::default(),
         hubs: Vec::new(),
         together: 0,
         published: None,
         is_due: false,
         projectors: Vec::new(),
+        told: None,
+        is_telling: false,
         #[cfg(feature = "test-hooks")]
         lose: 0,
     }

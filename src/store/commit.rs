@@ -28,8 +28,12 @@ use crate::projection::Inline;
 pub(crate) struct Committed {
     /// One answer a command, in their order.
     pub(crate) answers: Vec<Result<Written, Refusal>>,
-    /// The last revision, which is durable now.
+    /// The last revision before it …
+    pub(crate) after: Revision,
+    /// … and the last revision now, which is durable.
     pub(crate) revision: Revision,
+    /// The change events of the revisions between.
+    pub(crate) events: Vec<Change>,
     /// The last position of the journal, which is durable now.
     pub(crate) position: JournalPosition,
     /// For each collection, the revision of its last change.
@@ -69,7 +73,8 @@ pub(super) fn commit(
         batch.write(connection, counters)?;
         let (revision, position) = (batch.counters.revision, batch.counters.position);
         let changed = batch.counters.changed().collect();
-        Ok((Committed { answers, revision, position, changed }, batch.counters))
+        let (after, events) = (counters.revision, batch.changes);
+        Ok((Committed { answers, after, revision, events, position, changed }, batch.counters))
     })
 }
 

@@ -31,6 +31,11 @@ impl Change {
     pub(crate) fn member(&self) -> Member<'_> {
         Member { collection: self.collection, key: self.key.as_str(), patch: &self.patch }
     }
+
+    /// The memory that it takes, roughly, in bytes.
+    pub(crate) fn weight(&self) -> usize {
+        self.patch.len() + self.key.as_str().len() + size_of::<Self>()
+    }
 }
 
 /// Some of the change events of a feed after a revision: all of them up to and including the revision `to`.

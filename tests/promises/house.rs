@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The modules from the bottom up. A module may use its own parts and those that stand before it.
-const FLOORS: [&str; 35] = [
+const FLOORS: [&str; 36] = [
     "clock",
     "cursor",
     "key",
@@ -26,6 +26,7 @@ const FLOORS: [&str; 35] = [
     "socket",
     "channel",
     "readers",
+    "heard",
     "relay",
     "projector",
     "projections",
