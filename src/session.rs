@@ -54,7 +54,8 @@ impl Subscription {
             // Pruning was faster than one who wants every event. It comes back with its last id, and is told.
             return self.channel.end();
         };
-        if let Position::Log(known) = self.position
+        // What it knows is what its client presented; later positions are not, for a step need not have named one.
+        if let (Position::Log(known), false) = (self.position, self.has_frame)
             && known <= step.current
         {
             self.channel.name(known.max(self.channel.named()), step.presence);
