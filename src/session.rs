@@ -1,5 +1,5 @@
-//! The actor of one subscriber: brings it from its cursor to now, then leaves it to the hub; and again, if it falls
-//! behind. It gets a message when something changes for it, never one per event.
+//! The actor of one subscriber that is behind: brings it from its cursor to now, then leaves it to the hub; and again, if
+//! it falls behind.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use crate::follow::{Answer, Ask, History, Position};
 use crate::frames::Form;
 use crate::hub::Audience;
 use crate::readers::Readers;
-use crate::store::Room;
+use crate::store::{Room, StoreError};
 
 /// One subscriber, without its actor: what it follows, and where it stands.
 pub(crate) struct Subscription {
@@ -84,46 +84,41 @@ impl Subscription {
     }
 }
 
-/// One subscriber. It lives as long as somebody holds its address: the response body.
+/// One subscriber, while it is behind: it reads on, once, and is gone. A stream that is up to date has no actor.
 pub(crate) struct Session {
-    subscription: Subscription,
-    readers: Addr<Readers>,
+    subscription: Rc<RefCell<Subscription>>,
 }
 
 impl Session {
-    /// Starts a session whose subscriber gets `first` first.
-    pub(crate) fn start(mut subscription: Subscription, first: Answer, readers: Addr<Readers>) -> Addr<Self> {
-        Self::create(|_| {
-            subscription.take(first);
-            Self { subscription, readers }
-        })
+    /// Reads what comes next for a subscriber in whose channel there is room.
+    pub(crate) fn read_on(subscription: &Rc<RefCell<Subscription>>, readers: &Addr<Readers>) {
+        let (answer, subscription) = (readers.send(subscription.borrow().ask()), Rc::clone(subscription));
+        Self::create(|ctx| {
+            let session = Self { subscription };
+            ctx.spawn(answer.into_actor(&session).map(|answer, session, ctx| {
+                session.go_on(answer);
+                ctx.stop();
+            }));
+            session
+        });
+    }
+
+    fn go_on(&self, answer: Result<Result<Answer, StoreError>, MailboxError>) {
+        let mut subscription = self.subscription.borrow_mut();
+        match answer {
+            // The client has gone meanwhile.
+            _ if subscription.channel.is_closed() => {}
+            Ok(Ok(answer)) => subscription.take(answer),
+            Ok(Err(error)) => {
+                log::error!("a stream ends: {error}");
+                subscription.channel.end();
+            }
+            // The readers are gone: the service stops.
+            Err(_) => subscription.channel.end(),
+        }
     }
 }
 
 impl Actor for Session {
     type Context = Context<Self>;
-}
-
-/// There is room in the channel, and its subscriber is behind.
-pub(crate) struct ReadOn;
-
-impl Message for ReadOn {
-    type Result = ();
-}
-
-impl Handler<ReadOn> for Session {
-    type Result = ();
-
-    fn handle(&mut self, _: ReadOn, ctx: &mut Self::Context) {
-        let answer = self.readers.send(self.subscription.ask()).into_actor(self);
-        ctx.spawn(answer.map(|answer, session, _| match answer {
-            Ok(Ok(answer)) => session.subscription.take(answer),
-            Ok(Err(error)) => {
-                log::error!("a stream ends: {error}");
-                session.subscription.channel.end();
-            }
-            // The readers are gone: the service stops.
-            Err(_) => session.subscription.channel.end(),
-        }));
-    }
 }

@@ -6,18 +6,17 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
-use actix::Addr;
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY};
 use actix_web::http::{StatusCode, Version};
-use actix_web::web::Bytes;
+use actix_web::web::{self, Bytes};
 
 use super::accept::accepted;
 use super::pages::{self, Extent};
 use super::problem::{Kind, Problem};
 use super::request::{Call, Query};
-use super::{JSON, NDJSON, SSE, answer};
+use super::{JSON, NDJSON, SSE, Shared, answer};
 use crate::admission::Ticket;
 use crate::channel::{Channel, Next};
 use crate::cursor::{Presented, Revision};
@@ -25,7 +24,7 @@ use crate::feed::Feed;
 use crate::follow::{Answer, History, PATIENCE, Position};
 use crate::frames::Form;
 use crate::hub::Audience;
-use crate::session::{ReadOn, Session, Subscription};
+use crate::session::{Session, Subscription};
 use crate::socket::Line;
 use crate::store::{Horizon, Room};
 
@@ -120,7 +119,7 @@ fn history(call: &Call, query: &Query) -> Result<History, Problem> {
     })
 }
 
-async fn stream(call: Call, subscription: Subscription) -> Result<HttpResponse, Problem> {
+async fn stream(call: Call, mut subscription: Subscription) -> Result<HttpResponse, Problem> {
     if call.is_head() {
         return Ok(head(&call, call.shared.committed.get()).body(actix_web::body::None::new()));
     }
@@ -134,10 +133,11 @@ async fn stream(call: Call, subscription: Subscription) -> Result<HttpResponse, 
     let channel = Rc::clone(&subscription.channel);
     channel.push(prologue());
     channel.connect(line(&call));
-    let session = Session::start(subscription, first, call.shared.readers.clone());
+    subscription.take(first);
+    let follower = Follower { subscription: Rc::new(RefCell::new(subscription)), shared: call.shared.clone() };
     Ok(head(&call, current).body(EventStream {
         channel,
-        session: Some(session),
+        follower: Some(follower),
         _ticket: Some(ticket),
         flushed: false,
     }))
@@ -159,7 +159,7 @@ pub(super) fn refused(call: &Call) -> Result<HttpResponse, Problem> {
     let channel = Channel::new(1);
     channel.push(prologue());
     channel.end();
-    let body = EventStream { channel, session: None, _ticket: None, flushed: false };
+    let body = EventStream { channel, follower: None, _ticket: None, flushed: false };
     Ok(head(call, call.shared.committed.get()).body(body))
 }
 
@@ -196,10 +196,16 @@ pub(super) fn prologue() -> Bytes {
     Bytes::from(format!(":\nretry: {}\n", 1000 + spread))
 }
 
-/// The body of a stream. When it is dropped, the client has gone: the last address of its session goes with it.
+/// Who follows, and where more can be read.
+struct Follower {
+    subscription: Rc<RefCell<Subscription>>,
+    shared: web::Data<Shared>,
+}
+
+/// The body of a stream. When it is dropped, the client has gone.
 struct EventStream {
     channel: Rc<Channel>,
-    session: Option<Addr<Session>>,
+    follower: Option<Follower>,
     _ticket: Option<Ticket>,
     flushed: bool,
 }
@@ -222,8 +228,8 @@ impl MessageBody for EventStream {
             match self.channel.poll_next(context) {
                 Poll::Ready(Next::Chunk(chunk)) => return Poll::Ready(Some(Ok(chunk))),
                 Poll::Ready(Next::Room) => {
-                    if let Some(session) = &self.session {
-                        session.do_send(ReadOn);
+                    if let Some(Follower { subscription, shared }) = &self.follower {
+                        Session::read_on(subscription, &shared.readers);
                     }
                 }
                 Poll::Ready(Next::End) if self.flushed => return Poll::Ready(Some(Err(Cut))),
