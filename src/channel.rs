@@ -160,6 +160,10 @@ impl Channel {
             if first.is_empty() {
                 queue.pop_front();
             }
+            if queue.is_empty() {
+                // Most streams are quiet for most of the time; then they keep no memory for a queue.
+                *queue = VecDeque::new();
+            }
             self.bytes.set(self.bytes.get() - piece.len());
             return Poll::Ready(Next::Chunk(piece));
         }

@@ -18,6 +18,9 @@ pub fn run(arguments: &[String]) {
     match arguments[0].as_str() {
         "handler" => actix_web::rt::System::new().block_on(handler()),
         "body" => actix_web::rt::System::new().block_on(body(arguments[1].parse().unwrap())),
+        "spin" => loop {
+            std::hint::spin_loop();
+        },
         "stream" => actix_web::rt::System::new().block_on(stream()),
         "sockets" => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

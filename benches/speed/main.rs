@@ -6,9 +6,14 @@
 //!     cargo bench --bench speed -- post-64           one figure
 //!     cargo bench --bench speed -- --json            for programs
 //!     cargo bench --bench speed -- --growth          every figure again at ten times the size, with the exponents
+//!     cargo bench --bench speed -- --awake           with processors that never sleep (see below)
 //!
 //! A ratio is the median of five runs of a figure over the median of five runs of its limit. Only ratios can be compared
 //! between machines.
+//!
+//! A virtual processor that has nothing to do is given back to the host, and takes 50 to 100 µs to come back: more than a
+//! request takes. `--awake` has a loop of the lowest priority (`chrt --idle`) on each, which gives way to everything else,
+//! for figures and limits alike.
 
 #![expect(
     clippy::unwrap_used,
@@ -114,6 +119,11 @@ fn main() {
         );
         std::process::exit(2);
     }
+    if std::env::var_os(RAISED).is_none() {
+        return with_more_files(&arguments);
+    }
+    let _awake: Vec<Process> =
+        if has("--awake") { (0..processors()).map(|_| Process::spinner()).collect() } else { vec![] };
     let seconds = if has("--quick") { 0.5 } else { 2.0 };
     let mut setup = Setup { binary: process::release_binary(), seconds, runs: 5, scale: 1 };
     let lines = measure(&setup, &names);
@@ -126,6 +136,21 @@ fn main() {
         setup.scale = 10;
         report::growth(&lines, &measure(&setup, &names));
     }
+}
+
+/// Says that this process may open as many files as it ever may.
+const RAISED: &str = "DUALITY_BENCH_RAISED";
+
+/// Runs this program again with as many open files as it may have: ten thousand streams are ten thousand sockets.
+fn with_more_files(arguments: &[String]) {
+    let mut again = std::process::Command::new("sh");
+    again.args(["-c", r#"ulimit -n "$(ulimit -Hn)"; exec "$0" "$@""#]).arg(std::env::current_exe().unwrap());
+    let status = again.args(arguments).env(RAISED, "yes").status().unwrap();
+    std::process::exit(status.code().unwrap_or(1));
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().unwrap().get()
 }
 
 /// Measures the figures of these names, or all.
