@@ -58,6 +58,10 @@ mod command_line;
 
 mod service;
 
+#[cfg(feature = "test-hooks")]
+#[doc(hidden)]
+pub mod benchmarks;
+
 pub mod collections;
 
 pub mod testing;

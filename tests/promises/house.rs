@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The modules from the bottom up. A module may use its own parts and those that stand before it.
-const FLOORS: [&str; 36] = [
+const FLOORS: [&str; 37] = [
     "clock",
     "cursor",
     "key",
@@ -37,6 +37,7 @@ const FLOORS: [&str; 36] = [
     "running",
     "command_line",
     "service",
+    "benchmarks",
     "testing",
     "collections",
     "law",
