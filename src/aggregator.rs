@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use crate::answers::{Answers, Sorted};
 use crate::clock::Clock;
 use crate::collection::{CollectionId, Command, Refusal, Registry};
-use crate::cursor::{Epoch, JournalPosition, Revision};
+use crate::cursor::{Epoch, JournalPosition, Revision, Seen};
 use crate::projection::Inline;
 use crate::store::{Change, Database, Pruned, Retained, StoreError, Writer, Written};
 
@@ -43,28 +43,36 @@ pub(crate) struct Aggregator {
 #[derive(Debug)]
 pub(crate) struct CommittedRevision {
     revision: AtomicI64,
+    seen: Seen,
     /// For each collection, the revision of its last change. Moved before `revision` is.
     changed: Box<[AtomicI64]>,
 }
 
 impl CommittedRevision {
-    fn new(revision: Revision, changed: &[Revision]) -> Self {
+    fn new(revision: Revision, changed: &[Revision], seen: Seen) -> Self {
         let changed = changed.iter().map(|changed| AtomicI64::new(changed.number())).collect();
-        Self { revision: AtomicI64::new(revision.number()), changed }
+        Self { revision: AtomicI64::new(revision.number()), seen, changed }
     }
 
+    /// No earlier than the last write that was answered, and than what anybody was shown.
     pub(crate) fn get(&self) -> Revision {
+        self.told().max(self.seen.last())
+    }
+
+    /// What the aggregator said last.
+    fn told(&self) -> Revision {
         Revision::stored(self.revision.load(Ordering::Acquire))
     }
 
-    /// A durable revision, no earlier than the last write that was answered, and that of the collection's last change
-    /// up to it.
-    pub(crate) fn of(&self, collection: CollectionId) -> (Revision, Revision) {
+    /// A revision as [`Self::get`] gives it, and that of the collection's last change up to it; `None` where somebody was
+    /// shown more than the aggregator has told yet, so that the database has to be asked.
+    pub(crate) fn of(&self, collection: CollectionId) -> Option<(Revision, Revision)> {
         // In this order: the last change up to `revision` was stored before it was, so it is this one or an earlier one.
-        let revision = self.get();
+        let revision = self.told();
         let changed = Revision::stored(self.changed[collection.index()].load(Ordering::Acquire));
         // A commit may have come in between; then nothing is known of what is between this change and its last revision.
-        (revision.max(changed), changed)
+        let revision = revision.max(changed);
+        (revision >= self.seen.last()).then_some((revision, changed))
     }
 
     fn set(&self, revision: Revision, changed: &[Revision]) {
@@ -93,7 +101,7 @@ impl Aggregator {
         writer: Writer,
         queue: usize,
     ) -> Self {
-        let committed = Arc::new(CommittedRevision::new(writer.revision(), &writer.changed()));
+        let committed = Arc::new(CommittedRevision::new(writer.revision(), &writer.changed(), database.seen().clone()));
         let journal = watch::Sender::new(JournalMark { last: writer.position(), is_over: false });
         Self {
             database,
@@ -134,19 +142,20 @@ impl Aggregator {
                     std::mem::replace(&mut mark.last, committed.position) != committed.position
                 });
                 for ((place, waiting), answer) in waiting.into_iter().zip(committed.answers) {
-                    answers.add(&place, waiting, answer.map_err(ExecuteError::Refused));
+                    answers.add(place.as_ref(), waiting, answer.map_err(ExecuteError::Refused));
                 }
                 answers.send();
                 // The relay comes second: a writer waits for its answer, and nobody for an event.
                 if let Some(listener) = &self.listener {
                     let (from, to, changes) = (committed.after, committed.revision, committed.events);
-                    listener.do_send(Committed { from, to, changes });
+                    // One that it has no room for is a gap to it: it reads on from the outbox.
+                    drop(listener.try_send(Committed { from, to, changes }));
                 }
             }
             Err(error) => {
                 log::error!("{} commands were not done: {error}", waiting.len());
                 for (place, waiting) in waiting {
-                    answers.add(&place, waiting, Err(ExecuteError::Failed));
+                    answers.add(place.as_ref(), waiting, Err(ExecuteError::Failed));
                 }
                 answers.send();
             }
@@ -185,7 +194,8 @@ impl Actor for Aggregator {
 /// Do this command, and answer when it is on disk.
 pub(crate) struct Execute {
     command: Command,
-    answers: Outcomes,
+    /// `None` for one that is answered by itself.
+    answers: Option<Outcomes>,
     waiting: oneshot::Sender<Result<Written, ExecuteError>>,
 }
 
@@ -207,11 +217,11 @@ pub(crate) enum ExecuteError {
 /// mailbox per address, so a clone of it would have a place of its own in the queue.
 pub(crate) async fn execute(
     aggregator: &Addr<Aggregator>,
-    answers: &Outcomes,
+    answers: Option<&Outcomes>,
     command: Command,
 ) -> Result<Written, ExecuteError> {
     let (waiting, answered) = oneshot::channel();
-    match aggregator.try_send(Execute { command, answers: answers.clone(), waiting }) {
+    match aggregator.try_send(Execute { command, answers: answers.cloned(), waiting }) {
         Ok(()) => answered.await.unwrap_or(Err(ExecuteError::Failed)),
         Err(SendError::Full(_)) => Err(ExecuteError::Busy),
         Err(SendError::Closed(_)) => Err(ExecuteError::Failed),

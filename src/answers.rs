@@ -43,8 +43,9 @@ impl<T> Sorted<T> {
         Self(Vec::new())
     }
 
-    /// Adds an answer. There are as many places as there are worker threads: few.
-    pub(crate) fn add(&mut self, to: &Answers<T>, waiting: oneshot::Sender<T>, answer: T) {
+    /// Adds an answer, or gives it at once if it has no such place. There are as many places as worker threads: few.
+    pub(crate) fn add(&mut self, to: Option<&Answers<T>>, waiting: oneshot::Sender<T>, answer: T) {
+        let Some(to) = to else { return drop(waiting.send(answer)) };
         match self.0.iter_mut().find(|(place, _)| place.0.same_channel(&to.0)) {
             Some((_, answers)) => answers.push((waiting, answer)),
             None => self.0.push((to.clone(), vec![(waiting, answer)])),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 /// The number of a write that changed the document: 1, 2, 3 …; 0 is the empty document before the first.
 ///
@@ -71,6 +72,22 @@ macro_rules! counted {
 counted!(Revision);
 counted!(Version);
 counted!(JournalPosition);
+
+/// The last revision that anybody was shown. A commit can be read a moment before its writer knows that it is done, and who
+/// saw a revision must not be told later that nothing has changed since an earlier one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen(Arc<AtomicI64>);
+
+impl Seen {
+    /// Somebody is about to be shown this.
+    pub(crate) fn see(&self, revision: Revision) {
+        self.0.fetch_max(revision.0, Ordering::AcqRel);
+    }
+
+    pub(crate) fn last(&self) -> Revision {
+        Revision(self.0.load(Ordering::Acquire))
+    }
+}
 
 /// Which life of the database this is: minted when it is created, and for every copy that goes on on its own.
 ///

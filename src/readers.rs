@@ -90,6 +90,21 @@ impl Handler<ReadAggregates> for Readers {
     }
 }
 
+/// The revision of the document, and that of the last change of a collection.
+pub(crate) struct LastChange(pub(crate) CollectionId);
+
+impl Message for LastChange {
+    type Result = Result<(Revision, Revision), StoreError>;
+}
+
+impl Handler<LastChange> for Readers {
+    type Result = Result<(Revision, Revision), StoreError>;
+
+    fn handle(&mut self, LastChange(collection): LastChange, _: &mut Self::Context) -> Self::Result {
+        self.with_reader(|reader| reader.view(|view| Ok((view.horizon()?.current, view.last_change(collection)?))))
+    }
+}
+
 /// An aggregate as its first events say, and the revision of the document now.
 pub(crate) struct FoldAggregate {
     pub(crate) collection: CollectionId,

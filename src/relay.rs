@@ -35,6 +35,9 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(2);
 /// it takes: told of each commit, three projections had a lone writer wait for a processor twice as long as for the disk.
 const TELLING: Duration = Duration::from_millis(20);
 
+/// Batches of the aggregator that may wait.
+const MAILBOX: usize = 256;
+
 /// Reads the outbox and tells every worker.
 pub(crate) struct Relay {
     pub(crate) database: Arc<Database>,
@@ -188,6 +191,7 @@ impl Actor for Relay {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
         ctx.run_interval(self.poll_interval, |relay, _| {
             relay.poll();
             relay.publish(Vec::new(), relay.last);

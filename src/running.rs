@@ -8,7 +8,7 @@ use actix::prelude::*;
 use actix_server::ServerHandle;
 use actix_web::web;
 
-use crate::aggregator::{Close, ExecuteError, Outcomes, execute};
+use crate::aggregator::{Close, ExecuteError, execute};
 use crate::clock::Clock;
 use crate::collection::{CollectionId, Command, EventSourced, InvalidRegistration, Refusal, handle};
 use crate::http::Shared;
@@ -30,8 +30,6 @@ pub struct Running {
     pub(crate) hubs: Hubs,
     pub(crate) relay: Addr<Relay>,
     pub(crate) shared: web::Data<Shared>,
-    /// Where the outcomes of its typed commands arrive.
-    pub(crate) outcomes: Outcomes,
     pub(crate) database: Arc<Database>,
     pub(crate) arbiters: Vec<Arbiter>,
     pub(crate) settings: Settings,
@@ -110,7 +108,7 @@ impl Running {
         let collection = self.collection::<T>().map_err(|error| CommandError::Failed(error.to_string()))?;
         let change = handle::<T>(command).map_err(|error| CommandError::Failed(error.to_string()))?;
         let command = Command { collection, key, precondition: Precondition::default(), change };
-        let written = execute(&self.shared.aggregator, &self.outcomes, command).await.map_err(CommandError::of)?;
+        let written = execute(&self.shared.aggregator, None, command).await.map_err(CommandError::of)?;
         let state = written.body.map(|body| body.decode()).transpose();
         let state = state.map_err(|corrupt| CommandError::Failed(corrupt.to_string()))?;
         let (version, revision) = (written.version.number(), written.revision.number());

@@ -227,7 +227,6 @@ impl Service {
             server: None,
             hubs: Hubs::default(),
             relay,
-            outcomes: Outcomes::here(),
             shared,
             database,
             arbiters: [relaying, writing].into_iter().chain(projecting).collect(),

@@ -34,7 +34,7 @@ use diesel::sqlite::SqliteConnection;
 
 use crate::clock::Timestamp;
 use crate::collection::{CollectionId, Command, Registry};
-use crate::cursor::{Epoch, JournalPosition, Revision, Version};
+use crate::cursor::{Epoch, JournalPosition, Revision, Seen, Version};
 use crate::feed::Feed;
 use crate::key::Key;
 use crate::projection::Inline;
@@ -154,16 +154,17 @@ pub(crate) struct Retained {
 pub(crate) struct Reader {
     connection: SqliteConnection,
     registry: Arc<Registry>,
+    seen: Seen,
 }
 
 impl Reader {
     pub(crate) fn open(database: &Database, registry: Arc<Registry>) -> Result<Self, StoreError> {
-        Ok(Self { connection: database.connect_for_reading()?, registry })
+        Ok(Self { connection: database.connect_for_reading()?, registry, seen: database.seen().clone() })
     }
 
     /// Opens a database that this process does not hold: another one may be using it.
     pub(crate) fn look(path: &Path, registry: Arc<Registry>) -> Result<Self, StoreError> {
-        Ok(Self { connection: connection::look(path)?, registry })
+        Ok(Self { connection: connection::look(path)?, registry, seen: Seen::default() })
     }
 
     /// One state of the database for several questions, in one short read transaction.
@@ -171,8 +172,8 @@ impl Reader {
         &mut self,
         work: impl FnOnce(&mut View<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let registry = &self.registry;
-        self.connection.read(|connection| work(&mut View { connection, registry }))
+        let (registry, seen) = (&self.registry, &self.seen);
+        self.connection.read(|connection| work(&mut View { connection, registry, seen }))
     }
 
     /// Every aggregate of some collections, in order, at one revision: in one read transaction, which ends as soon as
@@ -184,9 +185,10 @@ impl Reader {
         head: impl FnOnce(Revision, Revision),
         mut each: impl FnMut(Part<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let registry = &self.registry;
+        let (registry, seen) = (&self.registry, &self.seen);
         self.connection.read(|connection| {
             let current = metadata::horizon(connection)?.current;
+            seen.see(current);
             let changed = match collections {
                 [only] => metadata::last_change(connection, registry.get(*only).name())?,
                 _ => current,
@@ -220,6 +222,7 @@ pub(crate) enum Part<'a> {
 pub(crate) struct View<'a> {
     connection: &'a mut SqliteConnection,
     registry: &'a Registry,
+    seen: &'a Seen,
 }
 
 impl<'a> View<'a> {
@@ -232,7 +235,7 @@ impl<'a> View<'a> {
     }
 
     pub(crate) fn horizon(&mut self) -> Result<Horizon, StoreError> {
-        metadata::horizon(self.connection)
+        metadata::horizon(self.connection).inspect(|horizon| self.seen.see(horizon.current))
     }
 
     /// The change events of a feed after a revision, of which none may have been pruned.

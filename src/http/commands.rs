@@ -82,7 +82,7 @@ async fn write(call: &Call, target: Target, verb: Verb<'_>, payload: web::Payloa
 async fn send(call: &Call, key: Option<Key>, change: Change) -> Result<Written, Problem> {
     let (collection, precondition) = (call.collection_id()?, precondition(call)?);
     let command = Command { collection, key, precondition, change };
-    execute(&call.shared.aggregator, call.outcomes()?, command).await.map_err(|error| match error {
+    execute(&call.shared.aggregator, Some(call.outcomes()?), command).await.map_err(|error| match error {
         ExecuteError::Refused(Refusal::Unexpected(actual)) => unexpected(call, actual),
         error => Problem::of_command(error, &call.aggregate_path()),
     })

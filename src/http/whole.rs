@@ -16,7 +16,7 @@ use crate::bodies::{Asked, Measure, Sending, Shown, Text, Zipped};
 use crate::collection::CollectionId;
 use crate::cursor::Revision;
 use crate::precondition::Precondition;
-use crate::readers::{Form, ReadCollections};
+use crate::readers::{Form, LastChange, ReadCollections};
 use crate::spool::spool;
 
 /// Bodies that are shorter than this, in bytes, are not compressed: one packet holds them as they are.
@@ -26,8 +26,14 @@ const WORTH_COMPRESSING: usize = 1024;
 pub(super) async fn whole(call: &Call, collections: Vec<CollectionId>, form: Form) -> Result<HttpResponse, Problem> {
     let committed = &call.shared.committed;
     let (revision, changed) = match &collections[..] {
-        [only] => committed.of(*only),
-        _ => (committed.get(), committed.get()),
+        [only] => match committed.of(*only) {
+            Some(known) => known,
+            None => call.shared.readers.send(LastChange(*only)).await??,
+        },
+        _ => {
+            let revision = committed.get();
+            (revision, revision)
+        }
     };
     let if_match = precondition(call)?.if_match;
     if !(Precondition { if_match, if_none_match: None }).holds(Some(changed)) {

@@ -134,7 +134,9 @@ impl<'a> Batch<'a> {
             return Ok(Err(Refusal::Invalid(invalid)));
         }
         let key = key.unwrap_or_else(|| if is_numbered { self.counters.next_key(id) } else { Key::uuid(now) });
-        let loaded = if is_numbered { Ok(self.first(id, &key)) } else { self.load(connection, id, &key) };
+        // A collection of events may have had keys of another kind before.
+        let is_first = is_numbered && collection.journaled().is_none();
+        let loaded = if is_first { Ok(self.first(id, &key)) } else { self.load(connection, id, &key) };
         let Staged { row, folded, .. } = match loaded {
             // One aggregate that cannot be read is not the end of the batch.
             Err(StoreError::Corrupt(why)) => return Ok(Err(Refusal::Corrupt(Corrupt::new(why)))),

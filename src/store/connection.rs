@@ -14,6 +14,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tempfile::TempDir;
 
 use super::StoreError;
+use crate::cursor::Seen;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
@@ -26,6 +27,8 @@ pub(crate) struct Database {
     path: PathBuf,
     /// Locked exclusively. A file of its own: opening and closing the database file itself would drop SQLite's locks.
     lock: File,
+    /// What its readers were shown.
+    seen: Seen,
     /// The directory of a private database.
     private: Mutex<Option<TempDir>>,
 }
@@ -64,7 +67,7 @@ impl Database {
             .open(&beside)
             .map_err(|error| cannot(&error))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path, lock, private: Mutex::new(private) }),
+            Ok(()) => Ok(Self { path, lock, seen: Seen::default(), private: Mutex::new(private) }),
             Err(TryLockError::WouldBlock) => Err(cannot(&"another process uses it")),
             Err(TryLockError::Error(error)) => Err(cannot(&error)),
         }
@@ -104,6 +107,10 @@ impl Database {
         if let Err(error) = self.lock.unlock() {
             log::warn!("{} stays locked until this process ends: {error}", self.path.display());
         }
+    }
+
+    pub(crate) fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     pub(crate) fn path(&self) -> &Path {

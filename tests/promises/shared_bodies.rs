@@ -311,3 +311,29 @@ fn a_database_from_before_tags_of_collections_begins_with_one_that_is_no_older_t
     let tag = |path| Value::from(app.get(path).header("ETag").unwrap());
     assert_ne!(tag("/persons"), tag("/locations"));
 }
+
+#[test]
+fn who_saw_a_revision_is_never_shown_an_earlier_one_whatever_is_asked_for_next() {
+    let app = App::start();
+    fill(&mut app.client(), 3, 10);
+    let writing = |key: usize| {
+        let mut client = app.client();
+        for number in 0..1000 {
+            let name = json!({ "name": number.to_string() }).to_string();
+            client.request("PATCH", &format!("/persons/{key}"), &JSON, Some(name.as_bytes()));
+        }
+    };
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (1..=3).map(|key| scope.spawn(move || writing(key))).collect();
+        let (mut client, mut seen, mut tag) = (app.client(), 0, "\"none\"".to_owned());
+        while !writers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            let one = client.request("GET", "/persons/1", &[], None);
+            assert!(one.revision() >= seen, "one: {} after {seen}", one.revision());
+            // With the tag of what was there before: nothing new is said only where nothing is.
+            let all = client.request("GET", "/persons", &[("If-None-Match", &tag)], None);
+            assert!(all.revision() >= one.revision(), "all: {} after {}", all.revision(), one.revision());
+            seen = all.revision();
+            tag = all.header("ETag").unwrap().to_owned();
+        }
+    });
+}

@@ -111,3 +111,28 @@ fn a_typed_command_is_on_the_feed_as_one_over_http_is() {
     );
     assert_eq!(app.post("/jars/a/add", r#"{"marbles":1}"#).text(), r#"{"marbles":2}"#);
 }
+
+#[test]
+fn a_typed_command_is_answered_on_any_thread_whatever_the_one_that_opened_the_service_does() {
+    let directory = tempfile::tempdir().unwrap();
+    run(&directory.path().join("typed.db"), |running| async move {
+        let running = std::sync::Arc::new(running);
+        let elsewhere = std::sync::Arc::clone(&running);
+        let (told, tell) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let system = actix::System::new();
+            told.send(system.block_on(elsewhere.open::<ShoppingCart>(CartCommand::Open)).unwrap()).unwrap();
+        });
+        // This thread does nothing meanwhile.
+        let opened = tell.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+        assert_eq!(opened.version, 1);
+        let mut shared = running;
+        loop {
+            match std::sync::Arc::try_unwrap(shared) {
+                Ok(running) => return Ok(running),
+                Err(still) => shared = still,
+            }
+            std::thread::yield_now();
+        }
+    });
+}
