@@ -88,11 +88,12 @@ fn a_stalled_subscriber_costs_less_than_a_megabyte() {
     for _ in 0..4 {
         publish(&process, &mut live, EVENTS, BYTES);
     }
-    let mut stalled = stalled(&process);
+    // Several, so that what an allocator happens to keep is divided among them.
+    let mut stalled = [(); 4].map(|()| stalled(&process));
     let before = process.memory();
     publish(&process, &mut live, EVENTS, BYTES);
-    let cost = process.memory() - before;
+    let cost = (process.memory() - before) / 4;
     eprintln!("a stalled subscriber costs {cost} bytes");
     assert!(cost < 1024 * 1024, "{cost} bytes");
-    expect(&mut stalled, 4 * EVENTS + 1, EVENTS);
+    expect(&mut stalled[0], 4 * EVENTS + 1, EVENTS);
 }
