@@ -25,7 +25,7 @@ use crate::store::{Change, Database, Pruned, Reader, Retained, Room, StoreError}
 /// commands done, where publishing at once made 1.5 million and 1,500.
 const REST: u32 = 4;
 
-/// The longest that an event waits for others, however long handing out takes.
+/// The longest that an event waits for others, unless handing out takes more than half of it: then as long again.
 const LONGEST_WAIT: Duration = Duration::from_millis(20);
 
 /// The least time between two publications: each wakes every worker. After quiet nothing waits.
@@ -81,7 +81,7 @@ impl Relay {
             return;
         }
         let took = self.hubs.iter().map(|hub| hub.took.get()).max().unwrap_or_default();
-        let pause = (took * REST.min(self.together)).clamp(SHORTEST_WAIT, LONGEST_WAIT);
+        let pause = (took * REST.min(self.together)).clamp(SHORTEST_WAIT, LONGEST_WAIT.max(2 * took));
         let wait = self.published.map_or(Duration::ZERO, |last| pause.saturating_sub(last.elapsed()));
         if wait.is_zero() {
             return self.publish_heard();
