@@ -158,6 +158,17 @@ impl Projections {
         kept.status.told(self.clock.now())
     }
 
+    /// Has one built anew; the answer is how it was when that had begun, or, of an inline one, had been done.
+    pub(crate) async fn rebuild(&self, kept: &Kept, aggregator: &Addr<Aggregator>) -> Result<Value, ProjectionError> {
+        match &kept.keeper {
+            Keeper::Inline => {
+                aggregator.send(RebuildInline(kept.name)).await??;
+                Ok(self.told_of(kept))
+            }
+            Keeper::Background(projector) => projector.send(Rebuild).await?,
+        }
+    }
+
     /// Whether one of them does not go on.
     pub(crate) fn is_failing(&self) -> bool {
         self.kept.iter().any(|kept| kept.status.state().failure.is_some())
@@ -207,14 +218,6 @@ fn read(current: &Current, report: Option<&Report>, parameters: &Parameters) -> 
 }
 
 impl Kept {
-    /// Has it built anew.
-    pub(crate) async fn rebuild(&self, aggregator: &Addr<Aggregator>) -> Result<(), ProjectionError> {
-        match &self.keeper {
-            Keeper::Inline => Ok(aggregator.send(RebuildInline(self.name)).await??),
-            Keeper::Background(projector) => projector.send(Rebuild).await?,
-        }
-    }
-
     /// Has it leave out the event at which it stopped.
     pub(crate) async fn skip(&self, at: i64) -> Result<(), ProjectionError> {
         match &self.keeper {

@@ -8,6 +8,7 @@ mod generation;
 mod log;
 mod projecting;
 mod status;
+mod trouble;
 
 pub(crate) use generation::length;
 pub(crate) use projecting::{Done, Parts, Working};
@@ -17,10 +18,12 @@ use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use serde_json::Value;
 
 use crate::projection::{Feed, Projection, ProjectionError, Report, Sink as _};
 use crate::relay::Advanced;
-use projecting::{Projecting, back_off};
+use projecting::Projecting;
+use trouble::back_off;
 
 /// A background projection before it runs, its type erased.
 pub(crate) trait Background: Send + Sync {
@@ -153,21 +156,22 @@ impl Handler<Advanced> for Projector {
     }
 }
 
-/// Build the projection anew, beside the one that is read.
+/// Build the projection anew, beside the one that is read. The answer is how it is when that has begun: a moment later it
+/// may have ended.
 pub(crate) struct Rebuild;
 
 impl Message for Rebuild {
-    type Result = Result<(), ProjectionError>;
+    type Result = Result<Value, ProjectionError>;
 }
 
 impl Handler<Rebuild> for Projector {
-    type Result = Result<(), ProjectionError>;
+    type Result = Result<Value, ProjectionError>;
 
     fn handle(&mut self, _: Rebuild, ctx: &mut Self::Context) -> Self::Result {
-        self.work.rebuild()?;
+        let begun = self.work.rebuild()?;
         self.retry_at = None;
         self.go(ctx);
-        Ok(())
+        Ok(begun)
     }
 }
 

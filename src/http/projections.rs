@@ -39,8 +39,8 @@ pub(super) async fn one(call: Call) -> Result<HttpResponse, Problem> {
 pub(super) async fn rebuild(call: Call) -> Result<HttpResponse, Problem> {
     call.query(&[])?;
     let kept = named(&call)?;
-    kept.rebuild(&call.shared.aggregator).await.map_err(|error| failed(&error))?;
-    Ok(told(&call, StatusCode::ACCEPTED, &call.shared.projections.told_of(kept)))
+    let begun = call.shared.projections.rebuild(kept, &call.shared.aggregator).await.map_err(|error| failed(&error))?;
+    Ok(told(&call, StatusCode::ACCEPTED, &begun))
 }
 
 /// `POST /projections/cart_items/skip {"at":12}`: leaves out the event at which it stopped.

@@ -2,12 +2,15 @@
 //! catches up with it. Plain functions: an actor calls them while the service runs, the command line when it does not.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use serde_json::Value;
 
 use super::files::{Files, Pointer};
 use super::generation::{Generation, Stopped};
 use super::log::{Item, Log};
-use super::status::{Behind, Building, Current, Failure, Status};
+use super::status::{Behind, Building, Current, Status};
+use super::trouble::{Trouble, back_off, note};
 use crate::clock::{Clock, Timestamp};
 use crate::collection::{CollectionId, Registry};
 use crate::projection::{Projection, ProjectionError};
@@ -21,8 +24,8 @@ pub(crate) trait Working: Send {
     /// Sees how it is, and does nothing.
     fn look(&mut self) -> Result<(), ProjectionError>;
 
-    /// Builds it anew, beside the generation that is read.
-    fn rebuild(&mut self) -> Result<(), ProjectionError>;
+    /// Builds it anew, beside the generation that is read; the answer is how it is then.
+    fn rebuild(&mut self) -> Result<Value, ProjectionError>;
 
     /// Leaves out the event that it stopped at.
     fn skip(&mut self, at: i64) -> Result<(), ProjectionError>;
@@ -194,7 +197,7 @@ where
         Ok(())
     }
 
-    fn rebuild(&mut self) -> Result<(), ProjectionError> {
+    fn rebuild(&mut self) -> Result<Value, ProjectionError> {
         let status = self.parts.status.clone();
         let open = self.open()?;
         open.begin()?;
@@ -207,8 +210,9 @@ where
         let read = state.current.as_ref().map(|current| current.generation);
         state.failure =
             state.failure.take().filter(|failure| failure.generation.is_some() && failure.generation == read);
+        drop(state);
         self.pause = None;
-        Ok(())
+        Ok(status.told(self.parts.clock.now()))
     }
 
     fn skip(&mut self, at: i64) -> Result<(), ProjectionError> {
@@ -345,38 +349,6 @@ impl<P: Projection> Open<P> {
             state.building = None;
         }
     }
-}
-
-/// Why a step was not done.
-struct Trouble {
-    /// The place of the event that cannot be taken, if it is one, and its position or revision.
-    event: Option<(i64, i64)>,
-    /// The generation that cannot take it.
-    generation: Option<i64>,
-    error: ProjectionError,
-}
-
-impl<E: Into<ProjectionError>> From<E> for Trouble {
-    fn from(error: E) -> Self {
-        Self { event: None, generation: None, error: error.into() }
-    }
-}
-
-/// The shortest and the longest time between two attempts.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-
-/// How long to wait after so many failures in a row.
-pub(crate) fn back_off(attempts: u32) -> Duration {
-    BACK_OFF.0.saturating_mul(1 << attempts.min(16)).min(BACK_OFF.1)
-}
-
-/// Says of a projection that it does not go on.
-fn note(status: &Status, Trouble { event, generation, error }: Trouble) {
-    let mut state = status.state();
-    let known = state.failure.as_ref().filter(|known| (known.event, known.generation) == (event, generation));
-    let attempts = known.map_or(0, |known| known.attempts) + 1;
-    log::error!("projection {} does not go on: {error}", state.name);
-    state.failure = Some(Failure { event, generation, error: error.0, attempts });
 }
 
 /// Has a generation take a page; if one event cannot be taken, those before it are.

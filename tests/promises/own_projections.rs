@@ -166,6 +166,12 @@ pub(crate) fn shows(app: &App, report: &str, expected: &Value) {
     assert!(is_there.is_ok(), "{report} is {last:?}, not {expected}");
 }
 
+/// Waits until the file of a projection is this.
+#[track_caller]
+pub(crate) fn file_shows(app: &App, file: &str, expected: &str) {
+    eventually(&format!("{file} is {expected:?}"), || app.get(&format!("/reports/{file}")).text() == expected);
+}
+
 /// Waits until a projection is in a state.
 #[track_caller]
 pub(crate) fn is(app: &App, projection: &str, state: &str) -> Value {
@@ -177,7 +183,8 @@ pub(crate) fn is(app: &App, projection: &str, state: &str) -> Value {
     last
 }
 
-/// Waits until it is live, with nothing to do and this generation or a later one.
+/// Waits until it is live, with nothing to do that it knows of and this generation or a later one. Of what was just
+/// written it need not know yet.
 #[track_caller]
 pub(crate) fn is_built(app: &App, projection: &str, generation: i64) {
     eventually(&format!("{projection} has generation {generation}"), || {
