@@ -17,6 +17,7 @@ use crate::frames::{Form, Frames};
 use crate::key::Key;
 use crate::merge_patch;
 use crate::precondition::Precondition;
+use crate::segments::Segments;
 use crate::store::{Committed, Database, Entry, Life, Reader, Room, StoreError, Writer};
 
 /// What came of a step; a benchmark in which one fails has no figures.
@@ -221,7 +222,9 @@ impl Store {
             has_frame: true,
             patience: PATIENCE,
         };
-        match self.reader.view(|view| follow(view, &ask))? {
+        // Each page is read.
+        let unshared = Segments::new(0);
+        match self.reader.view(|view| follow(view, &unshared, &ask))? {
             Answer::Step(step) => {
                 let Position::Log(to) = step.position else { return Err("it is no page of the log".into()) };
                 Ok(Page { text: step.messages.text, to: to.number() })

@@ -5,7 +5,6 @@
 //! together, those that slow clients still hold among them, stay within a budget. What has no room there is streamed.
 
 mod body;
-mod budget;
 mod gzip;
 mod piece;
 mod sending;
@@ -18,11 +17,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
 
+use crate::budget::Budget;
 use crate::collection::CollectionId;
 use crate::cursor::Revision;
 use crate::store::{Horizon, StoreError, View};
 use body::Unmade;
-use budget::Budget;
 
 /// The bodies of all collections.
 pub(crate) struct Bodies {

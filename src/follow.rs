@@ -6,6 +6,7 @@
 use crate::cursor::{Cursor, Epoch, Revision};
 use crate::feed::{Feed, Member, Presence};
 use crate::frames::{Form, Messages};
+use crate::segments::Segments;
 use crate::store::{Horizon, Room, State, StoreError, View};
 
 /// Where a consumer stands.
@@ -53,6 +54,9 @@ pub(crate) const PATIENCE: i64 = 10_000;
 
 /// A catch-up is much shorter than the log when it has this many times fewer aggregates than that has revisions.
 const MUCH_SHORTER: i64 = 8;
+
+/// The segments of a page, at most: a feed that few events concern must not keep a read transaction open for long.
+const SEGMENTS: usize = 20;
 
 /// What the consumer gets.
 #[derive(Debug)]
@@ -129,7 +133,7 @@ impl Position {
 }
 
 /// The next step of a consumer.
-pub(crate) fn follow(view: &mut View<'_>, ask: &Ask) -> Result<Answer, StoreError> {
+pub(crate) fn follow(view: &mut View<'_>, segments: &Segments, ask: &Ask) -> Result<Answer, StoreError> {
     let horizon = view.horizon()?;
     let place = match ask.position.within(&horizon) {
         Position::Log(after) if is_better_by_state(view, ask, after, &horizon)? => {
@@ -140,7 +144,7 @@ pub(crate) fn follow(view: &mut View<'_>, ask: &Ask) -> Result<Answer, StoreErro
     let messages = Messages::new(ask.form.clone());
     let mut step = Step { messages, position: place, current: horizon.current, presence: Presence::Present };
     match place {
-        Position::Log(after) => replay(view, ask, after, &mut step)?,
+        Position::Log(after) => replay(view, segments, ask, after, &mut step)?,
         _ if ask.history == History::EveryEvent => return Ok(Answer::Gone(horizon)),
         Position::State { after, since } => catch_up(view, ask, (after, since), &horizon, &mut step)?,
         Position::Lost => {
@@ -175,16 +179,38 @@ fn is_better_by_state(view: &mut View<'_>, ask: &Ask, after: Revision, horizon: 
     }
 }
 
-/// Events of the log.
-fn replay(view: &mut View<'_>, ask: &Ask, after: Revision, step: &mut Step) -> Result<(), StoreError> {
+/// Events of the log: from segments that others read before, where there are any.
+fn replay(
+    view: &mut View<'_>,
+    segments: &Segments,
+    ask: &Ask,
+    after: Revision,
+    step: &mut Step,
+) -> Result<(), StoreError> {
     if after == Revision::ZERO && !ask.has_frame {
         step.say(None, &ask.feed.frame(view.registry()));
     }
-    let (registry, messages) = (view.registry(), &mut step.messages);
-    let to = view.replay(&ask.feed, (after, step.current), ask.room, |revision, members| {
-        messages.event(revision, |text| ask.feed.write(text, registry, members.iter()));
-    })?;
-    step.position = Position::Log(to);
+    let (mut at, current) = (after, step.current);
+    for _ in 0..SEGMENTS {
+        if let Some(segment) = segments.after(view, (&ask.feed, &ask.form), (at, current))? {
+            step.messages.share(segment.text, segment.last);
+            at = segment.to;
+        } else {
+            let to = if segments.are_for(&ask.feed, &ask.form) { segments.cut_after(at).min(current) } else { current };
+            let (registry, messages) = (view.registry(), &mut step.messages);
+            let read = view.replay(&ask.feed, (at, to), ask.room, |revision, members| {
+                messages.event(revision, |text| ask.feed.write(text, registry, members.iter()));
+            })?;
+            at = read;
+            if read < to {
+                break;
+            }
+        }
+        if at == current || step.messages.len() >= ask.room.bytes {
+            break;
+        }
+    }
+    step.position = Position::Log(at);
     Ok(())
 }
 

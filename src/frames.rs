@@ -151,6 +151,9 @@ pub(crate) enum Form {
 #[derive(Debug)]
 pub(crate) struct Messages {
     pub(crate) form: Form,
+    /// The first of them, where they are shared with others.
+    before: Vec<Bytes>,
+    /// The last of them.
     pub(crate) text: String,
     /// The revision up to which the last id says that the consumer has everything.
     pub(crate) named: Option<Revision>,
@@ -160,7 +163,7 @@ pub(crate) struct Messages {
 
 impl Messages {
     pub(crate) fn new(form: Form) -> Self {
-        Self { form, text: String::new(), named: None, has_news: false }
+        Self { form, before: Vec::new(), text: String::new(), named: None, has_news: false }
     }
 
     /// The event of a revision, whose patch `write` appends, if it has one (`true`).
@@ -181,6 +184,24 @@ impl Messages {
         } else {
             text.truncate(start);
         }
+    }
+
+    /// Events that were written before, in the form of a stream; `last` is the revision of the last of them.
+    pub(crate) fn share(&mut self, events: Bytes, last: Option<Revision>) {
+        if let Some(last) = last {
+            self.before.extend([std::mem::take(&mut self.text).into(), events]);
+            (self.named, self.has_news) = (Some(last), true);
+        }
+    }
+
+    /// The length of all, in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.before.iter().map(Bytes::len).sum::<usize>() + self.text.len()
+    }
+
+    /// All of them, piece by piece.
+    pub(crate) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+        self.before.into_iter().chain([self.text.into()])
     }
 
     /// A part of a catch-up, with the id after it, if it has one.

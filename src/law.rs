@@ -33,6 +33,7 @@ use crate::hub::Audience;
 use crate::key::Key;
 use crate::precondition::Precondition;
 use crate::relay::Batch;
+use crate::segments::Segments;
 use crate::session::Subscription;
 use crate::store::{Database, Life, Reader, Retained, Room, Writer};
 
@@ -41,6 +42,7 @@ struct World {
     registry: Arc<Registry>,
     writer: Option<Writer>,
     reader: Reader,
+    segments: Segments,
     audience: Rc<RefCell<Audience>>,
     published: Revision,
     model: Model,
@@ -88,8 +90,19 @@ impl World {
         let audience = Rc::new(RefCell::new(Audience::new(writer.epoch().clone())));
         let history = vec![Model::default().document()];
         let (writer, published, model) = (Some(writer), Revision::ZERO, Model::default());
-        let mut world =
-            Self { directory, registry, writer, reader, audience, published, model, history, databases: 0, consumers };
+        let mut world = Self {
+            directory,
+            registry,
+            writer,
+            reader,
+            segments: segments(),
+            audience,
+            published,
+            model,
+            history,
+            databases: 0,
+            consumers,
+        };
         world.publish();
         world
     }
@@ -184,6 +197,7 @@ impl World {
         }
         self.writer.take().unwrap().close().unwrap();
         let (writer, reader) = open(&self.directory, self.databases, &self.registry);
+        self.segments = segments();
         self.published = writer.revision();
         self.audience = Rc::new(RefCell::new(Audience::new(writer.epoch().clone())));
         (self.writer, self.reader) = (Some(writer), reader);
@@ -233,7 +247,7 @@ impl World {
             channel,
             audience: Rc::clone(&self.audience),
         };
-        let first = self.reader.view(|view| follow(view, &subscription.ask())).unwrap();
+        let first = self.reader.view(|view| follow(view, &self.segments, &subscription.ask())).unwrap();
         subscription.take(first);
         let (decoder, undecoded) = (russe::Decoder::default(), BytesMut::new());
         ours.connection = Some(Connection { subscription, decoder, undecoded, named: (-1, -1) });
@@ -261,7 +275,7 @@ impl World {
                 Poll::Ready(Next::Chunk(chunk)) => connection.undecoded.extend_from_slice(&chunk),
                 Poll::Ready(Next::Room) => {
                     let ask = connection.subscription.ask();
-                    let answer = self.reader.view(|view| follow(view, &ask)).unwrap();
+                    let answer = self.reader.view(|view| follow(view, &self.segments, &ask)).unwrap();
                     connection.subscription.take(answer);
                 }
                 Poll::Ready(Next::End) => return false,
@@ -325,6 +339,11 @@ fn open(directory: &TempDir, number: usize, registry: &Arc<Registry>) -> (Writer
     let writer = Writer::open(&database, Arc::clone(registry), [].into(), Clock::default().now(), Life::Same).unwrap();
     let reader = Reader::open(&database, Arc::clone(registry)).unwrap();
     (writer, reader)
+}
+
+/// With a cut every three revisions, so that consumers share many.
+fn segments() -> Segments {
+    Segments::between_cuts(4 << 20, 3)
 }
 
 fn feed(level: u8, registry: &Registry) -> Feed {

@@ -25,8 +25,10 @@ mod feed;
 mod store;
 
 mod bodies;
+mod budget;
 mod follow;
 mod frames;
+mod segments;
 mod socket;
 mod spool;
 mod verify;

@@ -13,6 +13,7 @@ use crate::cursor::{JournalPosition, Revision, Version};
 use crate::feed::push_member;
 use crate::follow::{Answer, Ask, follow};
 use crate::key::Key;
+use crate::segments::Segments;
 use crate::spool::{Broken, Spool};
 use crate::store::{Database, Entries, Entry, Folded, Part, Reader, Room, Row, StoreError};
 
@@ -20,6 +21,7 @@ use crate::store::{Database, Entries, Entry, Folded, Part, Reader, Room, Row, St
 pub(crate) struct Readers {
     database: Arc<Database>,
     registry: Arc<Registry>,
+    segments: Arc<Segments>,
     /// `None` until the first read, and after a failure.
     reader: Option<Reader>,
 }
@@ -28,11 +30,17 @@ pub(crate) struct Readers {
 const CHUNK: usize = 64 * 1024;
 
 impl Readers {
-    pub(crate) fn start(threads: usize, database: &Arc<Database>, registry: &Arc<Registry>) -> Addr<Self> {
-        let (database, registry) = (Arc::clone(database), Arc::clone(registry));
+    pub(crate) fn start(
+        threads: usize,
+        database: &Arc<Database>,
+        registry: &Arc<Registry>,
+        segments: &Arc<Segments>,
+    ) -> Addr<Self> {
+        let (database, registry, segments) = (Arc::clone(database), Arc::clone(registry), Arc::clone(segments));
         SyncArbiter::start(threads, move || Self {
             database: Arc::clone(&database),
             registry: Arc::clone(&registry),
+            segments: Arc::clone(&segments),
             reader: None,
         })
     }
@@ -65,7 +73,8 @@ impl Handler<Ask> for Readers {
     type Result = Result<Answer, StoreError>;
 
     fn handle(&mut self, ask: Ask, _: &mut Self::Context) -> Self::Result {
-        self.with_reader(|reader| reader.view(|view| follow(view, &ask)))
+        let segments = Arc::clone(&self.segments);
+        self.with_reader(|reader| reader.view(|view| follow(view, &segments, &ask)))
     }
 }
 

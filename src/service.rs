@@ -30,6 +30,7 @@ use crate::projector::InBackground;
 use crate::readers::Readers;
 use crate::relay::Relay;
 use crate::running::{Hubs, Running, StartError, retention};
+use crate::segments::Segments;
 use crate::settings::Settings;
 use crate::store::{Database, Life, Writer};
 use crate::verify::{Verified, verify};
@@ -206,9 +207,10 @@ impl Service {
         };
         let (projections, projecting) = Projections::start(&inline, &projections.background, &around)?;
 
+        let segments = Arc::new(Segments::new(settings.shared_events));
         let shared = web::Data::new(Shared {
-            readers: Readers::start(settings.readers, &database, &registry),
-            scanners: Readers::start(settings.readers, &database, &registry),
+            readers: Readers::start(settings.readers, &database, &registry, &segments),
+            scanners: Readers::start(settings.readers, &database, &registry, &segments),
             bodies: Arc::new(Bodies::new(registry.ids().count(), settings.shared_bodies)),
             spool_directory: database.directory().to_owned(),
             registry,

@@ -8,7 +8,7 @@ use actix::prelude::*;
 
 use crate::channel::Channel;
 use crate::feed::Feed;
-use crate::follow::{Answer, Ask, History, Position};
+use crate::follow::{Answer, Ask, History, Position, Step};
 use crate::frames::Form;
 use crate::hub::Audience;
 use crate::readers::Readers;
@@ -50,7 +50,7 @@ impl Subscription {
 
     /// Sends what was read; then more is read when there is room, or the hub takes over.
     pub(crate) fn take(&mut self, answer: Answer) {
-        let Answer::Step(mut step) = answer else {
+        let Answer::Step(step) = answer else {
             // Pruning was faster than one who wants every event. It comes back with its last id, and is told.
             return self.channel.end();
         };
@@ -63,19 +63,20 @@ impl Subscription {
         if let Some(named) = step.messages.named {
             self.channel.name(named, step.presence);
         }
-        self.channel.push(std::mem::take(&mut step.messages.text).into());
-        self.position = step.position;
+        let (is_last, Step { messages, position, presence, .. }) = (step.is_last(), step);
+        messages.into_pieces().for_each(|piece| self.channel.push(piece));
+        self.position = position;
         // What was decided at first is not decided anew with every page.
         self.patience = i64::MAX;
         self.has_frame = true;
         if self.history == History::Compact {
             self.history = History::Any;
         }
-        if let Position::Log(after) = step.position {
+        if let Position::Log(after) = position {
             self.channel.reach(after);
         }
-        if step.is_last() {
-            self.channel.name(self.channel.named(), step.presence);
+        if is_last {
+            self.channel.name(self.channel.named(), presence);
             // Handover: the hub goes on from the channel's mark, or parks it if it has moved too far since.
             self.audience.borrow_mut().enter(self.feed.clone(), Rc::clone(&self.channel));
         } else {

@@ -68,6 +68,11 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_SHARED_BODIES", value_name = "SIZE", default_value = "64MiB", value_parser = size)]
     pub shared_bodies: usize,
 
+    /// What events that are replayed to subscribers who were away may take in memory, so that all who come back share them;
+    /// with 0 each has them read for itself.
+    #[arg(long, env = "DUALITY_SHARED_EVENTS", value_name = "SIZE", default_value = "32MiB", value_parser = size)]
+    pub shared_events: usize,
+
     /// An origin whose pages may read the answers (CORS), `*` for any; may be given several times.
     #[arg(long, env = "DUALITY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<String>,

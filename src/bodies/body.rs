@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use actix_web::web::Bytes;
 
-use super::budget::{Budget, NoRoom};
 use super::gzip::Zipping;
 use super::piece::{Cutter, Edit, Piece, Place};
+use crate::budget::{Budget, NoRoom};
 use crate::collection::CollectionId;
 use crate::cursor::Revision;
 use crate::store::{Room, StoreError, View};

@@ -10,7 +10,7 @@ use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 use tokio::sync::oneshot;
 
 use super::body::Body;
-use super::budget::{Budget, NoRoom};
+use crate::budget::{Budget, NoRoom};
 
 /// The text of a piece, compressed.
 pub(super) struct Deflated {

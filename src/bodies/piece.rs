@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use actix_web::web::Bytes;
 
-use super::budget::{Budget, NoRoom};
 use super::gzip::Deflated;
+use crate::budget::{Budget, NoRoom};
 use crate::feed::push_member;
 use crate::key::Key;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The modules from the bottom up. A module may use its own parts and those that stand before it.
-const FLOORS: [&str; 37] = [
+const FLOORS: [&str; 39] = [
     "clock",
     "cursor",
     "key",
@@ -16,6 +16,8 @@ const FLOORS: [&str; 37] = [
     "feed",
     "store",
     "frames",
+    "budget",
+    "segments",
     "follow",
     "bodies",
     "spool",
@@ -54,8 +56,8 @@ const FENCES: [(&str, &[&str]); 5] = [
     (
         "actix_web",
         &[
-            "http", "answers", "running", "service", "frames", "socket", "channel", "hub", "bodies", "spool",
-            "readers", "law",
+            "http", "answers", "running", "service", "frames", "socket", "channel", "hub", "budget", "bodies",
+            "segments", "spool", "readers", "law",
         ],
     ),
     ("russe", &["frames", "law"]),

@@ -36,6 +36,7 @@ mod registrations;
 mod rehydration;
 mod schemas;
 mod shared_bodies;
+mod shared_events;
 mod slow_clients;
 mod starting;
 mod stopping;

@@ -1,4 +1,4 @@
-//! The memory that bodies may take, all together.
+//! The memory that shared bytes may take, all together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,32 +7,32 @@ use actix_web::web::Bytes;
 
 /// How many bytes there may be, and how many there are.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     limit: usize,
     used: AtomicUsize,
 }
 
 /// There is no room in the budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NoRoom;
+pub(crate) struct NoRoom;
 
 impl Budget {
-    pub(super) fn new(limit: usize) -> Arc<Self> {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { limit, used: AtomicUsize::new(0) })
     }
 
-    pub(super) fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.limit
     }
 
     /// The bytes that nobody takes.
-    pub(super) fn free(&self) -> usize {
+    pub(crate) fn free(&self) -> usize {
         self.limit.saturating_sub(self.used.load(Ordering::Relaxed))
     }
 
     /// Makes bytes that count from now on, and until the last clone of them is gone: whoever holds it, a slow client's
     /// response among them. `beside` is what is kept beside them as long, in bytes.
-    pub(super) fn hold(self: &Arc<Self>, bytes: Vec<u8>, beside: usize) -> Result<Bytes, NoRoom> {
+    pub(crate) fn hold(self: &Arc<Self>, bytes: Vec<u8>, beside: usize) -> Result<Bytes, NoRoom> {
         let bytes = bytes.into_boxed_slice();
         let taken = bytes.len() + beside;
         let fits = |used: usize| used.checked_add(taken).filter(|used| *used <= self.limit);

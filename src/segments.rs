@@ -1,0 +1,149 @@
+//! Segments of the log as they are sent, in memory, shared by all who catch up: when the service or a proxy begins
+//! anew, that is everybody at once, and all from about the same place.
+//!
+//! The log has cuts at the same revisions for all. What comes before the first cut is read for a consumer alone; from
+//! there it goes on with what others read before it. Events never change, and so a segment never does.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use actix_web::web::Bytes;
+
+use crate::budget::Budget;
+use crate::collection::CollectionId;
+use crate::cursor::Revision;
+use crate::feed::Feed;
+use crate::frames::{Form, Messages};
+use crate::store::{Room, StoreError, View};
+
+/// The revisions between two cuts: half a page of small events.
+const REVISIONS: i64 = 512;
+
+/// The longest segment, in bytes; longer events gain little from it.
+const LONGEST: usize = 256 * 1024;
+
+/// What a segment takes beside its text, in bytes, roughly.
+const BESIDE: usize = 256;
+
+/// The segments that are in memory.
+pub(crate) struct Segments {
+    budget: Arc<Budget>,
+    revisions: i64,
+    kept: Mutex<Kept>,
+}
+
+/// The events of a feed between two cuts.
+#[derive(Debug, Clone)]
+pub(crate) struct Segment {
+    /// As they are sent.
+    pub(crate) text: Bytes,
+    /// The revision of the last of them, if there are any.
+    pub(crate) last: Option<Revision>,
+    /// The cut at its end.
+    pub(crate) to: Revision,
+    /// The events are too long: they are not in `text`.
+    is_too_long: bool,
+}
+
+/// The whole document, or a collection; and the cut where a segment begins.
+type Place = (Option<CollectionId>, Revision);
+
+#[derive(Default)]
+struct Kept {
+    segments: HashMap<Place, (u64, Segment)>,
+    /// By the time of their last use, which is counted in uses.
+    by_use: BTreeMap<u64, Place>,
+    now: u64,
+}
+
+impl Segments {
+    /// For so many bytes, whoever holds them; 0 is for none at all.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self::between_cuts(limit, REVISIONS)
+    }
+
+    pub(crate) fn between_cuts(limit: usize, revisions: i64) -> Self {
+        Self { budget: Budget::new(limit), revisions, kept: Mutex::default() }
+    }
+
+    /// The first cut after a revision.
+    pub(crate) fn cut_after(&self, revision: Revision) -> Revision {
+        Revision::stored((revision.number() / self.revisions + 1).saturating_mul(self.revisions))
+    }
+
+    /// Whether there are segments of such a feed: one that many have in common, as a stream.
+    pub(crate) fn are_for(&self, feed: &Feed, form: &Form) -> bool {
+        let is_whole = matches!(feed, Feed::Everything(None) | Feed::Collection(_, None));
+        self.budget.limit() > 0 && is_whole && matches!(form, Form::Stream(_))
+    }
+
+    /// What a feed has after a revision, up to the next cut. `None` where there is no cut, or no next one yet, or no segment
+    /// of such a feed; where the events are too long, or there is no room.
+    pub(crate) fn after(
+        &self,
+        view: &mut View<'_>,
+        (feed, form): (&Feed, &Form),
+        (after, current): (Revision, Revision),
+    ) -> Result<Option<Segment>, StoreError> {
+        let (of, to) = (feed.collection(), self.cut_after(after));
+        if !self.are_for(feed, form) || after.number() % self.revisions != 0 || to > current {
+            return Ok(None);
+        }
+        let known = self.kept().get((of, after));
+        let segment = match known {
+            Some(segment) => Some(segment),
+            None if self.make_room() => self.read(view, (feed, form), (after, to))?,
+            None => None,
+        };
+        Ok(segment.inspect(|segment| self.kept().put((of, after), segment)).filter(|segment| !segment.is_too_long))
+    }
+
+    /// Nobody else waits meanwhile: two who miss the same segment at the same time both read it.
+    fn read(
+        &self,
+        view: &mut View<'_>,
+        (feed, form): (&Feed, &Form),
+        (after, to): (Revision, Revision),
+    ) -> Result<Option<Segment>, StoreError> {
+        let registry = view.registry();
+        let mut messages = Messages::new(form.clone());
+        let room = Room { items: usize::MAX, bytes: LONGEST };
+        let read = view.replay(feed, (after, to), room, |revision, members| {
+            messages.event(revision, |text| feed.write(text, registry, members.iter()));
+        })?;
+        let is_too_long = read < to || messages.text.len() > LONGEST;
+        let (text, last) = if is_too_long { (String::new(), None) } else { (messages.text, messages.named) };
+        let held = self.budget.hold(text.into_bytes(), BESIDE).ok();
+        Ok(held.map(|text| Segment { text, last, to, is_too_long }))
+    }
+
+    /// Lets go of what was not used for longest, until the longest segment has room. It may not have: slow clients hold
+    /// what they have not taken yet.
+    fn make_room(&self) -> bool {
+        let mut kept = self.kept();
+        while self.budget.free() < LONGEST + BESIDE {
+            let Some((_, place)) = kept.by_use.pop_first() else { return false };
+            kept.segments.remove(&place);
+        }
+        true
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().expect("nobody panics while looking something up")
+    }
+}
+
+impl Kept {
+    fn get(&self, place: Place) -> Option<Segment> {
+        self.segments.get(&place).map(|(_, segment)| segment.clone())
+    }
+
+    /// Keeps a segment as the one that was used last.
+    fn put(&mut self, place: Place, segment: &Segment) {
+        self.now += 1;
+        self.by_use.insert(self.now, place);
+        if let Some((before, _)) = self.segments.insert(place, (self.now, segment.clone())) {
+            self.by_use.remove(&before);
+        }
+    }
+}
