@@ -1,6 +1,5 @@
 //! Events on their way to subscribers.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use super::load::connection::Connection;
 use super::load::subscribers::Subscribers;
 use super::load::{events, latency::Latencies, requests, thread, workers};
 use super::process::Process;
-use super::report::{Line, Target, median};
+use super::report::{Line, Target};
 use super::{Setup, limits, sql};
 
 const FEED: &str = "/person-events";
@@ -170,43 +169,53 @@ pub fn throughput(setup: &Setup) -> Vec<Line> {
     ]
 }
 
+/// Events a second that one subscriber is sent, who comes with nothing.
+fn replayed(address: SocketAddr, last: i64) -> f64 {
+    let load = thread(move || async move {
+        let begun = Instant::now();
+        Subscribers::open(address, FEED, 1, 0).await.all_have(last).await;
+        last as f64 / begun.elapsed().as_secs_f64()
+    });
+    load.join().unwrap()
+}
+
 pub fn catch_up(setup: &Setup) -> Vec<Line> {
     let directory = Setup::directory();
     let database = setup.empty(&directory);
     let events = 100_000 * setup.scale;
     sql::fill(&database, events, sql::Events::Kept);
-    let service = setup.start(&database);
-    settle(&service);
-    let (address, last) = (service.address, i64::try_from(events).unwrap());
-    let before = service.memory();
-    let growth = RefCell::new(Vec::new());
-    let (figures, limits) = setup.measured(
+    let last = i64::try_from(events).unwrap();
+    // Its projections have everything.
+    settle(&setup.start(&database));
+    let (mut later, mut taken) = (Vec::new(), Vec::new());
+    let (first, limits) = setup.measured(
         || {
-            let load = thread(move || async move {
-                let begun = Instant::now();
-                Subscribers::open(address, FEED, 1, 0).await.all_have(last).await;
-                events as f64 / begun.elapsed().as_secs_f64()
-            });
-            let figure = load.join().unwrap();
-            growth.borrow_mut().push((service.memory() - before).max(0.0));
-            figure
+            let service = setup.start(&database);
+            settle(&service);
+            let before = service.memory();
+            let first = replayed(service.address, last);
+            later.push(replayed(service.address, last));
+            taken.push((service.memory() - before).max(0.0));
+            first
         },
         || sql::scan_outbox(&database),
     );
+    let line = |what: String, figures, limits| Line {
+        name: "catch-up".to_owned(),
+        what,
+        unit: "/s",
+        figures,
+        limit: Some(("bare scan of the outbox".to_owned(), limits)),
+        target: Some(Target::AtLeast(4e6)),
+    };
     vec![
+        line(format!("{events} events to the first subscriber of a new process"), first, limits.clone()),
+        line("the same to those after it".to_owned(), later, limits),
         Line {
             name: "catch-up".to_owned(),
-            what: format!("{events} events to one subscriber"),
-            unit: "/s",
-            figures,
-            limit: Some(("bare scan of the outbox".to_owned(), limits)),
-            target: Some(Target::AtLeast(4e6)),
-        },
-        Line {
-            name: "catch-up".to_owned(),
-            what: "memory that is taken for it".to_owned(),
+            what: "memory that both take, most of it for those to come".to_owned(),
             unit: "B",
-            figures: vec![median(&growth.into_inner())],
+            figures: taken,
             limit: None,
             target: None,
         },
