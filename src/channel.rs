@@ -45,8 +45,6 @@ pub(crate) struct Channel {
     ended: Cell<bool>,
     /// The client has gone.
     closed: Cell<bool>,
-    /// The hub's time when something was last put in.
-    active: Cell<u64>,
 }
 
 /// What the response body finds in a channel.
@@ -136,15 +134,6 @@ impl Channel {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.get()
-    }
-
-    /// The hub's time of the last activity.
-    pub(crate) fn active(&self) -> u64 {
-        self.active.get()
-    }
-
-    pub(crate) fn touch(&self, now: u64) {
-        self.active.set(now);
     }
 
     /// The next thing for the response body.

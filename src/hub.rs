@@ -25,6 +25,9 @@ const REMEMBERED: usize = 1024 * 1024;
 /// The least and the most time between two looks for quiet sessions and for those whose client has gone.
 const TICK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(900));
 
+/// The ticks between two looks for clients that have gone in silence: until then only their channels are kept.
+const CLOSED: u64 = 16;
+
 /// The streams of one worker thread that are up to date.
 ///
 /// Shared on that thread by its hub, which brings the events, and its sessions, which enter when they have caught up.
@@ -36,12 +39,20 @@ pub(crate) struct Audience {
     recent: VecDeque<Arc<Batch>>,
     weight: usize,
     /// Whom to tell of what changes of a collection or more.
-    wide: HashMap<Feed, Vec<Rc<Channel>>>,
+    wide: HashMap<Feed, Vec<Live>>,
     /// Whom to tell of one aggregate: looked up by what changed, not gone through.
-    single: HashMap<Feed, Vec<Rc<Channel>>>,
+    single: HashMap<Feed, Vec<Live>>,
     /// How often the hub has looked for quiet sessions.
     ticks: u64,
     stopping: bool,
+}
+
+/// A stream that is up to date.
+struct Live {
+    channel: Rc<Channel>,
+    /// The tick when it was last given something. It stands here and not in the channel, so that a look for quiet streams
+    /// goes through these only: ten thousand channels are as many cache misses, a percent of a core with each tick.
+    active: u64,
 }
 
 impl Audience {
@@ -98,7 +109,7 @@ impl Audience {
     fn park_all(&mut self) {
         let published = self.published.unwrap_or(Revision::ZERO);
         for (_, channels) in self.wide.drain().chain(self.single.drain()) {
-            for channel in channels {
+            for Live { channel, .. } in channels {
                 channel.reach(published);
                 channel.park();
             }
@@ -119,28 +130,32 @@ impl Audience {
                 return channel.park();
             }
             if channel.sent() < batch.to {
-                send(batch, &batch.frames(&feed), &channel, self.ticks);
+                send(batch, &batch.frames(&feed), &channel);
             }
         }
-        channel.touch(self.ticks);
         let group = if matches!(feed, Feed::Aggregate(..)) { &mut self.single } else { &mut self.wide };
-        group.entry(feed).or_default().push(channel);
+        group.entry(feed).or_default().push(Live { channel, active: self.ticks });
     }
 
     /// Says something to who has heard nothing for a while, and forgets who has gone.
     pub(crate) fn tick(&mut self, quiet: u64) {
         self.ticks += 1;
         let (ticks, published, epoch) = (self.ticks, self.published, &self.epoch);
+        let is_looking_for_closed = ticks.is_multiple_of(CLOSED);
         // No blank line after a comment: some clients would dispatch an empty message.
         let comment = Chunk::new(":\n");
         for group in [&mut self.wide, &mut self.single] {
             for (feed, channels) in group.iter_mut() {
-                channels.retain(|channel| {
-                    if ticks - channel.active() >= quiet && !channel.is_full() {
-                        channel.send(bookmark(epoch, feed, channel, published).as_ref().unwrap_or(&comment));
-                        channel.touch(ticks);
+                channels.retain_mut(|Live { channel, active }| {
+                    let is_quiet = ticks - *active >= quiet;
+                    if (is_quiet || is_looking_for_closed) && channel.is_closed() {
+                        return false;
                     }
-                    !channel.is_closed()
+                    if is_quiet && !channel.is_full() {
+                        channel.send(bookmark(epoch, feed, channel, published).as_ref().unwrap_or(&comment));
+                        *active = ticks;
+                    }
+                    true
                 });
             }
             group.retain(|_, channels| !channels.is_empty());
@@ -151,7 +166,7 @@ impl Audience {
     pub(crate) fn end(&mut self) {
         self.stopping = true;
         for (feed, channels) in self.wide.drain().chain(self.single.drain()) {
-            for channel in channels {
+            for Live { channel, .. } in channels {
                 if let Some(bookmark) = bookmark(&self.epoch, &feed, &channel, self.published) {
                     channel.send(&bookmark);
                 }
@@ -162,12 +177,12 @@ impl Audience {
 }
 
 /// Gives the events of a batch to the followers of a feed, but for those who do not keep up.
-fn deliver(batch: &Batch, feed: &Feed, channels: &mut Vec<Rc<Channel>>, ticks: u64) {
+fn deliver(batch: &Batch, feed: &Feed, channels: &mut Vec<Live>, ticks: u64) {
     let frames = batch.frames(feed);
     if frames.is_empty() {
         return;
     }
-    channels.retain(|channel| {
+    channels.retain_mut(|Live { channel, active }| {
         // Its connection may be another response's by now.
         if channel.is_closed() {
             return false;
@@ -177,25 +192,26 @@ fn deliver(batch: &Batch, feed: &Feed, channels: &mut Vec<Rc<Channel>>, ticks: u
             channel.park();
             return false;
         }
-        send(batch, &frames, channel, ticks);
+        if send(batch, &frames, channel) {
+            *active = ticks;
+        }
         true
     });
 }
 
-/// Adds what is new of a batch to a channel.
-fn send(batch: &Batch, frames: &Frames, channel: &Channel, ticks: u64) {
-    if let Some((named, presence)) = frames.last()
-        && channel.sent() < named
-    {
+/// Adds what is new of a batch to a channel, if anything is (`true`).
+fn send(batch: &Batch, frames: &Frames, channel: &Channel) -> bool {
+    let new = frames.last().filter(|(named, _)| channel.sent() < *named);
+    if let Some((named, presence)) = new {
         if channel.sent() <= batch.from {
             channel.send(frames.all());
         } else {
             channel.push(frames.after(channel.sent()));
         }
         channel.name(named, presence);
-        channel.touch(ticks);
     }
     channel.reach(batch.to);
+    new.is_some()
 }
 
 /// The id of all that a live channel was given, if its client does not know it yet, with a patch that changes nothing.
