@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
 use actix_web::web::{self, BytesMut};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
 use futures_core::Stream as _;
@@ -34,6 +34,10 @@ impl FromRequest for Call {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         ready(match request.app_data::<web::Data<Shared>>() {
+            Some(_) if wants_websocket(request) => Err(Problem::new(
+                Kind::MalformedRequest,
+                "Upgrade: expected none; there are no WebSockets here, and every feed is a stream of Server-Sent Events",
+            )),
             Some(shared) => Ok(Self {
                 request: request.clone(),
                 shared: shared.clone(),
@@ -42,6 +46,14 @@ impl FromRequest for Call {
             None => Err(Problem::no_such_path(request.path())),
         })
     }
+}
+
+/// The framework takes such a connection for one that is upgraded, and would leave a streamed answer without its framing.
+fn wants_websocket(request: &HttpRequest) -> bool {
+    request
+        .headers()
+        .get_all(UPGRADE)
+        .any(|protocol| protocol.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
 impl Call {

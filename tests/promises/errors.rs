@@ -152,6 +152,24 @@ fn a_body_far_over_the_limit_is_answered_while_it_is_sent() {
 }
 
 #[test]
+fn who_wants_a_websocket_is_told_what_there_is() {
+    let app = App::start();
+    for path in ["/person-events", "/persons", "/journal"] {
+        for upgrade in ["websocket", "WebSocket"] {
+            let headers = [("Connection", "Upgrade"), ("Upgrade", upgrade), ("Sec-WebSocket-Version", "13")];
+            let answer = app.request("GET", path, &headers, None);
+            problem(&answer, 400, "malformed-request", "Server-Sent Events");
+        }
+    }
+    // What proxies say for everybody.
+    let mut stream = app.follow("/person-events", &[("Connection", "upgrade")]);
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    assert_eq!(stream.next().revision(), 1);
+    app.post("/persons", r#"{"name":"Bob"}"#);
+    assert_eq!(stream.next().revision(), 2);
+}
+
+#[test]
 fn a_query_that_nobody_knows_is_refused() {
     let app = App::start();
     problem(&app.get("/persons?nmae=Ann"), 400, "malformed-request", "nmae");
