@@ -33,21 +33,34 @@ impl Budget {
     /// Makes bytes that count from now on, and until the last clone of them is gone: whoever holds it, a slow client's
     /// response among them. `beside` is what is kept beside them as long, in bytes.
     pub(crate) fn hold(self: &Arc<Self>, bytes: Vec<u8>, beside: usize) -> Result<Bytes, NoRoom> {
+        self.take(bytes, beside).map(Bytes::from_owner)
+    }
+
+    /// The same, for who wants to know whether somebody else holds them.
+    pub(crate) fn take(self: &Arc<Self>, bytes: Vec<u8>, beside: usize) -> Result<Held, NoRoom> {
         let bytes = bytes.into_boxed_slice();
         let taken = bytes.len() + beside;
         let fits = |used: usize| used.checked_add(taken).filter(|used| *used <= self.limit);
         match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
-            Ok(_) => Ok(Bytes::from_owner(Held { bytes, taken, budget: Arc::clone(self) })),
+            Ok(_) => Ok(Held { bytes, taken, budget: Arc::clone(self) }),
             Err(_) => Err(NoRoom),
         }
     }
 }
 
 /// Bytes that are counted.
-struct Held {
+#[derive(Debug)]
+pub(crate) struct Held {
     bytes: Box<[u8]>,
     taken: usize,
     budget: Arc<Budget>,
+}
+
+impl Held {
+    /// What is counted for them, in bytes.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken
+    }
 }
 
 impl AsRef<[u8]> for Held {

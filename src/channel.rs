@@ -79,9 +79,9 @@ impl Channel {
         }
     }
 
-    /// Puts bytes into the queue.
+    /// Puts bytes into the queue, unless nobody will take them.
     pub(crate) fn push(&self, chunk: Bytes) {
-        if !chunk.is_empty() {
+        if !chunk.is_empty() && !self.closed.get() {
             self.bytes.set(self.bytes.get() + chunk.len());
             self.queue.borrow_mut().push_back(chunk);
             self.wake();
@@ -126,10 +126,13 @@ impl Channel {
         self.wake();
     }
 
-    /// The response is over. Its connection may go on to others, or be closed by the framework.
+    /// The response is over. Its connection may go on to others, or be closed by the framework. What waits is let go of: a
+    /// hub may keep the channel for a while.
     pub(crate) fn close(&self) {
         self.closed.set(true);
         self.connect(None);
+        self.bytes.set(0);
+        drop(self.queue.take());
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -170,5 +173,33 @@ impl Channel {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Bytes that somebody can see the end of.
+    struct Owned(Arc<[u8]>);
+
+    impl AsRef<[u8]> for Owned {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    #[test]
+    fn nothing_is_kept_for_a_client_that_has_gone() {
+        let (bytes, channel) = (Arc::from([0; 100]), Channel::new(1000));
+        let push = || channel.push(Bytes::from_owner(Owned(Arc::clone(&bytes))));
+        push();
+        push();
+        assert_eq!(Arc::strong_count(&bytes), 3);
+        channel.close();
+        push();
+        assert_eq!((Arc::strong_count(&bytes), channel.bytes.get()), (1, 0));
     }
 }

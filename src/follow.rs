@@ -193,12 +193,17 @@ fn replay(
     let (mut at, current) = (after, step.current);
     for _ in 0..SEGMENTS {
         if let Some(segment) = segments.after(view, (&ask.feed, &ask.form), (at, current))? {
-            step.messages.share(segment.text, segment.last);
+            let text = segment.text();
+            if at > after && step.messages.len() + text.len() > ask.room.bytes {
+                break;
+            }
+            step.messages.share(text, segment.last);
             at = segment.to;
         } else {
             let to = if segments.are_for(&ask.feed, &ask.form) { segments.cut_after(at).min(current) } else { current };
             let (registry, messages) = (view.registry(), &mut step.messages);
-            let read = view.replay(&ask.feed, (at, to), ask.room, |revision, members| {
+            let room = Room { bytes: ask.room.bytes.saturating_sub(messages.len()), ..ask.room };
+            let read = view.replay(&ask.feed, (at, to), room, |revision, members| {
                 messages.event(revision, |text| ask.feed.write(text, registry, members.iter()));
             })?;
             at = read;

@@ -22,7 +22,7 @@ const MAILBOX: usize = 256;
 /// Memory for batches that a session may still need which read from the database while they went out, in bytes.
 const REMEMBERED: usize = 1024 * 1024;
 
-/// The least and the most time between two looks for quiet sessions and for those whose client has gone.
+/// The least and the most time between two looks for quiet sessions.
 const TICK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(900));
 
 /// The ticks between two looks for clients that have gone in silence: until then only their channels are kept.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use actix_web::web::Bytes;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Held};
 use crate::collection::CollectionId;
 use crate::cursor::Revision;
 use crate::feed::Feed;
@@ -25,6 +25,9 @@ const LONGEST: usize = 256 * 1024;
 /// What a segment takes beside its text, in bytes, roughly.
 const BESIDE: usize = 256;
 
+/// What the longest segment takes: with less, there are none.
+const MOST: usize = LONGEST + BESIDE;
+
 /// The segments that are in memory.
 pub(crate) struct Segments {
     budget: Arc<Budget>,
@@ -35,14 +38,28 @@ pub(crate) struct Segments {
 /// The events of a feed between two cuts.
 #[derive(Debug, Clone)]
 pub(crate) struct Segment {
-    /// As they are sent.
-    pub(crate) text: Bytes,
+    text: Arc<Held>,
     /// The revision of the last of them, if there are any.
     pub(crate) last: Option<Revision>,
     /// The cut at its end.
     pub(crate) to: Revision,
     /// The events are too long: they are not in `text`.
     is_too_long: bool,
+}
+
+impl Segment {
+    /// The events as they are sent.
+    pub(crate) fn text(&self) -> Bytes {
+        Bytes::from_owner(Shared(Arc::clone(&self.text)))
+    }
+}
+
+struct Shared(Arc<Held>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
 }
 
 /// The whole document, or a collection; and the cut where a segment begins.
@@ -57,7 +74,7 @@ struct Kept {
 }
 
 impl Segments {
-    /// For so many bytes, whoever holds them; 0 is for none at all.
+    /// For so many bytes, whoever holds them.
     pub(crate) fn new(limit: usize) -> Self {
         Self::between_cuts(limit, REVISIONS)
     }
@@ -74,7 +91,7 @@ impl Segments {
     /// Whether there are segments of such a feed: one that many have in common, as a stream.
     pub(crate) fn are_for(&self, feed: &Feed, form: &Form) -> bool {
         let is_whole = matches!(feed, Feed::Everything(None) | Feed::Collection(_, None));
-        self.budget.limit() > 0 && is_whole && matches!(form, Form::Stream(_))
+        self.budget.limit() >= MOST && is_whole && matches!(form, Form::Stream(_))
     }
 
     /// What a feed has after a revision, up to the next cut. `None` where there is no cut, or no next one yet, or no segment
@@ -113,16 +130,29 @@ impl Segments {
         })?;
         let is_too_long = read < to || messages.text.len() > LONGEST;
         let (text, last) = if is_too_long { (String::new(), None) } else { (messages.text, messages.named) };
-        let held = self.budget.hold(text.into_bytes(), BESIDE).ok();
-        Ok(held.map(|text| Segment { text, last, to, is_too_long }))
+        let held = self.budget.take(text.into_bytes(), BESIDE).ok();
+        Ok(held.map(|text| Segment { text: Arc::new(text), last, to, is_too_long }))
     }
 
-    /// Lets go of what was not used for longest, until the longest segment has room. It may not have: slow clients hold
-    /// what they have not taken yet.
+    /// Lets go of what was not used for longest, if that makes room for the longest segment. What slow clients hold would
+    /// not, and may as well be found by others.
     fn make_room(&self) -> bool {
-        let mut kept = self.kept();
-        while self.budget.free() < LONGEST + BESIDE {
-            let Some((_, place)) = kept.by_use.pop_first() else { return false };
+        let (mut kept, mut free, mut useless) = (self.kept(), self.budget.free(), Vec::new());
+        for (used, place) in &kept.by_use {
+            if free >= MOST {
+                break;
+            }
+            let text = kept.segments.get(place).map(|(_, segment)| &segment.text);
+            if let Some(text) = text.filter(|text| Arc::strong_count(text) == 1) {
+                free += text.taken();
+                useless.push((*used, *place));
+            }
+        }
+        if free < MOST {
+            return false;
+        }
+        for (used, place) in useless {
+            kept.by_use.remove(&used);
             kept.segments.remove(&place);
         }
         true

@@ -69,7 +69,7 @@ pub struct Settings {
     pub shared_bodies: usize,
 
     /// What events that are replayed to subscribers who were away may take in memory, so that all who come back share them;
-    /// with 0 each has them read for itself.
+    /// with less than 257 KiB each has them read for itself.
     #[arg(long, env = "DUALITY_SHARED_EVENTS", value_name = "SIZE", default_value = "32MiB", value_parser = size)]
     pub shared_events: usize,
 

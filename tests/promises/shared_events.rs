@@ -1,5 +1,7 @@
 //! Events that are replayed are read once for all who come back, and are what the table would give.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use crate::harness::{App, Client, Event, Process, Random, Stream};
@@ -48,14 +50,15 @@ fn replayed(app: &App, from: &[i64]) -> Vec<Vec<Event>> {
     all
 }
 
-/// Whatever is shared, everybody gets the same events. The last two are what `replayed` adds.
-fn is_the_same_whatever_is_shared(limits: &[usize], revisions: u64, longest: u64) {
+/// Whatever is shared, everybody gets the same events.
+fn is_the_same_whatever_is_shared(limits: &[usize], revisions: u64, longest: u64) -> Vec<Event> {
     let mut app = App::with(|settings| settings.shared_events = 0);
     let mut random = Random::new(revisions);
     write(&app, revisions, longest, &mut random);
     let revisions = i64::try_from(revisions).unwrap();
-    let from = [1, 511, 512, 513, 1023, 1024, 1025, 1500, revisions - 1, revisions];
+    let from = [0, 1, 511, 512, 513, 1023, 1024, 1025, 1500, revisions - 1];
     let expected = replayed(&app, &from);
+    // Its city is of its time only.
     let without_the_last = |events: &[Event]| events[..events.len() - 1].to_vec();
     for limit in limits {
         app.change(|settings| settings.shared_events = *limit);
@@ -68,6 +71,7 @@ fn is_the_same_whatever_is_shared(limits: &[usize], revisions: u64, longest: u64
             }
         }
     }
+    expected[0].clone()
 }
 
 #[test]
@@ -77,7 +81,9 @@ fn who_comes_back_gets_the_same_events_whether_they_are_shared_or_not() {
 
 #[test]
 fn who_comes_back_gets_the_same_events_where_they_are_too_long_to_be_shared() {
-    is_the_same_whatever_is_shared(&[32 << 20], 1700, 12_000);
+    let events = is_the_same_whatever_is_shared(&[32 << 20], 1700, 12_000);
+    let between_two_cuts = events.iter().filter(|event| event.reached().is_some_and(|at| (513..=1024).contains(&at)));
+    assert!(between_two_cuts.map(|event| event.data.len()).sum::<usize>() > 256 * 1024, "they are not so long");
 }
 
 #[test]
@@ -91,29 +97,45 @@ fn who_was_away_for_too_long_gets_no_events_that_were_pruned_though_they_are_sti
     assert_eq!(from(512).message().unwrap().patch().as_object().unwrap().len(), 3, "a catch-up of all three");
 }
 
+const EVENTS: i64 = 3000;
+
+/// A database with events of 400 bytes each, as they are sent: more than the kernel and the service buffer for one client.
+fn fill(database: &Path) {
+    let process = Process::start(database, &[]);
+    let mut client = Client::connect(process.address);
+    let body = json!({"name": "x".repeat(320)}).to_string();
+    for _ in 0..EVENTS {
+        assert_eq!(client.request("POST", "/persons", &JSON, Some(body.as_bytes())).status, 201);
+    }
+}
+
+/// The memory that each of a hundred subscribers takes who come with nothing and read nothing, after others who come with
+/// these revisions and read nothing.
+fn taken(database: &Path, flags: &[&str], before: &[i64]) -> i64 {
+    const SUBSCRIBERS: i64 = 100;
+    let process = Process::start(database, flags);
+    let stalled = |next: i64| {
+        Stream::open(process.address, "/person-events?strict=true", &[("X-Revision", next.to_string().as_str())])
+    };
+    let before: Vec<_> = before.iter().map(|next| stalled(*next)).collect();
+    let memory = process.memory();
+    let stalled: Vec<_> = (0..SUBSCRIBERS).map(|_| stalled(1)).collect();
+    let taken = process.memory() - memory;
+    drop((stalled, before));
+    taken / SUBSCRIBERS
+}
+
 #[test]
 fn many_who_come_back_at_once_share_the_memory_for_it() {
-    const SUBSCRIBERS: i64 = 100;
-    const EVENTS: i64 = 3000;
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("test.db");
-    let taken = |flags: &[&str]| {
-        let process = Process::start(&database, flags);
-        let mut client = Client::connect(process.address);
-        // 400 bytes each, as they are sent: more than the kernel and the service buffer for one client.
-        let body = json!({"name": "x".repeat(320)}).to_string();
-        while client.request("GET", "/persons/1", &[], None).revision() < EVENTS {
-            assert_eq!(client.request("POST", "/persons", &JSON, Some(body.as_bytes())).status, 201);
-        }
-        let before = process.memory();
-        let stalled = |_| Stream::open(process.address, "/person-events?strict=true", &[]);
-        let stalled: Vec<_> = (0..SUBSCRIBERS).map(stalled).collect();
-        let taken = process.memory() - before;
-        drop(stalled);
-        taken / SUBSCRIBERS
-    };
-    let (alone, shared) = (taken(&["--shared-events", "0"]), taken(&[]));
-    eprintln!("each takes {alone} bytes alone, {shared} bytes shared");
+    fill(&database);
+    let (alone, shared) = (taken(&database, &["--shared-events", "0"], &[]), taken(&database, &[], &[]));
+    // Room for three segments, which are all on their way to somebody.
+    let elsewhere: Vec<_> = (1..6).map(|cut| cut * 512 + 1).collect();
+    let crowded = taken(&database, &["--shared-events", "700KiB"], &[&[1], &elsewhere[..]].concat());
+    eprintln!("each takes {alone} bytes alone, {shared} bytes shared, {crowded} bytes where there is little room");
     // Of a page of 128 KiB, next to nothing is its own.
     assert!(shared + 100_000 < alone, "{shared} bytes, where each for itself takes {alone}");
+    assert!(crowded < alone / 2, "{crowded} bytes, where each for itself takes {alone}");
 }
