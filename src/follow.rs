@@ -6,7 +6,7 @@
 use crate::cursor::{Cursor, Epoch, Revision};
 use crate::feed::{Feed, Member, Presence};
 use crate::frames::{Form, Messages};
-use crate::segments::Segments;
+use crate::segments::{Next, Segments};
 use crate::store::{Horizon, Room, State, StoreError, View};
 
 /// Where a consumer stands.
@@ -192,23 +192,24 @@ fn replay(
     }
     let (mut at, current) = (after, step.current);
     for _ in 0..SEGMENTS {
-        if let Some(segment) = segments.after(view, (&ask.feed, &ask.form), (at, current))? {
-            let text = segment.text();
-            if at > after && step.messages.len() + text.len() > ask.room.bytes {
-                break;
+        match segments.next(view, (&ask.feed, &ask.form), (at, current))? {
+            Next::Shared(segment) => {
+                let text = segment.text();
+                if at > after && step.messages.len() + text.len() > ask.room.bytes {
+                    break;
+                }
+                step.messages.share(text, segment.last);
+                at = segment.to;
             }
-            step.messages.share(text, segment.last);
-            at = segment.to;
-        } else {
-            let to = if segments.are_for(&ask.feed, &ask.form) { segments.cut_after(at).min(current) } else { current };
-            let (registry, messages) = (view.registry(), &mut step.messages);
-            let room = Room { bytes: ask.room.bytes.saturating_sub(messages.len()), ..ask.room };
-            let read = view.replay(&ask.feed, (at, to), room, |revision, members| {
-                messages.event(revision, |text| ask.feed.write(text, registry, members.iter()));
-            })?;
-            at = read;
-            if read < to {
-                break;
+            Next::Own(to) => {
+                let (registry, messages) = (view.registry(), &mut step.messages);
+                let room = Room { bytes: ask.room.bytes.saturating_sub(messages.len()), ..ask.room };
+                at = view.replay(&ask.feed, (at, to), room, |revision, members| {
+                    messages.event(revision, |text| ask.feed.write(text, registry, members.iter()));
+                })?;
+                if at < to {
+                    break;
+                }
             }
         }
         if at == current || step.messages.len() >= ask.room.bytes {

@@ -47,6 +47,14 @@ pub(crate) struct Segment {
     is_too_long: bool,
 }
 
+/// What comes next for a consumer.
+pub(crate) enum Next {
+    /// A segment.
+    Shared(Segment),
+    /// What is read for it alone, up to this revision: another cut, or the last revision that there is.
+    Own(Revision),
+}
+
 impl Segment {
     /// The events as they are sent.
     pub(crate) fn text(&self) -> Bytes {
@@ -83,36 +91,47 @@ impl Segments {
         Self { budget: Budget::new(limit), revisions, kept: Mutex::default() }
     }
 
-    /// The first cut after a revision.
-    pub(crate) fn cut_after(&self, revision: Revision) -> Revision {
-        Revision::stored((revision.number() / self.revisions + 1).saturating_mul(self.revisions))
-    }
-
-    /// Whether there are segments of such a feed: one that many have in common, as a stream.
-    pub(crate) fn are_for(&self, feed: &Feed, form: &Form) -> bool {
-        let is_whole = matches!(feed, Feed::Everything(None) | Feed::Collection(_, None));
-        self.budget.limit() >= MOST && is_whole && matches!(form, Form::Stream(_))
-    }
-
-    /// What a feed has after a revision, up to the next cut. `None` where there is no cut, or no next one yet, or no segment
-    /// of such a feed; where the events are too long, or there is no room.
-    pub(crate) fn after(
+    /// What comes next for a consumer of a feed that has everything up to `after`.
+    pub(crate) fn next(
         &self,
         view: &mut View<'_>,
         (feed, form): (&Feed, &Form),
         (after, current): (Revision, Revision),
-    ) -> Result<Option<Segment>, StoreError> {
-        let (of, to) = (feed.collection(), self.cut_after(after));
-        if !self.are_for(feed, form) || after.number() % self.revisions != 0 || to > current {
-            return Ok(None);
+    ) -> Result<Next, StoreError> {
+        if !self.are_for(feed, form) {
+            return Ok(Next::Own(current));
         }
-        let known = self.kept().get((of, after));
+        let cut = Revision::stored((after.number() / self.revisions + 1).saturating_mul(self.revisions));
+        if after.number() % self.revisions == 0
+            && cut <= current
+            && let Some(segment) = self.segment(view, (feed, form), (after, cut))?
+        {
+            return Ok(Next::Shared(segment));
+        }
+        Ok(Next::Own(cut.min(current)))
+    }
+
+    /// Whether there are segments of such a feed: one that many have in common, as a stream.
+    fn are_for(&self, feed: &Feed, form: &Form) -> bool {
+        let is_whole = matches!(feed, Feed::Everything(None) | Feed::Collection(_, None));
+        self.budget.limit() >= MOST && is_whole && matches!(form, Form::Stream(_))
+    }
+
+    /// What a feed has between two cuts; `None` where that is too long, or there is no room.
+    fn segment(
+        &self,
+        view: &mut View<'_>,
+        (feed, form): (&Feed, &Form),
+        (after, to): (Revision, Revision),
+    ) -> Result<Option<Segment>, StoreError> {
+        let place = (feed.collection(), after);
+        let known = self.kept().get(place);
         let segment = match known {
             Some(segment) => Some(segment),
             None if self.make_room() => self.read(view, (feed, form), (after, to))?,
             None => None,
         };
-        Ok(segment.inspect(|segment| self.kept().put((of, after), segment)).filter(|segment| !segment.is_too_long))
+        Ok(segment.inspect(|segment| self.kept().put(place, segment)).filter(|segment| !segment.is_too_long))
     }
 
     /// Nobody else waits meanwhile: two who miss the same segment at the same time both read it.
