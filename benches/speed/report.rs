@@ -104,8 +104,10 @@ pub fn growth(lines: &[Line], tenfold: &[Line]) {
         let (before, after) = (median(&line.figures), median(&large.figures));
         // What takes longer gives less a second.
         let exponent = if line.unit.ends_with("/s") { (before / after).log10() } else { (after / before).log10() };
+        // Nothing has no exponent.
+        let exponent = if exponent.is_finite() { format!("{exponent:.2}") } else { String::new() };
         let (name, what, unit) = (&line.name, &line.what, line.unit);
-        println!("| `{name}` | {what} | {} | {} | {exponent:.2} |", shown(before, unit), shown(after, unit));
+        println!("| `{name}` | {what} | {} | {} | {exponent} |", shown(before, unit), shown(after, unit));
     }
 }
 
