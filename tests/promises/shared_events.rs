@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::harness::{App, Client, Event, Process, Random, Stream};
+use crate::harness::{App, Client, Event, Process, Random, Stream, eventually};
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
@@ -120,7 +120,13 @@ fn taken(database: &Path, flags: &[&str], before: &[i64]) -> i64 {
     let before: Vec<_> = before.iter().map(|next| stalled(*next)).collect();
     let memory = process.memory();
     let stalled: Vec<_> = (0..SUBSCRIBERS).map(|_| stalled(1)).collect();
-    let taken = process.memory() - memory;
+    // Until as much is on its way to each of them as there may be.
+    let (mut taken, mut looks) = (0, 0);
+    eventually("they take no more", || {
+        let last = std::mem::replace(&mut taken, process.memory() - memory);
+        looks = if (taken - last).abs() < 100_000 { looks + 1 } else { 0 };
+        looks == 30
+    });
     drop((stalled, before));
     taken / SUBSCRIBERS
 }
