@@ -179,11 +179,16 @@ impl Client {
 
     fn receive(&mut self) -> std::io::Result<()> {
         let mut buffer = [0; 64 * 1024];
-        match self.socket.read(&mut buffer)? {
-            0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
-            read => {
-                self.received.extend_from_slice(&buffer[..read]);
-                Ok(())
+        loop {
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => {
+                    self.received.extend_from_slice(&buffer[..read]);
+                    return Ok(());
+                }
+                // A read with a deadline is not resumed by itself when the machine was frozen for a moment.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
     }
