@@ -51,7 +51,7 @@ pub(crate) struct Audience {
 struct Live {
     channel: Rc<Channel>,
     /// The tick when it was last given something. It stands here and not in the channel, so that a look for quiet streams
-    /// goes through these only: ten thousand channels are as many cache misses, a percent of a core with each tick.
+    /// goes through these only: ten thousand channels are as many cache misses, which took 1.4 % of a core.
     active: u64,
 }
 
