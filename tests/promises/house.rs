@@ -1,9 +1,9 @@
-//! The house rules that a machine can hold: who may use whom, and how long a file gets.
+//! The architecture rules that a machine can check: which module may use which, and how long a file may be.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The modules from the bottom up. A module may use its own parts and those that stand before it.
+/// The modules from the bottom up. A module may use itself and those listed before it.
 const FLOORS: [&str; 39] = [
     "clock",
     "cursor",
@@ -109,14 +109,14 @@ fn imports_go_downward_only() {
             for (at, _) in line.match_indices("crate::") {
                 let used: String = line[at + 7..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
                 let Some(there) = floor(&used) else { continue };
-                assert!(there <= here, "{file} uses {used}, which stands above it: {line}");
+                assert!(there <= here, "{file} uses {used}, which is above it: {line}");
             }
         }
     }
 }
 
 #[test]
-fn every_crate_stays_behind_its_fence() {
+fn restricted_crates_are_used_only_where_allowed() {
     for (file, text) in sources() {
         for (fenced, allowed) in FENCES {
             let outside = !allowed.contains(&module(&file));
@@ -127,7 +127,7 @@ fn every_crate_stays_behind_its_fence() {
 }
 
 #[test]
-fn the_pipeline_knows_no_collection() {
+fn the_pipeline_names_no_collection() {
     for (file, text) in sources() {
         if ["collections", "main", "lib", "law"].contains(&module(&file)) {
             continue;
@@ -147,7 +147,7 @@ fn a_file_is_about_one_noun() {
 }
 
 #[test]
-fn every_setting_stands_in_the_readme_with_its_default() {
+fn every_setting_is_in_the_readme_with_its_default() {
     use clap::CommandFactory as _;
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     for setting in duality::Settings::command().get_arguments() {
@@ -186,12 +186,12 @@ fn every_test_that_the_protocol_names_exists() {
     for (module, name) in named_tests(&body).chain(named_tests(&targets)) {
         let file = std::fs::read_to_string(root.join(format!("tests/promises/{module}.rs")));
         let file = file.unwrap_or_else(|error| panic!("{module}::{name}: {error}"));
-        assert!(file.contains(&format!("#[test]\nfn {name}() {{")), "{module}::{name} is no test");
+        assert!(file.contains(&format!("#[test]\nfn {name}() {{")), "{module}::{name} is not a test");
         let link = format!("[{module}::{name}]: ../tests/promises/{module}.rs");
         assert!(links.contains(&link.as_str()), "{link} is missing");
         assert!(body.contains(&format!("[✓][{module}::{name}]")), "{module}::{name} is not used");
     }
-    // What stands between two headings says nothing, or says what holds it.
+    // Every section names at least one test.
     for section in body.split("\n## ").flat_map(|section| section.split("\n### ")).skip(1) {
         let (heading, text) = section.split_once('\n').unwrap();
         assert!(named_tests(text).next().is_some(), "{heading:?} names no test");
@@ -199,7 +199,7 @@ fn every_test_that_the_protocol_names_exists() {
 }
 
 #[test]
-fn the_guides_show_the_examples_as_they_are() {
+fn the_guides_show_the_examples_verbatim() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
     for (guide, example) in
@@ -207,7 +207,7 @@ fn the_guides_show_the_examples_as_they_are() {
     {
         let (text, code) = (read(guide), read(example));
         let shown = text.split("```rust,no_run\nuse clap").nth(1).unwrap().split("```").next().unwrap();
-        assert!(code.contains(shown), "{guide} shows another {example}");
-        assert!(code.lines().count() < 100, "{example}: one of one's own is short");
+        assert!(code.contains(shown), "{guide} does not show {example} verbatim");
+        assert!(code.lines().count() < 100, "{example} is too long for a guide");
     }
 }
