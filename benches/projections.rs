@@ -259,13 +259,13 @@ fn main() {
         let without = write(&running, |written| written < WRITES).await;
         let building = std::thread::spawn(rebuilds);
         let during = write(&running, |_| !building.is_finished()).await;
-        let mut beside = building.join().unwrap();
+        let mut concurrent = building.join().unwrap();
 
         println!("| {:<40} | {:>8} | {:>10} | {:>19} |", "200,000 events, from disk", "median", "rate", "range");
         println!("|{}|{}|{}|{}|", "-".repeat(42), "-".repeat(10), "-".repeat(12), "-".repeat(21));
         let limit = print_rebuild("a bare loop over the same rows", &mut limit);
         let rate = print_rebuild("rebuild", &mut alone);
-        print_rebuild("rebuild, while writes go on", &mut beside);
+        print_rebuild("rebuild, during writes", &mut concurrent);
         println!("\nrebuild / bare loop: {:.2}\n", rate / limit);
         println!(
             "| {:<40} | {:>6} | {:>9} | {:>9} | {:>9} |",

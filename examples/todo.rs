@@ -29,7 +29,7 @@ impl Document for Todo {
     }
 }
 
-/// How many to-dos somebody has.
+/// the number of to-dos of one assignee.
 #[derive(Default, Serialize, Deserialize)]
 struct Assignee {
     todos: u64,

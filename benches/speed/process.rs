@@ -20,7 +20,7 @@ impl Process {
         command.arg(database).args(flags).env("RUST_LOG", "duality=info");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let address = said(child.stderr.take().unwrap(), "listening on http://");
+        let address = wait_for_address(child.stderr.take().unwrap(), "listening on http://");
         Self { child, address }
     }
 
@@ -30,7 +30,7 @@ impl Process {
         command.arg("--as-limit").args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let address = said(child.stdout.take().unwrap(), "listening on ");
+        let address = wait_for_address(child.stdout.take().unwrap(), "listening on ");
         Self { child, address }
     }
 
@@ -72,7 +72,7 @@ impl Drop for Process {
 }
 
 /// Waits for the line with the address. Of the later lines, only errors are printed.
-fn said(output: impl std::io::Read + Send + 'static, before: &str) -> SocketAddr {
+fn wait_for_address(output: impl std::io::Read + Send + 'static, before: &str) -> SocketAddr {
     let mut lines = BufReader::new(output).lines();
     let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
         let (_, address) = line.split_once(before)?;

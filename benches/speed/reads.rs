@@ -72,13 +72,13 @@ fn writes(setup: &Setup, address: SocketAddr) -> std::thread::JoinHandle<f64> {
 pub fn while_it_moves(setup: &Setup) -> Vec<Line> {
     let persons = 100_000 * setup.scale;
     let (service, shared, _directory) = with_persons(setup, persons);
-    let (mut beside, mut alone) = (Vec::new(), Vec::new());
+    let (mut concurrent, mut alone) = (Vec::new(), Vec::new());
     let (figures, limits) = setup.measured(
         || {
             alone.push(writes(setup, service.address).join().unwrap());
             let writing = writes(setup, service.address);
             let rate = gets(setup, service.address).rate();
-            beside.push(writing.join().unwrap());
+            concurrent.push(writing.join().unwrap());
             rate
         },
         || gets(setup, shared.address).rate(),
@@ -96,7 +96,7 @@ pub fn while_it_moves(setup: &Setup) -> Vec<Line> {
             name: "get-moving".to_owned(),
             what: "those writes, 99 of 100 within".to_owned(),
             unit: "ms",
-            figures: beside,
+            figures: concurrent,
             limit: Some(("the same writes without readers".to_owned(), alone)),
             target: Some(Target::Times(2.0)),
         },

@@ -41,7 +41,7 @@ impl Line {
         })
     }
 
-    fn told(&self) -> [String; 8] {
+    fn cells(&self) -> [String; 8] {
         let (least, most) = range(&self.figures);
         let (limit, limit_figure) = match &self.limit {
             Some((what, limits)) => (what.clone(), shown(median(limits), self.unit)),
@@ -84,7 +84,7 @@ impl Line {
 /// Prints the lines as a table.
 pub fn table(lines: &[Line]) {
     let head = ["name", "figure", "median", "range", "limit", "median", "ratio", "target"].map(str::to_owned);
-    let rows: Vec<[String; 8]> = std::iter::once(head).chain(lines.iter().map(Line::told)).collect();
+    let rows: Vec<[String; 8]> = std::iter::once(head).chain(lines.iter().map(Line::cells)).collect();
     let widths: Vec<usize> =
         (0..8).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap()).collect();
     for (number, row) in rows.iter().enumerate() {
