@@ -29,7 +29,7 @@ impl Document for Todo {
     }
 }
 
-/// the number of to-dos of one assignee.
+/// The number of to-dos of one assignee.
 #[derive(Default, Serialize, Deserialize)]
 struct Assignee {
     todos: u64,
