@@ -7,9 +7,9 @@
 #![expect(clippy::print_stdout, reason = "the output is what the example shows")]
 
 use clap::Parser as _;
-use duality::collections::CartCommand::{AddItem, Open};
-use duality::collections::CartError::ItemAlreadyAdded;
-use duality::collections::ShoppingCart;
+use duality::aggregates::CartCommand::{AddItem, Open};
+use duality::aggregates::CartError::ItemAlreadyAdded;
+use duality::aggregates::ShoppingCart;
 use duality::{CommandError, Key, Service, Settings};
 
 type Failed = Box<dyn std::error::Error>;

@@ -22,12 +22,12 @@ use serde::Serialize;
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 
-use crate::clock::Timestamp;
-use crate::collection::{
+use crate::domain::clock::Timestamp;
+use crate::domain::collection::{
     At, Body, CollectionId, Corrupt, EventSourced, Recorded, Refusal, Registry, guarded, handle, patch, recorded,
 };
-use crate::cursor::Version;
-use crate::key::Key;
+use crate::domain::cursor::Version;
+use crate::domain::key::Key;
 
 /// The key of the aggregate in every scenario.
 pub const KEY: &str = "01930000-0000-7000-8000-000000000000";
@@ -271,7 +271,7 @@ fn same<V: Debug + PartialEq + ?Sized>(what: &str, expected: &V, found: &V) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collections::{CartCommand, CartError, CartEvent, ShoppingCart};
+    use crate::aggregates::{CartCommand, CartError, CartEvent, ShoppingCart};
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     fn message(scenario: impl FnOnce() -> Scenario<ShoppingCart>) -> String {

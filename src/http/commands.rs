@@ -8,11 +8,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::conditions::{precondition, tag, unexpected};
 use super::problem::Problem;
 use super::request::Call;
-use super::{JSON, answer};
-use crate::aggregator::{ExecuteError, execute};
-use crate::collection::{Change, Command, Refusal, Verb, guarded};
-use crate::key::Key;
-use crate::store::Written;
+use super::respond::{JSON, answer};
+use crate::domain::collection::{Change, Command, Refusal, Verb, guarded};
+use crate::domain::key::Key;
+use crate::storage::commit::Written;
+use crate::write::aggregator::{ExecuteError, execute};
 
 /// `POST /persons`, `POST /carts`
 pub(super) async fn create(call: Call, payload: web::Payload) -> Result<HttpResponse, Problem> {

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::problem::{Kind, Problem};
 use super::request::Call;
-use crate::cursor::{Epoch, Revision};
-use crate::precondition::{Precondition, Tags};
+use crate::domain::cursor::{Epoch, Revision};
+use crate::domain::precondition::{Precondition, Tags};
 
 /// What ends the tag of a form that is compressed.
 pub(super) const GZIP: &str = "-gzip";

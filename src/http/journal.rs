@@ -5,27 +5,28 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, VARY};
-use actix_web::rt;
 use actix_web::web::{self, Bytes};
+use actix_web::{HttpResponse, rt};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::accept::accepted;
-use super::feeds::{Cut, head, prologue, refused};
+use super::feed_response::{Cut, head, prologue, refused};
 use super::pages::{Extent, room};
 use super::problem::{Kind, Problem};
 use super::request::{Call, Query};
-use super::{JSON, NDJSON, SSE, Shared, answer};
-use crate::admission::Ticket;
-use crate::collection::{CollectionId, Registry};
-use crate::cursor::{Cursor, Epoch, JournalPosition, Presented, Revision, Version};
-use crate::feed::push_member;
-use crate::frames::named_event;
-use crate::readers::{ReadEvents, ReadJournal};
-use crate::store::{Entries, Entry, Room};
+use super::respond::{JSON, NDJSON, SSE, answer};
+use super::shared::Shared;
+use crate::delivery::stream_limiter::Ticket;
+use crate::domain::collection::{CollectionId, Registry};
+use crate::domain::cursor::{Cursor, Epoch, JournalPosition, Presented, Revision, Version};
+use crate::domain::feed::push_member;
+use crate::events::sse::named_event;
+use crate::read::pool::{ReadEvents, ReadJournal};
+use crate::storage::journal::{Entries, Entry};
+use crate::storage::page::Room;
 
 /// `GET /carts/0193…/journal`: the domain events of one aggregate, in pages.
 pub(super) async fn aggregate(call: Call) -> Result<HttpResponse, Problem> {

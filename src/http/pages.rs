@@ -9,15 +9,15 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
 use actix_web::rt::time::timeout;
 
-use super::feeds::not_retained;
+use super::feed_response::not_retained;
 use super::problem::{Kind, Problem};
 use super::request::{Call, Query};
-use super::{NDJSON, answer};
-use crate::channel::{Channel, Next};
-use crate::follow::{Answer, Step};
-use crate::frames::Form;
-use crate::session::Subscription;
-use crate::store::Room;
+use super::respond::{NDJSON, answer};
+use crate::delivery::send_queue::{Channel, Next};
+use crate::delivery::session::Subscription;
+use crate::events::resume::{Answer, Step};
+use crate::events::sse::Form;
+use crate::storage::page::Room;
 
 /// Messages in a page: by default, and at most.
 const LIMIT: (u64, u64) = (1000, 10_000);

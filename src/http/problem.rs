@@ -9,11 +9,11 @@ use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
-use crate::aggregator::ExecuteError;
-use crate::collection::{Broken, Refusal};
-use crate::cursor::{Epoch, Revision};
-use crate::json::{Invalid, JsonError};
-use crate::store::StoreError;
+use crate::domain::collection::{Broken, Refusal};
+use crate::domain::cursor::{Epoch, Revision};
+use crate::domain::json::{Invalid, JsonError};
+use crate::storage::error::StoreError;
+use crate::write::aggregator::ExecuteError;
 
 /// An answer that is not the one the client hoped for.
 #[derive(Debug)]

@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 use super::accept::accepted;
 use super::problem::{Kind, Problem};
 use super::request::Call;
-use super::{JSON, answer};
-use crate::projection::{ProjectionError, ReportError};
-use crate::projections::{Answered, Kept};
-use crate::spool::{Spool, spool};
+use super::respond::{JSON, answer};
+use crate::projector::registry::{Answered, Kept};
+use crate::read::spooled_body::{Spool, spool};
+use crate::read_model::projection::ProjectionError;
+use crate::read_model::report::ReportError;
 
 /// The form of a file.
 const CSV: &str = "text/csv; charset=utf-8; header=present";

@@ -2,20 +2,20 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, VARY};
+use actix_web::http::header::ETAG;
 
 use super::accept::accepted;
+use super::collection_body::whole;
 use super::conditions::{precondition, tag, unexpected};
 use super::problem::{Kind, Problem};
 use super::request::Call;
-use super::whole::whole;
-use super::{JSON, NDJSON, answer};
-use crate::collection::CollectionId;
-use crate::cursor::{Revision, Version};
-use crate::feed::push_member;
-use crate::key::Key;
-use crate::precondition::Precondition;
-use crate::readers::{FoldAggregate, Form, ReadAggregates};
+use super::respond::{JSON, NDJSON, state};
+use crate::domain::collection::CollectionId;
+use crate::domain::cursor::Version;
+use crate::domain::feed::push_member;
+use crate::domain::key::Key;
+use crate::domain::precondition::Precondition;
+use crate::read::pool::{FoldAggregate, Form, ReadAggregates};
 
 /// `GET /aggregates`: the whole document.
 pub(super) async fn document(call: Call) -> Result<HttpResponse, Problem> {
@@ -112,19 +112,4 @@ async fn some(
         body.push_str(if body.is_empty() { "{}" } else { "}" });
     }
     Ok(state(call, StatusCode::OK, revision, form).body(body))
-}
-
-/// The head of an answer that shows a state.
-pub(super) fn state(
-    call: &Call,
-    status: StatusCode,
-    revision: Revision,
-    content_type: &'static str,
-) -> actix_web::HttpResponseBuilder {
-    let mut response = answer(status, &call.shared.epoch, revision);
-    response
-        .insert_header((CONTENT_TYPE, content_type))
-        .insert_header((CACHE_CONTROL, "no-cache"))
-        .insert_header((VARY, "Accept, Accept-Encoding"));
-    response
 }

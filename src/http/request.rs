@@ -12,13 +12,13 @@ use futures_core::Stream as _;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use super::Shared;
 use super::problem::{Kind, Problem};
-use crate::aggregator::Outcomes;
-use crate::collection::{Collection, CollectionId, Verb};
-use crate::json;
-use crate::key::Key;
-use crate::projection::Parameters;
+use super::shared::Shared;
+use crate::domain::collection::{Collection, CollectionId, Verb};
+use crate::domain::json;
+use crate::domain::key::Key;
+use crate::read_model::report::Parameters;
+use crate::write::aggregator::Outcomes;
 
 /// A request for something of the document.
 pub(super) struct Call {

@@ -6,10 +6,10 @@ use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, Transact
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::files::Files;
-use super::log::Item;
-use crate::projection::{Projection, ProjectionError, Sink};
-use crate::store::attach;
+use super::event_page::Item;
+use super::manifest::Files;
+use crate::read_model::projection::{Projection, ProjectionError, Sink};
+use crate::storage::connection::attach;
 
 diesel::table! {
     /// How far a generation is.

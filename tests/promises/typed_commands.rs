@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::path::Path;
 
-use duality::collections::{Account, AccountCommand, AccountError, CartCommand, CartError, ShoppingCart, shipped};
+use duality::aggregates::{Account, AccountCommand, AccountError, CartCommand, CartError, ShoppingCart, shipped};
 use duality::testing::key;
 use duality::{CommandError, Key, Outcome, Running, Settings, StartError};
 use serde_json::json;
