@@ -28,7 +28,7 @@ async fn shop(settings: Settings) -> Result<(), Failed> {
     println!("added: version {}, revision {}", added.version, added.revision);
 
     match running.execute::<ShoppingCart>(&cart, AddItem { item: apple() }).await {
-        Err(CommandError::Broken(rule @ ItemAlreadyAdded { .. })) => println!("refused: {rule}"),
+        Err(CommandError::Rejected(rule @ ItemAlreadyAdded { .. })) => println!("refused: {rule}"),
         other => return Err(format!("an apple was added twice: {other:?}").into()),
     }
     println!("the cart: {:?}", running.load::<ShoppingCart>(&cart).await?);

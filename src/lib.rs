@@ -37,8 +37,8 @@ mod model_test;
 
 pub use domain::clock::Timestamp;
 pub use domain::collection::{BusinessRule, Derived, Document, EventSourced, InvalidRegistration, Keys, Root};
-pub use domain::json::Invalid;
-pub use domain::key::{InvalidKey, Key, LONGEST_KEY};
+pub use domain::json::ValidationError;
+pub use domain::key::{InvalidKey, Key, MAX_KEY_BYTES};
 pub use read_model::csv_file::CsvFile;
 pub use read_model::projection::{Event, Feed, Projection, ProjectionError, Sink, Tables};
 pub use read_model::report::{Parameters, Report, ReportError};

@@ -3,7 +3,9 @@
 use diesel::prelude::*;
 use serde_json::{Value, json};
 
-use crate::{Event, Feed, Invalid, Parameters, Projection, ProjectionError, Report, ReportError, Tables, Timestamp};
+use crate::{
+    Event, Feed, Parameters, Projection, ProjectionError, Report, ReportError, Tables, Timestamp, ValidationError,
+};
 
 diesel::table! {
     /// One row for each time that the population of a city changed.
@@ -60,7 +62,8 @@ fn history(tables: &mut Tables, asked: &Parameters) -> Result<Value, ReportError
     let mut query =
         city_history::table.order((city_history::revision, city_history::city)).limit(limit + 1).into_boxed();
     if let Some(after) = asked.get("after") {
-        let invalid = || ReportError::Invalid(Invalid::new("after", "expected what `next` said, <revision>/<city>"));
+        let invalid =
+            || ReportError::Invalid(ValidationError::new("after", "expected what `next` said, <revision>/<city>"));
         let (revision, city) = after.split_once('/').ok_or_else(invalid)?;
         let revision: i64 = revision.parse().map_err(|_| invalid())?;
         let same = city_history::revision.eq(revision).and(city_history::city.gt(city.to_owned()));

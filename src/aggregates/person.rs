@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Document, Invalid, Key};
+use crate::{Document, Key, ValidationError};
 
 /// Somebody with a name, perhaps living in a city, perhaps married to another person.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,9 +20,9 @@ pub struct Person {
 impl Document for Person {
     const NAME: &'static str = "persons";
 
-    fn validate(&self) -> Result<(), Invalid> {
+    fn validate(&self) -> Result<(), ValidationError> {
         if self.name.is_empty() {
-            return Err(Invalid::new("name", "is empty; expected at least one character"));
+            return Err(ValidationError::new("name", "is empty; expected at least one character"));
         }
         Ok(())
     }

@@ -18,21 +18,21 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 /// The framework's side of a connection.
 #[derive(Debug)]
-pub(crate) struct Socket(Rc<Line>);
+pub(crate) struct Socket(Rc<DirectWriter>);
 
 /// The hub's side of a connection. Both are of one worker thread.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct DirectWriter {
     stream: TcpStream,
     /// Whether everything that the framework wrote is with the kernel, and the rest is empty.
-    is_clear: Cell<bool>,
+    framework_idle: Cell<bool>,
     /// What the kernel did not take yet of a chunk that was written here.
-    rest: RefCell<Bytes>,
+    unsent: RefCell<Bytes>,
 }
 
 /// What became of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Written {
+pub(crate) enum WriteOutcome {
     All,
     /// Its rest goes when the connection's task is polled, which the caller wakes.
     Part,
@@ -40,19 +40,19 @@ pub(crate) enum Written {
     Nothing,
 }
 
-impl Line {
+impl DirectWriter {
     /// Writes a chunk as HTTP/1.1 has it, if nothing else is on its way.
-    pub(crate) fn write(&self, chunk: &Bytes) -> Written {
-        if !self.is_clear.get() {
-            return Written::Nothing;
+    pub(crate) fn write(&self, chunk: &Bytes) -> WriteOutcome {
+        if !self.framework_idle.get() {
+            return WriteOutcome::Nothing;
         }
         match self.stream.try_write(chunk) {
-            Ok(written) if written == chunk.len() => Written::All,
-            Ok(0) | Err(_) => Written::Nothing,
+            Ok(written) if written == chunk.len() => WriteOutcome::All,
+            Ok(0) | Err(_) => WriteOutcome::Nothing,
             Ok(written) => {
-                self.is_clear.set(false);
-                *self.rest.borrow_mut() = chunk.slice(written..);
-                Written::Part
+                self.framework_idle.set(false);
+                *self.unsent.borrow_mut() = chunk.slice(written..);
+                WriteOutcome::Part
             }
         }
     }
@@ -69,12 +69,12 @@ impl Line {
     }
 
     /// Writes the rest of a chunk.
-    fn poll_rest(&self, context: &mut Context<'_>) -> Poll<Result<()>> {
-        let mut rest = self.rest.borrow_mut();
-        while !rest.is_empty() {
-            match ready!(self.poll_write(context, &rest))? {
+    fn poll_unsent(&self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let mut unsent = self.unsent.borrow_mut();
+        while !unsent.is_empty() {
+            match ready!(self.poll_write(context, &unsent))? {
                 0 => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
-                written => rest.advance(written),
+                written => unsent.advance(written),
             }
         }
         Poll::Ready(Ok(()))
@@ -83,14 +83,14 @@ impl Line {
 
 impl Socket {
     pub(crate) fn new(stream: TcpStream) -> Self {
-        Self(Rc::new(Line { stream, is_clear: Cell::new(false), rest: RefCell::default() }))
+        Self(Rc::new(DirectWriter { stream, framework_idle: Cell::new(false), unsent: RefCell::default() }))
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {
         &self.0.stream
     }
 
-    pub(crate) fn line(&self) -> &Rc<Line> {
+    pub(crate) fn writer(&self) -> &Rc<DirectWriter> {
         &self.0
     }
 }
@@ -116,21 +116,21 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
-        self.0.is_clear.set(false);
-        ready!(self.0.poll_rest(context))?;
+        self.0.framework_idle.set(false);
+        ready!(self.0.poll_unsent(context))?;
         self.0.poll_write(context, bytes)
     }
 
     /// The framework calls this when its buffer is empty.
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        ready!(self.0.poll_rest(context))?;
-        self.0.is_clear.set(true);
+        ready!(self.0.poll_unsent(context))?;
+        self.0.framework_idle.set(true);
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        self.0.is_clear.set(false);
-        ready!(self.0.poll_rest(context))?;
+        self.0.framework_idle.set(false);
+        ready!(self.0.poll_unsent(context))?;
         socket2::SockRef::from(&self.0.stream).shutdown(std::net::Shutdown::Write)?;
         Poll::Ready(Ok(()))
     }

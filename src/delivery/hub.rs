@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
-use crate::delivery::relay::{Batch, Join, Published, Relay, Took};
-use crate::delivery::send_queue::Channel;
+use crate::delivery::relay::{Batch, HandoutTime, Published, RegisterHub, Relay};
+use crate::delivery::send_queue::SendQueue;
 use crate::domain::cursor::{Epoch, Revision};
 use crate::domain::feed::Feed;
 use crate::events::sse::{Chunk, Frames, event, id};
@@ -20,18 +20,18 @@ use crate::events::sse::{Chunk, Frames, event, id};
 const MAILBOX: usize = 256;
 
 /// Memory for batches that a session may still need which read from the database while they went out, in bytes.
-const REMEMBERED: usize = 1024 * 1024;
+const RECENT_BYTES: usize = 1024 * 1024;
 
 /// The least and the most time between two looks for quiet sessions.
 const TICK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(900));
 
 /// The ticks between two looks for clients that have gone in silence: until then only their channels are kept.
-const CLOSED: u64 = 16;
+const CLOSED_CHECK_TICKS: u64 = 16;
 
 /// The streams of one worker thread that are up to date.
 ///
 /// Shared on that thread by its hub, which brings the events, and its sessions, which enter when they have caught up.
-pub(crate) struct Audience {
+pub(crate) struct LiveSubscribers {
     epoch: Epoch,
     /// Everything up to here went out; `None` until the relay has said where it is.
     published: Option<Revision>,
@@ -39,31 +39,31 @@ pub(crate) struct Audience {
     recent: VecDeque<Arc<Batch>>,
     weight: usize,
     /// Whom to tell of what changes of a collection or more.
-    wide: HashMap<Feed, Vec<Live>>,
+    by_feed: HashMap<Feed, Vec<Subscriber>>,
     /// Whom to tell of one aggregate: looked up by what changed, not gone through.
-    single: HashMap<Feed, Vec<Live>>,
+    by_aggregate: HashMap<Feed, Vec<Subscriber>>,
     /// How often the hub has looked for quiet sessions.
     ticks: u64,
     stopping: bool,
 }
 
 /// A stream that is up to date.
-struct Live {
-    channel: Rc<Channel>,
+struct Subscriber {
+    channel: Rc<SendQueue>,
     /// The tick when it was last given something. It stands here and not in the channel, so that a look for quiet streams
     /// goes through these only: ten thousand channels are as many cache misses, which took 1.4 % of a core.
     active: u64,
 }
 
-impl Audience {
+impl LiveSubscribers {
     pub(crate) fn new(epoch: Epoch) -> Self {
         Self {
             epoch,
             published: None,
             recent: VecDeque::new(),
             weight: 0,
-            wide: HashMap::new(),
-            single: HashMap::new(),
+            by_feed: HashMap::new(),
+            by_aggregate: HashMap::new(),
             ticks: 0,
             stopping: false,
         }
@@ -75,13 +75,13 @@ impl Audience {
             self.park_all();
         }
         let ticks = self.ticks;
-        for (feed, channels) in &mut self.wide {
-            deliver(&batch, feed, channels, ticks);
+        for (feed, subscribers) in &mut self.by_feed {
+            deliver(&batch, feed, subscribers, ticks);
         }
-        if !self.single.is_empty() {
+        if !self.by_aggregate.is_empty() {
             for feed in batch.singles() {
-                if let Some(channels) = self.single.get_mut(&feed) {
-                    deliver(&batch, &feed, channels, ticks);
+                if let Some(subscribers) = self.by_aggregate.get_mut(&feed) {
+                    deliver(&batch, &feed, subscribers, ticks);
                 }
             }
         }
@@ -100,7 +100,7 @@ impl Audience {
         self.published = Some(batch.to);
         self.weight += batch.weight();
         self.recent.push_back(batch);
-        while self.weight > REMEMBERED && self.recent.len() > 1 {
+        while self.weight > RECENT_BYTES && self.recent.len() > 1 {
             self.weight -= self.recent.pop_front().map_or(0, |oldest| oldest.weight());
         }
     }
@@ -108,17 +108,17 @@ impl Audience {
     /// There is a gap: everybody has everything up to what was published before it, and reads on from there.
     fn park_all(&mut self) {
         let published = self.published.unwrap_or(Revision::ZERO);
-        for (_, channels) in self.wide.drain().chain(self.single.drain()) {
-            for Live { channel, .. } in channels {
-                channel.reach(published);
+        for (_, subscribers) in self.by_feed.drain().chain(self.by_aggregate.drain()) {
+            for Subscriber { channel, .. } in subscribers {
+                channel.advance_to(published);
                 channel.park();
             }
         }
     }
 
     /// Lets a session that has read up to its channel's mark go live, if what came since is remembered.
-    pub(crate) fn enter(&mut self, feed: Feed, channel: Rc<Channel>) {
-        let reached = self.recent.front().is_some_and(|oldest| channel.sent() >= oldest.from);
+    pub(crate) fn add(&mut self, feed: Feed, channel: Rc<SendQueue>) {
+        let reached = self.recent.front().is_some_and(|oldest| channel.sent_up_to() >= oldest.from);
         if self.stopping {
             return channel.end();
         }
@@ -129,24 +129,24 @@ impl Audience {
             if channel.is_full() {
                 return channel.park();
             }
-            if channel.sent() < batch.to {
+            if channel.sent_up_to() < batch.to {
                 send(batch, &batch.frames(&feed), &channel);
             }
         }
-        let group = if matches!(feed, Feed::Aggregate(..)) { &mut self.single } else { &mut self.wide };
-        group.entry(feed).or_default().push(Live { channel, active: self.ticks });
+        let group = if matches!(feed, Feed::Aggregate(..)) { &mut self.by_aggregate } else { &mut self.by_feed };
+        group.entry(feed).or_default().push(Subscriber { channel, active: self.ticks });
     }
 
     /// Says something to who has heard nothing for a while, and forgets who has gone.
     pub(crate) fn tick(&mut self, quiet: u64) {
         self.ticks += 1;
         let (ticks, published, epoch) = (self.ticks, self.published, &self.epoch);
-        let is_looking_for_closed = ticks.is_multiple_of(CLOSED);
+        let is_looking_for_closed = ticks.is_multiple_of(CLOSED_CHECK_TICKS);
         // No blank line after a comment: some clients would dispatch an empty message.
         let comment = Chunk::new(":\n");
-        for group in [&mut self.wide, &mut self.single] {
-            for (feed, channels) in group.iter_mut() {
-                channels.retain_mut(|Live { channel, active }| {
+        for group in [&mut self.by_feed, &mut self.by_aggregate] {
+            for (feed, subscribers) in group.iter_mut() {
+                subscribers.retain_mut(|Subscriber { channel, active }| {
                     let is_quiet = ticks - *active >= quiet;
                     if (is_quiet || is_looking_for_closed) && channel.is_closed() {
                         return false;
@@ -158,15 +158,15 @@ impl Audience {
                     true
                 });
             }
-            group.retain(|_, channels| !channels.is_empty());
+            group.retain(|_, subscribers| !subscribers.is_empty());
         }
     }
 
     /// Ends every stream that is up to date; the others end when they would enter.
     pub(crate) fn end(&mut self) {
         self.stopping = true;
-        for (feed, channels) in self.wide.drain().chain(self.single.drain()) {
-            for Live { channel, .. } in channels {
+        for (feed, subscribers) in self.by_feed.drain().chain(self.by_aggregate.drain()) {
+            for Subscriber { channel, .. } in subscribers {
                 if let Some(bookmark) = bookmark(&self.epoch, &feed, &channel, self.published) {
                     channel.send(&bookmark);
                 }
@@ -177,18 +177,18 @@ impl Audience {
 }
 
 /// Gives the events of a batch to the followers of a feed, but for those who do not keep up.
-fn deliver(batch: &Batch, feed: &Feed, channels: &mut Vec<Live>, ticks: u64) {
+fn deliver(batch: &Batch, feed: &Feed, subscribers: &mut Vec<Subscriber>, ticks: u64) {
     let frames = batch.frames(feed);
     if frames.is_empty() {
         return;
     }
-    channels.retain_mut(|Live { channel, active }| {
+    subscribers.retain_mut(|Subscriber { channel, active }| {
         // Its connection may be another response's by now.
         if channel.is_closed() {
             return false;
         }
         if channel.is_full() {
-            channel.reach(batch.from);
+            channel.advance_to(batch.from);
             channel.park();
             return false;
         }
@@ -200,38 +200,38 @@ fn deliver(batch: &Batch, feed: &Feed, channels: &mut Vec<Live>, ticks: u64) {
 }
 
 /// Adds what is new of a batch to a channel, if anything is (`true`).
-fn send(batch: &Batch, frames: &Frames, channel: &Channel) -> bool {
-    let new = frames.last().filter(|(named, _)| channel.sent() < *named);
+fn send(batch: &Batch, frames: &Frames, channel: &SendQueue) -> bool {
+    let new = frames.last().filter(|(named, _)| channel.sent_up_to() < *named);
     if let Some((named, presence)) = new {
-        if channel.sent() <= batch.from {
+        if channel.sent_up_to() <= batch.from {
             channel.send(frames.all());
         } else {
-            channel.push(frames.after(channel.sent()));
+            channel.push(frames.after(channel.sent_up_to()));
         }
-        channel.name(named, presence);
+        channel.set_last_id(named, presence);
     }
-    channel.reach(batch.to);
+    channel.advance_to(batch.to);
     new.is_some()
 }
 
 /// The id of all that a live channel was given, if its client does not know it yet, with a patch that changes nothing.
-fn bookmark(epoch: &Epoch, feed: &Feed, channel: &Channel, published: Option<Revision>) -> Option<Chunk> {
-    let reached = channel.sent().max(published?);
-    if channel.named() >= reached {
+fn bookmark(epoch: &Epoch, feed: &Feed, channel: &SendQueue, published: Option<Revision>) -> Option<Chunk> {
+    let reached = channel.sent_up_to().max(published?);
+    if channel.last_id() >= reached {
         return None;
     }
     let presence = channel.presence();
-    channel.name(reached, presence);
+    channel.set_last_id(reached, presence);
     Some(Chunk::new(&event(Some(id(epoch, reached)), feed.unchanged(presence).to_owned())))
 }
 
 /// Hands out events on one worker thread.
 pub(crate) struct Hub {
-    pub(crate) audience: Rc<RefCell<Audience>>,
+    pub(crate) subscribers: Rc<RefCell<LiveSubscribers>>,
     pub(crate) relay: Addr<Relay>,
     pub(crate) heartbeat: Duration,
     /// Read by the relay, which gives the worker time for other things.
-    pub(crate) took: Arc<Took>,
+    pub(crate) handout_time: Arc<HandoutTime>,
 }
 
 impl Actor for Hub {
@@ -241,8 +241,9 @@ impl Actor for Hub {
         ctx.set_mailbox_capacity(MAILBOX);
         let tick = (self.heartbeat / 16).clamp(TICK.0, TICK.1);
         let quiet = u64::try_from(self.heartbeat.as_nanos().div_ceil(tick.as_nanos())).unwrap_or(u64::MAX);
-        ctx.run_interval(tick, move |hub, _| hub.audience.borrow_mut().tick(quiet));
-        self.relay.do_send(Join { hub: ctx.address().recipient(), took: Arc::clone(&self.took) });
+        ctx.run_interval(tick, move |hub, _| hub.subscribers.borrow_mut().tick(quiet));
+        self.relay
+            .do_send(RegisterHub { hub: ctx.address().recipient(), handout_time: Arc::clone(&self.handout_time) });
     }
 }
 
@@ -250,24 +251,24 @@ impl Handler<Published> for Hub {
     type Result = ();
 
     fn handle(&mut self, Published { batch, at }: Published, _: &mut Self::Context) {
-        self.audience.borrow_mut().publish(batch);
+        self.subscribers.borrow_mut().publish(batch);
         // The subscribers were woken, and take their turns in order. Behind the last of them comes this.
-        let took = Arc::clone(&self.took);
-        actix_web::rt::spawn(async move { took.set(at.elapsed()) });
+        let handout_time = Arc::clone(&self.handout_time);
+        actix_web::rt::spawn(async move { handout_time.set(at.elapsed()) });
     }
 }
 
 /// End every stream, and let none begin.
-pub(crate) struct Goodbye;
+pub(crate) struct Shutdown;
 
-impl Message for Goodbye {
+impl Message for Shutdown {
     type Result = ();
 }
 
-impl Handler<Goodbye> for Hub {
+impl Handler<Shutdown> for Hub {
     type Result = ();
 
-    fn handle(&mut self, _: Goodbye, _: &mut Self::Context) {
-        self.audience.borrow_mut().end();
+    fn handle(&mut self, _: Shutdown, _: &mut Self::Context) {
+        self.subscribers.borrow_mut().end();
     }
 }

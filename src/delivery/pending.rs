@@ -9,28 +9,28 @@ use crate::storage::outbox::Change;
 use crate::write::aggregator::Committed;
 
 /// Memory for what waits, in bytes; beyond it, the rest is read from the outbox.
-const ROOM: usize = 256 * 1024;
+const MAX_BYTES: usize = 256 * 1024;
 
 /// Change events that follow upon what was published, without a gap.
 #[derive(Debug, Default)]
-pub(crate) struct Heard {
+pub(crate) struct PendingChanges {
     changes: Vec<Change>,
     weight: usize,
     /// They are all up to here; zero when nothing waits.
     to: Revision,
     /// There is more than was heard: the outbox has it.
-    is_incomplete: bool,
+    has_gap: bool,
 }
 
-impl Heard {
+impl PendingChanges {
     /// Takes what was committed, if it follows upon what was published and heard before.
-    pub(crate) fn hear(&mut self, published: Revision, registry: &Registry, committed: Committed) {
+    pub(crate) fn push(&mut self, published: Revision, registry: &Registry, committed: Committed) {
         let known = published.max(self.to);
         if committed.to <= known {
             return;
         }
-        if self.is_incomplete || committed.from != known || self.weight > ROOM {
-            self.is_incomplete = true;
+        if self.has_gap || committed.from != known || self.weight > MAX_BYTES {
+            self.has_gap = true;
             return;
         }
         let mut changes = committed.changes;
@@ -48,8 +48,8 @@ impl Heard {
     }
 
     /// Whether the outbox has to be read; it will be.
-    pub(crate) fn take_incomplete(&mut self) -> bool {
-        std::mem::take(&mut self.is_incomplete)
+    pub(crate) fn take_gap(&mut self) -> bool {
+        std::mem::take(&mut self.has_gap)
     }
 }
 

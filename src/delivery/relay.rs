@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
-use crate::delivery::pending::Heard;
+use crate::delivery::pending::PendingChanges;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::collection::Registry;
 use crate::domain::cursor::{Epoch, Revision};
@@ -17,8 +17,8 @@ use crate::domain::feed::Feed;
 use crate::events::sse::Frames;
 use crate::storage::connection::Database;
 use crate::storage::error::StoreError;
-use crate::storage::outbox::{Change, Pruned};
-use crate::storage::page::Room;
+use crate::storage::outbox::Change;
+use crate::storage::page::{PageLimit, Progress};
 use crate::storage::reader::Reader;
 use crate::storage::writer::Retained;
 use crate::write::aggregator::{Aggregator, Committed, Prune};
@@ -28,17 +28,17 @@ use crate::write::aggregator::{Aggregator, Committed, Prune};
 /// A delivery costs a write to a socket, several µs, however many events are in it: what counts is that writes are few
 /// and large. With 1,000 subscribers and 16 writers on two cores, 3.8 million events were delivered in a second and 3,800
 /// commands done, where publishing at once made 1.5 million and 1,500.
-const REST: u32 = 4;
+const IDLE_FACTOR: u32 = 4;
 
 /// The longest that an event waits for others, unless handing out takes more than half of it: then as long again.
-const LONGEST_WAIT: Duration = Duration::from_millis(20);
+const MAX_WAIT: Duration = Duration::from_millis(20);
 
 /// The least time between two publications: each wakes every worker. After quiet nothing waits.
-const SHORTEST_WAIT: Duration = Duration::from_millis(2);
+const MIN_WAIT: Duration = Duration::from_millis(2);
 
 /// How often projections in the background are told that there is something. What a step costs hardly depends on how much
 /// it takes: told of each commit, three projections had a lone writer wait for a processor twice as long as for the disk.
-const TELLING: Duration = Duration::from_millis(20);
+const NOTIFY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Batches of the aggregator that may wait.
 const MAILBOX: usize = 256;
@@ -58,21 +58,21 @@ pub(crate) struct Relay {
     /// Everything up to here was published.
     pub(crate) last: Revision,
     /// What comes next, as far as it was heard.
-    pub(crate) heard: Heard,
+    pub(crate) pending: PendingChanges,
     /// The workers' hubs.
-    pub(crate) hubs: Vec<Join>,
+    pub(crate) hubs: Vec<RegisterHub>,
     /// How many revisions were last published together.
-    pub(crate) together: u32,
+    pub(crate) last_batch_revisions: u32,
     /// When that was.
     pub(crate) published: Option<Instant>,
     /// A timer is set, by which everything will be published.
-    pub(crate) is_due: bool,
+    pub(crate) publish_scheduled: bool,
     /// Who keeps a projection.
-    pub(crate) projectors: Vec<Recipient<Advanced>>,
+    pub(crate) projectors: Vec<Recipient<NewEvents>>,
     /// When they were last told that there is something.
-    pub(crate) told: Option<Instant>,
+    pub(crate) last_notified: Option<Instant>,
     /// A timer is set, by which they will be told.
-    pub(crate) is_telling: bool,
+    pub(crate) notify_scheduled: bool,
     /// Batches that no worker gets.
     #[cfg(feature = "test-hooks")]
     pub(crate) lose: usize,
@@ -82,35 +82,36 @@ impl Relay {
     /// Publishes at once after a while of quiet. Under load the next publication waits until the workers have rested from
     /// the last one, the longer the more events it had: one alone only waits until they are done with it.
     fn publish_soon(&mut self, ctx: &mut Context<Self>) {
-        if self.is_due {
+        if self.publish_scheduled {
             return;
         }
-        let took = self.hubs.iter().map(|hub| hub.took.get()).max().unwrap_or_default();
-        let pause = (took * REST.min(self.together)).clamp(SHORTEST_WAIT, LONGEST_WAIT.max(2 * took));
+        let handout_time = self.hubs.iter().map(|hub| hub.handout_time.get()).max().unwrap_or_default();
+        let pause =
+            (handout_time * IDLE_FACTOR.min(self.last_batch_revisions)).clamp(MIN_WAIT, MAX_WAIT.max(2 * handout_time));
         let wait = self.published.map_or(Duration::ZERO, |last| pause.saturating_sub(last.elapsed()));
         if wait.is_zero() {
-            return self.publish_heard();
+            return self.publish_pending();
         }
-        self.is_due = true;
+        self.publish_scheduled = true;
         ctx.run_later(wait, |relay, _| {
-            relay.is_due = false;
-            relay.publish_heard();
+            relay.publish_scheduled = false;
+            relay.publish_pending();
         });
     }
 
     /// Publishes what the aggregator said; the outbox is read for the rest, if that was not all.
-    fn publish_heard(&mut self) {
-        if let Some((changes, to)) = self.heard.take() {
+    fn publish_pending(&mut self) {
+        if let Some((changes, to)) = self.pending.take() {
             self.publish(changes, to);
         }
-        if self.heard.take_incomplete() {
+        if self.pending.take_gap() {
             self.poll();
         }
     }
 
     /// Publishes everything that is in the outbox by now.
     fn poll(&mut self) {
-        drop(self.heard.take());
+        drop(self.pending.take());
         loop {
             match self.next_page() {
                 Ok(Some((changes, to, more))) => {
@@ -138,7 +139,7 @@ impl Relay {
         let (horizon, read) = reader.view(|view| {
             let horizon = view.horizon()?;
             let after = self.last.max(horizon.pruned);
-            Ok((horizon, view.changes(&Feed::Everything(None), after, horizon.current, Room::PAGE)?))
+            Ok((horizon, view.changes(&Feed::Everything(None), after, horizon.current, PageLimit::PAGE)?))
         })?;
         // Pruned before it was published: those who are behind notice the gap and read on from the database.
         self.last = self.last.max(horizon.pruned);
@@ -146,7 +147,7 @@ impl Relay {
     }
 
     fn publish(&mut self, changes: Vec<Change>, to: Revision) {
-        let together = to.number() - self.last.number();
+        let last_batch_revisions = to.number() - self.last.number();
         let batch = Arc::new(Batch::new(self.last, to, changes, self.epoch.clone(), Arc::clone(&self.registry)));
         self.last = to;
         #[cfg(feature = "test-hooks")]
@@ -159,9 +160,9 @@ impl Relay {
         let now = Instant::now();
         if batch.from < batch.to {
             self.published = Some(now);
-            self.together = u32::try_from(together).unwrap_or(u32::MAX);
+            self.last_batch_revisions = u32::try_from(last_batch_revisions).unwrap_or(u32::MAX);
         }
-        self.hubs.retain(|Join { hub, .. }| {
+        self.hubs.retain(|RegisterHub { hub, .. }| {
             let published = Published { batch: Arc::clone(&batch), at: now };
             !matches!(hub.try_send(published), Err(SendError::Closed(_)))
         });
@@ -170,25 +171,27 @@ impl Relay {
 
 impl Relay {
     /// Tells the projections that there is something: at once after a while of quiet.
-    fn tell_soon(&mut self, ctx: &mut Context<Self>) {
-        if self.is_telling {
+    fn schedule_notify(&mut self, ctx: &mut Context<Self>) {
+        if self.notify_scheduled {
             return;
         }
-        let wait = self.told.map_or(Duration::ZERO, |told| TELLING.saturating_sub(told.elapsed()));
+        let wait = self
+            .last_notified
+            .map_or(Duration::ZERO, |last_notified| NOTIFY_INTERVAL.saturating_sub(last_notified.elapsed()));
         if wait.is_zero() {
-            return self.tell();
+            return self.notify();
         }
-        self.is_telling = true;
+        self.notify_scheduled = true;
         ctx.run_later(wait, |relay, _| {
-            relay.is_telling = false;
-            relay.tell();
+            relay.notify_scheduled = false;
+            relay.notify();
         });
     }
 
-    fn tell(&mut self) {
-        self.told = Some(Instant::now());
+    fn notify(&mut self) {
+        self.last_notified = Some(Instant::now());
         // One that has not listened yet need not be told twice.
-        self.projectors.retain(|projector| !matches!(projector.try_send(Advanced), Err(SendError::Closed(_))));
+        self.projectors.retain(|projector| !matches!(projector.try_send(NewEvents), Err(SendError::Closed(_))));
     }
 }
 
@@ -220,7 +223,7 @@ pub(crate) struct Retention {
 impl Retention {
     /// What is retained at this time.
     pub(crate) fn at(&self, now: Timestamp) -> Retained {
-        Retained { events: now.before(self.events), keep: self.keep, tombstones: now.before(self.tombstones) }
+        Retained { events: now.minus(self.events), keep: self.keep, tombstones: now.minus(self.tombstones) }
     }
 }
 
@@ -228,9 +231,9 @@ impl Retention {
 pub(crate) async fn prune(aggregator: &Addr<Aggregator>, retained: Retained) {
     loop {
         match aggregator.send(Prune(retained)).await {
-            Ok(Ok(Pruned::Some)) => {}
+            Ok(Ok(Progress::More)) => {}
             Ok(Err(error)) => return log::error!("the outbox was not pruned: {error}"),
-            Ok(Ok(Pruned::All)) | Err(_) => return,
+            Ok(Ok(Progress::Done)) | Err(_) => return,
         }
     }
 }
@@ -297,50 +300,50 @@ impl Handler<Committed> for Relay {
     fn handle(&mut self, committed: Committed, ctx: &mut Self::Context) {
         // Another poll may have published it already.
         if committed.to > self.last {
-            self.heard.hear(self.last, &self.registry, committed);
+            self.pending.push(self.last, &self.registry, committed);
             self.publish_soon(ctx);
         }
-        self.tell_soon(ctx);
+        self.schedule_notify(ctx);
     }
 }
 
 /// There is something new.
-pub(crate) struct Advanced;
+pub(crate) struct NewEvents;
 
-impl Message for Advanced {
+impl Message for NewEvents {
     type Result = ();
 }
 
 /// Tell this projector that there is something, whenever there is.
-pub(crate) struct Wake(pub(crate) Recipient<Advanced>);
+pub(crate) struct RegisterProjector(pub(crate) Recipient<NewEvents>);
 
-impl Message for Wake {
+impl Message for RegisterProjector {
     type Result = ();
 }
 
-impl Handler<Wake> for Relay {
+impl Handler<RegisterProjector> for Relay {
     type Result = ();
 
-    fn handle(&mut self, Wake(projector): Wake, _: &mut Self::Context) {
+    fn handle(&mut self, RegisterProjector(projector): RegisterProjector, _: &mut Self::Context) {
         self.projectors.push(projector);
     }
 }
 
 /// Tell this hub of everything from now on.
-pub(crate) struct Join {
+pub(crate) struct RegisterHub {
     pub(crate) hub: Recipient<Published>,
     /// How long it took to hand out what it was last told.
-    pub(crate) took: Arc<Took>,
+    pub(crate) handout_time: Arc<HandoutTime>,
 }
 
-impl Message for Join {
+impl Message for RegisterHub {
     type Result = ();
 }
 
-impl Handler<Join> for Relay {
+impl Handler<RegisterHub> for Relay {
     type Result = ();
 
-    fn handle(&mut self, join: Join, _: &mut Self::Context) {
+    fn handle(&mut self, join: RegisterHub, _: &mut Self::Context) {
         // An empty batch tells it where it joined.
         let here = Batch::new(self.last, self.last, Vec::new(), self.epoch.clone(), Arc::clone(&self.registry));
         join.hub.do_send(Published { batch: Arc::new(here), at: Instant::now() });
@@ -350,11 +353,11 @@ impl Handler<Join> for Relay {
 
 /// How long a worker took for a batch, from its publication until the last of its subscribers had its turn.
 #[derive(Debug, Default)]
-pub(crate) struct Took(AtomicU64);
+pub(crate) struct HandoutTime(AtomicU64);
 
-impl Took {
-    pub(crate) fn set(&self, took: Duration) {
-        self.0.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+impl HandoutTime {
+    pub(crate) fn set(&self, handout_time: Duration) {
+        self.0.store(u64::try_from(handout_time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     fn get(&self) -> Duration {

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use actix_web::web::Bytes;
 
-use crate::delivery::direct_write::{Line, Written};
+use crate::delivery::direct_write::{DirectWriter, WriteOutcome};
 use crate::domain::cursor::Revision;
 use crate::domain::feed::Presence;
 use crate::events::sse::Chunk;
@@ -23,20 +23,20 @@ const PIECE: usize = 32 * 1024;
 
 /// The sending side of one response.
 #[derive(Debug, Default)]
-pub(crate) struct Channel {
+pub(crate) struct SendQueue {
     queue: RefCell<VecDeque<Bytes>>,
     /// The bytes in `queue`.
     bytes: Cell<usize>,
     waker: RefCell<Option<Waker>>,
     /// Where the hub may write beside the body; none where chunks are not what the client expects.
-    line: RefCell<Option<Rc<Line>>>,
+    writer: RefCell<Option<Rc<DirectWriter>>>,
     /// Bytes that may wait; one chunk more when they do.
     bound: usize,
     /// Everything up to here was put into the queue, or did not concern the feed. While it is live, so is everything
     /// that its hub has published.
-    sent: Cell<Revision>,
+    sent_up_to: Cell<Revision>,
     /// The revision of the last id that was put into the queue.
-    named: Cell<Revision>,
+    last_id: Cell<Revision>,
     /// Whether the aggregate of the feed is there.
     presence: Cell<Presence>,
     /// The client is behind the hub: its session has to read on from the database as soon as there is room.
@@ -49,7 +49,7 @@ pub(crate) struct Channel {
 
 /// What the response body finds in a channel.
 #[derive(Debug)]
-pub(crate) enum Next {
+pub(crate) enum QueueItem {
     /// To be sent.
     Chunk(Bytes),
     /// There is room: the session should read on.
@@ -58,24 +58,24 @@ pub(crate) enum Next {
     End,
 }
 
-impl Channel {
+impl SendQueue {
     pub(crate) fn new(bound: usize) -> Rc<Self> {
         Rc::new(Self { bound, ..Self::default() })
     }
 
     /// From now on what is sent may go to this line, once the queue is empty.
-    pub(crate) fn connect(&self, line: Option<Rc<Line>>) {
-        *self.line.borrow_mut() = line;
+    pub(crate) fn connect(&self, writer: Option<Rc<DirectWriter>>) {
+        *self.writer.borrow_mut() = writer;
     }
 
     /// Sends a chunk: at once, if nothing is before it on its way to the client, or by way of the queue.
     pub(crate) fn send(&self, chunk: &Chunk) {
-        let line = self.line.borrow();
+        let writer = self.writer.borrow();
         let is_next = self.queue.borrow().is_empty();
-        match line.as_ref().filter(|_| is_next).map_or(Written::Nothing, |line| line.write(chunk.framed())) {
-            Written::All => {}
-            Written::Part => self.wake(),
-            Written::Nothing => self.push(chunk.content()),
+        match writer.as_ref().filter(|_| is_next).map_or(WriteOutcome::Nothing, |writer| writer.write(chunk.framed())) {
+            WriteOutcome::All => {}
+            WriteOutcome::Part => self.wake(),
+            WriteOutcome::Nothing => self.push(chunk.content()),
         }
     }
 
@@ -88,22 +88,22 @@ impl Channel {
         }
     }
 
-    pub(crate) fn sent(&self) -> Revision {
-        self.sent.get()
+    pub(crate) fn sent_up_to(&self) -> Revision {
+        self.sent_up_to.get()
     }
 
     /// What was put in brings the client up to here.
-    pub(crate) fn reach(&self, sent: Revision) {
-        self.sent.set(self.sent.get().max(sent));
+    pub(crate) fn advance_to(&self, sent: Revision) {
+        self.sent_up_to.set(self.sent_up_to.get().max(sent));
     }
 
-    pub(crate) fn named(&self) -> Revision {
-        self.named.get()
+    pub(crate) fn last_id(&self) -> Revision {
+        self.last_id.get()
     }
 
     /// The last id that was put in named this revision, after which an aggregate is there or not.
-    pub(crate) fn name(&self, revision: Revision, presence: Presence) {
-        self.named.set(revision);
+    pub(crate) fn set_last_id(&self, revision: Revision, presence: Presence) {
+        self.last_id.set(revision);
         self.presence.set(presence);
     }
 
@@ -140,11 +140,11 @@ impl Channel {
     }
 
     /// The next thing for the response body.
-    pub(crate) fn poll_next(&self, context: &Context<'_>) -> Poll<Next> {
+    pub(crate) fn poll_next(&self, context: &Context<'_>) -> Poll<QueueItem> {
         if self.parked.get() && !self.ended.get() && self.bytes.get() < LOW_WATER.min(self.bound) {
             // Said once: what the session reads goes live in the end, or is parked again.
             self.parked.set(false);
-            return Poll::Ready(Next::Room);
+            return Poll::Ready(QueueItem::Room);
         }
         let mut queue = self.queue.borrow_mut();
         if let Some(first) = queue.front_mut() {
@@ -157,10 +157,10 @@ impl Channel {
                 *queue = VecDeque::new();
             }
             self.bytes.set(self.bytes.get() - piece.len());
-            return Poll::Ready(Next::Chunk(piece));
+            return Poll::Ready(QueueItem::Chunk(piece));
         }
         if self.ended.get() {
-            return Poll::Ready(Next::End);
+            return Poll::Ready(QueueItem::End);
         }
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_for_a_client_that_has_gone() {
-        let (bytes, channel) = (Arc::from([0; 100]), Channel::new(1000));
+        let (bytes, channel) = (Arc::from([0; 100]), SendQueue::new(1000));
         let push = || channel.push(Bytes::from_owner(Owned(Arc::clone(&bytes))));
         push();
         push();

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Counts the streams that are open.
 #[derive(Debug)]
-pub(crate) struct Admission {
-    most: usize,
-    most_per_address: usize,
+pub(crate) struct StreamLimiter {
+    max: usize,
+    max_per_address: usize,
     open: Mutex<Open>,
 }
 
@@ -20,28 +20,28 @@ struct Open {
 
 /// A stream that was let in; when it is dropped, there is room for another.
 #[derive(Debug)]
-pub(crate) struct Ticket {
-    admission: Arc<Admission>,
+pub(crate) struct Permit {
+    stream_limiter: Arc<StreamLimiter>,
     address: Option<IpAddr>,
 }
 
-impl Admission {
-    pub(crate) fn new(most: usize, most_per_address: usize) -> Arc<Self> {
-        Arc::new(Self { most, most_per_address, open: Mutex::default() })
+impl StreamLimiter {
+    pub(crate) fn new(max: usize, max_per_address: usize) -> Arc<Self> {
+        Arc::new(Self { max, max_per_address, open: Mutex::default() })
     }
 
     /// Lets one more stream in, if there is room.
-    pub(crate) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Ticket> {
+    pub(crate) fn try_acquire(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Permit> {
         let mut open = self.open();
         let here = address.map_or(0, |address| open.by_address.get(&address).copied().unwrap_or(0));
-        if open.all >= self.most || here >= self.most_per_address {
+        if open.all >= self.max || here >= self.max_per_address {
             return None;
         }
         open.all += 1;
         if let Some(address) = address {
             open.by_address.insert(address, here + 1);
         }
-        Some(Ticket { admission: Arc::clone(self), address })
+        Some(Permit { stream_limiter: Arc::clone(self), address })
     }
 
     /// The streams that are open.
@@ -55,9 +55,9 @@ impl Admission {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for Permit {
     fn drop(&mut self) {
-        let mut open = self.admission.open();
+        let mut open = self.stream_limiter.open();
         open.all -= 1;
         let Some(address) = self.address else { return };
         match open.by_address.get_mut(&address) {
@@ -73,15 +73,15 @@ mod tests {
 
     #[test]
     fn there_is_room_again_for_each_that_goes() {
-        let admission = Admission::new(3, 2);
+        let stream_limiter = StreamLimiter::new(3, 2);
         let (one, other) = (Some(IpAddr::from([127, 0, 0, 1])), Some(IpAddr::from([127, 0, 0, 2])));
-        let first = admission.admit(one).unwrap();
-        let _second = admission.admit(one).unwrap();
-        assert!(admission.admit(one).is_none(), "two of one address");
-        let _third = admission.admit(other).unwrap();
-        assert!(admission.admit(other).is_none(), "three in all");
+        let first = stream_limiter.try_acquire(one).unwrap();
+        let _second = stream_limiter.try_acquire(one).unwrap();
+        assert!(stream_limiter.try_acquire(one).is_none(), "two of one address");
+        let _third = stream_limiter.try_acquire(other).unwrap();
+        assert!(stream_limiter.try_acquire(other).is_none(), "three in all");
         drop(first);
-        assert_eq!(admission.count(), 2);
-        assert!(admission.admit(one).is_some());
+        assert_eq!(stream_limiter.count(), 2);
+        assert!(stream_limiter.try_acquire(one).is_some());
     }
 }

@@ -35,7 +35,7 @@ impl Timestamp {
     }
 
     /// This much earlier.
-    pub(crate) fn before(self, age: Duration) -> Self {
+    pub(crate) fn minus(self, age: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)))
     }
 }

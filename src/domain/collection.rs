@@ -12,7 +12,7 @@ mod registry;
 pub use derived::Derived;
 pub use document::Document;
 pub use event_sourced::{BusinessRule, EventSourced, Root};
-pub(crate) use event_sourced_erased::{Broken, Fold, Journaled, decode_event, handle, recorded};
+pub(crate) use event_sourced_erased::{ErasedDomainError, Fold, Journaled, decode_event, handle, recorded};
 pub use registry::InvalidRegistration;
 pub(crate) use registry::{CollectionId, Registry};
 
@@ -27,7 +27,7 @@ use serde_json::Value;
 
 use crate::domain::clock::Timestamp;
 use crate::domain::cursor::{Revision, Version};
-use crate::domain::json::Invalid;
+use crate::domain::json::ValidationError;
 use crate::domain::key::Key;
 use crate::domain::merge_patch;
 use crate::domain::precondition::Precondition;
@@ -52,10 +52,10 @@ pub(crate) trait Collection: Send + Sync {
     fn keys(&self) -> Keys;
 
     /// Checks what a client sent, on the client's thread, as far as that goes without the current state.
-    fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, Invalid>;
+    fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, ValidationError>;
 
     /// What becomes of the aggregate. Pure: refusing is answering, and leaves nothing behind.
-    fn decide(&self, at: At<'_>, before: Option<&Body>, change: Change) -> Result<Decision, Refusal>;
+    fn decide(&self, at: At<'_>, before: Option<&Body>, change: Change) -> Result<Decision, Rejection>;
 
     /// How it follows from another collection, if it does: then clients only read it.
     fn derivation(&self) -> Option<&dyn Derivation>;
@@ -66,7 +66,7 @@ pub(crate) trait Collection: Send + Sync {
     /// The number of the rule by which it follows from something else; 0 if it does not.
     fn rule(&self) -> i64 {
         let derived = self.derivation().map(Derivation::version);
-        derived.or(self.journaled().map(Journaled::fold_version)).unwrap_or(0)
+        derived.or(self.journaled().map(Journaled::state_version)).unwrap_or(0)
     }
 }
 
@@ -83,13 +83,13 @@ pub enum Keys {
 
 impl Keys {
     /// Checks a key that a client chose for a new aggregate.
-    pub(crate) fn check(self, chosen: &Key) -> Result<(), Invalid> {
+    pub(crate) fn check(self, chosen: &Key) -> Result<(), ValidationError> {
         let why = match self {
             Self::Uuid if !chosen.is_uuid() => "is no uuid in lower case, such as 0193a5b0-7b2c-7def-8000-123456789abc",
             Self::Sequence => "cannot be chosen: keys are numbers that the service gives",
             Self::Uuid | Self::Text => return Ok(()),
         };
-        Err(Invalid::new("", format!("the key {chosen:?} {why}")))
+        Err(ValidationError::new("", format!("the key {chosen:?} {why}")))
     }
 }
 
@@ -130,7 +130,7 @@ pub(crate) trait Derivation: Send + Sync {
     fn version(&self) -> i64;
 
     /// The aggregates that a change of one source touches: the one it leaves and the one it joins.
-    fn touched(&self, before: Option<&Body>, after: Option<&Body>) -> Result<Vec<Key>, Corrupt>;
+    fn touched(&self, before: Option<&Body>, after: Option<&Body>) -> Result<Vec<Key>, CorruptState>;
 
     /// One touched aggregate after the source's change; `None` when nothing is left of it.
     fn derive(
@@ -139,7 +139,7 @@ pub(crate) trait Derivation: Send + Sync {
         row: Option<&Body>,
         before: Option<&Body>,
         after: Option<&Body>,
-    ) -> Result<Option<Body>, Corrupt>;
+    ) -> Result<Option<Body>, CorruptState>;
 }
 
 /// How a client says that it wants an aggregate written.
@@ -170,14 +170,14 @@ pub(crate) enum Change {
     Handle {
         command: Box<dyn Any + Send>,
         /// Whether it is for an aggregate that is not there yet.
-        opens: bool,
+        creates: bool,
     },
 }
 
 impl Change {
     /// Whether it is for an aggregate that is not there yet.
-    pub(crate) fn opens(&self) -> bool {
-        matches!(self, Self::Create(_) | Self::Handle { opens: true, .. })
+    pub(crate) fn creates(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Handle { creates: true, .. })
     }
 }
 
@@ -193,39 +193,39 @@ pub(crate) struct Command {
 
 /// Why a command was not done.
 #[derive(Debug)]
-pub(crate) enum Refusal {
+pub(crate) enum Rejection {
     /// There is no aggregate with this key.
     NotFound,
     /// The outcome would not be an aggregate of this collection.
-    Invalid(Invalid),
+    Invalid(ValidationError),
     /// It would break a rule of the business.
-    Broken(Box<dyn Broken>),
+    RuleBroken(Box<dyn ErasedDomainError>),
     /// The client expected another state; that of now last changed at this revision, or is not there.
-    Unexpected(Option<Revision>),
+    PreconditionFailed(Option<Revision>),
     /// The stored state cannot be read; the command stops rather than guess.
-    Corrupt(Corrupt),
+    Corrupt(CorruptState),
     /// The collection's own code panicked; the panic is in the log.
     Panicked,
 }
 
 /// A stored body that its type does not read any more.
 #[derive(Debug)]
-pub(crate) struct Corrupt(String);
+pub(crate) struct CorruptState(String);
 
-impl Corrupt {
+impl CorruptState {
     pub(crate) fn new(why: impl Into<String>) -> Self {
         Self(why.into())
     }
 }
 
-impl fmt::Display for Corrupt {
+impl fmt::Display for CorruptState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl From<Corrupt> for Refusal {
-    fn from(corrupt: Corrupt) -> Self {
+impl From<CorruptState> for Rejection {
+    fn from(corrupt: CorruptState) -> Self {
         Self::Corrupt(corrupt)
     }
 }
@@ -238,7 +238,7 @@ pub(crate) struct Body(Arc<str>);
 
 impl Body {
     /// A body as it was stored.
-    pub(crate) fn stored(text: String) -> Self {
+    pub(crate) fn from_db(text: String) -> Self {
         Self(text.into())
     }
 
@@ -247,32 +247,32 @@ impl Body {
     }
 
     /// The JSON text of an aggregate, null members left out.
-    fn encode<T: Serialize>(aggregate: &T) -> Result<Self, Invalid> {
-        let unreadable = |error: serde_json::Error| Invalid::new("", error.to_string());
+    fn encode<T: Serialize>(aggregate: &T) -> Result<Self, ValidationError> {
+        let unreadable = |error: serde_json::Error| ValidationError::new("", error.to_string());
         let text = serde_json::to_string(aggregate).map_err(unreadable)?;
         if !text.contains("null") {
             return Ok(Self(text.into()));
         }
         let mut value: Value = serde_json::from_str(&text).map_err(unreadable)?;
-        merge_patch::absent_nulls(&mut value)
-            .map_err(|path| Invalid::new(path, "is null, which no element of an array can be"))?;
+        merge_patch::strip_nulls(&mut value)
+            .map_err(|path| ValidationError::new(path, "is null, which no element of an array can be"))?;
         Ok(Self(value.to_string().into()))
     }
 
     /// The typed aggregate.
-    pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, Corrupt> {
+    pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, CorruptState> {
         serde_json::from_str(&self.0)
-            .map_err(|error| Corrupt(format!("a stored body is no {}: {error}", std::any::type_name::<T>())))
+            .map_err(|error| CorruptState(format!("a stored body is no {}: {error}", std::any::type_name::<T>())))
     }
 
     /// The aggregate as untyped JSON.
-    pub(crate) fn value(&self) -> Result<Value, Corrupt> {
+    pub(crate) fn value(&self) -> Result<Value, CorruptState> {
         self.decode()
     }
 }
 
 /// The merge patch from one state of an aggregate to another, as JSON text; `None` when they are the same.
-pub(crate) fn patch(before: Option<&Body>, after: Option<&Body>) -> Result<Option<String>, Corrupt> {
+pub(crate) fn patch(before: Option<&Body>, after: Option<&Body>) -> Result<Option<String>, CorruptState> {
     Ok(match (before, after) {
         (None, None) => None,
         (Some(_), None) => Some("null".to_owned()),
@@ -285,9 +285,9 @@ pub(crate) fn patch(before: Option<&Body>, after: Option<&Body>) -> Result<Optio
 }
 
 /// Runs a collection's own code, which may panic: that is its command's failure, not its neighbours'.
-pub(crate) fn guarded<T>(decide: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
+pub(crate) fn catch_panic<T>(decide: impl FnOnce() -> Result<T, Rejection>) -> Result<T, Rejection> {
     // Nothing that outlives the panic was changed: the code inside is given shared references only.
-    catch_unwind(AssertUnwindSafe(decide)).unwrap_or(Err(Refusal::Panicked))
+    catch_unwind(AssertUnwindSafe(decide)).unwrap_or(Err(Rejection::Panicked))
 }
 
 #[cfg(test)]

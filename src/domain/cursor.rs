@@ -46,7 +46,7 @@ macro_rules! counted {
             pub(crate) const ZERO: Self = Self(0);
 
             /// The number as the database holds it.
-            pub(crate) const fn stored(number: i64) -> Self {
+            pub(crate) const fn from_raw(number: i64) -> Self {
                 Self(number)
             }
 
@@ -76,11 +76,11 @@ counted!(JournalPosition);
 /// The last revision that anybody was shown. A commit can be read a moment before its writer knows that it is done, and who
 /// saw a revision must not be told later that nothing has changed since an earlier one.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Seen(Arc<AtomicI64>);
+pub(crate) struct HighWaterMark(Arc<AtomicI64>);
 
-impl Seen {
+impl HighWaterMark {
     /// Somebody is about to be shown this.
-    pub(crate) fn see(&self, revision: Revision) {
+    pub(crate) fn observe(&self, revision: Revision) {
         self.0.fetch_max(revision.0, Ordering::AcqRel);
     }
 
@@ -182,7 +182,7 @@ impl FromStr for Cursor {
 
 /// Everything in a request that can say where to start. An empty value is as if absent.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Presented<'a> {
+pub(crate) struct CursorParams<'a> {
     /// The header `Last-Event-ID`: bytes, since a client sends back whatever another server once gave it.
     pub(crate) last_event_id: Option<&'a [u8]>,
     /// The query's `lastEventId`; the last one, if there are several.
@@ -197,7 +197,7 @@ pub(crate) struct Presented<'a> {
     pub(crate) epoch_query: Option<&'a str>,
 }
 
-impl Presented<'_> {
+impl CursorParams<'_> {
     /// The cursor that the first of these gives, in the order of the fields.
     ///
     /// # Errors
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn the_first_place_that_says_something_counts() {
-        let mut presented = Presented { revision_query: Some("5"), ..Presented::default() };
+        let mut presented = CursorParams { revision_query: Some("5"), ..CursorParams::default() };
         assert_eq!(presented.cursor(), Ok(after(None, 4)));
         presented.epoch_query = Some("4f9c21aa");
         assert_eq!(presented.cursor(), Ok(after(Some("4f9c21aa"), 4)));
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn an_empty_value_is_as_if_absent() {
-        let presented = Presented {
+        let presented = CursorParams {
             last_event_id: Some(b""),
             last_event_id_query: Some(""),
             revision: Some(""),
@@ -265,33 +265,39 @@ mod tests {
             epoch_query: Some(""),
         };
         assert_eq!(presented.cursor(), Ok(after(None, 1)));
-        assert_eq!(Presented::default().cursor(), Ok(after(None, 0)));
+        assert_eq!(CursorParams::default().cursor(), Ok(after(None, 0)));
     }
 
     #[test]
     fn revision_zero_counts_as_one() {
-        assert_eq!(Presented { revision: Some("0"), ..Presented::default() }.cursor(), Ok(after(None, 0)));
-        assert_eq!(Presented { revision: Some("1"), ..Presented::default() }.cursor(), Ok(after(None, 0)));
+        assert_eq!(CursorParams { revision: Some("0"), ..CursorParams::default() }.cursor(), Ok(after(None, 0)));
+        assert_eq!(CursorParams { revision: Some("1"), ..CursorParams::default() }.cursor(), Ok(after(None, 0)));
     }
 
     #[test]
     fn a_malformed_revision_is_named_and_a_malformed_id_is_foreign() {
         for text in ["x", "-1", "+1", "1.5", " 1", "9223372036854775808"] {
-            assert_eq!(Presented { revision: Some(text), ..Presented::default() }.cursor(), Err("X-Revision"));
-            assert_eq!(Presented { revision_query: Some(text), ..Presented::default() }.cursor(), Err("revision"));
+            assert_eq!(CursorParams { revision: Some(text), ..CursorParams::default() }.cursor(), Err("X-Revision"));
+            assert_eq!(
+                CursorParams { revision_query: Some(text), ..CursorParams::default() }.cursor(),
+                Err("revision")
+            );
         }
-        let short = Presented { revision: Some("1"), epoch: Some("short"), ..Presented::default() };
+        let short = CursorParams { revision: Some("1"), epoch: Some("short"), ..CursorParams::default() };
         assert_eq!(short.cursor(), Err("X-Epoch"));
         for id in ["8", "4f9c21aa", "4f9c21aa.", "4f9c21aa.x", "4F9C21AA.1", "4f9c21aa.1.whole", "4f9c21aa.1.partial."]
         {
             assert_eq!(
-                Presented { last_event_id: Some(id.as_bytes()), ..Presented::default() }.cursor(),
+                CursorParams { last_event_id: Some(id.as_bytes()), ..CursorParams::default() }.cursor(),
                 Ok(Cursor::Foreign)
             );
         }
-        let query = Presented { last_event_id_query: Some("undefined.undefined"), ..Presented::default() };
+        let query = CursorParams { last_event_id_query: Some("undefined.undefined"), ..CursorParams::default() };
         assert_eq!(query.cursor(), Err("lastEventId"));
-        assert_eq!(Presented { last_event_id: Some(b"\xff"), ..Presented::default() }.cursor(), Ok(Cursor::Foreign));
+        assert_eq!(
+            CursorParams { last_event_id: Some(b"\xff"), ..CursorParams::default() }.cursor(),
+            Ok(Cursor::Foreign)
+        );
     }
 
     #[test]

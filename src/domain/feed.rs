@@ -108,8 +108,8 @@ impl Feed {
     }
 
     /// The patch that changes nothing, where the state is as it is.
-    pub(crate) fn unchanged(&self, is_there: Presence) -> &'static str {
-        match (self, is_there) {
+    pub(crate) fn unchanged(&self, exists: Presence) -> &'static str {
+        match (self, exists) {
             (Self::Aggregate(..), Presence::Absent) => "null",
             _ => "{}",
         }
@@ -186,7 +186,7 @@ mod tests {
     }
 
     fn patch(feed: &Feed, registry: &Registry, changes: &[(&str, &str, &str)]) -> Option<String> {
-        let keys: Vec<_> = changes.iter().map(|(_, key, _)| Key::stored(key)).collect();
+        let keys: Vec<_> = changes.iter().map(|(_, key, _)| Key::from_db(key)).collect();
         let members = changes.iter().zip(&keys).map(|((collection, _, patch), key)| Member {
             collection: registry.id(collection).unwrap(),
             key: key.as_str(),
@@ -205,7 +205,7 @@ mod tests {
             ("persons", "1", r#"{"city":"Oslo"}"#),
         ];
         let of = |feed: Feed| patch(&feed, &registry, &moved);
-        let (rome, oslo) = (Key::stored("Rome"), Key::stored("Oslo"));
+        let (rome, oslo) = (Key::from_db("Rome"), Key::from_db("Oslo"));
         assert_eq!(
             of(Feed::Everything(None)).unwrap(),
             r#"{"persons":{"1":{"city":"Oslo"}},"locations":{"Oslo":{"total":1},"Rome":null}}"#

@@ -14,34 +14,34 @@ use serde_json::{Map, Number, Value};
 use crate::domain::merge_patch;
 
 /// Objects and arrays inside each other, at most.
-pub(crate) const DEEPEST: usize = 64;
+pub(crate) const MAX_DEPTH: usize = 64;
 
 /// Why a body is not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum JsonError {
-    /// Not JSON at all, or nested deeper than [`DEEPEST`]; says where.
+    /// Not JSON at all, or nested deeper than [`MAX_DEPTH`]; says where.
     Malformed(String),
     /// JSON of the wrong shape.
-    Invalid(Invalid),
+    Invalid(ValidationError),
 }
 
 /// A member that is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invalid {
+pub struct ValidationError {
     /// The path of the member, `items.apple.price`; empty when the whole is meant.
     pub member: String,
     /// What is wrong with it and what was expected, in words.
     pub detail: String,
 }
 
-impl Invalid {
+impl ValidationError {
     /// Says of a member what is wrong and what was expected.
     pub fn new(member: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { member: member.into(), detail: detail.into() }
     }
 }
 
-impl fmt::Display for Invalid {
+impl fmt::Display for ValidationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.member.as_str() {
             "" => f.write_str(&self.detail),
@@ -50,9 +50,9 @@ impl fmt::Display for Invalid {
     }
 }
 
-impl std::error::Error for Invalid {}
+impl std::error::Error for ValidationError {}
 
-/// Reads one JSON text: UTF-8, no member twice, at most [`DEEPEST`] levels, nothing after its end.
+/// Reads one JSON text: UTF-8, no member twice, at most [`MAX_DEPTH`] levels, nothing after its end.
 ///
 /// # Errors
 /// See [`JsonError`].
@@ -78,10 +78,10 @@ fn kind(json: &Value) -> &'static str {
 }
 
 /// Refuses what is no object.
-pub(crate) fn expect_object(json: &Value) -> Result<(), Invalid> {
+pub(crate) fn expect_object(json: &Value) -> Result<(), ValidationError> {
     match json {
         Value::Object(_) => Ok(()),
-        other => Err(Invalid::new("", format!("expected a JSON object, got {}", kind(other)))),
+        other => Err(ValidationError::new("", format!("expected a JSON object, got {}", kind(other)))),
     }
 }
 
@@ -89,18 +89,18 @@ pub(crate) fn expect_object(json: &Value) -> Result<(), Invalid> {
 ///
 /// # Errors
 /// Names the member, and what it is no member of.
-pub(crate) fn check_names(of: &str, known: Option<&[&str]>, json: &Value) -> Result<(), Invalid> {
+pub(crate) fn check_names(of: &str, known: Option<&[&str]>, json: &Value) -> Result<(), ValidationError> {
     let (Some(known), Value::Object(members)) = (known, json) else { return Ok(()) };
     let Some(unknown) = members.keys().find(|name| !known.contains(&name.as_str())) else { return Ok(()) };
     let expected = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-    Err(Invalid::new(unknown.as_str(), format!("is no member of {of}; expected {expected}")))
+    Err(ValidationError::new(unknown.as_str(), format!("is no member of {of}; expected {expected}")))
 }
 
 /// Makes a typed value of JSON; a null member is an absent one.
 ///
 /// # Errors
 /// Names the member: missing, unknown (at any depth), or of the wrong type.
-pub(crate) fn decode<T: DeserializeOwned>(value: Value) -> Result<T, Invalid> {
+pub(crate) fn decode<T: DeserializeOwned>(value: Value) -> Result<T, ValidationError> {
     typed(without_nulls(value)?)
 }
 
@@ -108,35 +108,35 @@ pub(crate) fn decode<T: DeserializeOwned>(value: Value) -> Result<T, Invalid> {
 ///
 /// # Errors
 /// As [`decode`].
-pub(crate) fn decode_variant<T: DeserializeOwned>(name: &str, fields: Value) -> Result<T, Invalid> {
+pub(crate) fn decode_variant<T: DeserializeOwned>(name: &str, fields: Value) -> Result<T, ValidationError> {
     typed(Variant { name, fields: without_nulls(fields)? })
 }
 
-fn without_nulls(mut value: Value) -> Result<Value, Invalid> {
-    merge_patch::absent_nulls(&mut value)
-        .map_err(|path| Invalid::new(path, "is null, which no element of an array can be"))?;
+fn without_nulls(mut value: Value) -> Result<Value, ValidationError> {
+    merge_patch::strip_nulls(&mut value)
+        .map_err(|path| ValidationError::new(path, "is null, which no element of an array can be"))?;
     Ok(value)
 }
 
-fn typed<'de, T: DeserializeOwned>(json: impl Deserializer<'de>) -> Result<T, Invalid> {
+fn typed<'de, T: DeserializeOwned>(json: impl Deserializer<'de>) -> Result<T, ValidationError> {
     let mut unknown = None;
     let mut track = serde_path_to_error::Track::new();
     let reader = serde_path_to_error::Deserializer::new(json, &mut track);
     let decoded = serde_ignored::deserialize(reader, |path| unknown = unknown.take().or(Some(of_ignored(&path))));
     match (decoded, unknown) {
-        (Ok(_), Some(path)) => Err(Invalid::new(path, "is no member that is known here")),
+        (Ok(_), Some(path)) => Err(ValidationError::new(path, "is no member that is known here")),
         (Ok(decoded), None) => Ok(decoded),
         (Err(error), _) => Err(wrong(of_error(&track.path()), error.to_string())),
     }
 }
 
 /// What is wrong at a path, as serde tells it: of a member that is missing, the path is that of its object.
-fn wrong(path: String, detail: String) -> Invalid {
+fn wrong(path: String, detail: String) -> ValidationError {
     let missing = detail.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
     match missing {
-        None => Invalid::new(path, detail),
-        Some(name) if path.is_empty() => Invalid::new(name, "is missing"),
-        Some(name) => Invalid::new(format!("{path}.{name}"), "is missing"),
+        None => ValidationError::new(path, detail),
+        Some(name) if path.is_empty() => ValidationError::new(name, "is missing"),
+        Some(name) => ValidationError::new(format!("{path}.{name}"), "is missing"),
     }
 }
 
@@ -185,8 +185,8 @@ impl Place {
     }
 
     fn enter<E: serde::de::Error>(&mut self, member: String) -> Result<(), E> {
-        if self.path.len() >= DEEPEST {
-            return Err(self.refuse(JsonError::Malformed(format!("nested deeper than {DEEPEST} levels"))));
+        if self.path.len() >= MAX_DEPTH {
+            return Err(self.refuse(JsonError::Malformed(format!("nested deeper than {MAX_DEPTH} levels"))));
         }
         self.path.push(member);
         Ok(())
@@ -259,7 +259,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
         while let Some(name) = access.next_key::<String>()? {
             self.0.enter(name.clone())?;
             if members.contains_key(&name) {
-                let twice = Invalid::new(self.0.path.join("."), "stands twice in its object");
+                let twice = ValidationError::new(self.0.path.join("."), "stands twice in its object");
                 return Err(self.0.refuse(JsonError::Invalid(twice)));
             }
             members.insert(name, access.next_value_seed(Strict(self.0))?);
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_member_that_stands_twice_is_named_by_its_path() {
-        let twice = JsonError::Invalid(Invalid::new("a.1.b", "stands twice in its object"));
+        let twice = JsonError::Invalid(ValidationError::new("a.1.b", "stands twice in its object"));
         assert_eq!(parse(br#"{"a":[0,{"b":1,"b":1}]}"#), Err(twice));
     }
 

@@ -24,7 +24,7 @@ pub struct Key(Arc<str>);
 pub struct InvalidKey(&'static str);
 
 /// The longest key, in bytes.
-pub const LONGEST_KEY: usize = 512;
+pub const MAX_KEY_BYTES: usize = 512;
 
 /// The rank of a key that is no canonical integer; above every possible number of digits.
 const RANK_OF_TEXT: i32 = 1000;
@@ -41,7 +41,7 @@ impl Key {
             "__proto__" | "constructor" | "prototype" | "hasOwnProperty" => {
                 "is a name that JavaScript objects inherit, which merge-patch libraries drop"
             }
-            _ if text.len() > LONGEST_KEY => "is longer than 512 bytes",
+            _ if text.len() > MAX_KEY_BYTES => "is longer than 512 bytes",
             _ if text.chars().any(char::is_control) => "contains a control character",
             _ => return Ok(Self(text.into())),
         };
@@ -72,7 +72,7 @@ impl Key {
     }
 
     /// A key that was checked when it was stored.
-    pub(crate) fn stored(text: &str) -> Self {
+    pub(crate) fn from_db(text: &str) -> Self {
         Self(text.into())
     }
 
@@ -138,7 +138,7 @@ impl<'de> Deserialize<'de> for Key {
 
 impl fmt::Display for InvalidKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; a key is 1 to {LONGEST_KEY} bytes of UTF-8 without control characters", self.0)
+        write!(f, "{}; a key is 1 to {MAX_KEY_BYTES} bytes of UTF-8 without control characters", self.0)
     }
 }
 
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn keys_are_refused_where_clients_would_lose_them() {
-        let long = "x".repeat(LONGEST_KEY + 1);
+        let long = "x".repeat(MAX_KEY_BYTES + 1);
         for text in ["", ".", "..", "__proto__", "constructor", "prototype", "hasOwnProperty", "a\nb", "\u{85}", &long]
         {
             assert!(Key::parse(text).is_err(), "{text:?} must be refused");
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn any_other_text_is_a_key_as_it_is() {
-        let longest = "x".repeat(LONGEST_KEY);
+        let longest = "x".repeat(MAX_KEY_BYTES);
         for text in ["a/b", "a%2Fb", "🍎", "...", " ", "e\u{301}", "\u{e9}", "__proto", &longest] {
             assert_eq!(Key::parse(text).unwrap().as_str(), text);
         }
@@ -171,9 +171,9 @@ mod tests {
         let (one, other) = (Key::uuid(Timestamp::from_milliseconds(1)), Key::uuid(Timestamp::from_milliseconds(2)));
         assert!(one.is_uuid() && one < other);
         assert_eq!(one.as_str().as_bytes()[14], b'7');
-        assert!(Key::stored("0193a5b0-7b2c-7def-8000-123456789abc").is_uuid());
+        assert!(Key::from_db("0193a5b0-7b2c-7def-8000-123456789abc").is_uuid());
         for text in ["1", "0193A5B0-7b2c-7def-8000-123456789abc", "0193a5b07b2c7def8000123456789abc"] {
-            assert!(!Key::stored(text).is_uuid(), "{text}");
+            assert!(!Key::from_db(text).is_uuid(), "{text}");
         }
     }
 

@@ -24,7 +24,7 @@ pub(crate) fn apply(target: &mut Value, patch: Value) {
 /// The smallest patch that turns `before` into `after`; `None` when they are equal.
 ///
 /// A patch can neither set a member to null nor change an array in part: `after` must not contain a null inside an
-/// object (see [`absent_nulls`]), and a changed array is given whole.
+/// object (see [`strip_nulls`]), and a changed array is given whole.
 pub(crate) fn diff(before: &Value, after: &Value) -> Option<Value> {
     let (Value::Object(old), Value::Object(new)) = (before, after) else {
         return (before != after).then(|| after.clone());
@@ -58,15 +58,15 @@ pub(crate) fn diff(before: &Value, after: &Value) -> Option<Value> {
 ///
 /// # Errors
 /// The path of a null inside an array, which nothing can leave out.
-pub(crate) fn absent_nulls(value: &mut Value) -> Result<(), String> {
+pub(crate) fn strip_nulls(value: &mut Value) -> Result<(), String> {
     match value {
         Value::Object(members) => {
             members.retain(|_, value| !value.is_null());
-            members.iter_mut().try_for_each(|(name, value)| absent_nulls(value).map_err(|path| join(name, &path)))
+            members.iter_mut().try_for_each(|(name, value)| strip_nulls(value).map_err(|path| join(name, &path)))
         }
         Value::Array(items) => items.iter_mut().enumerate().try_for_each(|(index, item)| match item {
             Value::Null => Err(index.to_string()),
-            item => absent_nulls(item).map_err(|path| join(&index.to_string(), &path)),
+            item => strip_nulls(item).map_err(|path| join(&index.to_string(), &path)),
         }),
         _ => Ok(()),
     }
@@ -156,8 +156,8 @@ mod tests {
     #[test]
     fn nulls_become_absent_members_except_in_arrays() {
         let mut value = json!({"a":null,"b":{"c":null,"d":1}});
-        assert_eq!(absent_nulls(&mut value), Ok(()));
+        assert_eq!(strip_nulls(&mut value), Ok(()));
         assert_eq!(value, json!({"b":{"d":1}}));
-        assert_eq!(absent_nulls(&mut json!({"a":[1,{"b":[null]}]})), Err("a.1.b.0".to_owned()));
+        assert_eq!(strip_nulls(&mut json!({"a":[1,{"b":[null]}]})), Err("a.1.b.0".to_owned()));
     }
 }

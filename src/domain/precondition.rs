@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn a_condition_is_about_the_last_change() {
-        let revision = |number| Revision::stored(number);
+        let revision = |number| Revision::from_raw(number);
         let these = |numbers: &[i64]| Some(Tags::These(numbers.iter().copied().map(revision).collect()));
         let when = |if_match, if_none_match| Precondition { if_match, if_none_match };
         for (condition, absent, at_7) in [

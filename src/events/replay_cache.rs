@@ -12,27 +12,27 @@ use actix_web::web::Bytes;
 use crate::domain::collection::CollectionId;
 use crate::domain::cursor::Revision;
 use crate::domain::feed::Feed;
-use crate::events::memory_budget::{Budget, Held};
+use crate::events::memory_budget::{MemoryBudget, Tracked};
 use crate::events::sse::{Form, Messages};
 use crate::storage::error::StoreError;
-use crate::storage::page::Room;
+use crate::storage::page::PageLimit;
 use crate::storage::reader::View;
 
 /// The revisions between two cuts: half a page of small events.
-const REVISIONS: i64 = 512;
+const SEGMENT_REVISIONS: i64 = 512;
 
 /// The longest segment, in bytes; longer events gain little from it.
-const LONGEST: usize = 256 * 1024;
+const MAX_SEGMENT_BYTES: usize = 256 * 1024;
 
 /// What a segment takes beside its text, in bytes, roughly.
-const BESIDE: usize = 256;
+const ENTRY_OVERHEAD: usize = 256;
 
 /// What the longest segment takes: with less, there are none.
-const MOST: usize = LONGEST + BESIDE;
+const MIN_BUDGET: usize = MAX_SEGMENT_BYTES + ENTRY_OVERHEAD;
 
 /// The segments that are in memory.
-pub(crate) struct Segments {
-    budget: Arc<Budget>,
+pub(crate) struct ReplayCache {
+    budget: Arc<MemoryBudget>,
     revisions: i64,
     kept: Mutex<Kept>,
 }
@@ -40,7 +40,7 @@ pub(crate) struct Segments {
 /// The events of a feed between two cuts.
 #[derive(Debug, Clone)]
 pub(crate) struct Segment {
-    text: Arc<Held>,
+    text: Arc<Tracked>,
     /// The revision of the last of them, if there are any.
     pub(crate) last: Option<Revision>,
     /// The cut at its end.
@@ -50,11 +50,11 @@ pub(crate) struct Segment {
 }
 
 /// What comes next for a consumer.
-pub(crate) enum Next {
+pub(crate) enum Replay {
     /// A segment.
-    Shared(Segment),
+    Cached(Segment),
     /// What is read for it alone, up to this revision: another cut, or the last revision that there is.
-    Own(Revision),
+    Read(Revision),
 }
 
 impl Segment {
@@ -64,7 +64,7 @@ impl Segment {
     }
 }
 
-struct Shared(Arc<Held>);
+struct Shared(Arc<Tracked>);
 
 impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {
@@ -77,20 +77,20 @@ type Place = (Option<CollectionId>, Revision);
 
 #[derive(Default)]
 struct Kept {
-    segments: HashMap<Place, (u64, Segment)>,
+    replay_cache: HashMap<Place, (u64, Segment)>,
     /// By the time of their last use, which is counted in uses.
     by_use: BTreeMap<u64, Place>,
     now: u64,
 }
 
-impl Segments {
+impl ReplayCache {
     /// For so many bytes, whoever holds them.
     pub(crate) fn new(limit: usize) -> Self {
-        Self::between_cuts(limit, REVISIONS)
+        Self::between_cuts(limit, SEGMENT_REVISIONS)
     }
 
     pub(crate) fn between_cuts(limit: usize, revisions: i64) -> Self {
-        Self { budget: Budget::new(limit), revisions, kept: Mutex::default() }
+        Self { budget: MemoryBudget::new(limit), revisions, kept: Mutex::default() }
     }
 
     /// What comes next for a consumer of a feed that has everything up to `after`.
@@ -99,24 +99,24 @@ impl Segments {
         view: &mut View<'_>,
         (feed, form): (&Feed, &Form),
         (after, current): (Revision, Revision),
-    ) -> Result<Next, StoreError> {
+    ) -> Result<Replay, StoreError> {
         if !self.are_for(feed, form) {
-            return Ok(Next::Own(current));
+            return Ok(Replay::Read(current));
         }
-        let cut = Revision::stored((after.number() / self.revisions + 1).saturating_mul(self.revisions));
+        let cut = Revision::from_raw((after.number() / self.revisions + 1).saturating_mul(self.revisions));
         if after.number() % self.revisions == 0
             && cut <= current
             && let Some(segment) = self.segment(view, (feed, form), (after, cut))?
         {
-            return Ok(Next::Shared(segment));
+            return Ok(Replay::Cached(segment));
         }
-        Ok(Next::Own(cut.min(current)))
+        Ok(Replay::Read(cut.min(current)))
     }
 
     /// Whether there are segments of such a feed: one that many have in common, as a stream.
     fn are_for(&self, feed: &Feed, form: &Form) -> bool {
         let is_whole = matches!(feed, Feed::Everything(None) | Feed::Collection(_, None));
-        self.budget.limit() >= MOST && is_whole && matches!(form, Form::Stream(_))
+        self.budget.limit() >= MIN_BUDGET && is_whole && matches!(form, Form::Stream(_))
     }
 
     /// What a feed has between two cuts; `None` where that is too long, or there is no room.
@@ -145,13 +145,13 @@ impl Segments {
     ) -> Result<Option<Segment>, StoreError> {
         let registry = view.registry();
         let mut messages = Messages::new(form.clone());
-        let room = Room { items: usize::MAX, bytes: LONGEST };
-        let read = view.replay(feed, (after, to), room, |revision, members| {
+        let limit = PageLimit { items: usize::MAX, bytes: MAX_SEGMENT_BYTES };
+        let read = view.replay(feed, (after, to), limit, |revision, members| {
             messages.event(revision, |text| feed.write(text, registry, members.iter()));
         })?;
-        let is_too_long = read < to || messages.text.len() > LONGEST;
+        let is_too_long = read < to || messages.text.len() > MAX_SEGMENT_BYTES;
         let (text, last) = if is_too_long { (String::new(), None) } else { (messages.text, messages.named) };
-        let held = self.budget.take(text.into_bytes(), BESIDE).ok();
+        let held = self.budget.reserve(text.into_bytes(), ENTRY_OVERHEAD).ok();
         Ok(held.map(|text| Segment { text: Arc::new(text), last, to, is_too_long }))
     }
 
@@ -160,21 +160,21 @@ impl Segments {
     fn make_room(&self) -> bool {
         let (mut kept, mut free, mut useless) = (self.kept(), self.budget.free(), Vec::new());
         for (used, place) in &kept.by_use {
-            if free >= MOST {
+            if free >= MIN_BUDGET {
                 break;
             }
-            let text = kept.segments.get(place).map(|(_, segment)| &segment.text);
+            let text = kept.replay_cache.get(place).map(|(_, segment)| &segment.text);
             if let Some(text) = text.filter(|text| Arc::strong_count(text) == 1) {
                 free += text.taken();
                 useless.push((*used, *place));
             }
         }
-        if free < MOST {
+        if free < MIN_BUDGET {
             return false;
         }
         for (used, place) in useless {
             kept.by_use.remove(&used);
-            kept.segments.remove(&place);
+            kept.replay_cache.remove(&place);
         }
         true
     }
@@ -186,14 +186,14 @@ impl Segments {
 
 impl Kept {
     fn get(&self, place: Place) -> Option<Segment> {
-        self.segments.get(&place).map(|(_, segment)| segment.clone())
+        self.replay_cache.get(&place).map(|(_, segment)| segment.clone())
     }
 
     /// Keeps a segment as the one that was used last.
     fn put(&mut self, place: Place, segment: &Segment) {
         self.now += 1;
         self.by_use.insert(self.now, place);
-        if let Some((before, _)) = self.segments.insert(place, (self.now, segment.clone())) {
+        if let Some((before, _)) = self.replay_cache.insert(place, (self.now, segment.clone())) {
             self.by_use.remove(&before);
         }
     }

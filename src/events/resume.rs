@@ -5,12 +5,12 @@
 
 use crate::domain::cursor::{Cursor, Epoch, Revision};
 use crate::domain::feed::{Feed, Member, Presence};
-use crate::events::replay_cache::{Next, Segments};
+use crate::events::replay_cache::{Replay, ReplayCache};
 use crate::events::sse::{Form, Messages};
 use crate::storage::aggregates::State;
 use crate::storage::counters::Horizon;
 use crate::storage::error::StoreError;
-use crate::storage::page::Room;
+use crate::storage::page::PageLimit;
 use crate::storage::reader::View;
 
 /// Where a consumer stands.
@@ -25,36 +25,36 @@ pub(crate) enum Position {
         since: Revision,
     },
     /// It has something that is not ours: it has to start from nothing.
-    Lost,
+    Unknown,
 }
 
 /// How a consumer wants to be brought to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum History {
+pub(crate) enum ReplayMode {
     /// However it is done best.
-    Any,
+    Auto,
     /// By a catch-up, even where the log would do.
     Compact,
     /// By every single event, or not at all.
-    EveryEvent,
+    Strict,
 }
 
 /// What a consumer asks for.
 #[derive(Debug, Clone)]
-pub(crate) struct Ask {
+pub(crate) struct ResumeRequest {
     pub(crate) feed: Feed,
     pub(crate) position: Position,
-    pub(crate) history: History,
-    pub(crate) room: Room,
+    pub(crate) mode: ReplayMode,
+    pub(crate) limit: PageLimit,
     pub(crate) form: Form,
     /// Whether it was told what the state is when nothing is there.
-    pub(crate) has_frame: bool,
+    pub(crate) sent_initial_state: bool,
     /// The log is replayed without another thought when it has no more revisions than this.
-    pub(crate) patience: i64,
+    pub(crate) replay_threshold: i64,
 }
 
 /// The revisions that are replayed rather than counted.
-pub(crate) const PATIENCE: i64 = 10_000;
+pub(crate) const REPLAY_THRESHOLD: i64 = 10_000;
 
 /// A catch-up is much shorter than the log when it has this many times fewer aggregates than that has revisions.
 const MUCH_SHORTER: i64 = 8;
@@ -64,16 +64,16 @@ const SEGMENTS: usize = 20;
 
 /// What the consumer gets.
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub(crate) enum ResumeReply {
     /// The next messages.
-    Step(Step),
+    Page(Page),
     /// Not every event since its position is here.
     Gone(Horizon),
 }
 
 /// The next messages, in order.
 #[derive(Debug)]
-pub(crate) struct Step {
+pub(crate) struct Page {
     pub(crate) messages: Messages,
     /// Where the consumer stands after them.
     pub(crate) position: Position,
@@ -82,14 +82,14 @@ pub(crate) struct Step {
     pub(crate) presence: Presence,
 }
 
-impl Step {
+impl Page {
     /// Whether the consumer has everything that there is.
     pub(crate) fn is_last(&self) -> bool {
         self.position == Position::Log(self.current)
     }
 
     /// Adds a message, after which the consumer stands there, if that can be said.
-    fn say(&mut self, position: Option<Position>, patch: &str) {
+    fn push_message(&mut self, position: Option<Position>, patch: &str) {
         let id = match &self.messages.form {
             Form::Stream(epoch) => position.and_then(|position| position.id(epoch)),
             Form::Array | Form::Lines => None,
@@ -108,7 +108,7 @@ impl Position {
         match cursor {
             Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| epoch == ours) => Self::Log(*after),
             Cursor::Partial { epoch, after, since } if epoch == ours => Self::State { after: *after, since: *since },
-            _ => Self::Lost,
+            _ => Self::Unknown,
         }
     }
 
@@ -118,65 +118,74 @@ impl Position {
             Self::Log(after) => Some(format!("{epoch}.{after}")),
             Self::State { after, since } if after == since => Some(format!("{epoch}.{after}.partial")),
             Self::State { after, since } => Some(format!("{epoch}.{after}.partial.{since}")),
-            Self::Lost => None,
+            Self::Unknown => None,
         }
     }
 
     /// Where to go on from, given what is retained.
     fn within(self, horizon: &Horizon) -> Self {
         match self {
-            Self::Log(after) if after > horizon.current => Self::Lost,
+            Self::Log(after) if after > horizon.current => Self::Unknown,
             Self::Log(after) if after >= horizon.pruned => self,
             Self::Log(after) => Self::State { after, since: after }.within(horizon),
             // Who has nothing yet misses no deletion.
             Self::State { after: Revision::ZERO, .. } => Self::State { after: Revision::ZERO, since: horizon.current },
             Self::State { after, since } if since >= horizon.forgotten && after <= horizon.current => self,
-            _ => Self::Lost,
+            _ => Self::Unknown,
         }
     }
 }
 
 /// The next step of a consumer.
-pub(crate) fn follow(view: &mut View<'_>, segments: &Segments, ask: &Ask) -> Result<Answer, StoreError> {
+pub(crate) fn resume(
+    view: &mut View<'_>,
+    replay_cache: &ReplayCache,
+    request: &ResumeRequest,
+) -> Result<ResumeReply, StoreError> {
     let horizon = view.horizon()?;
-    let place = match ask.position.within(&horizon) {
-        Position::Log(after) if is_better_by_state(view, ask, after, &horizon)? => {
+    let place = match request.position.within(&horizon) {
+        Position::Log(after) if should_compact(view, request, after, &horizon)? => {
             Position::State { after, since: after }.within(&horizon)
         }
         place => place,
     };
-    let messages = Messages::new(ask.form.clone());
-    let mut step = Step { messages, position: place, current: horizon.current, presence: Presence::Present };
+    let messages = Messages::new(request.form.clone());
+    let mut step = Page { messages, position: place, current: horizon.current, presence: Presence::Present };
     match place {
-        Position::Log(after) => replay(view, segments, ask, after, &mut step)?,
-        _ if ask.history == History::EveryEvent => return Ok(Answer::Gone(horizon)),
-        Position::State { after, since } => catch_up(view, ask, (after, since), &horizon, &mut step)?,
-        Position::Lost => {
+        Position::Log(after) => replay(view, replay_cache, request, after, &mut step)?,
+        _ if request.mode == ReplayMode::Strict => return Ok(ResumeReply::Gone(horizon)),
+        Position::State { after, since } => catch_up(view, request, (after, since), &horizon, &mut step)?,
+        Position::Unknown => {
             let nothing = (Revision::ZERO, horizon.current);
-            step.say(Some(Position::State { after: Revision::ZERO, since: Revision::ZERO }), "null");
-            catch_up(view, ask, nothing, &horizon, &mut step)?;
+            step.push_message(Some(Position::State { after: Revision::ZERO, since: Revision::ZERO }), "null");
+            catch_up(view, request, nothing, &horizon, &mut step)?;
         }
     }
-    if let (true, Feed::Aggregate(collection, key)) = (step.is_last(), &ask.feed)
-        && !view.is_there(*collection, key)?
+    if let (true, Feed::Aggregate(collection, key)) = (step.is_last(), &request.feed)
+        && !view.exists(*collection, key)?
     {
         step.presence = Presence::Absent;
     }
-    Ok(Answer::Step(step))
+    Ok(ResumeReply::Page(step))
 }
 
 /// Whether a catch-up is asked for, or much shorter than what the log has after this revision.
-fn is_better_by_state(view: &mut View<'_>, ask: &Ask, after: Revision, horizon: &Horizon) -> Result<bool, StoreError> {
+fn should_compact(
+    view: &mut View<'_>,
+    request: &ResumeRequest,
+    after: Revision,
+    horizon: &Horizon,
+) -> Result<bool, StoreError> {
     let behind = horizon.current.number() - after.number();
     if behind == 0 || (after < horizon.forgotten && after != Revision::ZERO) {
         return Ok(false);
     }
-    match ask.history {
-        History::EveryEvent => Ok(false),
-        History::Compact => Ok(true),
-        History::Any if behind <= ask.patience => Ok(false),
-        History::Any if ask.feed.keys().is_some() => Ok(true),
-        History::Any => {
+    match request.mode {
+        ReplayMode::Strict => Ok(false),
+        ReplayMode::Compact => Ok(true),
+        ReplayMode::Auto if behind <= request.replay_threshold => Ok(false),
+        ReplayMode::Auto if request.feed.keys().is_some() => Ok(true),
+        ReplayMode::Auto => {
             let few = behind / MUCH_SHORTER;
             Ok(!view.has_changed(after, few)?)
         }
@@ -186,37 +195,37 @@ fn is_better_by_state(view: &mut View<'_>, ask: &Ask, after: Revision, horizon: 
 /// Events of the log: from segments that others read before, where there are any.
 fn replay(
     view: &mut View<'_>,
-    segments: &Segments,
-    ask: &Ask,
+    replay_cache: &ReplayCache,
+    request: &ResumeRequest,
     after: Revision,
-    step: &mut Step,
+    step: &mut Page,
 ) -> Result<(), StoreError> {
-    if after == Revision::ZERO && !ask.has_frame {
-        step.say(None, &ask.feed.frame(view.registry()));
+    if after == Revision::ZERO && !request.sent_initial_state {
+        step.push_message(None, &request.feed.frame(view.registry()));
     }
     let (mut at, current) = (after, step.current);
     for _ in 0..SEGMENTS {
-        match segments.next(view, (&ask.feed, &ask.form), (at, current))? {
-            Next::Shared(segment) => {
+        match replay_cache.next(view, (&request.feed, &request.form), (at, current))? {
+            Replay::Cached(segment) => {
                 let text = segment.text();
-                if at > after && step.messages.len() + text.len() > ask.room.bytes {
+                if at > after && step.messages.len() + text.len() > request.limit.bytes {
                     break;
                 }
                 step.messages.share(text, segment.last);
                 at = segment.to;
             }
-            Next::Own(to) => {
+            Replay::Read(to) => {
                 let (registry, messages) = (view.registry(), &mut step.messages);
-                let room = Room { bytes: ask.room.bytes.saturating_sub(messages.len()), ..ask.room };
-                at = view.replay(&ask.feed, (at, to), room, |revision, members| {
-                    messages.event(revision, |text| ask.feed.write(text, registry, members.iter()));
+                let limit = PageLimit { bytes: request.limit.bytes.saturating_sub(messages.len()), ..request.limit };
+                at = view.replay(&request.feed, (at, to), limit, |revision, members| {
+                    messages.event(revision, |text| request.feed.write(text, registry, members.iter()));
                 })?;
                 if at < to {
                     break;
                 }
             }
         }
-        if at == current || step.messages.len() >= ask.room.bytes {
+        if at == current || step.messages.len() >= request.limit.bytes {
             break;
         }
     }
@@ -227,13 +236,13 @@ fn replay(
 /// Aggregates as they are: null first, since patches do not compose across a deletion and a new beginning, then whole.
 fn catch_up(
     view: &mut View<'_>,
-    ask: &Ask,
+    request: &ResumeRequest,
     (after, since): (Revision, Revision),
     horizon: &Horizon,
-    step: &mut Step,
+    step: &mut Page,
 ) -> Result<(), StoreError> {
-    let feed = &ask.feed;
-    let read = view.states(feed, after, ask.room)?;
+    let feed = &request.feed;
+    let read = view.states(feed, after, request.limit)?;
     step.position = match read.to {
         None => Position::Log(step.current),
         // Past all deletions that are forgotten, it need not be known when the catch-up began.
@@ -242,23 +251,23 @@ fn catch_up(
     };
     // The document also has collections that have come to be since, whether anything is in them or not.
     if after == Revision::ZERO || matches!(feed, Feed::Everything(_)) {
-        step.say(None, &feed.frame(view.registry()));
+        step.push_message(None, &feed.frame(view.registry()));
     }
     let all = feed.patch(view.registry(), read.states.iter().map(|state| member(state, "null")));
     let there = read.states.iter().filter_map(|state| Some(member(state, state.body.as_deref()?)));
     let there = feed.patch(view.registry(), there);
     match (all, there) {
         (Some(all), Some(there)) => {
-            step.say(None, &all);
-            step.say(Some(step.position), &there);
+            step.push_message(None, &all);
+            step.push_message(Some(step.position), &there);
         }
-        (Some(all), None) => step.say(Some(step.position), &all),
+        (Some(all), None) => step.push_message(Some(step.position), &all),
         (None, _) if step.is_last() => {
             let presence = match feed {
-                Feed::Aggregate(collection, key) if !view.is_there(*collection, key)? => Presence::Absent,
+                Feed::Aggregate(collection, key) if !view.exists(*collection, key)? => Presence::Absent,
                 _ => Presence::Present,
             };
-            step.say(Some(step.position), feed.unchanged(presence));
+            step.push_message(Some(step.position), feed.unchanged(presence));
         }
         (None, _) => {}
     }

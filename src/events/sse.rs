@@ -251,7 +251,7 @@ mod tests {
     fn a_message_is_as_the_encoder_has_it() {
         let epoch: Epoch = "4f9c21aa".parse().unwrap();
         for number in [0, 7, 10, 1_234_567_890, i64::MAX] {
-            let (revision, patch) = (Revision::stored(number), r#"{"1":{"name":"\n🍎"},"2":null}"#);
+            let (revision, patch) = (Revision::from_raw(number), r#"{"1":{"name":"\n🍎"},"2":null}"#);
             let mut messages = Messages::new(Form::Stream(epoch.clone()));
             messages.event(revision, |_| false);
             messages.event(revision, |text| {
@@ -275,9 +275,9 @@ mod tests {
         let changes: Vec<_> = [(3, "1", r#"{"city":"Oslo"}"#), (3, "2", "null"), (5, "\"", "{}")]
             .into_iter()
             .map(|(revision, key, patch)| Change {
-                revision: Revision::stored(revision),
+                revision: Revision::from_raw(revision),
                 collection,
-                key: Key::stored(key),
+                key: Key::from_db(key),
                 patch: patch.to_owned(),
                 time: crate::domain::clock::Timestamp::from_milliseconds(0),
             })
@@ -289,10 +289,10 @@ mod tests {
         assert_eq!(framed, format!("{:x}\r\n{text}\r\n", text.len()));
         let first = "id: 4f9c21aa.3\ndata: {\"1\":{\"city\":\"Oslo\"},\"2\":null}\n\n";
         assert_eq!(text, format!("{first}id: 4f9c21aa.5\ndata: {{\"\\\"\":{{}}}}\n\n"));
-        assert_eq!(frames.after(Revision::stored(2)), text);
-        assert_eq!(frames.after(Revision::stored(3)), text[first.len()..]);
-        assert_eq!(frames.after(Revision::stored(4)), text[first.len()..]);
-        assert_eq!(frames.after(Revision::stored(5)), "");
-        assert_eq!(frames.last().unwrap().0, Revision::stored(5));
+        assert_eq!(frames.after(Revision::from_raw(2)), text);
+        assert_eq!(frames.after(Revision::from_raw(3)), text[first.len()..]);
+        assert_eq!(frames.after(Revision::from_raw(4)), text[first.len()..]);
+        assert_eq!(frames.after(Revision::from_raw(5)), "");
+        assert_eq!(frames.last().unwrap().0, Revision::from_raw(5));
     }
 }

@@ -7,9 +7,9 @@ use actix_web::http::header::{CONTENT_ENCODING, ETAG};
 use tokio::sync::oneshot;
 
 use super::accept::takes_gzip;
-use super::conditions::{GZIP, known, precondition, unexpected};
+use super::conditions::{GZIP, matching_etag, precondition, unexpected};
 use super::problem::{Kind, Problem};
-use super::request::Call;
+use super::request::RequestContext;
 use super::respond::{JSON, NDJSON, state};
 use crate::domain::collection::CollectionId;
 use crate::domain::cursor::Revision;
@@ -22,38 +22,42 @@ use crate::read::spooled_body::spool;
 const WORTH_COMPRESSING: usize = 1024;
 
 /// Exact at the revision that it names.
-pub(super) async fn whole(call: &Call, collections: Vec<CollectionId>, form: Form) -> Result<HttpResponse, Problem> {
-    let committed = &call.shared.committed;
+pub(super) async fn get_collection(
+    context: &RequestContext,
+    collections: Vec<CollectionId>,
+    form: Form,
+) -> Result<HttpResponse, Problem> {
+    let committed = &context.shared.committed;
     let (revision, changed) = match &collections[..] {
         [only] => match committed.of(*only) {
             Some(known) => known,
-            None => call.shared.readers.send(LastChange(*only)).await??,
+            None => context.shared.readers.send(LastChange(*only)).await??,
         },
         _ => {
             let revision = committed.get();
             (revision, revision)
         }
     };
-    let if_match = precondition(call)?.if_match;
+    let if_match = precondition(context)?.if_match;
     if !(Precondition { if_match, if_none_match: None }).holds(Some(changed)) {
-        return Err(unexpected(call, Some(changed)).at(&call.shared.epoch, revision));
+        return Err(unexpected(context, Some(changed)).at(&context.shared.epoch, revision));
     }
-    if let Some(tag) = known(call, || tag(call, form, changed))? {
-        let mut response = state(call, StatusCode::NOT_MODIFIED, revision, content_type(form));
+    if let Some(tag) = matching_etag(context, || tag(context, form, changed))? {
+        let mut response = state(context, StatusCode::NOT_MODIFIED, revision, content_type(form));
         return Ok(response.insert_header((ETAG, quoted(&tag))).finish());
     }
     let mut measure = None;
     if let (Form::Collection, [only]) = (form, &collections[..]) {
-        match shown(call, *only, (revision, changed)).await? {
-            Some(shown) => return shared(call, shown).await,
-            None => measure = Some(call.shared.bodies.measure(*only)),
+        match shown(context, *only, (revision, changed)).await? {
+            Some(shown) => return shared(context, shown).await,
+            None => measure = Some(context.shared.bodies.measure(*only)),
         }
     }
-    if call.is_head() {
-        let mut response = state(call, StatusCode::OK, revision, content_type(form));
-        return Ok(response.insert_header((ETAG, quoted(&tag(call, form, changed)))).body(Nothing::new()));
+    if context.is_head() {
+        let mut response = state(context, StatusCode::OK, revision, content_type(form));
+        return Ok(response.insert_header((ETAG, quoted(&tag(context, form, changed)))).body(Nothing::new()));
     }
-    streamed(call, collections, form, measure).await
+    streamed(context, collections, form, measure).await
 }
 
 fn content_type(form: Form) -> &'static str {
@@ -61,9 +65,9 @@ fn content_type(form: Form) -> &'static str {
 }
 
 /// The tag of what last changed at this revision, without quotes.
-fn tag(call: &Call, form: Form, changed: Revision) -> String {
+fn tag(context: &RequestContext, form: Form, changed: Revision) -> String {
     let suffix = if form == Form::Lines { "-ndjson" } else { "" };
-    format!("{}.{changed}{suffix}", call.shared.epoch)
+    format!("{}.{changed}{suffix}", context.shared.epoch)
 }
 
 fn quoted(tag: &str) -> String {
@@ -72,16 +76,16 @@ fn quoted(tag: &str) -> String {
 
 /// The body of a collection for all who read it; `None` when there is no room for one.
 async fn shown(
-    call: &Call,
+    context: &RequestContext,
     collection: CollectionId,
     (revision, changed): (Revision, Revision),
 ) -> Result<Option<Shown>, Problem> {
-    match call.shared.bodies.ask(collection, (revision, changed)) {
+    match context.shared.bodies.ask(collection, (revision, changed)) {
         Asked::Here(shown) => Ok(Some(shown)),
         Asked::TooLarge => Ok(None),
         Asked::Pending { answer, make } => {
             if let Some(make) = make {
-                call.shared.scanners.do_send(make);
+                context.shared.scanners.do_send(make);
             }
             answer.await.map_err(|_| unreadable())
         }
@@ -92,16 +96,16 @@ fn unreadable() -> Problem {
     Problem::new(Kind::Internal, "the collection cannot be read")
 }
 
-async fn shared(call: &Call, Shown { body, revision }: Shown) -> Result<HttpResponse, Problem> {
-    let mut response = state(call, StatusCode::OK, revision, JSON);
-    let tag = tag(call, Form::Collection, body.changed());
-    if body.size() >= WORTH_COMPRESSING && takes_gzip(&call.request) {
-        let gzip = match call.shared.bodies.zipped(&body) {
+async fn shared(context: &RequestContext, Shown { body, revision }: Shown) -> Result<HttpResponse, Problem> {
+    let mut response = state(context, StatusCode::OK, revision, JSON);
+    let tag = tag(context, Form::Collection, body.changed());
+    if body.size() >= WORTH_COMPRESSING && takes_gzip(&context.request) {
+        let gzip = match context.shared.bodies.zipped(&body) {
             Zipped::Here(gzip) => Some(gzip),
             Zipped::Plain => None,
             Zipped::Pending { answer, zip } => {
                 if let Some(zip) = zip {
-                    call.shared.scanners.do_send(zip);
+                    context.shared.scanners.do_send(zip);
                 }
                 // One that does not come can be done without.
                 answer.await.ok()
@@ -116,15 +120,15 @@ async fn shared(call: &Call, Shown { body, revision }: Shown) -> Result<HttpResp
 }
 
 async fn streamed(
-    call: &Call,
+    context: &RequestContext,
     collections: Vec<CollectionId>,
     form: Form,
     measure: Option<Measure>,
 ) -> Result<HttpResponse, Problem> {
-    let (spool, body) = spool(&call.shared.spool_directory);
+    let (spool, body) = spool(&context.shared.spool_directory);
     let (shown, reading) = oneshot::channel();
-    call.shared.scanners.do_send(ReadCollections { collections, form, shown, body: spool, measure });
+    context.shared.scanners.do_send(ReadCollections { collections, form, shown, body: spool, measure });
     let (revision, changed) = reading.await.map_err(|_| unreadable())?;
-    let mut response = state(call, StatusCode::OK, revision, content_type(form));
-    Ok(response.insert_header((ETAG, quoted(&tag(call, form, changed)))).body(body))
+    let mut response = state(context, StatusCode::OK, revision, content_type(form));
+    Ok(response.insert_header((ETAG, quoted(&tag(context, form, changed)))).body(body))
 }

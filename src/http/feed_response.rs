@@ -13,31 +13,31 @@ use actix_web::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, 
 use actix_web::web::{self, Bytes};
 
 use super::problem::{Kind, Problem};
-use super::request::Call;
+use super::request::RequestContext;
 use super::respond::{SSE, answer};
 use super::shared::Shared;
-use crate::delivery::send_queue::{Channel, Next};
+use crate::delivery::send_queue::{QueueItem, SendQueue};
 use crate::delivery::session::{Session, Subscription};
-use crate::delivery::stream_limiter::Ticket;
+use crate::delivery::stream_limiter::Permit;
 use crate::domain::cursor::Revision;
 use crate::storage::counters::Horizon;
 
 /// Too many streams: one that reconnects by itself is told when, in the only way that does not end it for good.
-pub(super) fn refused(call: &Call) -> Result<HttpResponse, Problem> {
-    let accepts = call.request.headers().get_all(ACCEPT).filter_map(|accept| accept.to_str().ok());
+pub(super) fn refused(context: &RequestContext) -> Result<HttpResponse, Problem> {
+    let accepts = context.request.headers().get_all(ACCEPT).filter_map(|accept| accept.to_str().ok());
     if !accepts.into_iter().any(|accept| accept.contains(SSE)) {
         let problem = Problem::new(Kind::Busy, "too many streams are open");
         return Err(problem.header(RETRY_AFTER.as_str(), "5"));
     }
-    let channel = Channel::new(1);
+    let channel = SendQueue::new(1);
     channel.push(prologue());
     channel.end();
-    let body = EventStream { channel, follower: None, _ticket: None, flushed: false };
-    Ok(head(call, call.shared.committed.get()).body(body))
+    let body = EventStream { channel, follower: None, _permit: None, flushed: false };
+    Ok(head(context, context.shared.committed.get()).body(body))
 }
 
-pub(super) fn head(call: &Call, current: Revision) -> actix_web::HttpResponseBuilder {
-    let mut response = answer(StatusCode::OK, &call.shared.epoch, current);
+pub(super) fn head(context: &RequestContext, current: Revision) -> actix_web::HttpResponseBuilder {
+    let mut response = answer(StatusCode::OK, &context.shared.epoch, current);
     response
         .insert_header((CONTENT_TYPE, SSE))
         .insert_header((CACHE_CONTROL, "no-cache, no-transform"))
@@ -47,19 +47,19 @@ pub(super) fn head(call: &Call, current: Revision) -> actix_web::HttpResponseBui
 }
 
 /// Not every event since the cursor is here, and the client wants every one.
-pub(super) fn not_retained(call: &Call, horizon: &Horizon) -> Problem {
-    let bootstrap = call.bootstrap();
+pub(super) fn not_retained(context: &RequestContext, horizon: &Horizon) -> Problem {
+    let bootstrap = context.bootstrap();
     let (oldest, current) = (horizon.pruned.next(), horizon.current);
     let detail = format!(
         "the cursor is not within epoch {} and the revisions {oldest} to {current}; load {bootstrap} and go on from there",
-        call.shared.epoch
+        context.shared.epoch
     );
     Problem::new(Kind::NotRetained, detail)
         .with("oldest", oldest.number())
         .with("current", current.number())
-        .with("epoch", call.shared.epoch.as_str())
+        .with("epoch", context.shared.epoch.as_str())
         .with("bootstrap", bootstrap)
-        .at(&call.shared.epoch, current)
+        .at(&context.shared.epoch, current)
 }
 
 /// What goes out at once: a comment, so that proxies and clients see the stream begin, and how long to wait before
@@ -77,9 +77,9 @@ pub(super) struct Follower {
 
 /// The body of a stream. When it is dropped, the client has gone.
 pub(super) struct EventStream {
-    pub(super) channel: Rc<Channel>,
+    pub(super) channel: Rc<SendQueue>,
     pub(super) follower: Option<Follower>,
-    pub(super) _ticket: Option<Ticket>,
+    pub(super) _permit: Option<Permit>,
     pub(super) flushed: bool,
 }
 
@@ -90,23 +90,23 @@ impl Drop for EventStream {
 }
 
 impl MessageBody for EventStream {
-    type Error = Cut;
+    type Error = StreamAborted;
 
     fn size(&self) -> BodySize {
         BodySize::Stream
     }
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamAborted>>> {
         loop {
             match self.channel.poll_next(context) {
-                Poll::Ready(Next::Chunk(chunk)) => return Poll::Ready(Some(Ok(chunk))),
-                Poll::Ready(Next::Room) => {
+                Poll::Ready(QueueItem::Chunk(chunk)) => return Poll::Ready(Some(Ok(chunk))),
+                Poll::Ready(QueueItem::Room) => {
                     if let Some(Follower { subscription, shared }) = &self.follower {
                         Session::read_on(subscription, &shared.readers);
                     }
                 }
-                Poll::Ready(Next::End) if self.flushed => return Poll::Ready(Some(Err(Cut))),
-                Poll::Ready(Next::End) => {
+                Poll::Ready(QueueItem::End) if self.flushed => return Poll::Ready(Some(Err(StreamAborted))),
+                Poll::Ready(QueueItem::End) => {
                     // The framework writes what it has when a body is not ready, and drops it when a body fails.
                     self.flushed = true;
                     context.waker().wake_by_ref();
@@ -120,12 +120,12 @@ impl MessageBody for EventStream {
 
 /// The end of a stream. A clean end would make some clients stop for good, so the connection is cut.
 #[derive(Debug)]
-pub(super) struct Cut;
+pub(super) struct StreamAborted;
 
-impl fmt::Display for Cut {
+impl fmt::Display for StreamAborted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the stream was cut on purpose")
     }
 }
 
-impl std::error::Error for Cut {}
+impl std::error::Error for StreamAborted {}

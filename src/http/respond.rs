@@ -4,7 +4,7 @@ use actix_web::HttpResponseBuilder;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
 
-use super::request::Call;
+use super::request::RequestContext;
 use crate::domain::cursor::{Epoch, Revision};
 
 /// The forms of a state.
@@ -23,12 +23,12 @@ pub(super) fn answer(status: StatusCode, epoch: &Epoch, revision: Revision) -> H
 
 /// The head of an answer that shows a state.
 pub(super) fn state(
-    call: &Call,
+    context: &RequestContext,
     status: StatusCode,
     revision: Revision,
     content_type: &'static str,
 ) -> HttpResponseBuilder {
-    let mut response = answer(status, &call.shared.epoch, revision);
+    let mut response = answer(status, &context.shared.epoch, revision);
     response
         .insert_header((CONTENT_TYPE, content_type))
         .insert_header((CACHE_CONTROL, "no-cache"))

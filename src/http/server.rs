@@ -64,7 +64,7 @@ where
             .h1_allow_half_closed(false)
             .local_addr(address)
             // Weak: a connection that the framework has ended must not be held by anything that is kept of its requests.
-            .on_connect_ext(|socket: &Socket, kept| drop(kept.insert(Rc::downgrade(socket.line()))))
+            .on_connect_ext(|socket: &Socket, kept| drop(kept.insert(Rc::downgrade(socket.writer()))))
             .h1(map_config(application().into_factory().map_err(|error| error.into().error_response()), |()| {
                 AppConfig::default()
             }));

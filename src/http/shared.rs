@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix::Addr;
 use tokio::sync::watch;
 
-use crate::delivery::stream_limiter::Admission;
+use crate::delivery::stream_limiter::StreamLimiter;
 use crate::domain::collection::Registry;
 use crate::domain::cursor::Epoch;
 use crate::projector::registry::Projections;
@@ -38,5 +38,5 @@ pub(crate) struct Shared {
     pub(crate) session_buffer: usize,
     /// After how much quiet a stream gets a comment line.
     pub(crate) heartbeat: Duration,
-    pub(crate) admission: Arc<Admission>,
+    pub(crate) stream_limiter: Arc<StreamLimiter>,
 }

@@ -23,30 +23,30 @@ use tokio_util::codec::Decoder as _;
 use self::model::{Model, Write, shown};
 use self::operation::{Begin, Op, ops};
 use crate::aggregates::{Location, Person};
-use crate::delivery::hub::Audience;
+use crate::delivery::hub::LiveSubscribers;
 use crate::delivery::relay::Batch;
-use crate::delivery::send_queue::{Channel, Next};
+use crate::delivery::send_queue::{QueueItem, SendQueue};
 use crate::delivery::session::Subscription;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::collection::{Change, Command, Registry};
-use crate::domain::cursor::{Presented, Revision};
+use crate::domain::cursor::{CursorParams, Revision};
 use crate::domain::feed::Feed;
 use crate::domain::key::Key;
 use crate::domain::precondition::Precondition;
-use crate::events::replay_cache::Segments;
-use crate::events::resume::{History, PATIENCE, Position, follow};
+use crate::events::replay_cache::ReplayCache;
+use crate::events::resume::{Position, REPLAY_THRESHOLD, ReplayMode, resume};
 use crate::storage::connection::Database;
-use crate::storage::page::Room;
+use crate::storage::page::PageLimit;
 use crate::storage::reader::Reader;
-use crate::storage::writer::{Life, Retained, Writer};
+use crate::storage::writer::{EpochMode, Retained, Writer};
 
 struct World {
     directory: TempDir,
     registry: Arc<Registry>,
     writer: Option<Writer>,
     reader: Reader,
-    segments: Segments,
-    audience: Rc<RefCell<Audience>>,
+    replay_cache: ReplayCache,
+    subscribers: Rc<RefCell<LiveSubscribers>>,
     published: Revision,
     model: Model,
     /// The document at each revision.
@@ -58,7 +58,7 @@ struct World {
 struct Consumer {
     feed: Feed,
     /// Aggregates or events that its pages have room for.
-    room: usize,
+    limit: usize,
     state: Value,
     last_id: Option<String>,
     connection: Option<Connection>,
@@ -82,15 +82,15 @@ impl World {
         let (writer, reader) = open(&directory, 0, &registry);
         let consumers = consumers
             .iter()
-            .map(|(level, room)| Consumer {
+            .map(|(level, limit)| Consumer {
                 feed: feed(*level, &registry),
-                room: *room,
+                limit: *limit,
                 state: Value::Null,
                 last_id: None,
                 connection: None,
             })
             .collect();
-        let audience = Rc::new(RefCell::new(Audience::new(writer.epoch().clone())));
+        let subscribers = Rc::new(RefCell::new(LiveSubscribers::new(writer.epoch().clone())));
         let history = vec![Model::default().document()];
         let (writer, published, model) = (Some(writer), Revision::ZERO, Model::default());
         let mut world = Self {
@@ -98,8 +98,8 @@ impl World {
             registry,
             writer,
             reader,
-            segments: segments(),
-            audience,
+            replay_cache: replay_cache(),
+            subscribers,
             published,
             model,
             history,
@@ -116,12 +116,12 @@ impl World {
 
     fn act(&mut self, op: &Op) {
         let now = Clock::default().now();
-        let forever = now.before(std::time::Duration::from_secs(1 << 40));
+        let forever = now.minus(std::time::Duration::from_secs(1 << 40));
         match op {
             Op::Commit(writes) => self.commit(writes, now),
             Op::Publish => self.publish(),
             Op::Miss => self.published = self.writer().revision(),
-            Op::Tick => self.audience.borrow_mut().tick(1),
+            Op::Tick => self.subscribers.borrow_mut().tick(1),
             Op::Prune(keep) => {
                 self.prune(Retained { events: forever, keep: Some((*keep).into()), tombstones: forever });
             }
@@ -140,7 +140,7 @@ impl World {
                     self.read(*consumer);
                 }
             }
-            Op::Cut(consumer) => self.cut(*consumer),
+            Op::StreamAborted(consumer) => self.cut(*consumer),
         }
     }
 
@@ -177,12 +177,12 @@ impl World {
                 .view(|view| {
                     let horizon = view.horizon()?;
                     let after = after.max(horizon.pruned);
-                    let room = Room { items: 2, bytes: usize::MAX };
-                    Ok((view.changes(&Feed::Everything(None), after, horizon.current, room)?, horizon.current, after))
+                    let limit = PageLimit { items: 2, bytes: usize::MAX };
+                    Ok((view.changes(&Feed::Everything(None), after, horizon.current, limit)?, horizon.current, after))
                 })
                 .unwrap();
             let batch = Batch::new(after, read.to, read.changes, epoch, Arc::clone(&self.registry));
-            self.audience.borrow_mut().publish(Arc::new(batch));
+            self.subscribers.borrow_mut().publish(Arc::new(batch));
             self.published = read.to;
             if read.to == current {
                 return;
@@ -191,7 +191,7 @@ impl World {
     }
 
     fn prune(&mut self, retained: Retained) {
-        while self.writer().prune(retained).unwrap() == crate::storage::outbox::Pruned::Some {}
+        while self.writer().prune(retained).unwrap() == crate::storage::page::Progress::More {}
     }
 
     fn restart(&mut self) {
@@ -200,9 +200,9 @@ impl World {
         }
         self.writer.take().unwrap().close().unwrap();
         let (writer, reader) = open(&self.directory, self.databases, &self.registry);
-        self.segments = segments();
+        self.replay_cache = replay_cache();
         self.published = writer.revision();
-        self.audience = Rc::new(RefCell::new(Audience::new(writer.epoch().clone())));
+        self.subscribers = Rc::new(RefCell::new(LiveSubscribers::new(writer.epoch().clone())));
         (self.writer, self.reader) = (Some(writer), reader);
         self.publish();
     }
@@ -227,30 +227,30 @@ impl World {
         (ours.state, ours.last_id) = (state, last_id);
         if matches!(begin, Begin::Future) {
             // It is told at once; who is cut before that, and comes back when it is not in the future any more, is lost.
-            self.connect(consumer, History::Any);
+            self.connect(consumer, ReplayMode::Auto);
             self.read(consumer);
         }
     }
 
-    fn connect(&mut self, consumer: usize, history: History) {
+    fn connect(&mut self, consumer: usize, mode: ReplayMode) {
         self.cut(consumer);
         let epoch = self.writer().epoch().clone();
         let ours = &mut self.consumers[consumer];
         let presented =
-            Presented { last_event_id: ours.last_id.as_ref().map(String::as_bytes), ..Presented::default() };
-        let channel = Channel::new(200);
+            CursorParams { last_event_id: ours.last_id.as_ref().map(String::as_bytes), ..CursorParams::default() };
+        let channel = SendQueue::new(200);
         let mut subscription = Subscription {
             feed: ours.feed.clone(),
             position: Position::of(&presented.cursor().unwrap(), &epoch),
             form: crate::events::sse::Form::Stream(epoch),
-            history,
-            patience: if history == History::Any { 3 } else { PATIENCE },
-            has_frame: false,
-            room: Room { items: ours.room, bytes: usize::MAX },
+            mode,
+            replay_threshold: if mode == ReplayMode::Auto { 3 } else { REPLAY_THRESHOLD },
+            sent_initial_state: false,
+            limit: PageLimit { items: ours.limit, bytes: usize::MAX },
             channel,
-            audience: Rc::clone(&self.audience),
+            subscribers: Rc::clone(&self.subscribers),
         };
-        let first = self.reader.view(|view| follow(view, &self.segments, &subscription.ask())).unwrap();
+        let first = self.reader.view(|view| resume(view, &self.replay_cache, &subscription.next_request())).unwrap();
         subscription.take(first);
         let (decoder, undecoded) = (russe::Decoder::default(), BytesMut::new());
         ours.connection = Some(Connection { subscription, decoder, undecoded, named: (-1, -1) });
@@ -268,20 +268,20 @@ impl World {
         let mut pages = 0;
         let message = loop {
             pages += 1;
-            assert!(pages < 1000, "it reads on for ever: {:?}", connection.subscription.ask());
+            assert!(pages < 1000, "it reads on for ever: {:?}", connection.subscription.next_request());
             match connection.decoder.decode(&mut connection.undecoded).unwrap() {
                 Some(russe::Event::Message(message)) => break message,
                 Some(_) => continue,
                 None => {}
             }
             match connection.subscription.channel.poll_next(&Context::from_waker(Waker::noop())) {
-                Poll::Ready(Next::Chunk(chunk)) => connection.undecoded.extend_from_slice(&chunk),
-                Poll::Ready(Next::Room) => {
-                    let ask = connection.subscription.ask();
-                    let answer = self.reader.view(|view| follow(view, &self.segments, &ask)).unwrap();
+                Poll::Ready(QueueItem::Chunk(chunk)) => connection.undecoded.extend_from_slice(&chunk),
+                Poll::Ready(QueueItem::Room) => {
+                    let request = connection.subscription.next_request();
+                    let answer = self.reader.view(|view| resume(view, &self.replay_cache, &request)).unwrap();
                     connection.subscription.take(answer);
                 }
-                Poll::Ready(Next::End) => return false,
+                Poll::Ready(QueueItem::End) => return false,
                 Poll::Pending => {
                     self.consumers[consumer].connection = Some(connection);
                     return false;
@@ -323,12 +323,12 @@ impl World {
         self.publish();
         for consumer in 0..self.consumers.len() {
             if self.consumers[consumer].connection.is_none() {
-                self.connect(consumer, History::Any);
+                self.connect(consumer, ReplayMode::Auto);
             }
             while self.read(consumer) {}
             if self.consumers[consumer].connection.is_none() {
                 // It had wanted every event, and they were not there.
-                self.connect(consumer, History::Any);
+                self.connect(consumer, ReplayMode::Auto);
                 while self.read(consumer) {}
             }
             let ours = &self.consumers[consumer];
@@ -338,15 +338,16 @@ impl World {
 }
 
 fn open(directory: &TempDir, number: usize, registry: &Arc<Registry>) -> (Writer, Reader) {
-    let database = Database::take(&directory.path().join(format!("{number}.db"))).unwrap();
-    let writer = Writer::open(&database, Arc::clone(registry), [].into(), Clock::default().now(), Life::Same).unwrap();
+    let database = Database::lock(&directory.path().join(format!("{number}.db"))).unwrap();
+    let writer =
+        Writer::open(&database, Arc::clone(registry), [].into(), Clock::default().now(), EpochMode::Keep).unwrap();
     let reader = Reader::open(&database, Arc::clone(registry)).unwrap();
     (writer, reader)
 }
 
 /// With a cut every three revisions, so that consumers share many.
-fn segments() -> Segments {
-    Segments::between_cuts(4 << 20, 3)
+fn replay_cache() -> ReplayCache {
+    ReplayCache::between_cuts(4 << 20, 3)
 }
 
 fn feed(level: u8, registry: &Registry) -> Feed {

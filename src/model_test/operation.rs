@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::model::Write;
-use crate::events::resume::History;
+use crate::events::resume::ReplayMode;
 
 #[derive(Debug, Clone)]
 pub(super) enum Begin {
@@ -36,10 +36,10 @@ pub(super) enum Op {
     Replace,
     Begin(usize, Begin),
     /// A consumer connects with the last id that it saw.
-    Connect(usize, History),
+    Connect(usize, ReplayMode),
     /// A connected consumer reads some messages.
     Read(usize, u8),
-    Cut(usize),
+    StreamAborted(usize),
 }
 
 pub(super) fn writes() -> impl Strategy<Value = Write> {
@@ -55,7 +55,8 @@ pub(super) fn writes() -> impl Strategy<Value = Write> {
 
 pub(super) fn ops(consumers: usize) -> impl Strategy<Value = Op> {
     let begin = prop_oneof![Just(Begin::Get), Just(Begin::Zero), Just(Begin::Foreign), Just(Begin::Future)];
-    let history = prop_oneof![4 => Just(History::Any), 1 => Just(History::Compact), 1 => Just(History::EveryEvent)];
+    let history =
+        prop_oneof![4 => Just(ReplayMode::Auto), 1 => Just(ReplayMode::Compact), 1 => Just(ReplayMode::Strict)];
     prop_oneof![
         8 => prop::collection::vec(writes(), 1..4).prop_map(Op::Commit),
         4 => Just(Op::Publish),
@@ -68,6 +69,6 @@ pub(super) fn ops(consumers: usize) -> impl Strategy<Value = Op> {
         3 => (0..consumers, begin).prop_map(|(consumer, begin)| Op::Begin(consumer, begin)),
         5 => (0..consumers, history).prop_map(|(consumer, history)| Op::Connect(consumer, history)),
         8 => (0..consumers, 1..6_u8).prop_map(|(consumer, messages)| Op::Read(consumer, messages)),
-        2 => (0..consumers).prop_map(Op::Cut),
+        2 => (0..consumers).prop_map(Op::StreamAborted),
     ]
 }

@@ -12,7 +12,7 @@ use crate::read_model::projection::{Feed, Projection, ProjectionError, Sink as _
 
 use super::runner::{Done, Parts, Projecting, Working};
 use super::trouble::back_off;
-use crate::delivery::relay::Advanced;
+use crate::delivery::relay::NewEvents;
 use crate::read_model::report::Report;
 
 /// A background projection before it runs, its type erased.
@@ -138,10 +138,10 @@ impl Handler<Go> for Projector {
     }
 }
 
-impl Handler<Advanced> for Projector {
+impl Handler<NewEvents> for Projector {
     type Result = ();
 
-    fn handle(&mut self, _: Advanced, ctx: &mut Self::Context) {
+    fn handle(&mut self, _: NewEvents, ctx: &mut Self::Context) {
         self.go(ctx);
     }
 }

@@ -9,7 +9,7 @@ use diesel::sqlite::SqliteConnection;
 use super::event_page::Item;
 use super::manifest::Files;
 use crate::read_model::projection::{Projection, ProjectionError, Sink};
-use crate::storage::connection::attach;
+use crate::storage::connection::open_sidecar;
 
 diesel::table! {
     /// How far a generation is.
@@ -52,7 +52,7 @@ pub(super) struct Stopped {
 impl<P: Projection> Generation<P> {
     /// Opens a generation, or makes it.
     pub(super) fn open(files: &Files, number: i64, log: &str) -> Result<Self, ProjectionError> {
-        let mut connection = attach(&files.tables(number))?;
+        let mut connection = open_sidecar(&files.tables(number))?;
         let known = load(&mut connection)?;
         let fresh = Checkpoint { log: log.to_owned(), version: P::VERSION, place: 0, length: 0 };
         let is_new = known.is_none();

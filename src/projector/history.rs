@@ -16,9 +16,9 @@ use crate::domain::cursor::Revision;
 use crate::domain::feed::Feed;
 use crate::domain::key::Key;
 use crate::read_model::projection::ProjectionError;
-use crate::storage::connection::attach;
+use crate::storage::connection::open_sidecar;
 use crate::storage::outbox::Change;
-use crate::storage::page::Room;
+use crate::storage::page::PageLimit;
 use crate::storage::reader::{Part, Reader};
 
 diesel::table! {
@@ -64,11 +64,11 @@ struct Standing {
 }
 
 /// Change events that are read at once.
-const ROOM: Room = Room { items: 5000, bytes: 4 * 1024 * 1024 };
+const ROOM: PageLimit = PageLimit { items: 5000, bytes: 4 * 1024 * 1024 };
 
 impl Archive {
     pub(super) fn open(path: &Path) -> Result<Self, ProjectionError> {
-        let mut connection = attach(path)?;
+        let mut connection = open_sidecar(path)?;
         connection.batch_execute(TABLES)?;
         Ok(Self { connection })
     }
@@ -96,9 +96,9 @@ impl Archive {
             let feed = Feed::Everything(Some(collections.into()));
             let read = reader.view(|view| {
                 // Pruned since: it is noticed in the next round.
-                let is_there = view.horizon()?.pruned <= standing.revision;
+                let exists = view.horizon()?.pruned <= standing.revision;
                 let read = view.changes(&feed, standing.revision, horizon.current, ROOM)?;
-                Ok(is_there.then_some(read))
+                Ok(exists.then_some(read))
             })?;
             let Some(read) = read else { continue };
             let standing = Standing { revision: read.to, ..standing };
@@ -160,7 +160,7 @@ impl Archive {
         let to = rows.last().filter(|_| full).map_or(end, |row| row.0);
         let item = |(place, at, collection, key, patch, time): (i64, i64, String, String, String, i64)| {
             let collection = registry.get(registry.id(&collection)?).name();
-            let (key, time) = (Key::stored(&key), Timestamp::from_milliseconds(time));
+            let (key, time) = (Key::from_db(&key), Timestamp::from_milliseconds(time));
             Some(Item { place, at, time, collection, key, form: Form::Change { patch } })
         };
         Ok(Page { items: rows.into_iter().filter_map(item).collect(), to, last: end })
@@ -181,7 +181,7 @@ impl Archive {
             .select((archive::epoch, archive::life, archive::revision))
             .first(&mut self.connection)
             .optional()?;
-        Ok(row.map(|(epoch, life, revision)| Standing { epoch, life, revision: Revision::stored(revision) }))
+        Ok(row.map(|(epoch, life, revision)| Standing { epoch, life, revision: Revision::from_raw(revision) }))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use serde_json::Value;
 
-use crate::delivery::relay::{Relay, Wake};
+use crate::delivery::relay::{RegisterProjector, Relay};
 use crate::domain::clock::Clock;
 use crate::domain::collection::{InvalidRegistration, Registry};
 use crate::projector::actor::{Background, Projector, Rebuild, Skip};
@@ -18,7 +18,7 @@ use crate::projector::status::{Current, Status};
 use crate::read_model::inline::Inline;
 use crate::read_model::projection::{Feed, ProjectionError, Tables};
 use crate::read_model::report::{Parameters, Report, ReportError};
-use crate::storage::connection::{Database, look_beside};
+use crate::storage::connection::{Database, open_read_only};
 use crate::write::aggregator::{Aggregator, RebuildInline};
 
 /// A projection that runs.
@@ -118,7 +118,7 @@ impl Projections {
             let thread = Arbiter::new();
             let interval = around.poll_interval;
             let projector = Projector::start_in_arbiter(&thread.handle(), move |_| Projector::new(work, interval));
-            around.relay.do_send(Wake(projector.clone().recipient()));
+            around.relay.do_send(RegisterProjector(projector.clone().recipient()));
             reports.extend(projection.reports().into_iter().map(|report| (report.name, (kept.len(), Some(report)))));
             if projection.is_file() {
                 reports.insert(name, (kept.len(), None));
@@ -184,7 +184,7 @@ impl Projections {
         let Some((projection, report)) = self.reports.get(name) else { return Ok(Answered::Building) };
         let kept = &self.kept[*projection];
         if let (Keeper::Inline, Some(report)) = (&kept.keeper, report) {
-            return Ok(Answered::Value((report.read)(&mut look_beside(self.database.path())?, parameters)?));
+            return Ok(Answered::Value((report.read)(&mut open_read_only(self.database.path())?, parameters)?));
         }
         // A generation goes two swaps later; one who was slower than that begins again.
         for _ in 0..ATTEMPTS {
@@ -212,7 +212,7 @@ impl Projections {
 const ATTEMPTS: usize = 10;
 
 fn read(current: &Current, report: Option<&Report>, parameters: &Parameters) -> Result<Answered, ReportError> {
-    let mut tables: Tables = look_beside(&current.tables)?;
+    let mut tables: Tables = open_read_only(&current.tables)?;
     match report {
         Some(report) => Ok(Answered::Value((report.read)(&mut tables, parameters)?)),
         None => {

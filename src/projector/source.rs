@@ -9,7 +9,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::collection::{CollectionId, Registry};
 use crate::domain::cursor::JournalPosition;
 use crate::read_model::projection::{Feed, ProjectionError};
-use crate::storage::page::Room;
+use crate::storage::page::PageLimit;
 use crate::storage::reader::Reader;
 
 /// The log of one projection.
@@ -59,8 +59,8 @@ impl Log {
         if let Some(archive) = &mut self.archive {
             return archive.page(&self.registry, after, limit);
         }
-        let room = Room { items: limit, bytes: PAGE_BYTES };
-        let after = JournalPosition::stored(after);
+        let room = PageLimit { items: limit, bytes: PAGE_BYTES };
+        let after = JournalPosition::from_raw(after);
         let read = self.reader.view(|view| view.journal(Some(&self.collections), after, room))?;
         let items = read.entries.into_iter().map(|entry| Item {
             place: entry.position.number(),

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::domain::collection::CollectionId;
 use crate::domain::cursor::Revision;
-use crate::events::memory_budget::Budget;
+use crate::events::memory_budget::MemoryBudget;
 use crate::storage::counters::Horizon;
 use crate::storage::error::StoreError;
 use crate::storage::reader::View;
@@ -28,7 +28,7 @@ use body::Unmade;
 /// The bodies of all collections.
 pub(crate) struct Bodies {
     shelves: Box<[Mutex<Shelf>]>,
-    budget: Arc<Budget>,
+    budget: Arc<MemoryBudget>,
 }
 
 /// What there is of one collection.
@@ -97,7 +97,7 @@ impl Bodies {
     /// For so many collections, with room for so many bytes.
     pub(crate) fn new(collections: usize, limit: usize) -> Self {
         let shelves = (0..collections).map(|_| Mutex::default()).collect();
-        Self { shelves, budget: Budget::new(limit) }
+        Self { shelves, budget: MemoryBudget::new(limit) }
     }
 
     fn shelf(&self, collection: CollectionId) -> MutexGuard<'_, Shelf> {
@@ -169,14 +169,14 @@ impl Make {
             match body.after((revision, forgotten), view, self.collection, budget) {
                 Ok(Some(body)) => return shown(body),
                 // Where the old one stands in the way of the new, there is room for one of them only.
-                Ok(None) | Err(Unmade::NoRoom) => self.bodies.shelf(self.collection).kept = None,
+                Ok(None) | Err(Unmade::BudgetExceeded) => self.bodies.shelf(self.collection).kept = None,
                 Err(Unmade::Store(error)) => return Err(error),
             }
         }
         let tried = budget.free();
         match Body::anew(view, self.collection, budget) {
             Ok(body) => shown(body),
-            Err(Unmade::NoRoom) => Ok(Made(Err(Refused { tried, size, beside }))),
+            Err(Unmade::BudgetExceeded) => Ok(Made(Err(Refused { tried, size, beside }))),
             Err(Unmade::Store(error)) => Err(error),
         }
     }
@@ -229,14 +229,14 @@ mod tests {
     }
 
     fn ask(bodies: &Arc<Bodies>, id: CollectionId, revision: i64) -> (Answer, Option<Make>) {
-        match bodies.ask(id, (Revision::stored(revision), Revision::stored(revision))) {
+        match bodies.ask(id, (Revision::from_raw(revision), Revision::from_raw(revision))) {
             Asked::Pending { answer, make } => (answer, make),
             _ => panic!("there is none yet"),
         }
     }
 
     fn made(revision: i64) -> Made {
-        let revision = Revision::stored(revision);
+        let revision = Revision::from_raw(revision);
         Made(Ok(Shown { body: Arc::new(Body::empty(revision)), revision }))
     }
 
@@ -257,14 +257,14 @@ mod tests {
         let next = make.finish(made(2)).unwrap();
         assert_eq!((revision(first), revision(second)), (2, 2));
         assert!(third.try_recv().is_err());
-        assert!(matches!(bodies.ask(id, (Revision::stored(2), Revision::stored(1))), Asked::Here(_)));
+        assert!(matches!(bodies.ask(id, (Revision::from_raw(2), Revision::from_raw(1))), Asked::Here(_)));
         let (fourth, none) = ask(&bodies, id, 4);
         assert!(none.is_none(), "the next is on its way");
         assert!(next.finish(made(5)).is_none());
         assert_eq!((revision(third), revision(fourth)), (5, 5));
         assert!(
-            matches!(bodies.ask(id, (Revision::stored(9), Revision::stored(5))), Asked::Here(shown)
-            if shown.revision == Revision::stored(9)),
+            matches!(bodies.ask(id, (Revision::from_raw(9), Revision::from_raw(5))), Asked::Here(shown)
+            if shown.revision == Revision::from_raw(9)),
             "nothing has changed since"
         );
         let (_, make) = ask(&bodies, id, 10);
@@ -290,7 +290,7 @@ mod tests {
         let (mut first, make) = ask(&bodies, id, 1);
         assert!(make.unwrap().finish(Made(Err(Refused { tried: 1000, size: None, beside: None }))).is_none());
         assert!(first.try_recv().unwrap().is_none());
-        let ask = || bodies.ask(id, (Revision::stored(1), Revision::stored(1)));
+        let ask = || bodies.ask(id, (Revision::from_raw(1), Revision::from_raw(1)));
         assert!(matches!(ask(), Asked::TooLarge), "nobody knows how large it is");
         for size in [5000, 1000, 501] {
             bodies.measure(id).took(size);

@@ -11,22 +11,22 @@ use crate::domain::collection::{CollectionId, Registry};
 use crate::domain::cursor::{JournalPosition, Revision, Version};
 use crate::domain::feed::push_member;
 use crate::domain::key::Key;
-use crate::events::replay_cache::Segments;
-use crate::events::resume::{Answer, Ask, follow};
+use crate::events::replay_cache::ReplayCache;
+use crate::events::resume::{ResumeReply, ResumeRequest, resume};
 use crate::read::collection_cache::{Make, Measure, Zip};
-use crate::read::spooled_body::{Broken, Spool};
+use crate::read::spooled_body::{Spool, SpoolError};
 use crate::storage::aggregates::Row;
 use crate::storage::connection::Database;
 use crate::storage::error::StoreError;
 use crate::storage::journal::{Entries, Entry, Folded};
-use crate::storage::page::Room;
+use crate::storage::page::PageLimit;
 use crate::storage::reader::{Part, Reader};
 
 /// One reading thread.
 pub(crate) struct Readers {
     database: Arc<Database>,
     registry: Arc<Registry>,
-    segments: Arc<Segments>,
+    replay_cache: Arc<ReplayCache>,
     /// `None` until the first read, and after a failure.
     reader: Option<Reader>,
 }
@@ -39,13 +39,13 @@ impl Readers {
         threads: usize,
         database: &Arc<Database>,
         registry: &Arc<Registry>,
-        segments: &Arc<Segments>,
+        replay_cache: &Arc<ReplayCache>,
     ) -> Addr<Self> {
-        let (database, registry, segments) = (Arc::clone(database), Arc::clone(registry), Arc::clone(segments));
+        let (database, registry, replay_cache) = (Arc::clone(database), Arc::clone(registry), Arc::clone(replay_cache));
         SyncArbiter::start(threads, move || Self {
             database: Arc::clone(&database),
             registry: Arc::clone(&registry),
-            segments: Arc::clone(&segments),
+            replay_cache: Arc::clone(&replay_cache),
             reader: None,
         })
     }
@@ -70,16 +70,16 @@ impl Actor for Readers {
     type Context = SyncContext<Self>;
 }
 
-impl Message for Ask {
-    type Result = Result<Answer, StoreError>;
+impl Message for ResumeRequest {
+    type Result = Result<ResumeReply, StoreError>;
 }
 
-impl Handler<Ask> for Readers {
-    type Result = Result<Answer, StoreError>;
+impl Handler<ResumeRequest> for Readers {
+    type Result = Result<ResumeReply, StoreError>;
 
-    fn handle(&mut self, ask: Ask, _: &mut Self::Context) -> Self::Result {
-        let segments = Arc::clone(&self.segments);
-        self.with_reader(|reader| reader.view(|view| follow(view, &segments, &ask)))
+    fn handle(&mut self, request: ResumeRequest, _: &mut Self::Context) -> Self::Result {
+        let replay_cache = Arc::clone(&self.replay_cache);
+        self.with_reader(|reader| reader.view(|view| resume(view, &replay_cache, &request)))
     }
 }
 
@@ -169,7 +169,7 @@ impl Handler<ReadEvents> for Readers {
 pub(crate) struct ReadJournal {
     pub(crate) only: Option<Arc<[CollectionId]>>,
     pub(crate) after: JournalPosition,
-    pub(crate) room: Room,
+    pub(crate) limit: PageLimit,
 }
 
 impl Message for ReadJournal {
@@ -179,9 +179,9 @@ impl Message for ReadJournal {
 impl Handler<ReadJournal> for Readers {
     type Result = Result<(Revision, Entries), StoreError>;
 
-    fn handle(&mut self, ReadJournal { only, after, room }: ReadJournal, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, ReadJournal { only, after, limit }: ReadJournal, _: &mut Self::Context) -> Self::Result {
         self.with_reader(|reader| {
-            reader.view(|view| Ok((view.horizon()?.current, view.journal(only.as_deref(), after, room)?)))
+            reader.view(|view| Ok((view.horizon()?.current, view.journal(only.as_deref(), after, limit)?)))
         })
     }
 }
@@ -268,7 +268,7 @@ impl Handler<ReadCollections> for Readers {
                 }
                 writing.body.finish();
             }
-            Err(Broken::ClientGone) => {}
+            Err(SpoolError::ClientGone) => {}
             // The spool is dropped unfinished: the client's response is cut, and not taken for the whole.
             Err(broken) => log::error!("a response was not finished: {broken}"),
         }
@@ -285,7 +285,7 @@ struct Writing {
 }
 
 impl Writing {
-    fn write(&mut self, registry: &Registry, part: Part<'_>) -> Result<(), Broken> {
+    fn write(&mut self, registry: &Registry, part: Part<'_>) -> Result<(), SpoolError> {
         match (self.form, part) {
             (Form::Document, Part::Begin) | (Form::Collection, Part::Collection { .. }) => self.text.push('{'),
             (Form::Document, Part::Collection { id, first }) => {
@@ -311,7 +311,7 @@ impl Writing {
         if self.text.len() >= CHUNK { self.flush() } else { Ok(()) }
     }
 
-    fn flush(&mut self) -> Result<(), Broken> {
+    fn flush(&mut self) -> Result<(), SpoolError> {
         if self.text.is_empty() {
             return Ok(());
         }

@@ -37,7 +37,7 @@ pub(crate) struct Spool {
 
 /// Why a body was not written to its end.
 #[derive(Debug)]
-pub(crate) enum Broken {
+pub(crate) enum SpoolError {
     /// Nobody wants it any more.
     ClientGone,
     /// The temporary file failed, for want of room perhaps.
@@ -56,24 +56,24 @@ pub(crate) fn spool(directory: &Path) -> (Spool, SpooledBody) {
 
 impl Spool {
     /// Adds a chunk. Never waits for the client.
-    pub(crate) fn push(&mut self, chunk: Bytes) -> Result<(), Broken> {
+    pub(crate) fn push(&mut self, chunk: Bytes) -> Result<(), SpoolError> {
         let chunk = match &self.queue {
             None => chunk,
             Some(queue) => match queue.try_send(chunk) {
                 Ok(()) => return Ok(()),
-                Err(mpsc::error::TrySendError::Closed(_)) => return Err(Broken::ClientGone),
+                Err(mpsc::error::TrySendError::Closed(_)) => return Err(SpoolError::ClientGone),
                 Err(mpsc::error::TrySendError::Full(chunk)) => chunk,
             },
         };
         self.queue = None;
         if self.rest.is_closed() {
-            return Err(Broken::ClientGone);
+            return Err(SpoolError::ClientGone);
         }
         let file = match &mut self.file {
             Some(file) => file,
-            none => none.insert(tempfile::tempfile_in(&self.directory).map_err(Broken::File)?),
+            none => none.insert(tempfile::tempfile_in(&self.directory).map_err(SpoolError::File)?),
         };
-        file.write_all(&chunk).map_err(Broken::File)
+        file.write_all(&chunk).map_err(SpoolError::File)
     }
 
     /// The body is whole.
@@ -141,7 +141,7 @@ fn piece(mut file: File) -> std::io::Result<(File, Bytes)> {
     Ok((file, bytes.into()))
 }
 
-impl fmt::Display for Broken {
+impl fmt::Display for SpoolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ClientGone => f.write_str("the client has gone"),
@@ -151,7 +151,7 @@ impl fmt::Display for Broken {
     }
 }
 
-impl From<StoreError> for Broken {
+impl From<StoreError> for SpoolError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }

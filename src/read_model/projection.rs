@@ -30,7 +30,7 @@ pub trait Projection: 'static {
     /// The collections whose events it is given.
     const COLLECTIONS: &'static [&'static str];
 
-    /// What it makes: [`Tables`], or a file ([`CsvFile`]).
+    /// What it makes: [`Tables`], or a file ([`CsvFile`](crate::CsvFile)).
     type Sink: Sink;
 
     /// For tables the SQL that creates them, for a file its header.
@@ -62,7 +62,7 @@ pub enum Feed {
 /// Tables of SQLite: a connection of [Diesel](https://diesel.rs), in the transaction that also holds the checkpoint.
 pub type Tables = SqliteConnection;
 
-/// What a projection writes into: [`Tables`] or a [`CsvFile`].
+/// What a projection writes into: [`Tables`] or a [`CsvFile`](crate::CsvFile).
 ///
 /// Implemented here only; the hidden methods are for the service.
 pub trait Sink: Sized + Send + sealed::Sealed + 'static {

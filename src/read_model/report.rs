@@ -6,7 +6,7 @@ use diesel::sqlite::SqliteConnection;
 use serde_json::Value;
 
 use super::projection::ProjectionError;
-use crate::domain::json::Invalid;
+use crate::domain::json::ValidationError;
 
 /// A question to the tables of a projection: `GET /reports/{name}`.
 #[derive(Clone, Copy)]
@@ -40,7 +40,7 @@ impl Parameters {
         let number = text.parse().ok().filter(|number| range.contains(number));
         number.map(Some).ok_or_else(|| {
             let detail = format!("expected a number from {} to {}", range.start(), range.end());
-            ReportError::Invalid(Invalid::new(name, detail))
+            ReportError::Invalid(ValidationError::new(name, detail))
         })
     }
 
@@ -51,7 +51,7 @@ impl Parameters {
     pub fn one_of(&self, name: &str, known: &[&str]) -> Result<Option<&str>, ReportError> {
         match self.get(name) {
             Some(text) if !known.contains(&text) => {
-                Err(ReportError::Invalid(Invalid::new(name, format!("expected one of {}", known.join(", ")))))
+                Err(ReportError::Invalid(ValidationError::new(name, format!("expected one of {}", known.join(", ")))))
             }
             value => Ok(value),
         }
@@ -62,7 +62,7 @@ impl Parameters {
 #[derive(Debug)]
 pub enum ReportError {
     /// A parameter is not what it should be.
-    Invalid(Invalid),
+    Invalid(ValidationError),
     /// The tables cannot be read.
     Failed(ProjectionError),
 }

@@ -14,14 +14,14 @@ use actix_web::middleware::Condition;
 use actix_web::rt::signal::unix::{Signal, SignalKind, signal};
 use actix_web::{App, web};
 
-use crate::delivery::hub::{Audience, Hub};
-use crate::delivery::pending::Heard;
+use crate::delivery::hub::{Hub, LiveSubscribers};
+use crate::delivery::pending::PendingChanges;
 use crate::delivery::relay::Relay;
-use crate::delivery::stream_limiter::Admission;
+use crate::delivery::stream_limiter::StreamLimiter;
 use crate::domain::clock::Clock;
 use crate::domain::collection::{Derived, Document, EventSourced, Registry};
 use crate::domain::cursor::{Epoch, Revision};
-use crate::events::replay_cache::Segments;
+use crate::events::replay_cache::ReplayCache;
 use crate::http::cors::cors;
 use crate::http::routes::routes;
 use crate::http::server::server;
@@ -37,8 +37,8 @@ use crate::service::running::{Hubs, Running, StartError, retention};
 use crate::service::settings::Settings;
 use crate::storage::connection::Database;
 use crate::storage::verify::{Verified, verify};
-use crate::storage::writer::{Life, Writer};
-use crate::write::aggregator::{Aggregator, Listen, Outcomes};
+use crate::storage::writer::{EpochMode, Writer};
+use crate::write::aggregator::{Aggregator, CommandReplies, Listen};
 
 /// A service before it runs: its collections, in their order in the document.
 ///
@@ -167,7 +167,7 @@ impl Service {
         let mut running = self.open(settings)?;
         let (server, address) = serve(listener, &running)?;
         log::info!("listening on http://{address}");
-        running.database.tell_address(reachable(address));
+        running.database.record_address(reachable(address));
         (running.server, running.addresses) = (Some(server), vec![address]);
         Ok(running)
     }
@@ -187,8 +187,8 @@ impl Service {
         let (registry, projections) = (Arc::new(self.registry), self.projections);
         let inline: Arc<[Box<dyn Inline>]> = projections.inline.into();
         let clock = Arc::new(Clock::default());
-        let database = Arc::new(Database::take(&settings.database)?);
-        let life = if settings.new_epoch { Life::New } else { Life::Same };
+        let database = Arc::new(Database::lock(&settings.database)?);
+        let life = if settings.new_epoch { EpochMode::Renew } else { EpochMode::Keep };
         let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now(), life)?;
         let (epoch, revision) = (writer.epoch().clone(), writer.revision());
         log::info!("database {} is open: epoch {epoch}, revision {revision}", database.path().display());
@@ -212,10 +212,10 @@ impl Service {
         };
         let (projections, projecting) = Projections::start(&inline, &projections.background, &around)?;
 
-        let segments = Arc::new(Segments::new(settings.shared_events));
+        let replay_cache = Arc::new(ReplayCache::new(settings.shared_events));
         let shared = web::Data::new(Shared {
-            readers: Readers::start(settings.readers, &database, &registry, &segments),
-            scanners: Readers::start(settings.readers, &database, &registry, &segments),
+            readers: Readers::start(settings.readers, &database, &registry, &replay_cache),
+            scanners: Readers::start(settings.readers, &database, &registry, &replay_cache),
             bodies: Arc::new(Bodies::new(registry.ids().count(), settings.shared_bodies)),
             spool_directory: database.directory().to_owned(),
             registry,
@@ -227,7 +227,7 @@ impl Service {
             max_body: settings.max_body,
             session_buffer: settings.session_buffer,
             heartbeat: settings.heartbeat,
-            admission: Admission::new(settings.max_sessions, settings.max_sessions_per_address),
+            stream_limiter: StreamLimiter::new(settings.max_sessions, settings.max_sessions_per_address),
         });
         Ok(Running {
             addresses: Vec::new(),
@@ -262,14 +262,14 @@ fn relay(
         retention: retention(settings),
         reader: None,
         last,
-        heard: Heard::default(),
+        pending: PendingChanges::default(),
         hubs: Vec::new(),
-        together: 0,
+        last_batch_revisions: 0,
         published: None,
-        is_due: false,
+        publish_scheduled: false,
         projectors: Vec::new(),
-        told: None,
-        is_telling: false,
+        last_notified: None,
+        notify_scheduled: false,
         #[cfg(feature = "test-hooks")]
         lose: 0,
     }
@@ -282,14 +282,16 @@ fn serve(listener: TcpListener, running: &Running) -> Result<(ServerHandle, Sock
     let origins = settings.cors_origin.clone();
     let heartbeat = settings.heartbeat;
     let application = move || {
-        let audience = Rc::new(RefCell::new(Audience::new(shared.epoch.clone())));
-        let hub = Hub { audience: Rc::clone(&audience), relay: relay.clone(), heartbeat, took: Arc::default() }.start();
+        let subscribers = Rc::new(RefCell::new(LiveSubscribers::new(shared.epoch.clone())));
+        let hub =
+            Hub { subscribers: Rc::clone(&subscribers), relay: relay.clone(), heartbeat, handout_time: Arc::default() }
+                .start();
         hubs.lock().expect("nobody panics while pushing to a list").push(hub);
         App::new()
             .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
             .app_data(shared.clone())
-            .app_data(audience)
-            .app_data(Outcomes::here())
+            .app_data(subscribers)
+            .app_data(CommandReplies::here())
             .configure(|config| routes(config, &shared))
     };
     let cannot = |error| StartError::Listen(settings.listen.clone(), error);

@@ -19,7 +19,7 @@ use crate::service::settings::{ProjectionTask, Settings, Task};
 use crate::storage::connection::Database;
 use crate::storage::error::StoreError;
 use crate::storage::verify::verify;
-use crate::storage::writer::{Life, Writer};
+use crate::storage::writer::{EpochMode, Writer};
 
 /// Everything that can go wrong here is told in one line.
 type Told<T> = Result<T, ProjectionError>;
@@ -28,11 +28,11 @@ type Told<T> = Result<T, ProjectionError>;
 pub(crate) fn run(task: &Task, settings: &Settings, registry: Registry, projections: Registered) -> ExitCode {
     let outcome = match task {
         Task::Verify => verified(settings, registry),
-        Task::Projection { task } => match Database::take(&settings.database) {
+        Task::Projection { task } => match Database::lock(&settings.database) {
             Ok(database) => {
                 Offline::open(settings, database, registry, projections).and_then(|mut here| here.run(task))
             }
-            Err(error) => match Database::address_beside(&settings.database) {
+            Err(error) => match Database::running_service_address(&settings.database) {
                 Some(service) => asked(task, service),
                 None => Err(error.into()),
             },
@@ -191,7 +191,7 @@ impl Offline {
         let (database, registry, clock) = (Arc::new(database), Arc::new(registry), Arc::new(Clock::default()));
         let inline: Arc<[Box<dyn Inline>]> = projections.inline.into();
         let (ours, theirs) = (Arc::clone(&registry), Arc::clone(&inline));
-        let writer = Writer::open(&database, ours, theirs, clock.now(), Life::Same)?;
+        let writer = Writer::open(&database, ours, theirs, clock.now(), EpochMode::Keep)?;
         let mut background = Vec::new();
         for projection in &projections.background {
             let status = Status::new(projection.name(), projection.version(), false);

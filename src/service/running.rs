@@ -8,11 +8,11 @@ use actix::prelude::*;
 use actix_server::ServerHandle;
 use actix_web::web;
 
-use crate::delivery::hub::{Goodbye, Hub};
+use crate::delivery::hub::{Hub, Shutdown};
 use crate::delivery::relay::{Drain, Relay, Retention};
 use crate::domain::clock::Clock;
-use crate::domain::collection::{CollectionId, Command, EventSourced, InvalidRegistration, Refusal, handle};
-use crate::domain::json::Invalid;
+use crate::domain::collection::{CollectionId, Command, EventSourced, InvalidRegistration, Rejection, handle};
+use crate::domain::json::ValidationError;
 use crate::domain::key::Key;
 use crate::domain::precondition::Precondition;
 use crate::http::shared::Shared;
@@ -59,13 +59,13 @@ pub struct Outcome<T> {
 pub enum CommandError<E> {
     /// It would have broken a rule of the business.
     #[error(transparent)]
-    Broken(E),
+    Rejected(E),
     /// There is no aggregate with this key.
     #[error("there is no such aggregate")]
     NotFound,
     /// The key is none of this collection.
     #[error("{0}")]
-    Invalid(#[source] Invalid),
+    Invalid(#[source] ValidationError),
     /// Too many commands wait already; it was not taken.
     #[error("too many commands wait; this one was not taken")]
     Busy,
@@ -152,7 +152,7 @@ impl Running {
         let stopped = self.server.as_ref().map(|server| server.stop(true));
         let hubs = std::mem::take(&mut *self.hubs.lock().expect("nobody panics while pushing to a list"));
         for hub in &hubs {
-            hub.do_send(Goodbye);
+            hub.do_send(Shutdown);
         }
         self.shared.journal.send_modify(|mark| mark.is_over = true);
         if let Some(stopped) = stopped {
@@ -199,7 +199,7 @@ impl Running {
     /// Streams that are open.
     #[must_use]
     pub fn sessions(&self) -> usize {
-        self.shared.admission.count()
+        self.shared.stream_limiter.count()
     }
 }
 
@@ -216,15 +216,15 @@ impl<E: 'static> CommandError<E> {
     fn of(error: ExecuteError) -> Self {
         let failed = || Self::Failed("whether the command was done is unknown; the log says why".to_owned());
         match error {
-            ExecuteError::Refused(Refusal::Broken(broken)) => {
-                broken.into_any().downcast().map_or_else(|_| failed(), |broken| Self::Broken(*broken))
+            ExecuteError::Rejected(Rejection::RuleBroken(broken)) => {
+                broken.into_any().downcast().map_or_else(|_| failed(), |broken| Self::Rejected(*broken))
             }
-            ExecuteError::Refused(Refusal::NotFound) => Self::NotFound,
-            ExecuteError::Refused(Refusal::Invalid(invalid)) => Self::Invalid(invalid),
-            ExecuteError::Refused(Refusal::Corrupt(corrupt)) => Self::Failed(corrupt.to_string()),
-            ExecuteError::Refused(Refusal::Panicked) => Self::Failed("its own code panicked".to_owned()),
+            ExecuteError::Rejected(Rejection::NotFound) => Self::NotFound,
+            ExecuteError::Rejected(Rejection::Invalid(invalid)) => Self::Invalid(invalid),
+            ExecuteError::Rejected(Rejection::Corrupt(corrupt)) => Self::Failed(corrupt.to_string()),
+            ExecuteError::Rejected(Rejection::Panicked) => Self::Failed("its own code panicked".to_owned()),
             // Nothing was expected.
-            ExecuteError::Refused(Refusal::Unexpected(_)) | ExecuteError::Failed => failed(),
+            ExecuteError::Rejected(Rejection::PreconditionFailed(_)) | ExecuteError::Failed => failed(),
             ExecuteError::Busy => Self::Busy,
         }
     }

@@ -9,8 +9,7 @@ use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel::sqlite::{Sqlite, SqliteConnection};
 
 use super::error::StoreError;
-use super::outbox::Pruned;
-use super::page::Room;
+use super::page::{PageLimit, Progress};
 use super::schema::{aggregates, metadata};
 use super::statements::UpsertAggregate;
 use crate::domain::clock::Timestamp;
@@ -39,9 +38,9 @@ pub(super) fn load(connection: &mut SqliteConnection, collection: &str, key: &Ke
         .get_result(connection)
         .optional()?;
     Ok(row.map(|(revision, version, body)| Row {
-        revision: Revision::stored(revision),
-        version: Version::stored(version),
-        body: body.map(Body::stored),
+        revision: Revision::from_raw(revision),
+        version: Version::from_raw(version),
+        body: body.map(Body::from_db),
     }))
 }
 
@@ -78,7 +77,7 @@ pub(super) fn scan<E: From<StoreError>>(
         .select((aggregates::key, aggregates::revision, aggregates::body.assume_not_null()));
     for row in query.load_iter::<(String, i64, String), DefaultLoadingMode>(connection).map_err(StoreError::from)? {
         let (key, revision, body) = row.map_err(StoreError::from)?;
-        each(&key, Revision::stored(revision), &body)?;
+        each(&key, Revision::from_raw(revision), &body)?;
     }
     Ok(())
 }
@@ -111,7 +110,7 @@ pub(super) fn changed(
     registry: &Registry,
     feed: &Feed,
     after: Revision,
-    room: Room,
+    limit: PageLimit,
 ) -> Result<States, StoreError> {
     if let (Some(collection), Some(keys)) = (feed.collection(), feed.keys()) {
         let mut states = Vec::new();
@@ -125,7 +124,7 @@ pub(super) fn changed(
             }));
         }
         states.sort_by_key(|state| state.revision);
-        return fill(feed, states.into_iter().map(Ok), room);
+        return fill(feed, states.into_iter().map(Ok), limit);
     }
     // Through the index by revision, so that the cost follows what changed; a filter by collection would tempt SQLite
     // to go through all of the collection instead.
@@ -139,23 +138,23 @@ pub(super) fn changed(
     let states = rows.filter_map(|row| match row {
         Ok((collection, key, revision, body)) => {
             let collection = registry.id(&collection)?;
-            Some(Ok(State { collection, key: Key::stored(&key), revision: Revision::stored(revision), body }))
+            Some(Ok(State { collection, key: Key::from_db(&key), revision: Revision::from_raw(revision), body }))
         }
         Err(error) => Some(Err(StoreError::from(error))),
     });
-    fill(feed, states, room)
+    fill(feed, states, limit)
 }
 
 /// Takes states until there is no more room, whole revisions at a time.
 fn fill(
     feed: &Feed,
     states: impl Iterator<Item = Result<State, StoreError>>,
-    room: Room,
+    limit: PageLimit,
 ) -> Result<States, StoreError> {
     let (mut taken, mut bytes, mut looked_at, mut last) = (Vec::new(), 0, 0, None);
     for state in states {
         let state = state?;
-        let full = bytes >= room.bytes || taken.len() >= room.items || looked_at >= PAGE_ROWS;
+        let full = bytes >= limit.bytes || taken.len() >= limit.items || looked_at >= PAGE_ROWS;
         if full && last.is_some_and(|last| last < state.revision) {
             return Ok(States { states: taken, to: last });
         }
@@ -203,15 +202,15 @@ pub(super) fn changed_of(
     connection: &mut SqliteConnection,
     collection: &str,
     after: Revision,
-    room: Room,
+    limit: PageLimit,
 ) -> Result<Option<BTreeMap<Key, Option<String>>>, StoreError> {
     let query = ChangedOf { collection, after: after.number() };
     let (mut changed, mut bytes) = (BTreeMap::new(), 0);
     for row in query.load_iter::<(String, Option<String>), DefaultLoadingMode>(connection)? {
         let (key, body) = row?;
         bytes += key.len() + body.as_ref().map_or(0, String::len);
-        changed.insert(Key::stored(&key), body);
-        if changed.len() > room.items || bytes > room.bytes {
+        changed.insert(Key::from_db(&key), body);
+        if changed.len() > limit.items || bytes > limit.bytes {
             return Ok(None);
         }
     }
@@ -242,7 +241,7 @@ pub(super) fn has_changed(
 const FORGOTTEN_AT_ONCE: u16 = 1000;
 
 /// Forgets deletions that are older than this, oldest first, a bounded number of them.
-pub(super) fn forget(connection: &mut SqliteConnection, older_than: Timestamp) -> Result<Pruned, StoreError> {
+pub(super) fn forget(connection: &mut SqliteConnection, older_than: Timestamp) -> Result<Progress, StoreError> {
     connection.immediate_transaction(|connection| {
         let oldest: Vec<(String, i32, String, i64, Option<i64>)> = aggregates::table
             .filter(aggregates::body.is_null())
@@ -258,11 +257,11 @@ pub(super) fn forget(connection: &mut SqliteConnection, older_than: Timestamp) -
             .load(connection)?;
         let is_old = |deleted: &Option<i64>| deleted.is_some_and(|deleted| deleted < older_than.milliseconds());
         let old = oldest.iter().take_while(|(.., deleted)| is_old(deleted)).count();
-        let Some((.., last, _)) = oldest[..old].last() else { return Ok(Pruned::All) };
+        let Some((.., last, _)) = oldest[..old].last() else { return Ok(Progress::Done) };
         for (collection, rank, key, ..) in &oldest[..old] {
             diesel::delete(aggregates::table.find((collection, rank, key))).execute(connection)?;
         }
         diesel::update(metadata::table).set(metadata::forgotten.eq(last)).execute(connection)?;
-        Ok(if old == usize::from(FORGOTTEN_AT_ONCE) { Pruned::Some } else { Pruned::All })
+        Ok(if old == usize::from(FORGOTTEN_AT_ONCE) { Progress::More } else { Progress::Done })
     })
 }

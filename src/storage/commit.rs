@@ -17,7 +17,8 @@ use super::journal::{self, Entry, Folded};
 use super::outbox::{self, Change};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{
-    At, Body, CollectionId, Command, Corrupt, Decision, Journaled, Keys, Recorded, Refusal, Registry, guarded, patch,
+    At, Body, CollectionId, Command, CorruptState, Decision, Journaled, Keys, Recorded, Registry, Rejection,
+    catch_panic, patch,
 };
 use crate::domain::cursor::{JournalPosition, Revision, Version};
 use crate::domain::key::Key;
@@ -27,7 +28,7 @@ use crate::read_model::inline::Inline;
 #[derive(Debug)]
 pub(crate) struct Committed {
     /// One answer a command, in their order.
-    pub(crate) answers: Vec<Result<Written, Refusal>>,
+    pub(crate) answers: Vec<Result<Written, Rejection>>,
     /// The last revision before it …
     pub(crate) after: Revision,
     /// … and the last revision now, which is durable.
@@ -124,14 +125,14 @@ impl<'a> Batch<'a> {
         &mut self,
         connection: &mut SqliteConnection,
         command: Command,
-    ) -> Result<Result<Written, Refusal>, StoreError> {
+    ) -> Result<Result<Written, Rejection>, StoreError> {
         let Command { collection: id, key, precondition, change } = command;
         let (collection, now) = (self.registry.get(id), self.now);
         let is_numbered = key.is_none() && collection.keys() == Keys::Sequence;
-        if let (Some(chosen), true) = (&key, change.opens())
+        if let (Some(chosen), true) = (&key, change.creates())
             && let Err(invalid) = collection.keys().check(chosen)
         {
-            return Ok(Err(Refusal::Invalid(invalid)));
+            return Ok(Err(Rejection::Invalid(invalid)));
         }
         let key = key.unwrap_or_else(|| if is_numbered { self.counters.next_key(id) } else { Key::uuid(now) });
         // A collection of events may have had keys of another kind before.
@@ -139,16 +140,16 @@ impl<'a> Batch<'a> {
         let loaded = if is_first { Ok(self.first(id, &key)) } else { self.load(connection, id, &key) };
         let Staged { row, folded, .. } = match loaded {
             // One aggregate that cannot be read is not the end of the batch.
-            Err(StoreError::Corrupt(why)) => return Ok(Err(Refusal::Corrupt(Corrupt::new(why)))),
+            Err(StoreError::Corrupt(why)) => return Ok(Err(Rejection::Corrupt(CorruptState::new(why)))),
             loaded => loaded?,
         };
         let state = row.body.as_ref().or(folded.as_ref());
         let current = state.map(|_| row.revision);
-        if (current.is_some() || change.opens()) && !precondition.holds(current) {
-            return Ok(Err(Refusal::Unexpected(current)));
+        if (current.is_some() || change.creates()) && !precondition.holds(current) {
+            return Ok(Err(Rejection::PreconditionFailed(current)));
         }
         let at = At { key: &key, version: row.version, now, new_id: &|| Key::uuid(now) };
-        let Decision { after, events } = match guarded(|| collection.decide(at, state, change)) {
+        let Decision { after, events } = match catch_panic(|| collection.decide(at, state, change)) {
             Ok(decision) => decision,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -184,19 +185,19 @@ impl<'a> Batch<'a> {
         &mut self,
         connection: &mut SqliteConnection,
         source: Step,
-    ) -> Result<Result<Vec<Step>, Refusal>, StoreError> {
+    ) -> Result<Result<Vec<Step>, Rejection>, StoreError> {
         let registry = self.registry;
         let (before, after) = (source.before.clone(), source.after.clone());
         let mut steps = vec![source];
         for &collection in registry.derived_from(steps[0].collection) {
             let Some(derivation) = registry.get(collection).derivation() else { continue };
-            let touched = match guarded(|| Ok(derivation.touched(before.as_ref(), after.as_ref())?)) {
+            let touched = match catch_panic(|| Ok(derivation.touched(before.as_ref(), after.as_ref())?)) {
                 Ok(touched) => touched,
                 Err(refusal) => return Ok(Err(refusal)),
             };
             for key in touched {
                 let row = self.load(connection, collection, &key)?.row.body;
-                match guarded(|| Ok(derivation.derive(&key, row.as_ref(), before.as_ref(), after.as_ref())?)) {
+                match catch_panic(|| Ok(derivation.derive(&key, row.as_ref(), before.as_ref(), after.as_ref())?)) {
                     Ok(derived) => steps.push(Step { collection, key, before: row, after: derived }),
                     Err(refusal) => return Ok(Err(refusal)),
                 }
@@ -206,7 +207,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Gives the steps of one command their revision, if any of them changes something.
-    fn stage(&mut self, steps: Vec<Step>) -> Result<(), Refusal> {
+    fn stage(&mut self, steps: Vec<Step>) -> Result<(), Rejection> {
         let mut changes = Vec::with_capacity(steps.len());
         for step in steps {
             if let Some(patch) = patch(step.before.as_ref(), step.after.as_ref())? {
@@ -253,13 +254,13 @@ impl<'a> Batch<'a> {
     }
 
     /// Has the inline projections take what was staged since, in a savepoint.
-    fn project(&self, connection: &mut SqliteConnection, since: &Mark) -> Result<(), Refusal> {
+    fn project(&self, connection: &mut SqliteConnection, since: &Mark) -> Result<(), Rejection> {
         if self.inline.is_empty() {
             return Ok(());
         }
         let (events, changes) = (&self.events[since.events..], &self.changes[since.changes..]);
         inline_projections::project(connection, self.registry, self.inline, events, changes)
-            .map_err(|error| Refusal::Corrupt(Corrupt::new(error.to_string())))
+            .map_err(|error| Rejection::Corrupt(CorruptState::new(error.to_string())))
     }
 
     /// Forgets what was staged since.

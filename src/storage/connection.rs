@@ -14,7 +14,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tempfile::TempDir;
 
 use super::error::StoreError;
-use crate::domain::cursor::Seen;
+use crate::domain::cursor::HighWaterMark;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
@@ -28,7 +28,7 @@ pub(crate) struct Database {
     /// Locked exclusively. A file of its own: opening and closing the database file itself would drop SQLite's locks.
     lock: File,
     /// What its readers were shown.
-    seen: Seen,
+    high_water_mark: HighWaterMark,
     /// The directory of a private database.
     private: Mutex<Option<TempDir>>,
 }
@@ -42,18 +42,18 @@ pub(super) enum Mode {
 
 impl Database {
     /// Takes the file at `path`, to be created if it is not there; `:memory:` is a private file that goes at exit.
-    pub(crate) fn take(path: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn lock(path: &Path) -> Result<Self, StoreError> {
         if path != Path::new(":memory:") {
-            return Self::lock(resolved(path)?, None);
+            return Self::lock_file(resolved(path)?, None);
         }
         let directory = tempfile::Builder::new()
             .prefix("duality-")
             .tempdir()
             .map_err(|error| StoreError::Open(format!("cannot make a temporary directory: {error}")))?;
-        Self::lock(directory.path().join("duality.db"), Some(directory))
+        Self::lock_file(directory.path().join("duality.db"), Some(directory))
     }
 
-    fn lock(path: PathBuf, private: Option<TempDir>) -> Result<Self, StoreError> {
+    fn lock_file(path: PathBuf, private: Option<TempDir>) -> Result<Self, StoreError> {
         let cannot = |why: &dyn std::fmt::Display| StoreError::Open(format!("cannot open {}: {why}", path.display()));
         if path.to_str().is_none() {
             return Err(cannot(&"its name is not UTF-8"));
@@ -67,7 +67,7 @@ impl Database {
             .open(&beside)
             .map_err(|error| cannot(&error))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path, lock, seen: Seen::default(), private: Mutex::new(private) }),
+            Ok(()) => Ok(Self { path, lock, high_water_mark: HighWaterMark::default(), private: Mutex::new(private) }),
             Err(TryLockError::WouldBlock) => Err(cannot(&"another process uses it")),
             Err(TryLockError::Error(error)) => Err(cannot(&error)),
         }
@@ -79,7 +79,7 @@ impl Database {
     }
 
     /// Notes where the service can be asked, for command lines that find the database in use.
-    pub(crate) fn tell_address(&self, address: SocketAddr) {
+    pub(crate) fn record_address(&self, address: SocketAddr) {
         use std::io::{Seek as _, Write as _};
         let mut lock = &self.lock;
         let noted = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{address}"));
@@ -89,7 +89,7 @@ impl Database {
     }
 
     /// Where the service that uses a database can be asked.
-    pub(crate) fn address_beside(path: &Path) -> Option<SocketAddr> {
+    pub(crate) fn running_service_address(path: &Path) -> Option<SocketAddr> {
         let mut beside = resolved(path).ok()?.into_os_string();
         beside.push(".lock");
         std::fs::read_to_string(beside).ok()?.trim().parse().ok()
@@ -109,8 +109,8 @@ impl Database {
         }
     }
 
-    pub(crate) fn seen(&self) -> &Seen {
-        &self.seen
+    pub(crate) fn high_water_mark(&self) -> &HighWaterMark {
+        &self.high_water_mark
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -155,17 +155,17 @@ fn connect(file: &Path, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection
 ///
 /// NORMAL: a power cut may take the last transactions, whole ones; what they took comes again from the main database. So
 /// that nothing beside it costs the writer of that one its turn at the disk.
-pub(crate) fn attach(path: &Path) -> Result<SqliteConnection, StoreError> {
+pub(crate) fn open_sidecar(path: &Path) -> Result<SqliteConnection, StoreError> {
     connect(path, "rwc", &["PRAGMA busy_timeout = 5000", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL"])
 }
 
 /// A read-only connection to the main database or one beside it.
-pub(crate) fn look_beside(path: &Path) -> Result<SqliteConnection, StoreError> {
+pub(crate) fn open_read_only(path: &Path) -> Result<SqliteConnection, StoreError> {
     connect(path, "ro", &["PRAGMA busy_timeout = 5000"])
 }
 
 /// A read-only connection to a database that this process does not hold, and that has the tables of this program.
-pub(super) fn look(path: &Path) -> Result<SqliteConnection, StoreError> {
+pub(super) fn open_foreign(path: &Path) -> Result<SqliteConnection, StoreError> {
     let mut connection = connect(&resolved(path)?, "ro", &["PRAGMA busy_timeout = 5000"])?;
     let other = |why: &dyn std::fmt::Display| {
         StoreError::Open(format!(

@@ -94,9 +94,9 @@ pub(super) fn load(
     for id in registry.ids() {
         let row = collections::table.find(registry.get(id).name());
         let (next_key, changed) = row.select((collections::next_key, collections::changed)).first(connection)?;
-        counted.push(Counted { next_key, changed: Revision::stored(changed) });
+        counted.push(Counted { next_key, changed: Revision::from_raw(changed) });
     }
-    Ok((epoch, Counters { revision: Revision::stored(revision), position, collections: counted }))
+    Ok((epoch, Counters { revision: Revision::from_raw(revision), position, collections: counted }))
 }
 
 pub(super) fn epoch(connection: &mut SqliteConnection) -> Result<Epoch, StoreError> {
@@ -119,13 +119,13 @@ pub(super) fn horizon(connection: &mut SqliteConnection) -> Result<Horizon, Stor
     let (current, pruned, forgotten): (i64, i64, i64) =
         metadata::table.select((metadata::revision, metadata::pruned, metadata::forgotten)).get_result(connection)?;
     let (current, pruned, forgotten) =
-        (Revision::stored(current), Revision::stored(pruned), Revision::stored(forgotten));
+        (Revision::from_raw(current), Revision::from_raw(pruned), Revision::from_raw(forgotten));
     Ok(Horizon { current, pruned, forgotten })
 }
 
 /// The revision of the last change of a collection.
 pub(super) fn last_change(connection: &mut SqliteConnection, collection: &str) -> Result<Revision, StoreError> {
-    Ok(Revision::stored(collections::table.find(collection).select(collections::changed).first(connection)?))
+    Ok(Revision::from_raw(collections::table.find(collection).select(collections::changed).first(connection)?))
 }
 
 /// Begins another life of the database, in which no cursor of before is known.

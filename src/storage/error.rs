@@ -4,7 +4,7 @@ use std::fmt;
 
 use diesel::result::{ConnectionError, Error as QueryError};
 
-use crate::domain::collection::Corrupt;
+use crate::domain::collection::CorruptState;
 
 /// Why the database did not do something.
 #[derive(Debug)]
@@ -41,8 +41,8 @@ impl From<ConnectionError> for StoreError {
     }
 }
 
-impl From<Corrupt> for StoreError {
-    fn from(corrupt: Corrupt) -> Self {
+impl From<CorruptState> for StoreError {
+    fn from(corrupt: CorruptState) -> Self {
         Self::Corrupt(corrupt.to_string())
     }
 }

@@ -13,7 +13,7 @@ use super::counters::horizon;
 use super::error::StoreError;
 use super::journal::{self, Entry};
 use super::outbox::{self, Change};
-use super::page::Room;
+use super::page::PageLimit;
 use super::schema::projections;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
@@ -24,7 +24,7 @@ use crate::read_model::inline::Inline;
 use crate::read_model::projection::{Event, Feed, ProjectionError, What};
 
 /// Events that are read at once while a projection is built anew.
-const ROOM: Room = Room { items: 5000, bytes: 4 * 1024 * 1024 };
+const PAGE_LIMIT: PageLimit = PageLimit { items: 5000, bytes: 4 * 1024 * 1024 };
 
 /// Brings the tables in line with what is registered, in the transaction of the start.
 pub(super) fn register(
@@ -106,7 +106,7 @@ fn replay_journal(
 ) -> Result<(), ProjectionError> {
     let mut after = JournalPosition::ZERO;
     loop {
-        let read = journal::after(connection, registry, None, after, ROOM)?;
+        let read = journal::after(connection, registry, None, after, PAGE_LIMIT)?;
         for entry in &read.entries {
             take(connection, projection, &of_entry(registry, entry))?;
         }
@@ -127,7 +127,8 @@ fn replay_changes(
     let horizon = horizon(connection)?;
     let mut after = Revision::ZERO;
     while horizon.pruned == Revision::ZERO && after < horizon.current {
-        let read = outbox::changes(connection, registry, &Followed::Everything(None), (after, horizon.current), ROOM)?;
+        let read =
+            outbox::changes(connection, registry, &Followed::Everything(None), (after, horizon.current), PAGE_LIMIT)?;
         for change in &read.changes {
             take(connection, projection, &of_change(registry, change))?;
         }
@@ -137,7 +138,7 @@ fn replay_changes(
     for collection in pruned.map(|id| registry.get(id).name()).filter(|name| projection.concerns(name)) {
         let mut there: Vec<(Key, i64, String)> = Vec::new();
         aggregates::scan(connection, collection, |key, revision, body| {
-            there.push((Key::stored(key), revision.number(), body.to_owned()));
+            there.push((Key::from_db(key), revision.number(), body.to_owned()));
             Ok::<_, StoreError>(())
         })?;
         for (key, at, body) in &there {

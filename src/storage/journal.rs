@@ -5,10 +5,10 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
 use super::error::StoreError;
-use super::page::Room;
+use super::page::PageLimit;
 use super::schema::journal;
 use crate::domain::clock::Timestamp;
-use crate::domain::collection::{Body, CollectionId, Corrupt, Fold, Journaled, Recorded, Registry};
+use crate::domain::collection::{Body, CollectionId, CorruptState, Fold, Journaled, Recorded, Registry};
 use crate::domain::cursor::{JournalPosition, Version};
 use crate::domain::key::Key;
 
@@ -67,7 +67,7 @@ pub(super) fn append(connection: &mut SqliteConnection, registry: &Registry, ent
 pub(super) fn current(connection: &mut SqliteConnection) -> Result<JournalPosition, StoreError> {
     let last: Option<i64> =
         journal::table.select(journal::position).order(journal::position.desc()).first(connection).optional()?;
-    Ok(last.map_or(JournalPosition::ZERO, JournalPosition::stored))
+    Ok(last.map_or(JournalPosition::ZERO, JournalPosition::from_raw))
 }
 
 /// The events after a position, of some collections or all.
@@ -76,7 +76,7 @@ pub(super) fn after(
     registry: &Registry,
     only: Option<&[CollectionId]>,
     after: JournalPosition,
-    room: Room,
+    limit: PageLimit,
 ) -> Result<Entries, StoreError> {
     let current = current(connection)?;
     let last = current.number().min(after.number().saturating_add(PAGE_POSITIONS));
@@ -92,12 +92,12 @@ pub(super) fn after(
         }
         bytes += entry.event.fields.len() + entry.key.as_str().len();
         entries.push(entry);
-        if bytes >= room.bytes || entries.len() >= room.items {
+        if bytes >= limit.bytes || entries.len() >= limit.items {
             break;
         }
     }
-    let full = bytes >= room.bytes || entries.len() >= room.items;
-    let to = entries.last().filter(|_| full).map_or(JournalPosition::stored(last), |last: &Entry| last.position);
+    let full = bytes >= limit.bytes || entries.len() >= limit.items;
+    let to = entries.last().filter(|_| full).map_or(JournalPosition::from_raw(last), |last: &Entry| last.position);
     Ok(Entries { entries, to, current })
 }
 
@@ -124,10 +124,10 @@ type Columns = (i64, String, String, i64, String, i64, String, i64);
 fn entry(registry: &Registry, row: Columns) -> Option<Entry> {
     let (position, collection, key, version, kind, schema, fields, time) = row;
     Some(Entry {
-        position: JournalPosition::stored(position),
+        position: JournalPosition::from_raw(position),
         collection: registry.id(&collection)?,
-        key: Key::stored(&key),
-        version: Version::stored(version),
+        key: Key::from_db(&key),
+        version: Version::from_raw(version),
         schema,
         event: Recorded { kind, fields },
         time: Timestamp::from_milliseconds(time),
@@ -193,13 +193,13 @@ impl Folding<'_> {
     fn apply(&mut self, row: FoldedColumns) -> Result<Option<Folded>, StoreError> {
         let (position, key, version, kind, schema, fields) = row;
         let done = if self.of.as_ref().is_some_and(|(of, ..)| of.as_str() != key) { self.finish()? } else { None };
-        let (_, last, fold) = self.of.get_or_insert_with(|| (Key::stored(&key), Version::ZERO, self.journaled.fold()));
+        let (_, last, fold) = self.of.get_or_insert_with(|| (Key::from_db(&key), Version::ZERO, self.journaled.fold()));
         let outcome = if last.next().number() == version {
             fold.apply(&kind, schema, &fields)
         } else {
-            Err(Corrupt::new(format!("version {} is missing", last.next())))
+            Err(CorruptState::new(format!("version {} is missing", last.next())))
         };
-        *last = Version::stored(version);
+        *last = Version::from_raw(version);
         outcome.map_err(|why| {
             let place = format!("position {position} of the journal ({}/{key}, version {version})", self.collection);
             StoreError::Corrupt(format!("{place} has an event {kind:?} that cannot be read: {why}"))

@@ -7,7 +7,7 @@ use diesel::sqlite::{SqliteConnection, SqliteValue};
 
 use super::counters::horizon;
 use super::error::StoreError;
-use super::page::Room;
+use super::page::{PageLimit, Progress};
 use super::schema::{metadata, outbox};
 use super::statements::AppendChange;
 use crate::domain::clock::Timestamp;
@@ -46,15 +46,6 @@ pub(crate) struct Changes {
     pub(crate) to: Revision,
 }
 
-/// What a step of pruning did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pruned {
-    /// Everything that was old enough is gone.
-    All,
-    /// There is more.
-    Some,
-}
-
 /// Revisions that a page looks at: a feed that few of them concern must not keep a read transaction open for long.
 const PAGE_REVISIONS: i64 = 10_000;
 
@@ -87,11 +78,11 @@ pub(super) fn changes(
     registry: &Registry,
     feed: &Feed,
     span: (Revision, Revision),
-    room: Room,
+    limit: PageLimit,
 ) -> Result<Changes, StoreError> {
     let mut changes = Vec::new();
-    let to = go_through(connection, registry, feed, span, room, |revision, Member { collection, key, patch }, row| {
-        let (key, patch) = (Key::stored(key), patch.to_owned());
+    let to = scan_rows(connection, registry, feed, span, limit, |revision, Member { collection, key, patch }, row| {
+        let (key, patch) = (Key::from_db(key), patch.to_owned());
         let time = Timestamp::from_milliseconds(with_value(row, 4, |mut time| time.read_long())?);
         changes.push(Change { revision, collection, key, patch, time });
         Ok(())
@@ -106,11 +97,11 @@ pub(super) fn replay(
     registry: &Registry,
     feed: &Feed,
     span: (Revision, Revision),
-    room: Room,
+    limit: PageLimit,
     mut each: impl FnMut(Revision, &Members),
 ) -> Result<Revision, StoreError> {
     let (mut members, mut of) = (Members::default(), None);
-    let to = go_through(connection, registry, feed, span, room, |revision, member, _| {
+    let to = scan_rows(connection, registry, feed, span, limit, |revision, member, _| {
         if let Some(complete) = of.replace(revision)
             && complete != revision
         {
@@ -162,20 +153,20 @@ type Found<'connection, 'query> = <SqliteConnection as LoadConnection>::Row<'con
 
 /// Gives the rows of a feed in a span of revisions to `take`, whole revisions, as many as there is room for. Up to which
 /// revision these were all.
-fn go_through(
+fn scan_rows(
     connection: &mut SqliteConnection,
     registry: &Registry,
     feed: &Feed,
     (after, current): (Revision, Revision),
-    room: Room,
+    limit: PageLimit,
     mut take: impl FnMut(Revision, Member<'_>, &Found<'_, '_>) -> Result<(), StoreError>,
 ) -> Result<Revision, StoreError> {
-    let last = current.min(Revision::stored(after.number() + PAGE_REVISIONS));
+    let last = current.min(Revision::from_raw(after.number() + PAGE_REVISIONS));
     let query = outbox::table
         .filter(outbox::revision.gt(after.number()).and(outbox::revision.le(last.number())))
         .order((outbox::revision, outbox::collection, outbox::key))
         .select((outbox::revision, outbox::key, outbox::patch, outbox::collection, outbox::time));
-    let mut filling = Filling { registry, feed, room, bytes: 0, revisions: 0, last: None };
+    let mut filling = Filling { registry, feed, limit, bytes: 0, revisions: 0, last: None };
     let is_full = match feed.collection() {
         None => filling.fill(connection.load(query)?, &mut take)?,
         Some(only) => {
@@ -192,7 +183,7 @@ fn go_through(
 struct Filling<'a> {
     registry: &'a Registry,
     feed: &'a Feed,
-    room: Room,
+    limit: PageLimit,
     bytes: usize,
     revisions: usize,
     last: Option<Revision>,
@@ -207,7 +198,7 @@ impl Filling<'_> {
     ) -> Result<bool, StoreError> {
         for row in rows {
             let row = &row?;
-            let revision = Revision::stored(with_value(row, 0, |mut revision| revision.read_long())?);
+            let revision = Revision::from_raw(with_value(row, 0, |mut revision| revision.read_long())?);
             let collection = match self.feed.collection() {
                 Some(only) => only,
                 // No database with another collection is opened.
@@ -216,12 +207,12 @@ impl Filling<'_> {
                     None => continue,
                 },
             };
-            let has_room = with_value(row, 1, |mut key| {
+            let fits = with_value(row, 1, |mut key| {
                 let key = key.read_text();
                 if !self.feed.selects(collection, key) {
                     return Ok(true);
                 }
-                if !self.has_room(revision) {
+                if !self.fits(revision) {
                     return Ok(false);
                 }
                 with_value(row, 2, |mut patch| {
@@ -230,7 +221,7 @@ impl Filling<'_> {
                     take(revision, Member { collection, key, patch }, row).map(|()| true)
                 })?
             })?;
-            if !has_room? {
+            if !fits? {
                 return Ok(true);
             }
         }
@@ -238,11 +229,11 @@ impl Filling<'_> {
     }
 
     /// Whether a change of this revision has a place: the last revision is taken whole.
-    fn has_room(&mut self, revision: Revision) -> bool {
+    fn fits(&mut self, revision: Revision) -> bool {
         if self.last == Some(revision) {
             return true;
         }
-        if self.bytes >= self.room.bytes || self.revisions >= self.room.items {
+        if self.bytes >= self.limit.bytes || self.revisions >= self.limit.items {
             return false;
         }
         self.revisions += 1;
@@ -268,7 +259,7 @@ pub(super) fn prune(
     connection: &mut SqliteConnection,
     older_than: Timestamp,
     keep: Option<i64>,
-) -> Result<Pruned, StoreError> {
+) -> Result<Progress, StoreError> {
     connection.immediate_transaction(|connection| {
         let current = horizon(connection)?.current.number();
         let beyond = keep.map_or(i64::MIN, |keep| current.saturating_sub(keep));
@@ -278,11 +269,11 @@ pub(super) fn prune(
             .limit(PRUNED_AT_ONCE)
             .load(connection)?;
         let old = oldest.iter().take_while(|(revision, time)| *revision <= beyond || *time < older_than.milliseconds());
-        let Some((last, _)) = old.last() else { return Ok(Pruned::All) };
+        let Some((last, _)) = old.last() else { return Ok(Progress::Done) };
         diesel::delete(outbox::table.filter(outbox::revision.le(last))).execute(connection)?;
         diesel::update(metadata::table).set(metadata::pruned.eq(last)).execute(connection)?;
         let reached_limit = oldest.last().is_some_and(|(revision, _)| revision == last)
             && i64::try_from(oldest.len()).is_ok_and(|read| read == PRUNED_AT_ONCE);
-        Ok(if reached_limit { Pruned::Some } else { Pruned::All })
+        Ok(if reached_limit { Progress::More } else { Progress::Done })
     })
 }

@@ -13,10 +13,10 @@ use super::counters::{self, Horizon};
 use super::error::StoreError;
 use super::journal::{self, Entries, Entry, Folded};
 use super::outbox::{self, Changes, Members};
-use super::page::Room;
+use super::page::PageLimit;
 use super::verification::{self, Checked};
 use crate::domain::collection::{CollectionId, Registry};
-use crate::domain::cursor::{Epoch, JournalPosition, Revision, Seen, Version};
+use crate::domain::cursor::{Epoch, HighWaterMark, JournalPosition, Revision, Version};
 use crate::domain::feed::Feed;
 use crate::domain::key::Key;
 
@@ -24,17 +24,21 @@ use crate::domain::key::Key;
 pub(crate) struct Reader {
     connection: SqliteConnection,
     registry: Arc<Registry>,
-    seen: Seen,
+    high_water_mark: HighWaterMark,
 }
 
 impl Reader {
     pub(crate) fn open(database: &Database, registry: Arc<Registry>) -> Result<Self, StoreError> {
-        Ok(Self { connection: database.connect_for_reading()?, registry, seen: database.seen().clone() })
+        Ok(Self {
+            connection: database.connect_for_reading()?,
+            registry,
+            high_water_mark: database.high_water_mark().clone(),
+        })
     }
 
     /// Opens a database that this process does not hold: another one may be using it.
-    pub(crate) fn look(path: &Path, registry: Arc<Registry>) -> Result<Self, StoreError> {
-        Ok(Self { connection: connection::look(path)?, registry, seen: Seen::default() })
+    pub(crate) fn open_foreign(path: &Path, registry: Arc<Registry>) -> Result<Self, StoreError> {
+        Ok(Self { connection: connection::open_foreign(path)?, registry, high_water_mark: HighWaterMark::default() })
     }
 
     /// One state of the database for several questions, in one short read transaction.
@@ -42,8 +46,8 @@ impl Reader {
         &mut self,
         work: impl FnOnce(&mut View<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let (registry, seen) = (&self.registry, &self.seen);
-        self.connection.read(|connection| work(&mut View { connection, registry, seen }))
+        let (registry, high_water_mark) = (&self.registry, &self.high_water_mark);
+        self.connection.read(|connection| work(&mut View { connection, registry, high_water_mark }))
     }
 
     /// Every aggregate of some collections, in order, at one revision: in one read transaction, which ends as soon as
@@ -55,10 +59,10 @@ impl Reader {
         head: impl FnOnce(Revision, Revision),
         mut each: impl FnMut(Part<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let (registry, seen) = (&self.registry, &self.seen);
+        let (registry, high_water_mark) = (&self.registry, &self.high_water_mark);
         self.connection.read(|connection| {
             let current = counters::horizon(connection)?.current;
-            seen.see(current);
+            high_water_mark.observe(current);
             let changed = match collections {
                 [only] => counters::last_change(connection, registry.get(*only).name())?,
                 _ => current,
@@ -92,7 +96,7 @@ pub(crate) enum Part<'a> {
 pub(crate) struct View<'a> {
     connection: &'a mut SqliteConnection,
     registry: &'a Registry,
-    seen: &'a Seen,
+    high_water_mark: &'a HighWaterMark,
 }
 
 impl<'a> View<'a> {
@@ -105,7 +109,7 @@ impl<'a> View<'a> {
     }
 
     pub(crate) fn horizon(&mut self) -> Result<Horizon, StoreError> {
-        counters::horizon(self.connection).inspect(|horizon| self.seen.see(horizon.current))
+        counters::horizon(self.connection).inspect(|horizon| self.high_water_mark.observe(horizon.current))
     }
 
     /// The change events of a feed after a revision, of which none may have been pruned.
@@ -114,9 +118,9 @@ impl<'a> View<'a> {
         feed: &Feed,
         after: Revision,
         current: Revision,
-        room: Room,
+        limit: PageLimit,
     ) -> Result<Changes, StoreError> {
-        outbox::changes(self.connection, self.registry, feed, (after, current), room)
+        outbox::changes(self.connection, self.registry, feed, (after, current), limit)
     }
 
     /// The same events, each revision given to `each` from where it was read; up to which revision these were all.
@@ -124,15 +128,15 @@ impl<'a> View<'a> {
         &mut self,
         feed: &Feed,
         span: (Revision, Revision),
-        room: Room,
+        limit: PageLimit,
         each: impl FnMut(Revision, &Members),
     ) -> Result<Revision, StoreError> {
-        outbox::replay(self.connection, self.registry, feed, span, room, each)
+        outbox::replay(self.connection, self.registry, feed, span, limit, each)
     }
 
     /// The aggregates of a feed that changed after a revision, as they are.
-    pub(crate) fn states(&mut self, feed: &Feed, after: Revision, room: Room) -> Result<States, StoreError> {
-        aggregates::changed(self.connection, self.registry, feed, after, room)
+    pub(crate) fn states(&mut self, feed: &Feed, after: Revision, limit: PageLimit) -> Result<States, StoreError> {
+        aggregates::changed(self.connection, self.registry, feed, after, limit)
     }
 
     /// The revision of the last change of a collection.
@@ -146,9 +150,9 @@ impl<'a> View<'a> {
         &mut self,
         collection: CollectionId,
         after: Revision,
-        room: Room,
+        limit: PageLimit,
     ) -> Result<Option<BTreeMap<Key, Option<String>>>, StoreError> {
-        aggregates::changed_of(self.connection, self.registry.get(collection).name(), after, room)
+        aggregates::changed_of(self.connection, self.registry.get(collection).name(), after, limit)
     }
 
     /// Every aggregate of a collection, in order.
@@ -229,13 +233,13 @@ impl<'a> View<'a> {
         &mut self,
         only: Option<&[CollectionId]>,
         after: JournalPosition,
-        room: Room,
+        limit: PageLimit,
     ) -> Result<Entries, StoreError> {
-        journal::after(self.connection, self.registry, only, after, room)
+        journal::after(self.connection, self.registry, only, after, limit)
     }
 
     /// Whether an aggregate is there.
-    pub(crate) fn is_there(&mut self, collection: CollectionId, key: &Key) -> Result<bool, StoreError> {
+    pub(crate) fn exists(&mut self, collection: CollectionId, key: &Key) -> Result<bool, StoreError> {
         let row = aggregates::load(self.connection, self.registry.get(collection).name(), key)?;
         Ok(row.is_some_and(|row| row.body.is_some()))
     }

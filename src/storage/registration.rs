@@ -18,7 +18,7 @@ use crate::domain::key::Key;
 use crate::read_model::inline::Inline;
 
 /// Aggregates that are derived or folded anew in one revision, at most: an event has to fit into memory.
-const AT_ONCE: usize = 1000;
+const AGGREGATES_PER_REVISION: usize = 1000;
 
 /// Brings the database in line with the registry, in one transaction.
 pub(super) fn register(
@@ -28,7 +28,7 @@ pub(super) fn register(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     connection.immediate_transaction(|connection| {
-        let fresh = create(connection)?;
+        let state = create(connection)?;
         refuse_unknown(connection, registry)?;
         inline_projections::register(connection, registry, inline, now)?;
         let around = (registry, inline);
@@ -47,16 +47,16 @@ pub(super) fn register(
                 .set(collections::version.eq(version))
                 .execute(connection)?;
             // In a new database every collection is there from the beginning.
-            if known.is_none() && fresh == Fresh::No {
-                let (revision, key, patch) = (revise(connection, name)?, Key::stored(""), "{}".to_owned());
+            if known.is_none() && state == DatabaseState::Existing {
+                let (revision, key, patch) = (revise(connection, name)?, Key::from_db(""), "{}".to_owned());
                 let came = outbox::Change { revision, collection: id, key, patch, time: now };
                 outbox::append(connection, registry, &came)?;
             }
             if let Some(derivation) = registry.get(id).derivation() {
-                derive_anew(connection, around, id, derivation, now)?;
+                derive_again(connection, around, id, derivation, now)?;
             }
             if let Some(journaled) = registry.get(id).journaled() {
-                fold_anew(connection, around, id, journaled, now)?;
+                refold(connection, around, id, journaled, now)?;
             }
         }
         Ok(())
@@ -68,15 +68,15 @@ type Around<'a> = (&'a Registry, &'a [Box<dyn Inline>]);
 
 /// Whether a database was made just now.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fresh {
-    Yes,
-    No,
+enum DatabaseState {
+    New,
+    Existing,
 }
 
 /// A database that was never started has no epoch yet.
-fn create(connection: &mut SqliteConnection) -> Result<Fresh, StoreError> {
+fn create(connection: &mut SqliteConnection) -> Result<DatabaseState, StoreError> {
     if metadata::table.count().get_result::<i64>(connection)? > 0 {
-        return Ok(Fresh::No);
+        return Ok(DatabaseState::Existing);
     }
     let epoch = Epoch::mint().map_err(|error| StoreError::Open(format!("no random numbers for an epoch: {error}")))?;
     diesel::insert_into(metadata::table)
@@ -87,7 +87,7 @@ fn create(connection: &mut SqliteConnection) -> Result<Fresh, StoreError> {
             metadata::pruned.eq(0),
         ))
         .execute(connection)?;
-    Ok(Fresh::Yes)
+    Ok(DatabaseState::New)
 }
 
 /// Counts the revision on, for a change of this collection.
@@ -111,7 +111,7 @@ fn refuse_unknown(connection: &mut SqliteConnection, registry: &Registry) -> Res
 }
 
 /// Computes a derived collection from all of its source; what differs from its rows is written.
-fn derive_anew(
+fn derive_again(
     connection: &mut SqliteConnection,
     (registry, inline): Around<'_>,
     id: CollectionId,
@@ -122,7 +122,7 @@ fn derive_anew(
     let derived = derive(connection, derivation)?;
     let mut known: BTreeMap<Key, Body> = BTreeMap::new();
     aggregates::scan(connection, name, |key, _, body| {
-        known.insert(Key::stored(key), Body::stored(body.to_owned()));
+        known.insert(Key::from_db(key), Body::from_db(body.to_owned()));
         Ok::<_, StoreError>(())
     })?;
     let gone = known.keys().filter(|key| !derived.contains_key(*key));
@@ -133,7 +133,7 @@ fn derive_anew(
             differing.push(Differing { key: key.clone(), version: Version::ZERO, body, patch });
         }
     }
-    for differing in differing.chunks(AT_ONCE) {
+    for differing in differing.chunks(AGGREGATES_PER_REVISION) {
         write(connection, (registry, inline), id, differing, now)?;
     }
     Ok(())
@@ -146,7 +146,7 @@ pub(super) fn derive(
 ) -> Result<BTreeMap<Key, Body>, StoreError> {
     let mut derived: BTreeMap<Key, Body> = BTreeMap::new();
     aggregates::scan(connection, derivation.source(), |_, _, body| {
-        let source = Body::stored(body.to_owned());
+        let source = Body::from_db(body.to_owned());
         for key in derivation.touched(None, Some(&source))? {
             let row = derived.get(&key).cloned();
             match derivation.derive(&key, row.as_ref(), None, Some(&source))? {
@@ -160,7 +160,7 @@ pub(super) fn derive(
 }
 
 /// Computes a collection from all of its domain events; what differs from its rows is written.
-fn fold_anew(
+fn refold(
     connection: &mut SqliteConnection,
     (registry, inline): Around<'_>,
     id: CollectionId,
@@ -170,7 +170,7 @@ fn fold_anew(
     let name = registry.get(id).name();
     let mut last: Option<Key> = None;
     loop {
-        let folded = journal::fold_next(connection, (name, journaled), last.as_ref(), AT_ONCE)?;
+        let folded = journal::fold_next(connection, (name, journaled), last.as_ref(), AGGREGATES_PER_REVISION)?;
         let Some(Folded { key, .. }) = folded.last() else { return Ok(()) };
         last = Some(key.clone());
         let mut differing = Vec::new();

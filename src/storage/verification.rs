@@ -83,7 +83,7 @@ pub(super) fn derived(
     let mut derived = registration::derive(connection, derivation)?;
     let mut checked = Checked { aggregates: derived.len() as u64, ..Checked::default() };
     rows::scan(connection, collection.name(), |key, _, body| {
-        let (key, body) = (Key::stored(key), Body::stored(body.to_owned()));
+        let (key, body) = (Key::from_db(key), Body::from_db(body.to_owned()));
         let truth = derived.remove(&key);
         checked.note(key, (Version::ZERO, Some(body)), (Version::ZERO, truth));
         Ok::<_, StoreError>(())
@@ -111,8 +111,8 @@ impl Checked {
             .select((aggregates::key, aggregates::version, aggregates::body.assume_not_null()))
             .load(connection)?;
         for (key, version, body) in unfounded {
-            let row = (Version::stored(version), Some(Body::stored(body)));
-            self.note(Key::stored(&key), row, (Version::ZERO, None));
+            let row = (Version::from_raw(version), Some(Body::from_db(body)));
+            self.note(Key::from_db(&key), row, (Version::ZERO, None));
         }
         Ok(())
     }

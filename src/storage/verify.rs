@@ -29,7 +29,7 @@ const TOLD: usize = 20;
 const SHOWN: usize = 200;
 
 /// Aggregates that are looked at in one read transaction.
-const AT_ONCE: usize = 1000;
+const BATCH: usize = 1000;
 
 impl Verified {
     /// Rows that are not what they follow from.
@@ -64,7 +64,7 @@ fn state((version, body): &(Version, Option<Body>)) -> String {
 
 /// Looks at every collection that follows from something else, in a database that a service may be using.
 pub(crate) fn verify(database: &Path, registry: &Arc<Registry>) -> Result<Vec<Verified>, StoreError> {
-    let mut reader = Reader::look(database, Arc::clone(registry))?;
+    let mut reader = Reader::open_foreign(database, Arc::clone(registry))?;
     let mut found = Vec::new();
     for id in registry.ids().filter(|id| registry.get(*id).rule() != 0) {
         let is_journaled = registry.get(id).journaled().is_some();
@@ -73,7 +73,7 @@ pub(crate) fn verify(database: &Path, registry: &Arc<Registry>) -> Result<Vec<Ve
         let mut after = None;
         loop {
             let Checked { aggregates, events, differing, last } =
-                reader.view(|view| view.check(id, after.as_ref(), AT_ONCE))?;
+                reader.view(|view| view.check(id, after.as_ref(), BATCH))?;
             verified.aggregates += aggregates;
             verified.events += events;
             verified.differing.extend(differing);

@@ -8,8 +8,8 @@ use super::commit::{self, Committed};
 use super::connection::{self, Database};
 use super::counters::{self, Counters};
 use super::error::StoreError;
-use super::outbox::{self, Pruned};
-use super::{aggregates, inline_projections, journal, registration};
+use super::page::Progress;
+use super::{aggregates, inline_projections, journal, outbox, registration};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Command, Registry};
 use crate::domain::cursor::{Epoch, JournalPosition, Revision};
@@ -32,12 +32,12 @@ impl Writer {
         registry: Arc<Registry>,
         inline: Arc<[Box<dyn Inline>]>,
         now: Timestamp,
-        life: Life,
+        epoch_mode: EpochMode,
     ) -> Result<Self, StoreError> {
         let mut connection = database.connect_for_writing(connection::Mode::Create)?;
         connection::migrate(&mut connection)?;
         registration::register(&mut connection, &registry, &inline, now)?;
-        if life == Life::New {
+        if epoch_mode == EpochMode::Renew {
             counters::begin_epoch(&mut connection)?;
         }
         let position = journal::current(&mut connection)?;
@@ -88,10 +88,10 @@ impl Writer {
     }
 
     /// Removes change events and tombstones that are not retained, oldest first, a bounded number of them.
-    pub(crate) fn prune(&mut self, retained: Retained) -> Result<Pruned, StoreError> {
+    pub(crate) fn prune(&mut self, retained: Retained) -> Result<Progress, StoreError> {
         match outbox::prune(&mut self.connection, retained.events, retained.keep)? {
-            Pruned::Some => Ok(Pruned::Some),
-            Pruned::All => aggregates::forget(&mut self.connection, retained.tombstones),
+            Progress::More => Ok(Progress::More),
+            Progress::Done => aggregates::forget(&mut self.connection, retained.tombstones),
         }
     }
 
@@ -112,9 +112,9 @@ impl Writer {
 
 /// Whether a database goes on, or begins a life of its own because it is a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Life {
-    Same,
-    New,
+pub(crate) enum EpochMode {
+    Keep,
+    Renew,
 }
 
 /// What is retained.

@@ -11,18 +11,19 @@ use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
 
 use crate::domain::clock::Clock;
-use crate::domain::collection::{CollectionId, Command, Refusal, Registry};
-use crate::domain::cursor::{Epoch, JournalPosition, Revision, Seen};
+use crate::domain::collection::{CollectionId, Command, Registry, Rejection};
+use crate::domain::cursor::{Epoch, HighWaterMark, JournalPosition, Revision};
 use crate::read_model::inline::Inline;
 use crate::storage::commit::Written;
 use crate::storage::connection::Database;
 use crate::storage::error::StoreError;
-use crate::storage::outbox::{Change, Pruned};
+use crate::storage::outbox::Change;
+use crate::storage::page::Progress;
 use crate::storage::writer::{Retained, Writer};
-use crate::write::replies::{Answers, Sorted};
+use crate::write::replies::{ReplyBatch, ReplyQueue};
 
 /// Commands in one transaction, at most: what the first of them waits for.
-const LARGEST_BATCH: usize = 512;
+const MAX_BATCH: usize = 512;
 
 /// The only writer of the main database.
 pub(crate) struct Aggregator {
@@ -47,36 +48,36 @@ pub(crate) struct Aggregator {
 #[derive(Debug)]
 pub(crate) struct CommittedRevision {
     revision: AtomicI64,
-    seen: Seen,
+    high_water_mark: HighWaterMark,
     /// For each collection, the revision of its last change. Moved before `revision` is.
     changed: Box<[AtomicI64]>,
 }
 
 impl CommittedRevision {
-    fn new(revision: Revision, changed: &[Revision], seen: Seen) -> Self {
+    fn new(revision: Revision, changed: &[Revision], high_water_mark: HighWaterMark) -> Self {
         let changed = changed.iter().map(|changed| AtomicI64::new(changed.number())).collect();
-        Self { revision: AtomicI64::new(revision.number()), seen, changed }
+        Self { revision: AtomicI64::new(revision.number()), high_water_mark, changed }
     }
 
     /// No earlier than the last write that was answered, and than what anybody was shown.
     pub(crate) fn get(&self) -> Revision {
-        self.told().max(self.seen.last())
+        self.last_published().max(self.high_water_mark.last())
     }
 
     /// What the aggregator said last.
-    fn told(&self) -> Revision {
-        Revision::stored(self.revision.load(Ordering::Acquire))
+    fn last_published(&self) -> Revision {
+        Revision::from_raw(self.revision.load(Ordering::Acquire))
     }
 
     /// A revision as [`Self::get`] gives it, and that of the collection's last change up to it; `None` where somebody was
     /// shown more than the aggregator has told yet, so that the database has to be asked.
     pub(crate) fn of(&self, collection: CollectionId) -> Option<(Revision, Revision)> {
         // In this order: the last change up to `revision` was stored before it was, so it is this one or an earlier one.
-        let revision = self.told();
-        let changed = Revision::stored(self.changed[collection.index()].load(Ordering::Acquire));
+        let revision = self.last_published();
+        let changed = Revision::from_raw(self.changed[collection.index()].load(Ordering::Acquire));
         // A commit may have come in between; then nothing is known of what is between this change and its last revision.
         let revision = revision.max(changed);
-        (revision >= self.seen.last()).then_some((revision, changed))
+        (revision >= self.high_water_mark.last()).then_some((revision, changed))
     }
 
     fn set(&self, revision: Revision, changed: &[Revision]) {
@@ -105,7 +106,8 @@ impl Aggregator {
         writer: Writer,
         queue: usize,
     ) -> Self {
-        let committed = Arc::new(CommittedRevision::new(writer.revision(), &writer.changed(), database.seen().clone()));
+        let committed =
+            Arc::new(CommittedRevision::new(writer.revision(), &writer.changed(), database.high_water_mark().clone()));
         let journal = watch::Sender::new(JournalMark { last: writer.position(), is_over: false });
         Self {
             database,
@@ -135,9 +137,9 @@ impl Aggregator {
         if self.pending.is_empty() {
             return;
         }
-        let (commands, waiting): (Vec<_>, Vec<_>) =
-            self.pending.drain(..).map(|execute| (execute.command, (execute.answers, execute.waiting))).unzip();
-        let mut answers = Sorted::new();
+        let (commands, reply_to): (Vec<_>, Vec<_>) =
+            self.pending.drain(..).map(|execute| (execute.command, (execute.answers, execute.reply_to))).unzip();
+        let mut answers = ReplyBatch::new();
         let now = self.clock.now();
         match self.with_writer(|writer| writer.commit(commands, now)) {
             Ok(committed) => {
@@ -145,8 +147,8 @@ impl Aggregator {
                 self.journal.send_if_modified(|mark| {
                     std::mem::replace(&mut mark.last, committed.position) != committed.position
                 });
-                for ((place, waiting), answer) in waiting.into_iter().zip(committed.answers) {
-                    answers.add(place.as_ref(), waiting, answer.map_err(ExecuteError::Refused));
+                for ((place, reply_to), answer) in reply_to.into_iter().zip(committed.answers) {
+                    answers.add(place.as_ref(), reply_to, answer.map_err(ExecuteError::Rejected));
                 }
                 answers.send();
                 // The relay comes second: a writer waits for its answer, and nobody for an event.
@@ -157,9 +159,9 @@ impl Aggregator {
                 }
             }
             Err(error) => {
-                log::error!("{} commands were not done: {error}", waiting.len());
-                for (place, waiting) in waiting {
-                    answers.add(place.as_ref(), waiting, Err(ExecuteError::Failed));
+                log::error!("{} commands were not done: {error}", reply_to.len());
+                for (place, reply_to) in reply_to {
+                    answers.add(place.as_ref(), reply_to, Err(ExecuteError::Failed));
                 }
                 answers.send();
             }
@@ -199,18 +201,18 @@ impl Actor for Aggregator {
 pub(crate) struct Execute {
     command: Command,
     /// `None` for one that is answered by itself.
-    answers: Option<Outcomes>,
-    waiting: oneshot::Sender<Result<Written, ExecuteError>>,
+    answers: Option<CommandReplies>,
+    reply_to: oneshot::Sender<Result<Written, ExecuteError>>,
 }
 
 /// Where the outcomes of a thread's commands arrive.
-pub(crate) type Outcomes = Answers<Result<Written, ExecuteError>>;
+pub(crate) type CommandReplies = ReplyQueue<Result<Written, ExecuteError>>;
 
 /// Why a command has no outcome to show.
 #[derive(Debug)]
 pub(crate) enum ExecuteError {
     /// It was decided, and refused.
-    Refused(Refusal),
+    Rejected(Rejection),
     /// Too many commands wait already; it was not taken.
     Busy,
     /// The database failed; the log says how. Whether the command was done is unknown.
@@ -221,11 +223,11 @@ pub(crate) enum ExecuteError {
 /// mailbox per address, so a clone of it would have a place of its own in the queue.
 pub(crate) async fn execute(
     aggregator: &Addr<Aggregator>,
-    answers: Option<&Outcomes>,
+    answers: Option<&CommandReplies>,
     command: Command,
 ) -> Result<Written, ExecuteError> {
-    let (waiting, answered) = oneshot::channel();
-    match aggregator.try_send(Execute { command, answers: answers.cloned(), waiting }) {
+    let (reply_to, answered) = oneshot::channel();
+    match aggregator.try_send(Execute { command, answers: answers.cloned(), reply_to }) {
         Ok(()) => answered.await.unwrap_or(Err(ExecuteError::Failed)),
         Err(SendError::Full(_)) => Err(ExecuteError::Busy),
         Err(SendError::Closed(_)) => Err(ExecuteError::Failed),
@@ -245,7 +247,7 @@ impl Handler<Execute> for Aggregator {
             ctx.notify(Flush);
         }
         self.pending.push(execute);
-        if self.pending.len() >= LARGEST_BATCH {
+        if self.pending.len() >= MAX_BATCH {
             self.flush();
         }
     }
@@ -299,11 +301,11 @@ impl Handler<Listen> for Aggregator {
 pub(crate) struct Prune(pub(crate) Retained);
 
 impl Message for Prune {
-    type Result = Result<Pruned, StoreError>;
+    type Result = Result<Progress, StoreError>;
 }
 
 impl Handler<Prune> for Aggregator {
-    type Result = Result<Pruned, StoreError>;
+    type Result = Result<Progress, StoreError>;
 
     fn handle(&mut self, Prune(retained): Prune, _: &mut Self::Context) -> Self::Result {
         self.flush();

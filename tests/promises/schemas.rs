@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use crate::harness::{App, lines, sql};
 
-/// Of today, if `SCHEMA` and `FOLD` are 2; they were opened without a priority once, and assigned instead of taken.
+/// Of today, if `EVENT_VERSION` and `STATE_VERSION` are 2; they were opened without a priority once, and assigned instead of taken.
 #[derive(Serialize, Deserialize)]
-struct Ticket<const SCHEMA: i64, const FOLD: i64> {
+struct Ticket<const EVENT_VERSION: i64, const STATE_VERSION: i64> {
     title: String,
     priority: Option<String>,
     taken_by: Option<String>,
@@ -40,8 +40,8 @@ impl BusinessRule for Rule {}
 impl<const SCHEMA: i64, const FOLD: i64> EventSourced for Ticket<SCHEMA, FOLD> {
     const NAME: &'static str = "tickets";
     const KEYS: Keys = Keys::Text;
-    const SCHEMA: i64 = SCHEMA;
-    const FOLD: i64 = FOLD;
+    const EVENT_VERSION: i64 = SCHEMA;
+    const STATE_VERSION: i64 = FOLD;
 
     type Command = Command;
     type Event = Event;

@@ -4,7 +4,7 @@ use diesel::prelude::*;
 use serde_json::{Value, json};
 
 use super::{CartEvent, ShoppingCart};
-use crate::{Event, Invalid, Parameters, Projection, ProjectionError, Report, ReportError, Tables, Timestamp};
+use crate::{Event, Parameters, Projection, ProjectionError, Report, ReportError, Tables, Timestamp, ValidationError};
 
 diesel::table! {
     /// One row for each cart and item.
@@ -76,7 +76,8 @@ fn items(tables: &mut Tables, asked: &Parameters) -> Result<Value, ReportError> 
         None => query,
     };
     if let Some(after) = asked.get("after") {
-        let invalid = || ReportError::Invalid(Invalid::new("after", "expected what `next` said, <cart>/<item>"));
+        let invalid =
+            || ReportError::Invalid(ValidationError::new("after", "expected what `next` said, <cart>/<item>"));
         let (cart, item) = after.split_once('/').ok_or_else(invalid)?;
         let (same, later) = (cart_items::cart.eq(cart.to_owned()), cart_items::cart.gt(cart.to_owned()));
         query = query.filter(later.or(same.and(cart_items::item.gt(item.to_owned()))));

@@ -7,9 +7,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    At, Body, Change, Collection, Corrupt, Decision, Derivation, Document, Journaled, Keys, Refusal, Verb, singular,
+    At, Body, Change, Collection, CorruptState, Decision, Derivation, Document, Journaled, Keys, Rejection, Verb,
+    singular,
 };
-use crate::domain::json::Invalid;
+use crate::domain::json::ValidationError;
 use crate::domain::key::Key;
 
 /// A group of aggregates of another collection, kept up to date as they come and go. Clients only read it.
@@ -40,15 +41,15 @@ pub trait Derived: Serialize + DeserializeOwned + Default + 'static {
 }
 
 /// The erased form of a [`Derived`].
-pub(super) struct Groups<T>(PhantomData<fn() -> T>);
+pub(super) struct DerivedAdapter<T>(PhantomData<fn() -> T>);
 
-impl<T: Derived> Groups<T> {
+impl<T: Derived> DerivedAdapter<T> {
     pub(super) fn new() -> Self {
         Self(PhantomData)
     }
 }
 
-impl<T: Derived> Collection for Groups<T> {
+impl<T: Derived> Collection for DerivedAdapter<T> {
     fn name(&self) -> &'static str {
         T::NAME
     }
@@ -61,12 +62,12 @@ impl<T: Derived> Collection for Groups<T> {
         Keys::Text
     }
 
-    fn change(&self, _: Verb<'_>, _: Value) -> Result<Change, Invalid> {
-        Err(Invalid::new("", format!("{} is derived from {}", T::NAME, T::Source::NAME)))
+    fn change(&self, _: Verb<'_>, _: Value) -> Result<Change, ValidationError> {
+        Err(ValidationError::new("", format!("{} is derived from {}", T::NAME, T::Source::NAME)))
     }
 
-    fn decide(&self, _: At<'_>, _: Option<&Body>, _: Change) -> Result<Decision, Refusal> {
-        Err(Refusal::NotFound)
+    fn decide(&self, _: At<'_>, _: Option<&Body>, _: Change) -> Result<Decision, Rejection> {
+        Err(Rejection::NotFound)
     }
 
     fn derivation(&self) -> Option<&dyn Derivation> {
@@ -78,7 +79,7 @@ impl<T: Derived> Collection for Groups<T> {
     }
 }
 
-impl<T: Derived> Derivation for Groups<T> {
+impl<T: Derived> Derivation for DerivedAdapter<T> {
     fn source(&self) -> &'static str {
         T::Source::NAME
     }
@@ -87,7 +88,7 @@ impl<T: Derived> Derivation for Groups<T> {
         T::VERSION
     }
 
-    fn touched(&self, before: Option<&Body>, after: Option<&Body>) -> Result<Vec<Key>, Corrupt> {
+    fn touched(&self, before: Option<&Body>, after: Option<&Body>) -> Result<Vec<Key>, CorruptState> {
         let mut keys = Vec::with_capacity(2);
         for source in [before, after].into_iter().flatten() {
             match T::key(&source.decode()?) {
@@ -104,8 +105,8 @@ impl<T: Derived> Derivation for Groups<T> {
         row: Option<&Body>,
         before: Option<&Body>,
         after: Option<&Body>,
-    ) -> Result<Option<Body>, Corrupt> {
-        let member = |source: Option<&Body>| -> Result<Option<T::Source>, Corrupt> {
+    ) -> Result<Option<Body>, CorruptState> {
+        let member = |source: Option<&Body>| -> Result<Option<T::Source>, CorruptState> {
             let source: Option<T::Source> = source.map(Body::decode).transpose()?;
             Ok(source.filter(|source| T::key(source).as_ref() == Some(key)))
         };
@@ -119,6 +120,6 @@ impl<T: Derived> Derivation for Groups<T> {
         if group.is_empty() {
             return Ok(None);
         }
-        Body::encode(&group).map(Some).map_err(|invalid| Corrupt(format!("{} {key}: {invalid}", T::NAME)))
+        Body::encode(&group).map(Some).map_err(|invalid| CorruptState(format!("{} {key}: {invalid}", T::NAME)))
     }
 }

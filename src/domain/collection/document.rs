@@ -6,8 +6,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{At, Body, Change, Collection, Decision, Derivation, Journaled, Keys, Refusal, Verb, singular};
-use crate::domain::json::{self, Invalid};
+use super::{At, Body, Change, Collection, Decision, Derivation, Journaled, Keys, Rejection, Verb, singular};
+use crate::domain::json::{self, ValidationError};
 use crate::domain::merge_patch;
 
 /// An aggregate whose row is its truth. Keys are a sequence: 1, 2, 3 …, never used twice.
@@ -34,30 +34,30 @@ pub trait Document: Serialize + DeserializeOwned + 'static {
     ///
     /// # Errors
     /// Names the member that breaks one; the write is answered with `422` and leaves nothing behind.
-    fn validate(&self) -> Result<(), Invalid> {
+    fn validate(&self) -> Result<(), ValidationError> {
         Ok(())
     }
 }
 
 /// The erased form of a [`Document`].
-pub(super) struct Documents<T> {
+pub(super) struct DocumentAdapter<T> {
     members: Option<&'static [&'static str]>,
     typed: PhantomData<fn() -> T>,
 }
 
-impl<T: Document> Documents<T> {
+impl<T: Document> DocumentAdapter<T> {
     pub(super) fn new() -> Self {
         Self { members: json::member_names::<T>(), typed: PhantomData }
     }
 
-    fn check(&self, json: Value) -> Result<Body, Invalid> {
+    fn check(&self, json: Value) -> Result<Body, ValidationError> {
         let document: T = json::decode(json)?;
         document.validate()?;
         Body::encode(&document)
     }
 }
 
-impl<T: Document> Collection for Documents<T> {
+impl<T: Document> Collection for DocumentAdapter<T> {
     fn name(&self) -> &'static str {
         T::NAME
     }
@@ -70,27 +70,29 @@ impl<T: Document> Collection for Documents<T> {
         Keys::Sequence
     }
 
-    fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, Invalid> {
+    fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, ValidationError> {
         json::expect_object(&json)?;
         json::check_names(T::NAME, self.members, &json)?;
         Ok(match verb {
             Verb::Create => Change::Create(self.check(json)?),
             Verb::Replace => Change::Replace(self.check(json)?),
             Verb::Patch => Change::Patch(json),
-            Verb::Command(name) => return Err(Invalid::new("", format!("{} know no command {name:?}", T::NAME))),
+            Verb::Command(name) => {
+                return Err(ValidationError::new("", format!("{} know no command {name:?}", T::NAME)));
+            }
         })
     }
 
-    fn decide(&self, _: At<'_>, before: Option<&Body>, change: Change) -> Result<Decision, Refusal> {
+    fn decide(&self, _: At<'_>, before: Option<&Body>, change: Change) -> Result<Decision, Rejection> {
         let after = match (change, before) {
             (Change::Create(body), _) | (Change::Replace(body), Some(_)) => Some(body),
             (Change::Patch(patch), Some(before)) => {
                 let mut json = before.value()?;
                 merge_patch::apply(&mut json, patch);
-                Some(self.check(json).map_err(Refusal::Invalid)?)
+                Some(self.check(json).map_err(Rejection::Invalid)?)
             }
             (Change::Delete, Some(_)) => None,
-            (Change::Handle { .. }, _) | (_, None) => return Err(Refusal::NotFound),
+            (Change::Handle { .. }, _) | (_, None) => return Err(Rejection::NotFound),
         };
         Ok(Decision { after, events: Vec::new() })
     }
@@ -121,27 +123,27 @@ mod tests {
     impl Document for Task {
         const NAME: &'static str = "tasks";
 
-        fn validate(&self) -> Result<(), Invalid> {
-            if self.title.is_empty() { Err(Invalid::new("title", "is empty")) } else { Ok(()) }
+        fn validate(&self) -> Result<(), ValidationError> {
+            if self.title.is_empty() { Err(ValidationError::new("title", "is empty")) } else { Ok(()) }
         }
     }
 
-    fn decide(tasks: &Documents<Task>, before: Option<&Body>, change: Change) -> Result<Option<Body>, Refusal> {
+    fn decide(tasks: &DocumentAdapter<Task>, before: Option<&Body>, change: Change) -> Result<Option<Body>, Rejection> {
         let key = Key::of_number(1);
         let (version, now, new_id) = (Version::ZERO, Timestamp::from_milliseconds(0), &|| Key::of_number(1));
         Ok(tasks.decide(At { key: &key, version, now, new_id }, before, change)?.after)
     }
 
-    fn patched(before: &Value, patch: Value) -> Result<String, Refusal> {
-        let tasks = Documents::<Task>::new();
-        let before = Body::stored(before.to_string());
-        let change = tasks.change(Verb::Patch, patch).map_err(Refusal::Invalid)?;
+    fn patched(before: &Value, patch: Value) -> Result<String, Rejection> {
+        let tasks = DocumentAdapter::<Task>::new();
+        let before = Body::from_db(before.to_string());
+        let change = tasks.change(Verb::Patch, patch).map_err(Rejection::Invalid)?;
         Ok(decide(&tasks, Some(&before), change)?.unwrap().as_str().to_owned())
     }
 
-    fn refused_member(outcome: Result<String, Refusal>) -> String {
+    fn refused_member(outcome: Result<String, Rejection>) -> String {
         match outcome {
-            Err(Refusal::Invalid(invalid)) => invalid.member,
+            Err(Rejection::Invalid(invalid)) => invalid.member,
             other => panic!("not refused: {other:?}"),
         }
     }
@@ -161,17 +163,17 @@ mod tests {
     fn only_an_object_is_taken() {
         for json in [json!(null), json!([]), json!("x"), json!(1)] {
             for verb in [Verb::Create, Verb::Replace, Verb::Patch] {
-                assert!(Documents::<Task>::new().change(verb, json.clone()).is_err());
+                assert!(DocumentAdapter::<Task>::new().change(verb, json.clone()).is_err());
             }
         }
     }
 
     #[test]
     fn what_is_not_there_is_not_created_by_a_change() {
-        let tasks = Documents::<Task>::new();
-        let body = Body::stored(r#"{"title":"a"}"#.to_owned());
+        let tasks = DocumentAdapter::<Task>::new();
+        let body = Body::from_db(r#"{"title":"a"}"#.to_owned());
         for change in [Change::Replace(body), Change::Patch(json!({})), Change::Delete] {
-            assert!(matches!(decide(&tasks, None, change), Err(Refusal::NotFound)));
+            assert!(matches!(decide(&tasks, None, change), Err(Rejection::NotFound)));
         }
     }
 }

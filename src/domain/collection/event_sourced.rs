@@ -29,13 +29,13 @@ pub trait EventSourced: Serialize + DeserializeOwned + 'static {
 
     /// The command that opens an aggregate: `POST /carts` and `PUT /carts/{key}`. Every other one needs an aggregate that
     /// is there.
-    const OPENS: &'static str = "Open";
+    const CREATE_COMMAND: &'static str = "Open";
 
     /// The shape of the events: raise it when it changes, and teach [`upcast`](Self::upcast) the earlier ones.
-    const SCHEMA: i64 = 1;
+    const EVENT_VERSION: i64 = 1;
 
     /// The rule of [`apply`](Self::apply): raise it when it changes, and at the next start all is folded anew.
-    const FOLD: i64 = 1;
+    const STATE_VERSION: i64 = 1;
 
     /// What can be asked of an aggregate: an enum, as serde derives it without a tag.
     type Command: Serialize + DeserializeOwned + Send + 'static;
@@ -48,7 +48,7 @@ pub trait EventSourced: Serialize + DeserializeOwned + 'static {
 
     /// Decides what a command makes happen, and [records](Root::record) it. A pure function of the root.
     ///
-    /// Without a state, the command is the one that [opens](Self::OPENS).
+    /// Without a state, the command is the one that [opens](Self::CREATE_COMMAND).
     ///
     /// # Errors
     /// The rule that would be broken. Nothing that was recorded before counts.
@@ -57,7 +57,7 @@ pub trait EventSourced: Serialize + DeserializeOwned + 'static {
     /// The state after an event; `None` when the aggregate is gone. It happened: there is nothing to refuse.
     fn apply(state: Option<Self>, event: &Self::Event) -> Option<Self>;
 
-    /// An event of an earlier [`SCHEMA`](Self::SCHEMA), its kind and its fields, in the shape of today.
+    /// An event of an earlier [`EVENT_VERSION`](Self::EVENT_VERSION), its kind and its fields, in the shape of today.
     #[must_use]
     fn upcast(kind: String, schema: i64, fields: Value) -> (String, Value) {
         let _ = schema;

@@ -8,10 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde_json::{Map, Value};
 
 use super::{
-    At, Body, BusinessRule, Change, Collection, Corrupt, Decision, Derivation, EventSourced, Keys, Recorded, Refusal,
-    Root, Verb,
+    At, Body, BusinessRule, Change, Collection, CorruptState, Decision, Derivation, EventSourced, Keys, Recorded,
+    Rejection, Root, Verb,
 };
-use crate::domain::json::{self, Invalid, Variant, kebab, tagged};
+use crate::domain::json::{self, ValidationError, Variant, kebab, tagged};
 
 /// How the events of a collection become its state, its types erased.
 pub(crate) trait Journaled: Send + Sync {
@@ -19,7 +19,7 @@ pub(crate) trait Journaled: Send + Sync {
     fn commands(&self) -> &[String];
 
     /// The number of the rule that folds: another number, and all is folded anew at start.
-    fn fold_version(&self) -> i64;
+    fn state_version(&self) -> i64;
 
     /// The shape of the events that are written now.
     fn schema(&self) -> i64;
@@ -31,23 +31,23 @@ pub(crate) trait Journaled: Send + Sync {
 /// A fold of the events of one aggregate, so far.
 pub(crate) trait Fold {
     /// Adds the next event.
-    fn apply(&mut self, kind: &str, schema: i64, fields: &str) -> Result<(), Corrupt>;
+    fn apply(&mut self, kind: &str, schema: i64, fields: &str) -> Result<(), CorruptState>;
 
     /// The state after the events so far.
-    fn body(&self) -> Result<Option<Body>, Corrupt>;
+    fn body(&self) -> Result<Option<Body>, CorruptState>;
 }
 
 /// A business rule that was broken, its type erased.
-pub(crate) trait Broken: fmt::Debug + Send {
+pub(crate) trait ErasedDomainError: fmt::Debug + Send {
     /// What a client is told.
-    fn told(&self) -> Told;
+    fn describe(&self) -> ErrorDescription;
 
     /// The typed error, for those who know its type.
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
 }
 
 /// What a client is told of a broken rule.
-pub(crate) struct Told {
+pub(crate) struct ErrorDescription {
     /// `item-already-added`
     pub(crate) slug: String,
     pub(crate) detail: String,
@@ -59,13 +59,13 @@ pub(crate) struct Told {
 #[derive(Debug)]
 struct Rule<E>(E);
 
-impl<E: BusinessRule> Broken for Rule<E> {
-    fn told(&self) -> Told {
+impl<E: BusinessRule> ErasedDomainError for Rule<E> {
+    fn describe(&self) -> ErrorDescription {
         let (detail, status) = (self.0.to_string(), self.0.status());
         match tagged(&self.0) {
-            Ok((name, Value::Object(fields))) => Told { slug: kebab(&name), detail, status, fields },
-            Ok((name, _)) => Told { slug: kebab(&name), detail, status, fields: Map::new() },
-            Err(_) => Told { slug: "rule-broken".to_owned(), detail, status, fields: Map::new() },
+            Ok((name, Value::Object(fields))) => ErrorDescription { slug: kebab(&name), detail, status, fields },
+            Ok((name, _)) => ErrorDescription { slug: kebab(&name), detail, status, fields: Map::new() },
+            Err(_) => ErrorDescription { slug: "rule-broken".to_owned(), detail, status, fields: Map::new() },
         }
     }
 
@@ -75,7 +75,7 @@ impl<E: BusinessRule> Broken for Rule<E> {
 }
 
 /// The erased form of an [`EventSourced`].
-pub(super) struct Roots<T> {
+pub(super) struct EventSourcedAdapter<T> {
     /// The commands by name in a path, and the variant that each is; all but the one that opens.
     names: Vec<String>,
     variants: Vec<&'static str>,
@@ -85,7 +85,7 @@ pub(super) struct Roots<T> {
 /// Segments that stand where a command does.
 const TAKEN: [&str; 2] = ["events", "journal"];
 
-impl<T: EventSourced> Roots<T> {
+impl<T: EventSourced> EventSourcedAdapter<T> {
     /// # Errors
     /// The vocabularies are no enums that serde can name, or a name does not fit.
     pub(super) fn new() -> Result<Self, String> {
@@ -96,10 +96,15 @@ impl<T: EventSourced> Roots<T> {
         if let Some(odd) = known.iter().chain(kinds).find(|name| !is_plain(name)) {
             return Err(format!("{}: {odd:?} is not made of letters, digits, hyphens and underscores", T::NAME));
         }
-        if !known.contains(&T::OPENS) {
-            return Err(format!("{}: {:?} opens, but is none of the commands {}", T::NAME, T::OPENS, known.join(", ")));
+        if !known.contains(&T::CREATE_COMMAND) {
+            return Err(format!(
+                "{}: {:?} opens, but is none of the commands {}",
+                T::NAME,
+                T::CREATE_COMMAND,
+                known.join(", ")
+            ));
         }
-        let variants: Vec<_> = known.iter().copied().filter(|name| *name != T::OPENS).collect();
+        let variants: Vec<_> = known.iter().copied().filter(|name| *name != T::CREATE_COMMAND).collect();
         let names: Vec<_> = variants.iter().map(|name| kebab(name)).collect();
         for (index, name) in names.iter().enumerate() {
             if TAKEN.contains(&name.as_str()) || names[..index].contains(name) {
@@ -112,11 +117,11 @@ impl<T: EventSourced> Roots<T> {
 
 /// A typed command on its way to its aggregate.
 pub(crate) fn handle<T: EventSourced>(command: T::Command) -> Result<Change, serde_json::Error> {
-    let opens = tagged(&command)?.0 == T::OPENS;
-    Ok(Change::Handle { command: Box::new(command), opens })
+    let creates = tagged(&command)?.0 == T::CREATE_COMMAND;
+    Ok(Change::Handle { command: Box::new(command), creates })
 }
 
-impl<T: EventSourced> Collection for Roots<T> {
+impl<T: EventSourced> Collection for EventSourcedAdapter<T> {
     fn name(&self) -> &'static str {
         T::NAME
     }
@@ -129,10 +134,10 @@ impl<T: EventSourced> Collection for Roots<T> {
         T::KEYS
     }
 
-    fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, Invalid> {
-        let unknown = |name: &str| Invalid::new("", format!("{name:?} is no command of {}", T::NAME));
+    fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, ValidationError> {
+        let unknown = |name: &str| ValidationError::new("", format!("{name:?} is no command of {}", T::NAME));
         let variant = match verb {
-            Verb::Create | Verb::Replace => T::OPENS,
+            Verb::Create | Verb::Replace => T::CREATE_COMMAND,
             Verb::Patch => return Err(unknown("patch")),
             Verb::Command(name) => {
                 let place = self.names.iter().position(|known| known == name).ok_or_else(|| unknown(name))?;
@@ -143,16 +148,16 @@ impl<T: EventSourced> Collection for Roots<T> {
         json::expect_object(&json)?;
         json::check_names(&kebab(variant), json::member_names_of::<T::Command>(variant), &json)?;
         let command: T::Command = json::decode_variant(variant, json)?;
-        Ok(Change::Handle { command: Box::new(command), opens: variant == T::OPENS })
+        Ok(Change::Handle { command: Box::new(command), creates: variant == T::CREATE_COMMAND })
     }
 
-    fn decide(&self, at: At<'_>, before: Option<&Body>, change: Change) -> Result<Decision, Refusal> {
-        let Change::Handle { command, opens } = change else { return Err(Refusal::NotFound) };
-        let (true, Ok(command)) = (before.is_some() || opens, command.downcast::<T::Command>()) else {
-            return Err(Refusal::NotFound);
+    fn decide(&self, at: At<'_>, before: Option<&Body>, change: Change) -> Result<Decision, Rejection> {
+        let Change::Handle { command, creates } = change else { return Err(Rejection::NotFound) };
+        let (true, Ok(command)) = (before.is_some() || creates, command.downcast::<T::Command>()) else {
+            return Err(Rejection::NotFound);
         };
         let mut root = Root::<T>::new(at, before.map(Body::decode).transpose()?);
-        T::handle(&mut root, *command).map_err(|broken| Refusal::Broken(Box::new(Rule(broken))))?;
+        T::handle(&mut root, *command).map_err(|broken| Rejection::RuleBroken(Box::new(Rule(broken))))?;
         let (state, events) = root.into_outcome();
         if events.is_empty() {
             return Ok(Decision { after: before.cloned(), events: Vec::new() });
@@ -161,7 +166,7 @@ impl<T: EventSourced> Collection for Roots<T> {
             .iter()
             .map(recorded)
             .collect::<Result<_, _>>()
-            .map_err(|error| Corrupt(format!("an event of {} cannot be written: {error}", T::NAME)))?;
+            .map_err(|error| CorruptState(format!("an event of {} cannot be written: {error}", T::NAME)))?;
         Ok(Decision { after: encode(state.as_ref())?, events })
     }
 
@@ -180,22 +185,22 @@ pub(crate) fn recorded(event: &impl serde::Serialize) -> Result<Recorded, serde_
     Ok(Recorded { kind, fields: fields.to_string() })
 }
 
-fn encode<T: EventSourced>(state: Option<&T>) -> Result<Option<Body>, Corrupt> {
+fn encode<T: EventSourced>(state: Option<&T>) -> Result<Option<Body>, CorruptState> {
     let body = state.map(Body::encode).transpose();
-    body.map_err(|invalid| Corrupt(format!("a state of {}: {invalid}", T::NAME)))
+    body.map_err(|invalid| CorruptState(format!("a state of {}: {invalid}", T::NAME)))
 }
 
-impl<T: EventSourced> Journaled for Roots<T> {
+impl<T: EventSourced> Journaled for EventSourcedAdapter<T> {
     fn commands(&self) -> &[String] {
         &self.names
     }
 
-    fn fold_version(&self) -> i64 {
-        T::FOLD
+    fn state_version(&self) -> i64 {
+        T::STATE_VERSION
     }
 
     fn schema(&self) -> i64 {
-        T::SCHEMA
+        T::EVENT_VERSION
     }
 
     fn fold(&self) -> Box<dyn Fold> {
@@ -207,35 +212,35 @@ impl<T: EventSourced> Journaled for Roots<T> {
 struct Folding<T>(Option<T>);
 
 impl<T: EventSourced> Fold for Folding<T> {
-    fn apply(&mut self, kind: &str, schema: i64, fields: &str) -> Result<(), Corrupt> {
+    fn apply(&mut self, kind: &str, schema: i64, fields: &str) -> Result<(), CorruptState> {
         let event = decode_event::<T>(kind, schema, fields)?;
         let state = self.0.take();
         // Nothing of the state is left if this panics.
         self.0 = catch_unwind(AssertUnwindSafe(|| T::apply(state, &event)))
-            .map_err(|_| Corrupt("applying it panicked".to_owned()))?;
+            .map_err(|_| CorruptState("applying it panicked".to_owned()))?;
         Ok(())
     }
 
-    fn body(&self) -> Result<Option<Body>, Corrupt> {
+    fn body(&self) -> Result<Option<Body>, CorruptState> {
         encode(self.0.as_ref())
     }
 }
 
 /// An event of the journal, in the shape of today.
-pub(crate) fn decode_event<T: EventSourced>(kind: &str, schema: i64, fields: &str) -> Result<T::Event, Corrupt> {
-    let undecodable = |error: serde_json::Error| Corrupt(error.to_string());
-    if schema == T::SCHEMA {
+pub(crate) fn decode_event<T: EventSourced>(kind: &str, schema: i64, fields: &str) -> Result<T::Event, CorruptState> {
+    let undecodable = |error: serde_json::Error| CorruptState(error.to_string());
+    if schema == T::EVENT_VERSION {
         let mut fields = serde_json::Deserializer::from_str(fields);
         return serde::Deserialize::deserialize(Variant { name: kind, fields: &mut fields }).map_err(undecodable);
     }
-    if schema > T::SCHEMA {
-        return Err(Corrupt(format!(
+    if schema > T::EVENT_VERSION {
+        return Err(CorruptState(format!(
             "its schema {schema} is of a newer program; this one knows {} and earlier",
-            T::SCHEMA
+            T::EVENT_VERSION
         )));
     }
     let fields = serde_json::from_str(fields).map_err(undecodable)?;
     let (kind, fields) = catch_unwind(AssertUnwindSafe(|| T::upcast(kind.to_owned(), schema, fields)))
-        .map_err(|_| Corrupt("upcasting it panicked".to_owned()))?;
+        .map_err(|_| CorruptState("upcasting it panicked".to_owned()))?;
     serde::Deserialize::deserialize(Variant { name: &kind, fields }).map_err(undecodable)
 }

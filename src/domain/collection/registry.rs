@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::derived::Groups;
-use super::document::Documents;
-use super::event_sourced_erased::Roots;
+use super::derived::DerivedAdapter;
+use super::document::DocumentAdapter;
+use super::event_sourced_erased::EventSourcedAdapter;
 use super::{Collection, Derived, Document, EventSourced};
 
 /// The place of a collection in the registry.
@@ -52,15 +52,15 @@ const TAKEN: [&str; 8] = ["aggregates", "events", "journal", "projections", "rep
 
 impl Registry {
     pub(crate) fn document<T: Document>(&mut self) {
-        self.add(Box::new(Documents::<T>::new()));
+        self.add(Box::new(DocumentAdapter::<T>::new()));
     }
 
     pub(crate) fn derived<T: Derived>(&mut self) {
-        self.add(Box::new(Groups::<T>::new()));
+        self.add(Box::new(DerivedAdapter::<T>::new()));
     }
 
     pub(crate) fn event_sourced<T: EventSourced>(&mut self) {
-        match Roots::<T>::new() {
+        match EventSourcedAdapter::<T>::new() {
             Ok(roots) => self.add(Box::new(roots)),
             Err(mistake) => drop(self.refused.get_or_insert(InvalidRegistration(mistake))),
         }

@@ -8,9 +8,9 @@ use super::gzip::Zipping;
 use super::piece::{Cutter, Edit, Piece, Place};
 use crate::domain::collection::CollectionId;
 use crate::domain::cursor::Revision;
-use crate::events::memory_budget::{Budget, NoRoom};
+use crate::events::memory_budget::{BudgetExceeded, MemoryBudget};
 use crate::storage::error::StoreError;
-use crate::storage::page::Room;
+use crate::storage::page::PageLimit;
 use crate::storage::reader::View;
 
 /// `{"1":{…},"2":{…}}`, byte for byte what going through the table would give.
@@ -28,7 +28,7 @@ pub(crate) struct Body {
 /// Why there is no body.
 #[derive(Debug)]
 pub(super) enum Unmade {
-    NoRoom,
+    BudgetExceeded,
     Store(StoreError),
 }
 
@@ -52,7 +52,11 @@ impl Body {
     }
 
     /// Reads all of a collection.
-    pub(super) fn anew(view: &mut View<'_>, collection: CollectionId, budget: &Arc<Budget>) -> Result<Self, Unmade> {
+    pub(super) fn anew(
+        view: &mut View<'_>,
+        collection: CollectionId,
+        budget: &Arc<MemoryBudget>,
+    ) -> Result<Self, Unmade> {
         let changed = view.last_change(collection)?;
         let mut cutter = Cutter::anew(budget);
         view.scan(collection, |key, body| Ok::<_, Unmade>(cutter.push(key, body)?))?;
@@ -66,7 +70,7 @@ impl Body {
         (exact_at, forgotten): (Revision, Revision),
         view: &mut View<'_>,
         collection: CollectionId,
-        budget: &Arc<Budget>,
+        budget: &Arc<MemoryBudget>,
     ) -> Result<Option<Self>, Unmade> {
         let changed = view.last_change(collection)?;
         // Of a deletion that is forgotten no row tells.
@@ -75,14 +79,14 @@ impl Body {
         if may_have_missed || is_sparse {
             return Ok(None);
         }
-        let room = Room { items: self.aggregates / 2 + 100, bytes: EDITS };
+        let room = PageLimit { items: self.aggregates / 2 + 100, bytes: EDITS };
         let Some(edits) = view.changed_of(collection, exact_at, room)? else { return Ok(None) };
         let edits: Vec<Edit> = edits.into_iter().collect();
         Ok(Some(Self::new(changed, self.edited(&edits, budget)?)))
     }
 
     /// The pieces after some edits, which are in the order of their keys.
-    fn edited(&self, edits: &[Edit], budget: &Arc<Budget>) -> Result<Vec<Arc<Piece>>, NoRoom> {
+    fn edited(&self, edits: &[Edit], budget: &Arc<MemoryBudget>) -> Result<Vec<Arc<Piece>>, BudgetExceeded> {
         let place = |index: usize| if index == 0 { Place::First } else { Place::Later };
         let of = |edit: &Edit| self.pieces.partition_point(|piece| *piece.first() <= edit.0).saturating_sub(1);
         let (mut pieces, mut next) = (Vec::with_capacity(self.pieces.len() + 1), 0);
@@ -148,9 +152,9 @@ impl From<StoreError> for Unmade {
     }
 }
 
-impl From<NoRoom> for Unmade {
-    fn from(_: NoRoom) -> Self {
-        Self::NoRoom
+impl From<BudgetExceeded> for Unmade {
+    fn from(_: BudgetExceeded) -> Self {
+        Self::BudgetExceeded
     }
 }
 
@@ -168,7 +172,7 @@ mod tests {
 
     /// A key of some kind: a number, or a text that has to be escaped.
     fn key(number: u16) -> Key {
-        Key::stored(&match number % 3 {
+        Key::from_db(&match number % 3 {
             0 | 1 => number.to_string(),
             _ => format!("\"{number}\\, {{ü\u{7}\\"),
         })
@@ -188,7 +192,7 @@ mod tests {
         text + "}"
     }
 
-    fn edited(body: &Body, edits: &[Edit], budget: &Arc<Budget>) -> Body {
+    fn edited(body: &Body, edits: &[Edit], budget: &Arc<MemoryBudget>) -> Body {
         Body::new(Revision::ZERO, body.edited(edits, budget).unwrap())
     }
 
@@ -199,7 +203,7 @@ mod tests {
         fn edits_end_in_the_bytes_that_all_of_it_would_give(
             rounds in vec(vec((0..300_u16, option::of((0..4_usize).prop_map(|size| [2, 60, 3000, 40_000][size]))), 0..80), 1..12),
         ) {
-            let budget = Budget::new(usize::MAX);
+            let budget = MemoryBudget::new(usize::MAX);
             let (mut model, mut body) = (BTreeMap::new(), Body::new(Revision::ZERO, Vec::new()));
             for (number, round) in rounds.iter().enumerate() {
                 let edits: BTreeMap<Key, Option<String>> = round
@@ -227,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_change_makes_one_piece_anew_and_what_is_too_long_two() {
-        let budget = Budget::new(usize::MAX);
+        let budget = MemoryBudget::new(usize::MAX);
         let row = |number: i64, size| (Key::of_number(number), Some("7".repeat(size)));
         let all: Vec<Edit> = (1..=1000).map(|number| row(number, 100)).collect();
         let before = edited(&Body::new(Revision::ZERO, Vec::new()), &all, &budget);

@@ -10,7 +10,7 @@ use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 use tokio::sync::oneshot;
 
 use super::body::Body;
-use crate::events::memory_budget::{Budget, NoRoom};
+use crate::events::memory_budget::{BudgetExceeded, MemoryBudget};
 
 /// The text of a piece, compressed.
 pub(super) struct Deflated {
@@ -60,12 +60,12 @@ pub(crate) enum Zipped {
 /// The order to compress a body. Dropped without being run, those who wait are told.
 pub(crate) struct Zip {
     body: Arc<Body>,
-    budget: Arc<Budget>,
+    budget: Arc<MemoryBudget>,
 }
 
 impl Body {
     /// Itself compressed; at most one at a time is at it.
-    pub(super) fn zipped(self: &Arc<Self>, budget: &Arc<Budget>) -> Zipped {
+    pub(super) fn zipped(self: &Arc<Self>, budget: &Arc<MemoryBudget>) -> Zipped {
         let (sender, answer) = oneshot::channel();
         let mut zipping = self.zipping.lock().expect("nobody panics while holding it");
         match &mut *zipping {
@@ -109,7 +109,7 @@ impl Drop for Zip {
 }
 
 impl Gzip {
-    fn new(body: &Body, budget: &Arc<Budget>) -> Result<Self, NoRoom> {
+    fn new(body: &Body, budget: &Arc<MemoryBudget>) -> Result<Self, BudgetExceeded> {
         let (mut pieces, mut crc) = (Vec::with_capacity(body.pieces().len()), Crc::new());
         for piece in body.pieces() {
             let mut deflated = piece.deflated.lock().expect("nobody panics while compressing");
@@ -144,10 +144,10 @@ impl Gzip {
 }
 
 impl Deflated {
-    fn new(text: &[u8], budget: &Arc<Budget>) -> Result<Self, NoRoom> {
+    fn new(text: &[u8], budget: &Arc<MemoryBudget>) -> Result<Self, BudgetExceeded> {
         let mut crc = Crc::new();
         crc.update(text);
-        Ok(Self { bytes: budget.hold(deflate(text, FlushCompress::Sync), 0)?, crc })
+        Ok(Self { bytes: budget.allocate(deflate(text, FlushCompress::Sync), 0)?, crc })
     }
 }
 
@@ -180,7 +180,7 @@ mod tests {
             let mut stream: Vec<u8> = HEAD.to_vec();
             let mut crc = Crc::new();
             for part in [&noise[..], b"text text text text", &noise[..length / 2]] {
-                let deflated = Deflated::new(part, &Budget::new(usize::MAX)).unwrap();
+                let deflated = Deflated::new(part, &MemoryBudget::new(usize::MAX)).unwrap();
                 stream.extend_from_slice(&deflated.bytes);
                 crc.combine(&deflated.crc);
             }

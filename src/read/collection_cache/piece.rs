@@ -8,7 +8,7 @@ use actix_web::web::Bytes;
 use super::gzip::Deflated;
 use crate::domain::feed::push_member;
 use crate::domain::key::Key;
-use crate::events::memory_budget::{Budget, NoRoom};
+use crate::events::memory_budget::{BudgetExceeded, MemoryBudget};
 
 /// A run of consecutive members: `{"1":{…},"2":{…}` for the first of a body, `,"3":{…}` for any other.
 pub(super) struct Piece {
@@ -76,7 +76,7 @@ impl Piece {
         });
         let quoted = &member[..end.expect("a key ends with a quote") + 2];
         let key: String = serde_json::from_slice(quoted).expect("a key is a JSON string");
-        Key::stored(&key)
+        Key::from_db(&key)
     }
 
     /// The member with this key, or else the one before which it would stand.
@@ -94,7 +94,12 @@ impl Piece {
     }
 
     /// What the piece becomes by some edits, in the order of their keys: none, one or some.
-    pub(super) fn edited(&self, edits: &[Edit], place: Place, budget: &Arc<Budget>) -> Result<Vec<Arc<Self>>, NoRoom> {
+    pub(super) fn edited(
+        &self,
+        edits: &[Edit],
+        place: Place,
+        budget: &Arc<MemoryBudget>,
+    ) -> Result<Vec<Arc<Self>>, BudgetExceeded> {
         let text = self.str();
         let longest = text.len() + edits.iter().map(|(key, body)| added(key, body.as_deref())).sum::<usize>();
         let length = if longest <= LONGEST { usize::MAX } else { longest / (longest / LENGTH + 1) };
@@ -117,7 +122,7 @@ impl Piece {
     }
 
     /// The same as the first of a body, which it has become.
-    pub(super) fn opening(&self, budget: &Arc<Budget>) -> Result<Arc<Self>, NoRoom> {
+    pub(super) fn opening(&self, budget: &Arc<MemoryBudget>) -> Result<Arc<Self>, BudgetExceeded> {
         let mut text = self.text.to_vec();
         text[0] = b'{';
         made(self.first.clone(), text, self.starts.clone(), budget)
@@ -134,8 +139,13 @@ fn added(key: &Key, body: Option<&str>) -> usize {
     body.map_or(0, |body| key.as_str().len() + body.len() + 4)
 }
 
-fn made(first: Key, text: Vec<u8>, starts: Box<[u32]>, budget: &Arc<Budget>) -> Result<Arc<Piece>, NoRoom> {
-    let text = budget.hold(text, size_of_val(&*starts) + OVERHEAD)?;
+fn made(
+    first: Key,
+    text: Vec<u8>,
+    starts: Box<[u32]>,
+    budget: &Arc<MemoryBudget>,
+) -> Result<Arc<Piece>, BudgetExceeded> {
+    let text = budget.allocate(text, size_of_val(&*starts) + OVERHEAD)?;
     Ok(Arc::new(Piece { first, text, starts, deflated: Mutex::new(None) }))
 }
 
@@ -151,7 +161,7 @@ pub(super) struct Cutter<'a> {
     /// A piece ends as soon as it has so many bytes.
     length: usize,
     place: Place,
-    budget: &'a Arc<Budget>,
+    budget: &'a Arc<MemoryBudget>,
     pieces: Vec<Arc<Piece>>,
     text: String,
     starts: Vec<u32>,
@@ -159,25 +169,25 @@ pub(super) struct Cutter<'a> {
 }
 
 impl<'a> Cutter<'a> {
-    fn new(length: usize, place: Place, budget: &'a Arc<Budget>) -> Self {
+    fn new(length: usize, place: Place, budget: &'a Arc<MemoryBudget>) -> Self {
         let (pieces, text, starts) = (Vec::new(), String::new(), Vec::new());
         Self { length, place, budget, pieces, text, starts, first: None }
     }
 
     /// For a body from its beginning.
-    pub(super) fn anew(budget: &'a Arc<Budget>) -> Self {
+    pub(super) fn anew(budget: &'a Arc<MemoryBudget>) -> Self {
         Self::new(LENGTH, Place::First, budget)
     }
 
     /// Adds a member.
-    pub(super) fn push(&mut self, key: &str, body: &str) -> Result<(), NoRoom> {
-        self.begin(|| Key::stored(key));
+    pub(super) fn push(&mut self, key: &str, body: &str) -> Result<(), BudgetExceeded> {
+        self.begin(|| Key::from_db(key));
         push_member(&mut self.text, key, body);
         self.end()
     }
 
     /// Adds a member of a piece, whose text is given.
-    fn copy(&mut self, piece: &Piece, text: &str, index: usize) -> Result<(), NoRoom> {
+    fn copy(&mut self, piece: &Piece, text: &str, index: usize) -> Result<(), BudgetExceeded> {
         self.begin(|| piece.key(index));
         self.text.push_str(&text[piece.range(index)]);
         self.end()
@@ -192,18 +202,18 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    fn end(&mut self) -> Result<(), NoRoom> {
+    fn end(&mut self) -> Result<(), BudgetExceeded> {
         if self.text.len() >= self.length { self.cut() } else { Ok(()) }
     }
 
-    fn cut(&mut self) -> Result<(), NoRoom> {
+    fn cut(&mut self) -> Result<(), BudgetExceeded> {
         let Some(first) = self.first.take() else { return Ok(()) };
         let (text, starts) = (std::mem::take(&mut self.text), std::mem::take(&mut self.starts));
         self.pieces.push(made(first, text.into_bytes(), starts.into(), self.budget)?);
         Ok(())
     }
 
-    pub(super) fn finish(mut self) -> Result<Vec<Arc<Piece>>, NoRoom> {
+    pub(super) fn finish(mut self) -> Result<Vec<Arc<Piece>>, BudgetExceeded> {
         self.cut()?;
         Ok(self.pieces)
     }
