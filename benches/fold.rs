@@ -50,7 +50,7 @@ impl BusinessRule for Never {}
 impl<const RULE: i64> EventSourced for Tally<RULE> {
     const NAME: &'static str = "tallies";
     const KEYS: Keys = Keys::Text;
-    const FOLD: i64 = RULE;
+    const STATE_VERSION: i64 = RULE;
     type Command = Command;
     type Event = Event;
     type Error = Never;

@@ -56,7 +56,7 @@ impl BusinessRule for Never {}
 impl EventSourced for Tally {
     const NAME: &'static str = "tallies";
     const KEYS: Keys = Keys::Text;
-    const OPENS: &'static str = "Count";
+    const CREATE_COMMAND: &'static str = "Count";
     type Command = Command;
     type Event = Counted;
     type Error = Never;

@@ -7,9 +7,9 @@
 #![expect(clippy::print_stdout, reason = "the output is what the example shows")]
 
 use clap::Parser as _;
-use duality::collections::CartCommand::{AddItem, Open};
-use duality::collections::CartError::ItemAlreadyAdded;
-use duality::collections::ShoppingCart;
+use duality::aggregates::CartCommand::{AddItem, Open};
+use duality::aggregates::CartError::ItemAlreadyAdded;
+use duality::aggregates::ShoppingCart;
 use duality::{CommandError, Key, Service, Settings};
 
 type Failed = Box<dyn std::error::Error>;
@@ -28,7 +28,7 @@ async fn shop(settings: Settings) -> Result<(), Failed> {
     println!("added: version {}, revision {}", added.version, added.revision);
 
     match running.execute::<ShoppingCart>(&cart, AddItem { item: apple() }).await {
-        Err(CommandError::Broken(rule @ ItemAlreadyAdded { .. })) => println!("refused: {rule}"),
+        Err(CommandError::Rejected(rule @ ItemAlreadyAdded { .. })) => println!("refused: {rule}"),
         other => return Err(format!("an apple was added twice: {other:?}").into()),
     }
     println!("the cart: {:?}", running.load::<ShoppingCart>(&cart).await?);

@@ -38,7 +38,7 @@ impl BusinessRule for Never {}
 
 impl EventSourced for Game {
     const NAME: &'static str = "games";
-    const OPENS: &'static str = "Play";
+    const CREATE_COMMAND: &'static str = "Play";
     type Command = Command;
     type Event = Played;
     type Error = Never;

@@ -47,7 +47,7 @@ impl BusinessRule for Rule {}
 impl EventSourced for Member {
     const NAME: &'static str = "members";
     const KEYS: Keys = Keys::Text;
-    const OPENS: &'static str = "Join";
+    const CREATE_COMMAND: &'static str = "Join";
 
     type Command = Command;
     type Event = Event;

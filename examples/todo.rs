@@ -12,7 +12,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use duality::{Derived, Document, Invalid, Key, Service, Settings};
+use duality::{Derived, Document, Key, Service, Settings, ValidationError};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
@@ -24,8 +24,8 @@ struct Todo {
 impl Document for Todo {
     const NAME: &'static str = "todos";
 
-    fn validate(&self) -> Result<(), Invalid> {
-        if self.title.trim().is_empty() { Err(Invalid::new("title", "is blank")) } else { Ok(()) }
+    fn validate(&self) -> Result<(), ValidationError> {
+        if self.title.trim().is_empty() { Err(ValidationError::new("title", "is blank")) } else { Ok(()) }
     }
 }
 

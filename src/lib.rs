@@ -7,82 +7,46 @@
 //! The crate in reading order. A write goes from `http::commands` to `aggregator`, to `store::commit`, to the
 //! collection's own file; an event from `relay` to `session` to `http::feeds`.
 
-// From the bottom up: a module uses those above it only.
-mod clock;
-mod cursor;
-mod key;
-mod merge_patch;
-mod precondition;
+// From the bottom up: a room uses those above it in this list only.
+mod domain;
 
-mod json;
+mod read_model;
 
-mod collection;
+mod storage;
 
-mod projection;
+mod events;
 
-mod feed;
+mod write;
 
-mod store;
+mod read;
 
-mod bodies;
-mod budget;
-mod follow;
-mod frames;
-mod segments;
-mod socket;
-mod spool;
-mod verify;
-
-mod aggregator;
-mod answers;
-mod channel;
-mod readers;
-mod relay;
+mod delivery;
 
 mod projector;
 
-mod projections;
-
-mod hub;
-
-mod session;
-
-mod admission;
-
-mod heard;
 mod http;
-
-mod settings;
-
-mod running;
-
-mod command_line;
 
 mod service;
 
-#[cfg(feature = "test-hooks")]
-#[doc(hidden)]
-pub mod benchmarks;
-
-pub mod collections;
+pub mod aggregates;
 
 pub mod testing;
 
 #[cfg(test)]
-mod law;
+mod model_test;
 
-pub use clock::Timestamp;
-pub use collection::{BusinessRule, Derived, Document, EventSourced, InvalidRegistration, Keys, Root};
-pub use json::Invalid;
-pub use key::{InvalidKey, Key, LONGEST_KEY};
-pub use projection::{
-    CsvFile, Event, Feed, Parameters, Projection, ProjectionError, Report, ReportError, Sink, Tables,
-};
-pub use running::{CommandError, Outcome, Running, StartError};
-pub use service::Service;
-pub use settings::{ProjectionTask, Settings, Task};
-pub use store::StoreError;
-pub use verify::Verified;
+pub use domain::clock::Timestamp;
+pub use domain::collection::{BusinessRule, Derived, Document, EventSourced, InvalidRegistration, Keys, Root};
+pub use domain::json::ValidationError;
+pub use domain::key::{InvalidKey, Key, MAX_KEY_BYTES};
+pub use read_model::csv_file::CsvFile;
+pub use read_model::projection::{Event, Feed, Projection, ProjectionError, Sink, Tables};
+pub use read_model::report::{Parameters, Report, ReportError};
+pub use service::builder::Service;
+pub use service::running::{CommandError, Outcome, Running, StartError};
+pub use service::settings::{ProjectionTask, Settings, Task};
+pub use storage::error::StoreError;
+pub use storage::verify::Verified;
 
 /// The Rust in the README and in the guides compiles.
 #[cfg(doctest)]

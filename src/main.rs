@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use duality::{Settings, collections};
+use duality::{Settings, aggregates};
 
 fn main() -> ExitCode {
-    collections::shipped().run(Settings::parse())
+    aggregates::shipped().run(Settings::parse())
 }

@@ -22,12 +22,13 @@ use serde::Serialize;
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 
-use crate::clock::Timestamp;
-use crate::collection::{
-    At, Body, CollectionId, Corrupt, EventSourced, Recorded, Refusal, Registry, guarded, handle, patch, recorded,
+use crate::domain::clock::Timestamp;
+use crate::domain::collection::{
+    At, Body, CollectionId, CorruptState, EventSourced, Recorded, Registry, Rejection, catch_panic, handle, patch,
+    recorded,
 };
-use crate::cursor::Version;
-use crate::key::Key;
+use crate::domain::cursor::Version;
+use crate::domain::key::Key;
 
 /// The key of the aggregate in every scenario.
 pub const KEY: &str = "01930000-0000-7000-8000-000000000000";
@@ -107,9 +108,9 @@ impl<T: EventSourced> Scenario<T> {
             self.ids.set(self.ids.get() + 1);
             key(&self.ids.get().to_string())
         };
-        let version = Version::stored(i64::try_from(self.history.len()).unwrap_or(i64::MAX));
+        let version = Version::from_raw(i64::try_from(self.history.len()).unwrap_or(i64::MAX));
         let at = At { key: &key(KEY), version, now: NOW, new_id: &next_id };
-        let decided = guarded(|| self.registry.get(self.collection).decide(at, self.state.as_ref(), change));
+        let decided = catch_panic(|| self.registry.get(self.collection).decide(at, self.state.as_ref(), change));
         self.before.clone_from(&self.state);
         self.outcome = match decided {
             Ok(decision) => {
@@ -118,8 +119,8 @@ impl<T: EventSourced> Scenario<T> {
                 same("the state that the command leaves, beside the fold of all events", &self.state, &decision.after);
                 Ok(decision.events)
             }
-            Err(Refusal::NotFound) => Err(Failure::NotFound),
-            Err(Refusal::Broken(broken)) => match broken.into_any().downcast() {
+            Err(Rejection::NotFound) => Err(Failure::NotFound),
+            Err(Rejection::RuleBroken(broken)) => match broken.into_any().downcast() {
                 Ok(broken) => Err(Failure::Broken(*broken)),
                 Err(_) => panic!("a rule of another aggregate was broken"),
             },
@@ -221,7 +222,7 @@ impl<T: EventSourced> Scenario<T> {
         let journaled = self.registry.get(self.collection).journaled()?;
         let mut fold = journaled.fold();
         for Recorded { kind, fields } in &self.history {
-            let applied: Result<(), Corrupt> = fold.apply(kind, journaled.schema(), fields);
+            let applied: Result<(), CorruptState> = fold.apply(kind, journaled.schema(), fields);
             applied.unwrap_or_else(|corrupt| panic!("{kind} {fields} cannot be applied: {corrupt}"));
         }
         written(fold.body())
@@ -271,7 +272,7 @@ fn same<V: Debug + PartialEq + ?Sized>(what: &str, expected: &V, found: &V) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collections::{CartCommand, CartError, CartEvent, ShoppingCart};
+    use crate::aggregates::{CartCommand, CartError, CartEvent, ShoppingCart};
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     fn message(scenario: impl FnOnce() -> Scenario<ShoppingCart>) -> String {

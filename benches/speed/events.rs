@@ -7,8 +7,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::load::connection::Connection;
+use super::load::latency::Latencies;
 use super::load::subscribers::Subscribers;
-use super::load::{events, latency::Latencies, requests, thread, workers};
+use super::load::{events, requests, thread, workers};
 use super::process::Process;
 use super::report::{Line, Target};
 use super::{Setup, limits, sql};

@@ -7,51 +7,51 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::conditions::{precondition, tag, unexpected};
 use super::problem::Problem;
-use super::request::Call;
-use super::{JSON, answer};
-use crate::aggregator::{ExecuteError, execute};
-use crate::collection::{Change, Command, Refusal, Verb, guarded};
-use crate::key::Key;
-use crate::store::Written;
+use super::request::RequestContext;
+use super::respond::{JSON, answer};
+use crate::domain::collection::{Change, Command, Rejection, Verb, catch_panic};
+use crate::domain::key::Key;
+use crate::storage::commit::Written;
+use crate::write::aggregator::{ExecuteError, execute};
 
 /// `POST /persons`, `POST /carts`
-pub(super) async fn create(call: Call, payload: web::Payload) -> Result<HttpResponse, Problem> {
-    let written = write(&call, Target::New, Verb::Create, payload).await?;
-    Ok(answered(&call, &written))
+pub(super) async fn create(context: RequestContext, payload: web::Payload) -> Result<HttpResponse, Problem> {
+    let written = write(&context, Target::New, Verb::Create, payload).await?;
+    Ok(answered(&context, &written))
 }
 
 /// `PUT /persons/1`, `PUT /carts/0193…`
-pub(super) async fn replace(call: Call, payload: web::Payload) -> Result<HttpResponse, Problem> {
-    let written = write(&call, Target::Keyed, Verb::Replace, payload).await?;
-    Ok(answered(&call, &written))
+pub(super) async fn replace(context: RequestContext, payload: web::Payload) -> Result<HttpResponse, Problem> {
+    let written = write(&context, Target::Keyed, Verb::Replace, payload).await?;
+    Ok(answered(&context, &written))
 }
 
 /// `PATCH /persons/1`
-pub(super) async fn patch(call: Call, payload: web::Payload) -> Result<HttpResponse, Problem> {
-    let written = write(&call, Target::Keyed, Verb::Patch, payload).await?;
-    Ok(answered(&call, &written))
+pub(super) async fn patch(context: RequestContext, payload: web::Payload) -> Result<HttpResponse, Problem> {
+    let written = write(&context, Target::Keyed, Verb::Patch, payload).await?;
+    Ok(answered(&context, &written))
 }
 
 /// `POST /carts/0193…/add-item`
-pub(super) async fn command(call: Call, payload: web::Payload) -> Result<HttpResponse, Problem> {
-    let name = call.command().map_err(|problem| at_present(&call, problem))?;
-    let written = write(&call, Target::Keyed, Verb::Command(&name), payload).await?;
-    Ok(answered(&call, &written))
+pub(super) async fn command(context: RequestContext, payload: web::Payload) -> Result<HttpResponse, Problem> {
+    let name = context.command().map_err(|problem| at_present(&context, problem))?;
+    let written = write(&context, Target::Keyed, Verb::Command(&name), payload).await?;
+    Ok(answered(&context, &written))
 }
 
 /// `DELETE /persons/1`
-pub(super) async fn delete(call: Call) -> Result<HttpResponse, Problem> {
+pub(super) async fn delete(context: RequestContext) -> Result<HttpResponse, Problem> {
     let outcome = async {
-        call.query(&[])?;
-        send(&call, Some(call.key()?), Change::Delete).await
+        context.query(&[])?;
+        send(&context, Some(context.key()?), Change::Delete).await
     };
-    let written = outcome.await.map_err(|problem| at_present(&call, problem))?;
-    Ok(answered(&call, &written))
+    let written = outcome.await.map_err(|problem| at_present(&context, problem))?;
+    Ok(answered(&context, &written))
 }
 
 /// Every answer to a write names a revision, also one that refuses.
-fn at_present(call: &Call, problem: Problem) -> Problem {
-    problem.at(&call.shared.epoch, call.shared.committed.get())
+fn at_present(context: &RequestContext, problem: Problem) -> Problem {
+    problem.at(&context.shared.epoch, context.shared.committed.get())
 }
 
 /// Which aggregate is written.
@@ -62,35 +62,40 @@ enum Target {
     Keyed,
 }
 
-async fn write(call: &Call, target: Target, verb: Verb<'_>, payload: web::Payload) -> Result<Written, Problem> {
+async fn write(
+    context: &RequestContext,
+    target: Target,
+    verb: Verb<'_>,
+    payload: web::Payload,
+) -> Result<Written, Problem> {
     let outcome = async {
-        call.query(&[])?;
+        context.query(&[])?;
         let key = match target {
             Target::New => None,
-            Target::Keyed => Some(call.key()?),
+            Target::Keyed => Some(context.key()?),
         };
-        let json = call.json(verb, payload).await?;
-        let collection = call.collection()?;
-        let change = guarded(|| collection.change(verb, json).map_err(Refusal::Invalid));
+        let json = context.json(verb, payload).await?;
+        let collection = context.collection()?;
+        let change = catch_panic(|| collection.change(verb, json).map_err(Rejection::Invalid));
         let change =
-            change.map_err(|refusal| Problem::of_command(ExecuteError::Refused(refusal), call.request.path()))?;
-        send(call, key, change).await
+            change.map_err(|refusal| Problem::of_command(ExecuteError::Rejected(refusal), context.request.path()))?;
+        send(context, key, change).await
     };
-    outcome.await.map_err(|problem| at_present(call, problem))
+    outcome.await.map_err(|problem| at_present(context, problem))
 }
 
-async fn send(call: &Call, key: Option<Key>, change: Change) -> Result<Written, Problem> {
-    let (collection, precondition) = (call.collection_id()?, precondition(call)?);
+async fn send(context: &RequestContext, key: Option<Key>, change: Change) -> Result<Written, Problem> {
+    let (collection, precondition) = (context.collection_id()?, precondition(context)?);
     let command = Command { collection, key, precondition, change };
-    execute(&call.shared.aggregator, Some(call.outcomes()?), command).await.map_err(|error| match error {
-        ExecuteError::Refused(Refusal::Unexpected(actual)) => unexpected(call, actual),
-        error => Problem::of_command(error, &call.aggregate_path()),
+    execute(&context.shared.aggregator, Some(context.outcomes()?), command).await.map_err(|error| match error {
+        ExecuteError::Rejected(Rejection::PreconditionFailed(actual)) => unexpected(context, actual),
+        error => Problem::of_command(error, &context.aggregate_path()),
     })
 }
 
 /// The aggregate as it is now: new, or another, or gone.
-fn answered(call: &Call, written: &Written) -> HttpResponse {
-    let epoch = &call.shared.epoch;
+fn answered(context: &RequestContext, written: &Written) -> HttpResponse {
+    let epoch = &context.shared.epoch;
     let Some(body) = &written.body else {
         return answer(StatusCode::NO_CONTENT, epoch, written.revision).finish();
     };
@@ -100,7 +105,7 @@ fn answered(call: &Call, written: &Written) -> HttpResponse {
         .insert_header((CONTENT_TYPE, JSON))
         .insert_header((CACHE_CONTROL, "no-cache"))
         .insert_header((ETAG, tag(epoch, written.changed)));
-    if let (true, Ok(collection)) = (written.is_new, call.collection()) {
+    if let (true, Ok(collection)) = (written.is_new, context.collection()) {
         let key = utf8_percent_encode(written.key.as_str(), IN_A_SEGMENT);
         response.insert_header((LOCATION, format!("/{}/{key}", collection.name())));
     }

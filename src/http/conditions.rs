@@ -5,9 +5,9 @@ use actix_web::http::header::{ETAG, EntityTag, HeaderName, IF_MATCH, IF_NONE_MAT
 use serde_json::Value;
 
 use super::problem::{Kind, Problem};
-use super::request::Call;
-use crate::cursor::{Epoch, Revision};
-use crate::precondition::{Precondition, Tags};
+use super::request::RequestContext;
+use crate::domain::cursor::{Epoch, Revision};
+use crate::domain::precondition::{Precondition, Tags};
 
 /// What ends the tag of a form that is compressed.
 pub(super) const GZIP: &str = "-gzip";
@@ -18,9 +18,9 @@ pub(super) fn tag(epoch: &Epoch, changed: Revision) -> String {
 }
 
 /// What the request expects.
-pub(super) fn precondition(call: &Call) -> Result<Precondition, Problem> {
+pub(super) fn precondition(context: &RequestContext) -> Result<Precondition, Problem> {
     // `If-Match` compares strongly: a weak tag names no state. Reads, which compare weakly, send none that we gave.
-    Ok(Precondition { if_match: tags(call, &IF_MATCH, false)?, if_none_match: tags(call, &IF_NONE_MATCH, true)? })
+    Ok(Precondition { if_match: tags(context, &IF_MATCH, false)?, if_none_match: tags(context, &IF_NONE_MATCH, true)? })
 }
 
 /// What a header with tags says.
@@ -30,20 +30,20 @@ enum Sent {
 }
 
 /// The revisions of the tags that a header names, if it is there.
-fn tags(call: &Call, name: &HeaderName, with_weak: bool) -> Result<Option<Tags>, Problem> {
-    Ok(sent(call, name)?.map(|sent| match sent {
+fn tags(context: &RequestContext, name: &HeaderName, with_weak: bool) -> Result<Option<Tags>, Problem> {
+    Ok(sent(context, name)?.map(|sent| match sent {
         Sent::Any => Tags::Any,
         Sent::These(list) => {
             let meant = list.iter().filter(|tag| with_weak || !tag.weak);
-            Tags::These(meant.filter_map(|tag| revision(tag, &call.shared.epoch)).collect())
+            Tags::These(meant.filter_map(|tag| revision(tag, &context.shared.epoch)).collect())
         }
     }))
 }
 
 /// The tag under which the client has already what has this one, if it says so. Both are without quotes; what is in lines
 /// and what is not are two things, what is compressed and what is not are one.
-pub(super) fn known(call: &Call, tag: impl FnOnce() -> String) -> Result<Option<String>, Problem> {
-    Ok(match sent(call, &IF_NONE_MATCH)? {
+pub(super) fn matching_etag(context: &RequestContext, tag: impl FnOnce() -> String) -> Result<Option<String>, Problem> {
+    Ok(match sent(context, &IF_NONE_MATCH)? {
         None => None,
         Some(Sent::Any) => Some(tag()),
         Some(Sent::These(list)) => {
@@ -54,8 +54,8 @@ pub(super) fn known(call: &Call, tag: impl FnOnce() -> String) -> Result<Option<
     })
 }
 
-fn sent(call: &Call, name: &HeaderName) -> Result<Option<Sent>, Problem> {
-    let lines: Vec<_> = call.request.headers().get_all(name).collect();
+fn sent(context: &RequestContext, name: &HeaderName) -> Result<Option<Sent>, Problem> {
+    let lines: Vec<_> = context.request.headers().get_all(name).collect();
     if lines.is_empty() {
         return Ok(None);
     }
@@ -98,12 +98,12 @@ fn revision(tag: &EntityTag, ours: &Epoch) -> Option<Revision> {
 }
 
 /// The aggregate is in another state, or not there.
-pub(super) fn unexpected(call: &Call, actual: Option<Revision>) -> Problem {
-    let sent = |name| call.request.headers().get_all(name).filter_map(|value| value.to_str().ok());
+pub(super) fn unexpected(context: &RequestContext, actual: Option<Revision>) -> Problem {
+    let sent = |name| context.request.headers().get_all(name).filter_map(|value| value.to_str().ok());
     let matching = sent(IF_MATCH).map(str::to_owned);
     let expected: Vec<_> = matching.chain(sent(IF_NONE_MATCH).map(|tags| format!("not {tags}"))).collect();
-    let actual = actual.map(|actual| tag(&call.shared.epoch, actual));
-    let path = call.aggregate_path();
+    let actual = actual.map(|actual| tag(&context.shared.epoch, actual));
+    let path = context.aggregate_path();
     let detail = match &actual {
         Some(actual) => format!("{path} is at {actual}; expected {}", expected.join(", ")),
         None => format!("{path} is not there; expected {}", expected.join(", ")),

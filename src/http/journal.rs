@@ -5,95 +5,102 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, VARY};
-use actix_web::rt;
 use actix_web::web::{self, Bytes};
+use actix_web::{HttpResponse, rt};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::accept::accepted;
-use super::feeds::{Cut, head, prologue, refused};
-use super::pages::{Extent, room};
+use super::feed_response::{StreamAborted, head, prologue, refused};
+use super::pages::{Extent, page_limit};
 use super::problem::{Kind, Problem};
-use super::request::{Call, Query};
-use super::{JSON, NDJSON, SSE, Shared, answer};
-use crate::admission::Ticket;
-use crate::collection::{CollectionId, Registry};
-use crate::cursor::{Cursor, Epoch, JournalPosition, Presented, Revision, Version};
-use crate::feed::push_member;
-use crate::frames::named_event;
-use crate::readers::{ReadEvents, ReadJournal};
-use crate::store::{Entries, Entry, Room};
+use super::request::{Query, RequestContext};
+use super::respond::{JSON, NDJSON, SSE, answer};
+use super::shared::Shared;
+use crate::delivery::stream_limiter::Permit;
+use crate::domain::collection::{CollectionId, Registry};
+use crate::domain::cursor::{Cursor, CursorParams, Epoch, JournalPosition, Revision, Version};
+use crate::domain::feed::push_member;
+use crate::events::sse::named_event;
+use crate::read::pool::{ReadEvents, ReadJournal};
+use crate::storage::journal::{Entries, Entry};
+use crate::storage::page::PageLimit;
 
 /// `GET /carts/0193…/journal`: the domain events of one aggregate, in pages.
-pub(super) async fn aggregate(call: Call) -> Result<HttpResponse, Problem> {
-    accepted(&call.request, &[JSON])?;
-    let query = call.query(&["after", "limit"])?;
-    let (collection, key) = (call.collection_id()?, call.key()?);
+pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, Problem> {
+    accepted(&context.request, &[JSON])?;
+    let query = context.query(&["after", "limit"])?;
+    let (collection, key) = (context.collection_id()?, context.key()?);
     let after = query.number("after", 0..=i64::MAX.unsigned_abs())?.unwrap_or(0).cast_signed();
     let limit = Extent::of(&query)?.limit;
-    let read = |after, limit| call.shared.readers.send(ReadEvents { collection, key: key.clone(), after, limit });
+    let read = |after, limit| context.shared.readers.send(ReadEvents { collection, key: key.clone(), after, limit });
     // One more, to see whether there are more.
-    let (revision, mut entries) = read(Version::stored(after), limit.cast_signed() + 1).await??;
+    let (revision, mut entries) = read(Version::from_raw(after), limit.cast_signed() + 1).await??;
     if entries.is_empty() && (after == 0 || read(Version::ZERO, 1).await??.1.is_empty()) {
-        return Err(Problem::not_found(&call.aggregate_path()).at(&call.shared.epoch, revision));
+        return Err(Problem::not_found(&context.aggregate_path()).at(&context.shared.epoch, revision));
     }
     let has_more = entries.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     entries.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let mut body = events(&call.shared.registry, &entries);
+    let mut body = events(&context.shared.registry, &entries);
     if let (true, Some(last)) = (has_more, entries.last()) {
         // As it was sent: the framework's own path has some of it decoded.
-        let next = format!("{}?after={}&limit={limit}", call.request.uri().path(), last.version);
+        let next = format!("{}?after={}&limit={limit}", context.request.uri().path(), last.version);
         body.push(',');
         push_member(&mut body, "next", &serde_json::Value::from(next).to_string());
     }
     body.push('}');
-    Ok(page(&call, revision, JSON).body(body))
+    Ok(page(&context, revision, JSON).body(body))
 }
 
 /// `GET /journal`: the domain events of everything.
-pub(super) async fn everything(call: Call) -> Result<HttpResponse, Problem> {
-    let query = call.query(&["lastEventId", "collection", "limit", "wait"])?;
-    let form = accepted(&call.request, &[SSE, JSON, NDJSON])?;
+pub(super) async fn everything(context: RequestContext) -> Result<HttpResponse, Problem> {
+    let query = context.query(&["lastEventId", "collection", "limit", "wait"])?;
+    let form = accepted(&context.request, &[SSE, JSON, NDJSON])?;
     let reading = Reading {
-        shared: call.shared.clone(),
-        only: call.collections(&query)?.map(Into::into),
-        after: position(&call, &query).await?,
+        shared: context.shared.clone(),
+        only: context.collections(&query)?.map(Into::into),
+        after: position(&context, &query).await?,
     };
     let extent = Extent::of(&query)?;
-    if form == SSE { stream(&call, reading).await } else { one_page(&call, reading, extent, form).await }
+    if form == SSE { stream(&context, reading).await } else { one_page(&context, reading, extent, form).await }
 }
 
 /// Where the consumer stands; at the beginning, if it does not say.
-async fn position(call: &Call, query: &Query) -> Result<JournalPosition, Problem> {
-    let id = call.request.headers().get("Last-Event-ID").map(HeaderValue::as_bytes);
+async fn position(context: &RequestContext, query: &Query) -> Result<JournalPosition, Problem> {
+    let id = context.request.headers().get("Last-Event-ID").map(HeaderValue::as_bytes);
     let presented =
-        Presented { last_event_id: id, last_event_id_query: query.last("lastEventId"), ..Presented::default() };
+        CursorParams { last_event_id: id, last_event_id_query: query.last("lastEventId"), ..CursorParams::default() };
     let cursor = presented.cursor().map_err(|name| {
         Problem::new(Kind::MalformedRequest, format!("{name}: expected an id as it was given, such as 4f9c21aa.8"))
     })?;
     let claimed = match cursor {
-        Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| *epoch == call.shared.epoch) => {
-            Some(JournalPosition::stored(after.number()))
+        Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| *epoch == context.shared.epoch) => {
+            Some(JournalPosition::from_raw(after.number()))
         }
         _ => None,
     };
-    let mut last = call.shared.journal.borrow().last;
+    let mut last = context.shared.journal.borrow().last;
     if claimed.is_some_and(|after| after > last) {
         // Who reads a page may be faster than who tells of the commit: only the database knows.
-        last = call.shared.readers.send(ReadJournal { only: None, after: last, room: room(1) }).await??.1.current;
+        last = context
+            .shared
+            .readers
+            .send(ReadJournal { only: None, after: last, limit: page_limit(1) })
+            .await??
+            .1
+            .current;
     }
-    claimed.filter(|after| *after <= last).ok_or_else(|| foreign(call, last))
+    claimed.filter(|after| *after <= last).ok_or_else(|| foreign(context, last))
 }
 
 /// What happened elsewhere cannot be taken back by anything that comes after it.
-fn foreign(call: &Call, last: JournalPosition) -> Problem {
-    let epoch = &call.shared.epoch;
+fn foreign(context: &RequestContext, last: JournalPosition) -> Problem {
+    let epoch = &context.shared.epoch;
     let detail = format!("the id is none of epoch {epoch}, up to position {last}; begin anew");
     let problem = Problem::new(Kind::ForeignId, detail).with("current", last.number());
-    problem.with("epoch", epoch.as_str()).with("bootstrap", "/journal").at(epoch, call.shared.committed.get())
+    problem.with("epoch", epoch.as_str()).with("bootstrap", "/journal").at(epoch, context.shared.committed.get())
 }
 
 /// A consumer of the journal, and where it stands.
@@ -105,8 +112,8 @@ struct Reading {
 
 impl Reading {
     /// The next events, if there are any; moves on past them.
-    async fn next(&mut self, room: Room) -> Result<(Revision, Entries), Problem> {
-        let read = ReadJournal { only: self.only.clone(), after: self.after, room };
+    async fn next(&mut self, limit: PageLimit) -> Result<(Revision, Entries), Problem> {
+        let read = ReadJournal { only: self.only.clone(), after: self.after, limit };
         let (revision, entries) = self.shared.readers.send(read).await??;
         self.after = entries.to;
         Ok((revision, entries))
@@ -133,14 +140,14 @@ enum Waited {
 }
 
 async fn one_page(
-    call: &Call,
+    context: &RequestContext,
     mut reading: Reading,
     extent: Extent,
     form: &'static str,
 ) -> Result<HttpResponse, Problem> {
     let deadline = Instant::now() + extent.wait;
     let (revision, entries) = loop {
-        let (revision, entries) = reading.next(room(extent.limit)).await?;
+        let (revision, entries) = reading.next(page_limit(extent.limit)).await?;
         if !entries.entries.is_empty() {
             break (revision, entries);
         }
@@ -152,18 +159,18 @@ async fn one_page(
             break (revision, entries);
         }
     };
-    let (registry, cursor) = (&call.shared.registry, id(&call.shared.epoch, entries.to));
+    let (registry, cursor) = (&context.shared.registry, id(&context.shared.epoch, entries.to));
     let body = if form == NDJSON {
         let lines = entries.entries.iter().map(|entry| object(registry, entry) + "\n");
         lines.collect::<String>() + &format!("{{\"cursor\":\"{cursor}\"}}\n")
     } else {
         events(registry, &entries.entries) + &format!(",\"cursor\":\"{cursor}\"}}")
     };
-    Ok(page(call, revision, form).body(body))
+    Ok(page(context, revision, form).body(body))
 }
 
-fn page(call: &Call, revision: Revision, form: &'static str) -> actix_web::HttpResponseBuilder {
-    let mut response = answer(StatusCode::OK, &call.shared.epoch, revision);
+fn page(context: &RequestContext, revision: Revision, form: &'static str) -> actix_web::HttpResponseBuilder {
+    let mut response = answer(StatusCode::OK, &context.shared.epoch, revision);
     response
         .insert_header((CONTENT_TYPE, form))
         .insert_header((CACHE_CONTROL, "no-store"))
@@ -174,16 +181,16 @@ fn page(call: &Call, revision: Revision, form: &'static str) -> actix_web::HttpR
 /// Pages that wait for a client, beside the one that is sent.
 const WAITING: usize = 1;
 
-async fn stream(call: &Call, reading: Reading) -> Result<HttpResponse, Problem> {
-    let current = call.shared.committed.get();
-    if call.is_head() {
-        return Ok(head(call, current).body(actix_web::body::None::new()));
+async fn stream(context: &RequestContext, reading: Reading) -> Result<HttpResponse, Problem> {
+    let current = context.shared.committed.get();
+    if context.is_head() {
+        return Ok(head(context, current).body(actix_web::body::None::new()));
     }
-    let address = call.request.peer_addr().map(|address| address.ip());
-    let Some(ticket) = call.shared.admission.admit(address) else { return refused(call) };
+    let address = context.request.peer_addr().map(|address| address.ip());
+    let Some(permit) = context.shared.stream_limiter.try_acquire(address) else { return refused(context) };
     let (sender, receiver) = channel(WAITING);
     rt::spawn(follow(reading, sender));
-    Ok(head(call, current).body(JournalStream { receiver, _ticket: ticket, flushed: false }))
+    Ok(head(context, current).body(JournalStream { receiver, _permit: permit, flushed: false }))
 }
 
 /// Sends what there is, then what comes. Each page is read when the one before is on its way, so a slow client costs two
@@ -196,7 +203,7 @@ async fn follow(mut reading: Reading, sender: Sender<Bytes>) {
         // What is filtered out is quiet, too.
         let quiet_until = Instant::now() + reading.shared.heartbeat;
         next = loop {
-            let entries = match reading.next(Room::PAGE).await {
+            let entries = match reading.next(PageLimit::PAGE).await {
                 Ok((_, entries)) => entries,
                 Err(problem) => return log::error!("a stream of the journal ends: {problem}"),
             };
@@ -223,21 +230,21 @@ async fn follow(mut reading: Reading, sender: Sender<Bytes>) {
 /// The body of a stream of the journal; when its events end, it is cut.
 struct JournalStream {
     receiver: Receiver<Bytes>,
-    _ticket: Ticket,
+    _permit: Permit,
     flushed: bool,
 }
 
 impl MessageBody for JournalStream {
-    type Error = Cut;
+    type Error = StreamAborted;
 
     fn size(&self) -> BodySize {
         BodySize::Stream
     }
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamAborted>>> {
         match ready!(self.receiver.poll_recv(context)) {
             Some(chunk) => Poll::Ready(Some(Ok(chunk))),
-            None if self.flushed => Poll::Ready(Some(Err(Cut))),
+            None if self.flushed => Poll::Ready(Some(Err(StreamAborted))),
             None => {
                 // The framework writes what it has when a body is not ready, and drops it when a body fails.
                 self.flushed = true;

@@ -9,11 +9,11 @@ use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
-use crate::aggregator::ExecuteError;
-use crate::collection::{Broken, Refusal};
-use crate::cursor::{Epoch, Revision};
-use crate::json::{Invalid, JsonError};
-use crate::store::StoreError;
+use crate::domain::collection::{ErasedDomainError, Rejection};
+use crate::domain::cursor::{Epoch, Revision};
+use crate::domain::json::{JsonError, ValidationError};
+use crate::storage::error::StoreError;
+use crate::write::aggregator::ExecuteError;
 
 /// An answer that is not the one the client hoped for.
 #[derive(Debug)]
@@ -128,8 +128,8 @@ impl Problem {
     }
 
     /// A rule of the business says what it is, and has members of its own; those of the RFC keep their meaning.
-    fn broken(broken: &dyn Broken) -> Self {
-        let told = broken.told();
+    fn broken(broken: &dyn ErasedDomainError) -> Self {
+        let told = broken.describe();
         let status = StatusCode::from_u16(told.status).ok().filter(StatusCode::is_client_error);
         let mut problem = Self::new(Kind::BrokenRule, told.detail);
         problem.rule = Some((status.unwrap_or(StatusCode::CONFLICT), told.slug));
@@ -146,18 +146,18 @@ impl Problem {
     /// What became of a command on its way, addressed by `path`.
     pub(crate) fn of_command(error: ExecuteError, path: &str) -> Self {
         match error {
-            ExecuteError::Refused(Refusal::NotFound) => Self::not_found(path),
-            ExecuteError::Refused(Refusal::Invalid(invalid)) => invalid.into(),
-            ExecuteError::Refused(Refusal::Broken(broken)) => Self::broken(broken.as_ref()),
-            ExecuteError::Refused(Refusal::Unexpected(_)) => {
+            ExecuteError::Rejected(Rejection::NotFound) => Self::not_found(path),
+            ExecuteError::Rejected(Rejection::Invalid(invalid)) => invalid.into(),
+            ExecuteError::Rejected(Rejection::RuleBroken(broken)) => Self::broken(broken.as_ref()),
+            ExecuteError::Rejected(Rejection::PreconditionFailed(_)) => {
                 Self::new(Kind::Unexpected, format!("{path} is not in the state that was expected"))
             }
-            ExecuteError::Refused(Refusal::Corrupt(corrupt)) => {
+            ExecuteError::Rejected(Rejection::Corrupt(corrupt)) => {
                 log::error!("{path}: {corrupt}");
                 Self::internal()
             }
             // A panic has written to the log by itself, a failure where it happened.
-            ExecuteError::Refused(Refusal::Panicked) => Self::internal(),
+            ExecuteError::Rejected(Rejection::Panicked) => Self::internal(),
             ExecuteError::Failed => {
                 Self::new(Kind::Internal, "whether the command was done is unknown; the log of the service says why")
             }
@@ -181,8 +181,8 @@ impl From<actix::MailboxError> for Problem {
     }
 }
 
-impl From<Invalid> for Problem {
-    fn from(invalid: Invalid) -> Self {
+impl From<ValidationError> for Problem {
+    fn from(invalid: ValidationError) -> Self {
         let problem = Self::new(Kind::Invalid, invalid.to_string());
         if invalid.member.is_empty() { problem } else { problem.with("member", invalid.member) }
     }

@@ -11,67 +11,69 @@ use serde_json::{Value, json};
 
 use super::accept::accepted;
 use super::problem::{Kind, Problem};
-use super::request::Call;
-use super::{JSON, answer};
-use crate::projection::{ProjectionError, ReportError};
-use crate::projections::{Answered, Kept};
-use crate::spool::{Spool, spool};
+use super::request::RequestContext;
+use super::respond::{JSON, answer};
+use crate::projector::registry::{Answered, Kept};
+use crate::read::spooled_body::{Spool, spool};
+use crate::read_model::projection::ProjectionError;
+use crate::read_model::report::ReportError;
 
 /// The form of a file.
 const CSV: &str = "text/csv; charset=utf-8; header=present";
 
 /// `GET /projections`
-pub(super) async fn all(call: Call) -> Result<HttpResponse, Problem> {
-    accepted(&call.request, &[JSON])?;
-    call.query(&[])?;
-    Ok(told(&call, StatusCode::OK, &json!({"projections": call.shared.projections.told()})))
+pub(super) async fn all(context: RequestContext) -> Result<HttpResponse, Problem> {
+    accepted(&context.request, &[JSON])?;
+    context.query(&[])?;
+    Ok(told(&context, StatusCode::OK, &json!({"projections": context.shared.projections.told()})))
 }
 
 /// `GET /projections/cart_items`
-pub(super) async fn one(call: Call) -> Result<HttpResponse, Problem> {
-    accepted(&call.request, &[JSON])?;
-    call.query(&[])?;
-    let kept = named(&call)?;
-    Ok(told(&call, StatusCode::OK, &call.shared.projections.told_of(kept)))
+pub(super) async fn one(context: RequestContext) -> Result<HttpResponse, Problem> {
+    accepted(&context.request, &[JSON])?;
+    context.query(&[])?;
+    let kept = named(&context)?;
+    Ok(told(&context, StatusCode::OK, &context.shared.projections.told_of(kept)))
 }
 
 /// `POST /projections/cart_items/rebuild`: answered when it has begun.
-pub(super) async fn rebuild(call: Call) -> Result<HttpResponse, Problem> {
-    call.query(&[])?;
-    let kept = named(&call)?;
-    let begun = call.shared.projections.rebuild(kept, &call.shared.aggregator).await.map_err(|error| failed(&error))?;
-    Ok(told(&call, StatusCode::ACCEPTED, &begun))
+pub(super) async fn rebuild(context: RequestContext) -> Result<HttpResponse, Problem> {
+    context.query(&[])?;
+    let kept = named(&context)?;
+    let begun =
+        context.shared.projections.rebuild(kept, &context.shared.aggregator).await.map_err(|error| failed(&error))?;
+    Ok(told(&context, StatusCode::ACCEPTED, &begun))
 }
 
 /// `POST /projections/cart_items/skip {"at":12}`: leaves out the event at which it stopped.
-pub(super) async fn skip(call: Call, payload: web::Payload) -> Result<HttpResponse, Problem> {
-    call.query(&[])?;
-    let kept = named(&call)?;
-    let body = call.order(payload).await?;
+pub(super) async fn skip(context: RequestContext, payload: web::Payload) -> Result<HttpResponse, Problem> {
+    context.query(&[])?;
+    let kept = named(&context)?;
+    let body = context.json_body(payload).await?;
     let at = body.get("at").and_then(Value::as_i64).ok_or_else(|| {
         Problem::new(Kind::Invalid, "at: expected the position or the revision at which the projection stopped")
             .with("member", "at")
     })?;
     kept.skip(at).await.map_err(|error| Problem::new(Kind::NotThere, error.to_string()))?;
-    Ok(told(&call, StatusCode::ACCEPTED, &call.shared.projections.told_of(kept)))
+    Ok(told(&context, StatusCode::ACCEPTED, &context.shared.projections.told_of(kept)))
 }
 
 /// `GET /reports/popular-items`, `GET /reports/carts.csv`
-pub(super) async fn report(call: Call) -> Result<HttpResponse, Problem> {
-    let name = segment(&call);
-    let projections = Arc::clone(&call.shared.projections);
+pub(super) async fn report(context: RequestContext) -> Result<HttpResponse, Problem> {
+    let name = segment(&context);
+    let projections = Arc::clone(&context.shared.projections);
     let Some((_, report)) = projections.reports.get(name.as_str()) else {
         let mut known: Vec<_> = projections.reports.keys().copied().collect();
         known.sort_unstable();
         let detail = format!("there is no report {name:?}; expected one of {}", known.join(", "));
         return Err(Problem::new(Kind::NoSuchPath, detail).with("expected", known));
     };
-    accepted(&call.request, &[if report.is_some() { JSON } else { "text/csv" }])?;
-    let parameters = call.query(report.map_or(&[][..], |report| report.parameters))?.into_parameters();
+    accepted(&context.request, &[if report.is_some() { JSON } else { "text/csv" }])?;
+    let parameters = context.query(report.map_or(&[][..], |report| report.parameters))?.into_parameters();
     let read = web::block(move || projections.read(&name, &parameters)).await;
     match read.map_err(|error| failed(&error.into()))? {
-        Ok(Answered::Value(value)) => Ok(told(&call, StatusCode::OK, &value)),
-        Ok(Answered::File(opened, length)) => Ok(file(&call, opened, length)),
+        Ok(Answered::Value(value)) => Ok(told(&context, StatusCode::OK, &value)),
+        Ok(Answered::File(opened, length)) => Ok(file(&context, opened, length)),
         Ok(Answered::Building) => {
             let problem = Problem::new(Kind::Busy, "the projection is being built for the first time");
             Err(problem.header(RETRY_AFTER.as_str(), "1"))
@@ -82,22 +84,22 @@ pub(super) async fn report(call: Call) -> Result<HttpResponse, Problem> {
 }
 
 /// `GET /healthz`: whether the service does what it is for, and how its projections are.
-pub(super) async fn health(call: Call) -> Result<HttpResponse, Problem> {
-    let projections = &call.shared.projections;
+pub(super) async fn health(context: RequestContext) -> Result<HttpResponse, Problem> {
+    let projections = &context.shared.projections;
     let status = if projections.is_failing() { "degraded" } else { "ok" };
     let health = json!({
         "status": status,
-        "epoch": call.shared.epoch.as_str(),
-        "revision": call.shared.committed.get().number(),
-        "position": call.shared.journal.borrow().last.number(),
+        "epoch": context.shared.epoch.as_str(),
+        "revision": context.shared.committed.get().number(),
+        "position": context.shared.journal.borrow().last.number(),
         "projections": projections.told(),
     });
-    Ok(told(&call, StatusCode::OK, &health))
+    Ok(told(&context, StatusCode::OK, &health))
 }
 
 /// `GET /metrics`, in the text format of Prometheus.
-pub(super) async fn metrics(call: Call) -> Result<HttpResponse, Problem> {
-    let told = call.shared.projections.told();
+pub(super) async fn metrics(context: RequestContext) -> Result<HttpResponse, Problem> {
+    let told = context.shared.projections.told();
     let mut text = String::new();
     let mut metric = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Value) -> Value| {
         text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
@@ -123,14 +125,14 @@ pub(super) async fn metrics(call: Call) -> Result<HttpResponse, Problem> {
 }
 
 /// The second segment of the path.
-fn segment(call: &Call) -> String {
-    call.request.path().split('/').nth(2).unwrap_or_default().to_owned()
+fn segment(context: &RequestContext) -> String {
+    context.request.path().split('/').nth(2).unwrap_or_default().to_owned()
 }
 
-fn named(call: &Call) -> Result<&Kept, Problem> {
-    let name = segment(call);
-    call.shared.projections.get(&name).ok_or_else(|| {
-        let known: Vec<_> = call.shared.projections.kept.iter().map(|kept| kept.name).collect();
+fn named(context: &RequestContext) -> Result<&Kept, Problem> {
+    let name = segment(context);
+    context.shared.projections.get(&name).ok_or_else(|| {
+        let known: Vec<_> = context.shared.projections.kept.iter().map(|kept| kept.name).collect();
         let detail = format!("there is no projection {name:?}; expected one of {}", known.join(", "));
         Problem::new(Kind::NoSuchPath, detail).with("expected", known)
     })
@@ -141,18 +143,18 @@ fn failed(error: &ProjectionError) -> Problem {
     Problem::internal()
 }
 
-fn told(call: &Call, status: StatusCode, value: &Value) -> HttpResponse {
-    answer(status, &call.shared.epoch, call.shared.committed.get())
+fn told(context: &RequestContext, status: StatusCode, value: &Value) -> HttpResponse {
+    answer(status, &context.shared.epoch, context.shared.committed.get())
         .insert_header((CONTENT_TYPE, JSON))
         .insert_header((CACHE_CONTROL, "no-store"))
         .body(value.to_string())
 }
 
 /// Sends the bytes of a file that count. It is open when the answer begins, so another generation does not matter.
-fn file(call: &Call, opened: File, length: u64) -> HttpResponse {
-    let (spool, body) = spool(&call.shared.spool_directory);
+fn file(context: &RequestContext, opened: File, length: u64) -> HttpResponse {
+    let (spool, body) = spool(&context.shared.spool_directory);
     rt::task::spawn_blocking(move || copy(opened, length, spool));
-    answer(StatusCode::OK, &call.shared.epoch, call.shared.committed.get())
+    answer(StatusCode::OK, &context.shared.epoch, context.shared.committed.get())
         .insert_header((CONTENT_TYPE, CSV))
         .insert_header((CACHE_CONTROL, "no-store"))
         .body(body)

@@ -12,23 +12,23 @@ use futures_core::Stream as _;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use super::Shared;
 use super::problem::{Kind, Problem};
-use crate::aggregator::Outcomes;
-use crate::collection::{Collection, CollectionId, Verb};
-use crate::json;
-use crate::key::Key;
-use crate::projection::Parameters;
+use super::shared::Shared;
+use crate::domain::collection::{Collection, CollectionId, Verb};
+use crate::domain::json;
+use crate::domain::key::Key;
+use crate::read_model::report::Parameters;
+use crate::write::aggregator::CommandReplies;
 
 /// A request for something of the document.
-pub(super) struct Call {
+pub(super) struct RequestContext {
     pub(super) request: HttpRequest,
     pub(super) shared: web::Data<Shared>,
     /// The collection of the path, if it is about one.
     collection: Option<CollectionId>,
 }
 
-impl FromRequest for Call {
+impl FromRequest for RequestContext {
     type Error = Problem;
     type Future = Ready<Result<Self, Problem>>;
 
@@ -56,7 +56,7 @@ fn wants_websocket(request: &HttpRequest) -> bool {
         .any(|protocol| protocol.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
-impl Call {
+impl RequestContext {
     pub(super) fn collection_id(&self) -> Result<CollectionId, Problem> {
         self.collection.ok_or_else(|| Problem::no_such_path(self.request.path()))
     }
@@ -118,7 +118,7 @@ impl Call {
     }
 
     /// Where the outcomes of this thread's commands arrive.
-    pub(super) fn outcomes(&self) -> Result<&Outcomes, Problem> {
+    pub(super) fn outcomes(&self) -> Result<&CommandReplies, Problem> {
         self.request.app_data().ok_or_else(|| Problem::new(Kind::Internal, "this thread has no place for answers"))
     }
 
@@ -172,7 +172,7 @@ impl Call {
     }
 
     /// The JSON body of an order to the service itself.
-    pub(super) async fn order(&self, payload: web::Payload) -> Result<Value, Problem> {
+    pub(super) async fn json_body(&self, payload: web::Payload) -> Result<Value, Problem> {
         self.check_type(&["application/json"])?;
         Ok(json::parse(&self.bytes(payload).await?)?)
     }

@@ -4,8 +4,9 @@ use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, guard, web};
 
 use super::problem::Problem;
-use super::{Shared, commands, feeds, journal, projections, queries};
-use crate::collection::Keys;
+use super::shared::Shared;
+use super::{commands, feeds, journal, projections, queries};
+use crate::domain::collection::Keys;
 
 /// Everything that a collection has on the wire follows from its registration.
 pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>) {

@@ -5,16 +5,15 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::time::Duration;
 
-use actix_http::HttpService;
 use actix_http::body::MessageBody;
-use actix_http::{Request, Response};
+use actix_http::{HttpService, Request, Response};
 use actix_server::Server;
 use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
 use actix_web::Error;
 use actix_web::dev::AppConfig;
 use actix_web::rt::net::TcpStream;
 
-use crate::socket::Socket;
+use crate::delivery::direct_write::Socket;
 
 /// How long connections that are still busy may keep a stopping service, in seconds.
 const STOP_TIMEOUT: u64 = 1;
@@ -65,7 +64,7 @@ where
             .h1_allow_half_closed(false)
             .local_addr(address)
             // Weak: a connection that the framework has ended must not be held by anything that is kept of its requests.
-            .on_connect_ext(|socket: &Socket, kept| drop(kept.insert(Rc::downgrade(socket.line()))))
+            .on_connect_ext(|socket: &Socket, kept| drop(kept.insert(Rc::downgrade(socket.writer()))))
             .h1(map_config(application().into_factory().map_err(|error| error.into().error_response()), |()| {
                 AppConfig::default()
             }));

@@ -6,10 +6,10 @@ use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, Transact
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::files::Files;
-use super::log::Item;
-use crate::projection::{Projection, ProjectionError, Sink};
-use crate::store::attach;
+use super::event_page::Item;
+use super::manifest::Files;
+use crate::read_model::projection::{Projection, ProjectionError, Sink};
+use crate::storage::connection::open_sidecar;
 
 diesel::table! {
     /// How far a generation is.
@@ -52,7 +52,7 @@ pub(super) struct Stopped {
 impl<P: Projection> Generation<P> {
     /// Opens a generation, or makes it.
     pub(super) fn open(files: &Files, number: i64, log: &str) -> Result<Self, ProjectionError> {
-        let mut connection = attach(&files.tables(number))?;
+        let mut connection = open_sidecar(&files.tables(number))?;
         let known = load(&mut connection)?;
         let fresh = Checkpoint { log: log.to_owned(), version: P::VERSION, place: 0, length: 0 };
         let is_new = known.is_none();

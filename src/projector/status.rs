@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 
 /// How a projection is, shared by who runs it and who tells of it.
 #[derive(Debug, Clone)]

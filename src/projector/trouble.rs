@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::status::{Failure, Status};
-use crate::projection::ProjectionError;
+use crate::read_model::projection::ProjectionError;
 
 /// Why a step was not done.
 pub(super) struct Trouble {

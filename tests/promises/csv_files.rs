@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use duality::collections::{Location, Person};
+use duality::aggregates::{Location, Person};
 use duality::{CsvFile, Event, Feed, Projection, ProjectionError, Service};
 use serde_json::{Value, json};
 

@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod architecture;
 mod bookmarks;
 mod carts;
 mod catch_ups;

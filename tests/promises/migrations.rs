@@ -27,7 +27,7 @@ fn the_schema_matches_diesel_print_schema() {
     let mut app = App::start();
     app.stop();
     let Some(output) = diesel(app.database(), &["print-schema"]) else { return };
-    let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/schema.rs");
+    let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/src/storage/schema.rs");
     assert_eq!(String::from_utf8(output.stdout).unwrap(), std::fs::read_to_string(schema).unwrap());
 }
 

@@ -22,7 +22,7 @@ struct Address {
 impl Document for Parcel {
     const NAME: &'static str = "parcels";
 
-    fn validate(&self) -> Result<(), duality::Invalid> {
+    fn validate(&self) -> Result<(), duality::ValidationError> {
         assert!(self.weight != 13, "a bug in a rule");
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use diesel::prelude::*;
-use duality::collections::{Location, Person};
+use duality::aggregates::{Location, Person};
 use duality::{CsvFile, Feed, Parameters, Projection, ProjectionError, Report, ReportError, Service, Tables};
 use serde_json::{Value, json};
 

@@ -74,7 +74,7 @@ macro_rules! aggregate {
 
         impl EventSourced for $type {
             const NAME: &'static str = $name;
-            const OPENS: &'static str = $opens;
+            const CREATE_COMMAND: &'static str = $opens;
 
             type Command = $command;
             type Event = $event;

@@ -9,7 +9,7 @@ use crate::harness::{App, lines, sql};
 /// A ticket of the current program if the event and state versions are 2. In version 1 a ticket had no priority, and
 /// was assigned rather than taken.
 #[derive(Serialize, Deserialize)]
-struct Ticket<const SCHEMA: i64, const FOLD: i64> {
+struct Ticket<const EVENT_VERSION: i64, const STATE_VERSION: i64> {
     title: String,
     priority: Option<String>,
     taken_by: Option<String>,
@@ -41,8 +41,8 @@ impl BusinessRule for Rule {}
 impl<const SCHEMA: i64, const FOLD: i64> EventSourced for Ticket<SCHEMA, FOLD> {
     const NAME: &'static str = "tickets";
     const KEYS: Keys = Keys::Text;
-    const SCHEMA: i64 = SCHEMA;
-    const FOLD: i64 = FOLD;
+    const EVENT_VERSION: i64 = SCHEMA;
+    const STATE_VERSION: i64 = FOLD;
 
     type Command = Command;
     type Event = Event;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::path::Path;
 
-use duality::collections::{Account, AccountCommand, AccountError, CartCommand, CartError, ShoppingCart, shipped};
+use duality::aggregates::{Account, AccountCommand, AccountError, CartCommand, CartError, ShoppingCart, shipped};
 use duality::testing::key;
 use duality::{CommandError, Key, Outcome, Running, Settings, StartError};
 use serde_json::json;
@@ -43,7 +43,7 @@ fn typed_commands_work_without_http_and_survive_a_restart() {
 
         let broken = add(&running, &cart, "apple").await.unwrap_err();
         assert_eq!(broken.to_string(), format!("apple has already been added to cart {cart}!"));
-        let CommandError::Broken(rule) = broken else { panic!("{broken:?}") };
+        let CommandError::Rejected(rule) = broken else { panic!("{broken:?}") };
         assert_eq!(rule, CartError::ItemAlreadyAdded { item: key("apple"), cart: cart.clone() });
         sender.send((cart, added.state)).unwrap();
         Ok(running)
@@ -80,7 +80,9 @@ fn a_typed_command_is_rejected_like_one_over_http() {
         let chosen = running.execute::<Account>(&nowhere, AccountCommand::Open).await.unwrap();
         assert_eq!((chosen.key, chosen.version, chosen.revision), (nowhere.clone(), 1, 1));
         let book = AccountCommand::Book { amount: -1, text: String::new() };
-        let Err(CommandError::Broken(rule)) = running.execute::<Account>(&nowhere, book).await else { panic!("done") };
+        let Err(CommandError::Rejected(rule)) = running.execute::<Account>(&nowhere, book).await else {
+            panic!("done")
+        };
         assert_eq!(rule, AccountError::InsufficientFunds { account: nowhere, balance: 0, amount: -1 });
         Ok(running)
     });
@@ -95,7 +97,7 @@ fn a_typed_command_is_published_like_one_over_http() {
             let opened = running.open::<Jar<true>>(Command::Open { marbles: 9 }).await.unwrap();
             assert_eq!((opened.key.as_str(), opened.state.unwrap().marbles), ("1", 9));
             let full = running.execute::<Jar<true>>(&opened.key, Command::Add { marbles: 2 }).await;
-            assert!(matches!(full, Err(CommandError::Broken(Rule::JarFull { inside: 9 }))));
+            assert!(matches!(full, Err(CommandError::Rejected(Rule::JarFull { inside: 9 }))));
             let failed = running.execute::<Jar<true>>(&opened.key, Command::Lose).await;
             assert!(matches!(failed, Err(CommandError::Failed(_))));
             let smashed = running.execute::<Jar<true>>(&opened.key, Command::Smash).await.unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::thread::JoinHandle;
 
-use duality::{Running, Service, Settings, StartError, collections};
+use duality::{Running, Service, Settings, StartError, aggregates};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -33,7 +33,7 @@ impl App {
 
     /// Starts it with settings that differ from the defaults.
     pub(crate) fn with(change: impl FnOnce(&mut Settings)) -> Self {
-        Self::serving(collections::shipped, change)
+        Self::serving(aggregates::shipped, change)
     }
 
     /// Starts it with collections other than the shipped ones.

@@ -1,0 +1,88 @@
+//! How the cities grew and shrank: a projection of change events, which the service prunes.
+
+use diesel::prelude::*;
+use serde_json::{Value, json};
+
+use crate::{
+    Event, Feed, Parameters, Projection, ProjectionError, Report, ReportError, Tables, Timestamp, ValidationError,
+};
+
+diesel::table! {
+    /// One row for each time that the population of a city changed.
+    city_history (city, revision) {
+        city -> Text,
+        revision -> BigInt,
+        time -> BigInt,
+        total -> BigInt,
+    }
+}
+
+/// The populations of the cities over time: `GET /reports/city-history`.
+pub struct CityHistory;
+
+impl Projection for CityHistory {
+    const NAME: &'static str = "city_history";
+    const FEED: Feed = Feed::Changes;
+    const COLLECTIONS: &'static [&'static str] = &["locations"];
+    const SETUP: &'static str = "\
+        CREATE TABLE city_history (city TEXT NOT NULL, revision BIGINT NOT NULL, time BIGINT NOT NULL, \
+            total BIGINT NOT NULL, PRIMARY KEY (city, revision)) WITHOUT ROWID;";
+
+    type Sink = Tables;
+
+    fn apply(tables: &mut Tables, event: &Event<'_>) -> Result<(), ProjectionError> {
+        let total = match event.patch()? {
+            Some(Value::Null) => 0,
+            Some(patch) => match patch.get("total").and_then(Value::as_i64) {
+                Some(total) => total,
+                None => return Ok(()),
+            },
+            None => return Ok(()),
+        };
+        diesel::insert_into(city_history::table)
+            .values((
+                city_history::city.eq(event.key.as_str()),
+                city_history::revision.eq(event.at),
+                city_history::time.eq(event.time.milliseconds()),
+                city_history::total.eq(total),
+            ))
+            .execute(tables)?;
+        Ok(())
+    }
+
+    fn reports() -> Vec<Report> {
+        vec![Report { name: "city-history", parameters: &["city", "after", "limit"], read: history }]
+    }
+}
+
+/// `?city=Rome&limit=100&after=<revision>/<city>`: the changes of one city or of all, in the order of their revisions, in
+/// pages.
+fn history(tables: &mut Tables, asked: &Parameters) -> Result<Value, ReportError> {
+    let limit = asked.number("limit", 1..=1000)?.unwrap_or(100);
+    let mut query =
+        city_history::table.order((city_history::revision, city_history::city)).limit(limit + 1).into_boxed();
+    if let Some(after) = asked.get("after") {
+        let invalid =
+            || ReportError::Invalid(ValidationError::new("after", "expected what `next` said, <revision>/<city>"));
+        let (revision, city) = after.split_once('/').ok_or_else(invalid)?;
+        let revision: i64 = revision.parse().map_err(|_| invalid())?;
+        let same = city_history::revision.eq(revision).and(city_history::city.gt(city.to_owned()));
+        query = query.filter(city_history::revision.gt(revision).or(same));
+    }
+    if let Some(city) = asked.get("city") {
+        query = query.filter(city_history::city.eq(city.to_owned()));
+    }
+    let mut rows: Vec<(String, i64, i64, i64)> = query.load(tables)?;
+    let page = usize::try_from(limit).unwrap_or(usize::MAX);
+    let has_more = rows.len() > page;
+    rows.truncate(page);
+    let next = rows.last().filter(|_| has_more).map(|(city, revision, ..)| format!("{revision}/{city}"));
+    let changes = rows.into_iter().map(|(city, revision, time, total)| {
+        json!({"city": city, "revision": revision, "time": Timestamp::from_milliseconds(time), "total": total})
+    });
+    let mut told = json!({ "changes": changes.collect::<Vec<_>>() });
+    if let Some(next) = next {
+        told["next"] = next.into();
+    }
+    Ok(told)
+}

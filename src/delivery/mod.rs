@@ -1,0 +1,9 @@
+//! Change events on their way from the outbox to the sockets.
+
+pub(crate) mod direct_write;
+pub(crate) mod hub;
+pub(crate) mod pending;
+pub(crate) mod relay;
+pub(crate) mod send_queue;
+pub(crate) mod session;
+pub(crate) mod stream_limiter;

@@ -1,0 +1,87 @@
+//! How many streams may be open, in all and for one address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Counts the streams that are open.
+#[derive(Debug)]
+pub(crate) struct StreamLimiter {
+    max: usize,
+    max_per_address: usize,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    all: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// A stream that was let in; when it is dropped, there is room for another.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    stream_limiter: Arc<StreamLimiter>,
+    address: Option<IpAddr>,
+}
+
+impl StreamLimiter {
+    pub(crate) fn new(max: usize, max_per_address: usize) -> Arc<Self> {
+        Arc::new(Self { max, max_per_address, open: Mutex::default() })
+    }
+
+    /// Lets one more stream in, if there is room.
+    pub(crate) fn try_acquire(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Permit> {
+        let mut open = self.open();
+        let here = address.map_or(0, |address| open.by_address.get(&address).copied().unwrap_or(0));
+        if open.all >= self.max || here >= self.max_per_address {
+            return None;
+        }
+        open.all += 1;
+        if let Some(address) = address {
+            open.by_address.insert(address, here + 1);
+        }
+        Some(Permit { stream_limiter: Arc::clone(self), address })
+    }
+
+    /// The streams that are open.
+    #[cfg(any(test, feature = "test-hooks"))]
+    pub(crate) fn count(&self) -> usize {
+        self.open().all
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().expect("nobody panics while counting")
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut open = self.stream_limiter.open();
+        open.all -= 1;
+        let Some(address) = self.address else { return };
+        match open.by_address.get_mut(&address) {
+            Some(1) | None => drop(open.by_address.remove(&address)),
+            Some(count) => *count -= 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_again_for_each_that_goes() {
+        let stream_limiter = StreamLimiter::new(3, 2);
+        let (one, other) = (Some(IpAddr::from([127, 0, 0, 1])), Some(IpAddr::from([127, 0, 0, 2])));
+        let first = stream_limiter.try_acquire(one).unwrap();
+        let _second = stream_limiter.try_acquire(one).unwrap();
+        assert!(stream_limiter.try_acquire(one).is_none(), "two of one address");
+        let _third = stream_limiter.try_acquire(other).unwrap();
+        assert!(stream_limiter.try_acquire(other).is_none(), "three in all");
+        drop(first);
+        assert_eq!(stream_limiter.count(), 2);
+        assert!(stream_limiter.try_acquire(one).is_some());
+    }
+}

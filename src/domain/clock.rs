@@ -1,0 +1,117 @@
+//! The time of day, in one place, so that tests can set it.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::de::{Deserialize, Deserializer, Error as _};
+use serde::ser::{Serialize, Serializer};
+
+/// Milliseconds since 1970, UTC. Written beside events for people and for retention; nothing is ordered by it.
+///
+/// Its text form, also in JSON, is that of RFC 3339: `2026-11-22T08:30:00.000Z`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timestamp(i64);
+
+/// The last millisecond that RFC 3339 can say: the end of the year 9999.
+const LAST: i64 = 253_402_300_799_999;
+
+impl Timestamp {
+    /// So many milliseconds after the beginning of 1970, UTC.
+    #[must_use]
+    pub const fn from_milliseconds(milliseconds: i64) -> Self {
+        Self(milliseconds)
+    }
+
+    /// Milliseconds since 1970.
+    #[must_use]
+    pub const fn milliseconds(self) -> i64 {
+        self.0
+    }
+
+    /// Later than all that was ever written.
+    #[cfg(test)]
+    pub(crate) fn after_all(self) -> Self {
+        Self(i64::MAX)
+    }
+
+    /// This much earlier.
+    pub(crate) fn minus(self, age: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = Duration::from_millis(self.0.clamp(0, LAST).unsigned_abs());
+        humantime::format_rfc3339_millis(UNIX_EPOCH + since).fmt(f)
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let time = humantime::parse_rfc3339(&text)
+            .map_err(|error| D::Error::custom(format!("{text:?} is no time such as 2026-11-22T08:30:00Z: {error}")))?;
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Self(i64::try_from(since.as_millis()).unwrap_or(LAST)))
+    }
+}
+
+/// The system's clock; with `test-hooks`, shifted by as much as a test says.
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
+    #[cfg(feature = "test-hooks")]
+    shift: std::sync::atomic::AtomicI64,
+}
+
+impl Clock {
+    pub(crate) fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX) + self.shift())
+    }
+
+    #[cfg(not(feature = "test-hooks"))]
+    #[expect(clippy::unused_self, reason = "the same call with and without hooks")]
+    fn shift(&self) -> i64 {
+        0
+    }
+
+    #[cfg(feature = "test-hooks")]
+    fn shift(&self) -> i64 {
+        self.shift.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Moves the clock by this many milliseconds, back if negative.
+    #[cfg(feature = "test-hooks")]
+    pub(crate) fn turn(&self, milliseconds: i64) {
+        self.shift.fetch_add(milliseconds, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_reads_as_it_is_written() {
+        let time = Timestamp::from_milliseconds(1_795_336_200_123);
+        let text = serde_json::to_string(&time).unwrap();
+        assert_eq!(text, r#""2026-11-22T08:30:00.123Z""#);
+        assert_eq!(serde_json::from_str::<Timestamp>(&text).unwrap(), time);
+        assert!(serde_json::from_str::<Timestamp>(r#""yesterday""#).is_err());
+        assert_eq!(Timestamp::from_milliseconds(i64::MAX).to_string(), "9999-12-31T23:59:59.999Z");
+        assert_eq!(Timestamp::from_milliseconds(-1).to_string(), "1970-01-01T00:00:00.000Z");
+    }
+}

@@ -1,0 +1,125 @@
+//! Aggregates that are computed from another collection, in the same transaction: a group-by with counters.
+
+use std::marker::PhantomData;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{
+    At, Body, Change, Collection, CorruptState, Decision, Derivation, Document, Journaled, Keys, Rejection, Verb,
+    singular,
+};
+use crate::domain::json::ValidationError;
+use crate::domain::key::Key;
+
+/// A group of aggregates of another collection, kept up to date as they come and go. Clients only read it.
+pub trait Derived: Serialize + DeserializeOwned + Default + 'static {
+    /// The collection's name: its member in the document, and its path. Lower-case letters, digits and hyphens.
+    const NAME: &'static str;
+
+    /// The name of one, in the path of the feed: `location` gives `/location-events`.
+    const SINGULAR: &'static str = singular(Self::NAME);
+
+    /// The number of the rule below: raise it when the rule changes, and all is derived anew at the next start.
+    const VERSION: i64 = 1;
+
+    /// What it is computed from.
+    type Source: Document;
+
+    /// The group that an aggregate belongs to, if any.
+    fn key(source: &Self::Source) -> Option<Key>;
+
+    /// An aggregate joins the group.
+    fn add(&mut self, source: &Self::Source);
+
+    /// An aggregate that was added leaves the group.
+    fn remove(&mut self, source: &Self::Source);
+
+    /// Nothing is left of the group: it goes.
+    fn is_empty(&self) -> bool;
+}
+
+/// The erased form of a [`Derived`].
+pub(super) struct DerivedAdapter<T>(PhantomData<fn() -> T>);
+
+impl<T: Derived> DerivedAdapter<T> {
+    pub(super) fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T: Derived> Collection for DerivedAdapter<T> {
+    fn name(&self) -> &'static str {
+        T::NAME
+    }
+
+    fn singular(&self) -> &'static str {
+        T::SINGULAR
+    }
+
+    fn keys(&self) -> Keys {
+        Keys::Text
+    }
+
+    fn change(&self, _: Verb<'_>, _: Value) -> Result<Change, ValidationError> {
+        Err(ValidationError::new("", format!("{} is derived from {}", T::NAME, T::Source::NAME)))
+    }
+
+    fn decide(&self, _: At<'_>, _: Option<&Body>, _: Change) -> Result<Decision, Rejection> {
+        Err(Rejection::NotFound)
+    }
+
+    fn derivation(&self) -> Option<&dyn Derivation> {
+        Some(self)
+    }
+
+    fn journaled(&self) -> Option<&dyn Journaled> {
+        None
+    }
+}
+
+impl<T: Derived> Derivation for DerivedAdapter<T> {
+    fn source(&self) -> &'static str {
+        T::Source::NAME
+    }
+
+    fn version(&self) -> i64 {
+        T::VERSION
+    }
+
+    fn touched(&self, before: Option<&Body>, after: Option<&Body>) -> Result<Vec<Key>, CorruptState> {
+        let mut keys = Vec::with_capacity(2);
+        for source in [before, after].into_iter().flatten() {
+            match T::key(&source.decode()?) {
+                Some(key) if !keys.contains(&key) => keys.push(key),
+                _ => {}
+            }
+        }
+        Ok(keys)
+    }
+
+    fn derive(
+        &self,
+        key: &Key,
+        row: Option<&Body>,
+        before: Option<&Body>,
+        after: Option<&Body>,
+    ) -> Result<Option<Body>, CorruptState> {
+        let member = |source: Option<&Body>| -> Result<Option<T::Source>, CorruptState> {
+            let source: Option<T::Source> = source.map(Body::decode).transpose()?;
+            Ok(source.filter(|source| T::key(source).as_ref() == Some(key)))
+        };
+        let mut group: T = row.map_or_else(|| Ok(T::default()), Body::decode)?;
+        if let Some(before) = member(before)? {
+            group.remove(&before);
+        }
+        if let Some(after) = member(after)? {
+            group.add(&after);
+        }
+        if group.is_empty() {
+            return Ok(None);
+        }
+        Body::encode(&group).map(Some).map_err(|invalid| CorruptState(format!("{} {key}: {invalid}", T::NAME)))
+    }
+}

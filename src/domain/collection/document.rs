@@ -1,0 +1,179 @@
+//! State-stored aggregates: written as a whole or by merge patch.
+
+use std::marker::PhantomData;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{At, Body, Change, Collection, Decision, Derivation, Journaled, Keys, Rejection, Verb, singular};
+use crate::domain::json::{self, ValidationError};
+use crate::domain::merge_patch;
+
+/// An aggregate whose row is its truth. Keys are a sequence: 1, 2, 3 …, never used twice.
+///
+/// ```
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Task {
+///     title: String,
+///     due: Option<String>,
+/// }
+///
+/// impl duality::Document for Task {
+///     const NAME: &'static str = "tasks";
+/// }
+/// ```
+pub trait Document: Serialize + DeserializeOwned + 'static {
+    /// The collection's name: its member in the document, and its path. Lower-case letters, digits and hyphens.
+    const NAME: &'static str;
+
+    /// The name of one, in the path of the feed: `person` gives `/person-events`.
+    const SINGULAR: &'static str = singular(Self::NAME);
+
+    /// The rules that the types of the members cannot say.
+    ///
+    /// # Errors
+    /// Names the member that breaks one; the write is answered with `422` and leaves nothing behind.
+    fn validate(&self) -> Result<(), ValidationError> {
+        Ok(())
+    }
+}
+
+/// The erased form of a [`Document`].
+pub(super) struct DocumentAdapter<T> {
+    members: Option<&'static [&'static str]>,
+    typed: PhantomData<fn() -> T>,
+}
+
+impl<T: Document> DocumentAdapter<T> {
+    pub(super) fn new() -> Self {
+        Self { members: json::member_names::<T>(), typed: PhantomData }
+    }
+
+    fn check(&self, json: Value) -> Result<Body, ValidationError> {
+        let document: T = json::decode(json)?;
+        document.validate()?;
+        Body::encode(&document)
+    }
+}
+
+impl<T: Document> Collection for DocumentAdapter<T> {
+    fn name(&self) -> &'static str {
+        T::NAME
+    }
+
+    fn singular(&self) -> &'static str {
+        T::SINGULAR
+    }
+
+    fn keys(&self) -> Keys {
+        Keys::Sequence
+    }
+
+    fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, ValidationError> {
+        json::expect_object(&json)?;
+        json::check_names(T::NAME, self.members, &json)?;
+        Ok(match verb {
+            Verb::Create => Change::Create(self.check(json)?),
+            Verb::Replace => Change::Replace(self.check(json)?),
+            Verb::Patch => Change::Patch(json),
+            Verb::Command(name) => {
+                return Err(ValidationError::new("", format!("{} know no command {name:?}", T::NAME)));
+            }
+        })
+    }
+
+    fn decide(&self, _: At<'_>, before: Option<&Body>, change: Change) -> Result<Decision, Rejection> {
+        let after = match (change, before) {
+            (Change::Create(body), _) | (Change::Replace(body), Some(_)) => Some(body),
+            (Change::Patch(patch), Some(before)) => {
+                let mut json = before.value()?;
+                merge_patch::apply(&mut json, patch);
+                Some(self.check(json).map_err(Rejection::Invalid)?)
+            }
+            (Change::Delete, Some(_)) => None,
+            (Change::Handle { .. }, _) | (_, None) => return Err(Rejection::NotFound),
+        };
+        Ok(Decision { after, events: Vec::new() })
+    }
+
+    fn derivation(&self) -> Option<&dyn Derivation> {
+        None
+    }
+
+    fn journaled(&self) -> Option<&dyn Journaled> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::clock::Timestamp;
+    use crate::domain::cursor::Version;
+    use crate::domain::key::Key;
+    use serde_json::json;
+
+    #[derive(Serialize, serde::Deserialize)]
+    struct Task {
+        title: String,
+        due: Option<String>,
+    }
+
+    impl Document for Task {
+        const NAME: &'static str = "tasks";
+
+        fn validate(&self) -> Result<(), ValidationError> {
+            if self.title.is_empty() { Err(ValidationError::new("title", "is empty")) } else { Ok(()) }
+        }
+    }
+
+    fn decide(tasks: &DocumentAdapter<Task>, before: Option<&Body>, change: Change) -> Result<Option<Body>, Rejection> {
+        let key = Key::of_number(1);
+        let (version, now, new_id) = (Version::ZERO, Timestamp::from_milliseconds(0), &|| Key::of_number(1));
+        Ok(tasks.decide(At { key: &key, version, now, new_id }, before, change)?.after)
+    }
+
+    fn patched(before: &Value, patch: Value) -> Result<String, Rejection> {
+        let tasks = DocumentAdapter::<Task>::new();
+        let before = Body::from_db(before.to_string());
+        let change = tasks.change(Verb::Patch, patch).map_err(Rejection::Invalid)?;
+        Ok(decide(&tasks, Some(&before), change)?.unwrap().as_str().to_owned())
+    }
+
+    fn refused_member(outcome: Result<String, Rejection>) -> String {
+        match outcome {
+            Err(Rejection::Invalid(invalid)) => invalid.member,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_patch_is_merged_and_the_result_checked() {
+        assert_eq!(patched(&json!({"title":"a","due":"x"}), json!({"due":null})).unwrap(), r#"{"title":"a"}"#);
+        assert_eq!(refused_member(patched(&json!({"title":"a"}), json!({"title":""}))), "title");
+    }
+
+    #[test]
+    fn an_unknown_member_is_refused_even_with_a_null() {
+        assert_eq!(refused_member(patched(&json!({"title":"a"}), json!({"dew":null}))), "dew");
+    }
+
+    #[test]
+    fn only_an_object_is_taken() {
+        for json in [json!(null), json!([]), json!("x"), json!(1)] {
+            for verb in [Verb::Create, Verb::Replace, Verb::Patch] {
+                assert!(DocumentAdapter::<Task>::new().change(verb, json.clone()).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_created_by_a_change() {
+        let tasks = DocumentAdapter::<Task>::new();
+        let body = Body::from_db(r#"{"title":"a"}"#.to_owned());
+        for change in [Change::Replace(body), Change::Patch(json!({})), Change::Delete] {
+            assert!(matches!(decide(&tasks, None, change), Err(Rejection::NotFound)));
+        }
+    }
+}

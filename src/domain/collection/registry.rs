@@ -1,0 +1,147 @@
+//! The registered collections, in the order of their registration, which is their order in the document.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use super::derived::DerivedAdapter;
+use super::document::DocumentAdapter;
+use super::event_sourced_erased::EventSourcedAdapter;
+use super::{Collection, Derived, Document, EventSourced};
+
+/// The place of a collection in the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct CollectionId(usize);
+
+impl CollectionId {
+    /// The place, counted from 0.
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// Every collection of the service; fixed once it runs.
+#[derive(Default)]
+pub(crate) struct Registry {
+    collections: Vec<Box<dyn Collection>>,
+    by_name: HashMap<&'static str, CollectionId>,
+    /// For each collection, those that are derived from it.
+    derived: Vec<Vec<CollectionId>>,
+    refused: Option<InvalidRegistration>,
+}
+
+/// A registration that cannot work; a mistake in the program.
+#[derive(Debug, Clone)]
+pub struct InvalidRegistration(String);
+
+impl InvalidRegistration {
+    pub(crate) fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
+
+impl fmt::Display for InvalidRegistration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for InvalidRegistration {}
+
+/// Paths of the service itself, which no collection can have.
+const TAKEN: [&str; 8] = ["aggregates", "events", "journal", "projections", "reports", "healthz", "metrics", "openapi"];
+
+impl Registry {
+    pub(crate) fn document<T: Document>(&mut self) {
+        self.add(Box::new(DocumentAdapter::<T>::new()));
+    }
+
+    pub(crate) fn derived<T: Derived>(&mut self) {
+        self.add(Box::new(DerivedAdapter::<T>::new()));
+    }
+
+    pub(crate) fn event_sourced<T: EventSourced>(&mut self) {
+        match EventSourcedAdapter::<T>::new() {
+            Ok(roots) => self.add(Box::new(roots)),
+            Err(mistake) => drop(self.refused.get_or_insert(InvalidRegistration(mistake))),
+        }
+    }
+
+    /// Remembers the first mistake, so that registering stays one line; [`Registry::check`] tells it.
+    fn add(&mut self, collection: Box<dyn Collection>) {
+        let id = CollectionId(self.collections.len());
+        if let Err(mistake) = self.link(id, collection.as_ref()) {
+            self.refused.get_or_insert(InvalidRegistration(mistake));
+            return;
+        }
+        self.by_name.insert(collection.name(), id);
+        self.derived.push(Vec::new());
+        self.collections.push(collection);
+    }
+
+    fn link(&mut self, id: CollectionId, collection: &dyn Collection) -> Result<(), String> {
+        let name = collection.name();
+        for part in [name, collection.singular()] {
+            if part.is_empty() || !part.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-') {
+                return Err(format!("the name {part:?} is not made of lower-case letters, digits and hyphens"));
+            }
+        }
+        if TAKEN.contains(&name) || self.by_name.contains_key(name) {
+            return Err(format!("the name {name:?} is taken"));
+        }
+        if self.collections.iter().any(|other| other.singular() == collection.singular()) {
+            return Err(format!("the singular {:?} is taken", collection.singular()));
+        }
+        if let Some(derivation) = collection.derivation() {
+            let source = derivation.source();
+            let Some(source) = self.id(source) else {
+                return Err(format!("{name} is derived from {source}, which has to be registered before it"));
+            };
+            self.derived[source.0].push(id);
+        }
+        Ok(())
+    }
+
+    /// The first mistake in the registrations, if there is one.
+    pub(crate) fn check(&self) -> Result<(), InvalidRegistration> {
+        self.refused.clone().map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn id(&self, name: &str) -> Option<CollectionId> {
+        self.by_name.get(name).copied()
+    }
+
+    pub(crate) fn get(&self, id: CollectionId) -> &dyn Collection {
+        self.collections[id.0].as_ref()
+    }
+
+    pub(crate) fn derived_from(&self, id: CollectionId) -> &[CollectionId] {
+        &self.derived[id.0]
+    }
+
+    /// All of them, in their order in the document.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = CollectionId> + use<> {
+        (0..self.collections.len()).map(CollectionId)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregates::{Location, Person};
+
+    #[test]
+    fn a_name_is_registered_once() {
+        let mut registry = Registry::default();
+        registry.document::<Person>();
+        assert!(registry.check().is_ok());
+        registry.document::<Person>();
+        assert_eq!(registry.check().unwrap_err().to_string(), "the name \"persons\" is taken");
+    }
+
+    #[test]
+    fn what_is_derived_comes_after_its_source() {
+        let mut registry = Registry::default();
+        registry.derived::<Location>();
+        assert!(registry.check().unwrap_err().to_string().contains("derived from persons"));
+    }
+}

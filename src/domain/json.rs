@@ -1,0 +1,344 @@
+//! The one way in for JSON: strict about what `serde_json` lets pass, and able to name the member that is wrong.
+
+mod declared;
+mod variant;
+
+pub(crate) use declared::{member_names, member_names_of, variant_names};
+pub(crate) use variant::{Variant, kebab, tagged};
+
+use std::fmt;
+
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use crate::domain::merge_patch;
+
+/// Objects and arrays inside each other, at most.
+pub(crate) const MAX_DEPTH: usize = 64;
+
+/// Why a body is not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum JsonError {
+    /// Not JSON at all, or nested deeper than [`MAX_DEPTH`]; says where.
+    Malformed(String),
+    /// JSON of the wrong shape.
+    Invalid(ValidationError),
+}
+
+/// A member that is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValidationError {
+    /// The path of the member, `items.apple.price`; empty when the whole is meant.
+    pub member: String,
+    /// What is wrong with it and what was expected, in words.
+    pub detail: String,
+}
+
+impl ValidationError {
+    /// Says of a member what is wrong and what was expected.
+    pub fn new(member: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { member: member.into(), detail: detail.into() }
+    }
+}
+
+impl fmt::Display for ValidationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.member.as_str() {
+            "" => f.write_str(&self.detail),
+            member => write!(f, "{member}: {}", self.detail),
+        }
+    }
+}
+
+impl std::error::Error for ValidationError {}
+
+/// Reads one JSON text: UTF-8, no member twice, at most [`MAX_DEPTH`] levels, nothing after its end.
+///
+/// # Errors
+/// See [`JsonError`].
+pub(crate) fn parse(text: &[u8]) -> Result<Value, JsonError> {
+    let text = std::str::from_utf8(text)
+        .map_err(|error| JsonError::Malformed(format!("not UTF-8 at byte {}", error.valid_up_to())))?;
+    let mut place = Place::default();
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let value = Strict(&mut place).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    value.map_err(|error| place.refused.unwrap_or_else(|| JsonError::Malformed(error.to_string())))
+}
+
+/// What a JSON value is, for people.
+fn kind(json: &Value) -> &'static str {
+    match json {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Refuses what is no object.
+pub(crate) fn expect_object(json: &Value) -> Result<(), ValidationError> {
+    match json {
+        Value::Object(_) => Ok(()),
+        other => Err(ValidationError::new("", format!("expected a JSON object, got {}", kind(other)))),
+    }
+}
+
+/// Refuses a member that is none of the `known` ones, even with a null, which would otherwise vanish.
+///
+/// # Errors
+/// Names the member, and what it is no member of.
+pub(crate) fn check_names(of: &str, known: Option<&[&str]>, json: &Value) -> Result<(), ValidationError> {
+    let (Some(known), Value::Object(members)) = (known, json) else { return Ok(()) };
+    let Some(unknown) = members.keys().find(|name| !known.contains(&name.as_str())) else { return Ok(()) };
+    let expected = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    Err(ValidationError::new(unknown.as_str(), format!("is no member of {of}; expected {expected}")))
+}
+
+/// Makes a typed value of JSON; a null member is an absent one.
+///
+/// # Errors
+/// Names the member: missing, unknown (at any depth), or of the wrong type.
+pub(crate) fn decode<T: DeserializeOwned>(value: Value) -> Result<T, ValidationError> {
+    typed(without_nulls(value)?)
+}
+
+/// Makes an enum of the name of a variant and the JSON of its fields; a null member is an absent one.
+///
+/// # Errors
+/// As [`decode`].
+pub(crate) fn decode_variant<T: DeserializeOwned>(name: &str, fields: Value) -> Result<T, ValidationError> {
+    typed(Variant { name, fields: without_nulls(fields)? })
+}
+
+fn without_nulls(mut value: Value) -> Result<Value, ValidationError> {
+    merge_patch::strip_nulls(&mut value)
+        .map_err(|path| ValidationError::new(path, "is null, which no element of an array can be"))?;
+    Ok(value)
+}
+
+fn typed<'de, T: DeserializeOwned>(json: impl Deserializer<'de>) -> Result<T, ValidationError> {
+    let mut unknown = None;
+    let mut track = serde_path_to_error::Track::new();
+    let reader = serde_path_to_error::Deserializer::new(json, &mut track);
+    let decoded = serde_ignored::deserialize(reader, |path| unknown = unknown.take().or(Some(of_ignored(&path))));
+    match (decoded, unknown) {
+        (Ok(_), Some(path)) => Err(ValidationError::new(path, "is no member that is known here")),
+        (Ok(decoded), None) => Ok(decoded),
+        (Err(error), _) => Err(wrong(of_error(&track.path()), error.to_string())),
+    }
+}
+
+/// What is wrong at a path, as serde tells it: of a member that is missing, the path is that of its object.
+fn wrong(path: String, detail: String) -> ValidationError {
+    let missing = detail.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+    match missing {
+        None => ValidationError::new(path, detail),
+        Some(name) if path.is_empty() => ValidationError::new(name, "is missing"),
+        Some(name) => ValidationError::new(format!("{path}.{name}"), "is missing"),
+    }
+}
+
+/// `items.1.price`, as one library tells it.
+fn of_error(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    let members: Vec<String> = path
+        .iter()
+        .filter_map(|segment| match segment {
+            Segment::Seq { index } => Some(index.to_string()),
+            Segment::Map { key } => Some(key.clone()),
+            Segment::Enum { .. } | Segment::Unknown => None,
+        })
+        .collect();
+    members.join(".")
+}
+
+/// `items.1.price`, as the other library tells it.
+fn of_ignored(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    let (parent, member) = match path {
+        Path::Root => return String::new(),
+        Path::Seq { parent, index } => (parent, index.to_string()),
+        Path::Map { parent, key } => (parent, key.clone()),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            return of_ignored(parent);
+        }
+    };
+    match of_ignored(parent) {
+        head if head.is_empty() => member,
+        head => format!("{head}.{member}"),
+    }
+}
+
+/// Where the reader stands, and what it refused there.
+#[derive(Default)]
+struct Place {
+    path: Vec<String>,
+    refused: Option<JsonError>,
+}
+
+impl Place {
+    fn refuse<E: serde::de::Error>(&mut self, why: JsonError) -> E {
+        self.refused = Some(why);
+        E::custom("refused")
+    }
+
+    fn enter<E: serde::de::Error>(&mut self, member: String) -> Result<(), E> {
+        if self.path.len() >= MAX_DEPTH {
+            return Err(self.refuse(JsonError::Malformed(format!("nested deeper than {MAX_DEPTH} levels"))));
+        }
+        self.path.push(member);
+        Ok(())
+    }
+}
+
+/// Reads a [`Value`], keeping an eye on what `serde_json` does not mind.
+struct Strict<'a>(&'a mut Place);
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number out of range"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        loop {
+            self.0.enter(items.len().to_string())?;
+            let item = access.next_element_seed(Strict(self.0))?;
+            self.0.path.pop();
+            match item {
+                Some(item) => items.push(item),
+                None => return Ok(items.into()),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut members = Map::new();
+        self.0.enter(String::new())?;
+        self.0.path.pop();
+        while let Some(name) = access.next_key::<String>()? {
+            self.0.enter(name.clone())?;
+            if members.contains_key(&name) {
+                let twice = ValidationError::new(self.0.path.join("."), "stands twice in its object");
+                return Err(self.0.refuse(JsonError::Invalid(twice)));
+            }
+            members.insert(name, access.next_value_seed(Strict(self.0))?);
+            self.0.path.pop();
+        }
+        Ok(members.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    struct Basket {
+        owner: String,
+        weight: Option<u32>,
+        items: Option<Vec<Item>>,
+    }
+
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    struct Item {
+        price: u32,
+    }
+
+    fn wrong(value: Value) -> (String, String) {
+        let invalid = decode::<Basket>(value).unwrap_err();
+        (invalid.member, invalid.detail)
+    }
+
+    #[test]
+    fn members_keep_their_order() {
+        assert_eq!(
+            parse(br#"{"b":1,"a":[true,-2,1.5,"x",null]}"#).unwrap().to_string(),
+            r#"{"b":1,"a":[true,-2,1.5,"x",null]}"#
+        );
+    }
+
+    #[test]
+    fn what_is_not_json_is_malformed() {
+        for text in ["", "{", "{}x", "{'a':1}", "[1,]", "nul", "1e999", r#""\ud800""#] {
+            assert!(matches!(parse(text.as_bytes()), Err(JsonError::Malformed(_))), "{text}");
+        }
+        assert_eq!(parse(b"\"\xff\""), Err(JsonError::Malformed("not UTF-8 at byte 1".to_owned())));
+    }
+
+    #[test]
+    fn sixty_four_levels_are_read_and_no_more() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(parse(nested(64).as_bytes()).is_ok());
+        assert!(
+            matches!(parse(nested(65).as_bytes()), Err(JsonError::Malformed(why)) if why.contains("deeper than 64"))
+        );
+        let objects =
+            |levels: usize| format!("{}{}", r#"{"a":"#.repeat(levels - 1), "{".to_owned() + &"}".repeat(levels));
+        assert!(parse(objects(64).as_bytes()).is_ok());
+        assert!(parse(objects(65).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_member_that_stands_twice_is_named_by_its_path() {
+        let twice = JsonError::Invalid(ValidationError::new("a.1.b", "stands twice in its object"));
+        assert_eq!(parse(br#"{"a":[0,{"b":1,"b":1}]}"#), Err(twice));
+    }
+
+    #[test]
+    fn a_null_member_is_an_absent_one() {
+        let basket = decode::<Basket>(json!({"owner":"Ann","weight":null})).unwrap();
+        assert_eq!(basket, Basket { owner: "Ann".into(), weight: None, items: None });
+        assert_eq!(wrong(json!({"owner":null})), ("owner".into(), "is missing".into()));
+    }
+
+    #[test]
+    fn the_member_that_is_wrong_is_named() {
+        assert_eq!(wrong(json!({"owner":5})).0, "owner");
+        assert_eq!(wrong(json!({"owner":"Ann","items":[{"price":1},{"price":"x"}]})).0, "items.1.price");
+        assert_eq!(wrong(json!({"owner":"Ann","items":[{"price":1,"prize":1}]})).0, "items.0.prize");
+        assert_eq!(wrong(json!({"owner":"Ann","colour":"red"})).0, "colour");
+        assert_eq!(wrong(json!({"owner":"Ann","items":[null]})).0, "items.0");
+    }
+}

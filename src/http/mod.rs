@@ -1,0 +1,19 @@
+//! The wire: routes, requests in, answers out. Knows collections by name and state as bytes, and no SQL.
+
+pub(crate) mod accept;
+pub(crate) mod collection_body;
+pub(crate) mod commands;
+pub(crate) mod conditions;
+pub(crate) mod cors;
+pub(crate) mod feed_response;
+pub(crate) mod feeds;
+pub(crate) mod journal;
+pub(crate) mod pages;
+pub(crate) mod problem;
+pub(crate) mod projections;
+pub(crate) mod queries;
+pub(crate) mod request;
+pub(crate) mod respond;
+pub(crate) mod routes;
+pub(crate) mod server;
+pub(crate) mod shared;

@@ -1,0 +1,382 @@
+//! The law, against a model: whatever happens, and whatever cursor a consumer presents, applying merge patches gives it
+//! the state of every revision that its id names, and in the end the state of now.
+//!
+//! Random writes, prunings, restarts and replacements of the database; consumers at all three levels, with filters and
+//! without, that begin anywhere, read as much as they like, and are cut anywhere. In one thread and without sockets:
+//! the actors do nothing that is not done here.
+
+mod model;
+mod operation;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use actix_web::web::BytesMut;
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio_util::codec::Decoder as _;
+
+use self::model::{Model, Write, shown};
+use self::operation::{Begin, Op, ops};
+use crate::aggregates::{Location, Person};
+use crate::delivery::hub::LiveSubscribers;
+use crate::delivery::relay::Batch;
+use crate::delivery::send_queue::{QueueItem, SendQueue};
+use crate::delivery::session::Subscription;
+use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::collection::{Change, Command, Registry};
+use crate::domain::cursor::{CursorParams, Revision};
+use crate::domain::feed::Feed;
+use crate::domain::key::Key;
+use crate::domain::precondition::Precondition;
+use crate::events::replay_cache::ReplayCache;
+use crate::events::resume::{Position, REPLAY_THRESHOLD, ReplayMode, resume};
+use crate::storage::connection::Database;
+use crate::storage::page::PageLimit;
+use crate::storage::reader::Reader;
+use crate::storage::writer::{EpochMode, Retained, Writer};
+
+struct World {
+    directory: TempDir,
+    registry: Arc<Registry>,
+    writer: Option<Writer>,
+    reader: Reader,
+    replay_cache: ReplayCache,
+    subscribers: Rc<RefCell<LiveSubscribers>>,
+    published: Revision,
+    model: Model,
+    /// The document at each revision.
+    history: Vec<Value>,
+    databases: usize,
+    consumers: Vec<Consumer>,
+}
+
+struct Consumer {
+    feed: Feed,
+    /// Aggregates or events that its pages have room for.
+    limit: usize,
+    state: Value,
+    last_id: Option<String>,
+    connection: Option<Connection>,
+}
+
+struct Connection {
+    subscription: Subscription,
+    decoder: russe::Decoder,
+    undecoded: BytesMut,
+    /// The last revision and the last partial one that an id named.
+    named: (i64, i64),
+}
+
+impl World {
+    fn new(consumers: &[(u8, usize)]) -> Self {
+        let mut registry = Registry::default();
+        registry.document::<Person>();
+        registry.derived::<Location>();
+        let registry = Arc::new(registry);
+        let directory = tempfile::tempdir().unwrap();
+        let (writer, reader) = open(&directory, 0, &registry);
+        let consumers = consumers
+            .iter()
+            .map(|(level, limit)| Consumer {
+                feed: feed(*level, &registry),
+                limit: *limit,
+                state: Value::Null,
+                last_id: None,
+                connection: None,
+            })
+            .collect();
+        let subscribers = Rc::new(RefCell::new(LiveSubscribers::new(writer.epoch().clone())));
+        let history = vec![Model::default().document()];
+        let (writer, published, model) = (Some(writer), Revision::ZERO, Model::default());
+        let mut world = Self {
+            directory,
+            registry,
+            writer,
+            reader,
+            replay_cache: replay_cache(),
+            subscribers,
+            published,
+            model,
+            history,
+            databases: 0,
+            consumers,
+        };
+        world.publish();
+        world
+    }
+
+    fn writer(&mut self) -> &mut Writer {
+        self.writer.as_mut().unwrap()
+    }
+
+    fn act(&mut self, op: &Op) {
+        let now = Clock::default().now();
+        let forever = now.minus(std::time::Duration::from_secs(1 << 40));
+        match op {
+            Op::Commit(writes) => self.commit(writes, now),
+            Op::Publish => self.publish(),
+            Op::Miss => self.published = self.writer().revision(),
+            Op::Tick => self.subscribers.borrow_mut().tick(1),
+            Op::Prune(keep) => {
+                self.prune(Retained { events: forever, keep: Some((*keep).into()), tombstones: forever });
+            }
+            Op::Forget => self.prune(Retained { events: forever, keep: Some(0), tombstones: now.after_all() }),
+            Op::Restart => self.restart(),
+            Op::Replace => {
+                self.databases += 1;
+                self.model = Model::default();
+                self.history = vec![self.model.document()];
+                self.restart();
+            }
+            Op::Begin(consumer, begin) => self.begin(*consumer, begin),
+            Op::Connect(consumer, history) => self.connect(*consumer, *history),
+            Op::Read(consumer, messages) => {
+                for _ in 0..*messages {
+                    self.read(*consumer);
+                }
+            }
+            Op::StreamAborted(consumer) => self.cut(*consumer),
+        }
+    }
+
+    fn commit(&mut self, writes: &[Write], now: Timestamp) {
+        let collection = self.registry.id("persons").unwrap();
+        let (mut commands, mut revisions) = (Vec::new(), Vec::new());
+        for write in writes {
+            let (key, body) = self.model.write(write);
+            let change = match body {
+                Some((verb, body)) => self.registry.get(collection).change(verb, body).unwrap(),
+                None => Change::Delete,
+            };
+            let precondition = Precondition::default();
+            commands.push(Command { collection, key: key.map(Key::of_number), precondition, change });
+            let document = self.model.document();
+            if self.history.last() != Some(&document) {
+                self.history.push(document);
+            }
+            revisions.push(i64::try_from(self.history.len() - 1).unwrap());
+        }
+        let committed = self.writer().commit(commands, now).unwrap();
+        for (answer, revision) in committed.answers.iter().zip(revisions) {
+            // A refused one is of a person that is not there.
+            assert!(answer.as_ref().is_ok_and(|written| written.revision.number() == revision) || answer.is_err());
+        }
+        assert_eq!(committed.revision.number() + 1, i64::try_from(self.history.len()).unwrap());
+    }
+
+    fn publish(&mut self) {
+        loop {
+            let (after, epoch) = (self.published, self.writer().epoch().clone());
+            let (read, current, after) = self
+                .reader
+                .view(|view| {
+                    let horizon = view.horizon()?;
+                    let after = after.max(horizon.pruned);
+                    let limit = PageLimit { items: 2, bytes: usize::MAX };
+                    Ok((view.changes(&Feed::Everything(None), after, horizon.current, limit)?, horizon.current, after))
+                })
+                .unwrap();
+            let batch = Batch::new(after, read.to, read.changes, epoch, Arc::clone(&self.registry));
+            self.subscribers.borrow_mut().publish(Arc::new(batch));
+            self.published = read.to;
+            if read.to == current {
+                return;
+            }
+        }
+    }
+
+    fn prune(&mut self, retained: Retained) {
+        while self.writer().prune(retained).unwrap() == crate::storage::page::Progress::More {}
+    }
+
+    fn restart(&mut self) {
+        for consumer in 0..self.consumers.len() {
+            self.cut(consumer);
+        }
+        self.writer.take().unwrap().close().unwrap();
+        let (writer, reader) = open(&self.directory, self.databases, &self.registry);
+        self.replay_cache = replay_cache();
+        self.published = writer.revision();
+        self.subscribers = Rc::new(RefCell::new(LiveSubscribers::new(writer.epoch().clone())));
+        (self.writer, self.reader) = (Some(writer), reader);
+        self.publish();
+    }
+
+    fn cursor(&mut self, revision: usize) -> String {
+        format!("{}.{revision}", self.writer().epoch())
+    }
+
+    fn begin(&mut self, consumer: usize, begin: &Begin) {
+        self.cut(consumer);
+        let now = self.history.len() - 1;
+        let (state, last_id) = match begin {
+            Begin::Get => {
+                let state = shown(&self.history[now], &self.consumers[consumer].feed, &self.registry);
+                (state, Some(self.cursor(now)))
+            }
+            Begin::Zero => (Value::Null, None),
+            Begin::Foreign => (json!({"1": {"name": "stale"}, "persons": []}), Some("0therepoch.1".to_owned())),
+            Begin::Future => (json!({"1": {"name": "stale"}, "name": 1}), Some(self.cursor(now + 3))),
+        };
+        let ours = &mut self.consumers[consumer];
+        (ours.state, ours.last_id) = (state, last_id);
+        if matches!(begin, Begin::Future) {
+            // It is told at once; who is cut before that, and comes back when it is not in the future any more, is lost.
+            self.connect(consumer, ReplayMode::Auto);
+            self.read(consumer);
+        }
+    }
+
+    fn connect(&mut self, consumer: usize, mode: ReplayMode) {
+        self.cut(consumer);
+        let epoch = self.writer().epoch().clone();
+        let ours = &mut self.consumers[consumer];
+        let presented =
+            CursorParams { last_event_id: ours.last_id.as_ref().map(String::as_bytes), ..CursorParams::default() };
+        let channel = SendQueue::new(200);
+        let mut subscription = Subscription {
+            feed: ours.feed.clone(),
+            position: Position::of(&presented.cursor().unwrap(), &epoch),
+            form: crate::events::sse::Form::Stream(epoch),
+            mode,
+            replay_threshold: if mode == ReplayMode::Auto { 3 } else { REPLAY_THRESHOLD },
+            sent_initial_state: false,
+            limit: PageLimit { items: ours.limit, bytes: usize::MAX },
+            channel,
+            subscribers: Rc::clone(&self.subscribers),
+        };
+        let first = self.reader.view(|view| resume(view, &self.replay_cache, &subscription.next_request())).unwrap();
+        subscription.take(first);
+        let (decoder, undecoded) = (russe::Decoder::default(), BytesMut::new());
+        ours.connection = Some(Connection { subscription, decoder, undecoded, named: (-1, -1) });
+    }
+
+    fn cut(&mut self, consumer: usize) {
+        if let Some(connection) = self.consumers[consumer].connection.take() {
+            connection.subscription.channel.close();
+        }
+    }
+
+    /// Reads one message, if there is one.
+    fn read(&mut self, consumer: usize) -> bool {
+        let Some(mut connection) = self.consumers[consumer].connection.take() else { return false };
+        let mut pages = 0;
+        let message = loop {
+            pages += 1;
+            assert!(pages < 1000, "it reads on for ever: {:?}", connection.subscription.next_request());
+            match connection.decoder.decode(&mut connection.undecoded).unwrap() {
+                Some(russe::Event::Message(message)) => break message,
+                Some(_) => continue,
+                None => {}
+            }
+            match connection.subscription.channel.poll_next(&Context::from_waker(Waker::noop())) {
+                Poll::Ready(QueueItem::Chunk(chunk)) => connection.undecoded.extend_from_slice(&chunk),
+                Poll::Ready(QueueItem::Room) => {
+                    let request = connection.subscription.next_request();
+                    let answer = self.reader.view(|view| resume(view, &self.replay_cache, &request)).unwrap();
+                    connection.subscription.take(answer);
+                }
+                Poll::Ready(QueueItem::End) => return false,
+                Poll::Pending => {
+                    self.consumers[consumer].connection = Some(connection);
+                    return false;
+                }
+            }
+        };
+        let ours = &mut self.consumers[consumer];
+        json_patch::merge(&mut ours.state, &serde_json::from_str(&message.data).unwrap());
+        if let Some(id) = message.id {
+            let id = id.to_string();
+            self.validate(consumer, &mut connection, &id);
+            self.consumers[consumer].last_id = Some(id);
+        }
+        self.consumers[consumer].connection = Some(connection);
+        true
+    }
+
+    /// What a client may conclude from an id: the revisions come in order and once, none is split, a bookmark overtakes
+    /// nothing, and at a whole one the state is exactly that of the revision.
+    fn validate(&self, consumer: usize, connection: &mut Connection, id: &str) {
+        let (_, rest) = id.split_once('.').unwrap();
+        if let Some((partial, _)) = rest.split_once(".partial") {
+            let partial: i64 = partial.parse().unwrap();
+            // After a reset it begins at 0 again.
+            assert!(partial > connection.named.1 || partial == 0, "{id} after {:?}", connection.named);
+            connection.named = (-1, partial);
+            return;
+        }
+        let revision: i64 = rest.parse().unwrap();
+        assert!(revision > connection.named.0 && revision >= connection.named.1, "{id} after {:?}", connection.named);
+        connection.named = (revision, revision);
+        let ours = &self.consumers[consumer];
+        let truth = shown(&self.history[usize::try_from(revision).unwrap()], &ours.feed, &self.registry);
+        assert_eq!(ours.state, truth, "at {id} of {:?}", ours.feed);
+    }
+
+    /// Everybody comes back, and reads to the end.
+    fn converge(&mut self) {
+        self.publish();
+        for consumer in 0..self.consumers.len() {
+            if self.consumers[consumer].connection.is_none() {
+                self.connect(consumer, ReplayMode::Auto);
+            }
+            while self.read(consumer) {}
+            if self.consumers[consumer].connection.is_none() {
+                // It had wanted every event, and they were not there.
+                self.connect(consumer, ReplayMode::Auto);
+                while self.read(consumer) {}
+            }
+            let ours = &self.consumers[consumer];
+            assert_eq!(ours.state, shown(self.history.last().unwrap(), &ours.feed, &self.registry), "{:?}", ours.feed);
+        }
+    }
+}
+
+fn open(directory: &TempDir, number: usize, registry: &Arc<Registry>) -> (Writer, Reader) {
+    let database = Database::lock(&directory.path().join(format!("{number}.db"))).unwrap();
+    let writer =
+        Writer::open(&database, Arc::clone(registry), [].into(), Clock::default().now(), EpochMode::Keep).unwrap();
+    let reader = Reader::open(&database, Arc::clone(registry)).unwrap();
+    (writer, reader)
+}
+
+/// With a cut every three revisions, so that consumers share many.
+fn replay_cache() -> ReplayCache {
+    ReplayCache::between_cuts(4 << 20, 3)
+}
+
+fn feed(level: u8, registry: &Registry) -> Feed {
+    let (persons, locations) = (registry.id("persons").unwrap(), registry.id("locations").unwrap());
+    let key = |text: &str| Key::parse(text).unwrap();
+    match level {
+        0 => Feed::Everything(None),
+        1 => Feed::Everything(Some([locations].into())),
+        2 => Feed::Collection(persons, None),
+        3 => Feed::Collection(locations, None),
+        4 => Feed::Collection(persons, Some([key("1"), key("3")].into())),
+        5 => Feed::Aggregate(persons, key("2")),
+        _ => Feed::Aggregate(locations, key("Rome")),
+    }
+}
+
+const CONSUMERS: usize = 4;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, rng_seed: RngSeed::Fixed(2026), max_shrink_time: 60_000, ..ProptestConfig::default() })]
+    #[test]
+    fn merge_patches_alone_bring_any_consumer_to_the_state_of_now(
+        consumers in prop::collection::vec((0..7_u8, 1..4_usize), CONSUMERS),
+        ops in prop::collection::vec(ops(CONSUMERS), 1..40),
+    ) {
+        let mut world = World::new(&consumers);
+        for op in &ops {
+            world.act(op);
+        }
+        world.converge();
+    }
+}

@@ -1,0 +1,12 @@
+//! Projections in the background.
+
+pub(crate) mod actor;
+pub(crate) mod event_page;
+pub(crate) mod generation;
+pub(crate) mod history;
+pub(crate) mod manifest;
+pub(crate) mod registry;
+pub(crate) mod runner;
+pub(crate) mod source;
+pub(crate) mod status;
+pub(crate) mod trouble;

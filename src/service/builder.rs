@@ -1,0 +1,348 @@
+//! The one place that wires: collections, actors, HTTP server, and the order in which they stop.
+
+use std::cell::RefCell;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_server::ServerHandle;
+use actix_web::middleware::Condition;
+use actix_web::rt::signal::unix::{Signal, SignalKind, signal};
+use actix_web::{App, web};
+
+use crate::delivery::hub::{Hub, LiveSubscribers};
+use crate::delivery::pending::PendingChanges;
+use crate::delivery::relay::Relay;
+use crate::delivery::stream_limiter::StreamLimiter;
+use crate::domain::clock::Clock;
+use crate::domain::collection::{Derived, Document, EventSourced, Registry};
+use crate::domain::cursor::{Epoch, Revision};
+use crate::events::replay_cache::ReplayCache;
+use crate::http::cors::cors;
+use crate::http::routes::routes;
+use crate::http::server::server;
+use crate::http::shared::Shared;
+use crate::projector::actor::InBackground;
+use crate::projector::registry::{Projections, Registered, Surroundings};
+use crate::read::collection_cache::Bodies;
+use crate::read::pool::Readers;
+use crate::read_model::inline::{InTransaction, Inline};
+use crate::read_model::projection::{Projection, Tables};
+use crate::service::cli::{self, reachable};
+use crate::service::running::{Hubs, Running, StartError, retention};
+use crate::service::settings::Settings;
+use crate::storage::connection::Database;
+use crate::storage::verify::{Verified, verify};
+use crate::storage::writer::{EpochMode, Writer};
+use crate::write::aggregator::{Aggregator, CommandReplies, Listen};
+
+/// A service before it runs: its collections, in their order in the document.
+///
+/// ```no_run
+/// use clap::Parser as _;
+/// use duality::{Document, Service, Settings};
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Task {
+///     title: String,
+/// }
+///
+/// impl Document for Task {
+///     const NAME: &'static str = "tasks";
+/// }
+///
+/// fn main() -> std::process::ExitCode {
+///     Service::new().document::<Task>().run(Settings::parse())
+/// }
+/// ```
+#[derive(Default)]
+pub struct Service {
+    registry: Registry,
+    projections: Registered,
+}
+
+/// Connections that may wait to be accepted: many clients come back at once when the service does.
+const BACKLOG: i32 = 4096;
+
+impl Service {
+    /// A service without collections.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a collection of documents.
+    #[must_use]
+    pub fn document<T: Document>(mut self) -> Self {
+        self.registry.document::<T>();
+        self
+    }
+
+    /// Adds a collection that is derived from one that was added before.
+    #[must_use]
+    pub fn derived<T: Derived>(mut self) -> Self {
+        self.registry.derived::<T>();
+        self
+    }
+
+    /// Adds a collection of event-sourced aggregates.
+    #[must_use]
+    pub fn event_sourced<T: EventSourced>(mut self) -> Self {
+        self.registry.event_sourced::<T>();
+        self
+    }
+
+    /// Adds a projection that is kept in the transactions of the commands. It can be of tables only.
+    #[must_use]
+    pub fn inline<P: Projection<Sink = Tables>>(mut self) -> Self {
+        self.projections.inline.push(Box::new(InTransaction::<P>::new()));
+        self
+    }
+
+    /// Adds a projection that is kept in the background, with a checkpoint of its own.
+    #[must_use]
+    pub fn background<P: Projection>(mut self) -> Self {
+        self.projections.background.push(Box::new(InBackground::<P>::new()));
+        self
+    }
+
+    /// Runs until SIGTERM or SIGINT; the whole of a `main`, the log included.
+    ///
+    /// The log goes to standard error, by default at level `info`; `RUST_LOG` says otherwise. What keeps the service
+    /// from starting is one line there, and exit code 1.
+    #[must_use]
+    pub fn run(self, settings: Settings) -> ExitCode {
+        let mut log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,duality=info"));
+        // It reports a stream that we cut on purpose as an error; what really fails is in our own log.
+        log.filter_module("actix_http::h1::dispatcher", log::LevelFilter::Off);
+        // A program around this one may have a log already.
+        drop(log.try_init());
+        if let Some(task) = settings.task.clone() {
+            if let Err(error) = self.check() {
+                log::error!("{error}");
+                return ExitCode::FAILURE;
+            }
+            return cli::run(&task, &settings, self.registry, self.projections);
+        }
+        let outcome = System::new().block_on(async {
+            let mut signals = Signals::new()?;
+            let running = self.start(settings).await?;
+            let name = signals.next().await;
+            log::info!("{name}: stopping");
+            std::thread::spawn(watchdog);
+            running.stop().await
+        });
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                log::error!("{error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    /// Folds all events and derives all groups anew, and compares that with what is stored. Reads only; a service may be
+    /// running meanwhile.
+    ///
+    /// # Errors
+    /// The registrations do not fit together, the database cannot be read or is of another version, or an event cannot be
+    /// read: then its position, kind and version are named.
+    pub fn verify(self, database: &Path) -> Result<Vec<Verified>, StartError> {
+        self.registry.check()?;
+        Ok(verify(database, &Arc::new(self.registry))?)
+    }
+
+    /// Starts the service inside a running [`actix::System`], and returns when it listens.
+    ///
+    /// # Errors
+    /// The registrations do not fit together, the database cannot be opened, or the address is taken.
+    pub async fn start(self, settings: Settings) -> Result<Running, StartError> {
+        self.check()?;
+        // Before anything is started that would have to be stopped. Who connects already waits a moment.
+        let listener = listen(&settings.listen).map_err(|error| StartError::Listen(settings.listen.clone(), error))?;
+        let mut running = self.open(settings)?;
+        let (server, address) = serve(listener, &running)?;
+        log::info!("listening on http://{address}");
+        running.database.record_address(reachable(address));
+        (running.server, running.addresses) = (Some(server), vec![address]);
+        Ok(running)
+    }
+
+    fn check(&self) -> Result<(), StartError> {
+        self.registry.check()?;
+        Ok(self.projections.check(&self.registry)?)
+    }
+
+    /// Starts the service inside a running [`actix::System`], without HTTP: it does the commands that it is given by
+    /// [`Running::execute`].
+    ///
+    /// # Errors
+    /// The registrations do not fit together, or the database cannot be opened.
+    pub fn open(self, settings: Settings) -> Result<Running, StartError> {
+        self.check()?;
+        let (registry, projections) = (Arc::new(self.registry), self.projections);
+        let inline: Arc<[Box<dyn Inline>]> = projections.inline.into();
+        let clock = Arc::new(Clock::default());
+        let database = Arc::new(Database::lock(&settings.database)?);
+        let life = if settings.new_epoch { EpochMode::Renew } else { EpochMode::Keep };
+        let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now(), life)?;
+        let (epoch, revision) = (writer.epoch().clone(), writer.revision());
+        log::info!("database {} is open: epoch {epoch}, revision {revision}", database.path().display());
+
+        let (ours, theirs) = (Arc::clone(&registry), Arc::clone(&inline));
+        let aggregator =
+            Aggregator::new(Arc::clone(&database), ours, theirs, Arc::clone(&clock), writer, settings.queue);
+        let (committed, journal) = (aggregator.committed(), aggregator.journal());
+        // A thread each: what they do blocks.
+        let (writing, relaying) = (Arbiter::new(), Arbiter::new());
+        let aggregator = Aggregator::start_in_arbiter(&writing.handle(), |_| aggregator);
+        let relay = relay(&settings, (&database, &registry, &clock), &epoch, &aggregator, revision);
+        let relay = Relay::start_in_arbiter(&relaying.handle(), |_| relay);
+        aggregator.do_send(Listen(relay.clone().recipient()));
+        let around = Surroundings {
+            database: &database,
+            registry: &registry,
+            clock: &clock,
+            relay: &relay,
+            poll_interval: settings.poll_interval,
+        };
+        let (projections, projecting) = Projections::start(&inline, &projections.background, &around)?;
+
+        let replay_cache = Arc::new(ReplayCache::new(settings.shared_events));
+        let shared = web::Data::new(Shared {
+            readers: Readers::start(settings.readers, &database, &registry, &replay_cache),
+            scanners: Readers::start(settings.readers, &database, &registry, &replay_cache),
+            bodies: Arc::new(Bodies::new(registry.ids().count(), settings.shared_bodies)),
+            spool_directory: database.directory().to_owned(),
+            registry,
+            epoch,
+            committed,
+            journal,
+            projections: Arc::new(projections),
+            aggregator,
+            max_body: settings.max_body,
+            session_buffer: settings.session_buffer,
+            heartbeat: settings.heartbeat,
+            stream_limiter: StreamLimiter::new(settings.max_sessions, settings.max_sessions_per_address),
+        });
+        Ok(Running {
+            addresses: Vec::new(),
+            server: None,
+            hubs: Hubs::default(),
+            relay,
+            shared,
+            database,
+            arbiters: [relaying, writing].into_iter().chain(projecting).collect(),
+            settings,
+            clock,
+        })
+    }
+}
+
+/// The relay of a service, from the revision on that the service begins with.
+fn relay(
+    settings: &Settings,
+    (database, registry, clock): (&Arc<Database>, &Arc<Registry>, &Arc<Clock>),
+    epoch: &Epoch,
+    aggregator: &Addr<Aggregator>,
+    last: Revision,
+) -> Relay {
+    Relay {
+        database: Arc::clone(database),
+        registry: Arc::clone(registry),
+        clock: Arc::clone(clock),
+        epoch: epoch.clone(),
+        aggregator: aggregator.clone(),
+        poll_interval: settings.poll_interval,
+        prune_interval: settings.prune_interval,
+        retention: retention(settings),
+        reader: None,
+        last,
+        pending: PendingChanges::default(),
+        hubs: Vec::new(),
+        last_batch_revisions: 0,
+        published: None,
+        publish_scheduled: false,
+        projectors: Vec::new(),
+        last_notified: None,
+        notify_scheduled: false,
+        #[cfg(feature = "test-hooks")]
+        lose: 0,
+    }
+}
+
+/// Starts the HTTP server; each of its threads gets a hub.
+fn serve(listener: TcpListener, running: &Running) -> Result<(ServerHandle, SocketAddr), StartError> {
+    let settings = &running.settings;
+    let (shared, relay, hubs) = (running.shared.clone(), running.relay.clone(), Arc::clone(&running.hubs));
+    let origins = settings.cors_origin.clone();
+    let heartbeat = settings.heartbeat;
+    let application = move || {
+        let subscribers = Rc::new(RefCell::new(LiveSubscribers::new(shared.epoch.clone())));
+        let hub =
+            Hub { subscribers: Rc::clone(&subscribers), relay: relay.clone(), heartbeat, handout_time: Arc::default() }
+                .start();
+        hubs.lock().expect("nobody panics while pushing to a list").push(hub);
+        App::new()
+            .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
+            .app_data(shared.clone())
+            .app_data(subscribers)
+            .app_data(CommandReplies::here())
+            .configure(|config| routes(config, &shared))
+    };
+    let cannot = |error| StartError::Listen(settings.listen.clone(), error);
+    let address = listener.local_addr().map_err(cannot)?;
+    let server = server(listener, settings.workers, settings.peer_timeout, application).map_err(cannot)?;
+    let handle = server.handle();
+    actix_web::rt::spawn(server);
+    Ok((handle, address))
+}
+
+/// Takes the first of the address's forms that can be had.
+fn listen(address: &str) -> std::io::Result<TcpListener> {
+    let mut refused = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+    for address in address.to_socket_addrs()? {
+        let listener = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        listener.set_reuse_address(true)?;
+        match listener.bind(&address.into()).and_then(|()| listener.listen(BACKLOG)) {
+            Ok(()) => return Ok(listener.into()),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+/// The requests to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, StartError> {
+        let listen = |kind| signal(kind).map_err(StartError::Signal);
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one, and says which it was.
+    async fn next(&mut self) -> &'static str {
+        std::future::poll_fn(|context| {
+            if self.terminate.poll_recv(context).is_ready() {
+                return std::task::Poll::Ready("SIGTERM");
+            }
+            self.interrupt.poll_recv(context).map(|_| "SIGINT")
+        })
+        .await
+    }
+}
+
+/// Ends a process that does not manage to stop. Everything that was answered is on disk.
+fn watchdog() {
+    std::thread::sleep(Duration::from_secs(15));
+    log::error!("stopping took too long");
+    std::process::exit(1);
+}

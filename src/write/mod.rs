@@ -1,0 +1,4 @@
+//! The actor that writes.
+
+pub(crate) mod aggregator;
+pub(crate) mod replies;

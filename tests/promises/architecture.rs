@@ -1,0 +1,137 @@
+//! The rules of the layout that a machine can check: which room may use which, and which crates a room may know.
+//!
+//! The order of the rooms is the order of the `mod` lines in `src/lib.rs`. To see the structure drawn from the imports:
+//!
+//!     cargo test --test promises architecture -- --nocapture
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Crates that only some rooms may use.
+const ALLOWED_CRATES: [(&str, &[&str]); 5] = [
+    ("diesel", &["storage", "read_model", "projector", "aggregates"]),
+    ("actix::", &["write", "read", "delivery", "projector", "http", "service"]),
+    ("actix_web", &["write", "events", "read", "delivery", "http", "service", "model_test"]),
+    ("russe", &["events", "model_test"]),
+    ("flate2", &["read"]),
+];
+
+/// The maximum number of rooms that a reader can keep in mind.
+const MAX_ROOMS: usize = 20;
+
+/// The text of every file in `src/`, by its relative path.
+pub(crate) fn sources() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+                found.insert(name, std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// `storage/commit.rs` belongs to `storage`.
+fn room(file: &str) -> &str {
+    file.split('/').next().unwrap().trim_end_matches(".rs")
+}
+
+/// The code of a file without its unit tests and comments.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    let end = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
+    text[..end].lines().filter(|line| !line.trim_start().starts_with("//"))
+}
+
+/// The rooms from the bottom up, as `lib.rs` lists them.
+fn layers(sources: &BTreeMap<String, String>) -> Vec<String> {
+    let declared = sources["lib.rs"].lines().filter_map(|line| {
+        let line = line.strip_prefix("pub ").unwrap_or(line);
+        line.strip_prefix("mod ")?.strip_suffix(';')
+    });
+    declared.map(str::to_owned).collect()
+}
+
+/// The lower-case names that follow `prefix` in a line: `crate::storage::commit` gives `storage`, then `commit`.
+fn paths<'a>(line: &'a str, prefix: &'a str) -> impl Iterator<Item = Vec<&'a str>> {
+    line.match_indices(prefix).map(move |(at, _)| {
+        let of_a_path = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == ':';
+        let rest = &line[at + prefix.len()..];
+        let end = rest.find(|c| !of_a_path(c)).unwrap_or(rest.len());
+        rest[..end].split("::").filter(|name| !name.is_empty()).collect()
+    })
+}
+
+#[test]
+fn rooms_import_downward_only() {
+    let sources = sources();
+    let layers = layers(&sources);
+    let floor = |name: &str| layers.iter().position(|known| known == name);
+    let mut arrows: BTreeMap<(&str, String), usize> = BTreeMap::new();
+    for (file, text) in &sources {
+        let user = room(file);
+        if user == "main" || user == "lib" {
+            continue;
+        }
+        let here = floor(user).unwrap_or_else(|| panic!("src/{file}: lib.rs does not list the room {user}"));
+        for line in code(text) {
+            assert!(
+                !line.contains("crate::{") || user == "aggregates" || user == "testing",
+                "{file}: one `use` line a module, so that this test can read it: {line}"
+            );
+            for path in paths(line, "crate::") {
+                let Some(there) = path.first().and_then(|name| floor(name)) else { continue };
+                assert!(there <= here, "{file} imports upward, from {}: {line}", path[0]);
+                if there < here {
+                    *arrows.entry((user, path[0].to_owned())).or_default() += 1;
+                }
+            }
+        }
+    }
+    assert!(layers.len() <= MAX_ROOMS, "{} rooms", layers.len());
+    println!("rooms, top down, and what each imports:");
+    for layer in layers.iter().rev() {
+        let used = arrows.iter().filter(|((user, _), _)| user == layer);
+        let used: Vec<_> = used.map(|((_, used), times)| format!("{used} ({times})")).collect();
+        println!("  {layer:<11} -> {}", used.join(", "));
+    }
+}
+
+#[test]
+fn a_room_uses_only_the_crates_that_it_may() {
+    for (file, text) in sources() {
+        for (name, allowed) in ALLOWED_CRATES {
+            let uses = code(&text).find(|line| line.contains(name));
+            assert!(allowed.contains(&room(&file)) || uses.is_none(), "{file} must not use {name}: {uses:?}");
+        }
+    }
+}
+
+#[test]
+fn aggregates_use_the_public_interface_only() {
+    for (file, text) in sources().iter().filter(|(file, _)| room(file) == "aggregates") {
+        for line in code(text) {
+            let private = paths(line, "crate::").find(|path| path.first().is_some_and(|room| *room != "aggregates"));
+            assert!(private.is_none(), "{file}: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_pipeline_knows_no_aggregate() {
+    for (file, text) in sources() {
+        if ["aggregates", "main", "lib", "model_test"].contains(&room(&file)) {
+            continue;
+        }
+        for word in ["Person", "Location", "Cart", "Account", "\"persons\"", "\"locations\"", "\"carts\""] {
+            let knows = |line: &str| line.replace("\"Location\"", "").contains(word);
+            assert!(!code(&text).any(knows), "{file} knows {word}");
+        }
+    }
+}
