@@ -1,11 +1,11 @@
-//! How fast domain events become states again, from disk: rehydration of one aggregate, a refold of all at start, and
-//! `verify`; beside a bare scan of the same rows, which is the limit.
+//! How fast states are folded from domain events on disk: rehydration of one aggregate, a refold of all at start, and
+//! `verify`. The limit is a bare scan of the same rows.
 //!
 //!     cargo bench --bench fold
 //!
-//! Prints a table. Figures are events per second, the median of five runs and their range.
+//! Prints a table with events per second: the median of five runs, and their range.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that fails has no figures")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that fails has no results")]
 
 use std::path::Path;
 use std::rc::Rc;
@@ -17,13 +17,13 @@ use diesel::sql_types::{BigInt, Text};
 use duality::{BusinessRule, EventSourced, Key, Keys, Root, Running, Service, Settings};
 use serde::{Deserialize, Serialize};
 
-/// Aggregates, and events of each.
+/// The number of aggregates, and of events in each.
 const SHAPE: (usize, usize) = (1000, 100);
-/// Events of the aggregate that is rehydrated.
+/// The number of events of the aggregate that is rehydrated.
 const LONG: usize = 20_000;
 const RUNS: usize = 5;
 
-/// What is counted, by what was counted; `RULE` is the number of the fold.
+/// A tally of things; `RULE` is the version of the fold.
 #[derive(Serialize, Deserialize)]
 struct Tally<const RULE: i64> {
     total: i64,
@@ -77,7 +77,7 @@ fn settings(database: &Path) -> Settings {
     Settings { database: database.to_owned(), ..Settings::default() }
 }
 
-/// Writes all events: many aggregates of some, and one of many.
+/// Writes all events: many short aggregates, and one long one.
 async fn fill(running: Rc<Running>) {
     let keys: Vec<_> = (0..SHAPE.0).map(|number| (format!("tally-{number}"), SHAPE.1)).collect();
     let mut tasks = Vec::new();
@@ -97,7 +97,7 @@ async fn fill(running: Rc<Running>) {
     }
 }
 
-/// Events per second of `RUNS` runs, sorted.
+/// The events per second of `RUNS` runs, sorted.
 fn measured(events: usize, mut run: impl FnMut(usize)) -> Vec<f64> {
     let mut figures: Vec<f64> = (0..RUNS)
         .map(|number| {
@@ -110,7 +110,7 @@ fn measured(events: usize, mut run: impl FnMut(usize)) -> Vec<f64> {
     figures
 }
 
-fn told(name: &str, figures: &[f64], limit: f64) {
+fn print_row(name: &str, figures: &[f64], limit: f64) {
     let (least, median, most) = (figures[0], figures[RUNS / 2], figures[RUNS - 1]);
     println!(
         "| {name:<44} | {median:>9.0}/s | {least:>9.0} – {most:>9.0} | {limit:>9.0}/s | {:>5.2} |",
@@ -130,7 +130,7 @@ struct Row {
     body: String,
 }
 
-/// Reads the rows in the order in which they are folded, and does nothing with them.
+/// Reads the rows in fold order, and does nothing with them.
 fn scan(database: &Path, which: &str) -> usize {
     let mut connection = SqliteConnection::establish(database.to_str().unwrap()).unwrap();
     let rows = diesel::sql_query(format!(
@@ -143,7 +143,7 @@ fn scan(database: &Path, which: &str) -> usize {
 }
 
 fn main() {
-    // `cargo test --benches` only wants to see it compiled.
+    // `cargo test --benches` only checks that this compiles.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
@@ -173,15 +173,15 @@ fn main() {
     );
     println!("|{}|{}|{}|{}|{}|", "-".repeat(46), "-".repeat(13), "-".repeat(23), "-".repeat(13), "-".repeat(7));
     let long = measured(LONG, |_| assert_eq!(scan(&database, "AND key = 'long'"), LONG))[RUNS / 2];
-    told(&format!("rehydration of one aggregate of {LONG}"), &rehydration, long);
+    print_row(&format!("rehydration of one aggregate of {LONG}"), &rehydration, long);
     let limit = measured(all, |_| assert_eq!(scan(&database, ""), all))[RUNS / 2];
     let verified = measured(all, |_| {
         let found = Service::new().event_sourced::<Tally<1>>().verify(&database).unwrap();
         assert_eq!((found[0].events, found[0].differing()), (u64::try_from(all).unwrap(), 0));
     });
-    told(&format!("verify, {} aggregates of {all} in all", SHAPE.0 + 1), &verified, limit);
+    print_row(&format!("verify, {} aggregates of {all} in all", SHAPE.0 + 1), &verified, limit);
     let refolded = measured(all, |run| {
-        // Every other start has the other rule, so that all rows are written anew, with their change events.
+        // Starts alternate between the two rules, so that every row is rewritten, with a change event.
         let service = if run % 2 == 0 {
             Service::new().event_sourced::<Tally<2>>()
         } else {
@@ -191,5 +191,5 @@ fn main() {
             service.open(settings(&database)).unwrap().stop().await.unwrap();
         });
     });
-    told("refold of all at start, rows written anew", &refolded, limit);
+    print_row("refold of all at start, rows rewritten", &refolded, limit);
 }

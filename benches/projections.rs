@@ -1,12 +1,12 @@
-//! How fast a projection is built anew from the journal, beside a bare loop that reads the same rows and inserts the same
-//! ones, which is the limit; and how long writes take while one is built, beside without.
+//! How fast a projection is rebuilt from the journal, compared with a bare loop that reads and inserts the same rows,
+//! which is the limit; and how long writes take with and without a rebuild.
 //!
 //!     cargo bench --bench projections
 //!
-//! Prints two tables. A rebuild is the time from `POST /projections/counted/rebuild` until the new generation is read,
-//! the median of five runs and their range; a write is a command through the typed handle, one after another.
+//! Prints two tables. A rebuild is the time from `POST /projections/counted/rebuild` until the new generation is in
+//! use: the median of five runs, and their range. Writes are commands through the typed handle, one after another.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that fails has no figures")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that fails has no results")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -24,13 +24,13 @@ use duality::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Aggregates, and events of each.
+/// The number of aggregates, and of events in each.
 const SHAPE: (usize, usize) = (1000, 200);
 const EVENTS: u32 = 200_000;
-/// What the service takes in one transaction.
+/// The number of events that the service applies in one transaction.
 const AT_ONCE: i64 = 2000;
 const RUNS: usize = 5;
-/// Writes without a rebuild.
+/// The number of writes without a rebuild.
 const WRITES: usize = 3000;
 
 #[derive(Serialize, Deserialize)]
@@ -74,13 +74,13 @@ impl EventSourced for Tally {
 diesel::table! {
     /// A row for each event.
     counted (at) {
-        /// Its position.
+        /// The position of the event.
         at -> BigInt,
-        /// Of which aggregate.
+        /// The key of the aggregate.
         tally -> Text,
-        /// How many.
+        /// The number of things.
         things -> BigInt,
-        /// Of what.
+        /// The kind of things.
         what -> Text,
     }
 }
@@ -125,7 +125,7 @@ struct Fields {
     what: String,
 }
 
-/// Nothing but the rows: read, decoded, inserted with one prepared statement, in as many transactions.
+/// Only reads, decodes and inserts the rows, with one prepared statement and in as many transactions.
 fn bare(journal: &Path, into: &Path) -> Duration {
     let mut from = SqliteConnection::establish(journal.to_str().unwrap()).unwrap();
     let mut to = SqliteConnection::establish(into.to_str().unwrap()).unwrap();
@@ -152,8 +152,8 @@ fn bare(journal: &Path, into: &Path) -> Duration {
     start.elapsed()
 }
 
-/// One request to the service.
-fn ask(service: SocketAddr, method: &str, path: &str) -> Value {
+/// Sends one request to the service.
+fn request(service: SocketAddr, method: &str, path: &str) -> Value {
     let mut connection = TcpStream::connect(service).unwrap();
     write!(connection, "{method} {path} HTTP/1.0\r\nHost: {service}\r\nContent-Length: 0\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -161,22 +161,22 @@ fn ask(service: SocketAddr, method: &str, path: &str) -> Value {
     serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
 }
 
-/// Waits until a generation after this one is read and has everything, and gives its number.
+/// Waits until a later generation is live, and returns its number.
 fn built(service: SocketAddr, after: i64) -> i64 {
     loop {
-        let told = ask(service, "GET", "/projections/counted");
-        assert_ne!(told["state"], "failing", "{told}");
-        match told["generation"].as_i64() {
-            Some(generation) if generation > after && told["state"] == "live" => return generation,
+        let status = request(service, "GET", "/projections/counted");
+        assert_ne!(status["state"], "failing", "{status}");
+        match status["generation"].as_i64() {
+            Some(generation) if generation > after && status["state"] == "live" => return generation,
             _ => sleep(Duration::from_millis(5)),
         }
     }
 }
 
 fn rebuild(service: SocketAddr) -> Duration {
-    let before = ask(service, "GET", "/projections/counted")["generation"].as_i64().unwrap();
+    let before = request(service, "GET", "/projections/counted")["generation"].as_i64().unwrap();
     let start = Instant::now();
-    ask(service, "POST", "/projections/counted/rebuild");
+    request(service, "POST", "/projections/counted/rebuild");
     built(service, before);
     start.elapsed()
 }
@@ -206,7 +206,7 @@ async fn fill(running: Rc<Running>) {
     }
 }
 
-/// Writes one after another while there are to be more, and gives how long each took.
+/// Writes one after another while `more` returns true, and returns how long each write took, sorted.
 async fn write(running: &Running, mut more: impl FnMut(usize) -> bool) -> Vec<Duration> {
     let key = Key::parse("tally-0").unwrap();
     let mut times = Vec::new();
@@ -219,7 +219,7 @@ async fn write(running: &Running, mut more: impl FnMut(usize) -> bool) -> Vec<Du
     times
 }
 
-fn told_rebuild(name: &str, times: &mut [Duration]) -> f64 {
+fn print_rebuild(name: &str, times: &mut [Duration]) -> f64 {
     times.sort();
     let rate = |time: &Duration| f64::from(EVENTS) / time.as_secs_f64();
     let median = times[RUNS / 2];
@@ -233,13 +233,13 @@ fn told_rebuild(name: &str, times: &mut [Duration]) -> f64 {
     rate(&median)
 }
 
-fn told_writes(name: &str, times: &[Duration]) {
+fn print_writes(name: &str, times: &[Duration]) {
     let at = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)].as_secs_f64() * 1000.0;
     println!("| {name:<40} | {:>6} | {:>6.2} ms | {:>6.2} ms | {:>6.2} ms |", times.len(), at(50), at(99), at(100));
 }
 
 fn main() {
-    // `cargo test --benches` only wants to see it compiled.
+    // `cargo test --benches` only checks that this compiles.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
@@ -263,17 +263,17 @@ fn main() {
 
         println!("| {:<40} | {:>8} | {:>10} | {:>19} |", "200,000 events, from disk", "median", "rate", "range");
         println!("|{}|{}|{}|{}|", "-".repeat(42), "-".repeat(10), "-".repeat(12), "-".repeat(21));
-        let limit = told_rebuild("a bare loop over the same rows", &mut limit);
-        let rate = told_rebuild("rebuild", &mut alone);
-        told_rebuild("rebuild, while writes go on", &mut beside);
+        let limit = print_rebuild("a bare loop over the same rows", &mut limit);
+        let rate = print_rebuild("rebuild", &mut alone);
+        print_rebuild("rebuild, while writes go on", &mut beside);
         println!("\nrebuild / bare loop: {:.2}\n", rate / limit);
         println!(
             "| {:<40} | {:>6} | {:>9} | {:>9} | {:>9} |",
             "writes, one after another", "", "p50", "p99", "longest"
         );
         println!("|{}|{}|{}|{}|{}|", "-".repeat(42), "-".repeat(8), "-".repeat(11), "-".repeat(11), "-".repeat(11));
-        told_writes("without a rebuild", &without);
-        told_writes("during rebuilds", &during);
+        print_writes("without a rebuild", &without);
+        print_writes("during rebuilds", &during);
         Rc::into_inner(running).unwrap().stop().await.unwrap();
     });
 }

@@ -1,6 +1,6 @@
-//! Event-sourced aggregates inside a program of your own: typed commands, no HTTP.
+//! Event-sourced aggregates embedded in your own program: typed commands, no HTTP.
 //!
-//! You can test this out by running:
+//! Run it with:
 //!
 //!     cargo run --example embedded
 

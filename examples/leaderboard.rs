@@ -1,6 +1,6 @@
-//! A leaderboard of your own: a read projection in the background, over the games that were played, with one report.
+//! A leaderboard: a background projection of the games that were played, with one report.
 //!
-//! You can test this out by running the first of these, and the others in another terminal:
+//! Run the first of these commands, and the others in another terminal:
 //!
 //!     cargo run --example leaderboard -- --database :memory:
 //!     curl --json '{"player":"ann","points":50}' localhost:3000/games

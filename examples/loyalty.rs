@@ -1,10 +1,10 @@
-//! A loyalty programme of your own: members who earn points and redeem them, event-sourced, with their tests.
+//! A loyalty programme: event-sourced members who earn and redeem points, with tests.
 //!
-//! You can test this out by running:
+//! Run it with:
 //!
 //!     cargo run --example loyalty -- --database :memory:
 //!
-//! And then in another terminal:
+//! Then, in another terminal:
 //!
 //!     curl -X PUT localhost:3000/members/ann
 //!     curl --json '{"points":50}' localhost:3000/members/ann/earn

@@ -1,10 +1,10 @@
-//! A to-do list of your own: a document, a collection derived from it, and a service around both.
+//! A to-do list: a document, a collection derived from it, and a service for both.
 //!
-//! You can test this out by running:
+//! Run it with:
 //!
 //!     cargo run --example todo -- --database :memory:
 //!
-//! And then in another terminal:
+//! Then, in another terminal:
 //!
 //!     curl --json '{"title":"water the plants","assignee":"Ann"}' localhost:3000/todos
 //!     curl -N localhost:3000/assignee-events
@@ -29,7 +29,7 @@ impl Document for Todo {
     }
 }
 
-/// How much somebody has to do.
+/// How many to-dos somebody has.
 #[derive(Default, Serialize, Deserialize)]
 struct Assignee {
     todos: u64,

@@ -1,25 +1,25 @@
-//! One HTTP/1.1 connection that is kept.
+//! One persistent HTTP/1.1 connection.
 
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// A connection, and what was read from it but not yet looked at.
+/// A connection, and the bytes that were read from it but not parsed yet.
 pub struct Connection {
     stream: TcpStream,
     unread: Vec<u8>,
 }
 
-/// What a server answered; the body was only counted.
+/// A response, of whose body only the length is kept.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    /// `X-Revision`, or 0.
+    /// `X-Revision`, or 0 if it is missing.
     pub revision: i64,
-    /// The last segment of `Location`, or nothing.
+    /// The last segment of `Location`, or an empty string.
     pub key: String,
-    /// Bytes of the body.
+    /// The length of the body in bytes.
     pub length: usize,
 }
 
@@ -30,7 +30,7 @@ impl Connection {
         Self { stream, unread: Vec::with_capacity(256 * 1024) }
     }
 
-    /// Sends a request and reads the answer to its end.
+    /// Sends a request and reads the whole response.
     pub async fn exchange(&mut self, request: &[u8]) -> Answer {
         self.stream.write_all(request).await.unwrap();
         let head = self.until(b"\r\n\r\n").await;
@@ -53,7 +53,7 @@ impl Connection {
         answer
     }
 
-    /// Reads until `end` is there; says where it ends.
+    /// Reads until `end` has arrived, and returns the offset after it.
     async fn until(&mut self, end: &[u8]) -> usize {
         loop {
             if let Some(at) = self.unread.windows(end.len()).position(|window| window == end) {
@@ -65,10 +65,10 @@ impl Connection {
 
     async fn more(&mut self) {
         let read = self.stream.read_buf(&mut self.unread).await.unwrap();
-        assert_ne!(read, 0, "the connection was closed within an answer");
+        assert_ne!(read, 0, "the connection was closed within a response");
     }
 
-    /// Reads past so many bytes.
+    /// Skips this many bytes.
     async fn skip(&mut self, mut bytes: usize) {
         loop {
             let known = self.unread.len().min(bytes);
@@ -81,7 +81,7 @@ impl Connection {
         }
     }
 
-    /// Reads past a chunked body; says how long it was.
+    /// Skips a chunked body, and returns its length.
     async fn chunks(&mut self) -> usize {
         let mut length = 0;
         loop {
@@ -97,7 +97,7 @@ impl Connection {
     }
 }
 
-/// A header of a head; names are compared without regard to case.
+/// The value of a header; names are case-insensitive.
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.split("\r\n").skip(1).find_map(|line| {
         let (found, value) = line.split_once(':')?;

@@ -1,4 +1,4 @@
-//! What is known of events: when they were asked for, and when they arrived.
+//! When events were written, and when they arrived.
 
 use std::time::Instant;
 
@@ -14,8 +14,8 @@ pub struct Arrival {
     pub at: Instant,
 }
 
-/// The time from the writes to the arrivals of their events; of events that arrived together, that of the oldest counts
-/// for all. `written` has the revisions of the writes and when each was sent, in any order.
+/// The time from each write to the arrival of its event. For events that arrived together, the time of the oldest
+/// counts for all. `written` has the revisions of the writes and the time at which each was sent, in any order.
 pub fn delivery(written: &[(i64, Instant)], arrivals: &[Arrival]) -> Latencies {
     let mut sent: Vec<Option<Instant>> = Vec::new();
     let first = written.iter().map(|(revision, _)| *revision).min().unwrap_or(0);

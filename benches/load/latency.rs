@@ -1,8 +1,8 @@
-//! How long things took.
+//! Latencies and their percentiles.
 
 use std::time::Duration;
 
-/// Durations, to be asked for their percentiles.
+/// A collection of durations.
 #[derive(Debug, Default, Clone)]
 pub struct Latencies(Vec<u32>);
 
@@ -15,7 +15,7 @@ impl Latencies {
         self.0.extend_from_slice(&other.0);
     }
 
-    /// The time within which so many of a hundred were done, in milliseconds.
+    /// A percentile in milliseconds.
     pub fn percentile(&mut self, percent: usize) -> f64 {
         if self.0.is_empty() {
             return f64::NAN;

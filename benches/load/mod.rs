@@ -1,5 +1,5 @@
-//! A load generator: as little as it takes to keep a server busy and to know what came back, since on a machine of two
-//! cores the client costs as much as the server. Plain tokio, one thread each.
+//! A load generator. It does only what it takes to keep a server busy and to check the responses, since on a machine
+//! with two cores the client takes as much time as the server. It uses plain tokio, with one thread for each part.
 
 pub mod connection;
 pub mod events;
@@ -11,7 +11,7 @@ pub mod workers;
 use std::future::Future;
 use std::thread::JoinHandle;
 
-/// Runs a part of the load on a thread of its own.
+/// Runs a part of the load on its own thread.
 pub fn thread<T: Send + 'static, F: Future<Output = T>>(load: impl FnOnce() -> F + Send + 'static) -> JoinHandle<T> {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -1,21 +1,21 @@
-//! Requests, ready to be sent.
+//! Requests as bytes.
 
 /// A request without a body.
 pub fn get(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n").into_bytes()
 }
 
-/// A new person.
+/// Creates a person.
 pub fn post(body: &str) -> Vec<u8> {
     with_body("POST", "/persons", body)
 }
 
-/// A change of a person.
+/// Changes a person.
 pub fn patch(key: &str, body: &str) -> Vec<u8> {
     with_body("PATCH", &format!("/persons/{key}"), body)
 }
 
-/// The end of a person.
+/// Deletes a person.
 pub fn delete(key: &str) -> Vec<u8> {
     format!("DELETE /persons/{key} HTTP/1.1\r\nHost: bench\r\n\r\n").into_bytes()
 }

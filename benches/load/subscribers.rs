@@ -1,5 +1,5 @@
-//! Subscribers of Server-Sent Events that look at as little as they can: the last id of what arrived. A feed whose every
-//! revision is an event needs no more to know how many came.
+//! Subscribers of Server-Sent Events that parse as little as possible: the last id of what arrived. On a feed where
+//! every revision is an event, that is enough to count the events.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -13,27 +13,27 @@ use tokio::task::{JoinHandle, spawn_local};
 use super::events::Arrival;
 
 thread_local! {
-    /// What is read is looked at once and forgotten, so all subscribers of a thread share the place for it.
+    /// The read buffer, shared by all subscribers of a thread because its content is parsed immediately.
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; 256 * 1024]);
 }
 
-/// Some subscribers of one thread.
+/// The subscribers of one thread.
 pub struct Subscribers {
-    /// What arrived since the last [`Subscribers::take`].
+    /// The arrivals since the last [`Subscribers::take`].
     arrivals: Rc<RefCell<Vec<Arrival>>>,
-    /// Whether arrivals are kept.
+    /// Whether arrivals are recorded.
     watching: Rc<Cell<bool>>,
-    /// Events that arrived, in all.
+    /// The total number of events that arrived.
     pub events: Rc<Cell<i64>>,
-    /// Bytes that arrived, in all.
+    /// The total number of bytes that arrived.
     pub bytes: Rc<Cell<usize>>,
-    /// The last revision of each.
+    /// The last revision of each subscriber.
     reached: Vec<Rc<Cell<i64>>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Subscribers {
-    /// Opens so many streams after a revision; they are read as soon as they are open.
+    /// Opens this many streams after a revision, and starts to read them immediately.
     pub async fn open(address: SocketAddr, path: &str, count: usize, after: i64) -> Self {
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\nX-Revision: {}\r\n\r\n",
@@ -69,19 +69,19 @@ impl Subscribers {
         subscribers
     }
 
-    /// Keeps arrivals from now on.
+    /// Starts to record arrivals.
     pub fn watch(&self) {
         self.arrivals.borrow_mut().clear();
         self.watching.set(true);
     }
 
-    /// What arrived since [`Subscribers::watch`].
+    /// Takes the arrivals since [`Subscribers::watch`].
     pub fn take(&self) -> Vec<Arrival> {
         self.watching.set(false);
         self.arrivals.take()
     }
 
-    /// Waits until every one has this revision.
+    /// Waits until every subscriber has this revision.
     pub async fn all_have(&self, revision: i64) {
         while self.reached.iter().any(|reached| reached.get() < revision) {
             assert!(!self.tasks.iter().any(JoinHandle::is_finished), "a stream was cut");
@@ -100,7 +100,7 @@ impl Drop for Subscribers {
 
 struct Subscriber {
     stream: TcpStream,
-    /// The beginning of an event whose end has not come yet.
+    /// The beginning of an incomplete event.
     unfinished: Vec<u8>,
     reached: Rc<Cell<i64>>,
     arrivals: Rc<RefCell<Vec<Arrival>>>,
@@ -143,7 +143,7 @@ impl Subscriber {
     }
 }
 
-/// The revision of the last `id: <epoch>.<revision>` line that is whole.
+/// The revision of the last complete `id: <epoch>.<revision>` line.
 fn last_id(text: &[u8]) -> Option<i64> {
     let at = text.windows(4).rposition(|window| window == b"id: ")?;
     let line = text[at + 4..].split(|byte| *byte == b'\n').next()?;

@@ -1,4 +1,4 @@
-//! Connections that send one request after another: each as soon as the one before is answered, or at a given rate.
+//! Connections that send one request after another: each as soon as the previous one is answered, or at a given rate.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,22 +9,22 @@ use super::connection::{Answer, Connection};
 use super::latency::Latencies;
 use super::requests;
 
-/// What some connections did.
+/// The results of some connections.
 #[derive(Debug, Default)]
 pub struct Done {
-    /// Requests that were answered as they should be.
+    /// The number of requests with the expected response.
     pub answers: usize,
-    /// From the first request to the last answer.
+    /// The time from the first request to the last response.
     pub seconds: f64,
     pub latencies: Latencies,
-    /// The revisions of writes, and when each was sent.
+    /// The revisions of writes, and the time at which each was sent.
     pub written: Vec<(i64, Instant)>,
-    /// Bytes of the last body.
+    /// The length of the last body in bytes.
     pub length: usize,
 }
 
 impl Done {
-    /// Answers a second.
+    /// Responses a second.
     pub fn rate(&self) -> f64 {
         self.answers as f64 / self.seconds
     }
@@ -51,7 +51,7 @@ impl Done {
     }
 }
 
-/// So many connections that send these requests in turns, each as soon as the one before is answered.
+/// Runs this many connections that cycle through these requests, each as soon as the previous one is answered.
 pub async fn closed(
     address: SocketAddr,
     connections: usize,
@@ -90,8 +90,8 @@ pub async fn closed(
     Done::join(all, begun)
 }
 
-/// So many connections that send a request each at its time, so that together they send `rate` a second; what is late
-/// counts from when it should have been sent.
+/// Runs this many connections that together send `rate` requests a second on a schedule. The latency of a delayed
+/// request counts from its scheduled time.
 pub async fn paced(
     address: SocketAddr,
     connections: usize,
@@ -131,7 +131,7 @@ pub async fn paced(
     Done::join(all, begun)
 }
 
-/// So many connections that create (50 %), change (40 %) and delete (10 %) persons of their own.
+/// Runs this many connections that create (50 %), change (40 %) and delete (10 %) their own persons.
 pub async fn mixed(address: SocketAddr, connections: usize, time: Duration, body: &str) -> Done {
     let mut open = Vec::new();
     for _ in 0..connections {

@@ -1,4 +1,4 @@
-//! Events on their way to subscribers.
+//! Delivery of events to subscribers.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ async fn revision(address: SocketAddr) -> i64 {
     Connection::open(address).await.exchange(&requests::get("/persons?key=1")).await.revision
 }
 
-/// From write to delivery at all subscribers, 50 times a second.
+/// The time from a write to its delivery at all subscribers, 50 times a second.
 fn delivered(setup: &Setup, address: SocketAddr, count: usize) -> Latencies {
     let time = setup.time();
     let load = thread(move || async move {
@@ -35,7 +35,7 @@ fn delivered(setup: &Setup, address: SocketAddr, count: usize) -> Latencies {
     load.join().unwrap()
 }
 
-/// The same for a loop that writes a ready-made event to each socket when it is told to.
+/// The same for a bare loop that writes a prepared event to each socket when triggered.
 fn delivered_bare(setup: &Setup, address: SocketAddr, count: usize) -> Latencies {
     let time = setup.time();
     let load = thread(move || async move {
@@ -67,7 +67,7 @@ pub fn latency(setup: &Setup) -> Vec<Line> {
     let (mut half, mut most) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
     for _ in 0..setup.runs {
         let mut figure = delivered(setup, service.address, count);
-        // Its sockets are counted for as long as it lives.
+        // A limit process never drops a socket from its list, so every run needs a new one.
         let bare = Process::limit(&["sockets"]);
         let mut limit = delivered_bare(setup, bare.address, count);
         half.0.push(figure.percentile(50));
@@ -86,7 +86,7 @@ pub fn latency(setup: &Setup) -> Vec<Line> {
     vec![line("half within", half), line("99 of 100 within", most)]
 }
 
-/// What one run of the fan-out has.
+/// The results of one fan-out run.
 struct Run {
     deliveries: f64,
     p99: f64,
@@ -170,7 +170,7 @@ pub fn throughput(setup: &Setup) -> Vec<Line> {
     ]
 }
 
-/// Events a second that one subscriber is sent, who comes with nothing.
+/// The events a second that a subscriber receives when it starts from the beginning.
 fn replayed(address: SocketAddr, last: i64) -> f64 {
     let load = thread(move || async move {
         let begun = Instant::now();
@@ -186,7 +186,7 @@ pub fn catch_up(setup: &Setup) -> Vec<Line> {
     let events = 100_000 * setup.scale;
     sql::fill(&database, events, sql::Events::Kept);
     let last = i64::try_from(events).unwrap();
-    // Its projections have everything.
+    // Wait until its projections are up to date.
     settle(&setup.start(&database));
     let (mut later, mut taken) = (Vec::new(), Vec::new());
     let (first, limits) = setup.measured(
@@ -223,7 +223,7 @@ pub fn catch_up(setup: &Setup) -> Vec<Line> {
     ]
 }
 
-/// Waits until a service has nothing more to do: its projections take what is new to them.
+/// Waits until the projections of a service are up to date, so that it is idle.
 pub fn settle(service: &Process) {
     loop {
         let before = service.cpu();

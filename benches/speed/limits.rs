@@ -1,4 +1,4 @@
-//! The limits that are programs of their own: what a server on this machine could do if it had nothing to do.
+//! The limits that are separate programs: how fast a server could be on this machine if it did no work.
 
 use std::cell::RefCell;
 use std::io::Write as _;
@@ -10,10 +10,10 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Events in one write of the flood: about what a service under load has for each flush.
+/// Events in one write of the flood: about as many as a service under load has in each flush.
 pub const FLOOD: usize = 64;
 
-/// Is the limit that is asked for, until it is killed.
+/// Runs the requested limit until it is killed.
 pub fn run(arguments: &[String]) {
     match arguments[0].as_str() {
         "handler" => actix_web::rt::System::new().block_on(handler()),
@@ -43,7 +43,7 @@ struct Person {
     spouse: Option<u64>,
 }
 
-/// Reads the body of a new person, and answers at once.
+/// Reads the body of a new person, and responds immediately.
 async fn handler() {
     async fn create(body: Bytes) -> HttpResponse {
         let person: Person = serde_json::from_slice(&body).unwrap();
@@ -56,7 +56,7 @@ async fn handler() {
     server.run().await.unwrap();
 }
 
-/// Hands out one shared body of so many bytes.
+/// Serves one shared body of this length.
 async fn body(length: usize) {
     let body = Bytes::from(vec![b'x'; length]);
     let server = HttpServer::new(move || {
@@ -68,7 +68,7 @@ async fn body(length: usize) {
     server.run().await.unwrap();
 }
 
-/// Begins a response that never goes on.
+/// Starts a response that never continues.
 async fn stream() {
     async fn endless() -> HttpResponse {
         let first = futures_core_stream::Once(Some(Bytes::from_static(b":\n")));
@@ -81,7 +81,7 @@ async fn stream() {
 }
 
 mod futures_core_stream {
-    //! A stream of one item that does not end.
+    //! A stream with one item and no end.
 
     use std::convert::Infallible;
     use std::pin::Pin;
@@ -101,8 +101,8 @@ mod futures_core_stream {
     }
 }
 
-/// Writes ready-made events to all sockets that asked for them. Who sends `T` has one written to each; who sends `F` has
-/// [`FLOOD`] at a time written to each, over and over, for as long as its connection is open.
+/// Writes prepared events to all subscribed sockets. A `T` from a control connection writes one event to each; an `F`
+/// writes [`FLOOD`] at a time to each, repeatedly, for as long as the control connection is open.
 async fn sockets() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listening(listener.local_addr().unwrap());
@@ -154,7 +154,7 @@ async fn flood(control: TcpStream, subscribers: Rc<RefCell<Vec<Rc<TcpStream>>>>)
             .collect();
         let all = subscribers.borrow().clone();
         for subscriber in all {
-            // Who cannot take all of it has no whole events any more, but only what arrives is counted.
+            // A partial write corrupts the events of that socket, but only received bytes count.
             let mut rest = frames.as_bytes();
             while !rest.is_empty() {
                 match subscriber.try_write(rest) {

@@ -1,5 +1,5 @@
-//! How fast the service is, beside how fast this machine could be: the real release binary with a database file, driven
-//! over loopback, and limit programs measured in turns with it.
+//! How fast the service is, compared with how fast this machine could be: the real release binary with a database file,
+//! driven over loopback, and limit programs measured alternately with it.
 //!
 //!     cargo bench --bench speed                      every figure, about ten minutes
 //!     cargo bench --bench speed -- --quick           every figure, about two minutes
@@ -8,22 +8,22 @@
 //!     cargo bench --bench speed -- --growth          every figure again at ten times the size, with the exponents
 //!     cargo bench --bench speed -- --awake           with processors that never sleep (see below)
 //!
-//! A ratio is the median of five runs of a figure over the median of five runs of its limit. Only ratios can be compared
-//! between machines.
+//! A ratio is the median of five runs of a figure over the median of five runs of its limit. Only ratios can be
+//! compared between machines.
 //!
-//! A virtual processor that has nothing to do is given back to the host, and takes 50 to 100 µs to come back: more than a
-//! request takes. `--awake` has a loop of the lowest priority (`chrt --idle`) on each, which gives way to everything else,
-//! for figures and limits alike.
+//! An idle virtual processor is returned to the host, and takes 50 to 100 µs to wake up, which is more than a request
+//! takes. `--awake` runs a loop of the lowest priority (`chrt --idle`) on each processor, which yields to everything
+//! else, for figures and limits alike.
 
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a benchmark that fails has no figures"
+    reason = "a benchmark that fails has no results"
 )]
-#![expect(clippy::cast_precision_loss, reason = "no figure has so many digits")]
-#![expect(missing_docs, unreachable_pub, reason = "nobody else uses it")]
+#![expect(clippy::cast_precision_loss, reason = "no figure needs that many digits")]
+#![expect(missing_docs, unreachable_pub, reason = "nothing else uses this")]
 
 #[path = "../load/mod.rs"]
 mod load;
@@ -47,10 +47,10 @@ use tempfile::TempDir;
 /// How figures are measured.
 pub struct Setup {
     binary: PathBuf,
-    /// Of each run of a figure.
+    /// The duration of each run of a figure.
     pub seconds: f64,
     pub runs: usize,
-    /// Ten for the growth, else one: times as much data, or as many clients.
+    /// The factor for data or clients: ten for the growth, otherwise one.
     pub scale: usize,
 }
 
@@ -59,7 +59,7 @@ impl Setup {
         Duration::from_secs_f64(self.seconds)
     }
 
-    /// An empty directory on the disk of the project, for a database.
+    /// An empty directory for a database, on the disk of the project.
     pub fn directory() -> TempDir {
         tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
     }
@@ -68,20 +68,20 @@ impl Setup {
         Process::service(&self.binary, database, &[])
     }
 
-    /// A database with the tables of the service and nothing in them.
+    /// A database with the empty tables of the service.
     pub fn empty(&self, directory: &TempDir) -> PathBuf {
         let database = directory.path().join("speed.db");
         drop(self.start(&database));
         database
     }
 
-    /// A figure and its limit, in turns.
+    /// Measures a figure and its limit alternately.
     pub fn measured(&self, mut figure: impl FnMut() -> f64, mut limit: impl FnMut() -> f64) -> (Vec<f64>, Vec<f64>) {
         (0..self.runs).map(|_| (figure(), limit())).unzip()
     }
 }
 
-/// A name, and what measures the lines under it.
+/// A name, and the function that measures its lines.
 type Figure = (&'static str, fn(&Setup) -> Vec<Line>);
 
 const FIGURES: &[Figure] = &[
@@ -107,7 +107,7 @@ fn main() {
         return limits::run(&arguments[limit + 1..]);
     }
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    // `cargo test --benches` only wants to see it compiled.
+    // `cargo test --benches` only checks that this compiles.
     if !has("--bench") {
         return;
     }
@@ -138,10 +138,11 @@ fn main() {
     }
 }
 
-/// Says that this process may open as many files as it ever may.
+/// Set when the limit of open files has been raised.
 const RAISED: &str = "DUALITY_BENCH_RAISED";
 
-/// Runs this program again with as many open files as it may have: ten thousand streams are ten thousand sockets.
+/// Runs this program again with the maximum number of open files, because ten thousand streams are ten thousand
+/// sockets.
 fn with_more_files(arguments: &[String]) {
     let mut again = std::process::Command::new("sh");
     again.args(["-c", r#"ulimit -n "$(ulimit -Hn)"; exec "$0" "$@""#]).arg(std::env::current_exe().unwrap());
@@ -153,7 +154,7 @@ fn processors() -> usize {
     std::thread::available_parallelism().unwrap().get()
 }
 
-/// Measures the figures of these names, or all.
+/// Measures the figures with these names, or all.
 fn measure(setup: &Setup, names: &[&String]) -> Vec<Line> {
     let wanted =
         FIGURES.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|wanted| wanted.as_str() == *name));

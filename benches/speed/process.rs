@@ -1,4 +1,4 @@
-//! Processes to be measured: the release binary of the service, and the programs that are its limits.
+//! The measured processes: the release binary of the service, and the limit programs.
 
 use std::fs::read_to_string;
 use std::io::{BufRead as _, BufReader};
@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// A process that listens; it is killed when this is dropped.
+/// A listening process, which is killed on drop.
 pub struct Process {
     child: Child,
     pub address: SocketAddr,
 }
 
 impl Process {
-    /// Starts the service on a database file, with these flags more.
+    /// Starts the service on a database file with additional flags.
     pub fn service(binary: &Path, database: &Path, flags: &[&str]) -> Self {
         let mut command = Command::new(binary);
         command.args(["--listen", "127.0.0.1:0", "--max-sessions-per-address", "20000", "--database"]);
@@ -24,7 +24,7 @@ impl Process {
         Self { child, address }
     }
 
-    /// Starts this program again, as a limit.
+    /// Starts this program again as a limit program.
     pub fn limit(arguments: &[&str]) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.arg("--as-limit").args(arguments);
@@ -34,7 +34,7 @@ impl Process {
         Self { child, address }
     }
 
-    /// Starts a loop that keeps a processor from sleeping, and gives way to everything else.
+    /// Starts a loop that keeps a processor awake, and yields to everything else.
     pub fn spinner() -> Self {
         let mut command = Command::new("chrt");
         command.args(["--idle", "0"]).arg(std::env::current_exe().unwrap()).args(["--as-limit", "spin"]);
@@ -42,21 +42,21 @@ impl Process {
         Self { child: command.spawn().unwrap(), address: ([127, 0, 0, 1], 0).into() }
     }
 
-    /// Anonymous memory that is resident, in bytes: all but the binary and mapped files.
+    /// The resident anonymous memory in bytes: everything but the binary and mapped files.
     pub fn memory(&self) -> f64 {
         let status = read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() * 1024.0
     }
 
-    /// All memory that is resident, in bytes.
+    /// The resident memory in bytes.
     pub fn resident(&self) -> f64 {
         let status = read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() * 1024.0
     }
 
-    /// Processor time since its start, in seconds; the kernel counts hundredths.
+    /// The processor time since the start, in seconds; the kernel counts in hundredths.
     pub fn cpu(&self) -> f64 {
         let stat = read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -71,7 +71,7 @@ impl Drop for Process {
     }
 }
 
-/// Waits for the line that has the address; what comes after it is not kept, but for what goes wrong.
+/// Waits for the line with the address. Of the later lines, only errors are printed.
 fn said(output: impl std::io::Read + Send + 'static, before: &str) -> SocketAddr {
     let mut lines = BufReader::new(output).lines();
     let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
@@ -83,10 +83,10 @@ fn said(output: impl std::io::Read + Send + 'static, before: &str) -> SocketAddr
             eprintln!("{line}");
         }
     });
-    address.expect("a process that is measured did not start")
+    address.expect("a measured process did not start")
 }
 
-/// Builds the release binary, as a user would, and says where it is.
+/// Builds the release binary as a user would, and returns its path.
 pub fn release_binary() -> PathBuf {
     let built = Command::new(env!("CARGO"))
         .args(["build", "--release", "--quiet", "--bin", "duality", "--manifest-path"])

@@ -1,4 +1,4 @@
-//! Whole collections.
+//! Reading whole collections.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::{Setup, sql};
 
 const CONNECTIONS: usize = 16;
 
-/// Answers a second.
+/// Responses a second.
 fn gets(setup: &Setup, address: SocketAddr) -> workers::Done {
     let time = setup.time();
     let load =
@@ -20,7 +20,7 @@ fn gets(setup: &Setup, address: SocketAddr) -> workers::Done {
     load.join().unwrap()
 }
 
-/// A service that has so many persons, a limit that hands out a body as long as theirs, and where the database is.
+/// A service with this many persons, a limit that serves a body of the same length, and the directory of the database.
 fn with_persons(setup: &Setup, persons: usize) -> (Process, Process, tempfile::TempDir) {
     let directory = Setup::directory();
     let database = setup.empty(&directory);
@@ -57,10 +57,10 @@ pub fn hundred_thousand(setup: &Setup) -> Vec<Line> {
     unchanged(setup, "get-100k", 100_000 * setup.scale)
 }
 
-/// Writes a second that go on meanwhile.
+/// Concurrent writes a second.
 const WRITES: u32 = 1000;
 
-/// The time within which 99 of 100 writes were answered, in milliseconds: changes of persons that are there.
+/// The 99th percentile of the latency of writes in milliseconds: changes of existing persons.
 fn writes(setup: &Setup, address: SocketAddr) -> std::thread::JoinHandle<f64> {
     let time = setup.time();
     thread(move || async move {

@@ -1,24 +1,24 @@
-//! Figures, their limits, and the table that has both.
+//! Figures, their limits, and the table with both.
 
 use serde_json::{Value, json};
 
-/// One figure, measured several times, beside what limits it, measured in turns with it.
+/// One figure and its limit, measured alternately several times.
 pub struct Line {
     pub name: String,
     pub what: String,
     pub unit: &'static str,
     pub figures: Vec<f64>,
-    /// What the limit is, and how it measured in the same unit.
+    /// A description of the limit, and its measurements in the same unit.
     pub limit: Option<(String, Vec<f64>)>,
     pub target: Option<Target>,
 }
 
-/// What is to be reached.
+/// The target for a figure.
 #[derive(Debug, Clone, Copy)]
 pub enum Target {
-    /// The figure is at least so much of its limit.
+    /// The figure is at least this fraction of its limit.
     Share(f64),
-    /// The figure is at most so many times its limit.
+    /// The figure is at most this multiple of its limit.
     Times(f64),
     /// The figure itself is at least this.
     AtLeast(f64),
@@ -81,7 +81,7 @@ impl Line {
     }
 }
 
-/// Prints the lines as a table for people.
+/// Prints the lines as a table.
 pub fn table(lines: &[Line]) {
     let head = ["name", "figure", "median", "range", "limit", "median", "ratio", "target"].map(str::to_owned);
     let rows: Vec<[String; 8]> = std::iter::once(head).chain(lines.iter().map(Line::told)).collect();
@@ -96,22 +96,21 @@ pub fn table(lines: &[Line]) {
     }
 }
 
-/// Prints how the figures are at ten times the size, and the exponent of the cost: 0 for what does not grow, 1 for what
-/// grows as the size does.
+/// Prints the figures at ten times the size, and the exponent of the cost: 0 means constant, 1 means linear.
 pub fn growth(lines: &[Line], tenfold: &[Line]) {
     println!("\n| name | figure | median | at ten times the size | exponent |\n|---|---|---|---|---|");
     for (line, large) in lines.iter().zip(tenfold) {
         let (before, after) = (median(&line.figures), median(&large.figures));
-        // What takes longer gives less a second.
+        // A higher cost means a lower rate.
         let exponent = if line.unit.ends_with("/s") { (before / after).log10() } else { (after / before).log10() };
-        // Nothing has no exponent.
+        // Zero has no exponent.
         let exponent = if exponent.is_finite() { format!("{exponent:.2}") } else { String::new() };
         let (name, what, unit) = (&line.name, &line.what, line.unit);
         println!("| `{name}` | {what} | {} | {} | {exponent} |", shown(before, unit), shown(after, unit));
     }
 }
 
-/// Prints the lines for programs.
+/// Prints the lines as JSON.
 pub fn print_json(lines: &[Line]) {
     println!("{:#}", Value::from(lines.iter().map(Line::json).collect::<Vec<_>>()));
 }
@@ -126,7 +125,7 @@ fn range(figures: &[f64]) -> (f64, f64) {
     figures.iter().fold((f64::INFINITY, 0.0), |(least, most), figure| (figure.min(least), figure.max(most)))
 }
 
-/// A figure with three digits that count, and its unit.
+/// A figure with three significant digits, and its unit.
 fn shown(figure: f64, unit: &str) -> String {
     let (figure, prefix) = match figure {
         large if large >= 1e6 => (large / 1e6, " M"),

@@ -1,4 +1,4 @@
-//! The limits that are SQL: what a write costs at least, and databases that are filled without the service.
+//! The limits in SQL: the minimum cost of a write, and databases that are filled without the service.
 
 use std::path::Path;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::sql_types::{BigInt, Integer, Text};
 use diesel::sqlite::Sqlite;
 
-/// The connection of a writer, set up as the service's.
+/// The connection of a writer, configured like that of the service.
 fn writer(database: &Path) -> SqliteConnection {
     let mut connection = SqliteConnection::establish(database.to_str().unwrap()).unwrap();
     let pragmas = [
@@ -25,7 +25,7 @@ fn writer(database: &Path) -> SqliteConnection {
     connection
 }
 
-/// A statement with a constant text, which is prepared once.
+/// A statement with constant text, which is prepared once.
 macro_rules! statement {
     ($name:ident { $($field:ident: $rust:ty as $sql:ty),* } $($text:literal),*) => {
         struct $name<'a> { $($field: $rust,)* phantom: std::marker::PhantomData<&'a ()> }
@@ -60,8 +60,9 @@ statement!(Append { revision: i64 as BigInt, collection: &'a str as Text, key: &
 statement!(Revision { revision: i64 as BigInt } "UPDATE metadata SET revision = ", "");
 statement!(NextKey { next: i64 as BigInt } "UPDATE collections SET next_key = ", " WHERE name = 'persons'");
 
-/// The statements of writes, as few as there can be, in transactions of `batch` writes; writes a second. The database
-/// has the service's tables; each run has numbers of its own. With a city, each write has a second change event, and each transaction writes its row.
+/// Runs the minimum of statements for writes, in transactions of `batch` writes, and returns the writes a second. The
+/// database has the service's tables, and each run uses its own numbers. With a city, each write has a second change
+/// event, and each transaction writes the row of the city.
 pub fn writes(database: &Path, batch: usize, seconds: f64, body: &str, city: bool, run: usize) -> f64 {
     let mut connection = writer(database);
     let phantom = std::marker::PhantomData;
@@ -97,7 +98,7 @@ pub fn writes(database: &Path, batch: usize, seconds: f64, body: &str, city: boo
     (revision - first) as f64 / begun.elapsed().as_secs_f64()
 }
 
-/// Fills a database that has the service's tables with so many persons, as that many commands would have left it.
+/// Fills a database that has the service's tables with this many persons, as that many commands would have done.
 pub fn fill(database: &Path, persons: usize, events: Events) {
     let mut connection = writer(database);
     let numbers = format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {persons})");
@@ -123,14 +124,14 @@ pub fn fill(database: &Path, persons: usize, events: Events) {
     connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
 }
 
-/// Whether the change events of what is filled in are still there.
+/// Whether the database still has the change events of the inserted persons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Events {
     Kept,
     Pruned,
 }
 
-/// Goes through the change events in order, and does nothing with them; events a second.
+/// Scans the change events in order, does nothing with them, and returns the events a second.
 pub fn scan_outbox(database: &Path) -> f64 {
     #[derive(QueryableByName)]
     struct Row {

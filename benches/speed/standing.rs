@@ -1,4 +1,4 @@
-//! What it costs to be there: memory, and the time to begin.
+//! Standing costs: memory, idle processor time, and the time to start.
 
 use std::io::Read as _;
 use std::time::{Duration, Instant};
@@ -11,7 +11,8 @@ use super::process::Process;
 use super::report::{Line, Target};
 use super::{Setup, sql};
 
-/// The memory of a process for each of so many quiet streams, in bytes, and the share of a core that they take.
+/// The memory of a process for each of this many quiet streams, in bytes, and the fraction of a core that they all
+/// take.
 fn standing(process: &Process, count: usize, seconds: f64) -> (f64, f64) {
     let (address, before) = (process.address, process.memory());
     let (opened, open) = std::sync::mpsc::channel();
@@ -34,7 +35,8 @@ fn standing(process: &Process, count: usize, seconds: f64) -> (f64, f64) {
 }
 
 pub fn sessions(setup: &Setup) -> Vec<Line> {
-    // A process may not open ten times as many files as this, so the growth is that from the first to the second.
+    // The limit of open files does not allow ten times as many, so the growth is that from the first size to the
+    // second.
     let counts: &[usize] = if setup.scale == 1 { &[1000, 10_000] } else { &[10_000] };
     counts.iter().flat_map(|count| quiet(setup, *count)).collect()
 }
@@ -56,7 +58,7 @@ fn quiet(setup: &Setup, count: usize) -> Vec<Line> {
             unit: "B",
             figures: memory,
             limit: Some(("bare actix stream".to_owned(), bare)),
-            // A thousand share what the service takes for the first of them.
+            // The memory for the first stream is divided among only a thousand here.
             target: (count >= 10_000).then_some(Target::AtMost(11.0 * 1024.0)),
         },
         Line {
@@ -117,7 +119,7 @@ pub fn idle(setup: &Setup) -> Vec<Line> {
     }]
 }
 
-/// How fast the file of a database can be read at all, and how fast its rows are streamed.
+/// How fast a database file can be read at all, and how fast its rows are streamed.
 pub fn disk(setup: &Setup) -> Vec<Line> {
     let directory = Setup::directory();
     let database = setup.empty(&directory);

@@ -1,4 +1,4 @@
-//! Writes: durable when they are answered.
+//! Writes, which are durable when they are answered.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use super::{Setup, sql};
 const ANN: &str = r#"{"name":"Ann"}"#;
 const ANN_IN_ROME: &str = r#"{"name":"Ann","city":"Rome"}"#;
 
-/// New persons a second.
+/// The number of persons created a second.
 fn posts(setup: &Setup, address: SocketAddr, connections: usize, body: &'static str) -> f64 {
     let time = setup.time();
     let load = thread(move || async move {
@@ -70,7 +70,7 @@ pub fn one(setup: &Setup) -> Vec<Line> {
         figures.push(posts(setup, service.address, 1, ANN));
         let transaction = sql::writes(&bare, 1, setup.seconds, ANN, false, run);
         transactions.push(transaction);
-        // A write is a round trip and a transaction, and neither can begin before the other has ended.
+        // A write is a round trip and a transaction, and these cannot overlap.
         in_turn.push(1.0 / (1.0 / transaction + 1.0 / posts(setup, handler.address, 1, ANN)));
     }
     let line = |limit: &str, limits: Vec<f64>, target: Option<Target>| Line {
@@ -87,7 +87,7 @@ pub fn one(setup: &Setup) -> Vec<Line> {
     ]
 }
 
-/// Where the number of connections does not grow, the data does.
+/// A database that grows in place of the number of connections.
 fn filled(setup: &Setup, directory: &tempfile::TempDir) -> std::path::PathBuf {
     let database = setup.empty(directory);
     if setup.scale > 1 {

@@ -1,4 +1,4 @@
-//! Bookmarks: a feed in which nothing happens still tells its client how far it is.
+//! Bookmarks: a feed without changes still sends its client the current revision.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use crate::harness::{App, DEADLINE, Event, Stream};
 
 const SOON: Duration = Duration::from_millis(100);
 
-/// Comments that show that more than one heartbeat was quiet.
+/// The number of comments that proves more than one quiet heartbeat.
 const QUIET: usize = 3;
 
 fn app() -> App {
@@ -17,7 +17,7 @@ fn app() -> App {
     app
 }
 
-/// A stream whose client has everything.
+/// A stream whose client is up to date.
 fn live(app: &App, path: &str) -> Stream {
     let mut stream = app.follow(path, &[("Last-Event-ID", &app.get("/persons").cursor())]);
     stream.read_until(|text| text.contains("retry"));
@@ -28,7 +28,7 @@ fn bookmark(app: &App, data: &str) -> Event {
     Event { name: None, id: Some(app.get("/persons").cursor()), data: data.to_owned() }
 }
 
-/// Reads a few heartbeats, in which no message comes.
+/// Reads a few heartbeats, during which no message may arrive.
 #[track_caller]
 fn expect_only_comments(stream: &mut Stream) {
     let before = stream.raw.len();
@@ -38,7 +38,7 @@ fn expect_only_comments(stream: &mut Stream) {
 }
 
 #[test]
-fn a_feed_that_the_revision_passes_by_gets_a_bookmark_and_then_comments_again() {
+fn a_quiet_feed_gets_a_bookmark_when_the_revision_advances_and_then_comments() {
     let app = app();
     for (path, data) in [
         ("/person-events?key=999", "{}"),
@@ -60,7 +60,7 @@ fn a_feed_that_the_revision_passes_by_gets_a_bookmark_and_then_comments_again() 
 }
 
 #[test]
-fn a_client_that_knows_the_revision_from_an_event_gets_no_bookmark() {
+fn a_client_that_received_the_latest_event_gets_no_bookmark() {
     let app = app();
     for path in ["/person-events", "/events", "/persons/2/events", "/person-events?key=2"] {
         let mut stream = live(&app, path);
@@ -72,7 +72,7 @@ fn a_client_that_knows_the_revision_from_an_event_gets_no_bookmark() {
 }
 
 #[test]
-fn a_bookmark_says_whether_the_aggregate_is_there() {
+fn a_bookmark_shows_whether_the_aggregate_exists() {
     let app = app();
     let mut stream = live(&app, "/persons/2/events");
     app.post("/persons", r#"{"name":"Cid"}"#);
@@ -92,7 +92,7 @@ fn a_bookmark_says_whether_the_aggregate_is_there() {
 }
 
 #[test]
-fn who_starts_from_0_where_nothing_is_gets_the_frame_and_then_a_bookmark() {
+fn an_empty_feed_sends_the_empty_state_and_then_a_bookmark() {
     let app = app();
     for (path, frame, data) in [
         ("/location-events", "{}", "{}"),
@@ -107,18 +107,18 @@ fn who_starts_from_0_where_nothing_is_gets_the_frame_and_then_a_bookmark() {
 }
 
 #[test]
-fn a_service_without_a_revision_has_no_bookmarks() {
+fn a_service_without_revisions_sends_no_bookmarks() {
     let app = App::with(|settings| settings.heartbeat = SOON);
     let mut stream = app.follow("/events", &[]);
     assert!(stream.message().unwrap().id.is_none());
-    // The first comment of a heartbeat shows that the hub has the stream.
+    // The first heartbeat comment shows that the hub has the stream.
     stream.read_until(|text| text.contains("\n:\n"));
     expect_only_comments(&mut stream);
     assert!(!stream.raw.contains("id:"), "{:?}", stream.raw);
 }
 
 #[test]
-fn a_bookmark_outlives_the_retention_of_everything_that_it_passed() {
+fn a_bookmark_stays_valid_after_the_events_before_it_are_pruned() {
     let app = app();
     let old = app.get("/persons").cursor();
     let mut stream = live(&app, "/person-events?key=2");
@@ -132,17 +132,17 @@ fn a_bookmark_outlives_the_retention_of_everything_that_it_passed() {
     app.prune_everything();
     let strict = "/person-events?key=2&strict=true";
     let gone = app.request("GET", strict, &[("Last-Event-ID", &old)], None);
-    assert_eq!(gone.status, 410, "what it had before the bookmark is not retained");
+    assert_eq!(gone.status, 410, "the cursor from before the bookmark is no longer retained");
     let mut resumed = app.follow(strict, &[("Last-Event-ID", last.id.as_ref().unwrap())]);
     app.patch("/persons/2", r#"{"city":"Oslo"}"#);
-    assert_eq!(resumed.message().unwrap(), bookmark(&app, r#"{"2":{"city":"Oslo"}}"#), "nothing before it");
+    assert_eq!(resumed.message().unwrap(), bookmark(&app, r#"{"2":{"city":"Oslo"}}"#), "there is nothing before it");
 }
 
 #[test]
-fn a_stop_says_how_far_a_feed_is_and_cuts_it() {
+fn shutdown_sends_a_bookmark_and_cuts_the_feed() {
     let mut app = App::with(|settings| {
         settings.heartbeat = Duration::from_secs(3600);
-        // One worker has one hub: what one of its streams shows, the hub has published for all.
+        // One worker means one hub: once one stream has an event, the hub has published it to all of them.
         settings.workers = Some(1);
     });
     app.post("/persons", r#"{"name":"Ann"}"#);
@@ -160,7 +160,7 @@ fn a_stop_says_how_far_a_feed_is_and_cuts_it() {
     let (there, absent, now) = (expected("{}"), expected("null"), app.get("/persons").revision());
     assert_eq!(witness.message().unwrap().revision(), now);
     app.stop();
-    assert_eq!(witness.message(), None, "it has the id of the event");
+    assert_eq!(witness.message(), None, "it has already received the id with the event");
     for (path, data, stream) in &mut streams {
         let last = if *data == "null" { &absent } else { &there };
         assert_eq!(stream.message().as_ref(), Some(last), "{path}");
@@ -169,7 +169,7 @@ fn a_stop_says_how_far_a_feed_is_and_cuts_it() {
 }
 
 #[test]
-fn a_journal_is_quiet_also_while_only_other_collections_are_busy() {
+fn a_filtered_journal_sends_comments_while_other_collections_change() {
     let app = App::with(|settings| settings.heartbeat = Duration::from_millis(400));
     let mut stream = app.follow("/journal?collection=accounts", &[]);
     let (done, begin) = (AtomicBool::new(false), Instant::now());

@@ -1,4 +1,4 @@
-//! Event-sourced aggregates: carts and accounts, by commands, and by nothing else.
+//! Event-sourced aggregates: carts and accounts change by commands only.
 
 use duality::Key;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use crate::harness::{App, Response};
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
-/// A uuid that a client brings.
+/// A uuid chosen by the client.
 const MINE: &str = "0193a5b0-7b2c-4def-8000-123456789abc";
 
 /// The key in the path of an aggregate.
@@ -21,13 +21,13 @@ fn journal(app: &App, path: &str) -> Vec<Value> {
 }
 
 #[track_caller]
-fn names_the_state(response: &Response, app: &App) {
+fn assert_current_cursor(response: &Response, app: &App) {
     let now = app.get("/carts");
     assert_eq!((response.revision(), response.cursor()), (now.revision(), now.cursor()), "{}", response.text());
 }
 
 #[test]
-fn a_cart_is_opened_filled_and_closed_and_its_journal_tells_how() {
+fn a_cart_is_opened_filled_and_closed_and_its_journal_has_every_step() {
     let app = App::start();
     let opened = app.command("/carts");
     assert_eq!((opened.status, opened.text()), (201, r#"{"status":"open","items":{}}"#));
@@ -56,16 +56,16 @@ fn a_cart_is_opened_filled_and_closed_and_its_journal_tells_how() {
     assert_eq!((&late["title"], &late["cart"]), (&json!("Cart already closed"), &json!(key)));
 
     let events = journal(&app, cart);
-    let told: Vec<_> = events.iter().map(|event| (&event["version"], event["kind"].as_str().unwrap())).collect();
+    let recorded: Vec<_> = events.iter().map(|event| (&event["version"], event["kind"].as_str().unwrap())).collect();
     let (one, two, three, four) = (&json!(1), &json!(2), &json!(3), &json!(4));
-    assert_eq!(told, [(one, "CartOpened"), (two, "ItemAdded"), (three, "ItemAdded"), (four, "CartClosed")]);
+    assert_eq!(recorded, [(one, "CartOpened"), (two, "ItemAdded"), (three, "ItemAdded"), (four, "CartClosed")]);
     assert_eq!((&events[0]["body"], &events[3]["body"]), (&json!({}), &json!({})));
     assert_eq!(events[1]["body"], json!({"item": "apple", "time": added}));
     assert!(events.iter().all(|event| event["collection"] == "carts" && event["key"] == key));
 }
 
 #[test]
-fn who_knows_nothing_of_carts_has_them_by_merge_patches_alone() {
+fn a_generic_client_follows_carts_by_merge_patches_alone() {
     let app = App::start();
     let (mut early, mut everything) = (app.follow("/cart-events", &[]), app.follow("/events", &[]));
     let carts: Vec<_> = (0..3).map(|_| app.open_cart()).collect();
@@ -94,7 +94,7 @@ fn who_knows_nothing_of_carts_has_them_by_merge_patches_alone() {
 }
 
 #[test]
-fn a_client_may_bring_the_uuid_of_a_new_cart() {
+fn a_client_can_choose_the_uuid_of_a_new_cart() {
     let app = App::start();
     let cart = format!("/carts/{MINE}");
     let opened = app.request("PUT", &cart, &[], None);
@@ -112,13 +112,13 @@ fn a_client_may_bring_the_uuid_of_a_new_cart() {
     for key in ["1", &upper, &bare, &MINE[1..], "%7B0193a5b0-7b2c-4def-8000-123456789abc%7D", "a%2Fb", "__proto__"] {
         let refused = app.request("PUT", &format!("/carts/{key}"), &[], None);
         refused.problem(422, "invalid");
-        names_the_state(&refused, &app);
+        assert_current_cursor(&refused, &app);
     }
     assert_eq!(app.get("/carts").json().as_object().unwrap().len(), 1);
 }
 
 #[test]
-fn a_command_needs_an_aggregate_that_is_there() {
+fn a_command_for_a_missing_aggregate_is_a_404() {
     let app = App::start();
     for cart in [format!("/carts/{MINE}"), "/carts/1".to_owned()] {
         let added = app.add_item(&cart, "apple");
@@ -134,16 +134,16 @@ fn a_command_needs_an_aggregate_that_is_there() {
 }
 
 #[test]
-fn an_unknown_command_is_told_the_known_ones() {
+fn an_unknown_command_is_rejected_with_the_known_ones() {
     let app = App::start();
     let cart = app.open_cart();
-    // The one that opens has a path of its own, and names are spelled in one way.
+    // The command that opens a cart has its own path, and command names have only one spelling.
     for command in ["fill", "open", "AddItem", "add_item", "add-item%20", "ADD-ITEM"] {
         let response = app.command(&format!("{cart}/{command}"));
         let problem = response.problem(404, "unknown-command");
         assert_eq!(problem["expected"], json!(["add-item", "remove-item", "close"]));
         assert!(problem["detail"].as_str().unwrap().contains("add-item, remove-item, close"));
-        names_the_state(&response, &app);
+        assert_current_cursor(&response, &app);
     }
     let account = app.command("/accounts");
     let path = account.header("Location").unwrap();
@@ -152,7 +152,7 @@ fn an_unknown_command_is_told_the_known_ones() {
 }
 
 #[test]
-fn a_method_that_is_not_there_is_told_the_known_ones() {
+fn an_unsupported_method_is_rejected_with_the_allowed_ones() {
     let app = App::start();
     let cart = app.open_cart();
     for (path, methods, allowed) in [
@@ -182,14 +182,14 @@ fn a_command_without_fields_needs_no_body() {
         let cart = opened.header("Location").unwrap();
         assert_eq!(app.request("POST", &format!("{cart}/close"), headers, body).status, 200);
     }
-    assert_eq!(app.request("POST", "/carts", &[], Some(b"")).status, 201, "a length of 0 is no body");
+    assert_eq!(app.request("POST", "/carts", &[], Some(b"")).status, 201, "an empty body counts as none");
     let mut client = app.client();
     client.send_raw(b"POST /carts HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
-    assert_eq!(client.response("POST").status, 201, "nor is a stream of nothing");
+    assert_eq!(client.response("POST").status, 201, "so does an empty chunked body");
 }
 
 #[test]
-fn a_body_that_is_not_the_command_is_refused_by_its_member() {
+fn an_invalid_command_body_is_rejected_with_the_member() {
     let app = App::start();
     let cart = app.open_cart();
     let long = json!({"item": "x".repeat(513)}).to_string();
@@ -221,7 +221,7 @@ fn a_body_that_is_not_the_command_is_refused_by_its_member() {
         let problem = response.problem(422, "invalid");
         assert_eq!(problem.get("member").and_then(Value::as_str), member, "{command} {body} {problem}");
         assert!(problem["detail"].as_str().unwrap().contains(named), "{named:?} in {problem}");
-        names_the_state(&response, &app);
+        assert_current_cursor(&response, &app);
     }
     app.command(&format!("{cart}/add-item")).problem(422, "invalid");
     app.post(&format!("{cart}/add-item"), "{").problem(400, "malformed-json");
@@ -230,14 +230,14 @@ fn a_body_that_is_not_the_command_is_refused_by_its_member() {
     for headers in [&[][..], &[("Content-Type", "text/plain")], &[("Content-Type", "application/merge-patch+json")]] {
         let response = app.request("POST", &format!("{cart}/add-item"), headers, Some(br#"{"item":"apple"}"#));
         response.problem(415, "unsupported-type");
-        names_the_state(&response, &app);
+        assert_current_cursor(&response, &app);
     }
     let after = app.get(&cart);
     assert_eq!((before.text(), before.cursor()), (after.text(), after.cursor()));
 }
 
 #[test]
-fn a_refused_command_leaves_no_revision_no_version_and_no_event() {
+fn a_rejected_command_leaves_no_revision_version_or_event() {
     let app = App::start();
     let cart = app.open_cart();
     app.add_item(&cart, "apple");
@@ -264,7 +264,7 @@ fn a_refused_command_leaves_no_revision_no_version_and_no_event() {
 }
 
 #[test]
-fn of_many_who_add_the_same_item_at_once_one_does() {
+fn exactly_one_of_many_concurrent_additions_of_an_item_succeeds() {
     let app = App::start();
     let cart = app.open_cart();
     let statuses: Vec<u16> = std::thread::scope(|scope| {
@@ -277,7 +277,7 @@ fn of_many_who_add_the_same_item_at_once_one_does() {
 }
 
 #[test]
-fn every_version_of_a_cart_is_what_was_answered_then() {
+fn time_travel_shows_every_version_as_it_was_answered() {
     let mut app = App::start();
     let opened = app.command("/carts");
     let cart = opened.header("Location").unwrap().to_owned();
@@ -290,12 +290,12 @@ fn every_version_of_a_cart_is_what_was_answered_then() {
         for (version, then) in (1..).zip(&answered) {
             let seen = app.get(&format!("{cart}?version={version}"));
             assert_eq!((seen.status, seen.text()), (200, then.text()), "version {version} {when}");
-            assert_eq!(seen.cursor(), answered[5].cursor(), "read now");
+            assert_eq!(seen.cursor(), answered[5].cursor(), "the headers have the current revision");
         }
         for version in ["0", "7", "9223372036854775807"] {
             let response = app.get(&format!("{cart}?version={version}"));
             response.problem(404, "not-found");
-            names_the_state(&response, &app);
+            assert_current_cursor(&response, &app);
         }
         app.prune_everything();
         app.restart();
@@ -311,7 +311,7 @@ fn every_version_of_a_cart_is_what_was_answered_then() {
 }
 
 #[test]
-fn an_account_counts_its_bookings_and_is_never_below_zero() {
+fn an_account_adds_up_its_bookings_and_never_goes_below_zero() {
     let app = App::start();
     let opened = app.command("/accounts");
     assert_eq!((opened.status, opened.text()), (201, r#"{"balance":0,"bookings":{}}"#));

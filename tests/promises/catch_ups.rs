@@ -1,4 +1,4 @@
-//! Catch-ups and resets: a cursor that the log does not reach any more, or never did, is brought to now all the same.
+//! Catch-ups and resets bring a client up to date even if the log does not contain its cursor.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::harness::{App, Client, Event, Process, Stream};
 
 const DAY: i64 = 24 * 60 * 60 * 1000;
 
-/// The messages until the client has everything up to this revision.
+/// The messages up to the one that reaches this revision.
 fn messages(mut stream: Stream, until: i64) -> Vec<Event> {
     let mut messages = Vec::new();
     while messages.last().and_then(Event::reached) != Some(until) {
@@ -24,7 +24,7 @@ fn data(messages: &[Event]) -> Vec<&str> {
 }
 
 #[test]
-fn a_catch_up_gives_what_changed_as_null_and_then_as_it_is() {
+fn a_catch_up_sends_null_and_then_the_current_state_of_what_changed() {
     let app = App::start();
     for name in ["Ann", "Bob", "Cid"] {
         app.post("/persons", &json!({ "name": name }).to_string());
@@ -41,7 +41,7 @@ fn a_catch_up_gives_what_changed_as_null_and_then_as_it_is() {
 }
 
 #[test]
-fn nothing_is_left_of_what_was_deleted_and_made_again() {
+fn a_recreated_aggregate_keeps_nothing_of_the_deleted_one() {
     let app = App::start();
     app.post("/persons", r#"{"name":"Ann","city":"Rome","spouse":2}"#);
     let (mut state, cursor) = app.load("/locations");
@@ -54,7 +54,7 @@ fn nothing_is_left_of_what_was_deleted_and_made_again() {
 }
 
 #[test]
-fn a_long_catch_up_goes_on_after_every_partial_id() {
+fn a_long_catch_up_can_be_resumed_from_every_partial_id() {
     let app = App::start();
     let mut client = app.client();
     let body = json!({"name": "x".repeat(1000)}).to_string();
@@ -73,7 +73,7 @@ fn a_long_catch_up_goes_on_after_every_partial_id() {
     for cut in 0..whole.len() {
         let mut state = Value::Null;
         apply(&mut state, &whole[..=cut]);
-        // As a client that reconnects by itself: with the last id it saw, or none.
+        // Behave like an EventSource: reconnect with the last id, or with none.
         let id = whole[..=cut].iter().rev().find_map(|message| message.id.clone());
         let rest = messages(app.follow("/person-events", &[("Last-Event-ID", &id.unwrap_or_default())]), 502);
         apply(&mut state, &rest);
@@ -82,7 +82,7 @@ fn a_long_catch_up_goes_on_after_every_partial_id() {
 }
 
 #[test]
-fn a_cursor_that_the_log_still_reaches_is_given_the_log() {
+fn a_cursor_within_retention_gets_the_log() {
     let app = App::start();
     for name in ["Ann", "Bob"] {
         app.post("/persons", &json!({ "name": name }).to_string());
@@ -94,11 +94,15 @@ fn a_cursor_that_the_log_still_reaches_is_given_the_log() {
     let log = messages(app.follow("/person-events", &[("Last-Event-ID", &oldest)]), 4);
     assert_eq!(data(&log), [r#"{"2":{"city":"Rome"}}"#, r#"{"2":{"city":"Oslo"}}"#]);
     let below = messages(app.follow("/person-events", &[("X-Revision", "2")]), 4);
-    assert_eq!(data(&below), [r#"{"2":null}"#, r#"{"2":{"name":"Bob","city":"Oslo"}}"#], "one below is not");
+    assert_eq!(
+        data(&below),
+        [r#"{"2":null}"#, r#"{"2":{"name":"Bob","city":"Oslo"}}"#],
+        "an older cursor gets a catch-up"
+    );
 }
 
 #[test]
-fn who_asks_for_a_catch_up_is_spared_the_log() {
+fn compact_requests_a_catch_up_instead_of_the_log() {
     let app = App::start();
     app.post("/persons", r#"{"name":"Ann"}"#);
     let (mut state, cursor) = app.load("/persons");
@@ -112,7 +116,7 @@ fn who_asks_for_a_catch_up_is_spared_the_log() {
 }
 
 #[test]
-fn a_deletion_that_is_forgotten_is_not_missed() {
+fn a_cursor_older_than_the_tombstones_is_reset() {
     let app = App::start();
     for name in ["Ann", "Bob"] {
         app.post("/persons", &json!({ "name": name }).to_string());
@@ -122,13 +126,13 @@ fn a_deletion_that_is_forgotten_is_not_missed() {
     app.turn_clock(91 * DAY);
     app.prune();
     let messages = messages(app.follow("/person-events", &[("Last-Event-ID", &cursor)]), 3);
-    assert_eq!(messages[0].data, "null", "who still has Ann would keep her otherwise");
+    assert_eq!(messages[0].data, "null", "without a reset the client would keep Ann");
     apply(&mut state, &messages);
     assert_eq!(state, json!({"2": {"name": "Bob"}}));
 }
 
 #[test]
-fn a_cursor_of_before_a_new_epoch_starts_from_nothing() {
+fn a_cursor_from_before_a_new_epoch_is_reset() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("test.db");
     let json = [("Content-Type", "application/json")];

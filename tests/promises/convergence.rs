@@ -1,4 +1,4 @@
-//! The law: state at a revision + the change events after it = the state now.
+//! The law: the state at a revision plus the change events after it is the current state.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -12,7 +12,7 @@ const OPERATIONS: u64 = 10_000;
 const CONSUMERS: u64 = 8;
 const CITIES: [&str; 5] = ["Rome", "Oslo", "Łódź", "a/b", "7"];
 
-/// One of the writes that clients make, some of which fail or change nothing.
+/// A random write; some fail or change nothing.
 fn operate(client: &mut Client, random: &mut Random) -> i64 {
     let path = format!("/persons/{}", 1 + random.below(400));
     let city = *random.one_of(&CITIES);
@@ -30,19 +30,19 @@ fn operate(client: &mut Client, random: &mut Random) -> i64 {
     response.revision()
 }
 
-/// A city that nobody moves to but the last person, so that consumers of both feeds know when they have everything.
+/// The city of the last person only, so that consumers of both feeds know when they have everything.
 const END: &str = "The End";
 
-/// Loads the state at some time during the writes, and follows from there to the end.
+/// Loads the state at some point during the writes, and follows the feed from there to the end.
 fn consume(app: &App, state: &str, events: &str, join_at: i64, revision: &AtomicI64) -> Value {
-    eventually("enough was written", || revision.load(Ordering::Relaxed) >= join_at);
+    eventually("enough revisions were written", || revision.load(Ordering::Relaxed) >= join_at);
     let response = app.get(state);
     let (mut value, from) = (response.json(), response.revision());
     let mut stream = app.follow(events, &[("X-Revision", &(from + 1).to_string())]);
     let mut before = from;
     loop {
         let event = stream.next();
-        assert!(event.revision() > before, "in order, and none twice");
+        assert!(event.revision() > before, "in order and without duplicates");
         before = event.revision();
         json_patch::merge(&mut value, &event.patch());
         if event.data.contains(END) {
@@ -53,7 +53,7 @@ fn consume(app: &App, state: &str, events: &str, join_at: i64, revision: &Atomic
 }
 
 #[test]
-fn consumers_that_join_at_any_time_end_equal_to_a_fresh_get() {
+fn consumers_that_join_at_any_time_converge_to_a_fresh_get() {
     let app = App::start();
     let revision = AtomicI64::new(0);
     let barrier = Barrier::new(usize::try_from(WRITERS).unwrap());

@@ -1,4 +1,4 @@
-//! The files of projections are read exactly by others.
+//! Other programs read the CSV files of projections exactly.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::{App, eventually};
 use crate::projections::ITEMS;
 
-/// The names of persons, which may have anything in them.
+/// The names of persons, which can contain any character.
 struct Names;
 
 impl Projection for Names {
@@ -31,7 +31,7 @@ fn names() -> Service {
     Service::new().document::<Person>().derived::<Location>().background::<Names>()
 }
 
-/// What Python reads in a file; `None` where there is no Python, unless it has to be there.
+/// The rows that Python reads from a file; `None` if Python is missing and not required.
 fn python(text: &str) -> Option<Value> {
     let program = "import csv, io, json, sys\n\
                    text = sys.stdin.buffer.read().decode('utf-8')\n\
@@ -40,7 +40,7 @@ fn python(text: &str) -> Option<Value> {
     let Ok(mut child) = spawned else {
         let required = std::env::var_os("DUALITY_REQUIRE_CLIENTS").is_some_and(|value| value == "1");
         assert!(!required, "there is no python3");
-        // Not eprintln!, which is not shown when a test passes.
+        // The output of eprintln! is not shown when a test passes.
         let mut terminal = std::io::stderr();
         writeln!(terminal, "Python's csv is NOT TESTED: there is no python3").unwrap();
         return None;
@@ -52,13 +52,13 @@ fn python(text: &str) -> Option<Value> {
 }
 
 #[test]
-fn python_reads_the_files_exactly() {
+fn python_reads_csv_files_exactly() {
     let app = App::start();
     let cart = app.open_cart();
     ITEMS.iter().for_each(|item| assert_eq!(app.add_item(&cart, item).status, 200));
     app.command(&format!("{cart}/close"));
     let key = cart.rsplit_once('/').unwrap().1;
-    eventually("the line is there", || app.get("/projections/carts.csv").json()["at"] == ITEMS.len() + 2);
+    eventually("the line is written", || app.get("/projections/carts.csv").json()["at"] == ITEMS.len() + 2);
     let Some(read) = python(app.get("/reports/carts.csv").text()) else { return };
     assert_eq!((&read[1][0], &read[1][3], &read[1][5]), (&json!(key), &json!(ITEMS.join("; ")), &Value::Null));
 
@@ -69,6 +69,6 @@ fn python_reads_the_files_exactly() {
         assert_eq!(app.post("/persons", &json!({"name": name, "city": null, "spouse": null}).to_string()).status, 201);
         expected.push(json!([number.to_string(), name]));
     }
-    eventually("all lines are there", || app.get("/projections/names.csv").json()["at"] == names.len());
+    eventually("all lines are written", || app.get("/projections/names.csv").json()["at"] == names.len());
     assert_eq!(python(app.get("/reports/names.csv").text()), Some(json!(expected)));
 }

@@ -1,4 +1,4 @@
-//! A cursor that never lies and never expires: the traps that others fell into, each by its name.
+//! A cursor never lies and never expires. Each test covers a known way to get this wrong.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use crate::harness::{App, Stream};
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
-/// Reads and applies messages until the state of this revision; says whether there was a null, to start from nothing.
+/// Reads and applies messages up to this revision, and returns whether there was a reset (`null`).
 fn follow(stream: &mut Stream, state: &mut Value, until: i64) -> bool {
     let mut reset = false;
     loop {
-        let message = stream.message().expect("the stream goes on");
+        let message = stream.message().expect("the stream continues");
         reset |= message.data == "null";
         json_patch::merge(state, &message.patch());
         if message.reached().is_some_and(|reached| reached >= until) {
@@ -21,7 +21,7 @@ fn follow(stream: &mut Stream, state: &mut Value, until: i64) -> bool {
     }
 }
 
-/// Comes back with an id to the state of now; says whether it had to start from nothing.
+/// Reconnects with an id, follows to the current state, and returns whether there was a reset.
 #[track_caller]
 fn resume(app: &App, state: &mut Value, id: &str) -> bool {
     let fresh = app.get("/persons");
@@ -39,7 +39,7 @@ fn create(app: &App, persons: usize, bytes: usize) {
 }
 
 #[test]
-fn the_oldest_retained_revision_is_replayed_and_one_below_is_caught_up() {
+fn the_oldest_retained_revision_is_replayed_and_an_older_cursor_gets_a_catch_up() {
     let app = App::with(|settings| settings.retention_events = Some(2));
     create(&app, 5, 0);
     app.prune();
@@ -55,7 +55,7 @@ fn the_oldest_retained_revision_is_replayed_and_one_below_is_caught_up() {
 }
 
 #[test]
-fn no_member_of_before_survives_a_deletion_and_a_new_beginning() {
+fn no_member_survives_deletion_and_recreation() {
     let app = App::start();
     app.post("/persons", r#"{"name":"Ann","city":"Rome","spouse":2}"#);
     let (mut locations, cursor) = app.load("/locations");
@@ -64,11 +64,11 @@ fn no_member_of_before_survives_a_deletion_and_a_new_beginning() {
     let last = app.post("/persons", r#"{"name":"Bob","city":"Rome"}"#).revision();
     app.prune_everything();
     follow(&mut app.follow("/location-events", &[("Last-Event-ID", &cursor)]), &mut locations, last);
-    assert_eq!(locations, json!({"Rome":{"total":1}}), "not married any more");
+    assert_eq!(locations, json!({"Rome":{"total":1}}), "the member `married` of the old location is gone");
 }
 
 #[test]
-fn a_subscriber_that_opens_during_a_burst_misses_nothing() {
+fn a_subscriber_that_connects_during_a_burst_misses_nothing() {
     let app = App::start();
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -86,9 +86,9 @@ fn a_subscriber_that_opens_during_a_burst_misses_nothing() {
 }
 
 #[test]
-fn a_catch_up_that_is_cut_at_every_message_makes_progress() {
+fn a_catch_up_that_is_cut_at_every_message_still_makes_progress() {
     let app = App::start();
-    // A few pages of 64 KiB.
+    // This makes a few pages of 64 KiB.
     create(&app, 30, 10_000);
     let (mut state, mut id) = (json!({"1": {"name": "stale"}}), "0therepoch.1".to_owned());
     app.prune_everything();
@@ -96,7 +96,7 @@ fn a_catch_up_that_is_cut_at_every_message_makes_progress() {
     let (mut resets, mut connections, mut length) = (0, 0, 1);
     while id != end {
         let mut stream = app.follow("/person-events", &[("Last-Event-ID", &id)]);
-        // One message further each time that nothing was reached.
+        // Read one message more each time until there is an id.
         let mut reached = None;
         for _ in 0..length {
             let message = stream.message().unwrap();
@@ -115,12 +115,12 @@ fn a_catch_up_that_is_cut_at_every_message_makes_progress() {
         assert!(connections < 100, "no progress: {id}");
     }
     assert_eq!(state, app.get("/persons").json());
-    assert_eq!(resets, 1, "what was caught up is not caught up again");
-    assert!(connections > 5, "or this shows nothing");
+    assert_eq!(resets, 1, "progress is not lost");
+    assert!(connections > 5, "otherwise this test proves nothing");
 }
 
 #[test]
-fn a_reset_that_is_cut_is_not_taken_for_whole_when_the_new_database_grows_past_the_old_cursor() {
+fn an_interrupted_reset_is_not_mistaken_for_a_complete_one() {
     let app = App::start();
     create(&app, 10, 10_000);
     let epoch = app.get("/persons").header("X-Epoch").unwrap().to_owned();
@@ -135,13 +135,13 @@ fn a_reset_that_is_cut_is_not_taken_for_whole_when_the_new_database_grows_past_t
 }
 
 #[test]
-fn a_row_that_changes_between_its_null_and_the_end_of_the_catch_up_comes_again() {
+fn a_row_that_changes_during_a_catch_up_is_sent_again() {
     let app = App::start();
     create(&app, 30, 10_000);
     app.prune_everything();
     let mut state = json!({});
     let mut stream = app.follow("/person-events", &[]);
-    // Until the nulls of the first page.
+    // Read up to the nulls of the first page.
     while !stream.message().unwrap().data.contains(":null") {}
     app.patch("/persons/1", r#"{"city":"Oslo"}"#);
     app.delete("/persons/2");
@@ -151,17 +151,17 @@ fn a_row_that_changes_between_its_null_and_the_end_of_the_catch_up_comes_again()
 }
 
 #[test]
-fn who_missed_a_deletion_that_is_forgotten_starts_from_nothing() {
+fn a_client_that_missed_a_deletion_without_a_tombstone_is_reset() {
     let app = App::with(|settings| settings.tombstone_retention = Duration::from_secs(60 * 60 * 24 * 90));
     create(&app, 3, 0);
     let (mut state, cursor) = app.load("/persons");
     app.delete("/persons/2");
     app.prune_everything();
-    assert!(!resume(&app, &mut state.clone(), &cursor), "the tombstone tells of the deletion");
+    assert!(!resume(&app, &mut state.clone(), &cursor), "the tombstone still has the deletion");
     app.turn_clock(1000 * 60 * 60 * 24 * 91);
     app.prune();
-    assert!(resume(&app, &mut state, &cursor), "nothing tells of it any more");
-    // Nor does it come back for one who has it already, or who had nothing.
+    assert!(resume(&app, &mut state, &cursor), "the tombstone was pruned");
+    // Neither an up-to-date client nor a new one needs a reset.
     let (mut state, cursor) = app.load("/persons");
     create(&app, 1, 0);
     app.prune_everything();
@@ -172,7 +172,7 @@ fn who_missed_a_deletion_that_is_forgotten_starts_from_nothing() {
 }
 
 #[test]
-fn a_catch_up_from_nothing_ends_also_where_deletions_were_forgotten() {
+fn a_catch_up_from_nothing_ends_after_tombstones_were_pruned() {
     let app = App::with(|settings| settings.tombstone_retention = Duration::ZERO);
     create(&app, 30, 10_000);
     app.delete("/persons/30");
@@ -183,48 +183,48 @@ fn a_catch_up_from_nothing_ends_also_where_deletions_were_forgotten() {
 }
 
 #[test]
-fn a_clock_that_jumps_back_leaves_no_hole() {
+fn a_clock_that_jumps_back_leaves_no_gap() {
     let app = App::start();
     let day = 1000 * 60 * 60 * 24;
     create(&app, 2, 0);
-    // The next ones look older than those before them.
+    // The next events get older timestamps than those before them.
     app.turn_clock(-3 * day);
     create(&app, 2, 0);
     app.turn_clock(3 * day);
     app.prune();
     let mut stream = app.follow("/person-events?strict=true", &[]);
     for revision in 1..=4 {
-        assert_eq!(stream.next().revision(), revision, "none is pruned after one that is kept");
+        assert_eq!(stream.next().revision(), revision, "no event is pruned while an earlier one is kept");
     }
 }
 
 #[test]
-fn a_session_that_pruning_overtakes_is_caught_up() {
+fn a_session_overtaken_by_pruning_gets_a_catch_up() {
     let app = App::with(|settings| settings.session_buffer = 16 * 1024);
     create(&app, 1, 0);
     let (mut state, cursor) = app.load("/persons");
     let mut strict_state = state.clone();
     let mut stalled = app.follow("/person-events", &[("Last-Event-ID", &cursor)]);
     let mut strict = app.follow("/person-events?strict=true", &[("Last-Event-ID", &cursor)]);
-    // Far more than the kernel and the service buffer for one client.
+    // This is far more than the kernel and the service buffer for one client.
     create(&app, 400, 10_000);
     app.delete("/persons/1");
     app.prune_everything();
     follow(&mut stalled, &mut state, 402);
     assert_eq!(state, app.get("/persons").json());
-    // Who wants every event gets those that were under way; then its stream ends, and it is told when it comes back.
+    // A strict client gets the events that were already buffered; then its stream ends, and reconnecting is a 410.
     let mut last = String::new();
     while let Some(message) = strict.message() {
         json_patch::merge(&mut strict_state, &message.patch());
         last = message.id.unwrap();
     }
-    assert_ne!(last, app.get("/persons").cursor(), "or this shows nothing");
+    assert_ne!(last, app.get("/persons").cursor(), "otherwise this test proves nothing");
     let back = app.request("GET", "/person-events?strict=true", &[("Last-Event-ID", &last)], None);
     assert_eq!(back.status, 410);
 }
 
 #[test]
-fn a_filtered_subscriber_that_was_idle_through_a_whole_retention_period_just_goes_on() {
+fn a_filtered_subscriber_idle_for_a_whole_retention_period_resumes_without_a_catch_up() {
     let app = App::with(|settings| settings.heartbeat = Duration::from_millis(50));
     create(&app, 1, 0);
     let cursor = app.get("/persons").cursor();
@@ -236,16 +236,20 @@ fn a_filtered_subscriber_that_was_idle_through_a_whole_retention_period_just_goe
     app.prune_everything();
     let last = bookmark.id.unwrap();
     let now = app.get("/persons").cursor();
-    // It may have come before the last of the five; another comes then.
+    // The bookmark may precede the last of the five revisions; then there is another one.
     let last = if last == now { last } else { stream.next().id.unwrap() };
     stream.close();
     let mut stream = app.follow(path, &[("Last-Event-ID", &last)]);
     app.patch("/persons/1", r#"{"city":"Oslo"}"#);
-    assert_eq!(stream.next().data, r#"{"1":{"city":"Oslo"}}"#, "no catch-up, which it would have been refused");
+    assert_eq!(
+        stream.next().data,
+        r#"{"1":{"city":"Oslo"}}"#,
+        "the strict client needs no catch-up, which would be a 410"
+    );
 }
 
 #[test]
-fn keys_that_look_alike_are_kept_apart_and_any_that_is_allowed_arrives() {
+fn similar_keys_stay_distinct_and_every_valid_key_is_delivered() {
     let app = App::start();
     let long = "k".repeat(512);
     let cities = ["e\u{301}", "\u{e9}", "🍎", "a/b", "a%2Fb", &long, "10", "9", " "];
@@ -264,7 +268,7 @@ fn keys_that_look_alike_are_kept_apart_and_any_that_is_allowed_arrives() {
 }
 
 #[test]
-fn a_compact_catch_up_is_given_within_retention_to_who_asks_for_it() {
+fn compact_gives_a_catch_up_within_retention() {
     let app = App::start();
     create(&app, 1, 0);
     let (mut state, cursor) = app.load("/persons");
@@ -282,7 +286,7 @@ fn a_compact_catch_up_is_given_within_retention_to_who_asks_for_it() {
 }
 
 #[test]
-fn a_new_epoch_makes_every_cursor_foreign_and_loses_nothing() {
+fn a_new_epoch_makes_every_cursor_foreign_and_loses_no_data() {
     let mut app = App::start();
     create(&app, 2, 0);
     let (_, cursor) = app.load("/persons");
@@ -299,7 +303,7 @@ fn a_new_epoch_makes_every_cursor_foreign_and_loses_nothing() {
 }
 
 #[test]
-fn pages_from_nothing_come_to_an_end_also_where_deletions_were_forgotten() {
+fn paging_from_nothing_ends_after_tombstones_were_pruned() {
     let app = App::with(|settings| settings.tombstone_retention = Duration::ZERO);
     create(&app, 5, 0);
     app.delete("/persons/5");

@@ -1,4 +1,4 @@
-//! What was answered is there, whatever happens; and no number is used twice.
+//! Answered writes survive, whatever happens, and no number is used twice.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,7 +9,7 @@ use crate::harness::{App, Client, Process, Stream, eventually};
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
 #[test]
-fn numbers_are_not_reused_after_everything_was_deleted_and_pruned_and_the_service_restarted() {
+fn numbers_are_not_reused_after_deletion_pruning_and_a_restart() {
     let mut app = App::start();
     for name in ["Ann", "Bob"] {
         app.post("/persons", &json!({ "name": name, "city": "Rome" }).to_string());
@@ -39,7 +39,7 @@ fn a_restart_changes_nothing_for_a_consumer() {
     assert_eq!(persons, app.get("/persons").json());
 }
 
-/// Writes until the connection breaks; counts the answers.
+/// Writes until the connection breaks, and counts the responses.
 fn write_until_killed(mut client: Client, writer: usize, answered: &AtomicU64) -> Vec<(String, String)> {
     let mut created = Vec::new();
     for number in 0.. {
@@ -56,7 +56,7 @@ fn write_until_killed(mut client: Client, writer: usize, answered: &AtomicU64) -
 }
 
 #[test]
-fn every_answered_write_survives_a_kill_and_the_state_is_the_fold_of_the_outbox() {
+fn every_answered_write_survives_a_kill_and_the_feeds_add_up_to_the_state() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("killed.db");
     let mut known: Vec<(String, String)> = Vec::new();
@@ -70,7 +70,7 @@ fn every_answered_write_survives_a_kill_and_the_state_is_the_fold_of_the_outbox(
                     scope.spawn(move || write_until_killed(Client::connect(address), round * 8 + writer, answered))
                 })
                 .collect();
-            eventually("there are writes", || answered.load(Ordering::Relaxed) > 300);
+            eventually("there are enough writes", || answered.load(Ordering::Relaxed) > 300);
             process.kill();
             known.extend(writers.into_iter().flat_map(|writer| writer.join().unwrap()));
         });
@@ -81,7 +81,7 @@ fn every_answered_write_survives_a_kill_and_the_state_is_the_fold_of_the_outbox(
     let persons = get("/persons").json();
     for (location, body) in &known {
         let key = location.strip_prefix("/persons/").unwrap();
-        assert_eq!(persons[key], serde_json::from_str::<Value>(body).unwrap(), "{location} was answered");
+        assert_eq!(persons[key], serde_json::from_str::<Value>(body).unwrap(), "the write of {location} was answered");
     }
     for (state, events) in [("/persons", "/person-events"), ("/locations", "/location-events")] {
         let fresh = get(state);

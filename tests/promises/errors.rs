@@ -1,4 +1,4 @@
-//! Errors: each a problem of RFC 9457 that names what was wrong and what was expected, and leaves nothing behind.
+//! Errors are RFC 9457 problem documents that name what was wrong and what was expected. They change nothing.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ fn problem(response: &Response, status: u16, slug: &str, named: &str) -> Value {
 }
 
 #[test]
-fn a_body_that_is_not_json_is_malformed() {
+fn a_body_that_is_not_json_is_rejected() {
     let app = App::start();
     let deep = "[".repeat(65) + &"]".repeat(65);
     let json = [("Content-Type", "application/json")];
@@ -30,7 +30,7 @@ fn a_body_that_is_not_json_is_malformed() {
 }
 
 #[test]
-fn json_of_the_wrong_shape_is_named_by_its_member() {
+fn a_validation_error_names_the_member() {
     let app = App::start();
     app.post("/persons", r#"{"name":"Ann"}"#);
     for (body, member, named) in [
@@ -56,12 +56,12 @@ fn json_of_the_wrong_shape_is_named_by_its_member() {
         }
     }
     problem(&app.post("/persons", "{}"), 422, "invalid", "name: is missing");
-    assert_eq!(app.get("/persons").revision(), 1, "a refused command leaves no revision");
+    assert_eq!(app.get("/persons").revision(), 1, "a rejected command creates no revision");
     assert_eq!(app.post("/persons", r#"{"name":"Bob"}"#).header("Location"), Some("/persons/2"));
 }
 
 #[test]
-fn a_city_that_could_not_be_a_key_is_refused() {
+fn a_city_that_is_not_a_valid_key_is_rejected() {
     let app = App::start();
     let long = "x".repeat(513);
     for city in [".", "..", "__proto__", "constructor", "prototype", "hasOwnProperty", &long] {
@@ -74,7 +74,7 @@ fn a_city_that_could_not_be_a_key_is_refused() {
 }
 
 #[test]
-fn an_unknown_path_is_a_problem() {
+fn an_unknown_path_is_a_404() {
     let app = App::start();
     for path in ["/", "/person", "/persons/", "/persons/1/2", "/events-person", "/Persons"] {
         problem(&app.get(path), 404, "no-such-path", path);
@@ -82,7 +82,7 @@ fn an_unknown_path_is_a_problem() {
 }
 
 #[test]
-fn an_unknown_method_is_told_the_known_ones() {
+fn an_unsupported_method_is_rejected_with_the_allowed_ones() {
     let app = App::start();
     for (path, method, allowed) in [
         ("/persons", "DELETE", "GET, HEAD, POST"),
@@ -99,7 +99,7 @@ fn an_unknown_method_is_told_the_known_ones() {
 }
 
 #[test]
-fn a_body_of_another_type_is_not_read() {
+fn an_unsupported_content_type_is_rejected() {
     let app = App::start();
     app.post("/persons", r#"{"name":"Ann"}"#);
     for content_type in
@@ -114,7 +114,7 @@ fn a_body_of_another_type_is_not_read() {
 }
 
 #[test]
-fn a_form_that_nobody_has_is_not_acceptable() {
+fn an_unsupported_accept_header_is_rejected() {
     let app = App::start();
     let html = [("Accept", "text/html")];
     for path in ["/persons", "/persons/1", "/person-events"] {
@@ -123,14 +123,14 @@ fn a_form_that_nobody_has_is_not_acceptable() {
 }
 
 #[test]
-fn a_body_over_the_limit_is_refused() {
+fn a_body_over_the_limit_is_rejected() {
     let app = App::with(|settings| settings.max_body = 100);
     let json = ("Content-Type", "application/json");
     let body = format!(r#"{{"name":"{}"}}"#, "x".repeat(100));
     let refused = problem(&app.post("/persons", &body), 413, "too-large", "100 bytes");
     assert_eq!(refused["limit"], 100);
 
-    // One whose length is not told beforehand.
+    // A chunked body has no length in its head.
     let mut client = app.client();
     client.send("POST", "/persons", &[json, ("Transfer-Encoding", "chunked")], None);
     client.send_raw(format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).as_bytes());
@@ -142,17 +142,17 @@ fn a_body_over_the_limit_is_refused() {
 }
 
 #[test]
-fn a_body_far_over_the_limit_is_answered_while_it_is_sent() {
+fn a_body_far_over_the_limit_is_rejected_while_it_is_being_sent() {
     let app = App::start();
     let body = vec![b' '; 8 * 1024 * 1024];
     let mut client = app.client();
-    // The service may close before it has everything: it has seen enough.
+    // The service may close the connection before it has received the whole body.
     let _ = client.try_send("POST", "/persons", &[("Content-Type", "application/json")], Some(&body));
     problem(&client.response("POST"), 413, "too-large", "1048576 bytes");
 }
 
 #[test]
-fn who_wants_a_websocket_is_told_what_there_is() {
+fn websocket_upgrade_is_rejected() {
     let app = App::start();
     for path in ["/person-events", "/persons", "/journal"] {
         for upgrade in ["websocket", "WebSocket"] {
@@ -161,7 +161,7 @@ fn who_wants_a_websocket_is_told_what_there_is() {
             problem(&answer, 400, "malformed-request", "Server-Sent Events");
         }
     }
-    // What proxies say for everybody.
+    // Some proxies send this header with every request.
     let mut stream = app.follow("/person-events", &[("Connection", "upgrade")]);
     app.post("/persons", r#"{"name":"Ann"}"#);
     assert_eq!(stream.next().revision(), 1);
@@ -170,7 +170,7 @@ fn who_wants_a_websocket_is_told_what_there_is() {
 }
 
 #[test]
-fn a_query_that_nobody_knows_is_refused() {
+fn an_unknown_query_parameter_is_rejected() {
     let app = App::start();
     problem(&app.get("/persons?nmae=Ann"), 400, "malformed-request", "nmae");
     problem(&app.get("/person-events?revison=8"), 400, "malformed-request", "expected lastEventId, revision, epoch");
@@ -178,7 +178,7 @@ fn a_query_that_nobody_knows_is_refused() {
 }
 
 #[test]
-fn every_answer_to_a_write_names_the_revision() {
+fn every_response_to_a_write_has_the_revision() {
     let app = App::start();
     app.post("/persons", r#"{"name":"Ann"}"#);
     for response in [
@@ -195,7 +195,7 @@ fn every_answer_to_a_write_names_the_revision() {
 }
 
 #[test]
-fn head_is_get_without_the_body() {
+fn head_returns_what_get_returns_without_the_body() {
     let app = App::start();
     app.post("/persons", r#"{"name":"Ann"}"#);
     for (path, status) in [("/persons", 200), ("/persons/1", 200), ("/persons/2", 404), ("/person-events", 200)] {
@@ -203,6 +203,6 @@ fn head_is_get_without_the_body() {
         let response = client.request("HEAD", path, &[], None);
         assert_eq!((response.status, response.revision()), (status, 1), "{path}");
         let next = client.request("GET", "/persons/1", &[], None);
-        assert_eq!(next.text(), r#"{"name":"Ann"}"#, "the connection goes on after HEAD {path}");
+        assert_eq!(next.text(), r#"{"name":"Ann"}"#, "the connection is usable after HEAD {path}");
     }
 }

@@ -1,5 +1,5 @@
-//! Event-sourced aggregates against a model: what is answered, what is recorded, what is published, and what time travel
-//! shows are one truth.
+//! Event-sourced aggregates against a model: responses, the journal, the feeds and time travel agree with it and with
+//! each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,17 +12,17 @@ use crate::harness::{App, Client, Random, Response};
 
 #[derive(Debug, Clone)]
 enum Op {
-    /// Under a key that the service gives.
+    /// Creates one with a key from the service.
     Create(Kind),
-    /// Under one of three keys.
+    /// Creates one with one of three keys.
     Open(Kind, u8),
     AddItem(u8, u8),
     RemoveItem(u8, u8),
     Close(u8),
     Book(u8, i64),
-    /// One of the account's bookings, or one that it has not.
+    /// Reverts one of the account's bookings, or one that does not exist.
     Revert(u8, u8),
-    /// What no aggregate understands.
+    /// An invalid command.
     Nonsense(u8),
 }
 
@@ -45,15 +45,15 @@ impl Kind {
     }
 }
 
-/// What the model knows: every state of every aggregate, in the order of its events.
+/// The model: every state of every aggregate, in the order of its events.
 #[derive(Default)]
 struct Model {
     histories: BTreeMap<String, Vec<Value>>,
-    /// The kinds of the events, in the order in which they happened.
+    /// The paths and kinds of all events, in order.
     journal: Vec<(String, &'static str)>,
 }
 
-/// What is sent, and what has to come of it.
+/// A request, and its expected outcome.
 struct Sent {
     method: &'static str,
     path: String,
@@ -61,7 +61,7 @@ struct Sent {
     expected: Result<Effect, &'static str>,
 }
 
-/// What an accepted command does.
+/// The effect of an accepted command.
 enum Effect {
     Opened(Kind),
     Added(String),
@@ -93,12 +93,12 @@ impl Model {
         self.histories.get(path)?.last()
     }
 
-    /// Every event of these aggregates changes something.
+    /// The revision, which equals the number of events because every event of these aggregates changes the state.
     fn revision(&self) -> i64 {
         i64::try_from(self.journal.len()).unwrap()
     }
 
-    /// What a command comes to, by the rules as people say them.
+    /// The expected outcome of a command, from an independent formulation of the rules.
     fn expect(&self, op: &Op) -> Sent {
         let sent = |method, path: String, body, expected| Sent { method, path, body, expected };
         match op {
@@ -175,7 +175,7 @@ impl Model {
         }
     }
 
-    /// Takes over what was done; identities and times are the service's, everything else is not.
+    /// Applies an effect; only identities and times are taken from the response.
     fn apply(&mut self, path: &str, effect: &Effect, answered: &Value) {
         let mut state = self.state(path).cloned().unwrap_or_default();
         match effect {
@@ -191,7 +191,7 @@ impl Model {
             Effect::Booked(amount) => {
                 let bookings = answered["bookings"].as_object().unwrap();
                 let new: Vec<_> = bookings.keys().filter(|key| state["bookings"].get(*key).is_none()).collect();
-                assert_eq!(new.len(), 1, "one booking a command");
+                assert_eq!(new.len(), 1, "each command adds one booking");
                 state["bookings"][new[0]] = json!({"amount": amount, "text": "rent"});
                 state["balance"] = json!(state["balance"].as_i64().unwrap() + amount);
             }
@@ -225,13 +225,13 @@ fn get(client: &mut Client, path: &str) -> Response {
     client.request("GET", path, &[("Accept", "application/json")], None)
 }
 
-/// The journal, and all that a refused command must leave as it was.
+/// Everything that a rejected command must leave unchanged.
 fn everything(client: &mut Client) -> (Value, String, i64) {
     let (journal, document) = (get(client, "/journal"), get(client, "/aggregates"));
     (journal.json(), document.text().to_owned(), document.revision())
 }
 
-/// Sends a command, and compares its answer, and what it leaves behind, with the model's.
+/// Sends a command, and compares its response and its effect with the model.
 fn step(app: &App, client: &mut Client, model: &mut Model, op: &Op) -> Result<(), TestCaseError> {
     let Sent { method, path, body, expected } = model.expect(op);
     let before = expected.is_err().then(|| everything(client));
@@ -252,25 +252,28 @@ fn step(app: &App, client: &mut Client, model: &mut Model, op: &Op) -> Result<()
             prop_assert_eq!(&problem["status"], response.status);
             prop_assert!((400..500).contains(&response.status));
             prop_assert_eq!(response.revision(), model.revision());
-            prop_assert_eq!(Some(everything(client)), before, "a refused command leaves nothing behind");
+            prop_assert_eq!(Some(everything(client)), before, "a rejected command leaves nothing behind");
         }
     }
     Ok(())
 }
 
-/// Every aggregate from every side.
+/// Compares the journal and every version of every aggregate with the model.
 fn compare(client: &mut Client, model: &Model) -> Result<(), TestCaseError> {
     let journal = get(client, "/journal").json();
     let events = journal["events"].as_array().unwrap();
-    let told: Vec<_> = events
+    let recorded: Vec<_> = events
         .iter()
         .map(|event| {
             format!("/{}/{} {}", event["collection"].as_str().unwrap(), event["key"].as_str().unwrap(), event["kind"])
         })
         .collect();
     let expected: Vec<_> = model.journal.iter().map(|(path, kind)| format!("{path} {}", json!(kind))).collect();
-    prop_assert_eq!(told, expected);
-    prop_assert!(events.iter().zip(1..).all(|(event, position)| event["position"] == position), "dense");
+    prop_assert_eq!(recorded, expected);
+    prop_assert!(
+        events.iter().zip(1..).all(|(event, position)| event["position"] == position),
+        "positions have no gap"
+    );
     for (path, history) in &model.histories {
         let own = get(client, &format!("{path}/journal")).json();
         let versions: Vec<_> = own["events"].as_array().unwrap().iter().map(|event| event["version"].clone()).collect();
@@ -289,8 +292,8 @@ fn compare(client: &mut Client, model: &Model) -> Result<(), TestCaseError> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, rng_seed: RngSeed::Fixed(2026), max_shrink_time: 30_000, ..ProptestConfig::default() })]
     #[test]
-    fn answers_journal_feeds_and_time_travel_agree_with_the_model(ops in prop::collection::vec(ops(), 1..24)) {
-        // Bookmarks come soon, so that every feed names every revision in the end.
+    fn responses_journal_feeds_and_time_travel_match_the_model(ops in prop::collection::vec(ops(), 1..24)) {
+        // Frequent bookmarks make every feed reach every revision.
         let app = App::with(|settings| settings.heartbeat = Duration::from_millis(20));
         let mut client = app.client();
         const FEEDS: [(&str, &str); 3] =
@@ -303,7 +306,7 @@ proptest! {
         compare(&mut client, &model)?;
         for (stream, (_, path)) in streams.iter_mut().zip(FEEDS) {
             let (mut state, fresh) = (Value::Null, get(&mut client, path));
-            // From nothing to nothing, there is only the frame.
+            // Without any revision, there is only the empty state.
             if fresh.revision() == 0 {
                 json_patch::merge(&mut state, &stream.message().unwrap().patch());
             } else {
@@ -317,10 +320,10 @@ proptest! {
 const BOOKERS: u64 = 16;
 const BOOKINGS: u64 = 24;
 
-/// A text that nobody books but the last booker, so that the follower knows when it has everything.
+/// The text of the last booking, so that the follower knows when it has everything.
 const END: &str = "the end";
 
-/// Books amounts under texts of its own, and now and then reverts one; gives what was answered as done.
+/// Books amounts with unique texts, occasionally reverts one, and returns the successful bookings and reversals.
 fn book(app: &App, path: &str, booker: u64) -> (Vec<(String, i64)>, Vec<String>) {
     let (mut client, mut random) = (app.client(), Random::new(booker));
     let (mut booked, mut reverted) = (Vec::<(String, i64)>::new(), Vec::new());
@@ -351,7 +354,7 @@ fn book(app: &App, path: &str, booker: u64) -> (Vec<(String, i64)>, Vec<String>)
 }
 
 #[test]
-fn a_balance_is_never_below_zero_however_many_book_at_once() {
+fn a_balance_never_goes_below_zero_under_concurrent_bookings() {
     let app = App::start();
     let path = app.post("/accounts", "{}").header("Location").unwrap().to_owned();
     let mut feed = app.follow(&format!("{path}/events"), &[]);

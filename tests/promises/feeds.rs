@@ -1,4 +1,4 @@
-//! Following changes: where a stream starts, what it carries, how it ends.
+//! Following changes: where a stream starts, what it contains, and how it ends.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ fn revisions(mut stream: Stream, count: usize) -> Vec<i64> {
 }
 
 #[test]
-fn a_stream_says_at_once_that_it_is_open() {
+fn a_stream_sends_its_head_immediately() {
     let app = App::start();
     let mut stream = app.follow("/person-events", &[]);
     for (name, value) in [
@@ -32,11 +32,15 @@ fn a_stream_says_at_once_that_it_is_open() {
     }
     assert_eq!(stream.head.header("Content-Encoding"), None);
     stream.read_until(|text| text.starts_with(":\nretry: ") && text.ends_with("\n"));
-    assert!(!stream.raw.contains(":\n\n"), "no blank line, which some clients take for a message: {:?}", stream.raw);
+    assert!(
+        !stream.raw.contains(":\n\n"),
+        "there is no blank line, which some clients mistake for a message: {:?}",
+        stream.raw
+    );
 }
 
 #[test]
-fn every_form_of_a_cursor_starts_after_what_the_client_has() {
+fn every_form_of_cursor_resumes_after_what_the_client_has() {
     let app = three_persons();
     let epoch = app.get("/persons").header("X-Epoch").unwrap().to_owned();
     let id = format!("{epoch}.1");
@@ -63,7 +67,7 @@ fn every_form_of_a_cursor_starts_after_what_the_client_has() {
 }
 
 #[test]
-fn a_cursor_that_is_now_waits_for_what_comes() {
+fn an_up_to_date_cursor_waits_for_the_next_event() {
     let app = three_persons();
     let mut stream = app.follow("/person-events", &[("Last-Event-ID", &app.get("/persons").cursor())]);
     stream.read_until(|text| text.contains("retry"));
@@ -73,7 +77,7 @@ fn a_cursor_that_is_now_waits_for_what_comes() {
 }
 
 #[test]
-fn a_malformed_revision_is_told_what_one_looks_like() {
+fn a_malformed_revision_is_rejected_with_the_expected_form() {
     let app = three_persons();
     for (headers, path, named) in [
         (vec![("X-Revision", "two")], "/person-events", "X-Revision"),
@@ -90,7 +94,7 @@ fn a_malformed_revision_is_told_what_one_looks_like() {
 }
 
 #[test]
-fn who_needs_every_event_is_told_when_they_are_not_all_here() {
+fn a_strict_client_gets_410_when_events_are_missing() {
     let app = three_persons();
     let epoch = app.get("/persons").header("X-Epoch").unwrap().to_owned();
     let strict = ("Prefer", "respond-async, handling=strict");
@@ -119,7 +123,7 @@ fn who_needs_every_event_is_told_when_they_are_not_all_here() {
 }
 
 #[test]
-fn an_event_comes_at_once_although_the_relay_polls_rarely() {
+fn an_event_is_delivered_immediately_although_the_relay_polls_rarely() {
     let app = App::with(|settings| settings.poll_interval = Duration::from_secs(10));
     let mut stream = app.follow("/person-events", &[]);
     stream.read_until(|text| text.contains("retry"));
@@ -129,13 +133,13 @@ fn an_event_comes_at_once_although_the_relay_polls_rarely() {
         client.request("POST", "/persons", &json, Some(br#"{"name":"Ann"}"#));
         let answered = Instant::now();
         assert_eq!(stream.next().revision(), number);
-        // Milliseconds, as the benchmarks show; here it only has to be clear that no poll was waited for.
+        // The benchmarks show milliseconds; this only has to prove that the relay did not wait for its poll.
         assert!(answered.elapsed() < Duration::from_secs(5));
     }
 }
 
 #[test]
-fn an_event_comes_within_the_poll_interval_although_the_wake_up_is_lost() {
+fn an_event_arrives_within_the_poll_interval_when_the_wake_up_is_lost() {
     let app = App::with(|settings| settings.poll_interval = Duration::from_millis(300));
     app.lose_wake_ups();
     let mut stream = app.follow("/person-events", &[]);
@@ -148,7 +152,7 @@ fn an_event_comes_within_the_poll_interval_although_the_wake_up_is_lost() {
 }
 
 #[test]
-fn a_batch_that_a_worker_missed_comes_within_the_poll_interval() {
+fn a_batch_that_a_worker_missed_arrives_within_the_poll_interval() {
     let app = App::with(|settings| settings.poll_interval = Duration::from_millis(300));
     let mut stream = app.follow("/person-events", &[]);
     stream.read_until(|text| text.contains("retry"));
@@ -160,13 +164,13 @@ fn a_batch_that_a_worker_missed_comes_within_the_poll_interval() {
 }
 
 #[test]
-fn without_polls_and_wake_ups_nothing_comes() {
+fn nothing_is_delivered_without_polls_and_wake_ups() {
     let app = App::with(|settings| settings.poll_interval = Duration::from_secs(3600));
     let mut stream = app.follow("/person-events", &[]);
-    assert_eq!(stream.message().unwrap().data, "{}", "the frame, before all events");
+    assert_eq!(stream.message().unwrap().data, "{}", "the empty state comes before all events");
     app.lose_wake_ups();
     app.post("/persons", r#"{"name":"Ann"}"#);
-    assert!(stream.is_quiet_for(Duration::from_millis(200)), "or the two tests above would show nothing");
+    assert!(stream.is_quiet_for(Duration::from_millis(200)), "otherwise the two tests above prove nothing");
 }
 
 #[test]
@@ -180,21 +184,21 @@ fn a_quiet_stream_gets_comment_lines() {
 }
 
 #[test]
-fn a_subscriber_that_closes_a_quiet_stream_is_gone_at_once() {
+fn closing_a_quiet_stream_ends_its_session_immediately() {
     let app = App::with(|settings| settings.heartbeat = Duration::from_secs(3600));
     let mut streams: Vec<_> = (0..10).map(|_| app.follow("/person-events", &[])).collect();
     streams.iter_mut().for_each(|stream| stream.read_until(|text| text.contains("retry")));
     assert_eq!(app.sessions(), 10);
     streams.drain(..9).for_each(Stream::close);
-    eventually("nine are gone", || app.sessions() == 1);
+    eventually("nine sessions have ended", || app.sessions() == 1);
 }
 
 #[test]
-fn a_long_history_comes_in_order_and_goes_on_live() {
+fn a_long_history_is_replayed_in_order_and_continues_live() {
     let app = App::start();
     let mut client = app.client();
     let json = [("Content-Type", "application/json")];
-    // More than a few pages of the outbox.
+    // This makes more than a few pages of the outbox.
     let name = "x".repeat(500);
     let body = json!({ "name": name }).to_string();
     for _ in 0..1000 {

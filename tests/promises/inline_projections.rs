@@ -1,16 +1,16 @@
-//! Projections in the transaction of the command: there with it, or not at all.
+//! Inline projections are written in the transaction of the command: with it, or not at all.
 
 use duality::{Service, Settings};
 use serde_json::{Value, json};
 
 use crate::harness::{App, lines};
-use crate::own_projections::{Jars, Marbles, Sights, cities, fail_at, fill, jars, told};
+use crate::own_projections::{Jars, Marbles, Sights, cities, fail_at, fill, jars, status};
 
 fn rows(app: &App) -> Value {
     app.get("/reports/jar-marbles").json()
 }
 
-/// What a command that leaves nothing behind leaves as it was.
+/// Everything that a rejected command must leave unchanged.
 fn everything(app: &App) -> (Value, String, i64, Value) {
     let journal = app.request("GET", "/journal", &[("Accept", "application/json")], None);
     (journal.json(), app.get("/aggregates").text().to_owned(), journal.revision(), rows(app))
@@ -22,22 +22,22 @@ fn has_table(app: &App, table: &str) -> bool {
 }
 
 #[test]
-fn its_rows_are_there_when_the_command_is_answered() {
+fn rows_are_visible_when_the_command_is_answered() {
     let app = App::serving(|| jars().inline::<Marbles<11>>(), |_| {});
     for number in 1..=20 {
         fill(&app, &number.to_string(), 1);
         assert_eq!(rows(&app)[number - 1], json!([number, number.to_string(), 1, 1]));
     }
     let all = rows(&app);
-    let told = told(&app, "marbles");
-    assert_eq!((&told["mode"], &told["state"]), (&json!("inline"), &json!("live")));
+    let status = status(&app, "marbles");
+    assert_eq!((&status["mode"], &status["state"]), (&json!("inline"), &json!("live")));
     assert_eq!(app.command("/projections/marbles/rebuild").status, 202);
     assert_eq!(rows(&app), all);
     app.post("/projections/marbles/skip", r#"{"at":1}"#).problem(409, "not-there");
 }
 
 #[track_caller]
-fn refuses_and_leaves_nothing(service: fn() -> Service, cause: usize, at: i64) {
+fn assert_rejected_without_effect(service: fn() -> Service, cause: usize, at: i64) {
     let mut app = App::serving(service, |_| {});
     fill(&app, "a", 2);
     fail_at(cause, at);
@@ -52,24 +52,24 @@ fn refuses_and_leaves_nothing(service: fn() -> Service, cause: usize, at: i64) {
     assert_eq!(app.get("/jars").revision(), 2);
     let after = everything(&app);
     app.restart();
-    assert_eq!(everything(&app), after, "and is durable");
+    assert_eq!(everything(&app), after, "the state is durable");
     fail_at(cause, 0);
     fill(&app, "b", 3);
     assert_eq!(rows(&app)[2], json!([3, "b", 3, 1]));
 }
 
 #[test]
-fn when_it_fails_the_command_is_refused_and_leaves_nothing_behind() {
-    refuses_and_leaves_nothing(|| jars().inline::<Marbles<12>>(), 12, 3);
+fn a_failing_projection_rejects_the_command_and_leaves_nothing_behind() {
+    assert_rejected_without_effect(|| jars().inline::<Marbles<12>>(), 12, 3);
 }
 
 #[test]
-fn when_it_panics_the_command_is_refused_and_leaves_nothing_behind() {
-    refuses_and_leaves_nothing(|| jars().inline::<Marbles<13>>(), 13, -3);
+fn a_panicking_projection_rejects_the_command_and_leaves_nothing_behind() {
+    assert_rejected_without_effect(|| jars().inline::<Marbles<13>>(), 13, -3);
 }
 
 #[test]
-fn the_other_commands_of_the_same_batch_are_done() {
+fn the_other_commands_of_the_batch_succeed() {
     let app = App::serving(|| jars().inline::<Marbles<14>>(), |_| {});
     fail_at(14, 3);
     std::thread::scope(|scope| {
@@ -98,7 +98,7 @@ fn the_other_commands_of_the_same_batch_are_done() {
 }
 
 #[test]
-fn when_its_version_is_another_it_is_built_anew_at_the_start() {
+fn a_new_version_is_rebuilt_at_start() {
     let mut app = App::serving(|| jars().inline::<Marbles<15, 1>>(), |_| {});
     fill(&app, "a", 1);
     fill(&app, "b", 2);
@@ -114,7 +114,7 @@ fn when_its_version_is_another_it_is_built_anew_at_the_start() {
 }
 
 #[test]
-fn when_building_it_anew_fails_it_stays_as_it_was() {
+fn a_failed_rebuild_changes_nothing() {
     let app = App::serving(|| jars().inline::<Marbles<17>>(), |_| {});
     fill(&app, "a", 1);
     fill(&app, "b", 2);
@@ -129,7 +129,7 @@ fn when_building_it_anew_fails_it_stays_as_it_was() {
 }
 
 #[test]
-fn of_one_that_is_not_registered_any_more_the_tables_go() {
+fn the_tables_of_an_unregistered_projection_are_dropped() {
     let mut app = App::serving(|| jars().inline::<Marbles<18>>(), |_| {});
     fill(&app, "a", 1);
     app.stop();
@@ -140,11 +140,11 @@ fn of_one_that_is_not_registered_any_more_the_tables_go() {
     app.stop();
     assert!(!has_table(&app, "marbles"));
     app.resume_serving(|| jars().inline::<Marbles<18>>());
-    assert_eq!(rows(&app), json!([[1, "a", 1, 1], [2, "b", 2, 1]]), "it comes back with what it has missed");
+    assert_eq!(rows(&app), json!([[1, "a", 1, 1], [2, "b", 2, 1]]), "it is rebuilt with the events that it missed");
 }
 
 #[test]
-fn one_of_change_events_that_were_pruned_is_built_from_the_aggregates() {
+fn a_projection_of_pruned_change_events_is_built_from_the_aggregates() {
     let mut app = App::serving(cities, |_| {});
     app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
     app.post("/persons", r#"{"name":"Bob","city":"Rome"}"#);
@@ -164,16 +164,16 @@ fn one_of_change_events_that_were_pruned_is_built_from_the_aggregates() {
 fn refusal(service: Service) -> String {
     let settings = Settings { database: ":memory:".into(), ..Settings::default() };
     match service.open(settings) {
-        Ok(_) => panic!("it was taken"),
+        Ok(_) => panic!("it was accepted"),
         Err(error) => error.to_string(),
     }
 }
 
-mod mistaken {
+mod invalid {
     use duality::{CsvFile, Event, Projection, ProjectionError, Report, Tables};
     use serde_json::Value;
 
-    macro_rules! mistaken {
+    macro_rules! invalid {
         ($type:ident, $name:literal, $sink:ty, $setup:expr, $collection:literal, $report:literal) => {
             pub(super) struct $type;
 
@@ -195,17 +195,17 @@ mod mistaken {
         };
     }
 
-    mistaken!(OfNothing, "one", Tables, "", "lids", "lids");
-    mistaken!(WithoutJournal, "one", Tables, "", "persons", "names");
-    mistaken!(Odd, "../one", Tables, "", "jars", "one");
-    mistaken!(Same, "same", Tables, "", "jars", "jar-marbles");
-    mistaken!(LikeAFile, "other", Tables, "", "jars", "jars.csv");
-    mistaken!(File, "file", CsvFile, &["jar"], "jars", "lines");
+    invalid!(OfNothing, "one", Tables, "", "lids", "lids");
+    invalid!(WithoutJournal, "one", Tables, "", "persons", "names");
+    invalid!(Odd, "../one", Tables, "", "jars", "one");
+    invalid!(Same, "same", Tables, "", "jars", "jar-marbles");
+    invalid!(LikeAFile, "other", Tables, "", "jars", "jars.csv");
+    invalid!(File, "file", CsvFile, &["jar"], "jars", "lines");
 }
 
 #[test]
-fn registrations_that_cannot_work_are_refused_with_what_is_wrong() {
-    use mistaken::{File, LikeAFile, Odd, OfNothing, Same, WithoutJournal};
+fn invalid_registrations_are_rejected_with_the_reason() {
+    use invalid::{File, LikeAFile, Odd, OfNothing, Same, WithoutJournal};
     for (service, why) in [
         (jars().inline::<OfNothing>(), "projection one: lids is no collection registered before it"),
         (jars().background::<OfNothing>(), "projection one: lids is no collection registered before it"),

@@ -1,4 +1,4 @@
-//! The journal: every domain event, in order, and for ever.
+//! The journal keeps every domain event, in order and permanently.
 
 use std::time::{Duration, Instant};
 
@@ -41,15 +41,16 @@ fn sent(event: &Event) -> (&str, &str) {
     (event.name.as_deref().unwrap_or_default(), event.id.as_deref().unwrap_or_default())
 }
 
-/// Each worker serves a connection in its turn; when many have been answered since, the one before has been read.
-fn let_it_be_read(app: &App) {
+/// Waits until a request that was just sent has been read. Workers serve connections in turn, so it has been read once
+/// these requests have been answered.
+fn wait_until_read(app: &App) {
     for _ in 0..20 {
         Client::connect(app.address).request("GET", "/carts", &[], None);
     }
 }
 
 #[test]
-fn the_journal_is_a_stream_of_what_happened() {
+fn the_journal_streams_every_domain_event_in_order() {
     let (app, cart, account) = four_events();
     let epoch = epoch(&app);
     let mut stream = app.follow("/journal", &[]);
@@ -95,12 +96,12 @@ fn the_journal_is_a_stream_of_what_happened() {
     assert_eq!(
         sent(&stream.next()),
         ("AccountOpened", format!("{epoch}.6").as_str()),
-        "in the journal are domain events only"
+        "the journal has only domain events"
     );
 }
 
 #[test]
-fn a_stream_of_the_journal_goes_on_where_the_consumer_was() {
+fn a_journal_stream_resumes_from_the_cursor() {
     let (app, cart, _) = four_events();
     let (two, four) = (format!("{}.2", epoch(&app)), format!("{}.4", epoch(&app)));
     let query = format!("/journal?lastEventId={two}");
@@ -128,7 +129,7 @@ fn a_stream_of_the_journal_goes_on_where_the_consumer_was() {
 }
 
 #[test]
-fn an_id_that_the_journal_never_gave_is_told_where_to_begin() {
+fn an_id_foreign_to_the_journal_is_a_410_with_a_bootstrap_path() {
     let (app, ..) = four_events();
     let epoch = epoch(&app);
     let gone = |response: Response| {
@@ -161,10 +162,10 @@ fn an_id_that_the_journal_never_gave_is_told_where_to_begin() {
 }
 
 #[test]
-fn an_id_that_was_read_before_its_commit_was_told_is_one_of_the_journal() {
+fn an_id_read_before_its_commit_is_announced_is_valid() {
     let (app, ..) = four_events();
     let (four, five) = (format!("{}.4", epoch(&app)), format!("{}.5", epoch(&app)));
-    // As the aggregator leaves it between its commit and telling of it.
+    // The state between a commit and its announcement by the aggregator.
     sql(
         app.database(),
         "INSERT INTO journal SELECT 5, collection, key, 4, kind, schema, body, time FROM journal WHERE position = 4",
@@ -179,13 +180,13 @@ fn a_quiet_journal_sends_comment_lines() {
     let app = App::with(|settings| settings.heartbeat = Duration::from_millis(50));
     let mut stream = app.follow("/journal", &[]);
     stream.read_until(|text| text.matches(":\n").count() >= 4);
-    assert!(!stream.raw.contains("\n\n"), "a comment ends no message: {:?}", stream.raw);
+    assert!(!stream.raw.contains("\n\n"), "a comment has no blank line: {:?}", stream.raw);
     app.open_cart();
     assert_eq!(stream.next().revision(), 1);
 }
 
 #[test]
-fn the_journal_is_read_in_pages_until_the_end() {
+fn the_journal_can_be_paged_to_the_end() {
     let (app, ..) = four_events();
     let epoch = epoch(&app);
     for limit in 1..=5 {
@@ -208,7 +209,7 @@ fn the_journal_is_read_in_pages_until_the_end() {
     assert_eq!(
         (positions(&accounts), &accounts["cursor"]),
         (vec![3], &json!(format!("{epoch}.4"))),
-        "past what is filtered out"
+        "the cursor is past the filtered events"
     );
     assert_eq!(page(&app, "?collection=persons"), json!({"events": [], "cursor": format!("{epoch}.4")}));
 
@@ -221,12 +222,12 @@ fn the_journal_is_read_in_pages_until_the_end() {
 }
 
 #[test]
-fn a_long_poll_of_the_journal_is_answered_when_something_happens_or_the_time_is_over() {
+fn a_journal_long_poll_returns_on_a_new_event_or_a_timeout() {
     let (mut app, cart, _) = four_events();
     let epoch = epoch(&app);
     let mut client = app.client();
     client.send("GET", &format!("/journal?collection=carts&wait=60&lastEventId={epoch}.4"), &[JSON], None);
-    let_it_be_read(&app);
+    wait_until_read(&app);
     let begin = Instant::now();
     app.command("/accounts");
     app.open_cart();
@@ -244,21 +245,21 @@ fn a_long_poll_of_the_journal_is_answered_when_something_happens_or_the_time_is_
 
     let mut client = app.client();
     client.send("GET", &format!("/journal?wait=60&lastEventId={epoch}.6"), &[LINES], None);
-    let_it_be_read(&app);
+    wait_until_read(&app);
     app.add_item(&cart, "pear").problem(409, "cart-already-closed");
     app.stop();
     assert_eq!(client.response("GET").text(), format!("{{\"cursor\":\"{epoch}.6\"}}\n"), "a stop ends the wait");
 }
 
 #[test]
-fn a_stop_cuts_the_journal_and_a_restart_goes_on_with_its_positions() {
+fn shutdown_cuts_the_journal_and_positions_continue_after_a_restart() {
     let (mut app, cart, _) = four_events();
     let id = format!("{}.4", epoch(&app));
     let before = page(&app, "");
     let mut stream = app.follow("/journal", &[]);
     assert_eq!([0; 4].map(|_| stream.next().revision()), [1, 2, 3, 4]);
     app.stop();
-    assert_eq!(stream.try_next(), None, "cut: a clean end makes some clients stop for good");
+    assert_eq!(stream.try_next(), None, "the stream is cut: after a clean end some clients never reconnect");
     app.resume();
     assert_eq!(page(&app, ""), before);
     let mut stream = app.follow("/journal", &[("Last-Event-ID", &id)]);
@@ -269,7 +270,7 @@ fn a_stop_cuts_the_journal_and_a_restart_goes_on_with_its_positions() {
 }
 
 #[test]
-fn the_journal_of_one_aggregate_is_followed_to_its_end() {
+fn the_journal_of_one_aggregate_can_be_paged_to_the_end() {
     let (app, cart, account) = four_events();
     let open = app.open_cart();
     (0..5).for_each(|number| drop(app.add_item(&open, &number.to_string())));
@@ -306,7 +307,7 @@ fn the_journal_of_one_aggregate_is_followed_to_its_end() {
 }
 
 #[test]
-fn a_stream_of_the_journal_takes_a_place_until_it_leaves() {
+fn a_journal_stream_counts_towards_the_limit_until_it_closes() {
     let app = App::with(|settings| settings.max_sessions = 1);
     let mut stream = app.follow("/journal", &[SSE]);
     stream.read_until(|text| text.contains("retry"));
@@ -316,21 +317,21 @@ fn a_stream_of_the_journal_takes_a_place_until_it_leaves() {
         response.problem(503, "busy");
         assert!(response.header("Retry-After").is_some());
         let mut refused = app.follow(path, &[SSE]);
-        assert_eq!(refused.message(), None, "cut, with a time to come back");
+        assert_eq!(refused.message(), None, "the stream is cut with a retry time");
         assert!(refused.raw.starts_with(":\nretry: "), "{:?}", refused.raw);
     }
-    assert_eq!(app.request("GET", "/journal", &[JSON], None).status, 200, "a page needs no place");
+    assert_eq!(app.request("GET", "/journal", &[JSON], None).status, 200, "a page does not count towards the limit");
     let head = app.request("HEAD", "/journal", &[], None);
     assert_eq!((head.status, head.header("Content-Type"), head.text()), (200, SSE.1.into(), ""));
     app.open_cart();
-    assert_eq!(stream.next().revision(), 1, "the one inside notices nothing");
+    assert_eq!(stream.next().revision(), 1, "the open stream is unaffected");
     stream.close();
-    eventually("there is room again", || app.sessions() == 0);
+    eventually("the stream has closed", || app.sessions() == 0);
     assert_eq!(app.follow("/journal", &[SSE]).next().revision(), 1);
 }
 
 #[test]
-fn a_head_of_the_journal_tells_what_a_get_would() {
+fn head_on_the_journal_matches_get() {
     let (app, cart, _) = four_events();
     let mut client = app.client();
     for (path, status) in [
@@ -347,11 +348,11 @@ fn a_head_of_the_journal_tells_what_a_get_would() {
             assert_eq!((head.status, head.revision()), (status, 4), "{path} {accept:?}");
         }
     }
-    assert_eq!(client.request("GET", &cart, &[], None).status, 200, "the connection goes on");
+    assert_eq!(client.request("GET", &cart, &[], None).status, 200, "the connection is still usable");
 }
 
 #[test]
-fn the_journal_stays_while_change_events_are_pruned_and_consumers_of_them_converge() {
+fn the_journal_survives_pruning_and_consumers_of_change_events_converge() {
     let (mut app, cart, account) = four_events();
     let (mut carts, cursor) = app.load("/carts");
     let open = app.open_cart();

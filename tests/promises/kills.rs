@@ -1,4 +1,4 @@
-//! Commands that were answered happened, and happened once, whatever becomes of the process.
+//! Every answered command happened exactly once, even if the process is killed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,13 +10,13 @@ use crate::harness::{Client, Process, Random, Response, Stream, eventually};
 const WRITERS: u64 = 8;
 const ROUNDS: u64 = 3;
 
-/// Three carts and three accounts that everybody writes.
+/// One of three carts and three accounts that all writers share.
 fn shared(number: u64) -> String {
     let collection = if number.is_multiple_of(2) { "carts" } else { "accounts" };
     format!("/{collection}/00000000-0000-4000-8000-00000000000{number}")
 }
 
-/// A command that happens at most once: what it adds has a name of its own.
+/// A command that can succeed only once, because it adds something with a unique name.
 fn command(random: &mut Random, name: &str) -> (&'static str, String, Value) {
     let path = shared(random.below(6));
     match (random.below(8), path.starts_with("/carts")) {
@@ -27,7 +27,7 @@ fn command(random: &mut Random, name: &str) -> (&'static str, String, Value) {
     }
 }
 
-/// Sends commands until the connection breaks; gives the aggregates and the marks of those that were answered as done.
+/// Sends commands until the connection breaks, and returns the aggregate and the mark of each that succeeded.
 fn command_until_killed(mut client: Client, writer: u64, answered: &AtomicU64) -> Vec<(String, String)> {
     let (mut done, mut random) = (Vec::new(), Random::new(writer));
     for number in 0.. {
@@ -49,7 +49,7 @@ fn command_until_killed(mut client: Client, writer: u64, answered: &AtomicU64) -
     done
 }
 
-/// Everything that ever happened, from all the pages.
+/// All events of the journal, from all pages.
 fn journal(client: &mut Client) -> Vec<Value> {
     let (mut events, mut path) = (Vec::new(), "/journal?limit=200".to_owned());
     loop {
@@ -63,14 +63,14 @@ fn journal(client: &mut Client) -> Vec<Value> {
     }
 }
 
-/// What the event added, as the one that sent the command called it.
+/// The unique name that the command gave to what the event added.
 fn mark(event: &Value) -> String {
     let name = event["body"].get("item").or(event["body"].get("text"));
     name.map_or("opened", |name| name.as_str().unwrap()).to_owned()
 }
 
 #[test]
-fn every_answered_command_is_in_the_journal_once_after_kills() {
+fn every_answered_command_is_in_the_journal_exactly_once_after_kills() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("killed.db");
     let mut known: Vec<(String, String)> = Vec::new();
@@ -85,13 +85,13 @@ fn every_answered_command_is_in_the_journal_once_after_kills() {
                     scope.spawn(move || command_until_killed(Client::connect(address), writer, answered))
                 })
                 .collect();
-            eventually("there are commands", || answered.load(Ordering::Relaxed) > 300);
+            eventually("there are enough commands", || answered.load(Ordering::Relaxed) > 300);
             process.kill();
             known.extend(writers.into_iter().flat_map(|writer| writer.join().unwrap()));
         });
     }
 
-    // Bookmarks come soon, so that every feed names every revision in the end.
+    // Frequent bookmarks make every feed reach every revision.
     let process = Process::start(&database, &["--heartbeat", "20ms"]);
     let mut client = Client::connect(process.address);
     let events = journal(&mut client);
@@ -104,8 +104,8 @@ fn every_answered_command_is_in_the_journal_once_after_kills() {
         assert_eq!(event["version"], *version, "versions of {path} have no gap");
         *marks.entry((path, mark(event))).or_default() += 1;
     }
-    assert!(known.iter().all(|done| marks.get(done) == Some(&1)), "what was answered happened once");
-    assert!(marks.values().all(|times| *times == 1), "and nothing happened twice");
+    assert!(known.iter().all(|done| marks.get(done) == Some(&1)), "every answered command happened once");
+    assert!(marks.values().all(|times| *times == 1), "nothing happened twice");
 
     let mut get = |path: &str| -> Response { client.request("GET", path, &[], None) };
     for (path, version) in &versions {
@@ -124,5 +124,5 @@ fn every_answered_command_is_in_the_journal_once_after_kills() {
         paths.extend(fresh.json().as_object().unwrap().keys().map(|key| format!("{state}/{key}")));
     }
     paths.sort();
-    assert_eq!(paths, versions.into_keys().collect::<Vec<_>>(), "no row without events, no events without a row");
+    assert_eq!(paths, versions.into_keys().collect::<Vec<_>>(), "the aggregates with rows are those with events");
 }

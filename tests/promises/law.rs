@@ -1,5 +1,5 @@
-//! The law again, over sockets: random writes, prunings and restarts, and consumers that begin anywhere and are cut
-//! anywhere. (A thousand cases more run in process, against a model: `src/law.rs`.)
+//! The law over sockets: random writes, pruning and restarts, with consumers that start at any cursor and are
+//! disconnected at any message. (The model test in `src` runs more cases of it in process.)
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{App, Stream};
 
-/// The state, its feed, and the query that both know.
+/// A state, its feed, and a query for both.
 const LEVELS: [(&str, &str, &str); 6] = [
     ("/aggregates", "/events", ""),
     ("/aggregates", "/events", "?collection=locations"),
@@ -26,9 +26,9 @@ enum Op {
     Delete(u8),
     Prune,
     Restart,
-    /// Presents the id of another service, or one that is yet to come, or none.
+    /// Starts from the current state, from the id of another service, or from a future id.
     Begin(u8),
-    /// Comes back with the last id it saw, reads so many messages if they are there, and is cut.
+    /// Reconnects with the last id, reads up to this many messages, and disconnects.
     Read(u8),
 }
 
@@ -41,30 +41,33 @@ fn city(number: u8) -> Value {
     [json!("Rome"), json!("Oslo"), Value::Null][usize::from(number % 3)].clone()
 }
 
-/// The state at a level; null for an aggregate that is not there.
+/// The state at a level; null for an aggregate that does not exist.
 fn fresh(app: &App, path: &str) -> (Value, i64, String) {
     let response = app.get(path);
     let state = if response.status == 404 { Value::Null } else { response.json() };
     (state, response.revision(), response.cursor())
 }
 
-/// Reads until the revision, or so many messages.
+/// Reads up to this revision, or up to this many messages.
 fn read(app: &App, feed: &str, consumer: &mut Consumer, revision: i64, most: usize) {
     let headers: Vec<_> = consumer.last_id.iter().map(|id| ("Last-Event-ID", id.as_str())).collect();
     let mut stream: Stream = app.follow(feed, &headers);
     let known = consumer.last_id.as_ref().and_then(|id| id.split_once('.')?.1.parse::<i64>().ok());
     let mut before = known
         .filter(|_| stream.head.header("X-Epoch") == consumer.last_id.as_ref().and_then(|id| id.split('.').next()));
-    // From nothing to nothing, there is only the frame.
+    // Without any revision, there is only the empty state.
     let most = if revision == 0 && consumer.last_id.is_none() { 1 } else { most };
     for _ in 0..most {
         if before.is_some_and(|reached| reached == revision) {
             return;
         }
-        let message = stream.message().expect("the stream goes on");
+        let message = stream.message().expect("the stream continues");
         json_patch::merge(&mut consumer.state, &message.patch());
         if let Some(reached) = message.reached() {
-            assert!(before.is_none_or(|before| before > revision || reached > before), "in order, and none twice");
+            assert!(
+                before.is_none_or(|before| before > revision || reached > before),
+                "in order and without duplicates"
+            );
             before = Some(reached);
         }
         consumer.last_id = message.id.or(consumer.last_id.take());
@@ -86,11 +89,11 @@ fn ops() -> impl Strategy<Value = Op> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 50, failure_persistence: None, rng_seed: RngSeed::Fixed(2026), max_shrink_time: 30_000, ..ProptestConfig::default() })]
     #[test]
-    fn merge_patches_alone_bring_any_consumer_to_the_state_of_now(
+    fn merge_patches_alone_bring_any_consumer_to_the_current_state(
         level in 0..LEVELS.len(),
         ops in prop::collection::vec(ops(), 1..16),
     ) {
-        // Bookmarks come soon, so that every feed names every revision in the end.
+        // Frequent bookmarks make every feed reach every revision.
         let mut app = App::with(|settings| settings.heartbeat = Duration::from_millis(20));
         let (state, events, query) = LEVELS[level];
         let (state, events) = (format!("{state}{query}"), format!("{events}{query}"));
@@ -110,7 +113,7 @@ proptest! {
                         1 => Consumer { state: json!({"1": 1}), last_id: Some("0therepoch.2".to_owned()) },
                         _ => Consumer { state: json!({"1": 1}), last_id: Some(format!("{epoch}.{}", revision + 2)) },
                     };
-                    // Who comes from the future is told before the future is there.
+                    // A consumer with a future id has to connect before that revision exists.
                     read(&app, &events, &mut consumer, revision, 1);
                 }
                 Op::Read(most) => {

@@ -1,4 +1,4 @@
-//! Three levels of one document: everything, a collection, one aggregate. Each has a state, and a feed of its changes.
+//! The document has three levels: everything, a collection, and one aggregate. Each has a state and a feed of changes.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{App, Stream};
 
-/// The five operations of the contract's table, and what each is on the feed of everything.
+/// The five operations of the contract's table, with the patch of each on the feed of everything.
 const OPERATIONS: [(&str, &str, &str, &str); 5] = [
     (
         "POST",
@@ -25,10 +25,10 @@ const OPERATIONS: [(&str, &str, &str, &str); 5] = [
     ("DELETE", "/persons/2", "", r#"{"persons":{"2":null},"locations":{"Rome":null}}"#),
 ];
 
-/// The document before anything is there.
+/// The empty document.
 const EMPTY: &str = r#"{"persons":{},"locations":{},"carts":{},"accounts":{}}"#;
 
-/// What is followed, at every level and through every filter, with what a client from 0 is given first.
+/// The state, the feed and the empty state of every level, with and without filters.
 const VIEWS: [(&str, &str, &str); 8] = [
     ("/aggregates", "/events", EMPTY),
     ("/aggregates?collection=locations", "/events?collection=locations", r#"{"locations":{}}"#),
@@ -51,7 +51,7 @@ fn after_all_operations() -> App {
     app
 }
 
-/// The state at a path, null where nothing is, and its cursor.
+/// The state at a path, or null for a 404, and its cursor.
 fn load(app: &App, path: &str) -> (Value, String) {
     let response = app.get(path);
     let state = if response.status == 404 { Value::Null } else { response.json() };
@@ -64,11 +64,11 @@ fn named(stream: &mut Stream) -> (i64, String) {
 }
 
 #[test]
-fn a_revision_is_one_event_of_everything() {
+fn a_revision_is_one_event_on_the_feed_of_everything() {
     let app = App::start();
     let mut stream = app.follow("/events", &[]);
-    let frame = stream.message().unwrap();
-    assert_eq!((frame.id, frame.data.as_str()), (None, EMPTY));
+    let empty = stream.message().unwrap();
+    assert_eq!((empty.id, empty.data.as_str()), (None, EMPTY));
     for (number, (.., patch)) in OPERATIONS.iter().enumerate() {
         let revision = operate(&app, number);
         assert_eq!(named(&mut stream), (revision, (*patch).to_owned()));
@@ -96,14 +96,14 @@ fn the_whole_document_is_read_at_one_revision() {
 }
 
 #[test]
-fn state_and_the_changes_after_it_are_the_state_now_at_every_level() {
+fn state_plus_later_changes_is_the_current_state_at_every_level() {
     let app = App::start();
     let mut loaded: Vec<Vec<_>> = vec![VIEWS.iter().map(|(state, ..)| load(&app, state)).collect()];
     for number in 0..OPERATIONS.len() {
         operate(&app, number);
         loaded.push(VIEWS.iter().map(|(state, ..)| load(&app, state)).collect());
     }
-    // Something for every view, so that all know when they have everything.
+    // One event for every view, so that each ends with a known cursor.
     app.post("/persons", r#"{"name":"Cid","city":"Rome"}"#);
     for round in loaded {
         for ((path, events, _), (mut state, cursor)) in VIEWS.into_iter().zip(round) {
@@ -119,7 +119,7 @@ fn state_and_the_changes_after_it_are_the_state_now_at_every_level() {
 }
 
 #[test]
-fn some_collections_of_everything_can_be_picked() {
+fn everything_can_be_filtered_by_collection() {
     let app = after_all_operations();
     app.post("/persons", r#"{"name":"Cid","city":"Oslo"}"#);
     assert_eq!(app.get("/aggregates?collection=locations").text(), r#"{"locations":{"Oslo":{"total":1}}}"#);
@@ -132,7 +132,7 @@ fn some_collections_of_everything_can_be_picked() {
     assert_eq!(named(&mut persons), (1, r#"{"persons":{"1":{"name":"Ann","city":"Rome"}}}"#.to_owned()));
     let mut locations = app.follow("/events?collection=locations", &[]);
     assert_eq!(locations.message().unwrap().data, r#"{"locations":{}}"#);
-    // Revision 2 is Bob without a city: a gap is no loss.
+    // Revision 2 is Bob without a city, so the gap is expected.
     let revisions: Vec<_> = (0..5).map(|_| locations.next().revision()).collect();
     assert_eq!(revisions, [1, 3, 4, 5, 6]);
     let mut both = app.follow("/events?collection=persons&collection=locations", &[]);
@@ -140,7 +140,7 @@ fn some_collections_of_everything_can_be_picked() {
 }
 
 #[test]
-fn a_collection_that_is_none_is_told_which_there_are() {
+fn an_unknown_collection_is_rejected_with_the_known_ones() {
     let app = App::start();
     for path in ["/aggregates?collection=cities", "/events?collection=cities", "/events?collection=persons&collection="]
     {
@@ -151,7 +151,7 @@ fn a_collection_that_is_none_is_told_which_there_are() {
 }
 
 #[test]
-fn one_aggregate_is_followed_from_before_it_is_there_until_it_is_gone() {
+fn one_aggregate_can_be_followed_from_before_its_creation_to_its_deletion() {
     let app = App::start();
     let mut stream = app.follow("/persons/2/events", &[]);
     let nothing = stream.message().unwrap();
@@ -166,7 +166,7 @@ fn one_aggregate_is_followed_from_before_it_is_there_until_it_is_gone() {
 }
 
 #[test]
-fn one_aggregate_can_come_again() {
+fn a_deleted_aggregate_can_be_recreated() {
     let app = App::start();
     let mut rome = app.follow("/locations/Rome/events", &[]);
     (0..OPERATIONS.len()).for_each(|number| _ = operate(&app, number));
@@ -179,7 +179,7 @@ fn one_aggregate_can_come_again() {
 }
 
 #[test]
-fn the_feed_of_a_well_formed_key_is_never_a_404() {
+fn the_feed_of_a_valid_key_is_never_a_404() {
     let app = after_all_operations();
     let now = app.get("/persons").cursor();
     for path in ["/persons/abc/events", "/persons/999/events", "/persons/2/events", "/locations/a%2Fb/events"] {
@@ -197,7 +197,7 @@ fn the_feed_of_a_well_formed_key_is_never_a_404() {
 }
 
 #[test]
-fn some_aggregates_of_a_collection_can_be_picked() {
+fn a_collection_can_be_filtered_by_key() {
     let app = App::start();
     for name in ["Ann", "Bob", "Cid"] {
         app.post("/persons", &json!({"name": name, "city": "Rome"}).to_string());
@@ -223,7 +223,7 @@ fn some_aggregates_of_a_collection_can_be_picked() {
 }
 
 #[test]
-fn who_starts_from_0_is_given_the_frame_first_without_an_id() {
+fn a_stream_from_the_beginning_starts_with_the_empty_state_without_an_id() {
     let app = after_all_operations();
     app.post("/persons", r#"{"name":"Cid","city":"Rome"}"#);
     let epoch = app.get("/persons").header("X-Epoch").unwrap().to_owned();
@@ -242,7 +242,7 @@ fn who_starts_from_0_is_given_the_frame_first_without_an_id() {
 }
 
 #[test]
-fn who_starts_from_nothing_is_told_so_and_given_the_frame_next() {
+fn a_reset_sends_null_and_then_the_empty_state() {
     let app = after_all_operations();
     let (epoch, now) = (app.get("/persons").header("X-Epoch").unwrap().to_owned(), app.get("/persons").revision());
     for (path, events, frame) in VIEWS {
@@ -260,7 +260,7 @@ fn who_starts_from_nothing_is_told_so_and_given_the_frame_next() {
 }
 
 #[test]
-fn the_frame_comes_once() {
+fn the_empty_state_is_sent_once() {
     for _ in 0..10 {
         let app = App::start();
         let mut stream = app.follow("/events", &[]);

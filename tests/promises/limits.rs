@@ -1,4 +1,4 @@
-//! How many may follow, who may read from another origin, and what a HEAD tells.
+//! Limits for streams, CORS, and HEAD requests.
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
@@ -9,15 +9,15 @@ const SSE: (&str, &str) = ("Accept", "text/event-stream");
 const ORIGIN: &str = "https://app.example";
 
 #[track_caller]
-fn is_told_to_come_back(mut stream: Stream) {
-    assert_eq!(stream.message(), None, "cut, without a message and without the final chunk");
+fn assert_cut_with_retry(mut stream: Stream) {
+    assert_eq!(stream.message(), None, "the stream is cut without a message and without the final chunk");
     let wait = stream.raw.strip_prefix(":\nretry: ").and_then(|rest| rest.strip_suffix('\n'));
     let wait: u64 = wait.unwrap_or_else(|| panic!("{:?}", stream.raw)).parse().unwrap();
     assert!((1..=60_000).contains(&wait), "{wait} milliseconds");
 }
 
 #[track_caller]
-fn is_busy(response: &Response) {
+fn assert_busy(response: &Response) {
     assert_eq!(response.status, 503, "{}", response.text());
     assert!(response.header("Retry-After").unwrap().parse::<u32>().unwrap() > 0);
     assert_eq!(response.header("Content-Type"), Some("application/problem+json"));
@@ -31,8 +31,8 @@ fn open(app: &App, streams: usize) -> Vec<Stream> {
     streams
 }
 
-/// Asks from another address of this machine, as often as it takes to know the beginning of the answer.
-fn ask_from(address: [u8; 4], service: SocketAddr) -> (socket2::Socket, String) {
+/// Sends a request from another address of this machine, and reads the beginning of the response.
+fn request_from(address: [u8; 4], service: SocketAddr) -> (socket2::Socket, String) {
     let mut socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
     socket.connect(&service.into()).unwrap();
@@ -48,56 +48,56 @@ fn ask_from(address: [u8; 4], service: SocketAddr) -> (socket2::Socket, String) 
 }
 
 #[test]
-fn over_the_limit_a_stream_is_cut_with_a_time_to_come_back() {
+fn over_the_limit_a_stream_is_cut_with_a_retry_time() {
     for per_address in [false, true] {
         let app = App::with(|settings| {
             *if per_address { &mut settings.max_sessions_per_address } else { &mut settings.max_sessions } = 2;
         });
         let mut streams = open(&app, 2);
         for path in ["/person-events", "/events", "/persons/1/events"] {
-            is_told_to_come_back(app.follow(path, &[SSE]));
-            is_told_to_come_back(app.follow(path, &[("Accept", "text/event-stream, */*;q=0.1")]));
+            assert_cut_with_retry(app.follow(path, &[SSE]));
+            assert_cut_with_retry(app.follow(path, &[("Accept", "text/event-stream, */*;q=0.1")]));
         }
         assert_eq!(app.sessions(), 2);
         app.post("/persons", r#"{"name":"Ann"}"#);
-        assert!(streams.iter_mut().all(|stream| stream.next().revision() == 1), "those inside notice nothing");
+        assert!(streams.iter_mut().all(|stream| stream.next().revision() == 1), "the open streams are unaffected");
     }
 }
 
 #[test]
-fn over_the_limit_who_does_not_say_that_it_is_a_stream_gets_a_problem() {
+fn over_the_limit_a_request_without_the_sse_media_type_is_a_503() {
     let app = App::with(|settings| settings.max_sessions = 1);
     let _one = open(&app, 1);
     for path in ["/person-events", "/events", "/persons/1/events"] {
-        is_busy(&app.get(path));
-        is_busy(&app.request("GET", path, &[("Accept", "*/*")], None));
+        assert_busy(&app.get(path));
+        assert_busy(&app.request("GET", path, &[("Accept", "*/*")], None));
     }
 }
 
 #[test]
-fn the_limit_of_an_address_is_not_that_of_another() {
+fn addresses_have_separate_limits() {
     let app = App::with(|settings| settings.max_sessions_per_address = 1);
     let _one = open(&app, 1);
-    is_busy(&app.get("/person-events"));
-    let (_other, answer) = ask_from([127, 0, 0, 2], app.address);
+    assert_busy(&app.get("/person-events"));
+    let (_other, answer) = request_from([127, 0, 0, 2], app.address);
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    let (_third, answer) = ask_from([127, 0, 0, 2], app.address);
+    let (_third, answer) = request_from([127, 0, 0, 2], app.address);
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
 }
 
 #[test]
-fn there_is_room_again_when_one_leaves() {
+fn a_closed_stream_frees_its_place() {
     let app = App::with(|settings| settings.max_sessions = 2);
     let mut streams = open(&app, 2);
-    is_busy(&app.get("/person-events"));
+    assert_busy(&app.get("/person-events"));
     streams.pop().unwrap().close();
-    eventually("one has left", || app.sessions() == 1);
+    eventually("one stream has closed", || app.sessions() == 1);
     app.post("/persons", r#"{"name":"Ann"}"#);
     assert_eq!(app.follow("/person-events", &[SSE]).next().revision(), 1);
 }
 
 #[test]
-fn what_is_no_stream_needs_no_room() {
+fn only_streams_count_towards_the_limit() {
     let app = App::with(|settings| settings.max_sessions = 1);
     let _one = open(&app, 1);
     for (method, path, accept) in [
@@ -118,7 +118,7 @@ fn names(response: &Response, header: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_page_of_an_allowed_origin_may_read_the_answers_and_their_headers() {
+fn an_allowed_origin_can_read_responses_and_their_headers() {
     let app = App::with(|settings| settings.cors_origin = vec![ORIGIN.to_owned()]);
     app.post("/persons", r#"{"name":"Ann"}"#);
     let origin = ("Origin", ORIGIN);
@@ -141,7 +141,7 @@ fn a_page_of_an_allowed_origin_may_read_the_answers_and_their_headers() {
 }
 
 #[test]
-fn a_page_of_an_allowed_origin_may_write() {
+fn an_allowed_origin_can_write() {
     for allowed in [ORIGIN, "*"] {
         let app = App::with(|settings| settings.cors_origin = vec![allowed.to_owned()]);
         for (method, header) in
@@ -162,24 +162,24 @@ fn a_page_of_an_allowed_origin_may_write() {
 }
 
 #[test]
-fn other_origins_are_told_nothing() {
-    let silent = |app: &App| {
+fn other_origins_get_no_cors_headers() {
+    let assert_no_cors = |app: &App| {
         for origin in ["https://other.example", "null"] {
             let answer = app.request("GET", "/persons", &[("Origin", origin)], None);
             assert_eq!((answer.status, answer.header("Access-Control-Allow-Origin")), (200, None), "{origin}");
         }
     };
-    silent(&App::with(|settings| settings.cors_origin = vec![ORIGIN.to_owned()]));
+    assert_no_cors(&App::with(|settings| settings.cors_origin = vec![ORIGIN.to_owned()]));
     let app = App::start();
-    silent(&app);
+    assert_no_cors(&app);
     let answer = app.request("GET", "/persons", &[("Origin", ORIGIN)], None);
-    assert_eq!(answer.header("Access-Control-Allow-Origin"), None, "not without the setting");
+    assert_eq!(answer.header("Access-Control-Allow-Origin"), None, "CORS is off without the setting");
     let asked = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PATCH")];
     assert_eq!(app.request("OPTIONS", "/persons/1", &asked, None).header("Access-Control-Allow-Origin"), None);
 }
 
 #[test]
-fn head_is_get_without_the_body_on_every_route() {
+fn head_matches_get_on_every_route() {
     let app = App::start();
     app.post("/persons", r#"{"name":"Ann"}"#);
     let lines = ("Accept", "application/x-ndjson");
@@ -203,7 +203,7 @@ fn head_is_get_without_the_body_on_every_route() {
         if status != 400 {
             assert_eq!((response.revision(), response.header("X-Epoch").is_some()), (1, true), "{path}");
         }
-        // A body that was sent all the same would be taken for the next answer.
+        // If a body were sent, it would be parsed as the next response.
         assert_eq!(client.request("GET", "/persons/1", &[], None).text(), r#"{"name":"Ann"}"#, "after HEAD {path}");
         let expected = if headers.is_empty() && path.contains("events") && status == 200 {
             app.follow(path, &[]).head
@@ -217,7 +217,7 @@ fn head_is_get_without_the_body_on_every_route() {
 }
 
 #[test]
-fn without_the_setting_nothing_is_said_about_other_origins() {
+fn responses_have_no_cors_headers_without_the_setting() {
     let app = App::start();
     let asked = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PATCH")];
     for (method, path, headers) in
@@ -231,7 +231,7 @@ fn without_the_setting_nothing_is_said_about_other_origins() {
 }
 
 #[test]
-fn a_preflight_is_a_problem_where_no_other_origin_is_let_in() {
+fn a_preflight_is_rejected_without_the_setting() {
     let app = App::start();
     let asked = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PATCH")];
     let response = app.request("OPTIONS", "/persons/1", &asked, None);

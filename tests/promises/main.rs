@@ -1,7 +1,7 @@
-//! Every promise of the wire contract, through the front door: a real server on a free port, a real database file, real
+//! Every promise of the wire contract, tested end to end: a real server on a free port, a real database file and real
 //! sockets.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test fails by panicking, and tells")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a failing test panics and prints")]
 
 mod harness;
 
@@ -12,11 +12,11 @@ mod catch_ups;
 mod convergence;
 mod csv_files;
 mod cursors;
+mod documents;
 mod durability;
 mod errors;
 mod event_sourcing;
 mod feeds;
-mod house;
 mod inline_projections;
 mod journal;
 mod kills;

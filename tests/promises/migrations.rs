@@ -1,11 +1,11 @@
-//! The same database through the diesel CLI. Where that is not installed, the tests say so and pass.
+//! The database works with the diesel CLI. Where it is not installed, the tests print that and pass.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::harness::App;
 
-/// Runs the diesel CLI against a database; `None` where there is none.
+/// Runs the diesel CLI against a database; `None` if it is not installed.
 fn diesel(database: &Path, arguments: &[&str]) -> Option<Output> {
     let mut command = Command::new("diesel");
     command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("--database-url").arg(database).arg("--locked-schema");
@@ -23,7 +23,7 @@ fn diesel(database: &Path, arguments: &[&str]) -> Option<Output> {
 }
 
 #[test]
-fn the_schema_is_what_print_schema_prints() {
+fn the_schema_matches_diesel_print_schema() {
     let mut app = App::start();
     app.stop();
     let Some(output) = diesel(app.database(), &["print-schema"]) else { return };
@@ -32,7 +32,7 @@ fn the_schema_is_what_print_schema_prints() {
 }
 
 #[test]
-fn a_database_that_the_cli_made_is_taken() {
+fn a_database_created_by_the_diesel_cli_is_accepted() {
     let mut app = App::start();
     app.stop();
     for suffix in ["", "-wal", "-shm"] {
@@ -48,7 +48,7 @@ fn a_database_that_the_cli_made_is_taken() {
 }
 
 #[test]
-fn redo_leaves_an_empty_database_of_another_epoch() {
+fn redoing_the_migrations_leaves_an_empty_database_with_a_new_epoch() {
     let mut app = App::start();
     app.post("/persons", r#"{"name":"Ann"}"#);
     let epoch = app.get("/persons").header("X-Epoch").unwrap().to_owned();
@@ -59,5 +59,5 @@ fn redo_leaves_an_empty_database_of_another_epoch() {
     app.resume();
     let persons = app.get("/persons");
     assert_eq!((persons.text(), persons.revision()), ("{}", 0));
-    assert_ne!(persons.header("X-Epoch"), Some(epoch.as_str()), "or consumers would not notice");
+    assert_ne!(persons.header("X-Epoch"), Some(epoch.as_str()), "otherwise consumers would not notice");
 }

@@ -1,4 +1,4 @@
-//! Event-sourced aggregates of one's own: what follows from the line that registers them.
+//! Custom event-sourced aggregates: what a service provides for each registered one.
 
 use duality::{BusinessRule, EventSourced, Keys, Root, Service};
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{App, Response};
 
-/// Holds up to ten marbles: a crate, which gets a number, or a jar, which has a name.
+/// A container for up to ten marbles: a crate, which gets a number, or a jar, which has a name.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Jar<const NUMBERED: bool> {
     pub(crate) marbles: u32,
@@ -20,15 +20,15 @@ pub(crate) enum Command {
     Add {
         marbles: u32,
     },
-    /// As often as there are marbles in it already.
+    /// Adds marbles as many times as there are marbles already.
     AddEach {
         marbles: u32,
     },
     Look,
-    /// Nothing happens at all.
+    /// Records no event.
     Pass,
     Smash,
-    /// Has a mistake in it.
+    /// Panics.
     Lose,
 }
 
@@ -54,7 +54,7 @@ impl BusinessRule for Rule {
     }
 }
 
-/// Records one event more, if it still fits.
+/// Records one more event if the marbles fit.
 fn add<const N: bool>(root: &mut Root<'_, Jar<N>>, marbles: u32) -> Result<(), Rule> {
     let inside = root.state().map_or(0, |jar| jar.marbles);
     if inside + marbles > 10 {
@@ -118,7 +118,7 @@ fn open(app: &App, path: &str, marbles: u32) -> Response {
     app.write("PUT", path, &json!({ "marbles": marbles }).to_string())
 }
 
-/// The kinds of an aggregate's events and their fields, in order, and whether their versions have no gap.
+/// The kinds of an aggregate's events and their fields, in order; checks that the versions have no gap.
 fn history(app: &App, path: &str) -> Vec<(String, Value)> {
     let journal = app.get(&format!("{path}/journal")).json();
     let events = journal["events"].as_array().unwrap();
@@ -126,7 +126,7 @@ fn history(app: &App, path: &str) -> Vec<(String, Value)> {
     events.iter().map(|event| (event["kind"].as_str().unwrap().to_owned(), event["body"].clone())).collect()
 }
 
-/// What a command that leaves nothing behind leaves as it was.
+/// Everything that a rejected command must leave unchanged.
 fn everything(app: &App) -> (Value, String, i64) {
     let journal = app.request("GET", "/journal", &[("Accept", "application/json")], None);
     (journal.json(), app.get("/aggregates").text().to_owned(), journal.revision())
@@ -137,7 +137,7 @@ fn added(marbles: u32, before: i64) -> (String, Value) {
 }
 
 #[test]
-fn a_sequence_gives_the_keys_and_a_refused_opening_burns_no_number() {
+fn a_sequence_assigns_keys_and_a_rejected_command_uses_no_number() {
     let app = app();
     let opened = app.post("/crates", r#"{"marbles":1}"#);
     assert_eq!((opened.status, opened.header("Location"), opened.text()), (201, Some("/crates/1"), r#"{"marbles":1}"#));
@@ -153,7 +153,7 @@ fn a_sequence_gives_the_keys_and_a_refused_opening_burns_no_number() {
 }
 
 #[test]
-fn texts_that_the_client_chooses_are_keys() {
+fn clients_can_choose_text_keys() {
     let app = app();
     assert_eq!((open(&app, "/jars/a%2Fb", 1).status, app.get("/jars").text()), (201, r#"{"a/b":{"marbles":1}}"#));
     assert_eq!(app.post("/jars/a%2Fb/add", r#"{"marbles":2}"#).text(), r#"{"marbles":3}"#);
@@ -161,21 +161,21 @@ fn texts_that_the_client_chooses_are_keys() {
     let path = "/jars/a%20%3F%2F%25b";
     assert_eq!((open(&app, path, 1).status, app.post(&format!("{path}/look"), "{}").status), (201, 200));
     let next = app.get(&format!("{path}/journal?limit=1")).json()["next"].clone();
-    assert_eq!(next, format!("{path}/journal?after=1&limit=1"), "a path that can be asked for");
+    assert_eq!(next, format!("{path}/journal?after=1&limit=1"), "the path is encoded");
     assert_eq!(app.get(next.as_str().unwrap()).json()["events"][0]["kind"], "JarLookedAt");
     let gone = app.get(&format!("{path}/events?strict=true&lastEventId=other0epoch.1")).problem(410, "not-retained");
     assert_eq!(gone["bootstrap"], path);
     let nameless = app.post("/jars", r#"{"marbles":1}"#);
     assert_eq!((nameless.status, nameless.header("Allow")), (405, Some("GET, HEAD")));
     let again = open(&app, "/jars/a%2Fb", 1);
-    assert_eq!((again.status, again.json()["type"].clone()), (403, json!("jar-open")), "the rule says its status");
+    assert_eq!((again.status, again.json()["type"].clone()), (403, json!("jar-open")), "the rule sets the status");
     let unknown = app.post("/jars/other/add", r#"{"marbles":1}"#);
     assert_eq!((unknown.status, unknown.json()["type"].clone()), (404, json!("not-found")));
     assert_eq!(app.request("PATCH", "/jars/a%2Fb", &[], Some(b"{}")).header("Allow"), Some("GET, HEAD, PUT"));
 }
 
 #[test]
-fn an_event_that_changes_no_state_is_recorded_and_not_published() {
+fn an_event_that_changes_no_state_is_recorded_but_not_published() {
     let app = app();
     open(&app, "/jars/a", 1);
     let (before, mut feed) = (app.get("/jars/a"), app.follow("/jar-events", &[]));
@@ -190,12 +190,12 @@ fn an_event_that_changes_no_state_is_recorded_and_not_published() {
     assert_eq!((feed.next().revision(), feed.next().revision()), (1, 2));
     let expected =
         [("JarOpened".to_owned(), json!({"marbles": 1})), ("JarLookedAt".to_owned(), json!({})), added(1, 2)];
-    assert_eq!(history(&app, "/jars/a"), expected, "versions go on");
+    assert_eq!(history(&app, "/jars/a"), expected, "versions have no gap");
     assert_eq!(everything(&app).0["events"][2]["position"], 3);
 }
 
 #[test]
-fn a_command_that_makes_nothing_happen_is_answered_and_leaves_nothing_behind() {
+fn a_command_without_events_succeeds_and_changes_nothing() {
     let app = app();
     open(&app, "/jars/a", 1);
     let before = everything(&app);
@@ -205,7 +205,7 @@ fn a_command_that_makes_nothing_happen_is_answered_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn several_events_of_one_command_are_one_revision_and_each_sees_those_before() {
+fn the_events_of_one_command_share_a_revision_and_each_sees_the_previous_ones() {
     let app = app();
     open(&app, "/jars/a", 2);
     let doubled = app.post("/jars/a/add-each", r#"{"marbles":3}"#);
@@ -220,12 +220,12 @@ fn several_events_of_one_command_are_one_revision_and_each_sees_those_before() {
 }
 
 #[test]
-fn a_command_that_fails_after_it_recorded_something_leaves_nothing_behind() {
+fn a_command_that_fails_after_recording_an_event_leaves_nothing_behind() {
     let app = app();
     open(&app, "/jars/a", 2);
     let before = everything(&app);
     let refused = app.post("/jars/a/add-each", r#"{"marbles":5}"#);
-    assert_eq!((refused.status, refused.json()["inside"].clone()), (409, json!(7)), "the first one fitted");
+    assert_eq!((refused.status, refused.json()["inside"].clone()), (409, json!(7)), "the first event still fitted");
     assert_eq!(app.post("/jars/a/lose", "{}").status, 500);
     assert_eq!(everything(&app), before);
     assert_eq!(app.post("/jars/a/add", r#"{"marbles":1}"#).text(), r#"{"marbles":3}"#);
@@ -233,7 +233,7 @@ fn a_command_that_fails_after_it_recorded_something_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_aggregate_that_its_events_end_is_gone_and_can_be_opened_again() {
+fn an_aggregate_ended_by_an_event_can_be_opened_again() {
     let app = app();
     open(&app, "/jars/a", 1);
     open(&app, "/jars/b", 1);
@@ -257,7 +257,7 @@ fn an_aggregate_that_its_events_end_is_gone_and_can_be_opened_again() {
 }
 
 #[test]
-fn versions_go_on_after_the_tombstone_was_forgotten() {
+fn versions_continue_after_the_tombstone_was_pruned() {
     let mut app = app();
     open(&app, "/jars/a", 1);
     app.post("/jars/a/smash", "{}");

@@ -1,4 +1,4 @@
-//! Collections of one's own: what follows from the line that registers them.
+//! Custom collections: what a service provides for each registered collection.
 
 use duality::{Derived, Document, Key, Service};
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::harness::App;
 
-/// With a member that no field takes by itself, and a rule that panics.
+/// Has a nested struct, and a rule that panics.
 #[derive(Serialize, Deserialize)]
 struct Parcel {
     to: Address,
@@ -52,7 +52,7 @@ impl Derived for Route {
     }
 }
 
-/// A later rule for the same collection: it weighs them.
+/// A later version of the same collection, which adds up weights.
 #[derive(Default, Serialize, Deserialize)]
 struct Heavy {
     kilos: u32,
@@ -94,7 +94,7 @@ fn parcel(city: &str, weight: u32) -> String {
 }
 
 #[test]
-fn routes_and_feeds_follow_from_the_registration() {
+fn registration_provides_routes_and_feeds() {
     let app = App::serving(parcels_and_routes, |_| {});
     assert_eq!(app.post("/parcels", &parcel("Rome", 2)).header("Location"), Some("/parcels/1"));
     assert_eq!(app.get("/parcels/1").text(), r#"{"to":{"city":"Rome"},"weight":2}"#);
@@ -104,7 +104,7 @@ fn routes_and_feeds_follow_from_the_registration() {
 }
 
 #[test]
-fn a_nested_member_is_patched_and_checked() {
+fn a_nested_member_is_patched_and_validated() {
     let app = App::serving(parcels_and_routes, |_| {});
     app.post("/parcels", &parcel("Rome", 2));
     let patched = app.patch("/parcels/1", r#"{"to":{"city":"Oslo","street":"x"}}"#);
@@ -126,11 +126,11 @@ fn a_command_that_panics_fails_alone() {
     app.post("/parcels", &parcel("Rome", 1));
     std::thread::scope(|scope| {
         let others: Vec<_> = (0..8).map(|_| scope.spawn(|| app.post("/parcels", &parcel("Rome", 1)).status)).collect();
-        // The patch is checked where the state is: in the middle of a batch.
+        // A patch is validated against the state, in the middle of a batch.
         let response = app.patch("/parcels/1", r#"{"weight":13}"#);
         assert_eq!((response.status, response.json()["type"].clone()), (500, json!("internal")));
-        assert!(!response.text().contains("bug"), "the log has it, the client has not");
-        // What needs no state is checked before.
+        assert!(!response.text().contains("bug"), "the error is in the log but not in the response");
+        // A body that needs no state is validated before it joins a batch.
         assert_eq!(app.post("/parcels", &parcel("Rome", 13)).status, 500);
         assert!(others.into_iter().all(|other| other.join().unwrap() == 201));
     });
@@ -139,7 +139,7 @@ fn a_command_that_panics_fails_alone() {
 }
 
 #[test]
-fn a_collection_that_is_derived_later_is_computed_from_all_there_is() {
+fn a_collection_derived_later_is_computed_from_all_existing_sources() {
     let mut app = App::serving(parcels, |_| {});
     for (city, weight) in [("Rome", 1), ("Rome", 2), ("Oslo", 3)] {
         app.post("/parcels", &parcel(city, weight));
@@ -153,7 +153,7 @@ fn a_collection_that_is_derived_later_is_computed_from_all_there_is() {
     let event = app.follow("/route-events", &[]).next();
     assert_eq!((event.revision(), event.patch()), (5, routes.json()));
     let mut everything = app.follow("/events", &[("X-Revision", "4")]);
-    assert_eq!(everything.next().data, r#"{"routes":{}}"#, "that the collection came to be is a write as well");
+    assert_eq!(everything.next().data, r#"{"routes":{}}"#, "the creation of the collection is a write as well");
     assert_eq!(everything.next().patch(), json!({ "routes": routes.json() }));
 
     app.stop();
@@ -166,15 +166,15 @@ fn a_collection_that_is_derived_later_is_computed_from_all_there_is() {
     assert_eq!(state, heavy.json());
 
     app.restart();
-    assert_eq!(app.get("/routes").revision(), 6, "once");
+    assert_eq!(app.get("/routes").revision(), 6, "the collection was derived only once");
 }
 
 #[test]
-fn a_collection_that_is_not_registered_any_more_keeps_the_service_from_starting() {
+fn an_unregistered_collection_prevents_the_start() {
     let mut app = App::serving(parcels_and_routes, |_| {});
     app.post("/parcels", &parcel("Rome", 1));
     app.stop();
-    // Its parcels would change without the routes that are derived from them.
+    // Parcels would change without updating the routes derived from them.
     let refused = app.try_resume_serving(parcels).unwrap_err();
     assert!(refused.contains("routes"), "{refused}");
     app.resume_serving(parcels_and_routes);

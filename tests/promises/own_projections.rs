@@ -1,4 +1,4 @@
-//! Projections of one's own, which fail when a test says so.
+//! Custom projections that fail when a test requests it.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -27,10 +27,10 @@ diesel::table! {
     }
 }
 
-/// What each test lets its projections fail at.
+/// The value at which the projections of each test fail.
 static CAUSES: [AtomicI64; 40] = [const { AtomicI64::new(0) }; 40];
 
-/// From now on a projection fails at so many marbles; if the number is negative, it panics.
+/// Makes a projection fail at this number of marbles, or panic if the number is negative.
 pub(crate) fn fail_at(cause: usize, marbles: i64) {
     CAUSES[cause].store(marbles, Ordering::SeqCst);
 }
@@ -39,7 +39,7 @@ fn cause(cause: usize) -> i64 {
     CAUSES[cause].load(Ordering::SeqCst)
 }
 
-/// One row for each event of a jar. Two versions of it have causes of their own.
+/// One row for each event of a jar. The versions under test have separate causes.
 pub(crate) struct Marbles<const CAUSE: usize, const VERSION: i64 = 1>;
 
 impl<const CAUSE: usize, const VERSION: i64> Projection for Marbles<CAUSE, VERSION> {
@@ -56,7 +56,7 @@ impl<const CAUSE: usize, const VERSION: i64> Projection for Marbles<CAUSE, VERSI
             Some(Event::JarOpened { marbles } | Event::MarblesAdded { marbles, .. }) => i64::from(marbles),
             _ => return Ok(()),
         };
-        // What it has written when it fails is in the way of a second attempt.
+        // A row left behind by a failed attempt would make the next attempt fail.
         tables.transaction::<_, ProjectionError, _>(|tables| {
             diesel::insert_into(marbles::table)
                 .values((
@@ -82,7 +82,7 @@ fn rows(tables: &mut Tables, _: &Parameters) -> Result<Value, ReportError> {
     Ok(json!(rows))
 }
 
-/// A line for each jar.
+/// One line for each jar.
 pub(crate) struct Jars;
 
 impl Projection for Jars {
@@ -97,7 +97,7 @@ impl Projection for Jars {
     }
 }
 
-/// What was seen of cities, from change events: fails at a city that has gone (1), or at one that has not (2).
+/// One row for each change of a city: fails at a deleted city (1) or at any other (2).
 pub(crate) struct Sights<const CAUSE: usize>;
 
 impl<const CAUSE: usize> Projection for Sights<CAUSE> {
@@ -141,20 +141,20 @@ pub(crate) fn cities() -> Service {
     Service::new().document::<Person>().derived::<Location>()
 }
 
-/// Opens a jar with marbles in it.
+/// Opens a jar with this many marbles.
 #[track_caller]
 pub(crate) fn fill(app: &App, jar: &str, marbles: i64) {
     let opened = app.write("PUT", &format!("/jars/{jar}"), &json!({ "marbles": marbles }).to_string());
     assert_eq!(opened.status, 201, "{}", opened.text());
 }
 
-pub(crate) fn told(app: &App, projection: &str) -> Value {
+pub(crate) fn status(app: &App, projection: &str) -> Value {
     app.get(&format!("/projections/{projection}")).json()
 }
 
-/// Waits until a report is this.
+/// Waits until a report has this content.
 #[track_caller]
-pub(crate) fn shows(app: &App, report: &str, expected: &Value) {
+pub(crate) fn wait_for_report(app: &App, report: &str, expected: &Value) {
     let mut last = None;
     let is_there = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         eventually("the report", || {
@@ -166,29 +166,29 @@ pub(crate) fn shows(app: &App, report: &str, expected: &Value) {
     assert!(is_there.is_ok(), "{report} is {last:?}, not {expected}");
 }
 
-/// Waits until the file of a projection is this.
+/// Waits until the file of a projection has this content.
 #[track_caller]
-pub(crate) fn file_shows(app: &App, file: &str, expected: &str) {
+pub(crate) fn wait_for_file(app: &App, file: &str, expected: &str) {
     eventually(&format!("{file} is {expected:?}"), || app.get(&format!("/reports/{file}")).text() == expected);
 }
 
 /// Waits until a projection is in a state.
 #[track_caller]
-pub(crate) fn is(app: &App, projection: &str, state: &str) -> Value {
+pub(crate) fn wait_for_state(app: &App, projection: &str, state: &str) -> Value {
     let mut last = Value::Null;
     eventually(&format!("{projection} is {state}"), || {
-        last = told(app, projection);
+        last = status(app, projection);
         last["state"] == state && (last["generation"].is_i64() || state == "failing")
     });
     last
 }
 
-/// Waits until it is live, with nothing to do that it knows of and this generation or a later one. Of what was just
-/// written it need not know yet.
+/// Waits until a projection is live, without a known lag, at this generation or a later one. It may not know yet of
+/// events that were just written.
 #[track_caller]
-pub(crate) fn is_built(app: &App, projection: &str, generation: i64) {
+pub(crate) fn wait_until_built(app: &App, projection: &str, generation: i64) {
     eventually(&format!("{projection} has generation {generation}"), || {
-        let told = told(app, projection);
-        told["state"] == "live" && told["generation"].as_i64() >= Some(generation) && told["lag"]["events"] == 0
+        let status = status(app, projection);
+        status["state"] == "live" && status["generation"].as_i64() >= Some(generation) && status["lag"]["events"] == 0
     });
 }

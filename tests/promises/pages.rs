@@ -1,4 +1,4 @@
-//! Feeds without a stream: the same messages as finite pages.
+//! Feeds without a stream: the same messages in finite pages.
 
 use std::time::{Duration, Instant};
 
@@ -32,14 +32,14 @@ fn patches(page: &Value) -> Vec<Value> {
     page["events"].as_array().unwrap().iter().map(|event| event["patch"].clone()).collect()
 }
 
-fn is_malformed(response: &Response, named: &str) {
+fn assert_malformed(response: &Response, named: &str) {
     assert_eq!((response.status, response.json()["type"].clone()), (400, json!("malformed-request")));
     let detail = response.json()["detail"].as_str().unwrap().to_owned();
     assert!(detail.starts_with(named) && detail.contains("expected"), "{detail}");
 }
 
 #[test]
-fn a_page_has_the_events_and_the_cursor_of_the_next_one() {
+fn a_page_has_events_and_the_cursor_of_the_next_page() {
     let app = three_persons();
     let epoch = epoch(&app);
     let response = app.request("GET", "/person-events?limit=2", &[JSON], None);
@@ -61,7 +61,7 @@ fn a_page_has_the_events_and_the_cursor_of_the_next_one() {
 }
 
 #[test]
-fn a_page_is_for_who_asks_for_it_and_a_stream_for_all_others() {
+fn the_accept_header_selects_a_page_or_a_stream() {
     let app = three_persons();
     for accept in ["*/*", "text/event-stream", "text/event-stream, application/json;q=0.9", "text/html, */*;q=0.1"] {
         app.follow("/person-events", &[("Accept", accept)]);
@@ -73,7 +73,7 @@ fn a_page_is_for_who_asks_for_it_and_a_stream_for_all_others() {
 }
 
 #[test]
-fn a_page_of_lines_ends_with_its_cursor() {
+fn an_ndjson_page_ends_with_its_cursor() {
     let app = three_persons();
     let epoch = epoch(&app);
     let response = app.request("GET", "/person-events?limit=2", &[LINES], None);
@@ -87,7 +87,7 @@ fn a_page_of_lines_ends_with_its_cursor() {
     assert_eq!(nothing.text(), format!("{{\"cursor\":\"{epoch}.3\"}}\n"));
 }
 
-/// Follows pages until there is no more, applying everything.
+/// Reads all pages, and applies every patch.
 fn page_through(app: &App, path: &str, limit: usize, cursor: Option<String>) -> Value {
     let (mut state, mut cursor) = (Value::Null, cursor);
     let separator = if path.contains('?') { '&' } else { '?' };
@@ -100,14 +100,14 @@ fn page_through(app: &App, path: &str, limit: usize, cursor: Option<String>) -> 
         if next == app.get("/persons").cursor() {
             return state;
         }
-        assert_ne!(Some(&next), cursor.as_ref(), "each page goes on");
+        assert_ne!(Some(&next), cursor.as_ref(), "each page makes progress");
         cursor = Some(next);
     }
     panic!("{path} does not end");
 }
 
 #[test]
-fn pages_to_the_end_are_the_state() {
+fn all_pages_together_give_the_state() {
     let app = App::start();
     for number in 0..12 {
         let city = if number % 2 == 0 { "Rome" } else { "Oslo" };
@@ -137,7 +137,7 @@ fn pages_to_the_end_are_the_state() {
 }
 
 #[test]
-fn a_page_advances_past_what_is_filtered_out() {
+fn a_page_advances_past_filtered_events() {
     let app = three_persons();
     let epoch = epoch(&app);
     for path in ["/person-events?key=1", "/location-events", "/events?collection=locations", "/persons/1/events"] {
@@ -148,7 +148,7 @@ fn a_page_advances_past_what_is_filtered_out() {
 }
 
 #[test]
-fn a_page_of_a_catch_up_has_no_revisions_and_a_partial_cursor_until_the_last() {
+fn catch_up_pages_have_no_revisions_and_partial_cursors_until_the_last() {
     let app = three_persons();
     let epoch = epoch(&app);
     app.prune_everything();
@@ -159,8 +159,8 @@ fn a_page_of_a_catch_up_has_no_revisions_and_a_partial_cursor_until_the_last() {
         assert!(body["events"].as_array().unwrap().iter().all(|event| event.get("revision").is_none()), "{body}");
         let known = json!({ key: app.get(&format!("/persons/{key}")).json() });
         let mut parts = patches(&body);
-        assert_eq!(parts.pop(), Some(known), "the aggregate as it is");
-        assert_eq!(parts.pop(), Some(json!({ key: null })), "after a null, since it may have been another before");
+        assert_eq!(parts.pop(), Some(known), "the current state of the aggregate");
+        assert_eq!(parts.pop(), Some(json!({ key: null })), "a null first, since the client may have an older state");
         patches(&body).iter().for_each(|patch| json_patch::merge(&mut state, patch));
         cursor = body["cursor"].as_str().unwrap().to_owned();
         assert_eq!(cursor, format!("{epoch}.{expected}"));
@@ -188,12 +188,12 @@ fn a_reset_begins_with_null() {
 }
 
 #[test]
-fn a_long_poll_is_answered_when_something_happens() {
+fn a_long_poll_returns_when_something_changes() {
     let app = three_persons();
     let epoch = epoch(&app);
     let mut client = app.client();
     client.send("GET", &format!("/person-events?wait=30&lastEventId={epoch}.3"), &[JSON], None);
-    // Each worker serves a connection in its turn; when many have been answered since, this one has been read.
+    // Workers serve connections in turn: once these requests have been answered, the poll has been read.
     for _ in 0..20 {
         Client::connect(app.address).request("GET", "/persons", &[], None);
     }
@@ -205,7 +205,7 @@ fn a_long_poll_is_answered_when_something_happens() {
 }
 
 #[test]
-fn a_long_poll_from_the_beginning_waits_for_more_than_the_frame() {
+fn a_long_poll_from_the_beginning_waits_for_more_than_the_empty_state() {
     let app = App::start();
     let mut client = app.client();
     client.send("GET", "/person-events?wait=30", &[JSON], None);
@@ -217,7 +217,7 @@ fn a_long_poll_from_the_beginning_waits_for_more_than_the_frame() {
 }
 
 #[test]
-fn a_long_poll_of_something_is_answered_at_once_when_it_is_there_already() {
+fn a_long_poll_returns_existing_events_immediately() {
     let app = three_persons();
     let begin = Instant::now();
     assert_eq!(page(&app, "/person-events?wait=30")["events"].as_array().unwrap().len(), 4);
@@ -225,7 +225,7 @@ fn a_long_poll_of_something_is_answered_at_once_when_it_is_there_already() {
 }
 
 #[test]
-fn a_long_poll_in_which_nothing_happens_ends_with_where_it_is() {
+fn a_long_poll_times_out_with_the_current_cursor() {
     let app = three_persons();
     let epoch = epoch(&app);
     let begin = Instant::now();
@@ -233,7 +233,7 @@ fn a_long_poll_in_which_nothing_happens_ends_with_where_it_is() {
     assert_eq!(body, json!({"events": [], "cursor": format!("{epoch}.3")}));
     assert!(begin.elapsed() >= Duration::from_secs(1), "{:?}", begin.elapsed());
 
-    // What is filtered out does not answer it, and is behind it in the end.
+    // A filtered event does not end the poll, but its cursor is past that event.
     let mut client = app.client();
     client.send("GET", &format!("/person-events?key=2&wait=1&lastEventId={epoch}.3"), &[JSON], None);
     for _ in 0..20 {
@@ -244,7 +244,7 @@ fn a_long_poll_in_which_nothing_happens_ends_with_where_it_is() {
 }
 
 #[test]
-fn a_limit_or_a_wait_that_makes_no_sense_is_told_what_would() {
+fn an_invalid_limit_or_wait_is_rejected_with_the_expected_values() {
     let app = three_persons();
     for (query, named) in [
         ("limit=0", "limit"),
@@ -257,13 +257,13 @@ fn a_limit_or_a_wait_that_makes_no_sense_is_told_what_would() {
         ("wait=301", "wait"),
     ] {
         for form in [JSON, LINES] {
-            is_malformed(&app.request("GET", &format!("/person-events?{query}"), &[form], None), named);
+            assert_malformed(&app.request("GET", &format!("/person-events?{query}"), &[form], None), named);
         }
     }
 }
 
 #[test]
-fn a_page_of_every_event_is_refused_when_they_are_not_all_here() {
+fn a_strict_page_is_a_410_when_events_are_missing() {
     let app = three_persons();
     let epoch = epoch(&app);
     app.prune_everything();
@@ -286,7 +286,7 @@ fn a_page_of_every_event_is_refused_when_they_are_not_all_here() {
 }
 
 #[test]
-fn a_collection_can_be_read_as_lines() {
+fn a_collection_can_be_read_as_ndjson() {
     let app = App::start();
     assert_eq!(app.request("GET", "/persons", &[LINES], None).text(), "");
     for name in ["Ann", "Bob", "Cid"] {
@@ -304,14 +304,14 @@ fn a_collection_can_be_read_as_lines() {
 }
 
 #[test]
-fn a_long_poll_is_answered_when_the_service_stops() {
+fn a_long_poll_returns_when_the_service_stops() {
     let mut app = App::start();
     app.post("/persons", r#"{"name":"Ann"}"#);
     let cursor = app.get("/persons").cursor();
     let mut client = app.client();
     let path = format!("/person-events?wait=30&lastEventId={cursor}");
     client.send("GET", &path, &[("Accept", "application/json")], None);
-    // Each worker serves connections in turn: when these are answered, the poll is under way.
+    // Workers serve connections in turn: once these requests have been answered, the poll has been read.
     for _ in 0..20 {
         app.get("/persons");
     }

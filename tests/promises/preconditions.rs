@@ -1,4 +1,4 @@
-//! Entity tags: what a client has read stays readable for nothing, and is written only as long as it is what is there.
+//! Entity tags: an unchanged aggregate is not sent again, and a write can require the state that the client has read.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::harness::{App, Response};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// A uuid that a client brings.
+/// The path of a cart whose uuid the client chooses.
 const CART: &str = "/carts/0193a5b0-7b2c-7def-8000-123456789abc";
 
 fn tag(response: &Response) -> String {
@@ -17,7 +17,7 @@ fn with(app: &App, method: &str, path: &str, condition: (&str, &str), json: &str
     app.request(method, path, &[JSON, condition], Some(json.as_bytes()))
 }
 
-/// Ann in Rome, and the tag of her.
+/// A service with Ann in Rome, and her tag.
 fn ann() -> (App, String) {
     let app = App::start();
     let tag = tag(&app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#));
@@ -25,7 +25,7 @@ fn ann() -> (App, String) {
 }
 
 #[track_caller]
-fn is_unexpected(response: &Response, expected: &str, actual: Option<&str>) {
+fn assert_unexpected_state(response: &Response, expected: &str, actual: Option<&str>) {
     let problem = response.problem(412, "unexpected-state");
     assert_eq!((&problem["expected"], &problem["actual"]), (&json!([expected]), &json!(actual)), "{problem}");
     assert_eq!(response.header("ETag"), actual);
@@ -33,9 +33,13 @@ fn is_unexpected(response: &Response, expected: &str, actual: Option<&str>) {
 }
 
 #[test]
-fn what_a_write_answers_has_the_tag_that_a_read_gives() {
+fn a_write_returns_the_same_etag_as_a_read() {
     let (app, created) = ann();
-    assert_eq!(created, format!("\"{}\"", app.get("/persons").cursor()), "the epoch, and the revision of the change");
+    assert_eq!(
+        created,
+        format!("\"{}\"", app.get("/persons").cursor()),
+        "the tag is the epoch and the revision of the change"
+    );
     assert_eq!(tag(&app.get("/persons/1")), created);
     assert_eq!(tag(&app.request("PUT", CART, &[], None)), tag(&app.get(CART)));
     for (method, path, json) in [
@@ -53,11 +57,11 @@ fn what_a_write_answers_has_the_tag_that_a_read_gives() {
     }
     let head = app.request("HEAD", CART, &[], None);
     assert_eq!(tag(&head), tag(&app.get(CART)));
-    assert_eq!(app.delete("/persons/1").header("ETag"), None, "what is gone has none");
+    assert_eq!(app.delete("/persons/1").header("ETag"), None, "a deleted aggregate has no tag");
 }
 
 #[test]
-fn a_tag_stays_while_only_others_change_and_while_nothing_does() {
+fn an_etag_is_unaffected_by_other_aggregates_and_no_ops() {
     let (app, created) = ann();
     app.post("/persons", r#"{"name":"Bob","city":"Rome"}"#);
     app.open_cart();
@@ -71,14 +75,14 @@ fn a_tag_stays_while_only_others_change_and_while_nothing_does() {
     assert_eq!((same.status, tag(&same)), (200, created));
 
     let location = tag(&app.get("/locations/Rome"));
-    assert!(location.ends_with(".4\""), "changed by Bob, who came and went: {location}");
+    assert!(location.ends_with(".4\""), "Bob changed it by coming and going: {location}");
     app.patch("/persons/1", r#"{"name":"Anna"}"#);
     assert_eq!(tag(&app.get("/locations/Rome")), location);
     assert_ne!(tag(&app.get("/persons/1")), tag(&kept));
 }
 
 #[test]
-fn what_a_client_has_already_is_not_sent_again() {
+fn if_none_match_gives_304_while_nothing_changed() {
     let (app, ann) = ann();
     app.request("PUT", CART, &[], None);
     let cart = tag(&app.get(CART));
@@ -105,7 +109,7 @@ fn what_a_client_has_already_is_not_sent_again() {
 }
 
 #[test]
-fn a_write_under_the_tag_of_now_is_done_and_under_an_older_one_not() {
+fn a_write_succeeds_with_the_current_etag_and_fails_with_a_stale_one() {
     let (app, first) = ann();
     for (method, json) in [("PATCH", r#"{"city":"Oslo"}"#), ("PUT", r#"{"name":"Anna"}"#)] {
         let before = app.get("/persons/1");
@@ -115,28 +119,28 @@ fn a_write_under_the_tag_of_now_is_done_and_under_an_older_one_not() {
         assert_ne!(tag(&now), tag(&before));
         for stale in [&first, &tag(&before)] {
             let refused = with(&app, method, "/persons/1", ("If-Match", stale), r#"{"name":"Zoe"}"#);
-            is_unexpected(&refused, stale, Some(&tag(&now)));
+            assert_unexpected_state(&refused, stale, Some(&tag(&now)));
             assert_eq!(refused.cursor(), now.cursor());
         }
         let after = app.get("/persons/1");
         assert_eq!((after.text(), after.cursor(), tag(&after)), (now.text(), now.cursor(), tag(&now)));
     }
     let now = tag(&app.get("/persons/1"));
-    is_unexpected(&app.request("DELETE", "/persons/1", &[("If-Match", &first)], None), &first, Some(&now));
+    assert_unexpected_state(&app.request("DELETE", "/persons/1", &[("If-Match", &first)], None), &first, Some(&now));
     assert_eq!(app.request("DELETE", "/persons/1", &[("If-Match", &now)], None).status, 204);
 }
 
 #[test]
-fn a_command_under_the_tag_of_now_is_done_and_under_an_older_one_not() {
+fn a_command_succeeds_with_the_current_etag_and_fails_with_a_stale_one() {
     let app = App::start();
     let opened = app.request("PUT", CART, &[], None);
     let add = format!("{CART}/add-item");
     let done = with(&app, "POST", &add, ("If-Match", &tag(&opened)), r#"{"item":"apple"}"#);
     assert_eq!(done.status, 200);
-    // The rules are asked only when the state is the one that was meant.
+    // The business rules run only if the state is the expected one.
     for item in ["pear", "apple"] {
         let refused = with(&app, "POST", &add, ("If-Match", &tag(&opened)), &json!({ "item": item }).to_string());
-        is_unexpected(&refused, &tag(&opened), Some(&tag(&done)));
+        assert_unexpected_state(&refused, &tag(&opened), Some(&tag(&done)));
     }
     assert_eq!(app.get(CART).cursor(), done.cursor());
     assert_eq!(app.get(&format!("{CART}/journal")).json()["events"].as_array().unwrap().len(), 2);
@@ -147,7 +151,7 @@ fn a_command_under_the_tag_of_now_is_done_and_under_an_older_one_not() {
 }
 
 #[test]
-fn a_tag_is_one_of_a_list_and_its_suffix_is_about_the_form_only() {
+fn if_match_accepts_lists_and_ignores_suffixes() {
     let (app, mut now) = ann();
     let epoch = app.get("/persons").header("X-Epoch").unwrap().to_owned();
     for number in 1..=5 {
@@ -170,7 +174,7 @@ fn a_tag_is_one_of_a_list_and_its_suffix_is_about_the_form_only() {
 }
 
 #[test]
-fn a_tag_that_names_no_state_of_this_epoch_never_matches() {
+fn a_foreign_weak_or_malformed_etag_never_matches() {
     let (app, now) = ann();
     let bare = now.trim_matches('"');
     let revision = bare.split_once('.').unwrap().1;
@@ -184,16 +188,16 @@ fn a_tag_that_names_no_state_of_this_epoch_never_matches() {
         "\"\"".to_owned(),
     ] {
         for (method, json) in [("PATCH", "{}"), ("PUT", r#"{"name":"Zoe"}"#), ("DELETE", "")] {
-            is_unexpected(&with(&app, method, "/persons/1", ("If-Match", &sent), json), &sent, Some(&now));
+            assert_unexpected_state(&with(&app, method, "/persons/1", ("If-Match", &sent), json), &sent, Some(&now));
         }
         let read = app.request("GET", "/persons/1", &[("If-Match", &sent)], None);
-        is_unexpected(&read, &sent, Some(&now));
+        assert_unexpected_state(&read, &sent, Some(&now));
     }
     assert_eq!(app.get("/persons/1").revision(), 1);
 }
 
 #[test]
-fn what_is_not_there_is_not_found_whatever_was_expected_of_it() {
+fn a_missing_aggregate_is_a_404_whatever_the_precondition() {
     let (app, tag) = ann();
     app.delete("/persons/1");
     for condition in [("If-Match", tag.as_str()), ("If-Match", "*"), ("If-None-Match", "*")] {
@@ -208,28 +212,28 @@ fn what_is_not_there_is_not_found_whatever_was_expected_of_it() {
 }
 
 #[test]
-fn a_cart_can_be_opened_only_if_nobody_did() {
+fn if_none_match_star_opens_a_cart_only_if_it_does_not_exist() {
     let app = App::start();
-    is_unexpected(&app.request("PUT", CART, &[("If-Match", "*")], None), "*", None);
+    assert_unexpected_state(&app.request("PUT", CART, &[("If-Match", "*")], None), "*", None);
     let opened = app.request("PUT", CART, &[("If-None-Match", "*")], None);
     assert_eq!(opened.status, 201);
     let again = app.request("PUT", CART, &[("If-None-Match", "*")], None);
-    is_unexpected(&again, "not *", Some(&tag(&opened)));
+    assert_unexpected_state(&again, "not *", Some(&tag(&opened)));
     app.request("PUT", CART, &[("If-Match", &tag(&opened))], None).problem(409, "cart-already-open");
     assert_eq!(app.get(CART).cursor(), opened.cursor());
     assert_eq!(app.request("POST", "/carts", &[("If-None-Match", "*")], None).status, 201);
 }
 
 #[test]
-fn a_write_can_be_meant_for_any_state_but_one() {
+fn if_none_match_with_a_tag_rejects_only_that_state() {
     let (app, first) = ann();
     let refused = with(&app, "PATCH", "/persons/1", ("If-None-Match", &first), r#"{"name":"Zoe"}"#);
-    is_unexpected(&refused, &format!("not {first}"), Some(&first));
+    assert_unexpected_state(&refused, &format!("not {first}"), Some(&first));
     assert_eq!(with(&app, "PATCH", "/persons/1", ("If-None-Match", "\"other0epoch.1\""), "{}").status, 200);
 }
 
 #[test]
-fn a_condition_that_cannot_be_read_is_malformed() {
+fn a_malformed_condition_is_rejected() {
     let (app, tag) = ann();
     let half = &tag[..tag.len() - 1];
     let list = format!("{tag}, nonsense");
@@ -253,7 +257,7 @@ fn a_condition_that_cannot_be_read_is_malformed() {
 }
 
 #[test]
-fn of_many_who_write_under_the_same_tag_exactly_one_does() {
+fn exactly_one_of_many_concurrent_writes_with_the_same_etag_succeeds() {
     let (app, mut now) = ann();
     app.request("PUT", CART, &[], None);
     for round in 0..3 {
@@ -288,7 +292,7 @@ fn of_many_who_write_under_the_same_tag_exactly_one_does() {
 }
 
 #[test]
-fn a_tag_holds_over_a_restart_and_over_pruning() {
+fn an_etag_survives_pruning_and_a_restart() {
     let (mut app, person) = ann();
     let cart = tag(&app.request("PUT", CART, &[], None));
     app.prune_everything();

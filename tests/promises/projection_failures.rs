@@ -1,4 +1,4 @@
-//! A projection in the background that fails stops where it is, says so, and delays nobody.
+//! A background projection that fails stops at the event, reports the error, and delays nothing else.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,10 +10,11 @@ use serde_json::json;
 
 use crate::harness::{App, eventually};
 use crate::own_projections::{
-    Jars, Marbles, Sights, cities, fail_at, file_shows, fill, is, is_built, jars, shows, told,
+    Jars, Marbles, Sights, cities, fail_at, fill, jars, status, wait_for_file, wait_for_report, wait_for_state,
+    wait_until_built,
 };
 
-/// What has failed is tried again soon.
+/// A service that retries failed projections after a short time.
 fn serving(service: fn() -> Service) -> App {
     App::serving(service, |settings| settings.poll_interval = Duration::from_millis(20))
 }
@@ -25,20 +26,20 @@ fn metric(app: &App, name: &str, projection: &str) -> String {
 }
 
 #[track_caller]
-fn stops_and_goes_on(service: fn() -> Service, cause: usize, at: i64, message: &str) {
+fn assert_stops_and_recovers(service: fn() -> Service, cause: usize, at: i64, message: &str) {
     let mut app = serving(service);
-    is_built(&app, "marbles", 1);
+    wait_until_built(&app, "marbles", 1);
     fail_at(cause, at);
     for (jar, marbles) in [("a", 1), ("b", 7), ("c", 2)] {
         fill(&app, jar, marbles);
     }
-    let failing = is(&app, "marbles", "failing");
+    let failing = wait_for_state(&app, "marbles", "failing");
     assert_eq!((&failing["error"]["at"], &failing["error"]["message"]), (&json!(2), &json!(message)), "{failing}");
-    shows(&app, "jar-marbles", &json!([[1, "a", 1, 1]]));
-    // The others go on.
-    file_shows(&app, "jars.csv", "jar\r\na\r\nb\r\nc\r\n");
-    eventually("it was tried again", || told(&app, "marbles")["error"]["attempts"].as_i64() > Some(1));
-    eventually("both are seen to wait", || told(&app, "marbles")["lag"]["events"] == 2);
+    wait_for_report(&app, "jar-marbles", &json!([[1, "a", 1, 1]]));
+    // Other projections continue.
+    wait_for_file(&app, "jars.csv", "jar\r\na\r\nb\r\nc\r\n");
+    eventually("it was retried", || status(&app, "marbles")["error"]["attempts"].as_i64() > Some(1));
+    eventually("the lag counts both events", || status(&app, "marbles")["lag"]["events"] == 2);
 
     let health = app.get("/healthz");
     assert_eq!((health.status, &health.json()["status"]), (200, &json!("degraded")));
@@ -47,36 +48,40 @@ fn stops_and_goes_on(service: fn() -> Service, cause: usize, at: i64, message: &
     assert_eq!(metric(&app, "lag_events", "marbles"), "2");
 
     app.restart();
-    let failing = is(&app, "marbles", "failing");
-    assert_eq!((&failing["error"]["at"], &failing["generation"]), (&json!(2), &json!(1)), "it keeps its place");
-    shows(&app, "jar-marbles", &json!([[1, "a", 1, 1]]));
+    let failing = wait_for_state(&app, "marbles", "failing");
+    assert_eq!(
+        (&failing["error"]["at"], &failing["generation"]),
+        (&json!(2), &json!(1)),
+        "it is still at the same event after a restart"
+    );
+    wait_for_report(&app, "jar-marbles", &json!([[1, "a", 1, 1]]));
     fail_at(cause, 0);
-    shows(&app, "jar-marbles", &json!([[1, "a", 1, 1], [2, "b", 7, 1], [3, "c", 2, 1]]));
-    is_built(&app, "marbles", 1);
+    wait_for_report(&app, "jar-marbles", &json!([[1, "a", 1, 1], [2, "b", 7, 1], [3, "c", 2, 1]]));
+    wait_until_built(&app, "marbles", 1);
     assert_eq!(app.get("/healthz").json()["status"], "ok");
     assert_eq!(metric(&app, "failing", "marbles"), "0");
 }
 
 #[test]
-fn one_that_fails_stops_there_and_says_so_and_goes_on_by_itself() {
-    stops_and_goes_on(|| jars().background::<Marbles<0>>().background::<Jars>(), 0, 7, "7 is too many");
+fn a_failing_projection_stops_reports_the_error_and_recovers() {
+    assert_stops_and_recovers(|| jars().background::<Marbles<0>>().background::<Jars>(), 0, 7, "7 is too many");
 }
 
 #[test]
-fn one_that_panics_stops_there_and_says_so_and_goes_on_by_itself() {
+fn a_panicking_projection_stops_reports_the_error_and_recovers() {
     let service = || jars().background::<Marbles<1>>().background::<Jars>();
-    stops_and_goes_on(service, 1, -7, "it panicked, see the log");
+    assert_stops_and_recovers(service, 1, -7, "it panicked, see the log");
 }
 
 #[test]
-fn the_event_at_which_it_stopped_is_left_out_when_somebody_says_so() {
+fn skip_omits_the_event_at_which_a_projection_stopped() {
     let app = serving(|| jars().background::<Marbles<2>>());
-    is_built(&app, "marbles", 1);
+    wait_until_built(&app, "marbles", 1);
     fail_at(2, 7);
     for (jar, marbles) in [("a", 1), ("b", 7), ("c", 2)] {
         fill(&app, jar, marbles);
     }
-    is(&app, "marbles", "failing");
+    wait_for_state(&app, "marbles", "failing");
     for at in [0, 1, 3] {
         let body = json!({ "at": at }).to_string();
         let problem = app.post("/projections/marbles/skip", &body).problem(409, "not-there");
@@ -84,33 +89,33 @@ fn the_event_at_which_it_stopped_is_left_out_when_somebody_says_so() {
     }
     assert_eq!(app.post("/projections/marbles/skip", "{}").problem(422, "invalid")["member"], "at");
     assert_eq!(app.post("/projections/marbles/skip", r#"{"at":2}"#).status, 202);
-    shows(&app, "jar-marbles", &json!([[1, "a", 1, 1], [3, "c", 2, 1]]));
-    is_built(&app, "marbles", 1);
+    wait_for_report(&app, "jar-marbles", &json!([[1, "a", 1, 1], [3, "c", 2, 1]]));
+    wait_until_built(&app, "marbles", 1);
     app.post("/projections/marbles/skip", r#"{"at":2}"#).problem(409, "not-there");
     fill(&app, "d", 7);
-    assert_eq!(is(&app, "marbles", "failing")["error"]["at"], 4, "only that one was left out");
+    assert_eq!(wait_for_state(&app, "marbles", "failing")["error"]["at"], 4, "only the skipped event was omitted");
     fail_at(2, 0);
-    shows(&app, "jar-marbles", &json!([[1, "a", 1, 1], [3, "c", 2, 1], [4, "d", 7, 1]]));
+    wait_for_report(&app, "jar-marbles", &json!([[1, "a", 1, 1], [3, "c", 2, 1], [4, "d", 7, 1]]));
 }
 
 #[test]
-fn of_several_events_of_one_revision_one_is_left_out() {
+fn skip_omits_only_one_of_several_events_of_a_revision() {
     let app = serving(|| cities().background::<Sights<3>>());
-    is_built(&app, "sights", 1);
+    wait_until_built(&app, "sights", 1);
     app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
-    shows(&app, "seen", &json!([["Rome", 1]]));
-    // One of the two comes first, and stops it before the other.
+    wait_for_report(&app, "seen", &json!([["Rome", 1]]));
+    // The first of the two events stops the projection before the second.
     fail_at(3, 1);
     app.patch("/persons/1", r#"{"city":"Oslo"}"#);
-    assert_eq!(is(&app, "sights", "failing")["error"]["at"], 2);
+    assert_eq!(wait_for_state(&app, "sights", "failing")["error"]["at"], 2);
     assert_eq!(app.post("/projections/sights/skip", r#"{"at":2}"#).status, 202);
-    shows(&app, "seen", &json!([["Rome", 1], ["Oslo", 1]]));
-    is_built(&app, "sights", 1);
+    wait_for_report(&app, "seen", &json!([["Rome", 1], ["Oslo", 1]]));
+    wait_until_built(&app, "sights", 1);
     fail_at(3, 2);
     app.patch("/persons/1", r#"{"city":"Bonn"}"#);
-    assert_eq!(is(&app, "sights", "failing")["error"]["at"], 3);
+    assert_eq!(wait_for_state(&app, "sights", "failing")["error"]["at"], 3);
     assert_eq!(app.post("/projections/sights/skip", r#"{"at":3}"#).status, 202);
-    shows(&app, "seen", &json!([["Rome", 1], ["Oslo", 1], ["Oslo", null]]));
+    wait_for_report(&app, "seen", &json!([["Rome", 1], ["Oslo", 1], ["Oslo", null]]));
     fail_at(3, 0);
 }
 
@@ -133,9 +138,9 @@ impl Projection for Waiting {
 }
 
 #[test]
-fn one_that_is_slow_delays_neither_writes_nor_other_projections() {
+fn a_slow_projection_delays_neither_writes_nor_other_projections() {
     let app = serving(|| jars().background::<Waiting>().background::<Marbles<4>>());
-    is_built(&app, "waiting", 1);
+    wait_until_built(&app, "waiting", 1);
     let closed = GATE.lock().unwrap();
     let mut feed = app.follow("/jar-events", &[]);
     for number in 1..=20 {
@@ -143,22 +148,22 @@ fn one_that_is_slow_delays_neither_writes_nor_other_projections() {
         assert_eq!(feed.next().revision(), number);
     }
     let rows: Vec<_> = (1..=20).map(|number| json!([number, number.to_string(), 1, 1])).collect();
-    shows(&app, "jar-marbles", &json!(rows));
+    wait_for_report(&app, "jar-marbles", &json!(rows));
     drop(closed);
-    is_built(&app, "waiting", 1);
+    wait_until_built(&app, "waiting", 1);
 }
 
 #[test]
-fn one_that_is_being_built_says_so_and_after_those_inline() {
+fn projections_are_listed_inline_first_with_running_rebuilds() {
     let app = serving(|| jars().background::<Waiting>().inline::<Marbles<32>>());
     let listed = app.get("/projections").json();
     assert_eq!(
         (&listed["projections"][0]["name"], &listed["projections"][1]["name"]),
         (&json!("marbles"), &json!("waiting"))
     );
-    is_built(&app, "waiting", 1);
+    wait_until_built(&app, "waiting", 1);
     fill(&app, "a", 1);
-    eventually("it has everything", || told(&app, "waiting")["at"] == 1);
+    eventually("it is up to date", || status(&app, "waiting")["at"] == 1);
     let closed = GATE.lock().unwrap();
     let begun = app.command("/projections/waiting/rebuild");
     assert_eq!(
@@ -173,70 +178,70 @@ fn one_that_is_being_built_says_so_and_after_those_inline() {
         );
     }
     drop(closed);
-    is_built(&app, "waiting", 2);
+    wait_until_built(&app, "waiting", 2);
     assert_eq!(metric(&app, "building", "waiting"), "0");
 }
 
 #[test]
-fn when_its_version_is_another_the_old_one_is_read_until_the_new_one_is_built() {
+fn the_old_version_is_served_until_the_new_one_is_built() {
     let mut app = serving(|| jars().background::<Marbles<5, 1>>());
     fill(&app, "a", 1);
     fill(&app, "b", 2);
     let old = json!([[1, "a", 1, 1], [2, "b", 2, 1]]);
-    shows(&app, "jar-marbles", &old);
+    wait_for_report(&app, "jar-marbles", &old);
     app.stop();
     fail_at(6, 2);
     app.resume_serving(|| jars().background::<Marbles<6, 2>>());
-    let failing = is(&app, "marbles", "failing");
+    let failing = wait_for_state(&app, "marbles", "failing");
     assert_eq!((&failing["version"], &failing["current_version"]), (&json!(2), &json!(1)), "{failing}");
-    shows(&app, "jar-marbles", &old);
+    wait_for_report(&app, "jar-marbles", &old);
     fill(&app, "c", 3);
     app.restart();
-    is(&app, "marbles", "failing");
-    shows(&app, "jar-marbles", &old);
+    wait_for_state(&app, "marbles", "failing");
+    wait_for_report(&app, "jar-marbles", &old);
     fail_at(6, 0);
-    shows(&app, "jar-marbles", &json!([[1, "a", 1, 2], [2, "b", 2, 2], [3, "c", 3, 2]]));
-    assert_eq!(is(&app, "marbles", "live").get("current_version"), None);
+    wait_for_report(&app, "jar-marbles", &json!([[1, "a", 1, 2], [2, "b", 2, 2], [3, "c", 3, 2]]));
+    assert_eq!(wait_for_state(&app, "marbles", "live").get("current_version"), None);
 }
 
 #[test]
-fn when_building_it_anew_fails_the_old_one_is_read_and_goes_on() {
+fn the_old_generation_is_served_and_kept_up_to_date_while_a_rebuild_fails() {
     let app = serving(|| jars().background::<Marbles<7>>());
     fill(&app, "a", 1);
     fill(&app, "b", 2);
-    shows(&app, "jar-marbles", &json!([[1, "a", 1, 1], [2, "b", 2, 1]]));
-    is_built(&app, "marbles", 1);
+    wait_for_report(&app, "jar-marbles", &json!([[1, "a", 1, 1], [2, "b", 2, 1]]));
+    wait_until_built(&app, "marbles", 1);
     fail_at(7, 2);
     let begun = app.command("/projections/marbles/rebuild");
     assert_eq!((begun.status, &begun.json()["building"]["total"]), (202, &json!(2)), "{}", begun.text());
-    let failing = is(&app, "marbles", "failing");
+    let failing = wait_for_state(&app, "marbles", "failing");
     assert_eq!((&failing["building"]["done"], &failing["generation"]), (&json!(1), &json!(1)), "{failing}");
     fill(&app, "c", 3);
     let rows = json!([[1, "a", 1, 1], [2, "b", 2, 1], [3, "c", 3, 1]]);
-    shows(&app, "jar-marbles", &rows);
-    assert_eq!(is(&app, "marbles", "failing")["generation"], 1);
+    wait_for_report(&app, "jar-marbles", &rows);
+    assert_eq!(wait_for_state(&app, "marbles", "failing")["generation"], 1);
     fail_at(7, 0);
-    is_built(&app, "marbles", 2);
-    shows(&app, "jar-marbles", &rows);
+    wait_until_built(&app, "marbles", 2);
+    wait_for_report(&app, "jar-marbles", &rows);
 }
 
 #[test]
-fn before_it_was_built_for_the_first_time_its_report_is_not_there() {
+fn a_report_is_unavailable_until_the_first_build_completes() {
     let mut app = serving(jars);
     fill(&app, "a", 1);
     app.stop();
     fail_at(8, 1);
     app.resume_serving(|| jars().background::<Marbles<8>>());
-    is(&app, "marbles", "failing");
+    wait_for_state(&app, "marbles", "failing");
     let early = app.get("/reports/jar-marbles");
     early.problem(503, "busy");
     assert_eq!(early.header("Retry-After"), Some("1"));
     fail_at(8, 0);
-    shows(&app, "jar-marbles", &json!([[1, "a", 1, 1]]));
+    wait_for_report(&app, "jar-marbles", &json!([[1, "a", 1, 1]]));
 }
 
 #[test]
-fn one_that_comes_after_events_were_pruned_begins_with_the_aggregates() {
+fn a_projection_added_after_pruning_starts_from_the_aggregates() {
     let mut app = serving(cities);
     app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
     app.post("/persons", r#"{"name":"Bob","city":"Rome"}"#);
@@ -246,42 +251,42 @@ fn one_that_comes_after_events_were_pruned_begins_with_the_aggregates() {
     app.prune_everything();
     app.stop();
     app.resume_serving(|| cities().background::<Sights<9>>());
-    shows(&app, "seen", &json!([["Oslo", 1], ["Rome", 2]]));
+    wait_for_report(&app, "seen", &json!([["Oslo", 1], ["Rome", 2]]));
     app.delete("/persons/3");
     let rows = json!([["Oslo", 1], ["Rome", 2], ["Oslo", null]]);
-    shows(&app, "seen", &rows);
+    wait_for_report(&app, "seen", &rows);
     app.prune_everything();
     assert_eq!(app.command("/projections/sights/rebuild").status, 202);
-    is_built(&app, "sights", 2);
-    shows(&app, "seen", &rows);
+    wait_until_built(&app, "sights", 2);
+    wait_for_report(&app, "seen", &rows);
 }
 
 #[test]
-fn in_another_epoch_it_is_built_anew() {
+fn a_new_epoch_rebuilds_projections() {
     let mut app = serving(|| jars().background::<Marbles<10>>().background::<Jars>());
     fill(&app, "a", 1);
-    shows(&app, "jar-marbles", &json!([[1, "a", 1, 1]]));
-    is_built(&app, "jars.csv", 1);
+    wait_for_report(&app, "jar-marbles", &json!([[1, "a", 1, 1]]));
+    wait_until_built(&app, "jars.csv", 1);
     app.change(|settings| settings.new_epoch = true);
     app.restart();
-    is_built(&app, "marbles", 2);
-    is_built(&app, "jars.csv", 2);
-    shows(&app, "jar-marbles", &json!([[1, "a", 1, 1]]));
-    file_shows(&app, "jars.csv", "jar\r\na\r\n");
+    wait_until_built(&app, "marbles", 2);
+    wait_until_built(&app, "jars.csv", 2);
+    wait_for_report(&app, "jar-marbles", &json!([[1, "a", 1, 1]]));
+    wait_for_file(&app, "jars.csv", "jar\r\na\r\n");
 }
 
 #[test]
-fn a_line_whose_checkpoint_fails_is_there_once() {
+fn a_line_whose_checkpoint_failed_appears_once() {
     let app = serving(|| jars().background::<Jars>());
     fill(&app, "a", 1);
-    is_built(&app, "jars.csv", 1);
+    wait_until_built(&app, "jars.csv", 1);
     let tables = format!("{}.projections/jars.csv.1.db", app.database().display());
     let mut lock = SqliteConnection::establish(&tables).unwrap();
     lock.batch_execute("PRAGMA busy_timeout = 5000; BEGIN IMMEDIATE").unwrap();
     fill(&app, "b", 1);
-    is(&app, "jars.csv", "failing");
+    wait_for_state(&app, "jars.csv", "failing");
     fill(&app, "c", 1);
     lock.batch_execute("ROLLBACK").unwrap();
-    is_built(&app, "jars.csv", 1);
-    file_shows(&app, "jars.csv", "jar\r\na\r\nb\r\nc\r\n");
+    wait_until_built(&app, "jars.csv", 1);
+    wait_for_file(&app, "jars.csv", "jar\r\na\r\nb\r\nc\r\n");
 }

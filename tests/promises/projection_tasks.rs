@@ -1,4 +1,4 @@
-//! What operators do with projections, from the command line and over HTTP.
+//! How operators manage projections, from the command line and over HTTP.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use crate::harness::{App, Client, Process, eventually, lines, output_of, sql};
 
-/// Runs `duality projection`; the exit code and what it said.
+/// Runs `duality projection`, and returns its exit code and output.
 fn projection(database: &Path, task: &[&str]) -> (i32, String) {
     output_of(database, &[&["projection"], task].concat())
 }
 
-/// A service with some carts, whose projections have taken everything.
+/// A service with some carts, whose projections are up to date.
 fn filled() -> App {
     let app = App::start();
     for item in ["apple", "pear", "apple"] {
@@ -22,29 +22,29 @@ fn filled() -> App {
     }
     app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
     for (name, at) in [("cart_items", 9), ("carts.csv", 9), ("city_history", 1)] {
-        eventually("it has everything", || told(app.address, name)["at"] == at);
+        eventually("it is up to date", || status(app.address, name)["at"] == at);
     }
     app
 }
 
-fn told(address: SocketAddr, name: &str) -> Value {
+fn status(address: SocketAddr, name: &str) -> Value {
     Client::connect(address).request("GET", &format!("/projections/{name}"), &[], None).json()
 }
 
-/// Everything that can be read, as it is sent.
+/// The bodies of all reports.
 fn everything(address: SocketAddr) -> [String; 4] {
     ["cart-items?limit=1000", "popular-items?limit=1000", "city-history?limit=1000", "carts.csv"].map(|report| {
         Client::connect(address).request("GET", &format!("/reports/{report}"), &[], None).text().to_owned()
     })
 }
 
-fn pointer(database: &Path, name: &str) -> Value {
+fn manifest(database: &Path, name: &str) -> Value {
     let file = PathBuf::from(format!("{}.projections/{name}.json", database.display()));
     serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
 }
 
 #[test]
-fn projections_are_listed_while_the_service_runs_and_when_it_does_not() {
+fn projections_can_be_listed_with_and_without_a_running_service() {
     let mut app = filled();
     for _ in 0..2 {
         let (code, said) = projection(app.database(), &["list"]);
@@ -59,14 +59,18 @@ fn projections_are_listed_while_the_service_runs_and_when_it_does_not() {
 }
 
 #[test]
-fn a_projection_is_built_anew_while_the_service_runs_and_when_it_does_not() {
+fn projections_can_be_rebuilt_with_and_without_a_running_service() {
     let mut app = filled();
     let before = everything(app.address);
     for (generation, name) in [(2, "cart_items"), (2, "carts.csv"), (2, "city_history")] {
         let (code, said) = projection(app.database(), &["rebuild", name]);
         assert_eq!(code, 0, "{said}");
         assert!(said.contains("100%") || said.contains("live"), "{said}");
-        assert_eq!(told(app.address, name)["generation"], generation, "it is read when the program has ended");
+        assert_eq!(
+            status(app.address, name)["generation"],
+            generation,
+            "the new generation is in use when the command exits"
+        );
     }
     assert_eq!(everything(app.address), before);
     app.stop();
@@ -74,15 +78,15 @@ fn a_projection_is_built_anew_while_the_service_runs_and_when_it_does_not() {
         let (code, said) = projection(app.database(), &["rebuild", name]);
         assert_eq!(code, 0, "{said}");
         let expected = json!({"current": 3, "previous": 2, "building": null, "last": 3, "skipped": []});
-        assert_eq!(pointer(app.database(), name), expected);
+        assert_eq!(manifest(app.database(), name), expected);
     }
     app.resume();
-    eventually("it runs", || told(app.address, "city_history")["generation"] == 3);
-    eventually("all is as it was", || everything(app.address) == before);
+    eventually("it is running", || status(app.address, "city_history")["generation"] == 3);
+    eventually("the reports are unchanged", || everything(app.address) == before);
 }
 
 #[test]
-fn what_cannot_be_done_is_told_with_an_exit_code() {
+fn an_impossible_task_fails_with_a_message_and_an_exit_code() {
     let mut app = filled();
     let names = "cart_items, carts.csv, city_history";
     for (task, why) in [
@@ -110,25 +114,25 @@ fn what_cannot_be_done_is_told_with_an_exit_code() {
 }
 
 #[test]
-fn a_rebuild_that_cannot_be_done_ends_with_what_is_wrong() {
+fn a_failed_rebuild_exits_with_the_cause() {
     let mut app = filled();
     app.stop();
     sql(app.database(), "UPDATE journal SET kind = 'ItemStolen' WHERE position = 2");
     let (code, said) = projection(app.database(), &["rebuild", "cart_items"]);
     assert!(code == 1 && said.contains("stopped at 2") && said.contains("ItemStolen"), "{said}");
     app.resume();
-    eventually("it fails", || told(app.address, "cart_items")["state"] == "failing");
-    assert_eq!(app.get("/reports/popular-items").status, 200, "the old one is read");
+    eventually("it fails", || status(app.address, "cart_items")["state"] == "failing");
+    assert_eq!(app.get("/reports/popular-items").status, 200, "the old generation is still served");
     let (code, said) = projection(app.database(), &["rebuild", "carts.csv"]);
     assert!(code == 1 && said.contains("stopped at 2") && said.contains("ItemStolen"), "{said}");
     let (code, said) = projection(app.database(), &["skip", "carts.csv", "2"]);
     assert_eq!(code, 0, "{said}");
-    eventually("it is built", || told(app.address, "carts.csv")["state"] == "live");
-    assert_eq!(told(app.address, "carts.csv")["generation"], 2);
+    eventually("it is built", || status(app.address, "carts.csv")["state"] == "live");
+    assert_eq!(status(app.address, "carts.csv")["generation"], 2);
 }
 
 #[test]
-fn one_whose_tables_are_broken_is_built_anew() {
+fn a_projection_with_broken_tables_can_be_rebuilt() {
     let mut app = filled();
     let tables =
         |generation: u32| PathBuf::from(format!("{}.projections/cart_items.{generation}.db", app.database().display()));
@@ -137,7 +141,7 @@ fn one_whose_tables_are_broken_is_built_anew() {
         sql(&broken, "DROP TABLE cart_items");
         let cart = app.open_cart();
         assert_eq!(app.add_item(&cart, "apple").status, 200);
-        eventually("it fails", || told(app.address, "cart_items")["state"] == "failing");
+        eventually("it fails", || status(app.address, "cart_items")["state"] == "failing");
         if stopped {
             app.stop();
         }
@@ -145,21 +149,21 @@ fn one_whose_tables_are_broken_is_built_anew() {
         assert_eq!(code, 0, "{said}");
     }
     app.resume();
-    eventually("it runs", || told(app.address, "cart_items")["generation"] == 3);
+    eventually("it is running", || status(app.address, "cart_items")["generation"] == 3);
     assert_eq!(app.get("/reports/popular-items").json()["items"][0]["carts"], 4);
     app.stop();
-    // What is missing is not there empty.
+    // A missing file must not look like an empty table.
     std::fs::remove_file(third).unwrap();
     app.resume();
-    eventually("it was built", || {
+    eventually("it is built", || {
         let answer = app.get("/reports/popular-items");
         assert!(answer.status == 503 || answer.json()["items"][0]["carts"] == 4, "{}", answer.text());
         answer.status == 200
     });
-    assert_eq!(told(app.address, "cart_items")["generation"], 4);
+    assert_eq!(status(app.address, "cart_items")["generation"], 4);
 }
 
-/// Copies of the journal's only cart, so many that a rebuild takes a while.
+/// Copies the journal's only cart so often that a rebuild takes a while.
 fn multiply(database: &Path, carts: u32) {
     let known = lines(database, "SELECT group_concat(name, ',') AS line FROM pragma_table_info('journal')");
     assert_eq!(known.len(), 1);
@@ -180,7 +184,7 @@ fn multiply(database: &Path, carts: u32) {
 }
 
 #[test]
-fn a_rebuild_that_was_killed_goes_on_at_the_next_start() {
+fn a_killed_rebuild_continues_at_the_next_start() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("killed.db");
     let mut process = Process::start(&database, &[]);
@@ -196,7 +200,7 @@ fn a_rebuild_that_was_killed_goes_on_at_the_next_start() {
     let process = Process::start(&database, &[]);
     let address = process.address;
     for name in ["cart_items", "carts.csv"] {
-        eventually("it has everything", || told(address, name)["at"] == events);
+        eventually("it is up to date", || status(address, name)["at"] == events);
     }
     let before = everything(address);
     let mut interrupted = 0;
@@ -206,28 +210,28 @@ fn a_rebuild_that_was_killed_goes_on_at_the_next_start() {
             202
         );
     }
-    eventually("it is under way", || {
-        let building = &told(address, "carts.csv")["building"];
+    eventually("the rebuild is in progress", || {
+        let building = &status(address, "carts.csv")["building"];
         building["done"].as_i64() > Some(0) || building.is_null()
     });
     process.kill();
     for name in ["cart_items", "carts.csv"] {
-        interrupted += usize::from(pointer(&database, name)["building"] == 2);
+        interrupted += usize::from(manifest(&database, name)["building"] == 2);
     }
-    assert!(interrupted > 0, "it was killed while they were built");
+    assert!(interrupted > 0, "the kill interrupted a rebuild");
 
     let process = Process::start(&database, &[]);
     let address = process.address;
     for name in ["cart_items", "carts.csv"] {
-        eventually("it was built", || told(address, name)["generation"] == 2);
-        eventually("it has everything", || told(address, name)["at"] == events);
+        eventually("it is built", || status(address, name)["generation"] == 2);
+        eventually("it is up to date", || status(address, name)["at"] == events);
     }
     assert_eq!(everything(address), before);
     assert_eq!(before[3].lines().count(), 1 + 10_001);
 }
 
 #[test]
-fn paths_of_projections_and_reports_say_what_they_know() {
+fn projection_and_report_routes_reject_unknown_names_methods_and_bodies() {
     let app = filled();
     let (projections, reports) = (
         json!(["cart_items", "carts.csv", "city_history"]),
@@ -264,7 +268,7 @@ fn paths_of_projections_and_reports_say_what_they_know() {
 }
 
 #[test]
-fn a_query_that_a_report_cannot_answer_is_refused_with_its_parameter() {
+fn an_invalid_report_query_is_rejected_with_the_parameter() {
     let app = filled();
     for (query, parameter) in [
         ("cart-items?limit=0", "limit"),

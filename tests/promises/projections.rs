@@ -1,4 +1,4 @@
-//! What is read of the projections is what follows from the events, whatever happens while they are built.
+//! Projections match the events, whatever happens while they are built.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ fn get(address: SocketAddr, path: &str) -> Value {
     answer.json()
 }
 
-/// Text as it is written in a query.
+/// Percent-encodes text for a query.
 fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02x}")).collect()
 }
@@ -36,7 +36,7 @@ fn paged(address: SocketAddr, report: &str, rows: &str, limit: u64) -> Vec<Value
     }
 }
 
-/// A cart somewhere, one of the few that everybody writes or a new one, and something to do with it.
+/// A random command for a new cart or for one of the carts that all writers share.
 fn cart_command(random: &mut Random) -> (&'static str, String, Value) {
     let cart = format!("/carts/00000000-0000-4000-8000-0000000000{:02}", random.below(30));
     let item = json!({ "item": random.one_of(&ITEMS) });
@@ -49,7 +49,7 @@ fn cart_command(random: &mut Random) -> (&'static str, String, Value) {
     }
 }
 
-/// Fills carts until the connection breaks, or somebody says that it is enough.
+/// Sends cart commands until the connection breaks or the flag is set.
 fn fill_carts(mut client: Client, seed: u64, answered: &AtomicU64, enough: &AtomicBool) {
     let mut random = Random::new(seed);
     while !enough.load(Ordering::Relaxed) {
@@ -61,7 +61,7 @@ fn fill_carts(mut client: Client, seed: u64, answered: &AtomicU64, enough: &Atom
     }
 }
 
-/// Has projections built anew, now this one and now that one, until the connection breaks.
+/// Rebuilds random projections until the connection breaks or the flag is set.
 fn rebuild_often(mut client: Client, seed: u64, enough: &AtomicBool) {
     let mut random = Random::new(seed);
     while !enough.load(Ordering::Relaxed) {
@@ -69,7 +69,7 @@ fn rebuild_often(mut client: Client, seed: u64, enough: &AtomicBool) {
         let sent = client.try_send("POST", &path, &[], None);
         let Ok(response) = sent.and_then(|()| client.try_response("POST")) else { return };
         assert_eq!(response.status, 202, "{}", response.text());
-        // What was begun has a chance to end.
+        // Give the rebuild a chance to complete.
         for _ in 0..random.below(20) {
             let sent = client.try_send("GET", "/reports/popular-items", &[], None);
             if sent.and_then(|()| client.try_response("GET")).is_err() {
@@ -79,7 +79,7 @@ fn rebuild_often(mut client: Client, seed: u64, enough: &AtomicBool) {
     }
 }
 
-/// The populations of cities, as the only one who changes them knows them.
+/// The expected populations of cities; only one client changes them.
 #[derive(Default)]
 struct Cities {
     totals: BTreeMap<String, i64>,
@@ -95,7 +95,7 @@ impl Cities {
         self.rows.push((city.to_owned(), revision, *total));
     }
 
-    /// Moves persons until the connection breaks. Somebody stays in every city.
+    /// Moves persons until the connection breaks or the flag is set. At least one person stays in every city.
     fn move_persons(&mut self, mut client: Client, seed: u64, enough: &AtomicBool) {
         let mut random = Random::new(seed);
         while !enough.load(Ordering::Relaxed) {
@@ -120,8 +120,8 @@ impl Cities {
         }
     }
 
-    /// Finds out what became of the last command, whose answer never came.
-    fn look(&mut self, address: SocketAddr) {
+    /// Checks whether the last command, which got no response, was applied.
+    fn refresh(&mut self, address: SocketAddr) {
         let persons = get(address, "/persons");
         let person = |number: usize| persons.get((number + 1).to_string());
         let homes =
@@ -142,14 +142,14 @@ impl Cities {
         self.rows.sort_by_key(|(city, revision, _)| (*revision, city.clone()));
     }
 
-    /// Whether a history is all that happened; or, where pruning was faster than the projection, the totals at some
-    /// revision, and all that happened since.
-    fn are(&self, told: &[(String, i64, i64)]) -> bool {
-        if told == self.rows {
+    /// Whether a history is complete; or, if pruning was faster than the projection, whether it has the totals at some
+    /// revision and everything after it.
+    fn matches(&self, history: &[(String, i64, i64)]) -> bool {
+        if history == self.rows {
             return true;
         }
-        let Some((_, first, _)) = told.first() else { return false };
-        let (head, since) = told.split_at(told.iter().take_while(|(_, revision, _)| revision == first).count());
+        let Some((_, first, _)) = history.first() else { return false };
+        let (head, since) = history.split_at(history.iter().take_while(|(_, revision, _)| revision == first).count());
         let Some(before) = self.rows.len().checked_sub(since.len()).map(|number| &self.rows[..number]) else {
             return false;
         };
@@ -159,7 +159,7 @@ impl Cities {
     }
 }
 
-/// What follows from the journal.
+/// The rows that follow from the journal.
 #[derive(Default)]
 struct Carts {
     items: BTreeMap<(String, String), Value>,
@@ -215,7 +215,7 @@ fn file(address: SocketAddr) -> String {
     Client::connect(address).request("GET", "/reports/carts.csv", &[], None).text().to_owned()
 }
 
-/// The fields of a file as RFC 4180 has it, every line of which is whole.
+/// The fields of an RFC 4180 file; checks that every line is complete.
 fn fields(text: &str) -> Vec<Vec<String>> {
     assert!(text.ends_with("\r\n"), "a torn line: {text:?}");
     let (mut lines, mut line, mut field, mut quoted) = (Vec::new(), Vec::new(), String::new(), false);
@@ -236,15 +236,15 @@ fn fields(text: &str) -> Vec<Vec<String>> {
     lines
 }
 
-/// Waits until everything that can be read is what follows from what happened.
+/// Waits until all reports match the events.
 #[track_caller]
-fn all_is_as_it_should_be(address: SocketAddr, cities: &Cities, random: &mut Random) {
+fn assert_reports_match_events(address: SocketAddr, cities: &Cities, random: &mut Random) {
     let carts = Carts::of(address);
     let at = get(address, "/healthz")["position"].clone();
     for name in &NAMES[..2] {
-        eventually("everything was taken", || {
-            let told = get(address, &format!("/projections/{name}"));
-            told["at"] == at && told["state"] == "live"
+        eventually("it is up to date", || {
+            let status = get(address, &format!("/projections/{name}"));
+            status["at"] == at && status["state"] == "live"
         });
     }
     let items = paged(address, "cart-items", "items", 1 + random.below(50));
@@ -254,8 +254,8 @@ fn all_is_as_it_should_be(address: SocketAddr, cities: &Cities, random: &mut Ran
     assert_eq!(file[0], ["cart", "opened", "closed", "items", "minutes_open"]);
     assert_eq!(file[1..], carts.lines);
     let mut history = Vec::new();
-    eventually("the history is whole", || {
-        // While it is built for the first time in a new life of its archive, it is not there.
+    eventually("the history is complete", || {
+        // During the first build from a new archive there is no report.
         if get(address, "/projections/city_history").get("generation").is_none() {
             return false;
         }
@@ -265,34 +265,34 @@ fn all_is_as_it_should_be(address: SocketAddr, cities: &Cities, random: &mut Ran
             .iter()
             .map(|row| (row["city"].as_str().unwrap().to_owned(), number(row, "revision"), number(row, "total")))
             .collect();
-        cities.are(&history)
+        cities.matches(&history)
     });
 }
 
-/// Everything that can be read, as it is sent.
+/// The bodies of all reports.
 fn everything(address: SocketAddr) -> [String; 4] {
     ["cart-items?limit=1000", "popular-items?limit=1000", "city-history?limit=1000", "carts.csv"].map(|report| {
         Client::connect(address).request("GET", &format!("/reports/{report}"), &[], None).text().to_owned()
     })
 }
 
-/// Builds all anew; nothing that can be read is another.
+/// Rebuilds all projections, and checks that no report changes.
 #[track_caller]
-fn a_rebuild_changes_nothing(address: SocketAddr) {
+fn assert_rebuild_changes_nothing(address: SocketAddr) {
     let before = everything(address);
     for name in NAMES {
         let path = format!("/projections/{name}");
-        let told = Client::connect(address).request("POST", &format!("{path}/rebuild"), &[], None).json();
-        let wanted = told["building"]["generation"].as_i64().unwrap();
+        let status = Client::connect(address).request("POST", &format!("{path}/rebuild"), &[], None).json();
+        let wanted = status["building"]["generation"].as_i64().unwrap();
         eventually("it is built", || get(address, &path)["generation"].as_i64() >= Some(wanted));
     }
     assert_eq!(everything(address), before);
 }
 
-/// Writes and rebuilds from all sides, until so many were answered, and something ends it.
-fn be_busy(address: SocketAddr, seed: u64, cities: &mut Cities, commands: u64, end: impl FnOnce(&AtomicBool)) {
+/// Writes and rebuilds concurrently until this many commands were answered, and then calls `end`.
+fn run_load(address: SocketAddr, seed: u64, cities: &mut Cities, commands: u64, end: impl FnOnce(&AtomicBool)) {
     let (answered, enough) = (AtomicU64::new(0), AtomicBool::new(false));
-    // All of them are there before anything ends.
+    // All clients connect before the load can end.
     let [mover, rebuilder] = [(); 2].map(|()| Client::connect(address));
     let writers = [(); 3].map(|()| Client::connect(address));
     std::thread::scope(|scope| {
@@ -302,47 +302,47 @@ fn be_busy(address: SocketAddr, seed: u64, cities: &mut Cities, commands: u64, e
         }
         scope.spawn(move || cities.move_persons(mover, seed, enough));
         scope.spawn(move || rebuild_often(rebuilder, seed + 7, enough));
-        eventually("there are commands", || answered.load(Ordering::Relaxed) > commands);
+        eventually("there are enough commands", || answered.load(Ordering::Relaxed) > commands);
         end(enough);
     });
 }
 
 #[test]
-fn what_is_read_is_what_follows_from_the_events_after_kills_and_rebuilds() {
+fn projections_match_the_events_after_kills_and_rebuilds() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("killed.db");
     let forgetful = ["--retention-events", "20", "--prune-interval", "30ms"];
     let (mut cities, mut random) = (Cities::default(), Random::new(5));
     for round in 0..4 {
         let process = Process::start(&database, &forgetful);
-        cities.look(process.address);
-        be_busy(process.address, 1 + round * 100, &mut cities, 50 + random.below(300), |_| process.kill());
+        cities.refresh(process.address);
+        run_load(process.address, 1 + round * 100, &mut cities, 50 + random.below(300), |_| process.kill());
     }
     let process = Process::start(&database, &forgetful);
-    cities.look(process.address);
-    all_is_as_it_should_be(process.address, &cities, &mut random);
-    a_rebuild_changes_nothing(process.address);
+    cities.refresh(process.address);
+    assert_reports_match_events(process.address, &cities, &mut random);
+    assert_rebuild_changes_nothing(process.address);
 }
 
 #[test]
-fn what_is_read_is_what_follows_from_the_events_after_prunings_and_restarts() {
+fn projections_match_the_events_after_pruning_and_restarts() {
     let mut app = App::with(|settings| settings.retention_events = Some(15));
     let (mut cities, mut random) = (Cities::default(), Random::new(6));
     for round in 0..3 {
         let prunings = random.below(4);
-        be_busy(app.address, 1000 + round * 100, &mut cities, 200, |enough| {
+        run_load(app.address, 1000 + round * 100, &mut cities, 200, |enough| {
             (0..prunings).for_each(|_| app.prune());
             enough.store(true, Ordering::Relaxed);
         });
-        cities.look(app.address);
-        all_is_as_it_should_be(app.address, &cities, &mut random);
+        cities.refresh(app.address);
+        assert_reports_match_events(app.address, &cities, &mut random);
         app.restart();
     }
-    all_is_as_it_should_be(app.address, &cities, &mut random);
-    a_rebuild_changes_nothing(app.address);
+    assert_reports_match_events(app.address, &cities, &mut random);
+    assert_rebuild_changes_nothing(app.address);
 }
 
-/// Whether a generation of the file is longer than what counts of it.
+/// Whether the file of a generation is longer than the length in its checkpoint.
 fn has_bytes_beyond_the_checkpoint(database: &Path) -> bool {
     let directory = format!("{}.projections", database.display());
     std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).any(|path| {
@@ -355,19 +355,19 @@ fn has_bytes_beyond_the_checkpoint(database: &Path) -> bool {
 }
 
 #[test]
-fn a_service_that_dies_between_a_line_and_its_checkpoint_leaves_neither_doubled_nor_torn_lines() {
+fn a_crash_between_a_line_and_its_checkpoint_leaves_no_duplicate_or_torn_lines() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("aborted.db");
     let (mut cities, mut beyond) = (Cities::default(), 0);
     for round in 0..6 {
         let mut process = Process::aborting(&database, 3 + round * 2);
-        cities.look(process.address);
-        be_busy(process.address, 2000 + round * 100, &mut cities, 0, |_| assert!(!process.wait().success()));
+        cities.refresh(process.address);
+        run_load(process.address, 2000 + round * 100, &mut cities, 0, |_| assert!(!process.wait().success()));
         beyond += usize::from(has_bytes_beyond_the_checkpoint(&database));
     }
-    assert!(beyond > 0, "it died where it was to die");
+    assert!(beyond > 0, "at least one crash left bytes beyond the checkpoint");
     let process = Process::start(&database, &[]);
-    cities.look(process.address);
-    all_is_as_it_should_be(process.address, &cities, &mut Random::new(7));
-    a_rebuild_changes_nothing(process.address);
+    cities.refresh(process.address);
+    assert_reports_match_events(process.address, &cities, &mut Random::new(7));
+    assert_rebuild_changes_nothing(process.address);
 }

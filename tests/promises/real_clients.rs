@@ -1,5 +1,5 @@
-//! Consumers as others have written them, which know of no epoch and no catch-up: libraries for Server-Sent Events and
-//! for JSON merge patches, from npm and `PyPI`, in the programs of `tests/clients`.
+//! Consumers built on third-party libraries that know nothing of epochs or catch-ups: libraries for Server-Sent Events
+//! and JSON merge patches from npm and `PyPI`, used by the programs in `tests/clients`.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -16,33 +16,33 @@ use crate::harness::{Client, DEADLINE, Process, Response, eventually};
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
-/// Short enough for bookmarks to come.
+/// A heartbeat short enough for bookmarks.
 const ALIVE: [&str; 2] = ["--heartbeat", "200ms"];
 
-/// Nothing is retained for those who come back.
+/// No retention, so that reconnecting clients need a catch-up.
 const FORGETFUL: [&str; 6] = ["--heartbeat", "200ms", "--retention", "0s", "--prune-interval", "50ms"];
 
 #[test]
-fn eventsource_has_the_exact_state_whatever_happens() {
-    survives_everything(node(), "eventsource.mjs");
+fn eventsource_keeps_an_exact_copy() {
+    assert_keeps_an_exact_copy(node(), "eventsource.mjs");
 }
 
 #[test]
-fn fetch_event_source_has_the_exact_state_whatever_happens() {
-    survives_everything(node(), "fetch-event-source.mjs");
+fn fetch_event_source_keeps_an_exact_copy() {
+    assert_keeps_an_exact_copy(node(), "fetch-event-source.mjs");
 }
 
 #[test]
-fn httpx_sse_has_the_exact_state_whatever_happens() {
-    survives_everything(python(), "httpx_sse_client.py");
+fn httpx_sse_keeps_an_exact_copy() {
+    assert_keeps_an_exact_copy(python(), "httpx_sse_client.py");
 }
 
 #[test]
-fn sseclient_py_has_the_exact_state_whatever_happens() {
-    survives_everything(python(), "sseclient_py_client.py");
+fn sseclient_py_keeps_an_exact_copy() {
+    assert_keeps_an_exact_copy(python(), "sseclient_py_client.py");
 }
 
-fn survives_everything(language: Result<Language, String>, program: &str) {
+fn assert_keeps_an_exact_copy(language: Result<Language, String>, program: &str) {
     let Some(language) = available(language, program) else { return };
     let directory = tempfile::tempdir().unwrap();
     let (one, another) = (directory.path().join("one.db"), directory.path().join("another.db"));
@@ -53,16 +53,16 @@ fn survives_everything(language: Result<Language, String>, program: &str) {
     write(address, "POST", "/persons", r#"{"name":"Bob","city":"Oslo"}"#);
     let mut consumers = [("/persons", "/person-events"), ("/locations", "/location-events")]
         .map(|(state, events)| Consumer { state, process: Running::start(&language, program, address, state, events) });
-    // It follows from what it has loaded.
-    have_the_state(&mut consumers, address);
-    // Some take each of these in the name for the end of a line.
+    // A consumer starts from the state that it has loaded.
+    assert_current_state(&mut consumers, address);
+    // Some libraries mistake each of these characters for the end of a line.
     write(address, "POST", "/persons", "{\"name\":\"\u{85}\u{2028}\u{1f600}\",\"city\":\"Rome\",\"spouse\":1}");
     write(address, "PATCH", "/persons/1", r#"{"city":null}"#);
     write(address, "DELETE", "/persons/2", "");
-    have_the_state(&mut consumers, address);
+    assert_current_state(&mut consumers, address);
     let old = get(address, "/persons").cursor();
 
-    // While it is away, much is deleted and made again, and then forgotten.
+    // While the consumers are disconnected, aggregates are deleted and recreated, and the events are pruned.
     service.kill();
     let elsewhere = Process::start(&one, &FORGETFUL);
     write(elsewhere.address, "DELETE", "/persons/3", "");
@@ -70,16 +70,16 @@ fn survives_everything(language: Result<Language, String>, program: &str) {
     write(elsewhere.address, "POST", "/persons", r#"{"name":"Dee","city":"Oslo"}"#);
     write(elsewhere.address, "DELETE", "/persons/4", "");
     write(elsewhere.address, "PATCH", "/persons/1", r#"{"name":"Anna"}"#);
-    eventually("what was missed is pruned", || is_pruned(elsewhere.address, &old));
+    eventually("the missed events are pruned", || is_pruned(elsewhere.address, &old));
     elsewhere.kill();
     let mut service = Process::start_on(address, &one, &FORGETFUL);
-    have_the_state(&mut consumers, address);
+    assert_current_state(&mut consumers, address);
     write(address, "POST", "/persons", r#"{"name":"Eve","city":"Rome"}"#);
     write(address, "DELETE", "/persons/5", "");
-    have_the_state(&mut consumers, address);
-    assert!(consumers.iter().all(|consumer| !consumer.process.lost_everything), "{program}: a catch-up is enough");
+    assert_current_state(&mut consumers, address);
+    assert!(consumers.iter().all(|consumer| !consumer.process.was_reset), "{program} needs only a catch-up");
 
-    // Another database has taken its place, with the same keys and about as many revisions.
+    // Replace the database by another one with the same keys and about as many revisions.
     service.signal("TERM");
     assert!(service.wait().success());
     let elsewhere = Process::start(&another, &[]);
@@ -91,19 +91,19 @@ fn survives_everything(language: Result<Language, String>, program: &str) {
     write(elsewhere.address, "DELETE", "/persons/1", "");
     elsewhere.kill();
     let _service = Process::start_on(address, &another, &ALIVE);
-    have_the_state(&mut consumers, address);
+    assert_current_state(&mut consumers, address);
     write(address, "PATCH", "/persons/2", r#"{"city":null,"spouse":3}"#);
-    have_the_state(&mut consumers, address);
-    assert!(consumers.iter().all(|consumer| consumer.process.lost_everything), "{program} started from nothing");
+    assert_current_state(&mut consumers, address);
+    assert!(consumers.iter().all(|consumer| consumer.process.was_reset), "{program} started from nothing");
 }
 
-/// What cannot be had is not tested, unless the environment says that it has to be.
+/// Skips a missing language, unless the environment requires it.
 fn available(language: Result<Language, String>, program: &str) -> Option<Language> {
     let required = std::env::var_os("DUALITY_REQUIRE_CLIENTS").is_some_and(|value| value == "1");
     language
         .inspect_err(|why| {
             assert!(!required, "{why}");
-            // Not eprintln!, which is not shown when a test passes.
+            // The output of eprintln! is not shown when a test passes.
             let mut terminal = std::io::stderr();
             writeln!(terminal, "{program} is NOT TESTED: {why}").unwrap();
         })
@@ -127,15 +127,15 @@ fn is_pruned(address: SocketAddr, cursor: &str) -> bool {
 }
 
 #[track_caller]
-fn have_the_state(consumers: &mut [Consumer], address: SocketAddr) {
+fn assert_current_state(consumers: &mut [Consumer], address: SocketAddr) {
     for Consumer { state, process } in consumers {
         let fresh = get(address, state);
         assert_eq!(process.state_at(&fresh.cursor()), fresh.json(), "{state} at {}", fresh.cursor());
     }
 }
 
-/// An address that is still free when the service comes back to it: its port is none that is given out to whoever asks
-/// for any, least of all to a consumer that tries to connect to it meanwhile.
+/// An address that is still free when the service restarts. Its port is outside the ephemeral range, so that the system
+/// does not assign it meanwhile, for example to a consumer that tries to reconnect.
 fn lasting_address() -> SocketAddr {
     static TAKEN: AtomicU16 = AtomicU16::new(0);
     let spread = u16::try_from(std::process::id() % 1000).unwrap() * 10;
@@ -145,18 +145,18 @@ fn lasting_address() -> SocketAddr {
         .unwrap()
 }
 
-/// Who follows a part of the state.
+/// A consumer of a part of the state.
 struct Consumer {
     state: &'static str,
     process: Running,
 }
 
-/// A program of `tests/clients`.
+/// A running program of `tests/clients`.
 struct Running {
     child: Child,
     lines: Receiver<String>,
-    /// Whether its state was `null` in between.
-    lost_everything: bool,
+    /// Whether its state was ever `null`.
+    was_reset: bool,
     last: String,
 }
 
@@ -170,13 +170,13 @@ impl Running {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let (tell, lines) = channel();
+        let (sender, lines) = channel();
         let output = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
-        Self { child, lines, lost_everything: false, last: String::new() }
+        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Self { child, lines, was_reset: false, last: String::new() }
     }
 
-    /// Its state when a message has brought it to this cursor.
+    /// Its state once it has reached this cursor.
     #[track_caller]
     fn state_at(&mut self, cursor: &str) -> Value {
         let start = Instant::now();
@@ -185,7 +185,7 @@ impl Running {
             let line = self.lines.recv_timeout(left);
             self.last = line.unwrap_or_else(|error| panic!("{error}: not at {cursor}, but {}", self.last));
             let mut line: Value = serde_json::from_str(&self.last).unwrap();
-            self.lost_everything |= line["state"].is_null();
+            self.was_reset |= line["state"].is_null();
             if line["cursor"] == cursor {
                 return line["state"].take();
             }
@@ -200,7 +200,7 @@ impl Drop for Running {
     }
 }
 
-/// What runs programs, and where they are, beside the libraries that they need.
+/// The interpreter of a language, and the directory of the programs and their libraries.
 struct Language {
     command: PathBuf,
     programs: PathBuf,
@@ -231,7 +231,7 @@ fn python() -> Result<Language, String> {
     Ok(Language { command: programs.join("venv/bin/python"), programs })
 }
 
-/// Copies the programs of a language below the target directory, and installs there what they need, if it is not there.
+/// Copies the programs of a language to the target directory, and installs their libraries there if they are missing.
 fn installed(
     language: &str,
     pinned: &str,
@@ -240,7 +240,7 @@ fn installed(
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("clients");
     let programs = target.join(language);
     std::fs::create_dir_all(&programs).unwrap();
-    // Other tests, and other runs of them, wait here.
+    // Concurrent tests and test runs wait here.
     let lock = File::create(target.join(format!("{language}.lock"))).unwrap();
     lock.lock().unwrap();
     for entry in std::fs::read_dir(Path::new("tests/clients").join(language)).unwrap() {
@@ -258,7 +258,7 @@ fn installed(
     Ok(programs)
 }
 
-/// Runs what has to succeed; otherwise it says why it did not.
+/// Runs a command, and returns the reason if it fails.
 fn run(command: &mut Command, what: &str) -> Result<(), String> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{what}: {error}"))?;
     if output.status.success() {

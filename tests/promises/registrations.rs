@@ -1,4 +1,4 @@
-//! Registrations that cannot work keep the service from starting, and say what is wrong with them.
+//! An invalid registration prevents the service from starting, and the error names the reason.
 
 use std::path::Path;
 
@@ -66,8 +66,8 @@ struct NoEnum {
     title: String,
 }
 
-/// An aggregate with a mistake: its name, the command that opens it, its commands, its events.
-macro_rules! mistaken {
+/// Defines an aggregate from its name, the command that creates it, its commands and its events.
+macro_rules! aggregate {
     ($type:ident, $name:literal, $opens:literal, $command:ty, $event:ty) => {
         #[derive(Serialize, Deserialize)]
         struct $type {}
@@ -90,31 +90,31 @@ macro_rules! mistaken {
     };
 }
 
-mistaken!(NothingOpens, "things", "Create", Fine, Fine);
-mistaken!(OpensByItsPath, "things", "open", Fine, Fine);
-mistaken!(CommandOnTheFeed, "things", "Open", OnTheFeed, Fine);
-mistaken!(CommandInTheJournal, "things", "Open", InTheJournal, Fine);
-mistaken!(CommandTwice, "things", "Open", TwiceTheSame, Fine);
-mistaken!(OddCommand, "things", "Open", Odd, Fine);
-mistaken!(OddEvent, "things", "Open", Fine, Odd);
-mistaken!(TaggedCommand, "things", "Open", Tagged, Fine);
-mistaken!(TaggedEvent, "things", "Open", Fine, Tagged);
-mistaken!(TaggedBesideEvent, "things", "Open", Fine, TaggedBeside);
-mistaken!(UntaggedCommand, "things", "Open", Untagged, Fine);
-mistaken!(StructAsEvent, "things", "Open", Fine, NoEnum);
-mistaken!(NameOfTheJournal, "journal", "Open", Fine, Fine);
-mistaken!(NoMistake, "things", "Open", Fine, Fine);
+aggregate!(NothingOpens, "things", "Create", Fine, Fine);
+aggregate!(OpensByItsPath, "things", "open", Fine, Fine);
+aggregate!(CommandOnTheFeed, "things", "Open", OnTheFeed, Fine);
+aggregate!(CommandInTheJournal, "things", "Open", InTheJournal, Fine);
+aggregate!(CommandTwice, "things", "Open", TwiceTheSame, Fine);
+aggregate!(OddCommand, "things", "Open", Odd, Fine);
+aggregate!(OddEvent, "things", "Open", Fine, Odd);
+aggregate!(TaggedCommand, "things", "Open", Tagged, Fine);
+aggregate!(TaggedEvent, "things", "Open", Fine, Tagged);
+aggregate!(TaggedBesideEvent, "things", "Open", Fine, TaggedBeside);
+aggregate!(UntaggedCommand, "things", "Open", Untagged, Fine);
+aggregate!(StructAsEvent, "things", "Open", Fine, NoEnum);
+aggregate!(NameOfTheJournal, "journal", "Open", Fine, Fine);
+aggregate!(NoMistake, "things", "Open", Fine, Fine);
 
 fn refusal<T: EventSourced>() -> String {
     let settings = Settings { database: Path::new(":memory:").to_owned(), ..Settings::default() };
     match Service::new().event_sourced::<T>().open(settings) {
-        Ok(_) => panic!("it was taken"),
+        Ok(_) => panic!("it was accepted"),
         Err(error) => error.to_string(),
     }
 }
 
 #[test]
-fn an_event_sourced_aggregate_that_cannot_work_is_refused_with_what_is_wrong() {
+fn an_invalid_event_sourced_aggregate_is_rejected_with_the_reason() {
     for (refusal, why) in [
         (refusal::<NothingOpens>(), r#"things: "Create" opens, but is none of the commands Open"#),
         (refusal::<OpensByItsPath>(), r#"things: "open" opens, but is none of the commands Open"#),
@@ -135,9 +135,9 @@ fn an_event_sourced_aggregate_that_cannot_work_is_refused_with_what_is_wrong() {
 }
 
 #[test]
-fn one_that_can_work_is_taken_once() {
+fn a_valid_aggregate_can_be_registered_once() {
     let twice = || Service::new().event_sourced::<NoMistake>().event_sourced::<NoMistake>();
-    let Err(error) = twice().open(Settings::default()) else { panic!("it was taken twice") };
+    let Err(error) = twice().open(Settings::default()) else { panic!("it was accepted twice") };
     assert!(error.to_string().contains(r#"the name "things" is taken"#), "{error}");
     let app = crate::harness::App::serving(|| Service::new().event_sourced::<NoMistake>(), |_| {});
     assert_eq!(app.post("/things", "{}").json()["detail"], "never");

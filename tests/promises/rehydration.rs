@@ -1,4 +1,4 @@
-//! The row of an event-sourced aggregate is a cache: what it lost, the journal has.
+//! The row of an event-sourced aggregate is a cache: if it is lost, the state is rebuilt from the journal.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::own_aggregates::jars_and_crates;
 const CART: &str = "/carts/00000000-0000-4000-8000-000000000001";
 const OTHER: &str = "/carts/00000000-0000-4000-8000-000000000002";
 
-/// Forgets the rows of the aggregates, as if somebody had cleaned up too much.
+/// Deletes the rows of the aggregates, as a mistaken cleanup might.
 fn lose_rows(app: &mut App) {
     app.stop();
     sql(app.database(), "DELETE FROM aggregates");
@@ -20,7 +20,7 @@ fn item(name: &str) -> String {
 }
 
 #[test]
-fn commands_know_the_state_of_an_aggregate_whose_row_was_lost() {
+fn commands_rehydrate_an_aggregate_whose_row_was_lost() {
     let mut app = App::start();
     app.write("PUT", CART, "{}");
     app.post(&format!("{CART}/add-item"), &item("apple"));
@@ -34,7 +34,7 @@ fn commands_know_the_state_of_an_aggregate_whose_row_was_lost() {
     ] {
         assert_eq!((response.json()["type"].clone(), response.revision()), (json!(slug), revision));
     }
-    assert_eq!(app.get(CART).status, 404, "who is refused repairs nothing");
+    assert_eq!(app.get(CART).status, 404, "a rejected command does not restore the row");
 
     let added = app.post(&format!("{CART}/add-item"), &item("pear"));
     let items = added.json()["items"].as_object().unwrap().clone();
@@ -48,7 +48,7 @@ fn commands_know_the_state_of_an_aggregate_whose_row_was_lost() {
 }
 
 #[test]
-fn a_consumer_stays_exact_whether_it_saw_the_aggregate_before_its_row_was_lost_or_not() {
+fn consumers_stay_exact_when_a_row_is_lost_and_rehydrated() {
     for (command, body) in [("remove-item", item("apple")), ("add-item", item("pear")), ("close", "{}".to_owned())] {
         let mut app = App::start();
         app.write("PUT", CART, "{}");
@@ -73,13 +73,13 @@ fn a_consumer_stays_exact_whether_it_saw_the_aggregate_before_its_row_was_lost_o
 }
 
 #[test]
-fn an_aggregate_whose_row_was_lost_can_go() {
+fn an_aggregate_whose_row_was_lost_can_be_ended() {
     let mut app = App::serving(jars_and_crates, |_| {});
     app.write("PUT", "/jars/a", r#"{"marbles":1}"#);
     app.write("PUT", "/jars/b", r#"{"marbles":1}"#);
     let (mut state, cursor) = app.load("/jars");
     lose_rows(&mut app);
-    // Those that come in the same batch know that it went.
+    // Other commands in the same batch see that it has ended.
     let mut answers: Vec<_> = std::thread::scope(|scope| {
         let smashing: Vec<_> = (0..8).map(|_| scope.spawn(|| app.post("/jars/a/smash", "{}").status)).collect();
         smashing.into_iter().map(|one| one.join().unwrap()).collect()
@@ -88,7 +88,7 @@ fn an_aggregate_whose_row_was_lost_can_go() {
     assert_eq!(answers, [204, 404, 404, 404, 404, 404, 404, 404]);
     assert_eq!(app.post("/jars/b/look", "{}").text(), r#"{"marbles":1}"#);
     let fresh = app.get("/jars");
-    assert_eq!(fresh.text(), r#"{"b":{"marbles":1}}"#, "an event that changes nothing repairs the row");
+    assert_eq!(fresh.text(), r#"{"b":{"marbles":1}}"#, "an event that changes nothing restores the row");
     app.follow("/jar-events", &[("Last-Event-ID", &cursor)]).follow(&mut state, fresh.revision());
     assert_eq!(state, fresh.json());
     assert_eq!(app.post("/jars/a/add", r#"{"marbles":1}"#).status, 404);
@@ -107,7 +107,7 @@ fn get(process: &Process, path: &str) -> Response {
 }
 
 #[test]
-fn a_command_that_needs_an_event_that_cannot_be_read_stops_alone_and_the_log_names_it() {
+fn a_command_that_needs_an_unreadable_event_fails_alone_and_is_logged() {
     for (mistake, why) in
         [("kind = 'CartMelted'", "`CartMelted`"), ("schema = 7", "its schema 7 is of a newer program")]
     {
@@ -127,8 +127,12 @@ fn a_command_that_needs_an_event_that_cannot_be_read_stops_alone_and_the_log_nam
         let before = (get(&process, "/journal").json(), get(&process, "/carts").revision());
         let refused = request(&process, "POST", &format!("{CART}/close"), "{}");
         assert_eq!((refused.status, refused.json()["type"].clone()), (500, json!("internal")));
-        assert!(!refused.text().contains("Cart"), "the log has it, the client has not: {}", refused.text());
-        assert_eq!(request(&process, "PUT", CART, "{}").status, 500, "it is no new one");
+        assert!(
+            !refused.text().contains("Cart"),
+            "the error is in the log but not in the response: {}",
+            refused.text()
+        );
+        assert_eq!(request(&process, "PUT", CART, "{}").status, 500, "it cannot be opened as a new cart");
         assert_eq!((get(&process, "/journal").json(), get(&process, "/carts").revision()), before);
         let log = process.log();
         let place = "position 3 of the journal (carts/00000000-0000-4000-8000-000000000001, version 2)";

@@ -1,4 +1,4 @@
-//! Events that outlive the program that wrote them: their shape and the rule that folds them may change.
+//! Events outlive the program that wrote them: their shape may change, and so may the function that folds them.
 
 use duality::{BusinessRule, EventSourced, Keys, Root, Service};
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{App, lines, sql};
 
-/// Of today, if `EVENT_VERSION` and `STATE_VERSION` are 2; they were opened without a priority once, and assigned instead of taken.
+/// A ticket of the current program if the event and state versions are 2. In version 1 a ticket had no priority, and
+/// was assigned rather than taken.
 #[derive(Serialize, Deserialize)]
 struct Ticket<const EVENT_VERSION: i64, const STATE_VERSION: i64> {
     title: String,
@@ -72,7 +73,7 @@ impl<const SCHEMA: i64, const FOLD: i64> EventSourced for Ticket<SCHEMA, FOLD> {
     }
 
     fn upcast(kind: String, schema: i64, mut fields: Value) -> (String, Value) {
-        assert_eq!(schema, 1, "those of today come as they are");
+        assert_eq!(schema, 1, "only old events are upcast");
         match kind.as_str() {
             "TicketOpened" => fields["priority"] = json!("normal"),
             "TicketAssigned" => return ("TicketTaken".to_owned(), json!({ "by": fields["to"] })),
@@ -82,7 +83,7 @@ impl<const SCHEMA: i64, const FOLD: i64> EventSourced for Ticket<SCHEMA, FOLD> {
     }
 }
 
-/// The tables, and nobody who knows what is in them.
+/// Creates the tables without registering any collection.
 fn nothing() -> Service {
     Service::new()
 }
@@ -91,7 +92,7 @@ fn tickets() -> Service {
     Service::new().event_sourced::<Ticket<2, 2>>()
 }
 
-/// With events of today, but with the fold that the earlier program had: nothing is folded at start.
+/// Has the current event version but the old state version, so that nothing is refolded at start.
 fn tickets_that_are_not_folded() -> Service {
     Service::new().event_sourced::<Ticket<2, 1>>()
 }
@@ -101,7 +102,7 @@ const FIXTURE: &str = include_str!("../fixtures/tickets_of_schema_1.sql");
 const JOURNAL: &str = "SELECT position || '|' || collection || '|' || key || '|' || version || '|' || kind || '|' \
      || schema || '|' || body || '|' || time AS line FROM journal ORDER BY position";
 
-/// What an earlier program left, and then some; not started yet.
+/// A database left by an earlier program, with further changes by SQL; the service is not started yet.
 fn left_behind(more: &str) -> App {
     let mut app = App::serving(nothing, |_| {});
     app.stop();
@@ -111,7 +112,7 @@ fn left_behind(more: &str) -> App {
 }
 
 #[test]
-fn events_of_an_earlier_schema_are_folded_anew_and_stay_as_they_were_written() {
+fn old_events_are_upcast_when_folded_and_stay_as_they_were_written() {
     let mut app = left_behind("");
     let before = lines(app.database(), JOURNAL);
     app.resume_serving(tickets);
@@ -122,7 +123,7 @@ fn events_of_an_earlier_schema_are_folded_anew_and_stay_as_they_were_written() {
     let at_two = json!({"title": "A leak", "priority": "normal", "taken_by": "Ann", "done": false});
     assert_eq!(app.get("/tickets/leak?version=2").json(), at_two);
 
-    // Who was up to date with the earlier program gets the difference.
+    // A consumer that was up to date with the earlier program receives the difference.
     let mut state = json!({
         "lamp": {"title": "A lamp", "done": true},
         "leak": {"title": "A leak", "assigned": "Bob", "done": false},
@@ -139,7 +140,11 @@ fn events_of_an_earlier_schema_are_folded_anew_and_stay_as_they_were_written() {
 
     let restarted = app.get("/tickets").text().to_owned();
     app.restart();
-    assert_eq!((app.get("/tickets").text(), app.get("/tickets").revision()), (restarted.as_str(), 8), "folded once");
+    assert_eq!(
+        (app.get("/tickets").text(), app.get("/tickets").revision()),
+        (restarted.as_str(), 8),
+        "the refold happened only once"
+    );
     app.stop();
     let after = lines(app.database(), JOURNAL);
     assert_eq!(after[..before.len()], before);
@@ -154,7 +159,7 @@ fn events_of_an_earlier_schema_are_folded_anew_and_stay_as_they_were_written() {
 }
 
 #[test]
-fn an_event_that_no_schema_knows_keeps_the_service_from_folding_and_so_from_starting() {
+fn an_unreadable_event_prevents_a_refold_and_the_start() {
     for (mistake, why) in [
         ("UPDATE journal SET kind = 'TicketMelted' WHERE position = 3", "`TicketMelted`"),
         ("UPDATE journal SET schema = 3 WHERE position = 3", "newer program"),
@@ -170,14 +175,18 @@ fn an_event_that_no_schema_knows_keeps_the_service_from_folding_and_so_from_star
         let refused = app.try_resume_serving(tickets).unwrap_err();
         assert!(refused.contains("position 3 of the journal (tickets/leak, version 2)"), "{refused}");
         assert!(refused.contains(why), "{why}: {refused}");
-        assert_eq!(lines(app.database(), "SELECT CAST(revision AS TEXT) AS line FROM metadata"), ["5"], "left alone");
+        assert_eq!(
+            lines(app.database(), "SELECT CAST(revision AS TEXT) AS line FROM metadata"),
+            ["5"],
+            "the revision is unchanged"
+        );
         sql(app.database(), "DELETE FROM journal; UPDATE metadata SET revision = 0");
         app.resume_serving(tickets);
     }
 }
 
 #[test]
-fn time_travel_over_an_event_that_no_schema_knows_is_refused_without_internals() {
+fn time_travel_over_an_unreadable_event_fails_without_leaking_internals() {
     for mistake in [
         "UPDATE journal SET kind = 'TicketMelted' WHERE position = 3",
         "UPDATE journal SET schema = 3 WHERE position = 3",
@@ -193,14 +202,14 @@ fn time_travel_over_an_event_that_no_schema_knows_is_refused_without_internals()
         }
         assert_eq!(app.get("/tickets/leak?version=1").json()["priority"], "normal");
         assert_eq!(app.get("/tickets/lamp?version=2").json()["done"], true);
-        // The journal says what there is, and the row is a cache that needs no fold.
+        // The journal is still readable, and commands use the stored row, which needs no fold.
         assert_eq!(app.get("/tickets/leak/journal").json()["events"][1]["position"], 3);
         assert_eq!(app.post("/tickets/leak/finish", "{}").json()["done"], true);
     }
 }
 
 #[test]
-fn many_aggregates_that_are_folded_anew_come_in_revisions_of_a_thousand() {
+fn refolded_aggregates_are_published_in_revisions_of_a_thousand() {
     let mut app = left_behind(
         "DELETE FROM journal; DELETE FROM aggregates; DELETE FROM outbox;
         UPDATE metadata SET revision = 1203, pruned = 1203;

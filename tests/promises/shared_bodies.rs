@@ -1,4 +1,4 @@
-//! A whole collection is read once for all who ask for it, and is what the table would give.
+//! A whole collection is read once for all clients, and matches the table.
 
 use std::io::Read as _;
 
@@ -8,13 +8,13 @@ use crate::harness::{App, Client, Process, Random, Response, eventually, lines, 
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
-/// Whether all who read it share it: what is streamed has no length.
+/// Whether a body is shared: a streamed body has no length.
 fn is_shared(response: &Response) -> bool {
     assert_eq!(response.status, 200, "{}", response.text());
     response.header("Content-Length").is_some()
 }
 
-/// A person whose body has about so many bytes.
+/// The JSON of a person with about this many bytes.
 fn person(bytes: usize) -> String {
     json!({"name": "x".repeat(bytes), "city": "Rome"}).to_string()
 }
@@ -25,9 +25,9 @@ fn fill(client: &mut Client, persons: usize, bytes: usize) {
     }
 }
 
-/// The shared body of each collection is the one that goes through the table, byte for byte.
+/// Checks that the shared body of each collection equals the one streamed from the table, byte for byte.
 #[track_caller]
-fn is_what_the_table_gives(app: &App) {
+fn assert_matches_table(app: &App) {
     for name in ["persons", "locations", "accounts"] {
         let (shared, streamed) = (app.get(&format!("/{name}")), app.get(&format!("/aggregates?collection={name}")));
         assert!(is_shared(&shared) && !is_shared(&streamed));
@@ -38,7 +38,7 @@ fn is_what_the_table_gives(app: &App) {
 }
 
 #[test]
-fn a_shared_body_is_what_the_table_gives_after_any_writes() {
+fn a_shared_body_matches_the_table_after_any_writes() {
     let mut random = Random::new(7);
     let mut app = App::start();
     let cities = ["Rome", "\"quoted\\\"", "Zürich", "10", "9", "{", "東京", "a/b"];
@@ -61,7 +61,7 @@ fn a_shared_body_is_what_the_table_gives_after_any_writes() {
         }
         match round % 20 {
             7 => app.restart(),
-            // Deletions are forgotten, and no row tells of them any more.
+            // Tombstones are pruned, so no row has the deletions any more.
             13 => {
                 app.turn_clock(91 * 24 * 3600 * 1000);
                 app.prune();
@@ -70,14 +70,14 @@ fn a_shared_body_is_what_the_table_gives_after_any_writes() {
             _ => {}
         }
         if random.below(3) > 0 {
-            is_what_the_table_gives(&app);
+            assert_matches_table(&app);
         }
     }
-    is_what_the_table_gives(&app);
+    assert_matches_table(&app);
 }
 
 #[test]
-fn who_writes_and_reads_at_once_with_others_sees_what_was_answered() {
+fn concurrent_writers_read_their_own_writes() {
     let app = App::start();
     fill(&mut app.client(), 50, 1000);
     std::thread::scope(|scope| {
@@ -100,7 +100,7 @@ fn who_writes_and_reads_at_once_with_others_sees_what_was_answered() {
 }
 
 #[test]
-fn a_collection_has_a_tag_that_moves_with_its_own_changes_only() {
+fn the_etag_of_a_collection_changes_only_with_the_collection() {
     let mut app = App::start();
     app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
     app.post("/persons", r#"{"name":"Bob"}"#);
@@ -127,7 +127,7 @@ fn a_collection_has_a_tag_that_moves_with_its_own_changes_only() {
     app.delete("/persons/1");
     let tags = [("/persons", 4), ("/locations", 4), ("/carts", 3), ("/accounts", 0), ("/aggregates", 4)];
     expect(&app, tags);
-    // Of the last change no row is left.
+    // No row is left of the last change.
     app.turn_clock(91 * 24 * 3600 * 1000);
     app.prune();
     app.restart();
@@ -135,7 +135,7 @@ fn a_collection_has_a_tag_that_moves_with_its_own_changes_only() {
 }
 
 #[test]
-fn what_a_client_has_of_a_collection_is_not_sent_again() {
+fn if_none_match_gives_304_for_an_unchanged_collection() {
     let app = App::start();
     let mut client = app.client();
     fill(&mut client, 3, 1000);
@@ -166,7 +166,7 @@ fn what_a_client_has_of_a_collection_is_not_sent_again() {
     }
     let tag = app.get("/persons").header("ETag").unwrap().to_owned();
     let other = app.request("GET", "/persons", &[lines, ("If-None-Match", &tag)], None);
-    assert_eq!(other.status, 200, "what was given as an object is no lines");
+    assert_eq!(other.status, 200, "the tag of the object does not match the lines");
     assert_eq!(app.request("GET", "/persons", &[("If-Match", &tag)], None).status, 200);
     app.delete("/persons/1");
     assert_eq!(app.request("GET", "/persons", &[("If-None-Match", &tag)], None).status, 200);
@@ -174,7 +174,7 @@ fn what_a_client_has_of_a_collection_is_not_sent_again() {
 }
 
 #[test]
-fn a_head_has_the_length_that_a_get_has() {
+fn head_has_the_same_content_length_as_get() {
     let app = App::start();
     fill(&mut app.client(), 100, 1000);
     for encoding in ["identity", "gzip"] {
@@ -195,10 +195,10 @@ fn unzipped(response: &Response) -> String {
 }
 
 #[test]
-fn who_takes_gzip_is_given_the_same_text_compressed() {
+fn gzip_gives_the_same_text_compressed() {
     let app = App::start();
     let zipped = |path| app.request("GET", path, &[("Accept-Encoding", "gzip")], None);
-    assert_eq!(zipped("/persons").text(), "{}", "too little to compress");
+    assert_eq!(zipped("/persons").text(), "{}", "it is too small to compress");
     fill(&mut app.client(), 200, 1000);
     for round in 0..5 {
         let (plain, gzip) = (app.get("/persons"), zipped("/persons"));
@@ -225,7 +225,7 @@ fn who_takes_gzip_is_given_the_same_text_compressed() {
 }
 
 #[test]
-fn a_collection_that_has_no_room_is_streamed_and_shared_when_it_has() {
+fn a_collection_over_budget_is_streamed_until_it_fits() {
     let app = App::with(|settings| settings.shared_bodies = 100_000);
     let mut client = app.client();
     fill(&mut client, 50, 1000);
@@ -234,11 +234,11 @@ fn a_collection_that_has_no_room_is_streamed_and_shared_when_it_has() {
     let streamed = app.request("GET", "/persons", &[("Accept-Encoding", "gzip")], None);
     assert!(!is_shared(&streamed));
     assert_eq!((streamed.header("Content-Encoding"), streamed.json().as_object().unwrap().len()), (None, 150));
-    assert!(is_shared(&app.get("/locations")), "others are not affected");
+    assert!(is_shared(&app.get("/locations")), "other collections are not affected");
     for key in 1..=120 {
         assert_eq!(app.delete(&format!("/persons/{key}")).status, 204);
     }
-    // Its size is noted as it is streamed.
+    // Streaming measures the new size.
     eventually("it is shared again", || is_shared(&app.get("/persons")));
     assert_eq!(app.get("/persons").json().as_object().unwrap().len(), 30);
     let none = App::with(|settings| settings.shared_bodies = 0);
@@ -246,12 +246,12 @@ fn a_collection_that_has_no_room_is_streamed_and_shared_when_it_has() {
 }
 
 #[test]
-fn who_reads_slowly_at_many_versions_holds_no_more_than_the_budget() {
+fn slow_readers_of_many_revisions_stay_within_the_budget() {
     const BUDGET: i64 = 16 * 1024 * 1024;
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(&directory.path().join("test.db"), &["--shared-bodies", "16MiB"]);
     let mut writer = Client::connect(process.address);
-    // 10 MB: more than the buffers of the kernel for one client, and than half of the budget.
+    // 10 MB are more than the kernel's buffers for one client, and more than half of the budget.
     fill(&mut writer, 200, 50_000);
     assert!(is_shared(&Client::connect(process.address).request("GET", "/persons", &[], None)));
     let before = process.memory();
@@ -269,19 +269,19 @@ fn who_reads_slowly_at_many_versions_holds_no_more_than_the_budget() {
         slow.push((client, head, version));
     }
     let taken = process.memory() - before;
-    eprintln!("eight slow readers of eight versions take {taken} bytes of memory");
-    assert!(taken < BUDGET + 8 * 3 * 1024 * 1024, "{taken} bytes; eight versions have 80 MB");
+    eprintln!("eight slow readers of eight revisions take {taken} bytes of memory");
+    assert!(taken < BUDGET + 8 * 3 * 1024 * 1024, "{taken} bytes; eight revisions have 80 MB");
     assert!(slow.iter().any(|(_, head, _)| is_shared(head)) && slow.iter().any(|(_, head, _)| !is_shared(head)));
     for (mut client, head, version) in slow {
         let persons = client.rest(head).json();
         let mut persons = persons.as_object().unwrap().values();
         assert_eq!(persons.len(), 200);
-        assert!(persons.all(|person| person["spouse"] == version), "as it was at the revision of its head");
+        assert!(persons.all(|person| person["spouse"] == version), "the body has the revision of its head");
     }
 }
 
 #[test]
-fn a_collection_that_cannot_be_read_is_a_problem_and_the_next_get_tries_again() {
+fn a_failed_read_is_a_500_and_the_next_get_retries() {
     let app = App::start();
     app.post("/persons", r#"{"name":"Ann"}"#);
     sql(app.database(), "ALTER TABLE aggregates RENAME TO elsewhere");
@@ -294,7 +294,7 @@ fn a_collection_that_cannot_be_read_is_a_problem_and_the_next_get_tries_again() 
 }
 
 #[test]
-fn a_database_from_before_tags_of_collections_begins_with_one_that_is_no_older_than_its_last_change() {
+fn a_database_without_collection_etags_starts_with_its_last_revision() {
     let mut app = App::start();
     app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
     app.open_cart();
@@ -313,7 +313,7 @@ fn a_database_from_before_tags_of_collections_begins_with_one_that_is_no_older_t
 }
 
 #[test]
-fn who_saw_a_revision_is_never_shown_an_earlier_one_whatever_is_asked_for_next() {
+fn a_client_never_sees_an_older_revision_than_before() {
     let app = App::start();
     fill(&mut app.client(), 3, 10);
     let writing = |key: usize| {
@@ -329,7 +329,7 @@ fn who_saw_a_revision_is_never_shown_an_earlier_one_whatever_is_asked_for_next()
         while !writers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
             let one = client.request("GET", "/persons/1", &[], None);
             assert!(one.revision() >= seen, "one: {} after {seen}", one.revision());
-            // With the tag of what was there before: nothing new is said only where nothing is.
+            // A 304 for the previous tag is correct only if nothing has changed.
             let all = client.request("GET", "/persons", &[("If-None-Match", &tag)], None);
             assert!(all.revision() >= one.revision(), "all: {} after {}", all.revision(), one.revision());
             seen = all.revision();

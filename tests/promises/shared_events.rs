@@ -1,4 +1,4 @@
-//! Events that are replayed are read once for all who come back, and are what the table would give.
+//! Replayed events are read once for all reconnecting clients, and match the table.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::harness::{App, Client, Event, Process, Random, Stream, eventually};
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
-/// Writes so many revisions; now and then a long one, if they are to be.
+/// Writes this many revisions, occasionally with a long name.
 fn write(app: &App, revisions: u64, longest: u64, random: &mut Random) {
     let mut client = app.client();
     for _ in 0..3 {
@@ -30,10 +30,10 @@ fn write(app: &App, revisions: u64, longest: u64, random: &mut Random) {
 const FEEDS: [&str; 5] =
     ["/person-events", "/events", "/location-events", "/persons/2/events", "/events?collection=locations"];
 
-/// What each feed gives from each of these revisions.
+/// What each feed replays from each of these revisions.
 fn replayed(app: &App, from: &[i64]) -> Vec<Vec<Event>> {
     let epoch = app.load("/persons").1.split_once('.').unwrap().0.to_owned();
-    // Concerns all feeds, so that each has an end.
+    // This event is on all feeds, so it marks the end of each.
     let end = app.patch("/persons/2", r#"{"city":"Bonn"}"#).revision();
     let mut all = Vec::new();
     for path in FEEDS {
@@ -50,20 +50,20 @@ fn replayed(app: &App, from: &[i64]) -> Vec<Vec<Event>> {
     all
 }
 
-/// Whatever is shared, everybody gets the same events.
-fn is_the_same_whatever_is_shared(limits: &[usize], revisions: u64, longest: u64) -> Vec<Event> {
+/// Checks that the events are the same with every limit for shared events.
+fn assert_same_events_with_limits(limits: &[usize], revisions: u64, longest: u64) -> Vec<Event> {
     let mut app = App::with(|settings| settings.shared_events = 0);
     let mut random = Random::new(revisions);
     write(&app, revisions, longest, &mut random);
     let revisions = i64::try_from(revisions).unwrap();
     let from = [0, 1, 511, 512, 513, 1023, 1024, 1025, 1500, revisions - 1];
     let expected = replayed(&app, &from);
-    // Its city is of its time only.
+    // The last event is different each time.
     let without_the_last = |events: &[Event]| events[..events.len() - 1].to_vec();
     for limit in limits {
         app.change(|settings| settings.shared_events = *limit);
         app.restart();
-        // The second time finds what the first has left.
+        // The second round finds the entries of the first.
         for _ in 0..2 {
             for (events, expected) in replayed(&app, &from).iter().zip(&expected) {
                 let expected = without_the_last(expected);
@@ -75,19 +75,22 @@ fn is_the_same_whatever_is_shared(limits: &[usize], revisions: u64, longest: u64
 }
 
 #[test]
-fn who_comes_back_gets_the_same_events_whether_they_are_shared_or_not() {
-    is_the_same_whatever_is_shared(&[32 << 20, 600_000, 300_000], 1700, 100);
+fn reconnecting_clients_get_the_same_events_with_and_without_sharing() {
+    assert_same_events_with_limits(&[32 << 20, 600_000, 300_000], 1700, 100);
 }
 
 #[test]
-fn who_comes_back_gets_the_same_events_where_they_are_too_long_to_be_shared() {
-    let events = is_the_same_whatever_is_shared(&[32 << 20], 1700, 12_000);
-    let between_two_cuts = events.iter().filter(|event| event.reached().is_some_and(|at| (513..=1024).contains(&at)));
-    assert!(between_two_cuts.map(|event| event.data.len()).sum::<usize>() > 256 * 1024, "they are not so long");
+fn reconnecting_clients_get_the_same_events_when_they_are_too_long_to_share() {
+    let events = assert_same_events_with_limits(&[32 << 20], 1700, 12_000);
+    let of_one_segment = events.iter().filter(|event| event.reached().is_some_and(|at| (513..=1024).contains(&at)));
+    assert!(
+        of_one_segment.map(|event| event.data.len()).sum::<usize>() > 256 * 1024,
+        "the events are too short for this test"
+    );
 }
 
 #[test]
-fn who_was_away_for_too_long_gets_no_events_that_were_pruned_though_they_are_still_shared() {
+fn pruned_events_are_not_replayed_even_while_they_are_cached() {
     let app = App::start();
     write(&app, 1100, 10, &mut Random::new(1));
     let epoch = app.load("/persons").1.split_once('.').unwrap().0.to_owned();
@@ -99,7 +102,8 @@ fn who_was_away_for_too_long_gets_no_events_that_were_pruned_though_they_are_sti
 
 const EVENTS: i64 = 3000;
 
-/// A database with events of 400 bytes each, as they are sent: more than the kernel and the service buffer for one client.
+/// Fills a database with events of 400 bytes each on the wire: more in all than the kernel and the service buffer for
+/// one client.
 fn fill(database: &Path) {
     let process = Process::start(database, &[]);
     let mut client = Client::connect(process.address);
@@ -109,8 +113,8 @@ fn fill(database: &Path) {
     }
 }
 
-/// The memory that each of a hundred subscribers takes who come with nothing and read nothing, after others who come with
-/// these revisions and read nothing.
+/// The memory for each of a hundred stalled subscribers that start from the beginning, after other stalled subscribers
+/// have started from these revisions.
 fn taken(database: &Path, flags: &[&str], before: &[i64]) -> i64 {
     const SUBSCRIBERS: i64 = 100;
     let process = Process::start(database, flags);
@@ -120,9 +124,9 @@ fn taken(database: &Path, flags: &[&str], before: &[i64]) -> i64 {
     let before: Vec<_> = before.iter().map(|next| stalled(*next)).collect();
     let memory = process.memory();
     let stalled: Vec<_> = (0..SUBSCRIBERS).map(|_| stalled(1)).collect();
-    // Until as much is on its way to each of them as there may be.
+    // Wait until the buffers of all of them are full.
     let (mut taken, mut looks) = (0, 0);
-    eventually("they take no more", || {
+    eventually("the memory has stopped growing", || {
         let last = std::mem::replace(&mut taken, process.memory() - memory);
         looks = if (taken - last).abs() < 100_000 { looks + 1 } else { 0 };
         looks == 30
@@ -132,16 +136,16 @@ fn taken(database: &Path, flags: &[&str], before: &[i64]) -> i64 {
 }
 
 #[test]
-fn many_who_come_back_at_once_share_the_memory_for_it() {
+fn reconnecting_clients_share_the_memory_for_replayed_events() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("test.db");
     fill(&database);
     let (alone, shared) = (taken(&database, &["--shared-events", "0"], &[]), taken(&database, &[], &[]));
-    // Room for three segments, which are all on their way to somebody.
+    // There is room for three segments, and all of them are being sent to some subscriber.
     let elsewhere: Vec<_> = (1..6).map(|cut| cut * 512 + 1).collect();
     let crowded = taken(&database, &["--shared-events", "700KiB"], &[&[1], &elsewhere[..]].concat());
-    eprintln!("each takes {alone} bytes alone, {shared} bytes shared, {crowded} bytes where there is little room");
-    // Of a page of 128 KiB, next to nothing is its own.
-    assert!(shared + 100_000 < alone, "{shared} bytes, where each for itself takes {alone}");
-    assert!(crowded < alone / 2, "{crowded} bytes, where each for itself takes {alone}");
+    eprintln!("a subscriber takes {alone} bytes unshared, {shared} bytes shared, {crowded} bytes with a small budget");
+    // Almost none of a page of 128 KiB belongs to one subscriber alone.
+    assert!(shared + 100_000 < alone, "{shared} bytes, and {alone} unshared");
+    assert!(crowded < alone / 2, "{crowded} bytes, and {alone} unshared");
 }

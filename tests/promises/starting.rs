@@ -1,4 +1,4 @@
-//! Starting: what keeps it from it is one line, and exit code 1.
+//! A service that cannot start logs one line and exits with code 1.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::harness::{Process, sql};
 
 #[track_caller]
-fn refuses(database: &Path, flags: &[&str], why: &str) {
+fn assert_refuses_to_start(database: &Path, flags: &[&str], why: &str) {
     let output = Process::output(database, flags);
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{errors}");
@@ -20,41 +20,41 @@ fn a_second_process_on_the_same_file_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("test.db");
     let process = Process::start(&database, &[]);
-    refuses(&database, &[], "another process uses it");
+    assert_refuses_to_start(&database, &[], "another process uses it");
     drop(process);
     Process::start(&database, &[]);
 }
 
 #[test]
-fn a_file_that_cannot_be_opened_is_named() {
+fn the_error_names_a_file_that_cannot_be_opened() {
     let directory = tempfile::tempdir().unwrap();
-    refuses(&directory.path().join("no/such/directory.db"), &[], "no/such/directory.db");
+    assert_refuses_to_start(&directory.path().join("no/such/directory.db"), &[], "no/such/directory.db");
     let folder = directory.path().join("folder.db");
     std::fs::create_dir(&folder).unwrap();
-    refuses(&folder, &[], "folder.db");
+    assert_refuses_to_start(&folder, &[], "folder.db");
 }
 
 #[test]
-fn a_file_that_is_no_database_is_left_alone() {
+fn a_file_that_is_not_a_database_is_left_unchanged() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("notes.txt");
     let text = "not a database\n".repeat(1000);
     std::fs::write(&file, &text).unwrap();
-    refuses(&file, &[], "file is not a database");
+    assert_refuses_to_start(&file, &[], "file is not a database");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
 }
 
 #[test]
-fn a_database_of_a_newer_program_is_left_alone() {
+fn a_database_of_a_newer_version_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("test.db");
     drop(Process::start(&database, &[]));
     sql(&database, "INSERT INTO __diesel_schema_migrations (version) VALUES ('29991231000000')");
-    refuses(&database, &[], "29991231000000");
+    assert_refuses_to_start(&database, &[], "29991231000000");
 }
 
 #[test]
-fn an_address_that_is_taken_is_named() {
+fn the_error_names_an_address_that_is_in_use() {
     let directory = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -68,7 +68,7 @@ fn an_address_that_is_taken_is_named() {
 }
 
 #[test]
-fn a_database_in_memory_is_private_and_gone_at_exit() {
+fn an_in_memory_database_is_private_and_removed_at_exit() {
     let memory = Path::new(":memory:");
     let (mut one, two) = (Process::start(memory, &[]), Process::start(memory, &[]));
     let post = |process: &Process| {

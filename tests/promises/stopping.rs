@@ -1,4 +1,4 @@
-//! Stopping: soon, in order, and with nothing lost.
+//! Shutdown is quick and orderly, and loses nothing.
 
 use std::time::{Duration, Instant};
 
@@ -30,23 +30,26 @@ fn stops_with_a_thousand_subscribers(signal: &str) {
     assert!(status.success(), "{}", process.log());
     assert!(took < Duration::from_secs(5), "{took:?}");
     for stream in &mut streams {
-        assert!(stream.try_next().is_none(), "cut, not ended: a clean end makes some clients stop for good");
+        assert!(stream.try_next().is_none(), "the stream is cut: after a clean end some clients never reconnect");
     }
     let log = process.log();
     for line in ["stopping", "connections are closed", "stopped"] {
         assert!(log.contains(line), "{line:?} in {log}");
     }
     let wal = database.with_extension("db-wal");
-    assert!(std::fs::metadata(wal).map_or(0, |wal| wal.len()) == 0, "one tidy file is left");
+    assert!(
+        std::fs::metadata(wal).map_or(0, |wal| wal.len()) == 0,
+        "the write-ahead log is empty, so one file has everything"
+    );
 }
 
 #[test]
-fn sigterm_stops_it_with_a_thousand_subscribers() {
+fn sigterm_stops_a_service_with_a_thousand_subscribers() {
     stops_with_a_thousand_subscribers("TERM");
 }
 
 #[test]
-fn sigint_stops_it_with_a_thousand_subscribers() {
+fn sigint_stops_a_service_with_a_thousand_subscribers() {
     stops_with_a_thousand_subscribers("INT");
 }
 
@@ -61,7 +64,7 @@ fn a_write_in_flight_is_answered() {
         body.len()
     );
     client.send_raw(head.as_bytes());
-    // Each worker serves a connection in its turn; when many have been answered since, this one has been read.
+    // Workers serve connections in turn: once these requests have been answered, the head above has been read.
     for _ in 0..20 {
         Client::connect(process.address).request("GET", "/persons", &[], None);
     }
@@ -72,7 +75,7 @@ fn a_write_in_flight_is_answered() {
 }
 
 #[test]
-fn a_journal_in_the_midst_of_its_history_is_cut() {
+fn a_journal_stream_is_cut_in_the_middle_of_a_replay() {
     let mut app = App::start();
     app.stop();
     sql(
@@ -86,6 +89,6 @@ fn a_journal_in_the_midst_of_its_history_is_cut() {
     let reading = std::thread::spawn(move || std::iter::from_fn(|| stream.try_next()).count());
     let begin = Instant::now();
     app.stop();
-    eprintln!("the stop took {:?}", begin.elapsed());
-    assert!(reading.join().unwrap() < 200_000, "cut on the way");
+    eprintln!("stopping took {:?}", begin.elapsed());
+    assert!(reading.join().unwrap() < 200_000, "the stream was cut midway");
 }

@@ -2,7 +2,7 @@
 
 use crate::harness::{App, Stream};
 
-/// Method, path, body, status, body of the answer, patch of `person-events`, patch of `location-events`.
+/// Method, path, body, status, response body, patch of `person-events`, patch of `location-events`.
 type Operation =
     (&'static str, &'static str, Option<&'static str>, u16, &'static str, Option<&'static str>, Option<&'static str>);
 
@@ -46,7 +46,7 @@ fn expect(stream: &mut Stream, epoch: &str, revision: usize, patch: Option<&str>
 }
 
 #[test]
-fn the_five_operations_give_their_revisions_and_events() {
+fn the_five_operations_produce_their_revisions_and_events() {
     let app = App::start();
     let (mut persons, mut locations) = (app.follow("/person-events", &[]), app.follow("/location-events", &[]));
     for (index, (method, path, body, status, answer, person_event, location_event)) in
@@ -65,7 +65,7 @@ fn the_five_operations_give_their_revisions_and_events() {
 }
 
 #[test]
-fn the_events_come_the_same_to_who_subscribes_later() {
+fn later_subscribers_get_the_same_events() {
     let app = App::start();
     for (method, path, body, ..) in OPERATIONS {
         app.request(method, path, &[("Content-Type", "application/json")], body.map(str::as_bytes));
@@ -79,7 +79,7 @@ fn the_events_come_the_same_to_who_subscribes_later() {
 }
 
 #[test]
-fn a_location_counts_the_married_and_leaves_out_a_zero() {
+fn a_location_counts_married_persons_and_omits_a_zero() {
     let app = App::start();
     let mut locations = app.follow("/location-events", &[]);
     app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);

@@ -1,4 +1,4 @@
-//! Commands by their types: the same service without HTTP, or beside it.
+//! Typed commands: the same service, without HTTP or in addition to it.
 
 use std::future::Future;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn settings(database: &Path) -> Settings {
     Settings { database: database.to_owned(), ..Settings::default() }
 }
 
-/// Opens the shipped service without HTTP, does some work, and stops it.
+/// Opens the shipped service without HTTP, runs some work, and stops it.
 fn run<F: Future<Output = Result<Running, StartError>>>(database: &Path, work: impl FnOnce(Running) -> F) {
     actix::System::new().block_on(async {
         let running = work(shipped().open(settings(database)).unwrap()).await.unwrap();
@@ -29,10 +29,10 @@ async fn add(running: &Running, cart: &Key, item: &str) -> Result<Outcome<Shoppi
 }
 
 #[test]
-fn typed_commands_are_done_without_http_and_are_there_after_a_restart() {
+fn typed_commands_work_without_http_and_survive_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("typed.db");
-    let (told, tell) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     run(&database, |running| async move {
         let opened = running.open::<ShoppingCart>(CartCommand::Open).await.unwrap();
         assert_eq!((opened.version, opened.revision), (1, 1));
@@ -45,11 +45,11 @@ fn typed_commands_are_done_without_http_and_are_there_after_a_restart() {
         assert_eq!(broken.to_string(), format!("apple has already been added to cart {cart}!"));
         let CommandError::Rejected(rule) = broken else { panic!("{broken:?}") };
         assert_eq!(rule, CartError::ItemAlreadyAdded { item: key("apple"), cart: cart.clone() });
-        told.send((cart, added.state)).unwrap();
+        sender.send((cart, added.state)).unwrap();
         Ok(running)
     });
     run(&database, |running| async move {
-        let (cart, state) = tell.recv().unwrap();
+        let (cart, state) = receiver.recv().unwrap();
         assert_eq!(running.load::<ShoppingCart>(&cart).await?, state);
         assert_eq!(add(&running, &cart, "pear").await.unwrap().version, 3);
         Ok(running)
@@ -57,7 +57,7 @@ fn typed_commands_are_done_without_http_and_are_there_after_a_restart() {
 }
 
 #[test]
-fn a_typed_command_is_refused_as_one_over_http_is() {
+fn a_typed_command_is_rejected_like_one_over_http() {
     let directory = tempfile::tempdir().unwrap();
     run(&directory.path().join("typed.db"), |running| async move {
         let nowhere = key("00000000-0000-4000-8000-000000000001");
@@ -76,7 +76,7 @@ fn a_typed_command_is_refused_as_one_over_http_is() {
         let Err(why) = running.load::<Jar<false>>(&key("a")).await else { panic!("jars are not shipped") };
         assert!(why.to_string().contains("jars is not registered"), "{why}");
 
-        // Nothing of that left anything behind.
+        // None of that had any effect.
         let chosen = running.execute::<Account>(&nowhere, AccountCommand::Open).await.unwrap();
         assert_eq!((chosen.key, chosen.version, chosen.revision), (nowhere.clone(), 1, 1));
         let book = AccountCommand::Book { amount: -1, text: String::new() };
@@ -89,7 +89,7 @@ fn a_typed_command_is_refused_as_one_over_http_is() {
 }
 
 #[test]
-fn a_typed_command_is_on_the_feed_as_one_over_http_is() {
+fn a_typed_command_is_published_like_one_over_http() {
     let app = App::serving(jars_and_crates, |_| {});
     let (mut state, mut feed) = (json!({}), app.follow("/events", &[]));
     app.hook(|running| {
@@ -115,18 +115,18 @@ fn a_typed_command_is_on_the_feed_as_one_over_http_is() {
 }
 
 #[test]
-fn a_typed_command_is_answered_on_any_thread_whatever_the_one_that_opened_the_service_does() {
+fn a_typed_command_is_answered_while_the_thread_that_opened_the_service_blocks() {
     let directory = tempfile::tempdir().unwrap();
     run(&directory.path().join("typed.db"), |running| async move {
         let running = std::sync::Arc::new(running);
         let elsewhere = std::sync::Arc::clone(&running);
-        let (told, tell) = std::sync::mpsc::channel();
+        let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let system = actix::System::new();
-            told.send(system.block_on(elsewhere.open::<ShoppingCart>(CartCommand::Open)).unwrap()).unwrap();
+            sender.send(system.block_on(elsewhere.open::<ShoppingCart>(CartCommand::Open)).unwrap()).unwrap();
         });
-        // This thread does nothing meanwhile.
-        let opened = tell.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+        // This thread blocks meanwhile.
+        let opened = receiver.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
         assert_eq!(opened.version, 1);
         let mut shared = running;
         loop {

@@ -1,15 +1,15 @@
-//! `duality verify`: whether what is stored is what it follows from.
+//! `duality verify` compares the stored states with the events and sources they follow from.
 
 use serde_json::json;
 
 use crate::harness::{App, Process, lines, output_of, sql};
 
-/// Runs it against the database of a service; its exit code and what it said.
+/// Runs it against the database of a service, and returns its exit code and output.
 fn verify(app: &App) -> (i32, String) {
     output_of(app.database(), &["verify"])
 }
 
-/// A service that has a bit of everything.
+/// A service with a little of everything.
 fn filled() -> App {
     let app = App::start();
     app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
@@ -24,7 +24,7 @@ fn filled() -> App {
 }
 
 #[test]
-fn what_is_stored_is_verified_while_the_service_runs_and_when_it_does_not() {
+fn verify_works_with_and_without_a_running_service() {
     let mut app = filled();
     let all = "locations: 1 aggregates, 0 events, all as stored\ncarts: 3 aggregates, 9 events, all as stored\n\
                accounts: 1 aggregates, 2 events, all as stored\n";
@@ -34,10 +34,10 @@ fn what_is_stored_is_verified_while_the_service_runs_and_when_it_does_not() {
 }
 
 #[test]
-fn every_row_that_is_not_the_fold_of_its_events_is_told() {
+fn verify_reports_every_row_that_differs_from_its_events() {
     let mut app = filled();
     app.stop();
-    for (tampering, told) in [
+    for (tampering, expected) in [
         (
             r#"UPDATE aggregates SET body = '{"total":7}' WHERE collection = 'locations'"#,
             r#"locations/Rome: stored is {"total":7}"#,
@@ -52,12 +52,12 @@ fn every_row_that_is_not_the_fold_of_its_events_is_told() {
         sql(app.database(), tampering);
         let (code, said) = verify(&app);
         assert_eq!(code, 1, "{said}");
-        assert!(said.contains(told), "{said}");
+        assert!(said.contains(expected), "{said}");
     }
 }
 
 #[test]
-fn the_order_in_which_members_are_stored_is_no_difference() {
+fn verify_ignores_the_order_of_members() {
     let mut app = App::start();
     app.open_cart();
     app.stop();
@@ -72,10 +72,10 @@ fn the_order_in_which_members_are_stored_is_no_difference() {
 }
 
 #[test]
-fn an_event_that_cannot_be_read_ends_it_with_its_place() {
+fn verify_fails_at_an_unreadable_event_and_names_it() {
     let mut app = filled();
     app.stop();
-    for (tampering, told) in [
+    for (tampering, expected) in [
         (
             "UPDATE journal SET kind = 'ItemStolen' WHERE position = 2",
             r#"has an event "ItemStolen" that cannot be read: unknown variant"#,
@@ -86,12 +86,12 @@ fn an_event_that_cannot_be_read_ends_it_with_its_place() {
         sql(app.database(), tampering);
         let (code, said) = verify(&app);
         assert_eq!(code, 1, "{said}");
-        assert!(said.contains(told), "{said}");
+        assert!(said.contains(expected), "{said}");
     }
 }
 
 #[test]
-fn what_is_no_database_of_this_program_is_told_and_not_made() {
+fn verify_rejects_a_missing_or_empty_file_and_creates_none() {
     let directory = tempfile::tempdir().unwrap();
     let missing = directory.path().join("missing.db");
     let (code, said) = output_of(&missing, &["verify"]);
@@ -102,7 +102,7 @@ fn what_is_no_database_of_this_program_is_told_and_not_made() {
 }
 
 #[test]
-fn a_killed_service_is_verified() {
+fn verify_works_after_a_kill() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("killed.db");
     let process = Process::start(&database, &[]);

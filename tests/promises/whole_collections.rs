@@ -1,4 +1,4 @@
-//! Reading a whole collection: exact, streamed, and nobody's brake.
+//! Reading a whole collection is exact and streamed, and slows nobody down.
 
 use serde_json::json;
 
@@ -14,7 +14,7 @@ fn fill(client: &mut Client, persons: usize, bytes: usize) {
 }
 
 #[test]
-fn a_body_is_exact_at_its_revision_while_writes_go_on() {
+fn a_body_is_exact_at_its_revision_during_concurrent_writes() {
     let app = App::start();
     fill(&mut app.client(), 300, 1000);
     std::thread::scope(|scope| {
@@ -31,7 +31,7 @@ fn a_body_is_exact_at_its_revision_while_writes_go_on() {
             let revision = response.revision();
             assert!(revision >= last);
             last = revision;
-            // The writer's history is known: at revision r, the first r - 300 patches were made, and no other.
+            // The writer's history is known: at revision r, exactly the first r - 300 patches have been applied.
             let patches = revision - 300;
             for (key, person) in response.json().as_object().unwrap() {
                 let number = key.parse::<i64>().unwrap() - 1;
@@ -44,14 +44,14 @@ fn a_body_is_exact_at_its_revision_while_writes_go_on() {
 }
 
 #[test]
-fn a_client_that_reads_slowly_costs_no_memory_and_does_not_hold_back_the_log() {
+fn a_slow_reader_costs_no_memory_and_does_not_block_checkpoints() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("test.db");
     let process = Process::start(&database, &["--shared-bodies", "0"]);
     let mut writer = Client::connect(process.address);
-    // 15 MB: more than the buffers of the kernel and of the service together.
+    // 15 MB is more than the buffers of the kernel and of the service together.
     fill(&mut writer, 300, 50_000);
-    // Once, so that what the caches take is not counted.
+    // Read once, so that memory for caches is not counted.
     assert_eq!(Client::connect(process.address).request("GET", "/persons", &[], None).status, 200);
     let before = process.memory();
     let mut slow: Vec<_> = (0..10).map(|_| Client::connect(process.address)).collect();
@@ -64,24 +64,24 @@ fn a_client_that_reads_slowly_costs_no_memory_and_does_not_hold_back_the_log() {
         .collect();
     assert_eq!(revisions, [300; 10]);
     let each = (process.memory() - before) / 10;
-    // 40 MB more, while ten clients have read no more than a head.
+    // Write 40 MB more while ten clients have read no more than a head.
     fill(&mut writer, 800, 50_000);
     let log = std::fs::metadata(database.with_extension("db-wal")).unwrap().len();
-    eprintln!("a slow reader costs {each} bytes of memory; the log has {log} bytes");
+    eprintln!("a slow reader costs {each} bytes of memory; the write-ahead log has {log} bytes");
     assert!(each < 3 * 1024 * 1024, "{each} bytes each");
-    assert!(log < 16 * 1024 * 1024, "the log was checkpointed: {log} bytes");
+    assert!(log < 16 * 1024 * 1024, "the write-ahead log was not checkpointed: {log} bytes");
     for mut client in slow {
         let mut body = Vec::new();
         while let Some(chunk) = client.chunk().unwrap() {
             body.extend_from_slice(&chunk);
         }
         let persons: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!(persons.as_object().unwrap().len(), 300, "as it was at the revision of its head");
+        assert_eq!(persons.as_object().unwrap().len(), 300, "the body has the revision of its head");
     }
 }
 
 #[test]
-fn a_client_that_leaves_half_way_leaves_nothing_behind() {
+fn a_client_that_disconnects_midway_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(&directory.path().join("test.db"), &["--shared-bodies", "0"]);
     let connect = || Client::connect(process.address);
@@ -99,5 +99,5 @@ fn a_client_that_leaves_half_way_leaves_nothing_behind() {
         .collect();
     eventually("each has a connection and a temporary file", || process.open_files() >= before + 40);
     drop(clients);
-    eventually("neither is left", || process.open_files() < before + 20);
+    eventually("all of them are closed", || process.open_files() < before + 20);
 }

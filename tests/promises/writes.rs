@@ -1,4 +1,4 @@
-//! Writing: what it answers, and what it makes.
+//! Writing: the responses, and the changes that follow.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::harness::{App, eventually};
 
 #[test]
-fn a_write_that_changes_nothing_makes_no_revision() {
+fn a_write_that_changes_nothing_creates_no_revision() {
     let app = App::start();
     app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
     for (method, body) in [
@@ -52,7 +52,7 @@ fn an_answered_write_is_seen_by_the_next_read() {
 }
 
 #[test]
-fn a_created_person_has_a_location_and_the_next_number() {
+fn post_returns_a_location_with_the_next_number() {
     let app = App::start();
     for number in 1..=3 {
         let response = app.post("/persons", r#"{"name":"Ann","city":null}"#);
@@ -73,7 +73,7 @@ fn put_replaces_the_whole_person() {
 }
 
 #[test]
-fn a_patch_may_come_as_merge_patch_or_as_json() {
+fn a_patch_can_be_sent_as_merge_patch_or_json() {
     let app = App::start();
     app.post("/persons", r#"{"name":"Ann"}"#);
     for (content_type, city) in [("application/merge-patch+json", "Rome"), ("application/json; charset=UTF-8", "Oslo")]
@@ -85,7 +85,7 @@ fn a_patch_may_come_as_merge_patch_or_as_json() {
 }
 
 #[test]
-fn what_is_not_there_is_not_created_by_a_change() {
+fn a_change_does_not_create_a_missing_aggregate() {
     let app = App::start();
     app.post("/persons", r#"{"name":"Ann"}"#);
     app.delete("/persons/1");
@@ -100,7 +100,7 @@ fn what_is_not_there_is_not_created_by_a_change() {
 }
 
 #[test]
-fn a_city_is_reached_by_its_name_whatever_is_in_it() {
+fn any_valid_city_name_works_in_a_path() {
     let app = App::start();
     for (city, path) in
         [("a/b", "a%2Fb"), ("a%2Fb", "a%252Fb"), ("Łódź 🍎", "%C5%81%C3%B3d%C5%BA%20%F0%9F%8D%8E"), ("+", "+")]
@@ -112,7 +112,7 @@ fn a_city_is_reached_by_its_name_whatever_is_in_it() {
 }
 
 #[test]
-fn persons_stand_in_the_order_of_their_numbers() {
+fn persons_are_ordered_by_number() {
     let app = App::start();
     let mut client = app.client();
     for _ in 0..11 {
@@ -124,7 +124,7 @@ fn persons_stand_in_the_order_of_their_numbers() {
 }
 
 #[test]
-fn when_too_many_wait_a_write_is_told_to_come_back_and_nothing_of_it_is_done() {
+fn a_write_over_the_queue_limit_is_a_503_and_is_not_applied() {
     let app = App::with(|settings| settings.queue = 1);
     let json = [("Content-Type", "application/json")];
     let (created, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -133,7 +133,7 @@ fn when_too_many_wait_a_write_is_told_to_come_back_and_nothing_of_it_is_done() {
             scope.spawn(|| {
                 let mut client = app.client();
                 let enough = || refused.load(Ordering::Relaxed) > 0 && created.load(Ordering::Relaxed) > 0;
-                eventually("some are done and some are not", || {
+                eventually("some writes succeed and some are rejected", || {
                     let response = client.request("POST", "/persons", &json, Some(br#"{"name":"Ann"}"#));
                     match response.status {
                         201 => created.fetch_add(1, Ordering::Relaxed),

@@ -1,8 +1,8 @@
-// A copy of what the service publishes. Each message is applied as the merge patch that it is, and nothing else is done.
+// A copy of what the service publishes. It applies each message as a merge patch and does nothing else.
 
 import mergePatch from "json-merge-patch";
 
-// Without this, one whose test has died would stay.
+// Otherwise a client would outlive a test that has crashed.
 process.stdin.on("end", () => process.exit()).resume();
 
 const [base, state, events] = process.argv.slice(2);
@@ -19,7 +19,7 @@ export class Copy {
         return copy;
     }
 
-    // An id that is not there leaves the cursor where it is.
+    // A message without an id leaves the cursor unchanged.
     apply(data, id) {
         this.state = mergePatch.apply(this.state, JSON.parse(data));
         this.cursor = id || this.cursor;

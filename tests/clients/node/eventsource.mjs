@@ -1,4 +1,4 @@
-// The EventSource of browsers, in Node: it reconnects by itself, with the last id that it saw.
+// The EventSource of browsers, for Node: it reconnects automatically with the last id it received.
 
 import { EventSource } from "eventsource";
 import { Copy, feed } from "./copy.mjs";

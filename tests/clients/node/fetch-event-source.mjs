@@ -1,15 +1,17 @@
-// It reconnects by itself too, unless the stream ends cleanly: then it stops for good, and this program with it.
+// This library also reconnects automatically, unless the stream ends cleanly: then it stops for good, and so does this
+// program.
 
 import { fetchEventSource } from "@microsoft/fetch-event-source";
 import { Copy, feed } from "./copy.mjs";
 
-// It is made for browsers.
+// The library is made for browsers.
 globalThis.window = globalThis;
 globalThis.document = { addEventListener() {}, removeEventListener() {} };
 
 const copy = await Copy.load();
 await fetchEventSource(feed, {
-    // In small letters, as it does itself when it comes back: else it would send both, as one that is no cursor.
+    // Lower case, like the header that the library itself sends when it reconnects. With any other case it would send both,
+    // combined into one invalid cursor.
     headers: { "last-event-id": copy.cursor },
     onmessage: ({ data, id }) => copy.apply(data, id),
     openWhenHidden: true,

@@ -1,4 +1,4 @@
-"""A copy of what the service publishes. Each message is applied as the merge patch that it is, and nothing else is done."""
+"""A copy of what the service publishes. It applies each message as a merge patch and does nothing else."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import json_merge_patch
 
 BASE, STATE, EVENTS = sys.argv[1:]
 
-# How long to wait before coming back, in seconds: short, so that the test is.
+# How long to wait before reconnecting, in seconds. It is short to keep the test short.
 PAUSE = 0.1
 
 
@@ -20,7 +20,7 @@ class Copy:
         self.print()
 
     def apply(self, data, event_id):
-        """An id that is not there leaves the cursor where it is."""
+        """Applies a message; one without an id leaves the cursor unchanged."""
         self.state = json_merge_patch.merge(self.state, json.loads(data))
         self.cursor = event_id or self.cursor
         self.print()
@@ -34,5 +34,5 @@ def end_with_the_test():
     os._exit(0)
 
 
-# Without this, one whose test has died would stay.
+# Otherwise a client would outlive a test that has crashed.
 threading.Thread(target=end_with_the_test, daemon=True).start()

@@ -1,4 +1,4 @@
-"""httpx-sse reads one stream; coming back with the last id is up to the program."""
+"""httpx-sse reads one stream; reconnecting with the last id is up to the program."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""sseclient-py, on requests, reads one stream; coming back with the last id is up to the program."""
+"""sseclient-py, on requests, reads one stream; reconnecting with the last id is up to the program."""
 
 import time
 

@@ -1,4 +1,4 @@
-//! A service in this process, on a port and a database file of its own.
+//! A service in this process, with its own port and database file.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ type Work = Box<dyn for<'a> FnOnce(&'a Running) -> Pin<Box<dyn Future<Output = (
 
 type Thread = JoinHandle<Result<(), StartError>>;
 
-/// The shipped service, unless a test brings another one.
+/// The shipped service, unless a test supplies another one.
 pub(crate) struct App {
     _directory: TempDir,
     settings: Settings,
@@ -31,12 +31,12 @@ impl App {
         Self::with(|_| {})
     }
 
-    /// With other settings than the defaults.
+    /// Starts it with settings that differ from the defaults.
     pub(crate) fn with(change: impl FnOnce(&mut Settings)) -> Self {
         Self::serving(aggregates::shipped, change)
     }
 
-    /// With other collections than the shipped ones.
+    /// Starts it with collections other than the shipped ones.
     pub(crate) fn serving(collections: fn() -> Service, change: impl FnOnce(&mut Settings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut settings = Settings {
@@ -52,17 +52,17 @@ impl App {
         app
     }
 
-    /// Starts it again, on another port.
+    /// Restarts it, on another port.
     pub(crate) fn resume(&mut self) {
         self.resume_serving(self.collections);
     }
 
-    /// Starts it again with other collections.
+    /// Restarts it with other collections.
     pub(crate) fn resume_serving(&mut self, collections: fn() -> Service) {
         self.try_resume_serving(collections).unwrap();
     }
 
-    /// Starts it again, or says why it does not start.
+    /// Restarts it, or returns the error that prevents the start.
     pub(crate) fn try_resume_serving(&mut self, collections: fn() -> Service) -> Result<(), String> {
         self.collections = collections;
         let (service, settings) = (collections(), self.settings.clone());
@@ -98,7 +98,7 @@ impl App {
         self.resume();
     }
 
-    /// Runs a step or a fault of the service, and waits until it is done.
+    /// Runs a background step of the service, or injects a fault, and waits for it to complete.
     pub(crate) fn hook(
         &self,
         work: impl for<'a> FnOnce(&'a Running) -> Pin<Box<dyn Future<Output = ()> + 'a>> + Send + 'static,
@@ -119,7 +119,7 @@ impl App {
         self.hook(|running| Box::pin(running.prune()));
     }
 
-    /// Makes everything that was written so far too old to be retained, and prunes it.
+    /// Makes everything written so far older than the retention period, and prunes it.
     pub(crate) fn prune_everything(&self) {
         let retention = i64::try_from(self.settings.retention.as_millis()).unwrap();
         self.turn_clock(retention + 1000);
@@ -142,12 +142,12 @@ impl App {
     }
 
     pub(crate) fn sessions(&self) -> usize {
-        let (tell, told) = std::sync::mpsc::channel();
+        let (sender, receiver) = std::sync::mpsc::channel();
         self.hook(move |running| {
-            tell.send(running.sessions()).unwrap();
+            sender.send(running.sessions()).unwrap();
             Box::pin(async {})
         });
-        told.recv().unwrap()
+        receiver.recv().unwrap()
     }
 
     /// Changes the settings for the next start.
@@ -188,12 +188,12 @@ impl App {
         self.request("DELETE", path, &[], None)
     }
 
-    /// A command without fields.
+    /// Sends a command without fields.
     pub(crate) fn command(&self, path: &str) -> Response {
         self.request("POST", path, &[], None)
     }
 
-    /// Opens a cart; its path.
+    /// Opens a cart, and returns its path.
     #[track_caller]
     pub(crate) fn open_cart(&self) -> String {
         let opened = self.command("/carts");
@@ -209,7 +209,7 @@ impl App {
         Stream::open(self.address, path, headers)
     }
 
-    /// The state at a path, and the cursor of it.
+    /// The state at a path, and its cursor.
     pub(crate) fn load(&self, path: &str) -> (Value, String) {
         let response = self.get(path);
         assert_eq!(response.status, 200, "{}", response.text());

@@ -1,4 +1,4 @@
-//! A blocking HTTP/1.1 client on a bare socket: nothing between the test and the bytes.
+//! A blocking HTTP/1.1 client on a bare socket, so that tests see the exact bytes.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -7,13 +7,13 @@ use serde_json::Value;
 
 use super::DEADLINE;
 
-/// One connection, kept alive.
+/// One keep-alive connection.
 pub(crate) struct Client {
     socket: TcpStream,
     received: Vec<u8>,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug, Clone)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -46,7 +46,7 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
     }
 
-    /// The body of a problem, which is one of this status and type.
+    /// The body of a problem, after checking its status and type.
     #[track_caller]
     pub(crate) fn problem(&self, status: u16, slug: &str) -> Value {
         assert_eq!(self.status, status, "{}", self.text());
@@ -67,7 +67,7 @@ impl Client {
         Self { socket, received: Vec::new() }
     }
 
-    /// Sends a request; a body is sent with its length.
+    /// Sends a request; a body is sent with a `Content-Length`.
     pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) {
         self.try_send(method, path, headers, body).unwrap();
     }
@@ -92,7 +92,7 @@ impl Client {
         self.socket.write_all(&bytes)
     }
 
-    /// Sends bytes as they are.
+    /// Sends raw bytes.
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).unwrap();
     }
@@ -108,7 +108,7 @@ impl Client {
         self.response(method)
     }
 
-    /// Reads the answer to a request of this method.
+    /// Reads the response to a request with this method.
     pub(crate) fn response(&mut self, method: &str) -> Response {
         self.try_response(method).unwrap()
     }
@@ -121,7 +121,7 @@ impl Client {
         self.try_rest(response)
     }
 
-    /// Reads the body of an answer, whose head was read.
+    /// Reads the body of a response whose head has been read.
     pub(crate) fn rest(&mut self, head: Response) -> Response {
         self.try_rest(head).unwrap()
     }
@@ -138,7 +138,7 @@ impl Client {
         Ok(response)
     }
 
-    /// Reads the head of an answer, and leaves its body.
+    /// Reads the head of a response, but not its body.
     pub(crate) fn head(&mut self) -> std::io::Result<Response> {
         let end = loop {
             if let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -186,7 +186,7 @@ impl Client {
                     self.received.extend_from_slice(&buffer[..read]);
                     return Ok(());
                 }
-                // A read with a deadline is not resumed by itself when the machine was frozen for a moment.
+                // A read with a timeout is not restarted automatically after the machine was suspended for a moment.
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }

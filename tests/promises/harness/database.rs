@@ -1,4 +1,4 @@
-//! The database file, while no service has it open.
+//! Direct access to the database file while no service has it open.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ fn connect(database: &Path) -> SqliteConnection {
     SqliteConnection::establish(database.to_str().unwrap()).unwrap()
 }
 
-/// Does some statements.
+/// Executes SQL statements.
 pub(crate) fn sql(database: &Path, statements: &str) {
     connect(database).batch_execute(statements).unwrap();
 }
@@ -21,7 +21,7 @@ struct Line {
     line: String,
 }
 
-/// The rows of a query, which calls its only column `line`.
+/// The rows of a query whose only column is called `line`.
 pub(crate) fn lines(database: &Path, query: &str) -> Vec<String> {
     let rows: Vec<Line> = diesel::sql_query(query).load(&mut connect(database)).unwrap();
     rows.into_iter().map(|row| row.line).collect()

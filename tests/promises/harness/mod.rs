@@ -1,4 +1,4 @@
-//! What every test uses: a service of its own, and a client that shows everything it gets.
+//! What every test uses: its own service, and a client that exposes everything it receives.
 
 mod app;
 mod client;
@@ -14,10 +14,11 @@ pub(crate) use stream::{Event, Stream};
 
 use std::time::{Duration, Instant};
 
-/// How long anything that has to happen may take. Long, so that a busy machine fails no test; nothing waits for it.
+/// How long an expected event may take. It is long so that no test fails on a busy machine; a passing test never waits
+/// that long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Waits until something holds.
+/// Waits until a condition holds.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();

@@ -1,4 +1,4 @@
-//! The program itself, as a process of its own that can be killed.
+//! The program as a separate process that can be killed.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,7 +16,7 @@ pub(crate) struct Process {
 
 const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// The program, with nothing of this environment in its settings.
+/// The program, without any settings from this environment.
 fn program(listen: SocketAddr, database: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_duality"));
     command.args(["--listen", &listen.to_string(), "--database"]).arg(database).args(flags);
@@ -27,7 +27,7 @@ fn program(listen: SocketAddr, database: &Path, flags: &[&str]) -> Command {
     command
 }
 
-/// Runs it to its end; the exit code, and everything that it said.
+/// Runs it to completion, and returns the exit code and all output.
 pub(crate) fn output_of(database: &Path, flags: &[&str]) -> (i32, String) {
     let output = Process::output(database, flags);
     let text = [output.stdout, output.stderr].concat();
@@ -35,7 +35,7 @@ pub(crate) fn output_of(database: &Path, flags: &[&str]) -> (i32, String) {
 }
 
 impl Process {
-    /// On any free port.
+    /// Starts it on any free port.
     pub(crate) fn start(database: &Path, flags: &[&str]) -> Self {
         Self::start_on(ANY_PORT, database, flags)
     }
@@ -44,7 +44,8 @@ impl Process {
         Self::spawn(program(listen, database, flags))
     }
 
-    /// One that dies when its projections have written so many times, before that is checkpointed.
+    /// Starts one that aborts after its projections have appended this many times, before the checkpoint of the last
+    /// append.
     pub(crate) fn aborting(database: &Path, appends: u64) -> Self {
         let mut program = program(ANY_PORT, database, &[]);
         program.env("DUALITY_ABORT_AFTER_APPENDS", appends.to_string());
@@ -68,7 +69,7 @@ impl Process {
         Self { child, address, log }
     }
 
-    /// Runs it where it is expected to fail at once.
+    /// Runs it where it is expected to fail immediately.
     pub(crate) fn output(database: &Path, flags: &[&str]) -> Output {
         let child = program(ANY_PORT, database, flags).spawn().unwrap();
         child.wait_with_output().unwrap()
@@ -83,7 +84,7 @@ impl Process {
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
     }
 
-    /// Kills it, as a power cut would if the disk kept its word.
+    /// Kills it, like a power failure with a disk that honours flushes.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -98,12 +99,12 @@ impl Process {
         status.unwrap()
     }
 
-    /// The files and sockets that it has open.
+    /// The number of its open files and sockets.
     pub(crate) fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
-    /// The memory that it has in use, in bytes.
+    /// Its resident memory in bytes.
     pub(crate) fn memory(&self) -> i64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();

@@ -1,4 +1,4 @@
-//! A subscriber: a connection, the decoder of another project, and a state to apply patches to.
+//! A subscriber: a connection, a third-party decoder, and a state to which patches are applied.
 
 use std::net::{Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
@@ -15,11 +15,11 @@ pub(crate) struct Stream {
     pub(crate) head: Response,
     decoder: russe::Decoder,
     undecoded: BytesMut,
-    /// Everything that came, as it came.
+    /// Everything received, unparsed.
     pub(crate) raw: String,
 }
 
-/// A message.
+/// A Server-Sent Event message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) name: Option<String>,
@@ -32,7 +32,7 @@ impl Event {
         serde_json::from_str(&self.data).unwrap()
     }
 
-    /// The revision whose state the client has after it, if it is one.
+    /// The revision whose state the client has after this message, unless its id is partial or missing.
     pub(crate) fn reached(&self) -> Option<i64> {
         self.id.as_ref()?.split_once('.')?.1.parse().ok()
     }
@@ -55,7 +55,7 @@ impl Stream {
         Self { client, head, decoder, undecoded: BytesMut::new(), raw: String::new() }
     }
 
-    /// The next message that has an id; `None` when the connection is cut.
+    /// The next message with an id; `None` when the connection is cut.
     pub(crate) fn try_next(&mut self) -> Option<Event> {
         std::iter::from_fn(|| self.message()).find(|event| event.id.is_some())
     }
@@ -64,7 +64,7 @@ impl Stream {
     pub(crate) fn message(&mut self) -> Option<Event> {
         let start = Instant::now();
         loop {
-            // The socket's own deadline does not see that only comments come.
+            // The socket's timeout does not fire while comments keep arriving.
             assert!(start.elapsed() < DEADLINE, "no message in time");
             match self.decoder.decode(&mut self.undecoded).unwrap() {
                 Some(russe::Event::Message(message)) => {
@@ -79,24 +79,24 @@ impl Stream {
 
     #[track_caller]
     pub(crate) fn next(&mut self) -> Event {
-        self.try_next().expect("the stream goes on")
+        self.try_next().expect("the stream continues")
     }
 
-    /// Reads until the text of the stream so far holds.
+    /// Reads until a condition holds for the text received so far.
     #[track_caller]
     pub(crate) fn read_until(&mut self, holds: impl Fn(&str) -> bool) {
         let start = Instant::now();
         while !holds(&self.raw) {
-            assert!(start.elapsed() < DEADLINE, "not in time, but {:?}", self.raw);
-            self.receive().expect("the stream goes on");
+            assert!(start.elapsed() < DEADLINE, "timed out after {:?}", self.raw);
+            self.receive().expect("the stream continues");
         }
     }
 
-    /// Applies messages until the one of this revision, or a later one.
+    /// Applies messages up to the first one that reaches this revision or a later one.
     #[track_caller]
     pub(crate) fn follow(&mut self, state: &mut Value, until: i64) {
         loop {
-            let event = self.message().expect("the stream goes on");
+            let event = self.message().expect("the stream continues");
             json_patch::merge(state, &event.patch());
             if event.reached().is_some_and(|reached| reached >= until) {
                 return;
@@ -104,7 +104,7 @@ impl Stream {
         }
     }
 
-    /// Whether no message comes for a while. For what must not happen, which nothing else can show.
+    /// Whether no message arrives for a while. Waiting is the only way to show that something does not happen.
     pub(crate) fn is_quiet_for(&mut self, time: Duration) -> bool {
         if self
             .decoder
@@ -134,7 +134,7 @@ impl Stream {
                 self.undecoded.extend_from_slice(&chunk);
                 Some(())
             }
-            Ok(None) => panic!("the stream ended as if it were whole"),
+            Ok(None) => panic!("the stream ended cleanly instead of being cut"),
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => None,
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
             Err(error) => panic!("{error} after {:?}", &self.raw[self.raw.len().saturating_sub(200)..]),

@@ -1,9 +1,9 @@
-//! What the documents say, compared with what is there.
+//! What the documents say, compared with the code: settings, the protocol's tests, the guides' examples.
 
 use std::path::Path;
 
 #[test]
-fn every_setting_stands_in_the_readme_with_its_default() {
+fn every_setting_is_in_the_readme_with_its_default() {
     use clap::CommandFactory as _;
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     for setting in duality::Settings::command().get_arguments() {
@@ -42,12 +42,12 @@ fn every_test_that_the_protocol_names_exists() {
     for (module, name) in named_tests(&body).chain(named_tests(&targets)) {
         let file = std::fs::read_to_string(root.join(format!("tests/promises/{module}.rs")));
         let file = file.unwrap_or_else(|error| panic!("{module}::{name}: {error}"));
-        assert!(file.contains(&format!("#[test]\nfn {name}() {{")), "{module}::{name} is no test");
+        assert!(file.contains(&format!("#[test]\nfn {name}() {{")), "{module}::{name} is not a test");
         let link = format!("[{module}::{name}]: ../tests/promises/{module}.rs");
         assert!(links.contains(&link.as_str()), "{link} is missing");
         assert!(body.contains(&format!("[✓][{module}::{name}]")), "{module}::{name} is not used");
     }
-    // What stands between two headings says nothing, or says what holds it.
+    // Every section names at least one test.
     for section in body.split("\n## ").flat_map(|section| section.split("\n### ")).skip(1) {
         let (heading, text) = section.split_once('\n').unwrap();
         assert!(named_tests(text).next().is_some(), "{heading:?} names no test");
@@ -55,7 +55,7 @@ fn every_test_that_the_protocol_names_exists() {
 }
 
 #[test]
-fn the_guides_show_the_examples_as_they_are() {
+fn the_guides_show_the_examples_verbatim() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
     for (guide, example) in
@@ -63,7 +63,7 @@ fn the_guides_show_the_examples_as_they_are() {
     {
         let (text, code) = (read(guide), read(example));
         let shown = text.split("```rust,no_run\nuse clap").nth(1).unwrap().split("```").next().unwrap();
-        assert!(code.contains(shown), "{guide} shows another {example}");
-        assert!(code.lines().count() < 100, "{example}: one of one's own is short");
+        assert!(code.contains(shown), "{guide} does not show {example} verbatim");
+        assert!(code.lines().count() < 100, "{example} is too long for a guide");
     }
 }
