@@ -1,4 +1,4 @@
-//! The documents match the program, the tests and the examples.
+//! What the documents say, compared with the code: settings, the protocol's tests, the guides' examples.
 
 use std::path::Path;
 
