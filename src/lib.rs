@@ -8,6 +8,8 @@
 //! collection's own file; an event from `relay` to `session` to `http::feeds`.
 
 // From the bottom up: a room uses those above it in this list only.
+mod threads;
+
 mod domain;
 
 mod read_model;

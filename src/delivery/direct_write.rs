@@ -1,10 +1,12 @@
-//! The connection of a client: what the framework reads and writes, and what a hub may write to beside it.
+//! The connection of a client: the framework reads and writes it, and a hub may write to it as well.
 //!
-//! An event for a thousand quiet streams is one chunk of bytes and a thousand sockets. On its way through the framework it
-//! would be copied into a buffer for each of them, and each would be a task that is woken, polled and asked for more:
-//! 2 to 3 µs of a delivery's 10. So a hub writes the chunk itself, where that is the same to the client: where the framework
-//! has handed over everything that it had. The rest of what the kernel did not take at once goes before anything that
-//! the framework writes later, and the framework waits for it as for its own.
+//! An event for a thousand quiet streams is one chunk of bytes and a thousand sockets. The framework would copy the chunk
+//! into a buffer for each of them, and wake, poll and ask a task for each: 2 to 3 µs of the 10 that a delivery takes. So a
+//! hub writes the chunk itself, when the framework has handed over everything it had. What the kernel does not take at
+//! once is sent before anything that the framework writes later, and the framework waits for it as for its own bytes.
+//!
+//! This relies on when actix-http flushes, which its interface does not promise: see the test below, and `~3.20` in
+//! Cargo.toml. Without the feature `direct-write`, every chunk goes through the framework.
 
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Result};
@@ -16,33 +18,30 @@ use actix_web::rt::net::TcpStream;
 use actix_web::web::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
-/// The framework's side of a connection.
-#[derive(Debug)]
-pub(crate) struct Socket(Rc<DirectWriter>);
-
-/// The hub's side of a connection. Both are of one worker thread.
+/// The hub's side of a connection. Both sides are on one worker thread.
 #[derive(Debug)]
 pub(crate) struct DirectWriter {
     stream: TcpStream,
-    /// Whether everything that the framework wrote is with the kernel, and the rest is empty.
+    /// Whether the kernel has everything that the framework wrote, and `unsent` is empty.
     framework_idle: Cell<bool>,
-    /// What the kernel did not take yet of a chunk that was written here.
+    /// The rest of a chunk that was written here and not taken by the kernel.
     unsent: RefCell<Bytes>,
 }
 
 /// What became of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WriteOutcome {
+    /// The kernel has all of it.
     All,
-    /// Its rest goes when the connection's task is polled, which the caller wakes.
+    /// The rest is sent when the connection's task is polled; the caller wakes it.
     Part,
-    /// Something else is on its way, or the kernel has no room: it has to go through the framework.
+    /// Other bytes are on their way, or the kernel's buffer is full: the chunk has to go through the framework.
     Nothing,
 }
 
 impl DirectWriter {
-    /// Writes a chunk as HTTP/1.1 has it, if nothing else is on its way.
-    pub(crate) fn write(&self, chunk: &Bytes) -> WriteOutcome {
+    /// Writes a chunk, framed for HTTP/1.1, if nothing else is on its way.
+    pub(super) fn write(&self, chunk: &Bytes) -> WriteOutcome {
         if !self.framework_idle.get() {
             return WriteOutcome::Nothing;
         }
@@ -81,13 +80,13 @@ impl DirectWriter {
     }
 }
 
+/// The framework's side of a connection.
+#[derive(Debug)]
+pub(crate) struct Socket(Rc<DirectWriter>);
+
 impl Socket {
     pub(crate) fn new(stream: TcpStream) -> Self {
         Self(Rc::new(DirectWriter { stream, framework_idle: Cell::new(false), unsent: RefCell::default() }))
-    }
-
-    pub(crate) fn stream(&self) -> &TcpStream {
-        &self.0.stream
     }
 
     pub(crate) fn writer(&self) -> &Rc<DirectWriter> {
@@ -99,15 +98,15 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         loop {
             ready!(self.0.stream.poll_read_ready(context))?;
-            // Into memory that is not touched before: an idle connection's buffer costs nothing but what was read.
+            // Reads into memory that is not initialized first: an idle connection's buffer costs only what was read.
             match self.0.stream.try_read_buf(buffer) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 read => {
-                    // There was no more: to be told when there is, without asking the kernel once more.
+                    // The kernel had no more: clear the readiness without another system call.
                     if read.is_ok() && buffer.remaining() > 0 {
-                        drop(self.0.stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into())));
+                        let _ = self.0.stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
                     }
-                    return Poll::Ready(read.map(drop));
+                    return Poll::Ready(read.map(|_| ()));
                 }
             }
         }

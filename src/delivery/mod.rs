@@ -1,7 +1,9 @@
 //! Change events on their way from the outbox to the sockets.
 
+#[cfg(feature = "direct-write")]
 pub(crate) mod direct_write;
 pub(crate) mod hub;
+pub(crate) mod pacing;
 pub(crate) mod pending;
 pub(crate) mod relay;
 pub(crate) mod send_queue;

@@ -1,7 +1,7 @@
-//! The bytes on their way to one subscriber, between its hub, its session and its response body.
+//! The bytes on their way to one client, between its hub, its session and its response body.
 //!
-//! All three live on one worker thread, so this is a plain queue behind an `Rc`, at a fraction of the cost of a message
-//! per event. Its bound is in bytes; the hub stops adding when it is full, and nobody waits.
+//! All three run on one worker thread, so this is a plain queue behind an `Rc`, at a fraction of the cost of a message per
+//! event. It is bounded in bytes; the hub stops adding to a full queue, and nobody waits.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -10,12 +10,14 @@ use std::task::{Context, Poll, Waker};
 
 use actix_web::web::Bytes;
 
-use crate::delivery::direct_write::{DirectWriter, WriteOutcome};
+#[cfg(feature = "direct-write")]
+use super::direct_write::{DirectWriter, WriteOutcome};
 use crate::domain::cursor::Revision;
 use crate::domain::feed::Presence;
 use crate::events::sse::Chunk;
 
-/// The session reads on when less than this waits, a page and a bit: the next page is read while the last one is sent.
+/// A session reads the next page when less than this is queued, which is a little more than a page: the next page is read
+/// while the last one is sent.
 const LOW_WATER: usize = 160 * 1024;
 
 /// The most that the response body gives to the framework at once, which copies it.
@@ -28,33 +30,34 @@ pub(crate) struct SendQueue {
     /// The bytes in `queue`.
     bytes: Cell<usize>,
     waker: RefCell<Option<Waker>>,
-    /// Where the hub may write beside the body; none where chunks are not what the client expects.
+    /// Writes to the socket beside the framework; `None` where the client does not expect chunks.
+    #[cfg(feature = "direct-write")]
     writer: RefCell<Option<Rc<DirectWriter>>>,
-    /// Bytes that may wait; one chunk more when they do.
+    /// The queue is full from this many bytes on; it may exceed that by one page.
     bound: usize,
-    /// Everything up to here was put into the queue, or did not concern the feed. While it is live, so is everything
-    /// that its hub has published.
+    /// Everything up to this revision that concerns the feed was put into the queue. For a live stream, that includes all
+    /// that the hub has published.
     sent_up_to: Cell<Revision>,
-    /// The revision of the last id that was put into the queue.
+    /// The revision of the last id in the queue.
     last_id: Cell<Revision>,
-    /// Whether the aggregate of the feed is there.
+    /// Whether the aggregate of the feed exists, after `last_id`.
     presence: Cell<Presence>,
-    /// The client is behind the hub: its session has to read on from the database as soon as there is room.
-    parked: Cell<bool>,
-    /// Nothing more comes.
+    /// The session wants to be notified when the queue has drained.
+    notify_when_drained: Cell<bool>,
+    /// Nothing more will be added.
     ended: Cell<bool>,
-    /// The client has gone.
+    /// The client has disconnected.
     closed: Cell<bool>,
 }
 
-/// What the response body finds in a channel.
+/// What the response body gets from a queue.
 #[derive(Debug)]
 pub(crate) enum QueueItem {
-    /// To be sent.
+    /// Bytes to send.
     Chunk(Bytes),
-    /// There is room: the session should read on.
-    Room,
-    /// All was sent, and nothing more comes.
+    /// The queue has room for another page.
+    Drained,
+    /// Everything was sent, and the stream ends.
     End,
 }
 
@@ -63,23 +66,32 @@ impl SendQueue {
         Rc::new(Self { bound, ..Self::default() })
     }
 
-    /// From now on what is sent may go to this line, once the queue is empty.
+    /// Chunks may be written to this socket from now on, whenever the queue is empty.
+    #[cfg(feature = "direct-write")]
     pub(crate) fn connect(&self, writer: Option<Rc<DirectWriter>>) {
         *self.writer.borrow_mut() = writer;
     }
 
-    /// Sends a chunk: at once, if nothing is before it on its way to the client, or by way of the queue.
+    /// Sends a chunk: to the socket itself if nothing else is on its way there, otherwise through the queue.
     pub(crate) fn send(&self, chunk: &Chunk) {
-        let writer = self.writer.borrow();
-        let is_next = self.queue.borrow().is_empty();
-        match writer.as_ref().filter(|_| is_next).map_or(WriteOutcome::Nothing, |writer| writer.write(chunk.framed())) {
-            WriteOutcome::All => {}
-            WriteOutcome::Part => self.wake(),
-            WriteOutcome::Nothing => self.push(chunk.content()),
+        #[cfg(feature = "direct-write")]
+        match self.write(chunk) {
+            WriteOutcome::All => return,
+            WriteOutcome::Part => return self.wake(),
+            WriteOutcome::Nothing => {}
         }
+        self.push(chunk.content());
     }
 
-    /// Puts bytes into the queue, unless nobody will take them.
+    #[cfg(feature = "direct-write")]
+    fn write(&self, chunk: &Chunk) -> WriteOutcome {
+        let writer = self.writer.borrow();
+        let is_next = self.queue.borrow().is_empty();
+        let writer = writer.as_ref().filter(|_| is_next);
+        writer.map_or(WriteOutcome::Nothing, |writer| writer.write(chunk.framed()))
+    }
+
+    /// Adds bytes to the queue, unless the client has disconnected.
     pub(crate) fn push(&self, chunk: Bytes) {
         if !chunk.is_empty() && !self.closed.get() {
             self.bytes.set(self.bytes.get() + chunk.len());
@@ -92,16 +104,16 @@ impl SendQueue {
         self.sent_up_to.get()
     }
 
-    /// What was put in brings the client up to here.
-    pub(crate) fn advance_to(&self, sent: Revision) {
-        self.sent_up_to.set(self.sent_up_to.get().max(sent));
+    /// The queue brings the client at least up to this revision.
+    pub(crate) fn advance_to(&self, revision: Revision) {
+        self.sent_up_to.set(self.sent_up_to.get().max(revision));
     }
 
     pub(crate) fn last_id(&self) -> Revision {
         self.last_id.get()
     }
 
-    /// The last id that was put in named this revision, after which an aggregate is there or not.
+    /// The last id in the queue is that of this revision, after which the feed's aggregate exists or not.
     pub(crate) fn set_last_id(&self, revision: Revision, presence: Presence) {
         self.last_id.set(revision);
         self.presence.set(presence);
@@ -115,36 +127,37 @@ impl SendQueue {
         self.bytes.get() >= self.bound
     }
 
-    /// From now on the session brings the events: it is told when there is room.
-    pub(crate) fn park(&self) {
-        self.parked.set(true);
+    /// The body gets [`QueueItem::Drained`] once, as soon as the queue has room for another page.
+    pub(crate) fn notify_when_drained(&self) {
+        self.notify_when_drained.set(true);
         self.wake();
     }
 
+    /// Ends the stream after what is queued.
     pub(crate) fn end(&self) {
         self.ended.set(true);
         self.wake();
     }
 
-    /// The response is over. Its connection may go on to others, or be closed by the framework. What waits is let go of: a
-    /// hub may keep the channel for a while.
+    /// The response is over: its connection may serve another one, or is closed by the framework. The queued bytes are
+    /// freed, because a hub may keep the queue for a while.
     pub(crate) fn close(&self) {
         self.closed.set(true);
+        #[cfg(feature = "direct-write")]
         self.connect(None);
         self.bytes.set(0);
-        drop(self.queue.take());
+        self.queue.take();
     }
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.get()
     }
 
-    /// The next thing for the response body.
+    /// The next item for the response body.
     pub(crate) fn poll_next(&self, context: &Context<'_>) -> Poll<QueueItem> {
-        if self.parked.get() && !self.ended.get() && self.bytes.get() < LOW_WATER.min(self.bound) {
-            // Said once: what the session reads goes live in the end, or is parked again.
-            self.parked.set(false);
-            return Poll::Ready(QueueItem::Room);
+        if self.notify_when_drained.get() && !self.ended.get() && self.bytes.get() < LOW_WATER.min(self.bound) {
+            self.notify_when_drained.set(false);
+            return Poll::Ready(QueueItem::Drained);
         }
         let mut queue = self.queue.borrow_mut();
         if let Some(first) = queue.front_mut() {
@@ -153,7 +166,7 @@ impl SendQueue {
                 queue.pop_front();
             }
             if queue.is_empty() {
-                // Most streams are quiet for most of the time; then they keep no memory for a queue.
+                // Most streams are quiet most of the time, and then need no memory for a queue.
                 *queue = VecDeque::new();
             }
             self.bytes.set(self.bytes.get() - piece.len());
@@ -182,7 +195,7 @@ mod tests {
 
     use super::*;
 
-    /// Bytes that somebody can see the end of.
+    /// Bytes whose end of life a test can observe.
     struct Owned(Arc<[u8]>);
 
     impl AsRef<[u8]> for Owned {
@@ -192,14 +205,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_for_a_client_that_has_gone() {
-        let (bytes, channel) = (Arc::from([0; 100]), SendQueue::new(1000));
-        let push = || channel.push(Bytes::from_owner(Owned(Arc::clone(&bytes))));
+    fn a_closed_queue_keeps_nothing() {
+        let bytes = Arc::from([0; 100]);
+        let queue = SendQueue::new(1000);
+        let push = || queue.push(Bytes::from_owner(Owned(Arc::clone(&bytes))));
         push();
         push();
         assert_eq!(Arc::strong_count(&bytes), 3);
-        channel.close();
+        queue.close();
         push();
-        assert_eq!((Arc::strong_count(&bytes), channel.bytes.get()), (1, 0));
+        assert_eq!(Arc::strong_count(&bytes), 1);
+        assert_eq!(queue.bytes.get(), 0);
     }
 }

@@ -1,13 +1,20 @@
-//! The actor of one subscriber that is behind: brings it from its cursor to now, then leaves it to the hub; and again, if
-//! it falls behind.
+//! The actor of one SSE client, from the first byte of its stream to the last.
+//!
+//! It brings the client from its cursor to now, page by page, and then lets the hub of its thread deliver live events. When
+//! the client is too slow, the hub parks it, and the session reads on from the outbox once the queue has drained. It gets
+//! a message when its state changes, never for an event.
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use actix::WeakRecipient;
 use actix::prelude::*;
 
-use crate::delivery::hub::LiveSubscribers;
-use crate::delivery::send_queue::SendQueue;
+use super::hub::{Added, LiveSubscribers, Park};
+use super::send_queue::SendQueue;
+use super::stream_limiter::Permit;
 use crate::domain::feed::Feed;
 use crate::events::resume::{Page, Position, ReplayMode, ResumeReply, ResumeRequest};
 use crate::events::sse::Form;
@@ -15,27 +22,141 @@ use crate::read::pool::Readers;
 use crate::storage::error::StoreError;
 use crate::storage::page::PageLimit;
 
-/// One subscriber, without its actor: what it follows, and where it stands.
+/// One SSE client.
+pub(crate) struct Session {
+    subscription: Subscription,
+    readers: Addr<Readers>,
+    running: Arc<AtomicUsize>,
+    /// Released when the session ends.
+    _permit: Permit,
+}
+
+/// What a session works with.
+pub(crate) struct SessionConfig {
+    pub(crate) readers: Addr<Readers>,
+    pub(crate) permit: Permit,
+    /// The number of sessions that run in the service.
+    pub(crate) running: Arc<AtomicUsize>,
+}
+
+impl Session {
+    /// Starts the session of a client whose first page has been read.
+    pub(crate) fn start(subscription: Subscription, first: ResumeReply, config: SessionConfig) -> Addr<Self> {
+        let SessionConfig { readers, permit, running } = config;
+        Self::create(|ctx| {
+            let mut session = Self { subscription, readers, running, _permit: permit };
+            session.accept(first, ctx);
+            session
+        })
+    }
+
+    /// Sends a page. After the last one the stream goes live.
+    fn accept(&mut self, reply: ResumeReply, ctx: &Context<Self>) {
+        self.subscription.accept(reply, Some(ctx.address().downgrade().recipient()));
+    }
+
+    /// Reads the next page.
+    fn read_on(&mut self, ctx: &mut Context<Self>) {
+        let reply = self.readers.send(self.subscription.next_request());
+        ctx.spawn(reply.into_actor(self).map(|reply, session, ctx| session.on_reply(reply, ctx)));
+    }
+
+    fn on_reply(&mut self, reply: Result<Result<ResumeReply, StoreError>, MailboxError>, ctx: &Context<Self>) {
+        match reply {
+            Ok(Ok(reply)) => self.accept(reply, ctx),
+            Ok(Err(error)) => {
+                log::error!("a stream ends, because its next page cannot be read: {error}");
+                self.subscription.queue.end();
+            }
+            // The readers have stopped: the service stops.
+            Err(_) => self.subscription.queue.end(),
+        }
+    }
+}
+
+impl Actor for Session {
+    type Context = Context<Self>;
+
+    fn started(&mut self, _: &mut Self::Context) {
+        self.running.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Handler<Park> for Session {
+    type Result = ();
+
+    fn handle(&mut self, _: Park, _: &mut Self::Context) {
+        self.subscription.state = State::Parked;
+    }
+}
+
+/// The client has taken enough of its queue that the next page has room.
+pub(crate) struct Drained;
+
+impl Message for Drained {
+    type Result = ();
+}
+
+impl Handler<Drained> for Session {
+    type Result = ();
+
+    fn handle(&mut self, _: Drained, ctx: &mut Self::Context) {
+        self.read_on(ctx);
+    }
+}
+
+/// The client has disconnected, or its stream has ended.
+pub(crate) struct Disconnected;
+
+impl Message for Disconnected {
+    type Result = ();
+}
+
+impl Handler<Disconnected> for Session {
+    type Result = ();
+
+    fn handle(&mut self, _: Disconnected, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+/// What a client follows, and how far it has got: the state machine of a session, without its actor.
 pub(crate) struct Subscription {
     pub(crate) feed: Feed,
     pub(crate) form: Form,
     pub(crate) mode: ReplayMode,
+    /// The number of revisions that are replayed without a check whether a catch-up is shorter.
     pub(crate) replay_threshold: i64,
-    /// Whether it was told what the state is when nothing is there.
+    /// Whether the state of an empty document has been sent.
     pub(crate) sent_initial_state: bool,
-    /// What its pages have room for.
     pub(crate) limit: PageLimit,
     pub(crate) position: Position,
-    pub(crate) channel: Rc<SendQueue>,
+    pub(crate) state: State,
+    pub(crate) queue: Rc<SendQueue>,
     pub(crate) subscribers: Rc<RefCell<LiveSubscribers>>,
 }
 
+/// How a stream gets its events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The session reads pages.
+    CatchingUp,
+    /// The hub delivers.
+    Live,
+    /// Nobody delivers until the queue has drained.
+    Parked,
+}
+
 impl Subscription {
-    /// What to ask for next.
+    /// The request for the next page.
     pub(crate) fn next_request(&self) -> ResumeRequest {
         let position = match self.position {
-            // The hub has brought it further since, if it was live.
-            Position::Log(after) => Position::Log(after.max(self.channel.sent_up_to())),
+            // The hub may have brought a live stream further.
+            Position::Log(after) => Position::Log(after.max(self.queue.sent_up_to())),
             other => other,
         };
         ResumeRequest {
@@ -49,78 +170,52 @@ impl Subscription {
         }
     }
 
-    /// Sends what was read; then more is read when there is room, or the hub takes over.
-    pub(crate) fn take(&mut self, answer: ResumeReply) {
-        let ResumeReply::Page(step) = answer else {
-            // Pruning was faster than one who wants every event. It comes back with its last id, and is told.
-            return self.channel.end();
+    /// Sends a page, and decides who brings the next events: the hub, or the session when the queue has drained.
+    pub(crate) fn accept(&mut self, reply: ResumeReply, session: Option<WeakRecipient<Park>>) {
+        let ResumeReply::Page(page) = reply else {
+            // Pruning has overtaken a client that needs every event. It gets the 410 when it reconnects.
+            return self.queue.end();
         };
-        // What it knows is what its client presented; later positions are not, for a step need not have named one.
+        let is_last = page.is_last();
+        let presence = page.presence;
+        self.send(page);
+        if !is_last {
+            self.state = State::CatchingUp;
+            return self.queue.notify_when_drained();
+        }
+        self.queue.set_last_id(self.queue.last_id(), presence);
+        let added = self.subscribers.borrow_mut().add(self.feed.clone(), &self.queue, session);
+        match added {
+            Added::Live => self.state = State::Live,
+            Added::Behind => {
+                self.state = State::Parked;
+                self.queue.notify_when_drained();
+            }
+            Added::Stopping => self.queue.end(),
+        }
+    }
+
+    /// Puts the messages of a page into the queue and moves on.
+    fn send(&mut self, page: Page) {
+        // The client's own cursor counts as its last id. Later positions do not: a page need not have given an id.
         if let (Position::Log(known), false) = (self.position, self.sent_initial_state)
-            && known <= step.current
+            && known <= page.current
         {
-            self.channel.set_last_id(known.max(self.channel.last_id()), step.presence);
+            self.queue.set_last_id(known.max(self.queue.last_id()), page.presence);
         }
-        if let Some(named) = step.messages.named {
-            self.channel.set_last_id(named, step.presence);
+        if let Some(last) = page.messages.last_id {
+            self.queue.set_last_id(last, page.presence);
         }
-        let (is_last, Page { messages, position, presence, .. }) = (step.is_last(), step);
-        messages.into_pieces().for_each(|piece| self.channel.push(piece));
-        self.position = position;
-        // What was decided at first is not decided anew with every page.
+        page.messages.into_pieces().for_each(|piece| self.queue.push(piece));
+        self.position = page.position;
+        // Replay or catch-up: that is decided once, not again with each page.
         self.replay_threshold = i64::MAX;
         self.sent_initial_state = true;
         if self.mode == ReplayMode::Compact {
             self.mode = ReplayMode::Auto;
         }
-        if let Position::Log(after) = position {
-            self.channel.advance_to(after);
-        }
-        if is_last {
-            self.channel.set_last_id(self.channel.last_id(), presence);
-            // Handover: the hub goes on from the channel's mark, or parks it if it has moved too far since.
-            self.subscribers.borrow_mut().add(self.feed.clone(), Rc::clone(&self.channel));
-        } else {
-            self.channel.park();
+        if let Position::Log(after) = self.position {
+            self.queue.advance_to(after);
         }
     }
-}
-
-/// One subscriber, while it is behind: it reads on, once, and is gone. A stream that is up to date has no actor.
-pub(crate) struct Session {
-    subscription: Rc<RefCell<Subscription>>,
-}
-
-impl Session {
-    /// Reads what comes next for a subscriber in whose channel there is room.
-    pub(crate) fn read_on(subscription: &Rc<RefCell<Subscription>>, readers: &Addr<Readers>) {
-        let (answer, subscription) = (readers.send(subscription.borrow().next_request()), Rc::clone(subscription));
-        Self::create(|ctx| {
-            let session = Self { subscription };
-            ctx.spawn(answer.into_actor(&session).map(|answer, session, ctx| {
-                session.go_on(answer);
-                ctx.stop();
-            }));
-            session
-        });
-    }
-
-    fn go_on(&self, answer: Result<Result<ResumeReply, StoreError>, MailboxError>) {
-        let mut subscription = self.subscription.borrow_mut();
-        match answer {
-            // The client has gone meanwhile.
-            _ if subscription.channel.is_closed() => {}
-            Ok(Ok(answer)) => subscription.take(answer),
-            Ok(Err(error)) => {
-                log::error!("a stream ends: {error}");
-                subscription.channel.end();
-            }
-            // The readers are gone: the service stops.
-            Err(_) => subscription.channel.end(),
-        }
-    }
-}
-
-impl Actor for Session {
-    type Context = Context<Self>;
 }

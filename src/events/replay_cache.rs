@@ -150,7 +150,7 @@ impl ReplayCache {
             messages.event(revision, |text| feed.write(text, registry, members.iter()));
         })?;
         let is_too_long = read < to || messages.text.len() > MAX_SEGMENT_BYTES;
-        let (text, last) = if is_too_long { (String::new(), None) } else { (messages.text, messages.named) };
+        let (text, last) = if is_too_long { (String::new(), None) } else { (messages.text, messages.last_id) };
         let held = self.budget.reserve(text.into_bytes(), ENTRY_OVERHEAD).ok();
         Ok(held.map(|text| Segment { text: Arc::new(text), last, to, is_too_long }))
     }

@@ -97,7 +97,7 @@ impl Page {
         self.messages.part(id.as_deref(), patch);
         self.messages.has_news |= position.is_some();
         if let Some(Position::Log(after)) = position {
-            self.messages.named = Some(after);
+            self.messages.last_id = Some(after);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Events as bytes on the wire: written once, for all who follow the feed.
 
 use actix_web::web::Bytes;
-use russe::{Event, Message};
 
 use crate::domain::collection::Registry;
 use crate::domain::cursor::{Epoch, Revision};
@@ -108,9 +107,30 @@ pub(crate) fn id(epoch: &Epoch, revision: Revision) -> String {
     format!("{epoch}.{revision}")
 }
 
-/// One message.
-pub(crate) fn event(id: Option<String>, patch: String) -> String {
-    encoded(Message { data: patch.into(), id: id.map(Into::into), event: None, retry: None })
+/// One message; `patch` is JSON text, and so has no line breaks.
+pub(crate) fn event(id: Option<&str>, patch: &str) -> String {
+    let mut text = String::new();
+    push_message(&mut text, id, None, patch);
+    text
+}
+
+/// One message with an event type of its own, the name of an enum's variant.
+pub(crate) fn named_event(name: &str, id: &str, data: &str) -> String {
+    let mut text = String::new();
+    push_message(&mut text, Some(id), Some(name), data);
+    text
+}
+
+/// Appends a message ([the HTML standard, section 9.2](https://html.spec.whatwg.org/multipage/server-sent-events.html)).
+fn push_message(text: &mut String, id: Option<&str>, event: Option<&str>, data: &str) {
+    for (field, value) in [("id: ", id), ("event: ", event), ("data: ", Some(data))] {
+        if let Some(value) = value {
+            for piece in [field, value, "\n"] {
+                text.push_str(piece);
+            }
+        }
+    }
+    text.push('\n');
 }
 
 /// What ends a message.
@@ -156,14 +176,14 @@ pub(crate) struct Messages {
     /// The last of them.
     pub(crate) text: String,
     /// The revision up to which the last id says that the consumer has everything.
-    pub(crate) named: Option<Revision>,
+    pub(crate) last_id: Option<Revision>,
     /// Whether any of them moves the consumer's position.
     pub(crate) has_news: bool,
 }
 
 impl Messages {
     pub(crate) fn new(form: Form) -> Self {
-        Self { form, before: Vec::new(), text: String::new(), named: None, has_news: false }
+        Self { form, before: Vec::new(), text: String::new(), last_id: None, has_news: false }
     }
 
     /// The event of a revision, whose patch `write` appends, if it has one (`true`).
@@ -180,7 +200,7 @@ impl Messages {
         }
         if write(text) {
             text.push_str(self.form.end());
-            (self.named, self.has_news) = (Some(revision), true);
+            (self.last_id, self.has_news) = (Some(revision), true);
         } else {
             text.truncate(start);
         }
@@ -190,7 +210,7 @@ impl Messages {
     pub(crate) fn share(&mut self, events: Bytes, last: Option<Revision>) {
         if let Some(last) = last {
             self.before.extend([std::mem::take(&mut self.text).into(), events]);
-            (self.named, self.has_news) = (Some(last), true);
+            (self.last_id, self.has_news) = (Some(last), true);
         }
     }
 
@@ -208,11 +228,7 @@ impl Messages {
     pub(crate) fn part(&mut self, id: Option<&str>, patch: &str) {
         let is_first = self.text.is_empty();
         match &self.form {
-            Form::Stream(_) => {
-                for piece in id.iter().flat_map(|id| ["id: ", *id, "\n"]).chain(["data: "]) {
-                    self.text.push_str(piece);
-                }
-            }
+            Form::Stream(_) => return push_message(&mut self.text, id, None, patch),
             Form::Array if !is_first => self.text.push_str(",{\"patch\":"),
             Form::Array | Form::Lines => self.text.push_str("{\"patch\":"),
         }
@@ -231,24 +247,21 @@ impl Form {
     }
 }
 
-/// One message with a type of its own.
-pub(crate) fn named_event(name: String, id: String, data: String) -> String {
-    encoded(Message { data: data.into(), id: Some(id.into()), event: Some(name.into()), retry: None })
-}
-
-fn encoded(message: Message) -> String {
-    let encoded = Event::Message(message).into_bytestring();
-    encoded.expect("neither an epoch and a number nor the name of a variant has a line break").into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::aggregates::Person;
     use crate::domain::key::Key;
 
+    /// The same message by another encoder.
+    fn encoded(id: Option<&str>, event: Option<&str>, data: &str) -> String {
+        let (id, event) = (id.map(|id| id.to_owned().into()), event.map(|event| event.to_owned().into()));
+        let message = russe::Message { data: data.to_owned().into(), id, event, retry: None };
+        russe::Event::Message(message).into_bytestring().unwrap().into()
+    }
+
     #[test]
-    fn a_message_is_as_the_encoder_has_it() {
+    fn a_message_equals_that_of_another_encoder() {
         let epoch: Epoch = "4f9c21aa".parse().unwrap();
         for number in [0, 7, 10, 1_234_567_890, i64::MAX] {
             let (revision, patch) = (Revision::from_raw(number), r#"{"1":{"name":"\n🍎"},"2":null}"#);
@@ -258,12 +271,12 @@ mod tests {
                 text.push_str(patch);
                 true
             });
-            assert_eq!(messages.text, event(Some(id(&epoch, revision)), patch.to_owned()));
+            assert_eq!(messages.text, encoded(Some(&id(&epoch, revision)), None, patch));
             messages.text.clear();
             messages.part(Some("4f9c21aa.3.partial"), patch);
             messages.part(None, "null");
-            let first = event(Some("4f9c21aa.3.partial".to_owned()), patch.to_owned());
-            assert_eq!(messages.text, first + &event(None, "null".to_owned()));
+            let first = encoded(Some("4f9c21aa.3.partial"), None, patch);
+            assert_eq!(messages.text, first + &encoded(None, None, "null"));
         }
     }
 

@@ -1,29 +1,28 @@
-//! Feeds: change events, at the three levels, as Server-Sent Events.
+//! Feeds: change events at the three levels, as Server-Sent Events or in pages.
 
 use std::cell::RefCell;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
+use std::sync::Arc;
 
 use actix_web::HttpResponse;
-use actix_web::http::Version;
 use actix_web::http::header::HeaderValue;
 
 use super::accept::accepted;
-use super::feed_response::{EventStream, Follower, head, not_retained, prologue, refused};
+use super::feed_response::{EventStream, head, not_retained, prologue, too_many_streams};
 use super::pages::{self, Extent};
 use super::problem::{Kind, Problem};
 use super::request::{Query, RequestContext};
 use super::respond::{JSON, NDJSON, SSE};
-use crate::delivery::direct_write::DirectWriter;
 use crate::delivery::hub::LiveSubscribers;
 use crate::delivery::send_queue::SendQueue;
-use crate::delivery::session::Subscription;
+use crate::delivery::session::{Session, SessionConfig, State, Subscription};
 use crate::domain::cursor::CursorParams;
 use crate::domain::feed::Feed;
 use crate::events::resume::{Position, REPLAY_THRESHOLD, ReplayMode, ResumeReply};
 use crate::events::sse::Form;
 use crate::storage::page::PageLimit;
 
-/// What every feed knows in its query.
+/// The query parameters of every feed.
 const FEED_PARAMS: [&str; 7] = ["lastEventId", "revision", "epoch", "strict", "compact", "limit", "wait"];
 
 /// `GET /events`
@@ -47,7 +46,7 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
     follow(context, query, feed).await
 }
 
-/// Follows a feed in the form that the client wants.
+/// Answers with a stream or a page, as the client prefers.
 async fn follow(context: RequestContext, query: Query, feed: Feed) -> Result<HttpResponse, Problem> {
     let form = accepted(&context.request, &[SSE, JSON, NDJSON])?;
     let subscription = subscription(&context, &query, feed)?;
@@ -59,51 +58,52 @@ async fn follow(context: RequestContext, query: Query, feed: Feed) -> Result<Htt
     }
 }
 
-/// Who follows what, from where, and how.
+/// What the client follows, from where, and how.
 fn subscription(context: &RequestContext, query: &Query, feed: Feed) -> Result<Subscription, Problem> {
     let Some(subscribers) = context.request.app_data::<Rc<RefCell<LiveSubscribers>>>() else {
-        return Err(Problem::new(Kind::Internal, "this thread has no hub"));
+        return Err(Problem::new(Kind::Internal, "this worker thread has no hub"));
     };
     Ok(Subscription {
         feed,
         form: Form::Stream(context.shared.epoch.clone()),
-        mode: history(context, query)?,
+        mode: replay_mode(context, query)?,
         replay_threshold: REPLAY_THRESHOLD,
         sent_initial_state: false,
         limit: PageLimit::PAGE,
         position: position(context, query)?,
-        channel: SendQueue::new(context.shared.session_buffer),
+        state: State::CatchingUp,
+        queue: SendQueue::new(context.shared.session_buffer),
         subscribers: Rc::clone(subscribers),
     })
 }
 
-/// What the request says about where to start.
+/// Where the request asks to start.
 fn position(context: &RequestContext, query: &Query) -> Result<Position, Problem> {
     let id = context.request.headers().get("Last-Event-ID").map(HeaderValue::as_bytes);
     let id_counts = id.is_some_and(|id| !id.is_empty());
-    let presented = CursorParams {
+    let params = CursorParams {
         last_event_id: id,
         last_event_id_query: query.last("lastEventId"),
-        // What does not count is not looked at either: a refusal would end an EventSource for good.
+        // Headers that do not count are not parsed: a rejection would end an EventSource permanently.
         revision: if id_counts { None } else { context.header("X-Revision")? },
         epoch: if id_counts { None } else { context.header("X-Epoch")? },
         revision_query: query.last("revision"),
         epoch_query: query.last("epoch"),
     };
-    let cursor = presented.cursor().map_err(|name| {
+    let cursor = params.cursor().map_err(|name| {
         let form = match name {
-            "lastEventId" => "a cursor as it was given, <epoch>.<revision>, such as 4f9c21aa.8",
+            "lastEventId" => "a cursor from this service, <epoch>.<revision>, such as 4f9c21aa.8",
             "X-Epoch" | "epoch" => "8 to 16 of [0-9a-z]",
-            _ => "a revision, a decimal number of at max 19 digits",
+            _ => "a revision, a decimal number of at most 19 digits",
         };
         Problem::new(Kind::MalformedRequest, format!("{name}: expected {form}"))
     })?;
     Ok(Position::of(&cursor, &context.shared.epoch))
 }
 
-/// Whether the client wants every event: `Prefer: handling=strict`
-/// ([RFC 7240](https://www.rfc-editor.org/rfc/rfc7240#section-4.4)) or the query says so.
-fn history(context: &RequestContext, query: &Query) -> Result<ReplayMode, Problem> {
+/// Whether the client needs every event, by `Prefer: handling=strict`
+/// ([RFC 7240](https://www.rfc-editor.org/rfc/rfc7240#section-4.4)) or by the query, or prefers a catch-up.
+fn replay_mode(context: &RequestContext, query: &Query) -> Result<ReplayMode, Problem> {
     let preferred = context.request.headers().get_all("Prefer").filter_map(|value| value.to_str().ok());
     let mut preferred = preferred.flat_map(|value| value.split(',')).filter_map(|preference| {
         let (name, value) = preference.split(';').next()?.split_once('=')?;
@@ -118,32 +118,32 @@ fn history(context: &RequestContext, query: &Query) -> Result<ReplayMode, Proble
     })
 }
 
-async fn stream(context: RequestContext, mut subscription: Subscription) -> Result<HttpResponse, Problem> {
+/// Starts the session of an SSE client, and answers with a body that takes what the session and the hub send.
+async fn stream(context: RequestContext, subscription: Subscription) -> Result<HttpResponse, Problem> {
+    let shared = &context.shared;
     if context.is_head() {
-        return Ok(head(&context, context.shared.committed.get()).body(actix_web::body::None::new()));
+        return Ok(head(&context, shared.committed.get()).body(actix_web::body::None::new()));
     }
     let address = context.request.peer_addr().map(|address| address.ip());
-    let Some(permit) = context.shared.stream_limiter.try_acquire(address) else { return refused(&context) };
-    let first = context.shared.readers.send(subscription.next_request()).await??;
+    let Some(permit) = shared.stream_limiter.try_acquire(address) else { return too_many_streams(&context) };
+    let first = shared.readers.send(subscription.next_request()).await??;
     let current = match &first {
-        ResumeReply::Page(step) => step.current,
+        ResumeReply::Page(page) => page.current,
         ResumeReply::Gone(horizon) => return Err(not_retained(&context, horizon)),
     };
-    let channel = Rc::clone(&subscription.channel);
-    channel.push(prologue());
-    channel.connect(direct_writer(&context));
-    subscription.take(first);
-    let follower = Follower { subscription: Rc::new(RefCell::new(subscription)), shared: context.shared.clone() };
-    Ok(head(&context, current).body(EventStream {
-        channel,
-        follower: Some(follower),
-        _permit: Some(permit),
-        flushed: false,
-    }))
+    let queue = Rc::clone(&subscription.queue);
+    queue.push(prologue());
+    #[cfg(feature = "direct-write")]
+    queue.connect(direct_writer(&context));
+    let config = SessionConfig { readers: shared.readers.clone(), permit, running: Arc::clone(&shared.sessions) };
+    let session = Session::start(subscription, first, config);
+    Ok(head(&context, current).body(EventStream::new(queue, Some(session))))
 }
 
 /// Where a hub may write, for a client that understands chunks.
-fn direct_writer(context: &RequestContext) -> Option<Rc<DirectWriter>> {
-    let writer = context.request.conn_data::<Weak<DirectWriter>>().and_then(Weak::upgrade);
-    writer.filter(|_| context.request.version() == Version::HTTP_11)
+#[cfg(feature = "direct-write")]
+fn direct_writer(context: &RequestContext) -> Option<Rc<crate::delivery::direct_write::DirectWriter>> {
+    use crate::delivery::direct_write::DirectWriter;
+    let writer = context.request.conn_data::<std::rc::Weak<DirectWriter>>().and_then(std::rc::Weak::upgrade);
+    writer.filter(|_| context.request.version() == actix_web::http::Version::HTTP_11)
 }

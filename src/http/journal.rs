@@ -13,7 +13,7 @@ use actix_web::{HttpResponse, rt};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::accept::accepted;
-use super::feed_response::{StreamAborted, head, prologue, refused};
+use super::feed_response::{StreamAborted, StreamEnd, head, prologue, too_many_streams};
 use super::pages::{Extent, page_limit};
 use super::problem::{Kind, Problem};
 use super::request::{Query, RequestContext};
@@ -187,10 +187,10 @@ async fn stream(context: &RequestContext, reading: Reading) -> Result<HttpRespon
         return Ok(head(context, current).body(actix_web::body::None::new()));
     }
     let address = context.request.peer_addr().map(|address| address.ip());
-    let Some(permit) = context.shared.stream_limiter.try_acquire(address) else { return refused(context) };
+    let Some(permit) = context.shared.stream_limiter.try_acquire(address) else { return too_many_streams(context) };
     let (sender, receiver) = channel(WAITING);
     rt::spawn(follow(reading, sender));
-    Ok(head(context, current).body(JournalStream { receiver, _permit: permit, flushed: false }))
+    Ok(head(context, current).body(JournalStream { receiver, _permit: permit, end: StreamEnd::default() }))
 }
 
 /// Sends what there is, then what comes. Each page is read when the one before is on its way, so a slow client costs two
@@ -231,7 +231,7 @@ async fn follow(mut reading: Reading, sender: Sender<Bytes>) {
 struct JournalStream {
     receiver: Receiver<Bytes>,
     _permit: Permit,
-    flushed: bool,
+    end: StreamEnd,
 }
 
 impl MessageBody for JournalStream {
@@ -244,13 +244,7 @@ impl MessageBody for JournalStream {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamAborted>>> {
         match ready!(self.receiver.poll_recv(context)) {
             Some(chunk) => Poll::Ready(Some(Ok(chunk))),
-            None if self.flushed => Poll::Ready(Some(Err(StreamAborted))),
-            None => {
-                // The framework writes what it has when a body is not ready, and drops it when a body fails.
-                self.flushed = true;
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
+            None => self.end.poll(context),
         }
     }
 }
@@ -260,7 +254,7 @@ fn id(epoch: &Epoch, position: JournalPosition) -> String {
 }
 
 fn frame(registry: &Registry, epoch: &Epoch, entry: &Entry) -> String {
-    named_event(entry.event.kind.clone(), id(epoch, entry.position), object(registry, entry))
+    named_event(&entry.event.kind, &id(epoch, entry.position), &object(registry, entry))
 }
 
 /// `{"events":[…]`, to be closed.

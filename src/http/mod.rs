@@ -5,6 +5,8 @@ pub(crate) mod collection_body;
 pub(crate) mod commands;
 pub(crate) mod conditions;
 pub(crate) mod cors;
+#[cfg(feature = "direct-write")]
+mod direct_server;
 pub(crate) mod feed_response;
 pub(crate) mod feeds;
 pub(crate) mod journal;

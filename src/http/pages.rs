@@ -13,6 +13,7 @@ use super::feed_response::not_retained;
 use super::problem::{Kind, Problem};
 use super::request::{Query, RequestContext};
 use super::respond::{NDJSON, answer};
+use crate::delivery::hub::Added;
 use crate::delivery::send_queue::{QueueItem, SendQueue};
 use crate::delivery::session::Subscription;
 use crate::events::resume::{Page, ResumeReply};
@@ -60,24 +61,24 @@ pub(super) async fn page(
     subscription.form = if form == NDJSON { Form::Lines } else { Form::Array };
     let deadline = Instant::now() + wait;
     loop {
-        let step = match context.shared.readers.send(subscription.next_request()).await?? {
-            ResumeReply::Page(step) => step,
+        let page = match context.shared.readers.send(subscription.next_request()).await?? {
+            ResumeReply::Page(page) => page,
             ResumeReply::Gone(horizon) => return Err(not_retained(context, &horizon)),
         };
         // The frame of a state from nothing is no news.
-        let has_news = step.messages.has_news;
+        let has_news = page.messages.has_news;
         let left = deadline.saturating_duration_since(Instant::now());
-        if has_news || (step.is_last() && left.is_zero()) {
-            return answered(context, &step, form);
+        if has_news || (page.is_last() && left.is_zero()) {
+            return answered(context, &page, form);
         }
-        if step.is_last() && listen(&subscription, &step, left).await == Wakeup::Shutdown {
-            return answered(context, &step, form);
+        if page.is_last() && wait_for_change(&subscription, &page, left).await == Wakeup::Shutdown {
+            return answered(context, &page, form);
         }
         // Who starts from nothing goes on doing so, to be given the frame.
-        if step.messages.text.is_empty() {
-            subscription.position = step.position;
-        } else if !step.is_last() {
-            return answered(context, &step, form);
+        if page.messages.text.is_empty() {
+            subscription.position = page.position;
+        } else if !page.is_last() {
+            return answered(context, &page, form);
         }
     }
 }
@@ -85,43 +86,47 @@ pub(super) async fn page(
 /// What ended a wait.
 #[derive(PartialEq, Eq)]
 enum Wakeup {
-    /// Something happened, or the time is over: the database says what there is.
+    /// There is a new event, or the time is over: the database shows which.
     Changed,
     /// The service stops.
     Shutdown,
 }
 
-/// Waits as a stream would, until there is something to be read or the time is over.
-async fn listen(subscription: &Subscription, step: &Page, left: Duration) -> Wakeup {
-    let bell = Bell(SendQueue::new(1));
-    bell.0.advance_to(step.current);
-    subscription.subscribers.borrow_mut().add(subscription.feed.clone(), Rc::clone(&bell.0));
-    match timeout(left, poll_fn(|context| bell.0.poll_next(context))).await {
+/// Waits, as a live stream would, until there is a new event or the time is over.
+async fn wait_for_change(subscription: &Subscription, page: &Page, left: Duration) -> Wakeup {
+    let waiter = Waiter(SendQueue::new(1));
+    waiter.0.advance_to(page.current);
+    match subscription.subscribers.borrow_mut().add(subscription.feed.clone(), &waiter.0, None) {
+        Added::Live => {}
+        Added::Behind => return Wakeup::Changed,
+        Added::Stopping => return Wakeup::Shutdown,
+    }
+    match timeout(left, poll_fn(|context| waiter.0.poll_next(context))).await {
         Ok(QueueItem::End) => Wakeup::Shutdown,
         _ => Wakeup::Changed,
     }
 }
 
-/// A channel that is only listened to for the first sound.
-struct Bell(Rc<SendQueue>);
+/// A queue of which only the first item is wanted.
+struct Waiter(Rc<SendQueue>);
 
-impl Drop for Bell {
+impl Drop for Waiter {
     fn drop(&mut self) {
         self.0.close();
     }
 }
 
-fn answered(context: &RequestContext, step: &Page, form: &'static str) -> Result<HttpResponse, Problem> {
-    let Some(cursor) = step.position.id(&context.shared.epoch) else {
+fn answered(context: &RequestContext, page: &Page, form: &'static str) -> Result<HttpResponse, Problem> {
+    let Some(cursor) = page.position.id(&context.shared.epoch) else {
         return Err(Problem::new(Kind::Internal, "a page ends nowhere"));
     };
-    let text = &step.messages.text;
+    let text = &page.messages.text;
     let body = if form == NDJSON {
         format!("{text}{{\"cursor\":\"{cursor}\"}}\n")
     } else {
         format!("{{\"events\":[{text}],\"cursor\":\"{cursor}\"}}")
     };
-    Ok(answer(StatusCode::OK, &context.shared.epoch, step.current)
+    Ok(answer(StatusCode::OK, &context.shared.epoch, page.current)
         .insert_header((CONTENT_TYPE, form))
         .insert_header((CACHE_CONTROL, "no-store"))
         .insert_header((VARY, "Accept"))

@@ -1,89 +1,101 @@
-//! The HTTP server: as the framework's own would be, but that hubs may write to its connections.
+//! The HTTP server: its threads, what each of them has for itself, and how its connections are set up.
 
-use std::fmt;
+use std::cell::RefCell;
 use std::net::TcpListener;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actix_http::body::MessageBody;
-use actix_http::{HttpService, Request, Response};
-use actix_server::Server;
-use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
-use actix_web::Error;
-use actix_web::dev::AppConfig;
+use actix::{Actor as _, Addr};
+use actix_web::dev::Server;
+use actix_web::middleware::Condition;
 use actix_web::rt::net::TcpStream;
+use actix_web::{App, web};
 
-use crate::delivery::direct_write::Socket;
+use super::cors::cors;
+use super::routes::routes;
+use super::shared::Shared;
+use crate::delivery::hub::{Hub, LiveSubscribers};
+use crate::delivery::relay::Relay;
+use crate::threads::name_thread;
+use crate::write::aggregator::CommandReplies;
 
-/// How long connections that are still busy may keep a stopping service, in seconds.
-const STOP_TIMEOUT: u64 = 1;
+/// How long connections that are still busy may delay a stop, in seconds.
+pub(super) const STOP_TIMEOUT: u64 = 1;
 
 /// How long a peer may take to close its side of a connection.
-const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How much of a body is written to a socket at once, in bytes: two or three pieces of a shared one, a chunk of any other.
-const WRITTEN_AT_ONCE: usize = 64 * 1024;
+/// How much of a body is written to a socket at once, in bytes: two or three pieces of a shared body, one chunk of any
+/// other.
+pub(super) const WRITE_BUFFER: usize = 64 * 1024;
 
 /// What the kernel buffers for one client, in bytes; Linux takes twice as much.
 const SEND_BUFFER: usize = 256 * 1024;
 
-/// Serves an application on a listener, with a thread for each processor or as many as are given.
-pub(crate) fn server<F, I, S, B>(
-    listener: TcpListener,
-    workers: Option<usize>,
-    peer_timeout: Duration,
-    application: F,
-) -> std::io::Result<Server>
-where
-    F: Fn() -> I + Send + Clone + 'static,
-    I: IntoServiceFactory<S, Request>,
-    S: ServiceFactory<Request, Config = AppConfig> + 'static,
-    S::Error: Into<Error> + 'static,
-    S::InitError: fmt::Debug,
-    S::Response: Into<Response<B>> + 'static,
-    S::Service: 'static,
-    <S::Service as actix_service::Service<Request>>::Future: 'static,
-    B: MessageBody + 'static,
-{
-    let mut builder = Server::build().disable_signals().shutdown_timeout(STOP_TIMEOUT);
-    if let Some(workers) = workers {
-        builder = builder.workers(workers);
-    }
-    let stopping = builder.graceful_shutdown_signal();
-    let address = listener.local_addr()?;
-    let builder = builder.listen("http", listener, move || {
-        let stopping = stopping.clone();
-        let service = HttpService::build()
-            .graceful_shutdown_signal(move || {
-                let stopping = stopping.clone();
-                async move { stopping.notified().await }
-            })
-            .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-            .h1_write_buffer_size(WRITTEN_AT_ONCE)
-            // A client that closes its side of a quiet stream has gone.
-            .h1_allow_half_closed(false)
-            .local_addr(address)
-            // Weak: a connection that the framework has ended must not be held by anything that is kept of its requests.
-            .on_connect_ext(|socket: &Socket, kept| drop(kept.insert(Rc::downgrade(socket.writer()))))
-            .h1(map_config(application().into_factory().map_err(|error| error.into().error_response()), |()| {
-                AppConfig::default()
-            }));
-        fn_service(move |stream: TcpStream| async move {
-            let peer = stream.peer_addr().ok();
-            let socket = Socket::new(stream);
-            set_up(&socket, peer_timeout);
-            Ok((socket, peer))
-        })
-        .and_then(service)
-    })?;
-    Ok(builder.run())
+/// What a server works with.
+pub(crate) struct ServerConfig {
+    /// One thread for each processor if `None`.
+    pub(crate) workers: Option<NonZeroUsize>,
+    /// After this time, a peer that acknowledges nothing counts as dead.
+    pub(crate) peer_timeout: Duration,
+    pub(crate) cors_origins: Vec<String>,
+    pub(crate) heartbeat: Duration,
+    pub(crate) relay: Addr<Relay>,
+    pub(crate) shared: web::Data<Shared>,
+    /// Where each worker thread adds its hub.
+    pub(crate) hubs: Hubs,
 }
 
-/// What is written goes at once; a peer that does not answer is given up; and the kernel's share of a slow stream has a
-/// bound. None can fail in a way that concerns the client.
-fn set_up(socket: &Socket, peer_timeout: Duration) {
-    let socket = socket2::SockRef::from(socket.stream());
-    drop(socket.set_tcp_nodelay(true));
-    drop(socket.set_tcp_user_timeout(Some(peer_timeout)));
-    drop(socket.set_send_buffer_size(SEND_BUFFER));
+/// The hubs of the worker threads.
+pub(crate) type Hubs = Arc<Mutex<Vec<Addr<Hub>>>>;
+
+/// Serves HTTP on a listener. Each worker thread has a hub, live subscribers and a queue of command replies of its own.
+pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Result<Server> {
+    let ServerConfig { workers, peer_timeout, cors_origins, heartbeat, relay, shared, hubs } = config;
+    let workers = workers.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let started = Arc::new(AtomicUsize::new(0));
+    let application = move || {
+        name_thread(&format!("duality-work-{}", started.fetch_add(1, Ordering::Relaxed)));
+        let subscribers = Rc::new(RefCell::new(LiveSubscribers::new(shared.epoch.clone())));
+        let hub =
+            Hub { subscribers: Rc::clone(&subscribers), relay: relay.clone(), heartbeat, handout_time: Arc::default() };
+        hubs.lock().expect("nobody panics while pushing to a list").push(hub.start());
+        App::new()
+            .wrap(Condition::new(!cors_origins.is_empty(), cors(&cors_origins)))
+            .app_data(shared.clone())
+            .app_data(subscribers)
+            .app_data(CommandReplies::here())
+            .configure(|config| routes(config, &shared))
+    };
+    #[cfg(feature = "direct-write")]
+    let server = super::direct_server::serve(listener, workers, peer_timeout, application)?;
+    #[cfg(not(feature = "direct-write"))]
+    let server = actix_web::HttpServer::new(application)
+        .workers(workers)
+        .disable_signals()
+        .shutdown_timeout(STOP_TIMEOUT)
+        .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+        .h1_write_buffer_size(WRITE_BUFFER)
+        // A client that closes its side of a quiet stream has disconnected.
+        .h1_allow_half_closed(false)
+        .on_connect(move |connection, _| {
+            if let Some(stream) = connection.downcast_ref::<TcpStream>() {
+                set_up(stream, peer_timeout);
+            }
+        })
+        .listen(listener)?
+        .run();
+    Ok(server)
+}
+
+/// Bytes are sent at once, a dead peer is dropped, and the kernel's buffer for a slow stream is bounded. A failure of one
+/// of these does not concern the client.
+pub(super) fn set_up(stream: &TcpStream, peer_timeout: Duration) {
+    let socket = socket2::SockRef::from(stream);
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_user_timeout(Some(peer_timeout));
+    let _ = socket.set_send_buffer_size(SEND_BUFFER);
 }

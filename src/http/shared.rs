@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use actix::Addr;
@@ -39,4 +40,6 @@ pub(crate) struct Shared {
     /// After how much quiet a stream gets a comment line.
     pub(crate) heartbeat: Duration,
     pub(crate) stream_limiter: Arc<StreamLimiter>,
+    /// The number of session actors that run.
+    pub(crate) sessions: Arc<AtomicUsize>,
 }

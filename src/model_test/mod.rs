@@ -24,15 +24,15 @@ use self::model::{Model, Write, shown};
 use self::operation::{Begin, Op, ops};
 use crate::aggregates::{Location, Person};
 use crate::delivery::hub::LiveSubscribers;
-use crate::delivery::relay::Batch;
 use crate::delivery::send_queue::{QueueItem, SendQueue};
-use crate::delivery::session::Subscription;
+use crate::delivery::session::{State, Subscription};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::collection::{Change, Command, Registry};
 use crate::domain::cursor::{CursorParams, Revision};
 use crate::domain::feed::Feed;
 use crate::domain::key::Key;
 use crate::domain::precondition::Precondition;
+use crate::events::batch::Batch;
 use crate::events::replay_cache::ReplayCache;
 use crate::events::resume::{Position, REPLAY_THRESHOLD, ReplayMode, resume};
 use crate::storage::connection::Database;
@@ -238,7 +238,7 @@ impl World {
         let ours = &mut self.consumers[consumer];
         let presented =
             CursorParams { last_event_id: ours.last_id.as_ref().map(String::as_bytes), ..CursorParams::default() };
-        let channel = SendQueue::new(200);
+        let queue = SendQueue::new(200);
         let mut subscription = Subscription {
             feed: ours.feed.clone(),
             position: Position::of(&presented.cursor().unwrap(), &epoch),
@@ -247,18 +247,19 @@ impl World {
             replay_threshold: if mode == ReplayMode::Auto { 3 } else { REPLAY_THRESHOLD },
             sent_initial_state: false,
             limit: PageLimit { items: ours.limit, bytes: usize::MAX },
-            channel,
+            state: State::CatchingUp,
+            queue,
             subscribers: Rc::clone(&self.subscribers),
         };
         let first = self.reader.view(|view| resume(view, &self.replay_cache, &subscription.next_request())).unwrap();
-        subscription.take(first);
+        subscription.accept(first, None);
         let (decoder, undecoded) = (russe::Decoder::default(), BytesMut::new());
         ours.connection = Some(Connection { subscription, decoder, undecoded, named: (-1, -1) });
     }
 
     fn cut(&mut self, consumer: usize) {
         if let Some(connection) = self.consumers[consumer].connection.take() {
-            connection.subscription.channel.close();
+            connection.subscription.queue.close();
         }
     }
 
@@ -274,12 +275,12 @@ impl World {
                 Some(_) => continue,
                 None => {}
             }
-            match connection.subscription.channel.poll_next(&Context::from_waker(Waker::noop())) {
+            match connection.subscription.queue.poll_next(&Context::from_waker(Waker::noop())) {
                 Poll::Ready(QueueItem::Chunk(chunk)) => connection.undecoded.extend_from_slice(&chunk),
-                Poll::Ready(QueueItem::Room) => {
+                Poll::Ready(QueueItem::Drained) => {
                     let request = connection.subscription.next_request();
                     let answer = self.reader.view(|view| resume(view, &self.replay_cache, &request)).unwrap();
-                    connection.subscription.take(answer);
+                    connection.subscription.accept(answer, None);
                 }
                 Poll::Ready(QueueItem::End) => return false,
                 Poll::Pending => {

@@ -19,6 +19,7 @@ use crate::read_model::inline::Inline;
 use crate::read_model::projection::{Feed, ProjectionError, Tables};
 use crate::read_model::report::{Parameters, Report, ReportError};
 use crate::storage::connection::{Database, open_read_only};
+use crate::threads::named_arbiter;
 use crate::write::aggregator::{Aggregator, RebuildInline};
 
 /// A projection that runs.
@@ -115,7 +116,7 @@ impl Projections {
         for projection in background {
             let (name, status) = (projection.name(), Status::new(projection.name(), projection.version(), false));
             let work = projection.work(parts(around, &status))?;
-            let thread = Arbiter::new();
+            let thread = named_arbiter(format!("proj:{name}"));
             let interval = around.poll_interval;
             let projector = Projector::start_in_arbiter(&thread.handle(), move |_| Projector::new(work, interval));
             around.relay.do_send(RegisterProjector(projector.clone().recipient()));

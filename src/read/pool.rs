@@ -3,6 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
@@ -21,6 +22,7 @@ use crate::storage::error::StoreError;
 use crate::storage::journal::{Entries, Entry, Folded};
 use crate::storage::page::PageLimit;
 use crate::storage::reader::{Part, Reader};
+use crate::threads::name_thread;
 
 /// One reading thread.
 pub(crate) struct Readers {
@@ -35,18 +37,24 @@ pub(crate) struct Readers {
 const CHUNK: usize = 64 * 1024;
 
 impl Readers {
+    /// `name` is that of the threads, to which their number is added.
     pub(crate) fn start(
+        name: &'static str,
         threads: usize,
         database: &Arc<Database>,
         registry: &Arc<Registry>,
         replay_cache: &Arc<ReplayCache>,
     ) -> Addr<Self> {
         let (database, registry, replay_cache) = (Arc::clone(database), Arc::clone(registry), Arc::clone(replay_cache));
-        SyncArbiter::start(threads, move || Self {
-            database: Arc::clone(&database),
-            registry: Arc::clone(&registry),
-            replay_cache: Arc::clone(&replay_cache),
-            reader: None,
+        let started = AtomicUsize::new(0);
+        SyncArbiter::start(threads, move || {
+            name_thread(&format!("{name}-{}", started.fetch_add(1, Ordering::Relaxed)));
+            Self {
+                database: Arc::clone(&database),
+                registry: Arc::clone(&registry),
+                replay_cache: Arc::clone(&replay_cache),
+                reader: None,
+            }
         })
     }
 

@@ -1,30 +1,23 @@
 //! The one place that wires: collections, actors, HTTP server, and the order in which they stop.
 
-use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_server::ServerHandle;
-use actix_web::middleware::Condition;
+use actix_web::dev::ServerHandle;
 use actix_web::rt::signal::unix::{Signal, SignalKind, signal};
-use actix_web::{App, web};
+use actix_web::web;
 
-use crate::delivery::hub::{Hub, LiveSubscribers};
-use crate::delivery::pending::PendingChanges;
-use crate::delivery::relay::Relay;
+use crate::delivery::relay::{Relay, RelayConfig};
 use crate::delivery::stream_limiter::StreamLimiter;
 use crate::domain::clock::Clock;
 use crate::domain::collection::{Derived, Document, EventSourced, Registry};
-use crate::domain::cursor::{Epoch, Revision};
 use crate::events::replay_cache::ReplayCache;
-use crate::http::cors::cors;
-use crate::http::routes::routes;
-use crate::http::server::server;
+use crate::http::server::{ServerConfig, serve};
 use crate::http::shared::Shared;
 use crate::projector::actor::InBackground;
 use crate::projector::registry::{Projections, Registered, Surroundings};
@@ -33,12 +26,13 @@ use crate::read::pool::Readers;
 use crate::read_model::inline::{InTransaction, Inline};
 use crate::read_model::projection::{Projection, Tables};
 use crate::service::cli::{self, reachable};
-use crate::service::running::{Hubs, Running, StartError, retention};
+use crate::service::running::{Running, StartError, retention};
 use crate::service::settings::Settings;
 use crate::storage::connection::Database;
 use crate::storage::verify::{Verified, verify};
 use crate::storage::writer::{EpochMode, Writer};
-use crate::write::aggregator::{Aggregator, CommandReplies, Listen};
+use crate::threads::named_arbiter;
+use crate::write::aggregator::{Aggregator, Listen};
 
 /// A service before it runs: its collections, in their order in the document.
 ///
@@ -165,7 +159,8 @@ impl Service {
         // Before anything is started that would have to be stopped. Who connects already waits a moment.
         let listener = listen(&settings.listen).map_err(|error| StartError::Listen(settings.listen.clone(), error))?;
         let mut running = self.open(settings)?;
-        let (server, address) = serve(listener, &running)?;
+        let (server, address) = start_server(listener, &running)
+            .map_err(|error| StartError::Listen(running.settings.listen.clone(), error))?;
         log::info!("listening on http://{address}");
         running.database.record_address(reachable(address));
         (running.server, running.addresses) = (Some(server), vec![address]);
@@ -198,9 +193,19 @@ impl Service {
             Aggregator::new(Arc::clone(&database), ours, theirs, Arc::clone(&clock), writer, settings.queue);
         let (committed, journal) = (aggregator.committed(), aggregator.journal());
         // A thread each: what they do blocks.
-        let (writing, relaying) = (Arbiter::new(), Arbiter::new());
+        let (writing, relaying) = (named_arbiter("duality-writer"), named_arbiter("duality-relay"));
         let aggregator = Aggregator::start_in_arbiter(&writing.handle(), |_| aggregator);
-        let relay = relay(&settings, (&database, &registry, &clock), &epoch, &aggregator, revision);
+        let relay = Relay::new(RelayConfig {
+            database: Arc::clone(&database),
+            registry: Arc::clone(&registry),
+            clock: Arc::clone(&clock),
+            epoch: epoch.clone(),
+            aggregator: aggregator.clone(),
+            poll_interval: settings.poll_interval,
+            prune_interval: settings.prune_interval,
+            retention: retention(&settings),
+            published: revision,
+        });
         let relay = Relay::start_in_arbiter(&relaying.handle(), |_| relay);
         aggregator.do_send(Listen(relay.clone().recipient()));
         let around = Surroundings {
@@ -214,8 +219,8 @@ impl Service {
 
         let replay_cache = Arc::new(ReplayCache::new(settings.shared_events));
         let shared = web::Data::new(Shared {
-            readers: Readers::start(settings.readers, &database, &registry, &replay_cache),
-            scanners: Readers::start(settings.readers, &database, &registry, &replay_cache),
+            readers: Readers::start("duality-read", settings.readers, &database, &registry, &replay_cache),
+            scanners: Readers::start("duality-scan", settings.readers, &database, &registry, &replay_cache),
             bodies: Arc::new(Bodies::new(registry.ids().count(), settings.shared_bodies)),
             spool_directory: database.directory().to_owned(),
             registry,
@@ -228,11 +233,12 @@ impl Service {
             session_buffer: settings.session_buffer,
             heartbeat: settings.heartbeat,
             stream_limiter: StreamLimiter::new(settings.max_sessions, settings.max_sessions_per_address),
+            sessions: Arc::default(),
         });
         Ok(Running {
             addresses: Vec::new(),
             server: None,
-            hubs: Hubs::default(),
+            hubs: Arc::default(),
             relay,
             shared,
             database,
@@ -243,60 +249,22 @@ impl Service {
     }
 }
 
-/// The relay of a service, from the revision on that the service begins with.
-fn relay(
-    settings: &Settings,
-    (database, registry, clock): (&Arc<Database>, &Arc<Registry>, &Arc<Clock>),
-    epoch: &Epoch,
-    aggregator: &Addr<Aggregator>,
-    last: Revision,
-) -> Relay {
-    Relay {
-        database: Arc::clone(database),
-        registry: Arc::clone(registry),
-        clock: Arc::clone(clock),
-        epoch: epoch.clone(),
-        aggregator: aggregator.clone(),
-        poll_interval: settings.poll_interval,
-        prune_interval: settings.prune_interval,
-        retention: retention(settings),
-        reader: None,
-        last,
-        pending: PendingChanges::default(),
-        hubs: Vec::new(),
-        last_batch_revisions: 0,
-        published: None,
-        publish_scheduled: false,
-        projectors: Vec::new(),
-        last_notified: None,
-        notify_scheduled: false,
-        #[cfg(feature = "test-hooks")]
-        lose: 0,
-    }
-}
-
-/// Starts the HTTP server; each of its threads gets a hub.
-fn serve(listener: TcpListener, running: &Running) -> Result<(ServerHandle, SocketAddr), StartError> {
+/// Starts the HTTP server.
+fn start_server(listener: TcpListener, running: &Running) -> std::io::Result<(ServerHandle, SocketAddr)> {
+    let address = listener.local_addr()?;
     let settings = &running.settings;
-    let (shared, relay, hubs) = (running.shared.clone(), running.relay.clone(), Arc::clone(&running.hubs));
-    let origins = settings.cors_origin.clone();
-    let heartbeat = settings.heartbeat;
-    let application = move || {
-        let subscribers = Rc::new(RefCell::new(LiveSubscribers::new(shared.epoch.clone())));
-        let hub =
-            Hub { subscribers: Rc::clone(&subscribers), relay: relay.clone(), heartbeat, handout_time: Arc::default() }
-                .start();
-        hubs.lock().expect("nobody panics while pushing to a list").push(hub);
-        App::new()
-            .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
-            .app_data(shared.clone())
-            .app_data(subscribers)
-            .app_data(CommandReplies::here())
-            .configure(|config| routes(config, &shared))
-    };
-    let cannot = |error| StartError::Listen(settings.listen.clone(), error);
-    let address = listener.local_addr().map_err(cannot)?;
-    let server = server(listener, settings.workers, settings.peer_timeout, application).map_err(cannot)?;
+    let server = serve(
+        listener,
+        ServerConfig {
+            workers: settings.workers.and_then(NonZeroUsize::new),
+            peer_timeout: settings.peer_timeout,
+            cors_origins: settings.cors_origin.clone(),
+            heartbeat: settings.heartbeat,
+            relay: running.relay.clone(),
+            shared: running.shared.clone(),
+            hubs: Arc::clone(&running.hubs),
+        },
+    )?;
     let handle = server.handle();
     actix_web::rt::spawn(server);
     Ok((handle, address))

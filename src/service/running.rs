@@ -2,19 +2,20 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use actix::prelude::*;
-use actix_server::ServerHandle;
+use actix_web::dev::ServerHandle;
 use actix_web::web;
 
-use crate::delivery::hub::{Hub, Shutdown};
+use crate::delivery::hub::Shutdown;
 use crate::delivery::relay::{Drain, Relay, Retention};
 use crate::domain::clock::Clock;
 use crate::domain::collection::{CollectionId, Command, EventSourced, InvalidRegistration, Rejection, handle};
 use crate::domain::json::ValidationError;
 use crate::domain::key::Key;
 use crate::domain::precondition::Precondition;
+use crate::http::server::Hubs;
 use crate::http::shared::Shared;
 use crate::read::pool::{FoldAggregate, ReadAggregates};
 use crate::read_model::projection::ProjectionError;
@@ -37,9 +38,6 @@ pub struct Running {
     #[cfg_attr(not(feature = "test-hooks"), expect(dead_code, reason = "the hooks turn it"))]
     pub(crate) clock: Arc<Clock>,
 }
-
-/// The hubs of the threads that serve connections.
-pub(crate) type Hubs = Arc<Mutex<Vec<Addr<Hub>>>>;
 
 /// What a command came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,6 +192,12 @@ impl Running {
     /// Moves the clock by this many milliseconds, back if negative.
     pub fn turn_clock(&self, milliseconds: i64) {
         self.clock.turn(milliseconds);
+    }
+
+    /// The number of session actors that run: one for each SSE client of a feed.
+    #[must_use]
+    pub fn session_actors(&self) -> usize {
+        self.shared.sessions.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Streams that are open.

@@ -1,0 +1,67 @@
+//! A server like the framework's own, whose connections hubs may write to.
+
+use std::fmt;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix_http::body::MessageBody;
+use actix_http::{HttpService, Request, Response};
+use actix_server::Server;
+use actix_service::{IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
+use actix_web::Error;
+use actix_web::dev::AppConfig;
+use actix_web::rt::net::TcpStream;
+
+use super::server::{DISCONNECT_TIMEOUT, STOP_TIMEOUT, WRITE_BUFFER, set_up};
+use crate::delivery::direct_write::Socket;
+
+/// Serves an application on a listener with this many threads.
+pub(super) fn serve<F, I, S, B>(
+    listener: TcpListener,
+    workers: usize,
+    peer_timeout: Duration,
+    application: F,
+) -> std::io::Result<Server>
+where
+    F: Fn() -> I + Send + Clone + 'static,
+    I: IntoServiceFactory<S, Request>,
+    S: ServiceFactory<Request, Config = AppConfig> + 'static,
+    S::Error: Into<Error> + 'static,
+    S::InitError: fmt::Debug,
+    S::Response: Into<Response<B>> + 'static,
+    S::Service: 'static,
+    <S::Service as Service<Request>>::Future: 'static,
+    B: MessageBody + 'static,
+{
+    let builder = Server::build().workers(workers).disable_signals().shutdown_timeout(STOP_TIMEOUT);
+    let stopping = builder.graceful_shutdown_signal();
+    let address = listener.local_addr()?;
+    let builder = builder.listen("http", listener, move || {
+        let stopping = stopping.clone();
+        let service = HttpService::build()
+            .graceful_shutdown_signal(move || {
+                let stopping = stopping.clone();
+                async move { stopping.notified().await }
+            })
+            .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+            .h1_write_buffer_size(WRITE_BUFFER)
+            // A client that closes its side of a quiet stream has disconnected.
+            .h1_allow_half_closed(false)
+            .local_addr(address)
+            // Weak: what is kept of a request must not keep a connection that the framework has ended.
+            .on_connect_ext(|socket: &Socket, extensions| {
+                extensions.insert(Rc::downgrade(socket.writer()));
+            })
+            .h1(map_config(application().into_factory().map_err(|error| error.into().error_response()), |()| {
+                AppConfig::default()
+            }));
+        fn_service(move |stream: TcpStream| async move {
+            let peer = stream.peer_addr().ok();
+            set_up(&stream, peer_timeout);
+            Ok((Socket::new(stream), peer))
+        })
+        .and_then(service)
+    })?;
+    Ok(builder.run())
+}
