@@ -64,13 +64,14 @@ for feature in $(scripts/manifest.py features); do
 done
 
 step 'the package'
-files=$(cargo package --locked --list --allow-dirty)
+files=$(cargo package --locked --quiet --list --allow-dirty 2>/dev/null)
 if grep -E '^(tests|benches|scripts|\.ci)/' <<<"$files"; then
     echo 'these do not belong into the package'
     exit 1
 fi
 # It compiles from what it contains. `cargo package` would build it again; a check shares its dependencies with clippy.
-cargo package --locked --quiet --allow-dirty --no-verify 2>&1 | grep -vE 'ignoring (test|benchmark)' || true
+log=$target/package.log
+cargo package --locked --quiet --allow-dirty --no-verify 2>"$log" || { cat "$log"; exit 1; }
 version=$(cargo pkgid)
 unpacked=$target/package/unpacked
 rm -rf "$unpacked"

@@ -10,5 +10,9 @@ export DUALITY_CASES=${DUALITY_CASES:-10000} DUALITY_KILLS=${DUALITY_KILLS:-200}
 
 step "all tests, with DUALITY_CASES=$DUALITY_CASES and DUALITY_KILLS=$DUALITY_KILLS"
 cargo test --locked --release
-step 'benchmarks'
+if grep -q '^default = ' Cargo.toml; then
+    step 'all tests, without the default features'
+    cargo test --locked --release --no-default-features
+fi
+step benchmarks
 cargo bench --locked --bench speed
