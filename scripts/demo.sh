@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 cargo build --release --quiet
 directory=$(mktemp -d)
 trap 'kill "${service:-}" 2>/dev/null || true; rm -rf "$directory"' EXIT
-./target/release/duality --listen 127.0.0.1:0 --database "$directory/demo.db" 2>"$directory/log" &
+"${CARGO_TARGET_DIR:-target}/release/duality" --listen 127.0.0.1:0 --database "$directory/demo.db" 2>"$directory/log" &
 service=$!
 for _ in $(seq 100); do
     url=$(sed -n 's/.*listening on \(http:.*\)/\1/p' "$directory/log")

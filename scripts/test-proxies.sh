@@ -39,7 +39,7 @@ got() { grep -qF -- "$2" "$1" 2>/dev/null; }
 answers() { curl -s -o "$directory/answer" "http://127.0.0.1:$1/persons"; }
 
 service=$(free_port)
-./target/release/duality --listen "127.0.0.1:$service" --database "$directory/test.db" --heartbeat 1s 2>"$directory/log" &
+"${CARGO_TARGET_DIR:-target}/release/duality" --listen "127.0.0.1:$service" --database "$directory/test.db" --heartbeat 1s 2>"$directory/log" &
 
 nginx=$(free_port)
 cat >"$directory/nginx.conf" <<EOF
