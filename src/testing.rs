@@ -22,13 +22,12 @@ use serde::Serialize;
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 
+use crate::domain::body::{Body, CorruptState, patch};
 use crate::domain::clock::Timestamp;
-use crate::domain::collection::{
-    At, Body, CollectionId, CorruptState, EventSourced, Recorded, Registry, Rejection, catch_panic, handle, patch,
-    recorded,
-};
-use crate::domain::cursor::Version;
-use crate::domain::key::Key;
+use crate::domain::collection::{EventSourced, Registry, handle, recorded};
+use crate::domain::command::{CommandContext, RecordedEvent, Rejection, catch_panic};
+use crate::domain::key::{CollectionId, Key};
+use crate::domain::revision::Version;
 
 /// The key of the aggregate in every scenario.
 pub const KEY: &str = "01930000-0000-7000-8000-000000000000";
@@ -78,11 +77,11 @@ pub struct Scenario<T: EventSourced> {
     registry: Registry,
     collection: CollectionId,
     /// Every event, as the journal would have it.
-    history: Vec<Recorded>,
+    history: Vec<RecordedEvent>,
     /// The state before the last command, and now.
     before: Option<Body>,
     state: Option<Body>,
-    outcome: Result<Vec<Recorded>, Failure<T::Error>>,
+    outcome: Result<Vec<RecordedEvent>, Failure<T::Error>>,
     ids: Cell<usize>,
 }
 
@@ -109,8 +108,8 @@ impl<T: EventSourced> Scenario<T> {
             key(&self.ids.get().to_string())
         };
         let version = Version::from_raw(i64::try_from(self.history.len()).unwrap_or(i64::MAX));
-        let at = At { key: &key(KEY), version, now: NOW, new_id: &next_id };
-        let decided = catch_panic(|| self.registry.get(self.collection).decide(at, self.state.as_ref(), change));
+        let context = CommandContext { key: &key(KEY), version, now: NOW, new_id: &next_id };
+        let decided = catch_panic(|| self.registry.get(self.collection).decide(context, self.state.as_ref(), change));
         self.before.clone_from(&self.state);
         self.outcome = match decided {
             Ok(decision) => {
@@ -221,7 +220,7 @@ impl<T: EventSourced> Scenario<T> {
     fn folded(&self) -> Option<Body> {
         let journaled = self.registry.get(self.collection).journaled()?;
         let mut fold = journaled.fold();
-        for Recorded { kind, fields } in &self.history {
+        for RecordedEvent { kind, fields } in &self.history {
             let applied: Result<(), CorruptState> = fold.apply(kind, journaled.schema(), fields);
             applied.unwrap_or_else(|corrupt| panic!("{kind} {fields} cannot be applied: {corrupt}"));
         }
@@ -245,8 +244,8 @@ fn written<V, E: std::fmt::Display>(outcome: Result<V, E>) -> V {
 }
 
 /// Events as people read them.
-fn told(events: &[Recorded]) -> Vec<String> {
-    events.iter().map(|Recorded { kind, fields }| format!("{kind} {fields}")).collect()
+fn told(events: &[RecordedEvent]) -> Vec<String> {
+    events.iter().map(|RecordedEvent { kind, fields }| format!("{kind} {fields}")).collect()
 }
 
 /// Panics with what differs, line by line.

@@ -12,8 +12,8 @@ use actix::prelude::*;
 
 use crate::delivery::relay::{Batch, HandoutTime, Published, RegisterHub, Relay};
 use crate::delivery::send_queue::SendQueue;
-use crate::domain::cursor::{Epoch, Revision};
 use crate::domain::feed::Feed;
+use crate::domain::revision::{Epoch, Revision};
 use crate::events::sse::{Chunk, Frames, event, id};
 
 /// Batches that may wait for a busy worker; it misses those after them, and its sessions catch up.

@@ -4,7 +4,7 @@
 //! own while the writer writes, took the writer a tenth of its rate.
 
 use crate::domain::collection::Registry;
-use crate::domain::cursor::Revision;
+use crate::domain::revision::Revision;
 use crate::storage::outbox::Change;
 use crate::write::aggregator::Committed;
 

@@ -11,8 +11,8 @@ use std::task::{Context, Poll, Waker};
 use actix_web::web::Bytes;
 
 use crate::delivery::direct_write::{DirectWriter, WriteOutcome};
-use crate::domain::cursor::Revision;
 use crate::domain::feed::Presence;
+use crate::domain::revision::Revision;
 use crate::events::sse::Chunk;
 
 /// The session reads on when less than this waits, a page and a bit: the next page is read while the last one is sent.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::domain::collection::{CollectionId, Registry};
-use crate::domain::key::Key;
+use crate::domain::collection::Registry;
+use crate::domain::key::{CollectionId, Key};
 
 /// One of the three levels at which the document can be followed, and what of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -19,6 +19,22 @@ use crate::domain::clock::Timestamp;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key(Arc<str>);
 
+/// The place of a collection in the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct CollectionId(usize);
+
+impl CollectionId {
+    /// The collection at this place, counted from 0.
+    pub(super) fn at(index: usize) -> Self {
+        Self(index)
+    }
+
+    /// The place, counted from 0.
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// Why a text is no [`Key`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidKey(&'static str);

@@ -1,7 +1,7 @@
 //! What a client that read an aggregate expects of it when it writes
 //! ([RFC 9110, section 13.1](https://www.rfc-editor.org/rfc/rfc9110#section-13.1)).
 
-use crate::domain::cursor::Revision;
+use crate::domain::revision::Revision;
 
 /// Which states of an aggregate are meant; a state is known by the revision of the last change.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use actix_web::web::Bytes;
 use russe::{Event, Message};
 
 use crate::domain::collection::Registry;
-use crate::domain::cursor::{Epoch, Revision};
 use crate::domain::feed::{Feed, Presence};
+use crate::domain::revision::{Epoch, Revision};
 use crate::storage::outbox::Change;
 
 /// Events of one feed, ready to be sent.

@@ -19,7 +19,7 @@ use super::shared::Shared;
 use crate::delivery::send_queue::{QueueItem, SendQueue};
 use crate::delivery::session::{Session, Subscription};
 use crate::delivery::stream_limiter::Permit;
-use crate::domain::cursor::Revision;
+use crate::domain::revision::Revision;
 use crate::storage::counters::Horizon;
 
 /// Too many streams: one that reconnects by itself is told when, in the only way that does not end it for good.

@@ -20,7 +20,7 @@ use crate::delivery::relay::Relay;
 use crate::delivery::stream_limiter::StreamLimiter;
 use crate::domain::clock::Clock;
 use crate::domain::collection::{Derived, Document, EventSourced, Registry};
-use crate::domain::cursor::{Epoch, Revision};
+use crate::domain::revision::{Epoch, Revision};
 use crate::events::replay_cache::ReplayCache;
 use crate::http::cors::cors;
 use crate::http::routes::routes;

@@ -6,10 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{
-    At, Body, Change, Collection, CorruptState, Decision, Derivation, Document, Journaled, Keys, Rejection, Verb,
-    singular,
-};
+use super::{Collection, Derivation, Document, Journaled, Keys, singular};
+use crate::domain::body::{Body, CorruptState};
+use crate::domain::command::{Change, CommandContext, Decision, Rejection, Verb};
 use crate::domain::json::ValidationError;
 use crate::domain::key::Key;
 
@@ -66,7 +65,7 @@ impl<T: Derived> Collection for DerivedAdapter<T> {
         Err(ValidationError::new("", format!("{} is derived from {}", T::NAME, T::Source::NAME)))
     }
 
-    fn decide(&self, _: At<'_>, _: Option<&Body>, _: Change) -> Result<Decision, Rejection> {
+    fn decide(&self, _: CommandContext<'_>, _: Option<&Body>, _: Change) -> Result<Decision, Rejection> {
         Err(Rejection::NotFound)
     }
 
@@ -120,6 +119,6 @@ impl<T: Derived> Derivation for DerivedAdapter<T> {
         if group.is_empty() {
             return Ok(None);
         }
-        Body::encode(&group).map(Some).map_err(|invalid| CorruptState(format!("{} {key}: {invalid}", T::NAME)))
+        Body::encode(&group).map(Some).map_err(|invalid| CorruptState::new(format!("{} {key}: {invalid}", T::NAME)))
     }
 }

@@ -6,7 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{At, Body, Change, Collection, Decision, Derivation, Journaled, Keys, Rejection, Verb, singular};
+use super::{Collection, Derivation, Journaled, Keys, singular};
+use crate::domain::body::Body;
+use crate::domain::command::{Change, CommandContext, Decision, Rejection, Verb};
 use crate::domain::json::{self, ValidationError};
 use crate::domain::merge_patch;
 
@@ -83,7 +85,7 @@ impl<T: Document> Collection for DocumentAdapter<T> {
         })
     }
 
-    fn decide(&self, _: At<'_>, before: Option<&Body>, change: Change) -> Result<Decision, Rejection> {
+    fn decide(&self, _: CommandContext<'_>, before: Option<&Body>, change: Change) -> Result<Decision, Rejection> {
         let after = match (change, before) {
             (Change::Create(body), _) | (Change::Replace(body), Some(_)) => Some(body),
             (Change::Patch(patch), Some(before)) => {
@@ -110,8 +112,8 @@ impl<T: Document> Collection for DocumentAdapter<T> {
 mod tests {
     use super::*;
     use crate::domain::clock::Timestamp;
-    use crate::domain::cursor::Version;
     use crate::domain::key::Key;
+    use crate::domain::revision::Version;
     use serde_json::json;
 
     #[derive(Serialize, serde::Deserialize)]
@@ -131,7 +133,7 @@ mod tests {
     fn decide(tasks: &DocumentAdapter<Task>, before: Option<&Body>, change: Change) -> Result<Option<Body>, Rejection> {
         let key = Key::of_number(1);
         let (version, now, new_id) = (Version::ZERO, Timestamp::from_milliseconds(0), &|| Key::of_number(1));
-        Ok(tasks.decide(At { key: &key, version, now, new_id }, before, change)?.after)
+        Ok(tasks.decide(CommandContext { key: &key, version, now, new_id }, before, change)?.after)
     }
 
     fn patched(before: &Value, patch: Value) -> Result<String, Rejection> {

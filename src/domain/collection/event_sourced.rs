@@ -4,8 +4,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{At, Keys, singular};
+use super::{Keys, singular};
 use crate::domain::clock::Timestamp;
+use crate::domain::command::CommandContext;
 use crate::domain::key::Key;
 
 /// An aggregate whose truth is the sequence of its domain events
@@ -79,26 +80,26 @@ pub trait BusinessRule: std::error::Error + Serialize + Send + 'static {
 
 /// An aggregate during one command: its identity, its state, and the events that the command makes.
 pub struct Root<'a, T: EventSourced> {
-    at: At<'a>,
+    context: CommandContext<'a>,
     state: Option<T>,
     events: Vec<T::Event>,
 }
 
 impl<'a, T: EventSourced> Root<'a, T> {
-    pub(super) fn new(at: At<'a>, state: Option<T>) -> Self {
-        Self { at, state, events: Vec::new() }
+    pub(super) fn new(context: CommandContext<'a>, state: Option<T>) -> Self {
+        Self { context, state, events: Vec::new() }
     }
 
     /// The identity of the aggregate. It is no part of the state.
     #[must_use]
     pub fn key(&self) -> &'a Key {
-        self.at.key
+        self.context.key
     }
 
     /// The number of events so far, those of this command among them.
     #[must_use]
     pub fn version(&self) -> i64 {
-        self.at.version.number() + i64::try_from(self.events.len()).unwrap_or(i64::MAX)
+        self.context.version.number() + i64::try_from(self.events.len()).unwrap_or(i64::MAX)
     }
 
     /// The state, with what this command has recorded; `None` when the aggregate is not there.
@@ -110,13 +111,13 @@ impl<'a, T: EventSourced> Root<'a, T> {
     /// The time of the command.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        self.at.now
+        self.context.now
     }
 
     /// A new identity for an entity inside the aggregate.
     #[must_use]
     pub fn new_id(&self) -> Key {
-        (self.at.new_id)()
+        (self.context.new_id)()
     }
 
     /// Makes an event happen. It is applied at once, so that later decisions of the same command see it.

@@ -1,15 +1,15 @@
 //! The erased form of an event-sourced aggregate: commands by name, events and state as JSON text.
 
 use std::any::Any;
-use std::fmt;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde_json::{Map, Value};
 
-use super::{
-    At, Body, BusinessRule, Change, Collection, CorruptState, Decision, Derivation, EventSourced, Keys, Recorded,
-    Rejection, Root, Verb,
+use super::{BusinessRule, Collection, Derivation, EventSourced, Keys, Root};
+use crate::domain::body::{Body, CorruptState};
+use crate::domain::command::{
+    Change, CommandContext, Decision, ErasedDomainError, ErrorDescription, RecordedEvent, Rejection, Verb,
 };
 use crate::domain::json::{self, ValidationError, Variant, kebab, tagged};
 
@@ -37,32 +37,10 @@ pub(crate) trait Fold {
     fn body(&self) -> Result<Option<Body>, CorruptState>;
 }
 
-/// A business rule that was broken, its type erased.
-pub(crate) trait ErasedDomainError: fmt::Debug + Send {
-    /// What a client is told.
-    fn describe(&self) -> ErrorDescription;
-
-    /// The typed error, for those who know its type.
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
-}
-
-/// What a client is told of a broken rule.
-pub(crate) struct ErrorDescription {
-    /// `item-already-added`
-    pub(crate) slug: String,
-    pub(crate) detail: String,
-    pub(crate) status: u16,
-    pub(crate) fields: Map<String, Value>,
-}
-
-/// The erased form of a business rule.
-#[derive(Debug)]
-struct Rule<E>(E);
-
-impl<E: BusinessRule> ErasedDomainError for Rule<E> {
+impl<E: BusinessRule> ErasedDomainError for E {
     fn describe(&self) -> ErrorDescription {
-        let (detail, status) = (self.0.to_string(), self.0.status());
-        match tagged(&self.0) {
+        let (detail, status) = (self.to_string(), self.status());
+        match tagged(self) {
             Ok((name, Value::Object(fields))) => ErrorDescription { slug: kebab(&name), detail, status, fields },
             Ok((name, _)) => ErrorDescription { slug: kebab(&name), detail, status, fields: Map::new() },
             Err(_) => ErrorDescription { slug: "rule-broken".to_owned(), detail, status, fields: Map::new() },
@@ -70,7 +48,7 @@ impl<E: BusinessRule> ErasedDomainError for Rule<E> {
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
-        Box::new(self.0)
+        self
     }
 }
 
@@ -151,13 +129,18 @@ impl<T: EventSourced> Collection for EventSourcedAdapter<T> {
         Ok(Change::Handle { command: Box::new(command), creates: variant == T::CREATE_COMMAND })
     }
 
-    fn decide(&self, at: At<'_>, before: Option<&Body>, change: Change) -> Result<Decision, Rejection> {
+    fn decide(
+        &self,
+        context: CommandContext<'_>,
+        before: Option<&Body>,
+        change: Change,
+    ) -> Result<Decision, Rejection> {
         let Change::Handle { command, creates } = change else { return Err(Rejection::NotFound) };
         let (true, Ok(command)) = (before.is_some() || creates, command.downcast::<T::Command>()) else {
             return Err(Rejection::NotFound);
         };
-        let mut root = Root::<T>::new(at, before.map(Body::decode).transpose()?);
-        T::handle(&mut root, *command).map_err(|broken| Rejection::RuleBroken(Box::new(Rule(broken))))?;
+        let mut root = Root::<T>::new(context, before.map(Body::decode).transpose()?);
+        T::handle(&mut root, *command).map_err(|broken| Rejection::RuleBroken(Box::new(broken)))?;
         let (state, events) = root.into_outcome();
         if events.is_empty() {
             return Ok(Decision { after: before.cloned(), events: Vec::new() });
@@ -166,7 +149,7 @@ impl<T: EventSourced> Collection for EventSourcedAdapter<T> {
             .iter()
             .map(recorded)
             .collect::<Result<_, _>>()
-            .map_err(|error| CorruptState(format!("an event of {} cannot be written: {error}", T::NAME)))?;
+            .map_err(|error| CorruptState::new(format!("an event of {} cannot be written: {error}", T::NAME)))?;
         Ok(Decision { after: encode(state.as_ref())?, events })
     }
 
@@ -180,14 +163,14 @@ impl<T: EventSourced> Collection for EventSourcedAdapter<T> {
 }
 
 /// An event as it is written into the journal.
-pub(crate) fn recorded(event: &impl serde::Serialize) -> Result<Recorded, serde_json::Error> {
+pub(crate) fn recorded(event: &impl serde::Serialize) -> Result<RecordedEvent, serde_json::Error> {
     let (kind, fields) = tagged(event)?;
-    Ok(Recorded { kind, fields: fields.to_string() })
+    Ok(RecordedEvent { kind, fields: fields.to_string() })
 }
 
 fn encode<T: EventSourced>(state: Option<&T>) -> Result<Option<Body>, CorruptState> {
     let body = state.map(Body::encode).transpose();
-    body.map_err(|invalid| CorruptState(format!("a state of {}: {invalid}", T::NAME)))
+    body.map_err(|invalid| CorruptState::new(format!("a state of {}: {invalid}", T::NAME)))
 }
 
 impl<T: EventSourced> Journaled for EventSourcedAdapter<T> {
@@ -217,7 +200,7 @@ impl<T: EventSourced> Fold for Folding<T> {
         let state = self.0.take();
         // Nothing of the state is left if this panics.
         self.0 = catch_unwind(AssertUnwindSafe(|| T::apply(state, &event)))
-            .map_err(|_| CorruptState("applying it panicked".to_owned()))?;
+            .map_err(|_| CorruptState::new("applying it panicked".to_owned()))?;
         Ok(())
     }
 
@@ -228,19 +211,19 @@ impl<T: EventSourced> Fold for Folding<T> {
 
 /// An event of the journal, in the shape of today.
 pub(crate) fn decode_event<T: EventSourced>(kind: &str, schema: i64, fields: &str) -> Result<T::Event, CorruptState> {
-    let undecodable = |error: serde_json::Error| CorruptState(error.to_string());
+    let undecodable = |error: serde_json::Error| CorruptState::new(error.to_string());
     if schema == T::EVENT_VERSION {
         let mut fields = serde_json::Deserializer::from_str(fields);
         return serde::Deserialize::deserialize(Variant { name: kind, fields: &mut fields }).map_err(undecodable);
     }
     if schema > T::EVENT_VERSION {
-        return Err(CorruptState(format!(
+        return Err(CorruptState::new(format!(
             "its schema {schema} is of a newer program; this one knows {} and earlier",
             T::EVENT_VERSION
         )));
     }
     let fields = serde_json::from_str(fields).map_err(undecodable)?;
     let (kind, fields) = catch_unwind(AssertUnwindSafe(|| T::upcast(kind.to_owned(), schema, fields)))
-        .map_err(|_| CorruptState("upcasting it panicked".to_owned()))?;
+        .map_err(|_| CorruptState::new("upcasting it panicked".to_owned()))?;
     serde::Deserialize::deserialize(Variant { name: &kind, fields }).map_err(undecodable)
 }

@@ -7,17 +7,7 @@ use super::derived::DerivedAdapter;
 use super::document::DocumentAdapter;
 use super::event_sourced_erased::EventSourcedAdapter;
 use super::{Collection, Derived, Document, EventSourced};
-
-/// The place of a collection in the registry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct CollectionId(usize);
-
-impl CollectionId {
-    /// The place, counted from 0.
-    pub(crate) fn index(self) -> usize {
-        self.0
-    }
-}
+use crate::domain::key::CollectionId;
 
 /// Every collection of the service; fixed once it runs.
 #[derive(Default)]
@@ -68,7 +58,7 @@ impl Registry {
 
     /// Remembers the first mistake, so that registering stays one line; [`Registry::check`] tells it.
     fn add(&mut self, collection: Box<dyn Collection>) {
-        let id = CollectionId(self.collections.len());
+        let id = CollectionId::at(self.collections.len());
         if let Err(mistake) = self.link(id, collection.as_ref()) {
             self.refused.get_or_insert(InvalidRegistration(mistake));
             return;
@@ -96,7 +86,7 @@ impl Registry {
             let Some(source) = self.id(source) else {
                 return Err(format!("{name} is derived from {source}, which has to be registered before it"));
             };
-            self.derived[source.0].push(id);
+            self.derived[source.index()].push(id);
         }
         Ok(())
     }
@@ -111,16 +101,16 @@ impl Registry {
     }
 
     pub(crate) fn get(&self, id: CollectionId) -> &dyn Collection {
-        self.collections[id.0].as_ref()
+        self.collections[id.index()].as_ref()
     }
 
     pub(crate) fn derived_from(&self, id: CollectionId) -> &[CollectionId] {
-        &self.derived[id.0]
+        &self.derived[id.index()]
     }
 
     /// All of them, in their order in the document.
     pub(crate) fn ids(&self) -> impl Iterator<Item = CollectionId> + use<> {
-        (0..self.collections.len()).map(CollectionId)
+        (0..self.collections.len()).map(CollectionId::at)
     }
 }
 
