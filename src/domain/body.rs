@@ -7,17 +7,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::domain::json::ValidationError;
+use crate::domain::json::{NULL_ELEMENT, ValidationError};
 use crate::domain::merge_patch;
 
-/// The state of one aggregate as JSON text: what is stored, and what clients get, byte for byte.
+/// The state of one aggregate as JSON text: stored, and sent to clients, byte for byte.
 ///
 /// Contains no null inside an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Body(Arc<str>);
 
 impl Body {
-    /// A body as it was stored.
+    /// A body that was read from the database.
     pub(crate) fn from_db(text: String) -> Self {
         Self(text.into())
     }
@@ -26,7 +26,7 @@ impl Body {
         &self.0
     }
 
-    /// The JSON text of an aggregate, null members left out.
+    /// The JSON text of an aggregate, without members that are null.
     pub(super) fn encode<T: Serialize>(aggregate: &T) -> Result<Self, ValidationError> {
         let unreadable = |error: serde_json::Error| ValidationError::new("", error.to_string());
         let text = serde_json::to_string(aggregate).map_err(unreadable)?;
@@ -34,15 +34,15 @@ impl Body {
             return Ok(Self(text.into()));
         }
         let mut value: Value = serde_json::from_str(&text).map_err(unreadable)?;
-        merge_patch::strip_nulls(&mut value)
-            .map_err(|path| ValidationError::new(path, "is null, which no element of an array can be"))?;
+        merge_patch::strip_nulls(&mut value).map_err(|path| ValidationError::new(path, NULL_ELEMENT))?;
         Ok(Self(value.to_string().into()))
     }
 
     /// The typed aggregate.
     pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, CorruptState> {
-        serde_json::from_str(&self.0)
-            .map_err(|error| CorruptState(format!("a stored body is no {}: {error}", std::any::type_name::<T>())))
+        serde_json::from_str(&self.0).map_err(|error| {
+            CorruptState(format!("a stored state is not a valid {}: {error}", std::any::type_name::<T>()))
+        })
     }
 
     /// The aggregate as untyped JSON.
@@ -51,7 +51,7 @@ impl Body {
     }
 }
 
-/// The merge patch from one state of an aggregate to another, as JSON text; `None` when they are the same.
+/// The merge patch from one state of an aggregate to another, as JSON text; `None` if they are equal.
 pub(crate) fn patch(before: Option<&Body>, after: Option<&Body>) -> Result<Option<String>, CorruptState> {
     Ok(match (before, after) {
         (None, None) => None,
@@ -64,7 +64,7 @@ pub(crate) fn patch(before: Option<&Body>, after: Option<&Body>) -> Result<Optio
     })
 }
 
-/// A stored body that its type does not read any more.
+/// Stored data cannot be decoded or replayed; the text says why.
 #[derive(Debug)]
 pub(crate) struct CorruptState(String);
 
@@ -85,8 +85,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_read_as_it_was_written() {
-        // Otherwise a state would not be the fold of its events, and a patch of nothing a change.
+    fn a_number_survives_a_round_trip_exactly() {
+        // Otherwise a state would differ from the fold of its events, and an empty patch would be a change.
         for number in (1..10_000_u32).map(|number| f64::from(number).sqrt() * 1e-30) {
             assert_eq!(Body::encode(&number).unwrap().decode::<f64>().unwrap().to_bits(), number.to_bits());
         }

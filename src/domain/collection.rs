@@ -1,7 +1,7 @@
-//! What an aggregate is to the pipeline: the traits that a developer implements, plain serde and nothing async.
+//! The traits that a developer implements for an aggregate (synchronous, and based on serde), and their erased form.
 //!
-//! A type is registered once (see [`crate::Service`]); from that line come its routes, its feeds and its place in the
-//! document. The pipeline itself knows only the erased [`Collection`]: no person, no city.
+//! A type is registered once (see [`crate::Service`]). Its routes, its feeds and its place in the document follow from that
+//! line. The rest of the service works with the erased [`Collection`] only.
 
 mod derived;
 mod document;
@@ -23,7 +23,7 @@ use crate::domain::command::{Change, CommandContext, Decision, Rejection, Verb};
 use crate::domain::json::ValidationError;
 use crate::domain::key::Key;
 
-/// `persons` → `person`: the singular name of a collection that does not say otherwise.
+/// `persons` → `person`: the default singular name of a collection.
 const fn singular(plural: &'static str) -> &'static str {
     match plural.as_bytes() {
         [rest @ .., b's'] => plural.split_at(rest.len()).0,
@@ -31,72 +31,74 @@ const fn singular(plural: &'static str) -> &'static str {
     }
 }
 
-/// One registered collection, its types erased.
+/// A registered collection, with its types erased.
 pub(crate) trait Collection: Send + Sync {
-    /// The plural: the collection's member in the document and its path.
+    /// The plural name: the collection's member in the document, and its path.
     fn name(&self) -> &'static str;
 
-    /// The singular, in the path of the feed.
+    /// The singular name, in the path of the feed.
     fn singular(&self) -> &'static str;
 
-    /// What its keys are, and who gives them.
+    /// The kind of its keys.
     fn keys(&self) -> Keys;
 
-    /// Checks what a client sent, on the client's thread, as far as that goes without the current state.
+    /// Validates a request as far as that is possible without the current state. Runs on the thread of the client.
     fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, ValidationError>;
 
-    /// What becomes of the aggregate. Pure: refusing is answering, and leaves nothing behind.
+    /// Executes a change on the current state. A pure function: a rejection leaves no trace.
     fn decide(&self, context: CommandContext<'_>, before: Option<&Body>, change: Change)
     -> Result<Decision, Rejection>;
 
-    /// How it follows from another collection, if it does: then clients only read it.
+    /// For a derived collection, which clients can only read: how it is computed.
     fn derivation(&self) -> Option<&dyn Derivation>;
 
-    /// How it follows from its domain events, if it does: then clients send it commands.
+    /// For an event-sourced collection, which accepts commands: how its state follows from its events.
     fn journaled(&self) -> Option<&dyn Journaled>;
 
-    /// The number of the rule by which it follows from something else; 0 if it does not.
+    /// The version of the rule that computes the collection from other data; 0 for a document.
     fn rule(&self) -> i64 {
         let derived = self.derivation().map(Derivation::version);
         derived.or(self.journaled().map(Journaled::state_version)).unwrap_or(0)
     }
 }
 
-/// What the keys of a collection are, and who gives them.
+/// The kind of keys that a collection has, and whether the service or the client chooses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {
-    /// 1, 2, 3 …, given by the service and never used twice.
+    /// 1, 2, 3 …, assigned by the service and never reused.
     Sequence,
-    /// Uuids: of version 7 if given by the service, of any if chosen by the client.
+    /// Uuids: of version 7 if the service generates them, of any version if the client chooses them.
     Uuid,
-    /// Texts that the client chooses.
+    /// Texts, chosen by the client.
     Text,
 }
 
 impl Keys {
-    /// Checks a key that a client chose for a new aggregate.
+    /// Validates a key that a client chose for a new aggregate.
     pub(crate) fn check(self, chosen: &Key) -> Result<(), ValidationError> {
         let why = match self {
-            Self::Uuid if !chosen.is_uuid() => "is no uuid in lower case, such as 0193a5b0-7b2c-7def-8000-123456789abc",
-            Self::Sequence => "cannot be chosen: keys are numbers that the service gives",
+            Self::Uuid if !chosen.is_uuid() => {
+                "is invalid; expected a lower-case uuid such as 0193a5b0-7b2c-7def-8000-123456789abc"
+            }
+            Self::Sequence => "cannot be chosen; the service assigns numbers as keys",
             Self::Uuid | Self::Text => return Ok(()),
         };
         Err(ValidationError::new("", format!("the key {chosen:?} {why}")))
     }
 }
 
-/// How a derived collection follows from its source, its types erased.
+/// How a derived collection is computed from its source, with its types erased.
 pub(crate) trait Derivation: Send + Sync {
-    /// The name of the collection it follows from.
+    /// The name of the source collection.
     fn source(&self) -> &'static str;
 
-    /// The number of the rule: another number, and all is derived anew at start.
+    /// The version of the rule. If it changes, the collection is recomputed at start.
     fn version(&self) -> i64;
 
-    /// The aggregates that a change of one source touches: the one it leaves and the one it joins.
+    /// The keys of the aggregates that a change of a source affects: the one it leaves and the one it joins.
     fn touched(&self, before: Option<&Body>, after: Option<&Body>) -> Result<Vec<Key>, CorruptState>;
 
-    /// One touched aggregate after the source's change; `None` when nothing is left of it.
+    /// An affected aggregate after the change of the source; `None` if it no longer exists.
     fn derive(
         &self,
         key: &Key,

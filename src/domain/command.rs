@@ -13,97 +13,97 @@ use crate::domain::key::{CollectionId, Key};
 use crate::domain::precondition::Precondition;
 use crate::domain::revision::{Revision, Version};
 
-/// A change, addressed.
+/// A change, and the aggregate that it is for.
 #[derive(Debug)]
 pub(crate) struct Command {
     pub(crate) collection: CollectionId,
-    /// `None` for a new aggregate: the collection gives the key.
+    /// `None` for a new aggregate whose key the collection assigns.
     pub(crate) key: Option<Key>,
     pub(crate) precondition: Precondition,
     pub(crate) change: Change,
 }
 
-/// How a client says that it wants an aggregate written.
+/// How a client asks for a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb<'a> {
-    /// A new aggregate, whose key is given by the collection.
+    /// Creates an aggregate whose key the collection assigns.
     Create,
-    /// A new body for one that is there.
+    /// Replaces the body of an existing aggregate, or creates one at a key that the client chose.
     Replace,
-    /// A merge patch for one that is there.
+    /// Applies a merge patch to an existing aggregate.
     Patch,
-    /// A command of this name, for an event-sourced one that is there.
+    /// Executes the command of this name on an existing event-sourced aggregate.
     Command(&'a str),
 }
 
-/// What a command does to one aggregate, checked as far as possible without its state.
+/// What a command does to one aggregate. Validated as far as that is possible without the current state.
 #[derive(Debug)]
 pub(crate) enum Change {
-    /// A new aggregate with this body.
+    /// Creates an aggregate with this body.
     Create(Body),
-    /// The whole body.
+    /// Replaces the whole body.
     Replace(Body),
-    /// A merge patch, known to be an object.
+    /// Applies a merge patch, which is an object.
     Patch(Value),
-    /// The aggregate goes.
+    /// Deletes the aggregate.
     Delete,
-    /// A command of an event-sourced one; only the collection knows its type.
+    /// Executes a command of an event-sourced aggregate; only the collection knows its type.
     Handle {
         command: Box<dyn Any + Send>,
-        /// Whether it is for an aggregate that is not there yet.
+        /// Whether it creates the aggregate.
         creates: bool,
     },
 }
 
 impl Change {
-    /// Whether it is for an aggregate that is not there yet.
+    /// Whether it creates the aggregate.
     pub(crate) fn creates(&self) -> bool {
         matches!(self, Self::Create(_) | Self::Handle { creates: true, .. })
     }
 }
 
-/// Where and when a command is decided.
+/// The circumstances of a command: which aggregate, at which version, and when.
 #[derive(Clone, Copy)]
 pub(crate) struct CommandContext<'a> {
     pub(crate) key: &'a Key,
     pub(crate) version: Version,
     pub(crate) now: Timestamp,
-    /// Makes identities for entities inside the aggregate.
+    /// Generates identities for entities inside the aggregate.
     pub(crate) new_id: &'a dyn Fn() -> Key,
 }
 
-/// What a command comes to.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Decision {
-    /// The aggregate after it; `None` when it is gone.
+    /// The aggregate after the command; `None` if it no longer exists.
     pub(crate) after: Option<Body>,
-    /// The domain events that made it so; none for a document.
+    /// The domain events that the command recorded; none for a document.
     pub(crate) events: Vec<RecordedEvent>,
 }
 
-/// A domain event, as it is written into the journal.
+/// A domain event in the form in which the journal stores it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RecordedEvent {
     /// The name of the event's variant.
     pub(crate) kind: String,
-    /// JSON text.
+    /// The fields of the event, as JSON text.
     pub(crate) fields: String,
 }
 
-/// Why a command was not done.
+/// Why a command was rejected. A rejected command changes nothing.
 #[derive(Debug)]
 pub(crate) enum Rejection {
-    /// There is no aggregate with this key.
+    /// No aggregate has this key.
     NotFound,
-    /// The outcome would not be an aggregate of this collection.
+    /// The resulting state would be invalid.
     Invalid(ValidationError),
-    /// It would break a rule of the business.
+    /// It would violate a business rule.
     RuleBroken(Box<dyn ErasedDomainError>),
-    /// The client expected another state; that of now last changed at this revision, or is not there.
+    /// The client expected another state. The revision of the last change, or `None` if the aggregate does not exist.
     PreconditionFailed(Option<Revision>),
-    /// The stored state cannot be read; the command stops rather than guess.
+    /// The stored state cannot be decoded.
     Corrupt(CorruptState),
-    /// The collection's own code panicked; the panic is in the log.
+    /// The collection's code panicked; the log has the panic.
     Panicked,
 }
 
@@ -113,26 +113,29 @@ impl From<CorruptState> for Rejection {
     }
 }
 
-/// A business rule that was broken, its type erased.
+/// A violated business rule, with its type erased.
 pub(crate) trait ErasedDomainError: fmt::Debug + Send {
-    /// What a client is told.
+    /// The parts of the problem document that a client receives.
     fn describe(&self) -> ErrorDescription;
 
-    /// The typed error, for those who know its type.
+    /// The typed error, for callers that know its type.
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
 }
 
-/// What a client is told of a broken rule.
+/// What a client sees of a violated business rule.
 pub(crate) struct ErrorDescription {
-    /// `item-already-added`
+    /// The type of the problem: `item-already-added`.
     pub(crate) slug: String,
+    /// The message of the error.
     pub(crate) detail: String,
+    /// The HTTP status that the rule asks for; not checked.
     pub(crate) status: u16,
+    /// The fields of the error.
     pub(crate) fields: Map<String, Value>,
 }
 
-/// Runs a collection's own code, which may panic: that is its command's failure, not its neighbours'.
-pub(crate) fn catch_panic<T>(decide: impl FnOnce() -> Result<T, Rejection>) -> Result<T, Rejection> {
-    // Nothing that outlives the panic was changed: the code inside is given shared references only.
-    catch_unwind(AssertUnwindSafe(decide)).unwrap_or(Err(Rejection::Panicked))
+/// Runs the code of a collection. If it panics, only its command fails, not the other commands of the batch.
+pub(crate) fn catch_panic<T>(code: impl FnOnce() -> Result<T, Rejection>) -> Result<T, Rejection> {
+    // The code has shared references only, so it cannot leave anything half changed.
+    catch_unwind(AssertUnwindSafe(code)).unwrap_or(Err(Rejection::Panicked))
 }

@@ -4,26 +4,26 @@ use std::str::FromStr;
 
 use crate::domain::revision::{Epoch, Malformed, Revision};
 
-/// "I have everything up to `after`", as a client says it.
+/// A client's claim: "I have everything up to `after`".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Cursor {
-    /// In this epoch, or in whichever is ours when the client does not know one.
+    /// In this epoch; in the current one, if the client does not name one.
     After {
-        /// The epoch in which the revision counts.
+        /// The epoch of the revision.
         epoch: Option<Epoch>,
         /// The last revision that the client has.
         after: Revision,
     },
-    /// Of a catch-up, everything that last changed at or before `after`.
+    /// Part of a catch-up: everything that last changed at or before `after`.
     Partial {
-        /// The epoch in which the revision counts.
+        /// The epoch of the revision.
         epoch: Epoch,
-        /// How far the catch-up got.
+        /// The last revision that the catch-up has covered.
         after: Revision,
-        /// From when on deletions matter to who is in it.
+        /// The revision from which on deletions matter: the client may still hold what was deleted later.
         since: Revision,
     },
-    /// Nothing that this service ever handed out.
+    /// A text that this service never handed out.
     Foreign,
 }
 
@@ -47,29 +47,29 @@ impl FromStr for Cursor {
     }
 }
 
-/// Everything in a request that can say where to start. An empty value is as if absent.
+/// All parts of a request that can state where to start. An empty value counts as absent.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct CursorParams<'a> {
-    /// The header `Last-Event-ID`: bytes, since a client sends back whatever another server once gave it.
+    /// The header `Last-Event-ID`: bytes, because a client may send an id that it received from another server.
     pub(crate) last_event_id: Option<&'a [u8]>,
-    /// The query's `lastEventId`; the last one, if there are several.
+    /// The query parameter `lastEventId`; the last one, if there are several.
     pub(crate) last_event_id_query: Option<&'a str>,
     /// The header `X-Revision`: the first revision that the client wants.
     pub(crate) revision: Option<&'a str>,
     /// The header `X-Epoch`.
     pub(crate) epoch: Option<&'a str>,
-    /// The query's `revision`.
+    /// The query parameter `revision`.
     pub(crate) revision_query: Option<&'a str>,
-    /// The query's `epoch`.
+    /// The query parameter `epoch`.
     pub(crate) epoch_query: Option<&'a str>,
 }
 
 impl CursorParams<'_> {
-    /// The cursor that the first of these gives, in the order of the fields.
+    /// The cursor from the first of these that is present, in the order of the fields.
     ///
     /// # Errors
-    /// Names the malformed one. A malformed header `Last-Event-ID` is not an error but foreign: browsers give up for good on
-    /// any answer but a 200.
+    /// The name of the malformed part. A malformed header `Last-Event-ID` is not an error but a foreign cursor: browsers stop
+    /// reconnecting after any response but a 200.
     pub(crate) fn cursor(&self) -> Result<Cursor, &'static str> {
         if let Some(id) = self.last_event_id.filter(|id| !id.is_empty()) {
             return Ok(std::str::from_utf8(id).ok().and_then(|id| id.parse().ok()).unwrap_or(Cursor::Foreign));
@@ -83,7 +83,7 @@ impl CursorParams<'_> {
     }
 }
 
-/// "All events with this revision or a later one": the cursor before it.
+/// "All events from this revision on": the cursor before it.
 fn starting_at(
     revision: Option<&str>,
     revision_name: &'static str,
@@ -105,18 +105,18 @@ mod tests {
     }
 
     #[test]
-    fn the_first_place_that_says_something_counts() {
-        let mut presented = CursorParams { revision_query: Some("5"), ..CursorParams::default() };
-        assert_eq!(presented.cursor(), Ok(after(None, 4)));
-        presented.epoch_query = Some("4f9c21aa");
-        assert_eq!(presented.cursor(), Ok(after(Some("4f9c21aa"), 4)));
-        presented.revision = Some("7");
-        assert_eq!(presented.cursor(), Ok(after(None, 6)));
-        presented.last_event_id_query = Some("4f9c21aa.9");
-        assert_eq!(presented.cursor(), Ok(after(Some("4f9c21aa"), 9)));
-        presented.last_event_id = Some(b"4f9c21aa.8.partial");
+    fn the_first_part_that_is_present_counts() {
+        let mut params = CursorParams { revision_query: Some("5"), ..CursorParams::default() };
+        assert_eq!(params.cursor(), Ok(after(None, 4)));
+        params.epoch_query = Some("4f9c21aa");
+        assert_eq!(params.cursor(), Ok(after(Some("4f9c21aa"), 4)));
+        params.revision = Some("7");
+        assert_eq!(params.cursor(), Ok(after(None, 6)));
+        params.last_event_id_query = Some("4f9c21aa.9");
+        assert_eq!(params.cursor(), Ok(after(Some("4f9c21aa"), 9)));
+        params.last_event_id = Some(b"4f9c21aa.8.partial");
         assert_eq!(
-            presented.cursor(),
+            params.cursor(),
             Ok(Cursor::Partial {
                 epoch: "4f9c21aa".parse().unwrap(),
                 after: Revision::from_raw(8),
@@ -126,8 +126,8 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_value_is_as_if_absent() {
-        let presented = CursorParams {
+    fn an_empty_value_counts_as_absent() {
+        let params = CursorParams {
             last_event_id: Some(b""),
             last_event_id_query: Some(""),
             revision: Some(""),
@@ -135,7 +135,7 @@ mod tests {
             revision_query: Some("2"),
             epoch_query: Some(""),
         };
-        assert_eq!(presented.cursor(), Ok(after(None, 1)));
+        assert_eq!(params.cursor(), Ok(after(None, 1)));
         assert_eq!(CursorParams::default().cursor(), Ok(after(None, 0)));
     }
 

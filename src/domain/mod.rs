@@ -1,4 +1,4 @@
-//! What an aggregate is, and the numbers by which its history is counted. Knows no SQL, no actor and no HTTP.
+//! Aggregates, commands, change events, and the numbers that order them. Uses no SQL, no actors and no HTTP.
 
 pub(crate) mod body;
 pub(crate) mod clock;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 /// The number of a write that changed the document: 1, 2, 3 …; 0 is the empty document before the first.
 ///
-/// Dense over the whole document, never used twice.
+/// Consecutive over the whole document, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Revision(i64);
 
@@ -28,24 +28,24 @@ impl FromStr for Revision {
     }
 }
 
-/// The number of domain events of one aggregate so far: 0 before the first, and of an aggregate that has none.
+/// The number of domain events of one aggregate so far: 0 before the first, and for an aggregate without events.
 ///
 /// Survives the deletion of the aggregate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Version(i64);
 
-/// The place of a domain event in the journal: 1, 2, 3 …; 0 is before the first. Never used twice.
+/// The position of a domain event in the journal: 1, 2, 3 …; 0 is before the first. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct JournalPosition(i64);
 
-/// What the three have in common: they are counted.
-macro_rules! counted {
+/// What the three counters have in common.
+macro_rules! counter {
     ($number:ident) => {
         impl $number {
             /// Before the first.
             pub(crate) const ZERO: Self = Self(0);
 
-            /// The number as the database holds it.
+            /// The counter with this number, from the database or from a client.
             pub(crate) const fn from_raw(number: i64) -> Self {
                 Self(number)
             }
@@ -69,44 +69,48 @@ macro_rules! counted {
     };
 }
 
-counted!(Revision);
-counted!(Version);
-counted!(JournalPosition);
+counter!(Revision);
+counter!(Version);
+counter!(JournalPosition);
 
-/// The last revision that anybody was shown. A commit can be read a moment before its writer knows that it is done, and who
-/// saw a revision must not be told later that nothing has changed since an earlier one.
+/// The highest revision that any client has seen.
+///
+/// Readers can see a commit a moment before its writer knows that it succeeded. A client that has seen a revision must not
+/// learn later that nothing has changed since an earlier one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct HighWaterMark(Arc<AtomicI64>);
 
 impl HighWaterMark {
-    /// Somebody is about to be shown this.
+    /// Records that a client is about to see this revision.
     pub(crate) fn observe(&self, revision: Revision) {
         self.0.fetch_max(revision.0, Ordering::AcqRel);
     }
 
+    /// The highest revision that was recorded.
     pub(crate) fn last(&self) -> Revision {
         Revision(self.0.load(Ordering::Acquire))
     }
 }
 
-/// Which life of the database this is: minted when it is created, and for every copy that goes on on its own.
+/// Identifies a database and its history: generated when the database is created, and again for every copy of it that is
+/// written to independently.
 ///
-/// 8 to 16 of `[0-9a-z]`.
+/// 8 to 16 characters of `[0-9a-z]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Epoch(Arc<str>);
 
-/// The digits of a minted epoch: 32 of them, without those that people mix up.
+/// The 32 digits of a generated epoch, without letters that people confuse with digits.
 const SYMBOLS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 impl Epoch {
     /// A new epoch, from the operating system's random numbers.
     ///
     /// # Errors
-    /// The operating system has none.
+    /// The operating system provides none.
     pub(crate) fn mint() -> Result<Self, getrandom::Error> {
         let mut bytes = [0; 10];
         getrandom::fill(&mut bytes)?;
-        // 10 digits of 32 symbols: 50 bits, so that two lives of one database never meet by chance.
+        // 10 digits of 32 symbols: 50 bits, so that two epochs do not collide by chance.
         let text: String = bytes.iter().map(|byte| char::from(SYMBOLS[usize::from(byte % 32)])).collect();
         Ok(Self(text.into()))
     }
@@ -133,7 +137,7 @@ impl FromStr for Epoch {
     }
 }
 
-/// A text that is no revision, epoch or cursor.
+/// A text could not be parsed as a revision, an epoch or a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
@@ -142,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_minted_epoch_is_well_formed_and_new() {
+    fn a_generated_epoch_is_well_formed_and_unique() {
         let (one, other) = (Epoch::mint().unwrap(), Epoch::mint().unwrap());
         assert_eq!(one.as_str().parse(), Ok(one.clone()));
         assert_ne!(one, other);
