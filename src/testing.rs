@@ -1,10 +1,11 @@
-//! Scenarios for event-sourced aggregates: given these events, when this command, then those events, or that broken rule.
+//! Scenarios for event-sourced aggregates: given some events, when a command is executed, then it results in other events
+//! or violates a rule.
 //!
-//! A scenario is played as the service plays it (events and states go through JSON), in memory and at once. What does not
-//! come out as expected panics at the line of the expectation, with a diff.
+//! A scenario runs as in the service (events and states pass through JSON), but in memory and synchronously. A failed
+//! expectation panics at its line and shows the difference.
 //!
 //! ```
-//! use duality::collections::{CartCommand::AddItem, CartEvent::CartOpened, ShoppingCart};
+//! use duality::aggregates::{CartCommand::AddItem, CartEvent::CartOpened, ShoppingCart};
 //! use duality::testing::{NOW, given, key};
 //! use serde_json::json;
 //!
@@ -22,34 +23,33 @@ use serde::Serialize;
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 
+use crate::domain::body::{Body, CorruptState, patch};
 use crate::domain::clock::Timestamp;
-use crate::domain::collection::{
-    At, Body, CollectionId, CorruptState, EventSourced, Recorded, Registry, Rejection, catch_panic, handle, patch,
-    recorded,
-};
-use crate::domain::cursor::Version;
-use crate::domain::key::Key;
+use crate::domain::collection::{EventSourced, Registry, handle, recorded};
+use crate::domain::command::{CommandContext, RecordedEvent, Rejection, catch_panic};
+use crate::domain::key::{CollectionId, Key};
+use crate::domain::revision::Version;
 
-/// The key of the aggregate in every scenario.
+/// The key of the aggregate in all scenarios.
 pub const KEY: &str = "01930000-0000-7000-8000-000000000000";
 
-/// The time of every command in a scenario.
+/// The time of all commands in a scenario.
 pub const NOW: Timestamp = Timestamp::from_milliseconds(1_795_336_200_000);
 
-/// A key that is known to be one.
+/// Parses a key.
 ///
 /// # Panics
-/// It is none.
+/// The text is not a valid key.
 #[must_use]
 #[track_caller]
 pub fn key(text: &str) -> Key {
     Key::parse(text).unwrap_or_else(|invalid| panic!("the key {text:?} {invalid}"))
 }
 
-/// Begins a scenario with what has happened so far.
+/// Begins a scenario with the events so far.
 ///
 /// # Panics
-/// The events cannot be folded.
+/// The aggregate cannot be registered, or the events cannot be applied.
 #[must_use]
 #[track_caller]
 pub fn given<T: EventSourced>(events: impl IntoIterator<Item = T::Event>) -> Scenario<T> {
@@ -57,7 +57,7 @@ pub fn given<T: EventSourced>(events: impl IntoIterator<Item = T::Event>) -> Sce
     registry.event_sourced::<T>();
     registry.check().unwrap_or_else(|invalid| panic!("{invalid}"));
     let collection = registry.id(T::NAME).unwrap_or_else(|| panic!("{} is not registered", T::NAME));
-    let history = events.into_iter().map(|event| written(recorded(&event))).collect();
+    let history = events.into_iter().map(|event| encoded(recorded(&event))).collect();
     let mut scenario = Scenario {
         registry,
         collection,
@@ -73,190 +73,198 @@ pub fn given<T: EventSourced>(events: impl IntoIterator<Item = T::Event>) -> Sce
     scenario
 }
 
-/// What has happened, and what the last command came to.
+/// The events so far, and the outcome of the last command.
 pub struct Scenario<T: EventSourced> {
     registry: Registry,
     collection: CollectionId,
-    /// Every event, as the journal would have it.
-    history: Vec<Recorded>,
-    /// The state before the last command, and now.
+    /// All events, in the form in which the journal would store them.
+    history: Vec<RecordedEvent>,
+    /// The state before the last command.
     before: Option<Body>,
+    /// The current state.
     state: Option<Body>,
-    outcome: Result<Vec<Recorded>, Failure<T::Error>>,
+    /// The events of the last command, or why it failed.
+    outcome: Result<Vec<RecordedEvent>, Failure<T::Error>>,
+    /// The last id that was generated for an entity.
     ids: Cell<usize>,
 }
 
-/// Why the last command did nothing.
+/// Why the last command failed.
 enum Failure<E> {
-    Broken(E),
+    RuleViolated(E),
     NotFound,
 }
 
 impl<T: EventSourced> Scenario<T> {
-    /// Does a command. It fails or not; what is expected follows.
+    /// Executes a command. The expectations that follow check whether it fails.
     ///
-    /// Entities inside the aggregate get the ids 1, 2, 3 …, counted on from the number of events that were given, so that
-    /// those of the given ones can be named so too.
+    /// Entities inside the aggregate get the ids 1, 2, 3 …, starting after the number of given events, so that the entities of
+    /// the given events can have such ids, too.
     ///
     /// # Panics
     /// The command panics, or leaves a state that is not the fold of its events.
     #[must_use]
     #[track_caller]
     pub fn when(mut self, command: T::Command) -> Self {
-        let change = handle::<T>(command).unwrap_or_else(|error| panic!("the command is no variant: {error}"));
+        let change = handle::<T>(command).unwrap_or_else(|error| panic!("the command cannot be encoded: {error}"));
         let next_id = || {
             self.ids.set(self.ids.get() + 1);
             key(&self.ids.get().to_string())
         };
         let version = Version::from_raw(i64::try_from(self.history.len()).unwrap_or(i64::MAX));
-        let at = At { key: &key(KEY), version, now: NOW, new_id: &next_id };
-        let decided = catch_panic(|| self.registry.get(self.collection).decide(at, self.state.as_ref(), change));
+        let context = CommandContext { key: &key(KEY), version, now: NOW, new_id: &next_id };
+        let decided = catch_panic(|| self.registry.get(self.collection).decide(context, self.state.as_ref(), change));
         self.before.clone_from(&self.state);
         self.outcome = match decided {
             Ok(decision) => {
                 self.history.extend(decision.events.iter().cloned());
                 self.state = self.folded();
-                same("the state that the command leaves, beside the fold of all events", &self.state, &decision.after);
+                assert_same(
+                    "the state after the command, compared with the fold of all events",
+                    &self.state,
+                    &decision.after,
+                );
                 Ok(decision.events)
             }
             Err(Rejection::NotFound) => Err(Failure::NotFound),
-            Err(Rejection::RuleBroken(broken)) => match broken.into_any().downcast() {
-                Ok(broken) => Err(Failure::Broken(*broken)),
-                Err(_) => panic!("a rule of another aggregate was broken"),
+            Err(Rejection::RuleBroken(rule)) => match rule.into_any().downcast() {
+                Ok(rule) => Err(Failure::RuleViolated(*rule)),
+                Err(_) => panic!("the command violated a rule of another aggregate"),
             },
             Err(other) => panic!("the command failed: {other:?}"),
         };
         self
     }
 
-    /// The command made these events happen, and no others.
+    /// Expects exactly these events from the command.
     ///
     /// # Panics
-    /// It did not.
+    /// The command failed, or resulted in other events.
     #[track_caller]
     pub fn then(self, events: impl IntoIterator<Item = T::Event>) -> Self {
-        let expected: Vec<_> = events.into_iter().map(|event| written(recorded(&event))).collect();
+        let expected: Vec<_> = events.into_iter().map(|event| encoded(recorded(&event))).collect();
         match &self.outcome {
-            Ok(events) => same("the events of the command", &told(&expected), &told(events)),
-            Err(failure) => panic!("the command failed: {}", failure.said()),
+            Ok(events) => assert_same("the events of the command", &lines(&expected), &lines(events)),
+            Err(failure) => panic!("the command failed: {}", failure.message()),
         }
         self
     }
 
-    /// The command made nothing happen, since it would have broken this rule.
+    /// Expects that the command failed because of this rule.
     ///
     /// # Panics
-    /// It made something happen, or would have broken another rule.
+    /// The command succeeded, or failed for another reason.
     #[track_caller]
-    #[expect(clippy::needless_pass_by_value, reason = "as the other expectations, written in place")]
+    #[expect(clippy::needless_pass_by_value, reason = "expectations are written in place, like the others")]
     pub fn then_fails(self, rule: T::Error) -> Self
     where
         T::Error: PartialEq + Debug,
     {
         match &self.outcome {
-            Err(Failure::Broken(broken)) if *broken == rule => {}
-            Err(Failure::Broken(broken)) => same("the broken rule", &rule, broken),
-            Err(Failure::NotFound) => panic!("there is no aggregate; expected {rule:?}"),
-            Ok(events) => panic!("the command did not fail but made {:#?} happen; expected {rule:?}", told(events)),
+            Err(Failure::RuleViolated(violated)) if *violated == rule => {}
+            Err(Failure::RuleViolated(violated)) => assert_same("the violated rule", &rule, violated),
+            Err(Failure::NotFound) => panic!("the aggregate does not exist; expected {rule:?}"),
+            Ok(events) => panic!("the command resulted in {:#?}; expected {rule:?}", lines(events)),
         }
         self
     }
 
-    /// The broken rule is said in these words.
+    /// Expects that the command failed with this message.
     ///
     /// # Panics
-    /// It is not, or none was broken.
+    /// The command succeeded, or failed with another message.
     #[track_caller]
-    pub fn then_says(self, sentence: &str) -> Self {
+    pub fn then_says(self, message: &str) -> Self {
         match &self.outcome {
-            Err(failure) => same("the sentence", sentence, failure.said().as_str()),
-            Ok(events) => panic!("the command did not fail but made {:#?} happen", told(events)),
+            Err(failure) => assert_same("the message", message, failure.message().as_str()),
+            Ok(events) => panic!("the command resulted in {:#?}; expected a failure", lines(events)),
         }
         self
     }
 
-    /// The command made nothing happen, since there is no aggregate.
+    /// Expects that the command failed because the aggregate does not exist.
     ///
     /// # Panics
-    /// There is one.
+    /// The aggregate exists.
     #[track_caller]
     pub fn then_not_found(self) -> Self {
         match &self.outcome {
             Err(Failure::NotFound) => {}
-            Err(Failure::Broken(broken)) => panic!("the aggregate is there; it said: {broken}"),
-            Ok(events) => panic!("the command did not fail but made {:#?} happen", told(events)),
+            Err(Failure::RuleViolated(rule)) => panic!("the aggregate exists; the command failed: {rule}"),
+            Ok(events) => panic!("the command resulted in {:#?}; expected a failure", lines(events)),
         }
         self
     }
 
-    /// The public state is this now; `null` when the aggregate is gone.
+    /// Expects this public state; `null` if the aggregate does not exist.
     ///
     /// # Panics
-    /// It is not.
+    /// The state is another one.
     #[track_caller]
     pub fn then_state(self, state: impl Serialize) -> Self {
-        let expected = written(serde_json::to_value(state));
-        same("the state", &expected, &self.state.as_ref().map_or(Value::Null, |body| written(body.value())));
+        let expected = encoded(serde_json::to_value(state));
+        assert_same("the state", &expected, &self.state.as_ref().map_or(Value::Null, |body| encoded(body.value())));
         self
     }
 
-    /// The change event of the command is this merge patch; `{}` when it changed nothing.
+    /// Expects that the change event of the command is this merge patch; `{}` if it changed nothing.
     ///
     /// # Panics
-    /// It is not, or the command failed.
+    /// The command failed, or the patch is another one.
     #[track_caller]
     pub fn then_patch(self, expected: impl Serialize) -> Self {
         if let Err(failure) = &self.outcome {
-            panic!("the command failed: {}", failure.said());
+            panic!("the command failed: {}", failure.message());
         }
-        let made = written(patch(self.before.as_ref(), self.state.as_ref()));
-        let made: Value =
-            made.map_or_else(|| Value::Object(serde_json::Map::new()), |patch| written(serde_json::from_str(&patch)));
-        same("the change event", &written(serde_json::to_value(expected)), &made);
+        let found = encoded(patch(self.before.as_ref(), self.state.as_ref()));
+        let found: Value =
+            found.map_or_else(|| Value::Object(serde_json::Map::new()), |patch| encoded(serde_json::from_str(&patch)));
+        assert_same("the change event", &encoded(serde_json::to_value(expected)), &found);
         self
     }
 
-    /// The state as all the events say.
+    /// The fold of all events.
     #[track_caller]
     fn folded(&self) -> Option<Body> {
         let journaled = self.registry.get(self.collection).journaled()?;
         let mut fold = journaled.fold();
-        for Recorded { kind, fields } in &self.history {
+        for RecordedEvent { kind, fields } in &self.history {
             let applied: Result<(), CorruptState> = fold.apply(kind, journaled.schema(), fields);
             applied.unwrap_or_else(|corrupt| panic!("{kind} {fields} cannot be applied: {corrupt}"));
         }
-        written(fold.body())
+        encoded(fold.body())
     }
 }
 
 impl<E: std::error::Error> Failure<E> {
-    fn said(&self) -> String {
+    fn message(&self) -> String {
         match self {
-            Self::Broken(broken) => broken.to_string(),
-            Self::NotFound => "there is no such aggregate".to_owned(),
+            Self::RuleViolated(rule) => rule.to_string(),
+            Self::NotFound => "the aggregate does not exist".to_owned(),
         }
     }
 }
 
-/// What can only fail if the aggregate cannot be written as JSON.
+/// Unwraps a result that can only be an error if the aggregate cannot be encoded as JSON.
 #[track_caller]
-fn written<V, E: std::fmt::Display>(outcome: Result<V, E>) -> V {
-    outcome.unwrap_or_else(|error| panic!("not to be written as JSON: {error}"))
+fn encoded<V, E: std::fmt::Display>(outcome: Result<V, E>) -> V {
+    outcome.unwrap_or_else(|error| panic!("the aggregate cannot be encoded as JSON: {error}"))
 }
 
-/// Events as people read them.
-fn told(events: &[Recorded]) -> Vec<String> {
-    events.iter().map(|Recorded { kind, fields }| format!("{kind} {fields}")).collect()
+/// Events in a readable form, one line each.
+fn lines(events: &[RecordedEvent]) -> Vec<String> {
+    events.iter().map(|RecordedEvent { kind, fields }| format!("{kind} {fields}")).collect()
 }
 
-/// Panics with what differs, line by line.
+/// Panics with a line-by-line diff if the two differ.
 #[track_caller]
-fn same<V: Debug + PartialEq + ?Sized>(what: &str, expected: &V, found: &V) {
+fn assert_same<V: Debug + PartialEq + ?Sized>(what: &str, expected: &V, found: &V) {
     if expected == found {
         return;
     }
     let text = |value: &V| format!("{value:#?}").replace("\\\"", "\"");
-    let (expected, found) = (text(expected), text(found));
+    let expected = text(expected);
+    let found = text(found);
     let mut diff = String::new();
     for line in TextDiff::from_lines(&expected, &found).iter_all_changes() {
         let sign = match line.tag() {
@@ -276,7 +284,10 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     fn message(scenario: impl FnOnce() -> Scenario<ShoppingCart>) -> String {
-        let panicked = catch_unwind(AssertUnwindSafe(|| drop(scenario()))).unwrap_err();
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _ = scenario();
+        }))
+        .unwrap_err();
         panicked.downcast_ref::<String>().unwrap().clone()
     }
 
@@ -285,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_shown() {
+    fn a_failed_expectation_shows_the_difference() {
         let pear = CartEvent::ItemAdded { item: key("pear"), time: NOW };
         let text = message(|| opened().when(CartCommand::AddItem { item: key("apple") }).then([pear]));
         assert!(text.contains("\n- ") && text.contains("\n+ ") && text.contains("pear"), "{text}");
@@ -294,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expectation_that_does_not_hold_fails() {
+    fn an_unmet_expectation_panics() {
         let close = || opened().when(CartCommand::Close);
         let open = || opened().when(CartCommand::Open);
         let rule = || CartError::CartAlreadyOpen { cart: key(KEY) };

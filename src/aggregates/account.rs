@@ -1,4 +1,4 @@
-//! Accounts: money in integer cents, and bookings that are reached through their account only.
+//! Accounts: amounts in integer cents, and bookings that are accessible through their account only.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,14 @@ use thiserror::Error;
 use self::{AccountCommand as Command, AccountError as Error, AccountEvent as Event};
 use crate::{BusinessRule, EventSourced, Key, Root};
 
-/// An account whose balance is never below zero: the sum of its bookings that were not reverted.
+/// An account. Its balance is the sum of its bookings that were not reverted, and is never negative.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Account {
     balance: i64,
     bookings: BTreeMap<Key, Booking>,
 }
 
-/// An entity inside the account: it has no life and no path of its own.
+/// An entity inside the account, without a lifecycle or a path of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Booking {
     amount: i64,
@@ -24,31 +24,31 @@ struct Booking {
     reverted: bool,
 }
 
-/// The largest amount and the largest balance, in cents: consumers in JavaScript count no further
+/// The largest amount and the largest balance, in cents: JavaScript cannot represent larger integers exactly
 /// ([RFC 8259, section 6](https://www.rfc-editor.org/rfc/rfc8259#section-6)).
-const MOST: i64 = (1 << 53) - 1;
+const MAX_CENTS: i64 = (1 << 53) - 1;
 
-/// What can be asked of an account. Amounts are in cents.
+/// The commands of an account. Amounts are in cents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum AccountCommand {
     Open,
     Book { amount: i64, text: String },
     RevertBooking { booking: Key },
 }
 
-/// What can have happened to an account. Amounts are in cents.
+/// The events of an account. Amounts are in cents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum AccountEvent {
     AccountOpened,
     AmountBooked { booking: Key, amount: i64, text: String },
     BookingReverted { booking: Key },
 }
 
-/// What an account does not do.
+/// The business rules of an account.
 #[derive(Debug, Clone, PartialEq, Serialize, Error)]
-#[expect(missing_docs, reason = "the sentences say it")]
+#[expect(missing_docs, reason = "the messages are self-explanatory")]
 pub enum AccountError {
     #[error("account {account} has {balance} cents; a booking of {amount} would leave it below zero")]
     InsufficientFunds { account: Key, balance: i64, amount: i64 },
@@ -58,7 +58,7 @@ pub enum AccountError {
     AlreadyReverted { account: Key, booking: Key },
     #[error("account {account} has already been opened")]
     AccountAlreadyOpen { account: Key },
-    #[error("amount: {amount} cents are more than an account counts; expected at most {MOST}, also as its balance")]
+    #[error("amount: {amount} is too large; expected an amount and a balance of at most {MAX_CENTS} cents")]
     AmountTooLarge { amount: i64 },
 }
 
@@ -68,7 +68,7 @@ impl BusinessRule for AccountError {
     }
 }
 
-/// The commands, each of which makes one event happen, or breaks a rule.
+/// The commands. Each one results in one event or violates a rule.
 impl Account {
     fn book(&self, root: &Root<'_, Self>, amount: i64, text: String) -> Result<Event, Error> {
         self.check_balance(root, amount)?;
@@ -88,7 +88,7 @@ impl Account {
     }
 
     fn check_balance(&self, root: &Root<'_, Self>, amount: i64) -> Result<(), Error> {
-        if !(-MOST..=MOST).contains(&amount) || self.balance + amount > MOST {
+        if !(-MAX_CENTS..=MAX_CENTS).contains(&amount) || self.balance + amount > MAX_CENTS {
             return Err(Error::AmountTooLarge { amount });
         }
         if self.balance + amount < 0 {
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_balance_is_never_below_zero() {
+    fn a_balance_is_never_negative() {
         given::<Account>([AccountOpened, booked("a", 500)])
             .when(book(-501))
             .then_fails(InsufficientFunds { account: key(KEY), balance: 500, amount: -501 })
@@ -196,14 +196,14 @@ mod tests {
     }
 
     #[test]
-    fn an_amount_that_cannot_be_counted_is_refused() {
-        for amount in [i64::MAX, i64::MIN, MOST + 1, -MOST - 1, MOST] {
+    fn an_amount_that_is_too_large_is_rejected() {
+        for amount in [i64::MAX, i64::MIN, MAX_CENTS + 1, -MAX_CENTS - 1, MAX_CENTS] {
             given::<Account>([AccountOpened, booked("a", 1)]).when(book(amount)).then_fails(AmountTooLarge { amount });
         }
     }
 
     #[test]
-    fn an_account_is_opened_once_and_nothing_is_booked_before() {
+    fn an_account_is_opened_once_and_bookings_require_an_open_account() {
         given::<Account>([AccountOpened]).when(Open).then_fails(AccountAlreadyOpen { account: key(KEY) });
         given::<Account>([]).when(book(1)).then_not_found();
     }

@@ -1,16 +1,16 @@
-//! Locations: how many persons live in a city, derived from the persons.
+//! Locations: the number of persons in each city, derived from the persons.
 
 use serde::{Deserialize, Serialize};
 
 use super::Person;
 use crate::{Derived, Key};
 
-/// A city that somebody lives in; its key is its name.
+/// A city with at least one person; its key is its name.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Location {
-    /// The persons who live here.
+    /// The number of persons who live here.
     pub total: u64,
-    /// Those of them who have a spouse; left out while it is none.
+    /// The number of them who have a spouse; absent if 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub married: u64,
 }
@@ -39,7 +39,7 @@ impl Derived for Location {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde requires this signature")]
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }

@@ -1,4 +1,4 @@
-//! Persons: the document of the tutorial.
+//! Persons: the tutorial's document.
 
 use std::num::NonZeroU64;
 
@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Document, Key, ValidationError};
 
-/// Somebody with a name, perhaps living in a city, perhaps married to another person.
+/// A person with a name, optionally with a city and a spouse.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Person {
-    /// Not empty.
+    /// Must not be empty.
     pub name: String,
     /// The key of the location that counts this person.
     pub city: Option<Key>,
-    /// The key of another person. Aggregates refer to each other by identity only: whether it exists is not checked.
+    /// The key of another person. Aggregates refer to each other by key only; the service does not check that it exists.
     pub spouse: Option<NonZeroU64>,
 }
 
@@ -22,7 +22,7 @@ impl Document for Person {
 
     fn validate(&self) -> Result<(), ValidationError> {
         if self.name.is_empty() {
-            return Err(ValidationError::new("name", "is empty; expected at least one character"));
+            return Err(ValidationError::new("name", "must not be empty; expected at least one character"));
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Shopping carts: the event-sourced aggregate of the tutorial.
+//! Shopping carts: the tutorial's event-sourced aggregate.
 
 mod cart_items;
 mod closed_carts;
@@ -14,7 +14,7 @@ use thiserror::Error;
 use self::{CartCommand as Command, CartError as Error, CartEvent as Event};
 use crate::{BusinessRule, EventSourced, Key, Root, Timestamp};
 
-/// Somebody's cart: filled, emptied, and in the end closed.
+/// A cart: clients open it, add and remove items, and finally close it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ShoppingCart {
     status: Status,
@@ -34,9 +34,9 @@ struct Item {
     added: Timestamp,
 }
 
-/// What can be asked of a cart.
+/// The commands of a cart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum CartCommand {
     Open,
     AddItem { item: Key },
@@ -44,9 +44,9 @@ pub enum CartCommand {
     Close,
 }
 
-/// What can have happened to a cart.
+/// The events of a cart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum CartEvent {
     CartOpened,
     ItemAdded { item: Key, time: Timestamp },
@@ -54,9 +54,9 @@ pub enum CartEvent {
     CartClosed,
 }
 
-/// What a cart does not do.
+/// The business rules of a cart.
 #[derive(Debug, Clone, PartialEq, Serialize, Error)]
-#[expect(missing_docs, reason = "the sentences say it")]
+#[expect(missing_docs, reason = "the messages are self-explanatory")]
 pub enum CartError {
     #[error("{item} has already been added to cart {cart}!")]
     ItemAlreadyAdded { item: Key, cart: Key },
@@ -70,7 +70,7 @@ pub enum CartError {
 
 impl BusinessRule for CartError {}
 
-/// The commands, each of which makes one event happen, or breaks a rule.
+/// The commands that depend on the items. Each one results in one event or violates a rule.
 impl ShoppingCart {
     fn add_item(&self, root: &Root<'_, Self>, item: Key) -> Result<Event, Error> {
         if self.items.contains_key(&item) {
@@ -112,8 +112,12 @@ impl EventSourced for ShoppingCart {
         let mut cart = state.unwrap_or(Self { status: Status::Open, items: BTreeMap::new() });
         match event {
             Event::CartOpened => {}
-            Event::ItemAdded { item, time } => drop(cart.items.insert(item.clone(), Item { added: *time })),
-            Event::ItemRemoved { item, .. } => drop(cart.items.remove(item)),
+            Event::ItemAdded { item, time } => {
+                cart.items.insert(item.clone(), Item { added: *time });
+            }
+            Event::ItemRemoved { item, .. } => {
+                cart.items.remove(item);
+            }
             Event::CartClosed => cart.status = Status::Closed,
         }
         Some(cart)
@@ -161,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_cart_is_not_added_again() {
+    fn an_item_in_the_cart_cannot_be_added_again() {
         given::<ShoppingCart>([CartOpened, added("apple")])
             .when(add("apple"))
             .then_fails(ItemAlreadyAdded { item: key("apple"), cart: key(KEY) })
@@ -174,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_the_cart_is_not_removed() {
+    fn an_item_that_is_not_in_the_cart_cannot_be_removed() {
         given::<ShoppingCart>([CartOpened])
             .when(remove("pear"))
             .then_fails(ItemNotInCart { item: key("pear"), cart: key(KEY) })
@@ -182,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_cart_stays_as_it_is() {
+    fn a_closed_cart_cannot_be_changed() {
         for command in [add("pear"), remove("apple"), Close] {
             given::<ShoppingCart>([CartOpened, added("apple"), CartClosed])
                 .when(command)
@@ -192,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cart_is_opened_once() {
+    fn a_cart_can_be_opened_once() {
         for events in [vec![CartOpened], vec![CartOpened, CartClosed]] {
             given::<ShoppingCart>(events)
                 .when(Open)
@@ -202,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_opened_is_not_there() {
+    fn a_cart_that_was_never_opened_does_not_exist() {
         for command in [add("apple"), remove("apple"), Close] {
             given::<ShoppingCart>([]).when(command).then_not_found();
         }

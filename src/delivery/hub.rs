@@ -13,8 +13,8 @@ use actix::prelude::*;
 
 use super::relay::{HandoutTime, Published, RegisterHub, Relay};
 use super::send_queue::SendQueue;
-use crate::domain::cursor::{Epoch, Revision};
 use crate::domain::feed::Feed;
+use crate::domain::revision::{Epoch, Revision};
 use crate::events::batch::Batch;
 use crate::events::sse::{Chunk, Frames, event, id};
 

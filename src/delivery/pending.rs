@@ -5,7 +5,7 @@
 //! outbox stays the truth: the relay reads from it whatever is missing here.
 
 use crate::domain::collection::Registry;
-use crate::domain::cursor::Revision;
+use crate::domain::revision::Revision;
 use crate::storage::outbox::Change;
 use crate::write::aggregator::Committed;
 

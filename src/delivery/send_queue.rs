@@ -12,8 +12,8 @@ use actix_web::web::Bytes;
 
 #[cfg(feature = "direct-write")]
 use super::direct_write::{DirectWriter, WriteOutcome};
-use crate::domain::cursor::Revision;
 use crate::domain::feed::Presence;
+use crate::domain::revision::Revision;
 use crate::events::sse::Chunk;
 
 /// A session reads the next page when less than this is queued, which is a little more than a page: the next page is read

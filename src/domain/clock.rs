@@ -6,17 +6,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 
-/// Milliseconds since 1970, UTC. Written beside events for people and for retention; nothing is ordered by it.
+/// Milliseconds since 1970, UTC. Stored with events, for people and for retention; it does not order anything.
 ///
-/// Its text form, also in JSON, is that of RFC 3339: `2026-11-22T08:30:00.000Z`.
+/// Its text form, also in JSON, is an RFC 3339 timestamp: `2026-11-22T08:30:00.000Z`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(i64);
 
-/// The last millisecond that RFC 3339 can say: the end of the year 9999.
-const LAST: i64 = 253_402_300_799_999;
+/// The last millisecond that RFC 3339 can express: the end of the year 9999.
+const MAX_RFC3339_MILLISECONDS: i64 = 253_402_300_799_999;
 
 impl Timestamp {
-    /// So many milliseconds after the beginning of 1970, UTC.
+    /// The time that is `milliseconds` after the beginning of 1970, UTC.
     #[must_use]
     pub const fn from_milliseconds(milliseconds: i64) -> Self {
         Self(milliseconds)
@@ -28,13 +28,13 @@ impl Timestamp {
         self.0
     }
 
-    /// Later than all that was ever written.
+    /// Later than any stored time.
     #[cfg(test)]
     pub(crate) fn after_all(self) -> Self {
         Self(i64::MAX)
     }
 
-    /// This much earlier.
+    /// The time that is `age` earlier.
     pub(crate) fn minus(self, age: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)))
     }
@@ -42,7 +42,7 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = Duration::from_millis(self.0.clamp(0, LAST).unsigned_abs());
+        let since = Duration::from_millis(self.0.clamp(0, MAX_RFC3339_MILLISECONDS).unsigned_abs());
         humantime::format_rfc3339_millis(UNIX_EPOCH + since).fmt(f)
     }
 }
@@ -62,14 +62,15 @@ impl Serialize for Timestamp {
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let time = humantime::parse_rfc3339(&text)
-            .map_err(|error| D::Error::custom(format!("{text:?} is no time such as 2026-11-22T08:30:00Z: {error}")))?;
+        let time = humantime::parse_rfc3339(&text).map_err(|error| {
+            D::Error::custom(format!("expected a time such as 2026-11-22T08:30:00Z, got {text:?}: {error}"))
+        })?;
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Self(i64::try_from(since.as_millis()).unwrap_or(LAST)))
+        Ok(Self(i64::try_from(since.as_millis()).unwrap_or(MAX_RFC3339_MILLISECONDS)))
     }
 }
 
-/// The system's clock; with `test-hooks`, shifted by as much as a test says.
+/// The system's clock; with the feature `test-hooks`, a test can shift it.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
     #[cfg(feature = "test-hooks")]
@@ -83,7 +84,7 @@ impl Clock {
     }
 
     #[cfg(not(feature = "test-hooks"))]
-    #[expect(clippy::unused_self, reason = "the same call with and without hooks")]
+    #[expect(clippy::unused_self, reason = "the signature is the same with and without hooks")]
     fn shift(&self) -> i64 {
         0
     }
@@ -105,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_reads_as_it_is_written() {
+    fn a_time_survives_a_round_trip_through_its_text_form() {
         let time = Timestamp::from_milliseconds(1_795_336_200_123);
         let text = serde_json::to_string(&time).unwrap();
         assert_eq!(text, r#""2026-11-22T08:30:00.123Z""#);

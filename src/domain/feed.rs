@@ -1,33 +1,33 @@
-//! What a feed is about: which aggregates, and how changes of them are one merge patch.
+//! Which aggregates a feed covers, and how their changes become one merge patch.
 
 use std::sync::Arc;
 
-use crate::domain::collection::{CollectionId, Registry};
-use crate::domain::key::Key;
+use crate::domain::collection::Registry;
+use crate::domain::key::{CollectionId, Key};
 
-/// One of the three levels at which the document can be followed, and what of it.
+/// One of the three levels at which clients can follow the document, and the selection within it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Feed {
     /// The whole document, or some of its collections.
     Everything(Option<Arc<[CollectionId]>>),
     /// A collection, or some of its aggregates.
     Collection(CollectionId, Option<Arc<[Key]>>),
-    /// One aggregate, whether it is there or not.
+    /// One aggregate, whether it exists or not.
     Aggregate(CollectionId, Key),
 }
 
-/// What is true of one aggregate: a change of it, or its state.
+/// A change of one aggregate, or its state.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Member<'a> {
     pub(crate) collection: CollectionId,
-    /// Empty for the collection itself, which came to be.
+    /// Empty if the collection itself was created.
     pub(crate) key: &'a str,
     /// A merge patch for the aggregate, as JSON text.
     pub(crate) patch: &'a str,
 }
 
 impl Feed {
-    /// Whether a change of this aggregate belongs to the feed.
+    /// Whether the feed covers this aggregate.
     pub(crate) fn selects(&self, collection: CollectionId, key: &str) -> bool {
         match self {
             Self::Everything(None) => true,
@@ -38,7 +38,7 @@ impl Feed {
         }
     }
 
-    /// The only collection that it is about, if it is about one.
+    /// The collection, if the feed covers exactly one.
     pub(crate) fn collection(&self) -> Option<CollectionId> {
         match self {
             Self::Everything(_) => None,
@@ -46,7 +46,7 @@ impl Feed {
         }
     }
 
-    /// The aggregates that it is about, if it is about certain ones.
+    /// The selected aggregates, if the feed covers only some of its collection.
     pub(crate) fn keys(&self) -> Option<&[Key]> {
         match self {
             Self::Everything(_) | Self::Collection(_, None) => None,
@@ -55,7 +55,8 @@ impl Feed {
         }
     }
 
-    /// Appends the merge patch that does all of `members`, or nothing (`false`) when none of them belongs to the feed.
+    /// Appends one merge patch with all of `members` that the feed covers. Returns `false`, and appends nothing, if it covers
+    /// none.
     pub(crate) fn write<'a>(
         &self,
         text: &mut String,
@@ -85,7 +86,7 @@ impl Feed {
         true
     }
 
-    /// The merge patch that does all of `members`; `None` when none of them belongs to the feed.
+    /// One merge patch with all of `members` that the feed covers; `None` if it covers none.
     pub(crate) fn patch<'a>(
         &self,
         registry: &Registry,
@@ -95,19 +96,19 @@ impl Feed {
         self.write(&mut text, registry, members).then_some(text)
     }
 
-    /// What the state would be if nothing were there, which is also a patch that adds what is missing of the frame.
+    /// The state without any aggregate. As a patch, it adds the collections that the client does not have yet.
     pub(crate) fn frame(&self, registry: &Registry) -> String {
         match self {
             Self::Everything(only) => {
-                let ours = registry.ids().filter(|id| only.as_ref().is_none_or(|only| only.contains(id)));
-                object(ours.map(|id| (registry.get(id).name(), "{}".to_owned())))
+                let covered = registry.ids().filter(|id| only.as_ref().is_none_or(|only| only.contains(id)));
+                object(covered.map(|id| (registry.get(id).name(), "{}".to_owned())))
             }
             Self::Collection(..) => "{}".to_owned(),
             Self::Aggregate(..) => "null".to_owned(),
         }
     }
 
-    /// The patch that changes nothing, where the state is as it is.
+    /// A patch that changes nothing.
     pub(crate) fn unchanged(&self, exists: Presence) -> &'static str {
         match (self, exists) {
             (Self::Aggregate(..), Presence::Absent) => "null",
@@ -116,7 +117,7 @@ impl Feed {
     }
 }
 
-/// Whether the aggregate of a feed is there; a document or a collection always is.
+/// Whether the aggregate of a feed exists; a document or a collection always does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Presence {
     #[default]
@@ -125,7 +126,7 @@ pub(crate) enum Presence {
 }
 
 impl Presence {
-    /// After a patch for the state itself.
+    /// The presence after this patch of the aggregate.
     pub(crate) fn after(patch: &str) -> Self {
         if patch == "null" { Self::Absent } else { Self::Present }
     }
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_written_as_json_has_it() {
+    fn a_name_is_escaped_as_json_requires() {
         for name in ["1", "", "a b", "\"", "\\", "a\"b\\c", "🍎\u{7f}\u{2028}", "\u{1}\n"] {
             let mut object = String::new();
             push_member(&mut object, name, "1");
@@ -228,10 +229,10 @@ mod tests {
     }
 
     #[test]
-    fn a_collection_that_comes_to_be_is_a_change_of_the_document_only() {
+    fn a_new_collection_is_a_change_of_the_document_only() {
         let registry = registry();
-        let came = [("locations", "", "{}")];
-        assert_eq!(patch(&Feed::Everything(None), &registry, &came).unwrap(), r#"{"locations":{}}"#);
-        assert_eq!(patch(&Feed::Collection(registry.id("locations").unwrap(), None), &registry, &came), None);
+        let created = [("locations", "", "{}")];
+        assert_eq!(patch(&Feed::Everything(None), &registry, &created).unwrap(), r#"{"locations":{}}"#);
+        assert_eq!(patch(&Feed::Collection(registry.id("locations").unwrap(), None), &registry, &created), None);
     }
 }

@@ -1,10 +1,10 @@
-//! The one way in for JSON: strict about what `serde_json` lets pass, and able to name the member that is wrong.
+//! Reads all JSON from clients: stricter than `serde_json`, and with errors that name the invalid member.
 
 mod declared;
 mod variant;
 
 pub(crate) use declared::{member_names, member_names_of, variant_names};
-pub(crate) use variant::{Variant, kebab, tagged};
+pub(crate) use variant::{Variant, kebab_case, tagged};
 
 use std::fmt;
 
@@ -13,29 +13,32 @@ use serde_json::{Map, Number, Value};
 
 use crate::domain::merge_patch;
 
-/// Objects and arrays inside each other, at most.
+/// The maximum depth of nested objects and arrays.
 pub(crate) const MAX_DEPTH: usize = 64;
 
-/// Why a body is not taken.
+/// The error for a null inside an array: a merge patch cannot express it.
+pub(crate) const NULL_ELEMENT: &str = "array elements must not be null";
+
+/// Why a body is rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum JsonError {
-    /// Not JSON at all, or nested deeper than [`MAX_DEPTH`]; says where.
+    /// Not valid JSON, or nested deeper than [`MAX_DEPTH`]; the text says where.
     Malformed(String),
-    /// JSON of the wrong shape.
+    /// Valid JSON with an invalid member.
     Invalid(ValidationError),
 }
 
-/// A member that is not what it should be.
+/// An invalid member of a body, or an invalid body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValidationError {
-    /// The path of the member, `items.apple.price`; empty when the whole is meant.
+    /// The path of the member, such as `items.apple.price`; empty if the error concerns the whole body.
     pub member: String,
-    /// What is wrong with it and what was expected, in words.
+    /// What is wrong, and what was expected: `must not be empty`.
     pub detail: String,
 }
 
 impl ValidationError {
-    /// Says of a member what is wrong and what was expected.
+    /// An error of the member at the path `member`.
     pub fn new(member: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { member: member.into(), detail: detail.into() }
     }
@@ -52,20 +55,20 @@ impl fmt::Display for ValidationError {
 
 impl std::error::Error for ValidationError {}
 
-/// Reads one JSON text: UTF-8, no member twice, at most [`MAX_DEPTH`] levels, nothing after its end.
+/// Parses one JSON text: UTF-8, no duplicate members, at most [`MAX_DEPTH`] levels, no trailing characters.
 ///
 /// # Errors
 /// See [`JsonError`].
 pub(crate) fn parse(text: &[u8]) -> Result<Value, JsonError> {
     let text = std::str::from_utf8(text)
-        .map_err(|error| JsonError::Malformed(format!("not UTF-8 at byte {}", error.valid_up_to())))?;
-    let mut place = Place::default();
+        .map_err(|error| JsonError::Malformed(format!("invalid UTF-8 at byte {}", error.valid_up_to())))?;
+    let mut position = Position::default();
     let mut reader = serde_json::Deserializer::from_str(text);
-    let value = Strict(&mut place).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
-    value.map_err(|error| place.refused.unwrap_or_else(|| JsonError::Malformed(error.to_string())))
+    let value = Strict(&mut position).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    value.map_err(|error| position.rejection.unwrap_or_else(|| JsonError::Malformed(error.to_string())))
 }
 
-/// What a JSON value is, for people.
+/// The type of a JSON value, for error messages.
 fn kind(json: &Value) -> &'static str {
     match json {
         Value::Null => "null",
@@ -77,7 +80,7 @@ fn kind(json: &Value) -> &'static str {
     }
 }
 
-/// Refuses what is no object.
+/// Rejects every value that is not an object.
 pub(crate) fn expect_object(json: &Value) -> Result<(), ValidationError> {
     match json {
         Value::Object(_) => Ok(()),
@@ -85,18 +88,18 @@ pub(crate) fn expect_object(json: &Value) -> Result<(), ValidationError> {
     }
 }
 
-/// Refuses a member that is none of the `known` ones, even with a null, which would otherwise vanish.
+/// Rejects unknown members, even those that are null, which would otherwise be ignored.
 ///
 /// # Errors
-/// Names the member, and what it is no member of.
-pub(crate) fn check_names(of: &str, known: Option<&[&str]>, json: &Value) -> Result<(), ValidationError> {
+/// Names the member, and lists the known ones.
+pub(crate) fn check_names(known: Option<&[&str]>, json: &Value) -> Result<(), ValidationError> {
     let (Some(known), Value::Object(members)) = (known, json) else { return Ok(()) };
     let Some(unknown) = members.keys().find(|name| !known.contains(&name.as_str())) else { return Ok(()) };
     let expected = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-    Err(ValidationError::new(unknown.as_str(), format!("is no member of {of}; expected {expected}")))
+    Err(ValidationError::new(unknown.as_str(), format!("unknown member; expected {expected}")))
 }
 
-/// Makes a typed value of JSON; a null member is an absent one.
+/// Decodes JSON into a typed value. A member that is null counts as absent.
 ///
 /// # Errors
 /// Names the member: missing, unknown (at any depth), or of the wrong type.
@@ -104,7 +107,7 @@ pub(crate) fn decode<T: DeserializeOwned>(value: Value) -> Result<T, ValidationE
     typed(without_nulls(value)?)
 }
 
-/// Makes an enum of the name of a variant and the JSON of its fields; a null member is an absent one.
+/// Decodes an enum from the name of a variant and the JSON of its fields. A member that is null counts as absent.
 ///
 /// # Errors
 /// As [`decode`].
@@ -113,8 +116,7 @@ pub(crate) fn decode_variant<T: DeserializeOwned>(name: &str, fields: Value) -> 
 }
 
 fn without_nulls(mut value: Value) -> Result<Value, ValidationError> {
-    merge_patch::strip_nulls(&mut value)
-        .map_err(|path| ValidationError::new(path, "is null, which no element of an array can be"))?;
+    merge_patch::strip_nulls(&mut value).map_err(|path| ValidationError::new(path, NULL_ELEMENT))?;
     Ok(value)
 }
 
@@ -122,16 +124,16 @@ fn typed<'de, T: DeserializeOwned>(json: impl Deserializer<'de>) -> Result<T, Va
     let mut unknown = None;
     let mut track = serde_path_to_error::Track::new();
     let reader = serde_path_to_error::Deserializer::new(json, &mut track);
-    let decoded = serde_ignored::deserialize(reader, |path| unknown = unknown.take().or(Some(of_ignored(&path))));
+    let decoded = serde_ignored::deserialize(reader, |path| unknown = unknown.take().or(Some(path_of_ignored(&path))));
     match (decoded, unknown) {
-        (Ok(_), Some(path)) => Err(ValidationError::new(path, "is no member that is known here")),
+        (Ok(_), Some(path)) => Err(ValidationError::new(path, "unknown member")),
         (Ok(decoded), None) => Ok(decoded),
-        (Err(error), _) => Err(wrong(of_error(&track.path()), error.to_string())),
+        (Err(error), _) => Err(invalid_member(path_of_error(&track.path()), error.to_string())),
     }
 }
 
-/// What is wrong at a path, as serde tells it: of a member that is missing, the path is that of its object.
-fn wrong(path: String, detail: String) -> ValidationError {
+/// The error at a path. For a missing member, serde reports the path of its object.
+fn invalid_member(path: String, detail: String) -> ValidationError {
     let missing = detail.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
     match missing {
         None => ValidationError::new(path, detail),
@@ -140,8 +142,8 @@ fn wrong(path: String, detail: String) -> ValidationError {
     }
 }
 
-/// `items.1.price`, as one library tells it.
-fn of_error(path: &serde_path_to_error::Path) -> String {
+/// `items.1.price`, from a path of `serde_path_to_error`.
+fn path_of_error(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     let members: Vec<String> = path
         .iter()
@@ -154,47 +156,48 @@ fn of_error(path: &serde_path_to_error::Path) -> String {
     members.join(".")
 }
 
-/// `items.1.price`, as the other library tells it.
-fn of_ignored(path: &serde_ignored::Path<'_>) -> String {
+/// `items.1.price`, from a path of `serde_ignored`.
+fn path_of_ignored(path: &serde_ignored::Path<'_>) -> String {
     use serde_ignored::Path;
     let (parent, member) = match path {
         Path::Root => return String::new(),
         Path::Seq { parent, index } => (parent, index.to_string()),
         Path::Map { parent, key } => (parent, key.clone()),
         Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
-            return of_ignored(parent);
+            return path_of_ignored(parent);
         }
     };
-    match of_ignored(parent) {
+    match path_of_ignored(parent) {
         head if head.is_empty() => member,
         head => format!("{head}.{member}"),
     }
 }
 
-/// Where the reader stands, and what it refused there.
+/// The path that the reader has reached, and why it rejected the text there.
 #[derive(Default)]
-struct Place {
+struct Position {
     path: Vec<String>,
-    refused: Option<JsonError>,
+    rejection: Option<JsonError>,
 }
 
-impl Place {
-    fn refuse<E: serde::de::Error>(&mut self, why: JsonError) -> E {
-        self.refused = Some(why);
-        E::custom("refused")
+impl Position {
+    /// Stops the reader; the error of serde has no place for ours.
+    fn reject<E: serde::de::Error>(&mut self, why: JsonError) -> E {
+        self.rejection = Some(why);
+        E::custom("rejected")
     }
 
     fn enter<E: serde::de::Error>(&mut self, member: String) -> Result<(), E> {
         if self.path.len() >= MAX_DEPTH {
-            return Err(self.refuse(JsonError::Malformed(format!("nested deeper than {MAX_DEPTH} levels"))));
+            return Err(self.reject(JsonError::Malformed(format!("nested deeper than {MAX_DEPTH} levels"))));
         }
         self.path.push(member);
         Ok(())
     }
 }
 
-/// Reads a [`Value`], keeping an eye on what `serde_json` does not mind.
-struct Strict<'a>(&'a mut Place);
+/// Reads a [`Value`], and rejects duplicate members and deep nesting, which `serde_json` accepts.
+struct Strict<'a>(&'a mut Position);
 
 impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
@@ -228,7 +231,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number out of range"))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -259,8 +262,8 @@ impl<'de> Visitor<'de> for Strict<'_> {
         while let Some(name) = access.next_key::<String>()? {
             self.0.enter(name.clone())?;
             if members.contains_key(&name) {
-                let twice = ValidationError::new(self.0.path.join("."), "stands twice in its object");
-                return Err(self.0.refuse(JsonError::Invalid(twice)));
+                let duplicate = ValidationError::new(self.0.path.join("."), "duplicate member");
+                return Err(self.0.reject(JsonError::Invalid(duplicate)));
             }
             members.insert(name, access.next_value_seed(Strict(self.0))?);
             self.0.path.pop();
@@ -286,7 +289,7 @@ mod tests {
         price: u32,
     }
 
-    fn wrong(value: Value) -> (String, String) {
+    fn rejection(value: Value) -> (String, String) {
         let invalid = decode::<Basket>(value).unwrap_err();
         (invalid.member, invalid.detail)
     }
@@ -300,15 +303,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_malformed() {
+    fn a_text_that_is_not_json_is_malformed() {
         for text in ["", "{", "{}x", "{'a':1}", "[1,]", "nul", "1e999", r#""\ud800""#] {
             assert!(matches!(parse(text.as_bytes()), Err(JsonError::Malformed(_))), "{text}");
         }
-        assert_eq!(parse(b"\"\xff\""), Err(JsonError::Malformed("not UTF-8 at byte 1".to_owned())));
+        assert_eq!(parse(b"\"\xff\""), Err(JsonError::Malformed("invalid UTF-8 at byte 1".to_owned())));
     }
 
     #[test]
-    fn sixty_four_levels_are_read_and_no_more() {
+    fn at_most_sixty_four_levels_are_accepted() {
         let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
         assert!(parse(nested(64).as_bytes()).is_ok());
         assert!(
@@ -321,24 +324,24 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_stands_twice_is_named_by_its_path() {
-        let twice = JsonError::Invalid(ValidationError::new("a.1.b", "stands twice in its object"));
-        assert_eq!(parse(br#"{"a":[0,{"b":1,"b":1}]}"#), Err(twice));
+    fn a_duplicate_member_is_named_by_its_path() {
+        let duplicate = JsonError::Invalid(ValidationError::new("a.1.b", "duplicate member"));
+        assert_eq!(parse(br#"{"a":[0,{"b":1,"b":1}]}"#), Err(duplicate));
     }
 
     #[test]
-    fn a_null_member_is_an_absent_one() {
+    fn a_null_member_counts_as_absent() {
         let basket = decode::<Basket>(json!({"owner":"Ann","weight":null})).unwrap();
         assert_eq!(basket, Basket { owner: "Ann".into(), weight: None, items: None });
-        assert_eq!(wrong(json!({"owner":null})), ("owner".into(), "is missing".into()));
+        assert_eq!(rejection(json!({"owner":null})), ("owner".into(), "is missing".into()));
     }
 
     #[test]
-    fn the_member_that_is_wrong_is_named() {
-        assert_eq!(wrong(json!({"owner":5})).0, "owner");
-        assert_eq!(wrong(json!({"owner":"Ann","items":[{"price":1},{"price":"x"}]})).0, "items.1.price");
-        assert_eq!(wrong(json!({"owner":"Ann","items":[{"price":1,"prize":1}]})).0, "items.0.prize");
-        assert_eq!(wrong(json!({"owner":"Ann","colour":"red"})).0, "colour");
-        assert_eq!(wrong(json!({"owner":"Ann","items":[null]})).0, "items.0");
+    fn an_error_names_the_invalid_member() {
+        assert_eq!(rejection(json!({"owner":5})).0, "owner");
+        assert_eq!(rejection(json!({"owner":"Ann","items":[{"price":1},{"price":"x"}]})).0, "items.1.price");
+        assert_eq!(rejection(json!({"owner":"Ann","items":[{"price":1,"prize":1}]})).0, "items.0.prize");
+        assert_eq!(rejection(json!({"owner":"Ann","colour":"red"})).0, "colour");
+        assert_eq!(rejection(json!({"owner":"Ann","items":[null]})).0, "items.0");
     }
 }

@@ -1,4 +1,4 @@
-//! Keys: the names of aggregates, and of members inside them that come from user data.
+//! Keys of aggregates, and of members inside aggregates that come from user data.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -10,32 +10,48 @@ use serde::ser::{Serialize, Serializer};
 
 use crate::domain::clock::Timestamp;
 
-/// The name of an aggregate in its collection, or of a member of an object inside it that comes from user data.
+/// The key of an aggregate in its collection, or of a member of an object inside it that comes from user data.
 ///
-/// 1 to 512 bytes of UTF-8 without control characters; not `.` or `..`, which URL parsers eat, and none of the names
-/// that JavaScript objects inherit, which merge-patch libraries drop or choke on. Keys compare as bytes: nothing is
-/// normalised, no case is folded. They are ordered as they stand in bodies: canonical integers first, by value, then
-/// the rest bytewise.
+/// 1 to 512 bytes of UTF-8 without control characters; not `.` or `..`, which URL parsers remove, and not one of the names
+/// that JavaScript objects inherit, which merge-patch libraries drop or fail on. Keys are compared bytewise, without
+/// normalisation or case folding. Their order is the order in bodies: canonical integers first, by value, then all others
+/// bytewise.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key(Arc<str>);
 
-/// Why a text is no [`Key`].
+/// The index of a collection in the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct CollectionId(usize);
+
+impl CollectionId {
+    /// The collection at this index, counted from 0.
+    pub(super) fn at(index: usize) -> Self {
+        Self(index)
+    }
+
+    /// The index, counted from 0.
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// Why a text is not a valid [`Key`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidKey(&'static str);
 
-/// The longest key, in bytes.
+/// The maximum length of a key, in bytes.
 pub const MAX_KEY_BYTES: usize = 512;
 
-/// The rank of a key that is no canonical integer; above every possible number of digits.
+/// The rank of a key that is not a canonical integer; above every possible number of digits.
 const RANK_OF_TEXT: i32 = 1000;
 
 impl Key {
-    /// Checks a text and makes it a key.
+    /// Parses a key.
     ///
     /// # Errors
-    /// Says which rule the text breaks.
+    /// Names the rule that the text violates.
     pub fn parse(text: &str) -> Result<Self, InvalidKey> {
-        let broken = match text {
+        let reason = match text {
             "" => "is empty",
             "." | ".." => "is `.` or `..`, which URL parsers remove",
             "__proto__" | "constructor" | "prototype" | "hasOwnProperty" => {
@@ -45,33 +61,34 @@ impl Key {
             _ if text.chars().any(char::is_control) => "contains a control character",
             _ => return Ok(Self(text.into())),
         };
-        Err(InvalidKey(broken))
+        Err(InvalidKey(reason))
     }
 
-    /// The key that a sequence gives to its `number`th aggregate.
+    /// The key that a sequence assigns to its `number`th aggregate.
     #[must_use]
     pub fn of_number(number: i64) -> Self {
         Self(number.to_string().into())
     }
 
-    /// A new key that nobody else has: a uuid of version 7 ([RFC 9562](https://www.rfc-editor.org/rfc/rfc9562#section-5.7)),
+    /// A new, unique key: a uuid of version 7 ([RFC 9562](https://www.rfc-editor.org/rfc/rfc9562#section-5.7)),
     /// so that keys of later times sort after earlier ones.
     #[must_use]
     pub fn uuid(now: Timestamp) -> Self {
         let mut random = [0; 10];
-        getrandom::fill(&mut random).expect("the operating system has random numbers: it gave an epoch at start");
+        getrandom::fill(&mut random)
+            .expect("the operating system provides random numbers, as it did for the epoch at start");
         let milliseconds = u64::try_from(now.milliseconds()).unwrap_or_default();
         let uuid = uuid::Builder::from_unix_timestamp_millis(milliseconds, &random).into_uuid();
         Self(uuid.hyphenated().to_string().into())
     }
 
-    /// Whether it is a uuid as [`Key::uuid`] writes them: lower-case, with hyphens; of any version.
+    /// Whether it is a uuid in the form of [`Key::uuid`]: lower-case, with hyphens; of any version.
     #[must_use]
     pub fn is_uuid(&self) -> bool {
         uuid::Uuid::try_parse(self.as_str()).is_ok_and(|uuid| uuid.hyphenated().to_string() == self.as_str())
     }
 
-    /// A key that was checked when it was stored.
+    /// A key from the database, which was checked when it was stored.
     pub(crate) fn from_db(text: &str) -> Self {
         Self(text.into())
     }
@@ -82,8 +99,8 @@ impl Key {
         &self.0
     }
 
-    /// The number of digits of a canonical integer, more than any for the rest: keys sorted by rank, then bytewise,
-    /// are in the order of bodies.
+    /// The number of digits of a canonical integer, or [`RANK_OF_TEXT`]: keys sorted by rank, then bytewise, are in the order
+    /// of bodies.
     pub(crate) fn rank(&self) -> i32 {
         let text = self.as_str().as_bytes();
         let canonical = text.iter().all(u8::is_ascii_digit) && (text == b"0" || text[0] != b'0');
@@ -149,16 +166,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_refused_where_clients_would_lose_them() {
+    fn keys_that_clients_would_lose_are_rejected() {
         let long = "x".repeat(MAX_KEY_BYTES + 1);
         for text in ["", ".", "..", "__proto__", "constructor", "prototype", "hasOwnProperty", "a\nb", "\u{85}", &long]
         {
-            assert!(Key::parse(text).is_err(), "{text:?} must be refused");
+            assert!(Key::parse(text).is_err(), "{text:?} must be rejected");
         }
     }
 
     #[test]
-    fn any_other_text_is_a_key_as_it_is() {
+    fn any_other_text_is_a_valid_key_and_stays_unchanged() {
         let longest = "x".repeat(MAX_KEY_BYTES);
         for text in ["a/b", "a%2Fb", "🍎", "...", " ", "e\u{301}", "\u{e9}", "__proto", &longest] {
             assert_eq!(Key::parse(text).unwrap().as_str(), text);
@@ -167,10 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn a_uuid_is_one_in_its_one_form_and_sorts_by_time() {
-        let (one, other) = (Key::uuid(Timestamp::from_milliseconds(1)), Key::uuid(Timestamp::from_milliseconds(2)));
-        assert!(one.is_uuid() && one < other);
-        assert_eq!(one.as_str().as_bytes()[14], b'7');
+    fn a_uuid_has_one_form_and_sorts_by_time() {
+        let earlier = Key::uuid(Timestamp::from_milliseconds(1));
+        let later = Key::uuid(Timestamp::from_milliseconds(2));
+        assert!(earlier.is_uuid() && earlier < later);
+        assert_eq!(earlier.as_str().as_bytes()[14], b'7');
         assert!(Key::from_db("0193a5b0-7b2c-7def-8000-123456789abc").is_uuid());
         for text in ["1", "0193A5B0-7b2c-7def-8000-123456789abc", "0193a5b07b2c7def8000123456789abc"] {
             assert!(!Key::from_db(text).is_uuid(), "{text}");
@@ -178,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_stand_first_by_value_and_the_rest_bytewise() {
+    fn integers_come_first_by_value_then_all_others_bytewise() {
         let mut keys: Vec<_> =
             ["b", "10", "9", "010", "B", "0", "-1", "100"].map(|text| Key::parse(text).unwrap()).into();
         keys.sort();

@@ -1,4 +1,4 @@
-//! JSON merge patches ([RFC 7396](https://www.rfc-editor.org/rfc/rfc7396)): apply one, and find the smallest one.
+//! JSON merge patches ([RFC 7396](https://www.rfc-editor.org/rfc/rfc7396)): applies one, and computes the smallest one.
 
 use serde_json::{Map, Value};
 
@@ -14,23 +14,25 @@ pub(crate) fn apply(target: &mut Value, patch: Value) {
     let Value::Object(object) = target else { return };
     for (name, value) in members {
         match value {
-            // `shift_remove` keeps the order of the members that stay.
-            Value::Null => drop(object.shift_remove(&name)),
+            // `shift_remove` keeps the order of the remaining members.
+            Value::Null => {
+                object.shift_remove(&name);
+            }
             value => apply(object.entry(name).or_insert(Value::Null), value),
         }
     }
 }
 
-/// The smallest patch that turns `before` into `after`; `None` when they are equal.
+/// The smallest patch that turns `before` into `after`; `None` if they are equal.
 ///
 /// A patch can neither set a member to null nor change an array in part: `after` must not contain a null inside an
-/// object (see [`strip_nulls`]), and a changed array is given whole.
+/// object (see [`strip_nulls`]), and a changed array is included whole.
 pub(crate) fn diff(before: &Value, after: &Value) -> Option<Value> {
     let (Value::Object(old), Value::Object(new)) = (before, after) else {
         return (before != after).then(|| after.clone());
     };
     let mut patch = Map::new();
-    // Mostly the same members in the same order; then no name is looked up: six times as fast for a hundred of them.
+    // The members are mostly the same, in the same order. Then no name is looked up: six times as fast for 100 members.
     if old.keys().eq(new.keys()) {
         for ((name, was), value) in old.iter().zip(new.values()) {
             if let Some(change) = diff(was, value) {
@@ -54,10 +56,10 @@ pub(crate) fn diff(before: &Value, after: &Value) -> Option<Value> {
     (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
-/// Removes members that are null, at every depth: in an aggregate, null is said by leaving the member out.
+/// Removes members that are null, at every depth: in an aggregate, an absent member means null.
 ///
 /// # Errors
-/// The path of a null inside an array, which nothing can leave out.
+/// The path of a null inside an array, which cannot be left out.
 pub(crate) fn strip_nulls(value: &mut Value) -> Result<(), String> {
     match value {
         Value::Object(members) => {
@@ -134,7 +136,7 @@ mod tests {
         }
 
         #[test]
-        fn there_is_a_diff_only_where_something_differs(before in json_without_nulls(), after in json_without_nulls()) {
+        fn a_diff_is_empty_if_and_only_if_the_states_are_equal(before in json_without_nulls(), after in json_without_nulls()) {
             prop_assert_eq!(diff(&before, &after).is_none(), before == after);
         }
 
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn nulls_become_absent_members_except_in_arrays() {
+    fn nulls_become_absent_members_but_not_in_arrays() {
         let mut value = json!({"a":null,"b":{"c":null,"d":1}});
         assert_eq!(strip_nulls(&mut value), Ok(()));
         assert_eq!(value, json!({"b":{"d":1}}));

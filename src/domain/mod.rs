@@ -1,10 +1,13 @@
-//! What an aggregate is, and the numbers by which its history is counted. Knows no SQL, no actor and no HTTP.
+//! Aggregates, commands, change events, and the numbers that order them. Uses no SQL, no actors and no HTTP.
 
+pub(crate) mod body;
 pub(crate) mod clock;
 pub(crate) mod collection;
+pub(crate) mod command;
 pub(crate) mod cursor;
 pub(crate) mod feed;
 pub(crate) mod json;
 pub(crate) mod key;
 pub(crate) mod merge_patch;
 pub(crate) mod precondition;
+pub(crate) mod revision;

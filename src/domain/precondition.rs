@@ -1,14 +1,14 @@
-//! What a client that read an aggregate expects of it when it writes
+//! Conditional writes: the state that a client expects
 //! ([RFC 9110, section 13.1](https://www.rfc-editor.org/rfc/rfc9110#section-13.1)).
 
-use crate::domain::cursor::Revision;
+use crate::domain::revision::Revision;
 
-/// Which states of an aggregate are meant; a state is known by the revision of the last change.
+/// The states of an aggregate that a header names; the revision of the last change identifies a state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Tags {
-    /// Any that is there: `*`.
+    /// Any existing state: `*`.
     Any,
-    /// One of these; those of another epoch are left out, since no state of this one is meant.
+    /// One of these. Tags of another epoch are left out, because they match no state of this one.
     These(Vec<Revision>),
 }
 
@@ -21,7 +21,7 @@ impl Tags {
     }
 }
 
-/// The conditions of a request; without any, everything is expected.
+/// The conditions of a request; without any, every state is accepted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Precondition {
     pub(crate) if_match: Option<Tags>,
@@ -29,7 +29,7 @@ pub(crate) struct Precondition {
 }
 
 impl Precondition {
-    /// Whether the aggregate may be written, given the revision of its last change; `None` when it is not there.
+    /// Whether the conditions hold, given the revision of the last change; `None` if the aggregate does not exist.
     pub(crate) fn holds(&self, current: Option<Revision>) -> bool {
         self.if_match.as_ref().is_none_or(|tags| tags.include(current))
             && !self.if_none_match.as_ref().is_some_and(|tags| tags.include(current))
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_condition_is_about_the_last_change() {
+    fn a_condition_compares_the_revision_of_the_last_change() {
         let revision = |number| Revision::from_raw(number);
         let these = |numbers: &[i64]| Some(Tags::These(numbers.iter().copied().map(revision).collect()));
         let when = |if_match, if_none_match| Precondition { if_match, if_none_match };

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::sse::Frames;
 use crate::domain::collection::Registry;
-use crate::domain::cursor::{Epoch, Revision};
 use crate::domain::feed::Feed;
+use crate::domain::revision::{Epoch, Revision};
 use crate::storage::outbox::Change;
 
 /// Change events on their way to the hubs, shared by all of them.

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use actix_web::web::Bytes;
 
-use crate::domain::collection::CollectionId;
-use crate::domain::cursor::Revision;
 use crate::domain::feed::Feed;
+use crate::domain::key::CollectionId;
+use crate::domain::revision::Revision;
 use crate::events::memory_budget::{MemoryBudget, Tracked};
 use crate::events::sse::{Form, Messages};
 use crate::storage::error::StoreError;

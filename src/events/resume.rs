@@ -3,8 +3,9 @@
 //! Whatever the position, merge patches alone bring the consumer to the state of now. Each step is read in one short
 //! transaction, and says where the consumer stands after it, so that nothing is kept between steps.
 
-use crate::domain::cursor::{Cursor, Epoch, Revision};
+use crate::domain::cursor::Cursor;
 use crate::domain::feed::{Feed, Member, Presence};
+use crate::domain::revision::{Epoch, Revision};
 use crate::events::replay_cache::{Replay, ReplayCache};
 use crate::events::sse::{Form, Messages};
 use crate::storage::aggregates::State;

@@ -3,8 +3,8 @@
 use actix_web::web::Bytes;
 
 use crate::domain::collection::Registry;
-use crate::domain::cursor::{Epoch, Revision};
 use crate::domain::feed::{Feed, Presence};
+use crate::domain::revision::{Epoch, Revision};
 use crate::storage::outbox::Change;
 
 /// Events of one feed, ready to be sent.
@@ -92,6 +92,7 @@ impl Chunk {
     }
 
     /// A chunk of HTTP/1.1.
+    #[cfg(any(test, feature = "direct-write"))]
     pub(crate) fn framed(&self) -> &Bytes {
         &self.framed
     }

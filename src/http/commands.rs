@@ -9,7 +9,7 @@ use super::conditions::{precondition, tag, unexpected};
 use super::problem::Problem;
 use super::request::RequestContext;
 use super::respond::{JSON, answer};
-use crate::domain::collection::{Change, Command, Rejection, Verb, catch_panic};
+use crate::domain::command::{Change, Command, Rejection, Verb, catch_panic};
 use crate::domain::key::Key;
 use crate::storage::commit::Written;
 use crate::write::aggregator::{ExecuteError, execute};

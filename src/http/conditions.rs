@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::problem::{Kind, Problem};
 use super::request::RequestContext;
-use crate::domain::cursor::{Epoch, Revision};
 use crate::domain::precondition::{Precondition, Tags};
+use crate::domain::revision::{Epoch, Revision};
 
 /// What ends the tag of a form that is compressed.
 pub(super) const GZIP: &str = "-gzip";

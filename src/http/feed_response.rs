@@ -17,7 +17,7 @@ use super::request::RequestContext;
 use super::respond::{SSE, answer};
 use crate::delivery::send_queue::{QueueItem, SendQueue};
 use crate::delivery::session::{Disconnected, Drained, Session};
-use crate::domain::cursor::Revision;
+use crate::domain::revision::Revision;
 use crate::storage::counters::Horizon;
 
 /// The head of every stream.

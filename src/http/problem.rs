@@ -9,9 +9,9 @@ use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
-use crate::domain::collection::{ErasedDomainError, Rejection};
-use crate::domain::cursor::{Epoch, Revision};
+use crate::domain::command::{ErasedDomainError, Rejection};
 use crate::domain::json::{JsonError, ValidationError};
+use crate::domain::revision::{Epoch, Revision};
 use crate::storage::error::StoreError;
 use crate::write::aggregator::ExecuteError;
 

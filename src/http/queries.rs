@@ -10,11 +10,10 @@ use super::conditions::{precondition, tag, unexpected};
 use super::problem::{Kind, Problem};
 use super::request::RequestContext;
 use super::respond::{JSON, NDJSON, state};
-use crate::domain::collection::CollectionId;
-use crate::domain::cursor::Version;
 use crate::domain::feed::push_member;
-use crate::domain::key::Key;
+use crate::domain::key::{CollectionId, Key};
 use crate::domain::precondition::Precondition;
+use crate::domain::revision::Version;
 use crate::read::pool::{FoldAggregate, Form, ReadAggregates};
 
 /// `GET /aggregates`: the whole document.

@@ -14,9 +14,10 @@ use serde_json::{Value, json};
 
 use super::problem::{Kind, Problem};
 use super::shared::Shared;
-use crate::domain::collection::{Collection, CollectionId, Verb};
+use crate::domain::collection::Collection;
+use crate::domain::command::Verb;
 use crate::domain::json;
-use crate::domain::key::Key;
+use crate::domain::key::{CollectionId, Key};
 use crate::read_model::report::Parameters;
 use crate::write::aggregator::CommandReplies;
 

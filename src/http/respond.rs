@@ -5,7 +5,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
 
 use super::request::RequestContext;
-use crate::domain::cursor::{Epoch, Revision};
+use crate::domain::revision::{Epoch, Revision};
 
 /// The forms of a state.
 pub(super) const JSON: &str = "application/json";

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::delivery::stream_limiter::StreamLimiter;
 use crate::domain::collection::Registry;
-use crate::domain::cursor::Epoch;
+use crate::domain::revision::Epoch;
 use crate::projector::registry::Projections;
 use crate::read::collection_cache::Bodies;
 use crate::read::pool::Readers;

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::domain::collection::{CollectionId, Registry, Verb};
+use crate::domain::collection::Registry;
+use crate::domain::command::Verb;
 use crate::domain::feed::Feed;
+use crate::domain::key::CollectionId;
 
 const CITIES: [&str; 3] = ["Rome", "Oslo", "7"];
 

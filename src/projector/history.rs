@@ -11,10 +11,10 @@ use diesel::sqlite::SqliteConnection;
 
 use super::event_page::{Form, Item, Page};
 use crate::domain::clock::Timestamp;
-use crate::domain::collection::{CollectionId, Registry};
-use crate::domain::cursor::Revision;
+use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;
-use crate::domain::key::Key;
+use crate::domain::key::{CollectionId, Key};
+use crate::domain::revision::Revision;
 use crate::read_model::projection::ProjectionError;
 use crate::storage::connection::open_sidecar;
 use crate::storage::outbox::Change;

@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
 
-use crate::domain::collection::CollectionId;
-use crate::domain::cursor::Revision;
+use crate::domain::key::CollectionId;
+use crate::domain::revision::Revision;
 use crate::events::memory_budget::MemoryBudget;
 use crate::storage::counters::Horizon;
 use crate::storage::error::StoreError;

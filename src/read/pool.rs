@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use crate::domain::collection::{CollectionId, Registry};
-use crate::domain::cursor::{JournalPosition, Revision, Version};
+use crate::domain::collection::Registry;
 use crate::domain::feed::push_member;
-use crate::domain::key::Key;
+use crate::domain::key::{CollectionId, Key};
+use crate::domain::revision::{JournalPosition, Revision, Version};
 use crate::events::replay_cache::ReplayCache;
 use crate::events::resume::{ResumeReply, ResumeRequest, resume};
 use crate::read::collection_cache::{Make, Measure, Zip};

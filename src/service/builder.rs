@@ -177,6 +177,7 @@ impl Service {
     ///
     /// # Errors
     /// The registrations do not fit together, or the database cannot be opened.
+    #[expect(clippy::too_many_lines, reason = "all wiring is in one function, in the order of the start")]
     pub fn open(self, settings: Settings) -> Result<Running, StartError> {
         self.check()?;
         let (registry, projections) = (Arc::new(self.registry), self.projections);

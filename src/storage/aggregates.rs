@@ -12,11 +12,12 @@ use super::error::StoreError;
 use super::page::{PageLimit, Progress};
 use super::schema::{aggregates, metadata};
 use super::statements::UpsertAggregate;
+use crate::domain::body::Body;
 use crate::domain::clock::Timestamp;
-use crate::domain::collection::{Body, CollectionId, Registry};
-use crate::domain::cursor::{Revision, Version};
+use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;
-use crate::domain::key::Key;
+use crate::domain::key::{CollectionId, Key};
+use crate::domain::revision::{Revision, Version};
 
 /// The row of one aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,13 +15,12 @@ use super::error::StoreError;
 use super::inline_projections;
 use super::journal::{self, Entry, Folded};
 use super::outbox::{self, Change};
+use crate::domain::body::{Body, CorruptState, patch};
 use crate::domain::clock::Timestamp;
-use crate::domain::collection::{
-    At, Body, CollectionId, Command, CorruptState, Decision, Journaled, Keys, Recorded, Registry, Rejection,
-    catch_panic, patch,
-};
-use crate::domain::cursor::{JournalPosition, Revision, Version};
-use crate::domain::key::Key;
+use crate::domain::collection::{Journaled, Keys, Registry};
+use crate::domain::command::{Command, CommandContext, Decision, RecordedEvent, Rejection, catch_panic};
+use crate::domain::key::{CollectionId, Key};
+use crate::domain::revision::{JournalPosition, Revision, Version};
 use crate::read_model::inline::Inline;
 
 /// What became of a batch.
@@ -148,8 +147,8 @@ impl<'a> Batch<'a> {
         if (current.is_some() || change.creates()) && !precondition.holds(current) {
             return Ok(Err(Rejection::PreconditionFailed(current)));
         }
-        let at = At { key: &key, version: row.version, now, new_id: &|| Key::uuid(now) };
-        let Decision { after, events } = match catch_panic(|| collection.decide(at, state, change)) {
+        let context = CommandContext { key: &key, version: row.version, now, new_id: &|| Key::uuid(now) };
+        let Decision { after, events } = match catch_panic(|| collection.decide(context, state, change)) {
             Ok(decision) => decision,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -231,7 +230,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Gives the domain events of one command their versions and their positions.
-    fn record(&mut self, collection: CollectionId, key: &Key, events: Vec<Recorded>) {
+    fn record(&mut self, collection: CollectionId, key: &Key, events: Vec<RecordedEvent>) {
         let schema = self.registry.get(collection).journaled().map_or(0, Journaled::schema);
         let staged = self.rows.entry((collection, key.clone())).or_insert_with(Staged::absent);
         for event in events {

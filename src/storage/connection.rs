@@ -14,7 +14,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tempfile::TempDir;
 
 use super::error::StoreError;
-use crate::domain::cursor::HighWaterMark;
+use crate::domain::revision::HighWaterMark;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 

@@ -6,9 +6,9 @@ use diesel::sqlite::SqliteConnection;
 use super::error::StoreError;
 use super::schema::{collections, metadata};
 use super::statements::{SaveCollection, SaveRevision};
-use crate::domain::collection::{CollectionId, Registry};
-use crate::domain::cursor::{Epoch, JournalPosition, Revision};
-use crate::domain::key::Key;
+use crate::domain::collection::Registry;
+use crate::domain::key::{CollectionId, Key};
+use crate::domain::revision::{Epoch, JournalPosition, Revision};
 
 /// The numbers that the next write goes on from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use diesel::result::{ConnectionError, Error as QueryError};
 
-use crate::domain::collection::CorruptState;
+use crate::domain::body::CorruptState;
 
 /// Why the database did not do something.
 #[derive(Debug)]

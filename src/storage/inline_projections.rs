@@ -17,9 +17,9 @@ use super::page::PageLimit;
 use super::schema::projections;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
-use crate::domain::cursor::{JournalPosition, Revision};
 use crate::domain::feed::Feed as Followed;
 use crate::domain::key::Key;
+use crate::domain::revision::{JournalPosition, Revision};
 use crate::read_model::inline::Inline;
 use crate::read_model::projection::{Event, Feed, ProjectionError, What};
 

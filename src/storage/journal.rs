@@ -7,10 +7,12 @@ use diesel::sqlite::SqliteConnection;
 use super::error::StoreError;
 use super::page::PageLimit;
 use super::schema::journal;
+use crate::domain::body::{Body, CorruptState};
 use crate::domain::clock::Timestamp;
-use crate::domain::collection::{Body, CollectionId, CorruptState, Fold, Journaled, Recorded, Registry};
-use crate::domain::cursor::{JournalPosition, Version};
-use crate::domain::key::Key;
+use crate::domain::collection::{Fold, Journaled, Registry};
+use crate::domain::command::RecordedEvent;
+use crate::domain::key::{CollectionId, Key};
+use crate::domain::revision::{JournalPosition, Version};
 
 /// A domain event in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +23,7 @@ pub(crate) struct Entry {
     pub(crate) version: Version,
     /// The shape of its fields.
     pub(crate) schema: i64,
-    pub(crate) event: Recorded,
+    pub(crate) event: RecordedEvent,
     pub(crate) time: Timestamp,
 }
 
@@ -129,7 +131,7 @@ fn entry(registry: &Registry, row: Columns) -> Option<Entry> {
         key: Key::from_db(&key),
         version: Version::from_raw(version),
         schema,
-        event: Recorded { kind, fields },
+        event: RecordedEvent { kind, fields },
         time: Timestamp::from_milliseconds(time),
     })
 }

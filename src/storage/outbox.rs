@@ -11,10 +11,10 @@ use super::page::{PageLimit, Progress};
 use super::schema::{metadata, outbox};
 use super::statements::AppendChange;
 use crate::domain::clock::Timestamp;
-use crate::domain::collection::{CollectionId, Registry};
-use crate::domain::cursor::Revision;
+use crate::domain::collection::Registry;
 use crate::domain::feed::{Feed, Member};
-use crate::domain::key::Key;
+use crate::domain::key::{CollectionId, Key};
+use crate::domain::revision::Revision;
 
 /// What one revision changed of one aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]

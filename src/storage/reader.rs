@@ -15,10 +15,10 @@ use super::journal::{self, Entries, Entry, Folded};
 use super::outbox::{self, Changes, Members};
 use super::page::PageLimit;
 use super::verification::{self, Checked};
-use crate::domain::collection::{CollectionId, Registry};
-use crate::domain::cursor::{Epoch, HighWaterMark, JournalPosition, Revision, Version};
+use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;
-use crate::domain::key::Key;
+use crate::domain::key::{CollectionId, Key};
+use crate::domain::revision::{Epoch, HighWaterMark, JournalPosition, Revision, Version};
 
 /// A read-only connection.
 pub(crate) struct Reader {

@@ -11,10 +11,11 @@ use super::journal::{self, Folded};
 use super::schema::{collections, metadata};
 use super::statements::SaveRevision;
 use super::{aggregates, inline_projections, outbox};
+use crate::domain::body::{Body, patch};
 use crate::domain::clock::Timestamp;
-use crate::domain::collection::{Body, CollectionId, Derivation, Journaled, Registry, patch};
-use crate::domain::cursor::{Epoch, Revision, Version};
-use crate::domain::key::Key;
+use crate::domain::collection::{Derivation, Journaled, Registry};
+use crate::domain::key::{CollectionId, Key};
+use crate::domain::revision::{Epoch, Revision, Version};
 use crate::read_model::inline::Inline;
 
 /// Aggregates that are derived or folded anew in one revision, at most: an event has to fit into memory.

@@ -8,9 +8,10 @@ use super::error::StoreError;
 use super::journal::{self, Folded};
 use super::schema::{aggregates, collections, journal as events};
 use super::{aggregates as rows, registration};
-use crate::domain::collection::{Body, CollectionId, Registry, patch};
-use crate::domain::cursor::Version;
-use crate::domain::key::Key;
+use crate::domain::body::{Body, patch};
+use crate::domain::collection::Registry;
+use crate::domain::key::{CollectionId, Key};
+use crate::domain::revision::Version;
 
 /// Some aggregates of a collection, looked at.
 #[derive(Debug, Default)]

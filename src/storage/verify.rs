@@ -4,8 +4,9 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::domain::collection::{Body, Registry};
-use crate::domain::cursor::Version;
+use crate::domain::body::Body;
+use crate::domain::collection::Registry;
+use crate::domain::revision::Version;
 use crate::storage::error::StoreError;
 use crate::storage::reader::Reader;
 use crate::storage::verification::{Checked, Difference};

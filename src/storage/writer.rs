@@ -11,8 +11,9 @@ use super::error::StoreError;
 use super::page::Progress;
 use super::{aggregates, inline_projections, journal, outbox, registration};
 use crate::domain::clock::Timestamp;
-use crate::domain::collection::{Command, Registry};
-use crate::domain::cursor::{Epoch, JournalPosition, Revision};
+use crate::domain::collection::Registry;
+use crate::domain::command::Command;
+use crate::domain::revision::{Epoch, JournalPosition, Revision};
 use crate::read_model::inline::Inline;
 
 /// The only writer of the main database.

@@ -11,8 +11,10 @@ use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
 
 use crate::domain::clock::Clock;
-use crate::domain::collection::{CollectionId, Command, Registry, Rejection};
-use crate::domain::cursor::{Epoch, HighWaterMark, JournalPosition, Revision};
+use crate::domain::collection::Registry;
+use crate::domain::command::{Command, Rejection};
+use crate::domain::key::CollectionId;
+use crate::domain::revision::{Epoch, HighWaterMark, JournalPosition, Revision};
 use crate::read_model::inline::Inline;
 use crate::storage::commit::Written;
 use crate::storage::connection::Database;

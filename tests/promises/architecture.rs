@@ -10,7 +10,7 @@ use std::path::Path;
 /// Crates that only some rooms may use.
 const ALLOWED_CRATES: [(&str, &[&str]); 5] = [
     ("diesel", &["storage", "read_model", "projector", "aggregates"]),
-    ("actix::", &["write", "read", "delivery", "projector", "http", "service"]),
+    ("actix::", &["threads", "write", "read", "delivery", "projector", "http", "service"]),
     ("actix_web", &["write", "events", "read", "delivery", "http", "service", "model_test"]),
     ("russe", &["events", "model_test"]),
     ("flate2", &["read"]),

@@ -109,7 +109,7 @@ fn get(process: &Process, path: &str) -> Response {
 #[test]
 fn a_command_that_needs_an_unreadable_event_fails_alone_and_is_logged() {
     for (mistake, why) in
-        [("kind = 'CartMelted'", "`CartMelted`"), ("schema = 7", "its schema 7 is of a newer program")]
+        [("kind = 'CartMelted'", "`CartMelted`"), ("schema = 7", "its schema 7 was written by a newer program")]
     {
         let directory = tempfile::tempdir().unwrap();
         let database = directory.path().join("test.db");

@@ -1,4 +1,4 @@
-//! Aggregates that are computed from another collection, in the same transaction: a group-by with counters.
+//! Aggregates that are computed from another collection in the same transaction: a group-by with counters.
 
 use std::marker::PhantomData;
 
@@ -6,37 +6,36 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{
-    At, Body, Change, Collection, CorruptState, Decision, Derivation, Document, Journaled, Keys, Rejection, Verb,
-    singular,
-};
+use super::{Collection, Derivation, Document, Journaled, Keys, singular};
+use crate::domain::body::{Body, CorruptState};
+use crate::domain::command::{Change, CommandContext, Decision, Rejection, Verb};
 use crate::domain::json::ValidationError;
 use crate::domain::key::Key;
 
-/// A group of aggregates of another collection, kept up to date as they come and go. Clients only read it.
+/// An aggregate that summarises a group of aggregates of another collection. Clients can only read it.
 pub trait Derived: Serialize + DeserializeOwned + Default + 'static {
     /// The collection's name: its member in the document, and its path. Lower-case letters, digits and hyphens.
     const NAME: &'static str;
 
-    /// The name of one, in the path of the feed: `location` gives `/location-events`.
+    /// The name of one aggregate, in the path of the feed: `location` gives `/location-events`.
     const SINGULAR: &'static str = singular(Self::NAME);
 
-    /// The number of the rule below: raise it when the rule changes, and all is derived anew at the next start.
+    /// The version of the rule below. Raise it when the rule changes; the collection is then recomputed at the next start.
     const VERSION: i64 = 1;
 
-    /// What it is computed from.
+    /// The collection that it is computed from.
     type Source: Document;
 
-    /// The group that an aggregate belongs to, if any.
+    /// The key of the group that an aggregate belongs to, if any.
     fn key(source: &Self::Source) -> Option<Key>;
 
-    /// An aggregate joins the group.
+    /// Adds an aggregate to the group.
     fn add(&mut self, source: &Self::Source);
 
-    /// An aggregate that was added leaves the group.
+    /// Removes an aggregate that was added before.
     fn remove(&mut self, source: &Self::Source);
 
-    /// Nothing is left of the group: it goes.
+    /// Whether the group is empty. An empty group is deleted.
     fn is_empty(&self) -> bool;
 }
 
@@ -63,10 +62,10 @@ impl<T: Derived> Collection for DerivedAdapter<T> {
     }
 
     fn change(&self, _: Verb<'_>, _: Value) -> Result<Change, ValidationError> {
-        Err(ValidationError::new("", format!("{} is derived from {}", T::NAME, T::Source::NAME)))
+        Err(ValidationError::new("", format!("{} are derived from {} and cannot be written", T::NAME, T::Source::NAME)))
     }
 
-    fn decide(&self, _: At<'_>, _: Option<&Body>, _: Change) -> Result<Decision, Rejection> {
+    fn decide(&self, _: CommandContext<'_>, _: Option<&Body>, _: Change) -> Result<Decision, Rejection> {
         Err(Rejection::NotFound)
     }
 
@@ -120,6 +119,6 @@ impl<T: Derived> Derivation for DerivedAdapter<T> {
         if group.is_empty() {
             return Ok(None);
         }
-        Body::encode(&group).map(Some).map_err(|invalid| CorruptState(format!("{} {key}: {invalid}", T::NAME)))
+        Body::encode(&group).map(Some).map_err(|invalid| CorruptState::new(format!("{} {key}: {invalid}", T::NAME)))
     }
 }

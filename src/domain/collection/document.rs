@@ -1,4 +1,4 @@
-//! State-stored aggregates: written as a whole or by merge patch.
+//! State-stored aggregates: clients write the whole state or send a merge patch.
 
 use std::marker::PhantomData;
 
@@ -6,11 +6,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{At, Body, Change, Collection, Decision, Derivation, Journaled, Keys, Rejection, Verb, singular};
+use super::{Collection, Derivation, Journaled, Keys, singular};
+use crate::domain::body::Body;
+use crate::domain::command::{Change, CommandContext, Decision, Rejection, Verb};
 use crate::domain::json::{self, ValidationError};
 use crate::domain::merge_patch;
 
-/// An aggregate whose row is its truth. Keys are a sequence: 1, 2, 3 …, never used twice.
+/// An aggregate whose stored state is the source of truth. Keys are a sequence: 1, 2, 3 …, never reused.
 ///
 /// ```
 /// #[derive(serde::Serialize, serde::Deserialize)]
@@ -27,13 +29,13 @@ pub trait Document: Serialize + DeserializeOwned + 'static {
     /// The collection's name: its member in the document, and its path. Lower-case letters, digits and hyphens.
     const NAME: &'static str;
 
-    /// The name of one, in the path of the feed: `person` gives `/person-events`.
+    /// The name of one aggregate, in the path of the feed: `person` gives `/person-events`.
     const SINGULAR: &'static str = singular(Self::NAME);
 
-    /// The rules that the types of the members cannot say.
+    /// Checks the rules that the types of the members cannot express.
     ///
     /// # Errors
-    /// Names the member that breaks one; the write is answered with `422` and leaves nothing behind.
+    /// Names the invalid member. The response is a `422`, and nothing is written.
     fn validate(&self) -> Result<(), ValidationError> {
         Ok(())
     }
@@ -72,18 +74,21 @@ impl<T: Document> Collection for DocumentAdapter<T> {
 
     fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, ValidationError> {
         json::expect_object(&json)?;
-        json::check_names(T::NAME, self.members, &json)?;
+        json::check_names(self.members, &json)?;
         Ok(match verb {
             Verb::Create => Change::Create(self.check(json)?),
             Verb::Replace => Change::Replace(self.check(json)?),
             Verb::Patch => Change::Patch(json),
             Verb::Command(name) => {
-                return Err(ValidationError::new("", format!("{} know no command {name:?}", T::NAME)));
+                return Err(ValidationError::new(
+                    "",
+                    format!("unknown command {name:?}; {} have no commands", T::NAME),
+                ));
             }
         })
     }
 
-    fn decide(&self, _: At<'_>, before: Option<&Body>, change: Change) -> Result<Decision, Rejection> {
+    fn decide(&self, _: CommandContext<'_>, before: Option<&Body>, change: Change) -> Result<Decision, Rejection> {
         let after = match (change, before) {
             (Change::Create(body), _) | (Change::Replace(body), Some(_)) => Some(body),
             (Change::Patch(patch), Some(before)) => {
@@ -110,8 +115,8 @@ impl<T: Document> Collection for DocumentAdapter<T> {
 mod tests {
     use super::*;
     use crate::domain::clock::Timestamp;
-    use crate::domain::cursor::Version;
     use crate::domain::key::Key;
+    use crate::domain::revision::Version;
     use serde_json::json;
 
     #[derive(Serialize, serde::Deserialize)]
@@ -124,14 +129,19 @@ mod tests {
         const NAME: &'static str = "tasks";
 
         fn validate(&self) -> Result<(), ValidationError> {
-            if self.title.is_empty() { Err(ValidationError::new("title", "is empty")) } else { Ok(()) }
+            if self.title.is_empty() { Err(ValidationError::new("title", "must not be empty")) } else { Ok(()) }
         }
     }
 
     fn decide(tasks: &DocumentAdapter<Task>, before: Option<&Body>, change: Change) -> Result<Option<Body>, Rejection> {
         let key = Key::of_number(1);
-        let (version, now, new_id) = (Version::ZERO, Timestamp::from_milliseconds(0), &|| Key::of_number(1));
-        Ok(tasks.decide(At { key: &key, version, now, new_id }, before, change)?.after)
+        let context = CommandContext {
+            key: &key,
+            version: Version::ZERO,
+            now: Timestamp::from_milliseconds(0),
+            new_id: &|| Key::of_number(1),
+        };
+        Ok(tasks.decide(context, before, change)?.after)
     }
 
     fn patched(before: &Value, patch: Value) -> Result<String, Rejection> {
@@ -141,26 +151,26 @@ mod tests {
         Ok(decide(&tasks, Some(&before), change)?.unwrap().as_str().to_owned())
     }
 
-    fn refused_member(outcome: Result<String, Rejection>) -> String {
+    fn rejected_member(outcome: Result<String, Rejection>) -> String {
         match outcome {
             Err(Rejection::Invalid(invalid)) => invalid.member,
-            other => panic!("not refused: {other:?}"),
+            other => panic!("not rejected: {other:?}"),
         }
     }
 
     #[test]
-    fn a_patch_is_merged_and_the_result_checked() {
+    fn a_patch_is_merged_and_the_result_validated() {
         assert_eq!(patched(&json!({"title":"a","due":"x"}), json!({"due":null})).unwrap(), r#"{"title":"a"}"#);
-        assert_eq!(refused_member(patched(&json!({"title":"a"}), json!({"title":""}))), "title");
+        assert_eq!(rejected_member(patched(&json!({"title":"a"}), json!({"title":""}))), "title");
     }
 
     #[test]
-    fn an_unknown_member_is_refused_even_with_a_null() {
-        assert_eq!(refused_member(patched(&json!({"title":"a"}), json!({"dew":null}))), "dew");
+    fn an_unknown_member_is_rejected_even_if_it_is_null() {
+        assert_eq!(rejected_member(patched(&json!({"title":"a"}), json!({"dew":null}))), "dew");
     }
 
     #[test]
-    fn only_an_object_is_taken() {
+    fn only_an_object_is_accepted() {
         for json in [json!(null), json!([]), json!("x"), json!(1)] {
             for verb in [Verb::Create, Verb::Replace, Verb::Patch] {
                 assert!(DocumentAdapter::<Task>::new().change(verb, json.clone()).is_err());
@@ -169,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_not_created_by_a_change() {
+    fn a_change_does_not_create_a_missing_aggregate() {
         let tasks = DocumentAdapter::<Task>::new();
         let body = Body::from_db(r#"{"title":"a"}"#.to_owned());
         for change in [Change::Replace(body), Change::Patch(json!({})), Change::Delete] {

@@ -4,60 +4,63 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{At, Keys, singular};
+use super::{Keys, singular};
 use crate::domain::clock::Timestamp;
+use crate::domain::command::CommandContext;
 use crate::domain::key::Key;
 
-/// An aggregate whose truth is the sequence of its domain events
+/// An aggregate whose source of truth is the sequence of its domain events
 /// ([Event Sourcing](https://martinfowler.com/eaaDev/EventSourcing.html)).
 ///
-/// A command is handled by the aggregate alone: it records events, or fails with the rule that would be broken, and then
-/// nothing is left of it. The type itself is the public state, a fold of the events; its row is only a cache.
+/// The aggregate handles a command by itself: it records events, or fails with the rule that the command would violate; then
+/// nothing is stored. The type itself is the public state, a fold of the events. The stored state is only a cache.
 ///
-/// Names are taken from serde: a variant of [`Command`](Self::Command) is a path (`AddItem` is `POST
-/// /carts/{key}/add-item`), one of [`Event`](Self::Event) the kind of an event in the journal, and one of
-/// [`Error`](Self::Error) the type of a problem.
+/// Names come from serde: a variant of [`Command`](Self::Command) is a path (`AddItem` is `POST
+/// /carts/{key}/add-item`), a variant of [`Event`](Self::Event) the kind of an event in the journal, and a variant of
+/// [`Error`](Self::Error) the type of a problem document.
 pub trait EventSourced: Serialize + DeserializeOwned + 'static {
     /// The collection's name: its member in the document, and its path. Lower-case letters, digits and hyphens.
     const NAME: &'static str;
 
-    /// The name of one, in the path of the feed: `cart` gives `/cart-events`.
+    /// The name of one aggregate, in the path of the feed: `cart` gives `/cart-events`.
     const SINGULAR: &'static str = singular(Self::NAME);
 
-    /// What the keys are, and who gives them.
+    /// The kind of keys, and who chooses them.
     const KEYS: Keys = Keys::Uuid;
 
-    /// The command that opens an aggregate: `POST /carts` and `PUT /carts/{key}`. Every other one needs an aggregate that
-    /// is there.
+    /// The command that creates an aggregate: `POST /carts` and `PUT /carts/{key}`. All other commands require an existing
+    /// aggregate.
     const CREATE_COMMAND: &'static str = "Open";
 
-    /// The shape of the events: raise it when it changes, and teach [`upcast`](Self::upcast) the earlier ones.
+    /// The version of the shape of the events. Raise it when the shape changes, and convert earlier events in
+    /// [`upcast`](Self::upcast).
     const EVENT_VERSION: i64 = 1;
 
-    /// The rule of [`apply`](Self::apply): raise it when it changes, and at the next start all is folded anew.
+    /// The version of the rule in [`apply`](Self::apply). Raise it when the rule changes; all states are then recomputed from
+    /// their events at the next start.
     const STATE_VERSION: i64 = 1;
 
-    /// What can be asked of an aggregate: an enum, as serde derives it without a tag.
+    /// The commands: an enum in serde's default representation (externally tagged).
     type Command: Serialize + DeserializeOwned + Send + 'static;
 
-    /// What can have happened to one, in the past tense: an enum, as serde derives it without a tag.
+    /// The events, named in the past tense: an enum in serde's default representation (externally tagged).
     type Event: Serialize + DeserializeOwned + 'static;
 
-    /// The rules that can be broken.
+    /// The business rules that a command can violate.
     type Error: BusinessRule;
 
-    /// Decides what a command makes happen, and [records](Root::record) it. A pure function of the root.
+    /// Handles a command by [recording](Root::record) events. A pure function of the root.
     ///
-    /// Without a state, the command is the one that [opens](Self::CREATE_COMMAND).
+    /// If there is no state, the command is the [create command](Self::CREATE_COMMAND).
     ///
     /// # Errors
-    /// The rule that would be broken. Nothing that was recorded before counts.
+    /// The rule that the command would violate. Events that it has recorded are discarded.
     fn handle(root: &mut Root<'_, Self>, command: Self::Command) -> Result<(), Self::Error>;
 
-    /// The state after an event; `None` when the aggregate is gone. It happened: there is nothing to refuse.
+    /// The state after an event; `None` if the aggregate no longer exists. An event has happened and cannot be rejected.
     fn apply(state: Option<Self>, event: &Self::Event) -> Option<Self>;
 
-    /// An event of an earlier [`EVENT_VERSION`](Self::EVENT_VERSION), its kind and its fields, in the shape of today.
+    /// Converts the kind and the fields of an event of an earlier [`EVENT_VERSION`](Self::EVENT_VERSION) to the current shape.
     #[must_use]
     fn upcast(kind: String, schema: i64, fields: Value) -> (String, Value) {
         let _ = schema;
@@ -65,43 +68,43 @@ pub trait EventSourced: Serialize + DeserializeOwned + 'static {
     }
 }
 
-/// A rule of the business that a command would have broken.
+/// A business rule that a command would violate.
 ///
-/// An enum, as serde derives it without a tag: the name of the variant is the stable type of the problem
-/// (`ItemAlreadyAdded` is `item-already-added`), its fields are members of it, and what it displays is the sentence for
-/// people.
+/// An enum in serde's default representation (externally tagged): the name of the variant is the stable `type` of the problem
+/// document (`ItemAlreadyAdded` is `item-already-added`), its fields are members of the document, and its message is the
+/// `detail`.
 pub trait BusinessRule: std::error::Error + Serialize + Send + 'static {
-    /// The HTTP status: `409`, unless it says otherwise; one from 400 to 499.
+    /// The HTTP status, from 400 to 499; `409` by default.
     fn status(&self) -> u16 {
         409
     }
 }
 
-/// An aggregate during one command: its identity, its state, and the events that the command makes.
+/// An aggregate during one command: its identity, its state, and the events that the command records.
 pub struct Root<'a, T: EventSourced> {
-    at: At<'a>,
+    context: CommandContext<'a>,
     state: Option<T>,
     events: Vec<T::Event>,
 }
 
 impl<'a, T: EventSourced> Root<'a, T> {
-    pub(super) fn new(at: At<'a>, state: Option<T>) -> Self {
-        Self { at, state, events: Vec::new() }
+    pub(super) fn new(context: CommandContext<'a>, state: Option<T>) -> Self {
+        Self { context, state, events: Vec::new() }
     }
 
-    /// The identity of the aggregate. It is no part of the state.
+    /// The identity of the aggregate. It is not part of the state.
     #[must_use]
     pub fn key(&self) -> &'a Key {
-        self.at.key
+        self.context.key
     }
 
-    /// The number of events so far, those of this command among them.
+    /// The number of events so far, including those of this command.
     #[must_use]
     pub fn version(&self) -> i64 {
-        self.at.version.number() + i64::try_from(self.events.len()).unwrap_or(i64::MAX)
+        self.context.version.number() + i64::try_from(self.events.len()).unwrap_or(i64::MAX)
     }
 
-    /// The state, with what this command has recorded; `None` when the aggregate is not there.
+    /// The state, including the events of this command; `None` if the aggregate does not exist.
     #[must_use]
     pub fn state(&self) -> Option<&T> {
         self.state.as_ref()
@@ -110,22 +113,22 @@ impl<'a, T: EventSourced> Root<'a, T> {
     /// The time of the command.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        self.at.now
+        self.context.now
     }
 
-    /// A new identity for an entity inside the aggregate.
+    /// Generates an identity for an entity inside the aggregate.
     #[must_use]
     pub fn new_id(&self) -> Key {
-        (self.at.new_id)()
+        (self.context.new_id)()
     }
 
-    /// Makes an event happen. It is applied at once, so that later decisions of the same command see it.
+    /// Records an event and applies it at once, so that later decisions of the same command see it.
     pub fn record(&mut self, event: T::Event) {
         self.state = T::apply(self.state.take(), &event);
         self.events.push(event);
     }
 
-    /// The state in the end, and what was recorded.
+    /// The final state, and the recorded events.
     pub(super) fn into_outcome(self) -> (Option<T>, Vec<T::Event>) {
         (self.state, self.events)
     }

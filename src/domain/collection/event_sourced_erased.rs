@@ -1,121 +1,111 @@
-//! The erased form of an event-sourced aggregate: commands by name, events and state as JSON text.
+//! Event-sourced aggregates with their types erased: commands by name, events and states as JSON text.
 
 use std::any::Any;
-use std::fmt;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde_json::{Map, Value};
 
-use super::{
-    At, Body, BusinessRule, Change, Collection, CorruptState, Decision, Derivation, EventSourced, Keys, Recorded,
-    Rejection, Root, Verb,
+use super::{BusinessRule, Collection, Derivation, EventSourced, Keys, Root};
+use crate::domain::body::{Body, CorruptState};
+use crate::domain::command::{
+    Change, CommandContext, Decision, ErasedDomainError, ErrorDescription, RecordedEvent, Rejection, Verb,
 };
-use crate::domain::json::{self, ValidationError, Variant, kebab, tagged};
+use crate::domain::json::{self, ValidationError, Variant, kebab_case, tagged};
 
-/// How the events of a collection become its state, its types erased.
+/// How the events of a collection become its state, with its types erased.
 pub(crate) trait Journaled: Send + Sync {
-    /// What can be asked of an aggregate that is there: the names in paths, in the order of their declaration.
+    /// The commands for an existing aggregate: their names in paths, in the order of their declaration.
     fn commands(&self) -> &[String];
 
-    /// The number of the rule that folds: another number, and all is folded anew at start.
+    /// The version of the fold. If it changes, all states are recomputed at start.
     fn state_version(&self) -> i64;
 
-    /// The shape of the events that are written now.
+    /// The version of the shape in which events are written.
     fn schema(&self) -> i64;
 
-    /// A fold of no events.
+    /// A fold of no events yet.
     fn fold(&self) -> Box<dyn Fold>;
 }
 
-/// A fold of the events of one aggregate, so far.
+/// The fold of the events of one aggregate so far.
 pub(crate) trait Fold {
-    /// Adds the next event.
+    /// Applies the next event.
     fn apply(&mut self, kind: &str, schema: i64, fields: &str) -> Result<(), CorruptState>;
 
     /// The state after the events so far.
     fn body(&self) -> Result<Option<Body>, CorruptState>;
 }
 
-/// A business rule that was broken, its type erased.
-pub(crate) trait ErasedDomainError: fmt::Debug + Send {
-    /// What a client is told.
-    fn describe(&self) -> ErrorDescription;
-
-    /// The typed error, for those who know its type.
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
-}
-
-/// What a client is told of a broken rule.
-pub(crate) struct ErrorDescription {
-    /// `item-already-added`
-    pub(crate) slug: String,
-    pub(crate) detail: String,
-    pub(crate) status: u16,
-    pub(crate) fields: Map<String, Value>,
-}
-
-/// The erased form of a business rule.
-#[derive(Debug)]
-struct Rule<E>(E);
-
-impl<E: BusinessRule> ErasedDomainError for Rule<E> {
+impl<E: BusinessRule> ErasedDomainError for E {
     fn describe(&self) -> ErrorDescription {
-        let (detail, status) = (self.0.to_string(), self.0.status());
-        match tagged(&self.0) {
-            Ok((name, Value::Object(fields))) => ErrorDescription { slug: kebab(&name), detail, status, fields },
-            Ok((name, _)) => ErrorDescription { slug: kebab(&name), detail, status, fields: Map::new() },
+        let (detail, status) = (self.to_string(), self.status());
+        match tagged(self) {
+            Ok((name, Value::Object(fields))) => ErrorDescription { slug: kebab_case(&name), detail, status, fields },
+            Ok((name, _)) => ErrorDescription { slug: kebab_case(&name), detail, status, fields: Map::new() },
             Err(_) => ErrorDescription { slug: "rule-broken".to_owned(), detail, status, fields: Map::new() },
         }
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
-        Box::new(self.0)
+        self
     }
 }
 
-/// The erased form of an [`EventSourced`].
+/// An [`EventSourced`] as a [`Collection`].
 pub(super) struct EventSourcedAdapter<T> {
-    /// The commands by name in a path, and the variant that each is; all but the one that opens.
+    /// The names of the commands in paths, without the create command.
     names: Vec<String>,
+    /// The variant of each of these commands, in the same order.
     variants: Vec<&'static str>,
     typed: PhantomData<fn() -> T>,
 }
 
-/// Segments that stand where a command does.
-const TAKEN: [&str; 2] = ["events", "journal"];
+/// Path segments of the service itself, which a command cannot have.
+const RESERVED: [&str; 2] = ["events", "journal"];
 
 impl<T: EventSourced> EventSourcedAdapter<T> {
     /// # Errors
-    /// The vocabularies are no enums that serde can name, or a name does not fit.
+    /// The commands or the events are not enums whose variants serde can name, or a name is invalid.
     pub(super) fn new() -> Result<Self, String> {
-        let no_enum = |what| format!("the {what}s of {} are no enum as serde derives it, without a tag", T::NAME);
+        let no_enum = |what| {
+            format!(
+                "{}: the {what} type must be an enum in serde's default representation (externally tagged)",
+                T::NAME
+            )
+        };
         let known = json::variant_names::<T::Command>().ok_or_else(|| no_enum("command"))?;
         let kinds = json::variant_names::<T::Event>().ok_or_else(|| no_enum("event"))?;
         let is_plain = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         if let Some(odd) = known.iter().chain(kinds).find(|name| !is_plain(name)) {
-            return Err(format!("{}: {odd:?} is not made of letters, digits, hyphens and underscores", T::NAME));
+            return Err(format!(
+                "{}: invalid name {odd:?}; expected letters, digits, hyphens and underscores",
+                T::NAME
+            ));
         }
         if !known.contains(&T::CREATE_COMMAND) {
             return Err(format!(
-                "{}: {:?} opens, but is none of the commands {}",
+                "{}: unknown create command {:?}; expected one of {}",
                 T::NAME,
                 T::CREATE_COMMAND,
                 known.join(", ")
             ));
         }
         let variants: Vec<_> = known.iter().copied().filter(|name| *name != T::CREATE_COMMAND).collect();
-        let names: Vec<_> = variants.iter().map(|name| kebab(name)).collect();
+        let names: Vec<_> = variants.iter().map(|name| kebab_case(name)).collect();
         for (index, name) in names.iter().enumerate() {
-            if TAKEN.contains(&name.as_str()) || names[..index].contains(name) {
-                return Err(format!("the command {name:?} of {} is taken", T::NAME));
+            if RESERVED.contains(&name.as_str()) {
+                return Err(format!("{}: the command name {name:?} is reserved", T::NAME));
+            }
+            if names[..index].contains(name) {
+                return Err(format!("{}: two commands have the name {name:?}", T::NAME));
             }
         }
         Ok(Self { names, variants, typed: PhantomData })
     }
 }
 
-/// A typed command on its way to its aggregate.
+/// The change for a typed command.
 pub(crate) fn handle<T: EventSourced>(command: T::Command) -> Result<Change, serde_json::Error> {
     let creates = tagged(&command)?.0 == T::CREATE_COMMAND;
     Ok(Change::Handle { command: Box::new(command), creates })
@@ -135,29 +125,34 @@ impl<T: EventSourced> Collection for EventSourcedAdapter<T> {
     }
 
     fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, ValidationError> {
-        let unknown = |name: &str| ValidationError::new("", format!("{name:?} is no command of {}", T::NAME));
+        let unknown = |name: &str| ValidationError::new("", format!("unknown command {name:?} of {}", T::NAME));
         let variant = match verb {
             Verb::Create | Verb::Replace => T::CREATE_COMMAND,
             Verb::Patch => return Err(unknown("patch")),
             Verb::Command(name) => {
-                let place = self.names.iter().position(|known| known == name).ok_or_else(|| unknown(name))?;
-                self.variants[place]
+                let index = self.names.iter().position(|known| known == name).ok_or_else(|| unknown(name))?;
+                self.variants[index]
             }
         };
-        // A struct would be read from an array, too.
+        // serde would accept an array for a struct, too.
         json::expect_object(&json)?;
-        json::check_names(&kebab(variant), json::member_names_of::<T::Command>(variant), &json)?;
+        json::check_names(json::member_names_of::<T::Command>(variant), &json)?;
         let command: T::Command = json::decode_variant(variant, json)?;
         Ok(Change::Handle { command: Box::new(command), creates: variant == T::CREATE_COMMAND })
     }
 
-    fn decide(&self, at: At<'_>, before: Option<&Body>, change: Change) -> Result<Decision, Rejection> {
+    fn decide(
+        &self,
+        context: CommandContext<'_>,
+        before: Option<&Body>,
+        change: Change,
+    ) -> Result<Decision, Rejection> {
         let Change::Handle { command, creates } = change else { return Err(Rejection::NotFound) };
         let (true, Ok(command)) = (before.is_some() || creates, command.downcast::<T::Command>()) else {
             return Err(Rejection::NotFound);
         };
-        let mut root = Root::<T>::new(at, before.map(Body::decode).transpose()?);
-        T::handle(&mut root, *command).map_err(|broken| Rejection::RuleBroken(Box::new(Rule(broken))))?;
+        let mut root = Root::<T>::new(context, before.map(Body::decode).transpose()?);
+        T::handle(&mut root, *command).map_err(|broken| Rejection::RuleBroken(Box::new(broken)))?;
         let (state, events) = root.into_outcome();
         if events.is_empty() {
             return Ok(Decision { after: before.cloned(), events: Vec::new() });
@@ -166,7 +161,7 @@ impl<T: EventSourced> Collection for EventSourcedAdapter<T> {
             .iter()
             .map(recorded)
             .collect::<Result<_, _>>()
-            .map_err(|error| CorruptState(format!("an event of {} cannot be written: {error}", T::NAME)))?;
+            .map_err(|error| CorruptState::new(format!("an event of {} cannot be encoded: {error}", T::NAME)))?;
         Ok(Decision { after: encode(state.as_ref())?, events })
     }
 
@@ -179,15 +174,15 @@ impl<T: EventSourced> Collection for EventSourcedAdapter<T> {
     }
 }
 
-/// An event as it is written into the journal.
-pub(crate) fn recorded(event: &impl serde::Serialize) -> Result<Recorded, serde_json::Error> {
+/// An event in the form in which the journal stores it.
+pub(crate) fn recorded(event: &impl serde::Serialize) -> Result<RecordedEvent, serde_json::Error> {
     let (kind, fields) = tagged(event)?;
-    Ok(Recorded { kind, fields: fields.to_string() })
+    Ok(RecordedEvent { kind, fields: fields.to_string() })
 }
 
 fn encode<T: EventSourced>(state: Option<&T>) -> Result<Option<Body>, CorruptState> {
     let body = state.map(Body::encode).transpose();
-    body.map_err(|invalid| CorruptState(format!("a state of {}: {invalid}", T::NAME)))
+    body.map_err(|invalid| CorruptState::new(format!("a state of {} cannot be encoded: {invalid}", T::NAME)))
 }
 
 impl<T: EventSourced> Journaled for EventSourcedAdapter<T> {
@@ -208,16 +203,16 @@ impl<T: EventSourced> Journaled for EventSourcedAdapter<T> {
     }
 }
 
-/// The state so far.
+/// The typed state so far.
 struct Folding<T>(Option<T>);
 
 impl<T: EventSourced> Fold for Folding<T> {
     fn apply(&mut self, kind: &str, schema: i64, fields: &str) -> Result<(), CorruptState> {
         let event = decode_event::<T>(kind, schema, fields)?;
         let state = self.0.take();
-        // Nothing of the state is left if this panics.
+        // If this panics, the state is gone: nothing half changed remains.
         self.0 = catch_unwind(AssertUnwindSafe(|| T::apply(state, &event)))
-            .map_err(|_| CorruptState("applying it panicked".to_owned()))?;
+            .map_err(|_| CorruptState::new("applying it panicked".to_owned()))?;
         Ok(())
     }
 
@@ -226,21 +221,21 @@ impl<T: EventSourced> Fold for Folding<T> {
     }
 }
 
-/// An event of the journal, in the shape of today.
+/// Decodes an event of the journal, converted to the current shape.
 pub(crate) fn decode_event<T: EventSourced>(kind: &str, schema: i64, fields: &str) -> Result<T::Event, CorruptState> {
-    let undecodable = |error: serde_json::Error| CorruptState(error.to_string());
+    let undecodable = |error: serde_json::Error| CorruptState::new(error.to_string());
     if schema == T::EVENT_VERSION {
         let mut fields = serde_json::Deserializer::from_str(fields);
         return serde::Deserialize::deserialize(Variant { name: kind, fields: &mut fields }).map_err(undecodable);
     }
     if schema > T::EVENT_VERSION {
-        return Err(CorruptState(format!(
-            "its schema {schema} is of a newer program; this one knows {} and earlier",
+        return Err(CorruptState::new(format!(
+            "its schema {schema} was written by a newer program; this program supports schemas up to {}",
             T::EVENT_VERSION
         )));
     }
     let fields = serde_json::from_str(fields).map_err(undecodable)?;
     let (kind, fields) = catch_unwind(AssertUnwindSafe(|| T::upcast(kind.to_owned(), schema, fields)))
-        .map_err(|_| CorruptState("upcasting it panicked".to_owned()))?;
+        .map_err(|_| CorruptState::new("upcasting it panicked".to_owned()))?;
     serde::Deserialize::deserialize(Variant { name: &kind, fields }).map_err(undecodable)
 }

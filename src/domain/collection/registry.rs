@@ -7,29 +7,20 @@ use super::derived::DerivedAdapter;
 use super::document::DocumentAdapter;
 use super::event_sourced_erased::EventSourcedAdapter;
 use super::{Collection, Derived, Document, EventSourced};
+use crate::domain::key::CollectionId;
 
-/// The place of a collection in the registry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct CollectionId(usize);
-
-impl CollectionId {
-    /// The place, counted from 0.
-    pub(crate) fn index(self) -> usize {
-        self.0
-    }
-}
-
-/// Every collection of the service; fixed once it runs.
+/// All collections of the service. They do not change once it runs.
 #[derive(Default)]
 pub(crate) struct Registry {
     collections: Vec<Box<dyn Collection>>,
     by_name: HashMap<&'static str, CollectionId>,
-    /// For each collection, those that are derived from it.
+    /// For each collection, the collections that are derived from it.
     derived: Vec<Vec<CollectionId>>,
-    refused: Option<InvalidRegistration>,
+    /// The first mistake, so that a registration can stay one line; [`Registry::check`] returns it.
+    mistake: Option<InvalidRegistration>,
 }
 
-/// A registration that cannot work; a mistake in the program.
+/// A mistake in the registrations of a program: a duplicate name, for example.
 #[derive(Debug, Clone)]
 pub struct InvalidRegistration(String);
 
@@ -47,8 +38,9 @@ impl fmt::Display for InvalidRegistration {
 
 impl std::error::Error for InvalidRegistration {}
 
-/// Paths of the service itself, which no collection can have.
-const TAKEN: [&str; 8] = ["aggregates", "events", "journal", "projections", "reports", "healthz", "metrics", "openapi"];
+/// Names of paths of the service itself, which a collection cannot have.
+const RESERVED: [&str; 8] =
+    ["aggregates", "events", "journal", "projections", "reports", "healthz", "metrics", "openapi"];
 
 impl Registry {
     pub(crate) fn document<T: Document>(&mut self) {
@@ -61,17 +53,19 @@ impl Registry {
 
     pub(crate) fn event_sourced<T: EventSourced>(&mut self) {
         match EventSourcedAdapter::<T>::new() {
-            Ok(roots) => self.add(Box::new(roots)),
-            Err(mistake) => drop(self.refused.get_or_insert(InvalidRegistration(mistake))),
+            Ok(adapter) => self.add(Box::new(adapter)),
+            Err(mistake) => self.note(mistake),
         }
     }
 
-    /// Remembers the first mistake, so that registering stays one line; [`Registry::check`] tells it.
+    fn note(&mut self, mistake: String) {
+        self.mistake.get_or_insert(InvalidRegistration(mistake));
+    }
+
     fn add(&mut self, collection: Box<dyn Collection>) {
-        let id = CollectionId(self.collections.len());
+        let id = CollectionId::at(self.collections.len());
         if let Err(mistake) = self.link(id, collection.as_ref()) {
-            self.refused.get_or_insert(InvalidRegistration(mistake));
-            return;
+            return self.note(mistake);
         }
         self.by_name.insert(collection.name(), id);
         self.derived.push(Vec::new());
@@ -82,28 +76,32 @@ impl Registry {
         let name = collection.name();
         for part in [name, collection.singular()] {
             if part.is_empty() || !part.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-') {
-                return Err(format!("the name {part:?} is not made of lower-case letters, digits and hyphens"));
+                return Err(format!("invalid name {part:?}; expected lower-case letters, digits and hyphens"));
             }
         }
-        if TAKEN.contains(&name) || self.by_name.contains_key(name) {
-            return Err(format!("the name {name:?} is taken"));
+        if RESERVED.contains(&name) {
+            return Err(format!("the name {name:?} is reserved"));
+        }
+        if self.by_name.contains_key(name) {
+            return Err(format!("two collections have the name {name:?}"));
         }
         if self.collections.iter().any(|other| other.singular() == collection.singular()) {
-            return Err(format!("the singular {:?} is taken", collection.singular()));
+            return Err(format!("two collections have the singular name {:?}", collection.singular()));
         }
         if let Some(derivation) = collection.derivation() {
             let source = derivation.source();
             let Some(source) = self.id(source) else {
-                return Err(format!("{name} is derived from {source}, which has to be registered before it"));
+                return Err(format!("{name} are derived from {source}, which must be registered before"));
             };
-            self.derived[source.0].push(id);
+            self.derived[source.index()].push(id);
         }
         Ok(())
     }
 
-    /// The first mistake in the registrations, if there is one.
+    /// # Errors
+    /// The first mistake in the registrations.
     pub(crate) fn check(&self) -> Result<(), InvalidRegistration> {
-        self.refused.clone().map_or(Ok(()), Err)
+        self.mistake.clone().map_or(Ok(()), Err)
     }
 
     pub(crate) fn id(&self, name: &str) -> Option<CollectionId> {
@@ -111,16 +109,16 @@ impl Registry {
     }
 
     pub(crate) fn get(&self, id: CollectionId) -> &dyn Collection {
-        self.collections[id.0].as_ref()
+        self.collections[id.index()].as_ref()
     }
 
     pub(crate) fn derived_from(&self, id: CollectionId) -> &[CollectionId] {
-        &self.derived[id.0]
+        &self.derived[id.index()]
     }
 
-    /// All of them, in their order in the document.
+    /// The ids of all collections, in their order in the document.
     pub(crate) fn ids(&self) -> impl Iterator<Item = CollectionId> + use<> {
-        (0..self.collections.len()).map(CollectionId)
+        (0..self.collections.len()).map(CollectionId::at)
     }
 }
 
@@ -130,16 +128,16 @@ mod tests {
     use crate::aggregates::{Location, Person};
 
     #[test]
-    fn a_name_is_registered_once() {
+    fn a_name_can_be_registered_once() {
         let mut registry = Registry::default();
         registry.document::<Person>();
         assert!(registry.check().is_ok());
         registry.document::<Person>();
-        assert_eq!(registry.check().unwrap_err().to_string(), "the name \"persons\" is taken");
+        assert_eq!(registry.check().unwrap_err().to_string(), "two collections have the name \"persons\"");
     }
 
     #[test]
-    fn what_is_derived_comes_after_its_source() {
+    fn a_derived_collection_must_be_registered_after_its_source() {
         let mut registry = Registry::default();
         registry.derived::<Location>();
         assert!(registry.check().unwrap_err().to_string().contains("derived from persons"));

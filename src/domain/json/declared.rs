@@ -1,28 +1,29 @@
-//! What a type declares about itself by its serde derive, so that nothing is typed twice.
+//! The member and variant names that a type declares by its serde derive, so that nobody repeats them.
 
 use serde::de::value::Error;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 
 use super::Variant;
 
-/// The member names that a struct declares; `None` for a type that takes any (a map, a flattened struct).
+/// The member names that a struct declares; `None` for a type that accepts any (a map, a flattened struct).
 pub(crate) fn member_names<T: DeserializeOwned>() -> Option<&'static [&'static str]> {
     Declared::of::<T>().members
 }
 
-/// The member names that a variant of an enum declares: none, if it has no fields; `None` for one that takes any.
+/// The member names that a variant of an enum declares: empty if it has no fields, `None` if it accepts any.
 pub(crate) fn member_names_of<T: DeserializeOwned>(variant: &str) -> Option<&'static [&'static str]> {
     let mut declared = Declared::default();
-    drop(T::deserialize(Variant { name: variant, fields: &mut declared }));
+    // Always an error: only the request for members matters.
+    let _ = T::deserialize(Variant { name: variant, fields: &mut declared });
     declared.members
 }
 
-/// The names of an enum's variants; `None` for a type that is no enum, or one with a tag of its own.
+/// The names of an enum's variants; `None` for a type that is not an externally tagged enum.
 pub(crate) fn variant_names<T: DeserializeOwned>() -> Option<&'static [&'static str]> {
     Declared::of::<T>().variants
 }
 
-/// What a type asks for when it is read.
+/// The names that a type passes to its deserializer.
 #[derive(Default)]
 struct Declared {
     members: Option<&'static [&'static str]>,
@@ -32,17 +33,18 @@ struct Declared {
 impl Declared {
     fn of<T: DeserializeOwned>() -> Self {
         let mut declared = Self::default();
-        drop(T::deserialize(&mut declared));
+        // Always an error: only the request for members or variants matters.
+        let _ = T::deserialize(&mut declared);
         declared
     }
 }
 
-/// A deserializer that has nothing to give, and only looks at what it is asked for.
+/// A deserializer without data, which only records the names that it is asked for.
 impl<'de> Deserializer<'de> for &mut Declared {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
-        Err(Error::custom("nothing here"))
+        Err(Error::custom("no data"))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -52,7 +54,7 @@ impl<'de> Deserializer<'de> for &mut Declared {
         _: V,
     ) -> Result<V::Value, Error> {
         self.members = Some(fields);
-        Err(Error::custom("nothing here"))
+        Err(Error::custom("no data"))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -62,7 +64,7 @@ impl<'de> Deserializer<'de> for &mut Declared {
         _: V,
     ) -> Result<V::Value, Error> {
         self.variants = Some(variants);
-        Err(Error::custom("nothing here"))
+        Err(Error::custom("no data"))
     }
 
     serde::forward_to_deserialize_any! {
@@ -76,7 +78,7 @@ mod tests {
     use super::*;
 
     #[derive(serde::Deserialize)]
-    #[expect(dead_code, reason = "only its declaration is looked at")]
+    #[expect(dead_code, reason = "the test reads the declaration only")]
     struct Basket {
         owner: String,
         weight: Option<u32>,
@@ -84,7 +86,7 @@ mod tests {
 
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "snake_case")]
-    #[expect(dead_code, reason = "only its declaration is looked at")]
+    #[expect(dead_code, reason = "the test reads the declaration only")]
     enum Change {
         Emptied,
         ItemAdded { item: String },
@@ -97,20 +99,20 @@ mod tests {
     }
 
     #[test]
-    fn a_struct_tells_its_member_names_and_a_map_has_none() {
+    fn a_struct_declares_member_names_and_a_map_does_not() {
         assert_eq!(member_names::<Basket>(), Some(&["owner", "weight"][..]));
         assert_eq!(member_names::<std::collections::BTreeMap<String, u8>>(), None);
     }
 
     #[test]
-    fn a_variant_tells_its_member_names_also_that_it_has_none() {
+    fn a_variant_declares_its_member_names_even_if_it_has_none() {
         assert_eq!(member_names_of::<Change>("item_added"), Some(&["item"][..]));
         assert_eq!(member_names_of::<Change>("emptied"), Some(&[][..]));
         assert_eq!(member_names_of::<Change>("stolen"), None);
     }
 
     #[test]
-    fn an_enum_tells_the_names_of_its_variants_unless_it_has_a_tag() {
+    fn an_enum_declares_its_variant_names_unless_it_has_a_tag() {
         assert_eq!(variant_names::<Change>(), Some(&["emptied", "item_added"][..]));
         assert_eq!(variant_names::<Tagged>(), None);
         assert_eq!(variant_names::<Basket>(), None);

@@ -1,36 +1,32 @@
-//! Enums as vocabularies (commands, events, broken rules): the name of a variant, as serde has it, and its fields.
+//! Commands, events and domain errors as enums: the name of a variant in serde's terms, and its fields.
 
+use heck::ToKebabCase as _;
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer as _, VariantAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Error, Value};
 
-/// The name of a value's variant, and the JSON of its fields: `{}` where there are none.
+/// The name of a value's variant, and the JSON of its fields: `{}` if it has none.
 ///
 /// # Errors
-/// The type is no enum as serde derives it, or holds something that JSON cannot.
+/// The type is not an externally tagged enum, or a value cannot be represented in JSON.
 pub(crate) fn tagged(value: &impl Serialize) -> Result<(String, Value), Error> {
     match serde_json::to_value(value)? {
         Value::String(name) => Ok((name, Value::Object(serde_json::Map::new()))),
         Value::Object(members) if members.len() == 1 => {
             members.into_iter().next().ok_or_else(|| serde::ser::Error::custom("no variant"))
         }
-        other => Err(serde::ser::Error::custom(format!("expected a variant of an enum without a tag, got {other}"))),
-    }
-}
-
-/// `AddItem` → `add-item`: the name of a variant as it stands in a path.
-pub(crate) fn kebab(name: &str) -> String {
-    let mut kebab = String::with_capacity(name.len() + 4);
-    for letter in name.chars() {
-        if letter.is_ascii_uppercase() && !kebab.is_empty() {
-            kebab.push('-');
+        other => {
+            Err(serde::ser::Error::custom(format!("expected a variant of an externally tagged enum, got {other}")))
         }
-        kebab.push(if letter == '_' { '-' } else { letter.to_ascii_lowercase() });
     }
-    kebab
 }
 
-/// An enum whose variant is known by name, and whose fields are read from elsewhere.
+/// `AddItem` → `add-item`: the name of a variant in paths and in the types of problems.
+pub(crate) fn kebab_case(name: &str) -> String {
+    name.to_kebab_case()
+}
+
+/// A deserializer for an enum: the name of the variant is known, and another deserializer provides the fields.
 pub(crate) struct Variant<'a, D> {
     pub(crate) name: &'a str,
     pub(crate) fields: D,
@@ -59,10 +55,10 @@ impl<'de, D: Deserializer<'de>> EnumAccess<'de> for Variant<'_, D> {
     }
 }
 
-/// The fields of a variant.
+/// Deserializes the fields of a variant.
 pub(crate) struct Fields<D>(D);
 
-/// No fields at all.
+/// The fields of a variant without fields.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
@@ -110,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variant_is_its_name_and_its_fields_and_back() {
+    fn a_variant_survives_a_round_trip_through_its_name_and_fields() {
         for (change, name, fields) in [
             (Change::Emptied, "Emptied", json!({})),
             (
@@ -123,29 +119,51 @@ mod tests {
             assert_eq!(tagged(&change).unwrap(), (name.to_owned(), fields.clone()));
             assert_eq!(decode_variant::<Change>(name, fields).unwrap(), change);
         }
-        assert!(tagged(&Price { cents: 1 }).is_ok(), "one member looks like a variant: registration looks at the type");
+        assert!(tagged(&Price { cents: 1 }).is_ok(), "one member looks like a variant: registration checks the type");
         assert!(tagged(&7).is_err());
     }
 
     #[test]
-    fn what_is_wrong_with_the_fields_is_named() {
-        let wrong = |name: &str, fields: Value| decode_variant::<Change>(name, fields).unwrap_err();
-        assert_eq!(wrong("ItemAdded", json!({"item":5})).member, "item");
-        assert_eq!(wrong("ItemAdded", json!({"item":"a","price":{"cents":"x"}})).member, "price.cents");
-        assert_eq!(wrong("ItemAdded", json!({"item":"a","colour":"red"})).member, "colour");
-        assert_eq!(wrong("ItemAdded", json!({"item":null})).to_string(), "item: is missing");
-        assert_eq!(wrong("ItemAdded", json!({"item":"a","price":{}})).to_string(), "price.cents: is missing");
-        assert_eq!(wrong("Paid", json!({"cents":1,"euros":1})).member, "euros");
-        assert!(wrong("Emptied", json!({"all":true})).detail.contains("`all`"));
-        assert!(wrong("Stolen", json!({})).detail.contains("unknown variant `Stolen`"));
+    fn an_error_in_the_fields_names_the_member() {
+        let rejection = |name: &str, fields: Value| decode_variant::<Change>(name, fields).unwrap_err();
+        assert_eq!(rejection("ItemAdded", json!({"item":5})).member, "item");
+        assert_eq!(rejection("ItemAdded", json!({"item":"a","price":{"cents":"x"}})).member, "price.cents");
+        assert_eq!(rejection("ItemAdded", json!({"item":"a","colour":"red"})).member, "colour");
+        assert_eq!(rejection("ItemAdded", json!({"item":null})).to_string(), "item: is missing");
+        assert_eq!(rejection("ItemAdded", json!({"item":"a","price":{}})).to_string(), "price.cents: is missing");
+        assert_eq!(rejection("Paid", json!({"cents":1,"euros":1})).member, "euros");
+        assert!(rejection("Emptied", json!({"all":true})).detail.contains("`all`"));
+        assert!(rejection("Stolen", json!({})).detail.contains("unknown variant `Stolen`"));
     }
 
     #[test]
     fn names_in_paths_are_kebab_case() {
-        for (name, kebab_case) in
-            [("AddItem", "add-item"), ("Open", "open"), ("revert_booking", "revert-booking"), ("add-item", "add-item")]
-        {
-            assert_eq!(kebab(name), kebab_case);
+        for (name, expected) in [
+            // Every command and every business rule of the shipped aggregates.
+            ("Open", "open"),
+            ("AddItem", "add-item"),
+            ("RemoveItem", "remove-item"),
+            ("Close", "close"),
+            ("Book", "book"),
+            ("RevertBooking", "revert-booking"),
+            ("ItemAlreadyAdded", "item-already-added"),
+            ("ItemNotInCart", "item-not-in-cart"),
+            ("CartAlreadyClosed", "cart-already-closed"),
+            ("CartAlreadyOpen", "cart-already-open"),
+            ("InsufficientFunds", "insufficient-funds"),
+            ("BookingNotFound", "booking-not-found"),
+            ("AlreadyReverted", "already-reverted"),
+            ("AccountAlreadyOpen", "account-already-open"),
+            ("AmountTooLarge", "amount-too-large"),
+            // Other conventions, digits and abbreviations.
+            ("revert_booking", "revert-booking"),
+            ("add-item", "add-item"),
+            ("Add2Items", "add2-items"),
+            ("ISBN13Changed", "isbn13-changed"),
+            ("Level3", "level3"),
+            ("step_2", "step-2"),
+        ] {
+            assert_eq!(kebab_case(name), expected);
         }
     }
 }

@@ -6,8 +6,8 @@ use actix_web::web::Bytes;
 
 use super::gzip::Zipping;
 use super::piece::{Cutter, Edit, Piece, Place};
-use crate::domain::collection::CollectionId;
-use crate::domain::cursor::Revision;
+use crate::domain::key::CollectionId;
+use crate::domain::revision::Revision;
 use crate::events::memory_budget::{BudgetExceeded, MemoryBudget};
 use crate::storage::error::StoreError;
 use crate::storage::page::PageLimit;

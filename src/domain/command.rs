@@ -1,0 +1,141 @@
+//! A command on its way to an aggregate, and what becomes of it.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde_json::{Map, Value};
+
+use crate::domain::body::{Body, CorruptState};
+use crate::domain::clock::Timestamp;
+use crate::domain::json::ValidationError;
+use crate::domain::key::{CollectionId, Key};
+use crate::domain::precondition::Precondition;
+use crate::domain::revision::{Revision, Version};
+
+/// A change, and the aggregate that it is for.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) collection: CollectionId,
+    /// `None` for a new aggregate whose key the collection assigns.
+    pub(crate) key: Option<Key>,
+    pub(crate) precondition: Precondition,
+    pub(crate) change: Change,
+}
+
+/// How a client asks for a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb<'a> {
+    /// Creates an aggregate whose key the collection assigns.
+    Create,
+    /// Replaces the body of an existing aggregate, or creates one at a key that the client chose.
+    Replace,
+    /// Applies a merge patch to an existing aggregate.
+    Patch,
+    /// Executes the command of this name on an existing event-sourced aggregate.
+    Command(&'a str),
+}
+
+/// What a command does to one aggregate. Validated as far as that is possible without the current state.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// Creates an aggregate with this body.
+    Create(Body),
+    /// Replaces the whole body.
+    Replace(Body),
+    /// Applies a merge patch, which is an object.
+    Patch(Value),
+    /// Deletes the aggregate.
+    Delete,
+    /// Executes a command of an event-sourced aggregate; only the collection knows its type.
+    Handle {
+        command: Box<dyn Any + Send>,
+        /// Whether it creates the aggregate.
+        creates: bool,
+    },
+}
+
+impl Change {
+    /// Whether it creates the aggregate.
+    pub(crate) fn creates(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Handle { creates: true, .. })
+    }
+}
+
+/// The circumstances of a command: which aggregate, at which version, and when.
+#[derive(Clone, Copy)]
+pub(crate) struct CommandContext<'a> {
+    pub(crate) key: &'a Key,
+    pub(crate) version: Version,
+    pub(crate) now: Timestamp,
+    /// Generates identities for entities inside the aggregate.
+    pub(crate) new_id: &'a dyn Fn() -> Key,
+}
+
+/// The result of a command.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    /// The aggregate after the command; `None` if it no longer exists.
+    pub(crate) after: Option<Body>,
+    /// The domain events that the command recorded; none for a document.
+    pub(crate) events: Vec<RecordedEvent>,
+}
+
+/// A domain event in the form in which the journal stores it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RecordedEvent {
+    /// The name of the event's variant.
+    pub(crate) kind: String,
+    /// The fields of the event, as JSON text.
+    pub(crate) fields: String,
+}
+
+/// Why a command was rejected. A rejected command changes nothing.
+#[derive(Debug)]
+pub(crate) enum Rejection {
+    /// No aggregate has this key.
+    NotFound,
+    /// The resulting state would be invalid.
+    Invalid(ValidationError),
+    /// It would violate a business rule.
+    RuleBroken(Box<dyn ErasedDomainError>),
+    /// The client expected another state. The revision of the last change, or `None` if the aggregate does not exist.
+    PreconditionFailed(Option<Revision>),
+    /// The stored state cannot be decoded.
+    Corrupt(CorruptState),
+    /// The collection's code panicked; the log has the panic.
+    Panicked,
+}
+
+impl From<CorruptState> for Rejection {
+    fn from(corrupt: CorruptState) -> Self {
+        Self::Corrupt(corrupt)
+    }
+}
+
+/// A violated business rule, with its type erased.
+pub(crate) trait ErasedDomainError: fmt::Debug + Send {
+    /// The parts of the problem document that a client receives.
+    fn describe(&self) -> ErrorDescription;
+
+    /// The typed error, for callers that know its type.
+    fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
+}
+
+/// What a client sees of a violated business rule.
+pub(crate) struct ErrorDescription {
+    /// The type of the problem: `item-already-added`.
+    pub(crate) slug: String,
+    /// The message of the error.
+    pub(crate) detail: String,
+    /// The HTTP status that the rule asks for; not checked.
+    pub(crate) status: u16,
+    /// The fields of the error.
+    pub(crate) fields: Map<String, Value>,
+}
+
+/// Runs the code of a collection. If it panics, only its command fails, not the other commands of the batch.
+pub(crate) fn catch_panic<T>(code: impl FnOnce() -> Result<T, Rejection>) -> Result<T, Rejection> {
+    // The code has shared references only, so it cannot leave anything half changed.
+    catch_unwind(AssertUnwindSafe(code)).unwrap_or(Err(Rejection::Panicked))
+}
