@@ -36,6 +36,7 @@ mod real_clients;
 mod registrations;
 mod rehydration;
 mod schemas;
+mod sessions;
 mod shared_bodies;
 mod shared_events;
 mod slow_clients;
