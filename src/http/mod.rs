@@ -8,6 +8,7 @@ pub(crate) mod cors;
 pub(crate) mod feed_response;
 pub(crate) mod feeds;
 pub(crate) mod journal;
+pub(crate) mod ops;
 pub(crate) mod pages;
 pub(crate) mod problem;
 pub(crate) mod projections;

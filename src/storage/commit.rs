@@ -22,7 +22,7 @@ use crate::domain::collection::{
 };
 use crate::domain::cursor::{JournalPosition, Revision, Version};
 use crate::domain::key::Key;
-use crate::read_model::inline::Inline;
+use crate::read_model::spec::ProjectionSpec;
 
 /// What became of a batch.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub(crate) struct Written {
 /// Does a batch, and gives the counters that it leaves.
 pub(super) fn commit(
     connection: &mut SqliteConnection,
-    (registry, inline): (&Registry, &[Box<dyn Inline>]),
+    (registry, inline): (&Registry, &[ProjectionSpec]),
     counters: &Counters,
     commands: Vec<Command>,
     now: Timestamp,
@@ -82,7 +82,7 @@ pub(super) fn commit(
 /// What a batch has decided so far.
 pub(super) struct Batch<'a> {
     registry: &'a Registry,
-    inline: &'a [Box<dyn Inline>],
+    inline: &'a [ProjectionSpec],
     now: Timestamp,
     counters: Counters,
     rows: HashMap<(CollectionId, Key), Staged>,
@@ -116,7 +116,7 @@ struct Step {
 }
 
 impl<'a> Batch<'a> {
-    fn new(registry: &'a Registry, inline: &'a [Box<dyn Inline>], counters: Counters, now: Timestamp) -> Self {
+    fn new(registry: &'a Registry, inline: &'a [ProjectionSpec], counters: Counters, now: Timestamp) -> Self {
         Self { registry, inline, now, counters, rows: HashMap::new(), events: Vec::new(), changes: Vec::new() }
     }
 

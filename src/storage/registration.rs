@@ -15,7 +15,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Body, CollectionId, Derivation, Journaled, Registry, patch};
 use crate::domain::cursor::{Epoch, Revision, Version};
 use crate::domain::key::Key;
-use crate::read_model::inline::Inline;
+use crate::read_model::spec::ProjectionSpec;
 
 /// Aggregates that are derived or folded anew in one revision, at most: an event has to fit into memory.
 const AGGREGATES_PER_REVISION: usize = 1000;
@@ -24,7 +24,7 @@ const AGGREGATES_PER_REVISION: usize = 1000;
 pub(super) fn register(
     connection: &mut SqliteConnection,
     registry: &Registry,
-    inline: &[Box<dyn Inline>],
+    inline: &[ProjectionSpec],
     now: Timestamp,
 ) -> Result<(), StoreError> {
     connection.immediate_transaction(|connection| {
@@ -64,7 +64,7 @@ pub(super) fn register(
 }
 
 /// What is registered, and what follows from it in the same transaction.
-type Around<'a> = (&'a Registry, &'a [Box<dyn Inline>]);
+type Around<'a> = (&'a Registry, &'a [ProjectionSpec]);
 
 /// Whether a database was made just now.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -13,13 +13,13 @@ use super::{aggregates, inline_projections, journal, outbox, registration};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Command, Registry};
 use crate::domain::cursor::{Epoch, JournalPosition, Revision};
-use crate::read_model::inline::Inline;
+use crate::read_model::spec::ProjectionSpec;
 
 /// The only writer of the main database.
 pub(crate) struct Writer {
     connection: SqliteConnection,
     registry: Arc<Registry>,
-    inline: Arc<[Box<dyn Inline>]>,
+    inline: Arc<[ProjectionSpec]>,
     epoch: Epoch,
     /// What the database's counter row says; the next batch counts on from here.
     counters: Counters,
@@ -30,7 +30,7 @@ impl Writer {
     pub(crate) fn open(
         database: &Database,
         registry: Arc<Registry>,
-        inline: Arc<[Box<dyn Inline>]>,
+        inline: Arc<[ProjectionSpec]>,
         now: Timestamp,
         epoch_mode: EpochMode,
     ) -> Result<Self, StoreError> {
@@ -49,7 +49,7 @@ impl Writer {
     pub(crate) fn reopen(
         database: &Database,
         registry: Arc<Registry>,
-        inline: Arc<[Box<dyn Inline>]>,
+        inline: Arc<[ProjectionSpec]>,
         epoch: &Epoch,
         committed: Revision,
     ) -> Result<Self, StoreError> {
@@ -97,11 +97,10 @@ impl Writer {
 
     /// Builds an inline projection anew, in one transaction.
     pub(crate) fn rebuild(&mut self, name: &str, now: Timestamp) -> Result<(), StoreError> {
-        let Some(projection) = self.inline.iter().find(|projection| projection.name() == name) else { return Ok(()) };
+        let Some(projection) = self.inline.iter().find(|projection| projection.name == name) else { return Ok(()) };
         let registry = &self.registry;
-        self.connection.immediate_transaction(|connection| {
-            inline_projections::build(connection, registry, projection.as_ref(), now)
-        })
+        self.connection
+            .immediate_transaction(|connection| inline_projections::build(connection, registry, projection, now))
     }
 
     /// Leaves one tidy file behind.

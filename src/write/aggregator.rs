@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use crate::domain::clock::Clock;
 use crate::domain::collection::{CollectionId, Command, Registry, Rejection};
 use crate::domain::cursor::{Epoch, HighWaterMark, JournalPosition, Revision};
-use crate::read_model::inline::Inline;
+use crate::read_model::spec::ProjectionSpec;
 use crate::storage::commit::Written;
 use crate::storage::connection::Database;
 use crate::storage::error::StoreError;
@@ -29,7 +29,7 @@ const MAX_BATCH: usize = 512;
 pub(crate) struct Aggregator {
     database: Arc<Database>,
     registry: Arc<Registry>,
-    inline: Arc<[Box<dyn Inline>]>,
+    inline: Arc<[ProjectionSpec]>,
     clock: Arc<Clock>,
     epoch: Epoch,
     /// `None` after a failure, until the next batch opens the database again.
@@ -101,7 +101,7 @@ impl Aggregator {
     pub(crate) fn new(
         database: Arc<Database>,
         registry: Arc<Registry>,
-        inline: Arc<[Box<dyn Inline>]>,
+        inline: Arc<[ProjectionSpec]>,
         clock: Arc<Clock>,
         writer: Writer,
         queue: usize,
