@@ -30,6 +30,7 @@ mod own_projections;
 mod pages;
 mod preconditions;
 mod projection_failures;
+mod projection_histories;
 mod projection_tasks;
 mod projections;
 mod real_clients;
