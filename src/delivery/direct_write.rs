@@ -199,7 +199,7 @@ mod tests {
                     match steps.try_recv() {
                         Ok(Step::Framework(length)) => sender.send(vec![b'f'; length].into()).unwrap(),
                         Ok(Step::Hub(chunk)) => {
-                            outcomes.send(writer.write(&Bytes::from_static(chunk.as_bytes()))).unwrap()
+                            outcomes.send(writer.write(&Bytes::from_static(chunk.as_bytes()))).unwrap();
                         }
                         Err(std::sync::mpsc::TryRecvError::Empty) => {}
                         Err(std::sync::mpsc::TryRecvError::Disconnected) => return,

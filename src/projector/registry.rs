@@ -144,7 +144,7 @@ impl Projections {
         for spec in background {
             let status = Status::new(spec.name, spec.version, Mode::Background);
             let runner = ProjectionRunner::new(context.clone(), Arc::clone(spec), status.clone());
-            let thread = named_arbiter(format!("proj:{name}"));
+            let thread = named_arbiter(format!("proj:{}", spec.name));
             let actor = move |_: &mut Context<_>| ProjectorActor::new(runner, poll_interval);
             let projector = ProjectorActor::start_in_arbiter(&thread.handle(), actor);
             relay.do_send(RegisterProjector(projector.clone().recipient()));
