@@ -43,7 +43,7 @@ pub use read_model::csv_file::CsvFile;
 pub use read_model::projection::{Event, Feed, Projection, ProjectionError, Sink, Tables};
 pub use read_model::report::{Parameters, Report, ReportError};
 pub use service::builder::Service;
-pub use service::running::{CommandError, Outcome, Running, StartError};
+pub use service::running::{CommandError, Outcome, ReadError, Running, StartError};
 pub use service::settings::{ProjectionTask, Settings, Task};
 pub use storage::error::StoreError;
 pub use storage::verify::Verified;

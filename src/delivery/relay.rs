@@ -13,12 +13,13 @@ use crate::delivery::pending::PendingChanges;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::collection::Registry;
 use crate::domain::cursor::{Epoch, Revision};
+use crate::domain::error_chain::ErrorChain;
 use crate::domain::feed::Feed;
 use crate::events::sse::Frames;
-use crate::storage::connection::Database;
+use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::outbox::Change;
-use crate::storage::page::{PageLimit, Progress};
+use crate::storage::page::{PageLimit, Progress, Span};
 use crate::storage::reader::Reader;
 use crate::storage::writer::Retained;
 use crate::write::aggregator::{Aggregator, Committed, Prune};
@@ -122,7 +123,7 @@ impl Relay {
                 }
                 Ok(None) => return,
                 Err(error) => {
-                    log::error!("the outbox cannot be read: {error}");
+                    log::error!("the outbox cannot be read: {}", ErrorChain(&error));
                     self.reader = None;
                     return;
                 }
@@ -139,7 +140,7 @@ impl Relay {
         let (horizon, read) = reader.view(|view| {
             let horizon = view.horizon()?;
             let after = self.last.max(horizon.pruned);
-            Ok((horizon, view.changes(&Feed::Everything(None), after, horizon.current, PageLimit::PAGE)?))
+            Ok((horizon, view.changes(&Feed::Everything(None), Span { after, to: horizon.current }, PageLimit::PAGE)?))
         })?;
         // Pruned before it was published: those who are behind notice the gap and read on from the database.
         self.last = self.last.max(horizon.pruned);
@@ -232,7 +233,7 @@ pub(crate) async fn prune(aggregator: &Addr<Aggregator>, retained: Retained) {
     loop {
         match aggregator.send(Prune(retained)).await {
             Ok(Ok(Progress::More)) => {}
-            Ok(Err(error)) => return log::error!("the outbox was not pruned: {error}"),
+            Ok(Err(error)) => return log::error!("the outbox was not pruned: {}", ErrorChain(&error)),
             Ok(Ok(Progress::Done)) | Err(_) => return,
         }
     }

@@ -8,6 +8,7 @@ use actix::prelude::*;
 
 use crate::delivery::hub::LiveSubscribers;
 use crate::delivery::send_queue::SendQueue;
+use crate::domain::error_chain::ErrorChain;
 use crate::domain::feed::Feed;
 use crate::events::resume::{Page, Position, ReplayMode, ResumeReply, ResumeRequest};
 use crate::events::sse::Form;
@@ -112,7 +113,7 @@ impl Session {
             _ if subscription.channel.is_closed() => {}
             Ok(Ok(answer)) => subscription.take(answer),
             Ok(Err(error)) => {
-                log::error!("a stream ends: {error}");
+                log::error!("a stream ends: {}", ErrorChain(&error));
                 subscription.channel.end();
             }
             // The readers are gone: the service stops.

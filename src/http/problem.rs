@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::domain::collection::{ErasedDomainError, Rejection};
 use crate::domain::cursor::{Epoch, Revision};
+use crate::domain::error_chain::ErrorChain;
 use crate::domain::json::{JsonError, ValidationError};
 use crate::storage::error::StoreError;
 use crate::write::aggregator::ExecuteError;
@@ -169,7 +170,7 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        log::error!("{error}");
+        log::error!("{}", ErrorChain(&error));
         Self::internal()
     }
 }

@@ -18,7 +18,7 @@ use crate::domain::key::Key;
 use crate::read_model::projection::ProjectionError;
 use crate::storage::connection::open_sidecar;
 use crate::storage::outbox::Change;
-use crate::storage::page::PageLimit;
+use crate::storage::page::{PageLimit, Span};
 use crate::storage::reader::{Part, Reader};
 
 diesel::table! {
@@ -97,7 +97,7 @@ impl Archive {
             let read = reader.view(|view| {
                 // Pruned since: it is noticed in the next round.
                 let exists = view.horizon()?.pruned <= standing.revision;
-                let read = view.changes(&feed, standing.revision, horizon.current, ROOM)?;
+                let read = view.changes(&feed, Span { after: standing.revision, to: horizon.current }, ROOM)?;
                 Ok(exists.then_some(read))
             })?;
             let Some(read) = read else { continue };

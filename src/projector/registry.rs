@@ -18,7 +18,8 @@ use crate::projector::status::{Current, Status};
 use crate::read_model::inline::Inline;
 use crate::read_model::projection::{Feed, ProjectionError, Tables};
 use crate::read_model::report::{Parameters, Report, ReportError};
-use crate::storage::connection::{Database, open_read_only};
+use crate::storage::connection::open_read_only;
+use crate::storage::database::Database;
 use crate::write::aggregator::{Aggregator, RebuildInline};
 
 /// A projection that runs.

@@ -15,7 +15,7 @@ use super::trouble::{Trouble, back_off, note};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::collection::{CollectionId, Registry};
 use crate::read_model::projection::{Projection, ProjectionError};
-use crate::storage::connection::Database;
+use crate::storage::database::Database;
 use crate::storage::reader::Reader;
 
 /// A projection in the background, its types erased.

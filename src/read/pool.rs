@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::domain::collection::{CollectionId, Registry};
 use crate::domain::cursor::{JournalPosition, Revision, Version};
+use crate::domain::error_chain::ErrorChain;
 use crate::domain::feed::push_member;
 use crate::domain::key::Key;
 use crate::events::replay_cache::ReplayCache;
@@ -16,7 +17,7 @@ use crate::events::resume::{ResumeReply, ResumeRequest, resume};
 use crate::read::collection_cache::{Make, Measure, Zip};
 use crate::read::spooled_body::{Spool, SpoolError};
 use crate::storage::aggregates::Row;
-use crate::storage::connection::Database;
+use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::journal::{Entries, Entry, Folded};
 use crate::storage::page::PageLimit;
@@ -57,8 +58,8 @@ impl Readers {
             Some(reader) => reader,
             None => Reader::open(&self.database, Arc::clone(&self.registry))?,
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut reader)))
-            .unwrap_or_else(|_| Err(StoreError::Corrupt("a panic, see above".to_owned()).into()));
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| work(&mut reader))).unwrap_or_else(|_| Err(StoreError::Panicked.into()));
         if outcome.is_ok() {
             self.reader = Some(reader);
         }
@@ -199,7 +200,7 @@ impl Handler<Make> for Readers {
             Ok(None) => {}
             // In the queue like any other: what somebody else waits for comes first.
             Ok(Some(next)) => ctx.address().do_send(next),
-            Err(error) => log::error!("a body was not made: {error}"),
+            Err(error) => log::error!("a body was not made: {}", ErrorChain(&error)),
         }
     }
 }

@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::report::Report;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{EventSourced, decode_event};
+use crate::domain::error_chain::ErrorChain;
 use crate::domain::key::Key;
 
 /// A read model that follows from events, one after another.
@@ -202,6 +203,6 @@ impl fmt::Display for ProjectionError {
 
 impl<E: std::error::Error> From<E> for ProjectionError {
     fn from(error: E) -> Self {
-        Self(error.to_string())
+        Self(ErrorChain(&error).to_string())
     }
 }

@@ -21,6 +21,7 @@ use crate::delivery::stream_limiter::StreamLimiter;
 use crate::domain::clock::Clock;
 use crate::domain::collection::{Derived, Document, EventSourced, Registry};
 use crate::domain::cursor::{Epoch, Revision};
+use crate::domain::error_chain::ErrorChain;
 use crate::events::replay_cache::ReplayCache;
 use crate::http::cors::cors;
 use crate::http::routes::routes;
@@ -32,10 +33,11 @@ use crate::read::collection_cache::Bodies;
 use crate::read::pool::Readers;
 use crate::read_model::inline::{InTransaction, Inline};
 use crate::read_model::projection::{Projection, Tables};
-use crate::service::cli::{self, reachable};
+use crate::service::cli;
+use crate::service::control::ControlSocket;
 use crate::service::running::{Hubs, Running, StartError, retention};
 use crate::service::settings::Settings;
-use crate::storage::connection::Database;
+use crate::storage::database::Database;
 use crate::storage::verify::{Verified, verify};
 use crate::storage::writer::{EpochMode, Writer};
 use crate::write::aggregator::{Aggregator, CommandReplies, Listen};
@@ -123,7 +125,7 @@ impl Service {
         drop(log.try_init());
         if let Some(task) = settings.task.clone() {
             if let Err(error) = self.check() {
-                log::error!("{error}");
+                log::error!("{}", ErrorChain(&error));
                 return ExitCode::FAILURE;
             }
             return cli::run(&task, &settings, self.registry, self.projections);
@@ -134,12 +136,12 @@ impl Service {
             let name = signals.next().await;
             log::info!("{name}: stopping");
             std::thread::spawn(watchdog);
-            running.stop().await
+            Ok::<_, StartError>(running.stop().await?)
         });
         match outcome {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                log::error!("{error}");
+                log::error!("{}", ErrorChain(&error));
                 ExitCode::FAILURE
             }
         }
@@ -153,7 +155,7 @@ impl Service {
     /// read: then its position, kind and version are named.
     pub fn verify(self, database: &Path) -> Result<Vec<Verified>, StartError> {
         self.registry.check()?;
-        Ok(verify(database, &Arc::new(self.registry))?)
+        Ok(verify(database, &self.registry)?)
     }
 
     /// Starts the service inside a running [`actix::System`], and returns when it listens.
@@ -163,11 +165,10 @@ impl Service {
     pub async fn start(self, settings: Settings) -> Result<Running, StartError> {
         self.check()?;
         // Before anything is started that would have to be stopped. Who connects already waits a moment.
-        let listener = listen(&settings.listen).map_err(|error| StartError::Listen(settings.listen.clone(), error))?;
+        let listener = listen(&settings.listen).map_err(|source| cannot_listen(&settings, source))?;
         let mut running = self.open(settings)?;
         let (server, address) = serve(listener, &running)?;
         log::info!("listening on http://{address}");
-        running.database.record_address(reachable(address));
         (running.server, running.addresses) = (Some(server), vec![address]);
         Ok(running)
     }
@@ -229,9 +230,11 @@ impl Service {
             heartbeat: settings.heartbeat,
             stream_limiter: StreamLimiter::new(settings.max_sessions, settings.max_sessions_per_address),
         });
+        let control = ControlSocket::open(&database, shared.clone(), &relaying.handle());
         Ok(Running {
             addresses: Vec::new(),
             server: None,
+            control,
             hubs: Hubs::default(),
             relay,
             shared,
@@ -294,12 +297,16 @@ fn serve(listener: TcpListener, running: &Running) -> Result<(ServerHandle, Sock
             .app_data(CommandReplies::here())
             .configure(|config| routes(config, &shared))
     };
-    let cannot = |error| StartError::Listen(settings.listen.clone(), error);
+    let cannot = |source| cannot_listen(settings, source);
     let address = listener.local_addr().map_err(cannot)?;
     let server = server(listener, settings.workers, settings.peer_timeout, application).map_err(cannot)?;
     let handle = server.handle();
     actix_web::rt::spawn(server);
     Ok((handle, address))
+}
+
+fn cannot_listen(settings: &Settings, source: std::io::Error) -> StartError {
+    StartError::Listen { address: settings.listen.clone(), source }
 }
 
 /// Takes the first of the address's forms that can be had.

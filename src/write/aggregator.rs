@@ -13,9 +13,10 @@ use tokio::sync::{oneshot, watch};
 use crate::domain::clock::Clock;
 use crate::domain::collection::{CollectionId, Command, Registry, Rejection};
 use crate::domain::cursor::{Epoch, HighWaterMark, JournalPosition, Revision};
+use crate::domain::error_chain::ErrorChain;
 use crate::read_model::inline::Inline;
 use crate::storage::commit::Written;
-use crate::storage::connection::Database;
+use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::outbox::Change;
 use crate::storage::page::Progress;
@@ -159,7 +160,7 @@ impl Aggregator {
                 }
             }
             Err(error) => {
-                log::error!("{} commands were not done: {error}", reply_to.len());
+                log::error!("{} commands were not executed: {}", reply_to.len(), ErrorChain(&error));
                 for (place, reply_to) in reply_to {
                     answers.add(place.as_ref(), reply_to, Err(ExecuteError::Failed));
                 }
@@ -180,8 +181,8 @@ impl Aggregator {
                 writer
             }
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut writer)))
-            .unwrap_or_else(|_| Err(StoreError::Corrupt("a panic, see above".to_owned())));
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| work(&mut writer))).unwrap_or_else(|_| Err(StoreError::Panicked));
         if outcome.is_ok() {
             self.writer = Some(writer);
         }
