@@ -1,5 +1,6 @@
 //! Errors on the wire: problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
 
+use crate::domain::error_chain::ErrorChain;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -169,7 +170,7 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        log::error!("{error}");
+        log::error!("{}", ErrorChain(&error));
         Self::internal()
     }
 }

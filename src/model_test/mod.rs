@@ -37,8 +37,8 @@ use crate::domain::revision::Revision;
 use crate::events::batch::Batch;
 use crate::events::replay_cache::ReplayCache;
 use crate::events::resume::{Position, REPLAY_THRESHOLD, ReplayMode, resume};
-use crate::storage::connection::Database;
-use crate::storage::page::PageLimit;
+use crate::storage::database::Database;
+use crate::storage::page::{PageLimit, Span};
 use crate::storage::reader::Reader;
 use crate::storage::writer::{EpochMode, Retained, Writer};
 
@@ -180,7 +180,8 @@ impl World {
                     let horizon = view.horizon()?;
                     let after = after.max(horizon.pruned);
                     let limit = PageLimit { items: 2, bytes: usize::MAX };
-                    Ok((view.changes(&Feed::Everything(None), after, horizon.current, limit)?, horizon.current, after))
+                    let span = Span { after, to: horizon.current };
+                    Ok((view.changes(&Feed::Everything(None), span, limit)?, horizon.current, after))
                 })
                 .unwrap();
             let batch = Batch::new(after, read.to, read.changes, epoch, Arc::clone(&self.registry));

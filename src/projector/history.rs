@@ -24,7 +24,7 @@ use crate::read_model::error::ProjectionError;
 use crate::storage::connection::open_sidecar;
 use crate::storage::counters::Horizon;
 use crate::storage::outbox::Change;
-use crate::storage::page::PageLimit;
+use crate::storage::page::{PageLimit, Span};
 use crate::storage::reader::Reader;
 
 diesel::table! {
@@ -217,7 +217,7 @@ impl History {
             let read = reader.view(|view| {
                 // If they were pruned since, the next round starts over.
                 let exist = view.horizon()?.pruned <= from;
-                let read = view.changes(&feed, from, horizon.current, COPY_LIMIT)?;
+                let read = view.changes(&feed, Span { after: from, to: horizon.current }, COPY_LIMIT)?;
                 Ok(exist.then_some(read))
             })?;
             if let Some(read) = read {

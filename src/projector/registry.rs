@@ -23,7 +23,8 @@ use crate::read_model::projection::Feed;
 use crate::read_model::report::{Parameters, Report, ReportError};
 use crate::read_model::sink::Tables;
 use crate::read_model::spec::ProjectionSpec;
-use crate::storage::connection::{Database, open_read_only};
+use crate::storage::connection::open_read_only;
+use crate::storage::database::Database;
 use crate::threads::named_arbiter;
 use crate::write::aggregator::{Aggregator, RebuildInline};
 

@@ -1,6 +1,7 @@
 //! The actors that read: a few threads, each with a read-only connection, so that no read blocks a thread that serves
 //! streams, or the writer.
 
+use crate::domain::error_chain::ErrorChain;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ use crate::events::resume::{ResumeReply, ResumeRequest, resume};
 use crate::read::collection_cache::{Make, Measure, Zip};
 use crate::read::spooled_body::{Spool, SpoolError};
 use crate::storage::aggregates::Row;
-use crate::storage::connection::Database;
+use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::journal::{Entries, Entry, Folded};
 use crate::storage::page::PageLimit;
@@ -65,8 +66,8 @@ impl Readers {
             Some(reader) => reader,
             None => Reader::open(&self.database, Arc::clone(&self.registry))?,
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut reader)))
-            .unwrap_or_else(|_| Err(StoreError::Corrupt("a panic, see above".to_owned()).into()));
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| work(&mut reader))).unwrap_or_else(|_| Err(StoreError::Panicked.into()));
         if outcome.is_ok() {
             self.reader = Some(reader);
         }
@@ -207,7 +208,7 @@ impl Handler<Make> for Readers {
             Ok(None) => {}
             // In the queue like any other: what somebody else waits for comes first.
             Ok(Some(next)) => ctx.address().do_send(next),
-            Err(error) => log::error!("a body was not made: {error}"),
+            Err(error) => log::error!("a body was not made: {}", ErrorChain(&error)),
         }
     }
 }

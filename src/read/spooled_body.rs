@@ -18,6 +18,7 @@ use actix_web::rt::task::{JoinHandle, spawn_blocking};
 use actix_web::web::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::domain::error_chain::ErrorChain;
 use crate::storage::error::StoreError;
 
 /// Chunks that wait in memory for one client; together about 1 MiB.
@@ -146,7 +147,7 @@ impl fmt::Display for SpoolError {
         match self {
             Self::ClientGone => f.write_str("the client has gone"),
             Self::File(error) => write!(f, "the temporary file failed: {error}"),
-            Self::Store(error) => error.fmt(f),
+            Self::Store(error) => ErrorChain(error).fmt(f),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The one place that wires: collections, actors, HTTP server, and the order in which they stop.
 
+use crate::domain::error_chain::ErrorChain;
+use crate::service::control::ControlSocket;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -25,10 +27,10 @@ use crate::read::pool::Readers;
 use crate::read_model::projection::Projection;
 use crate::read_model::sink::Tables;
 use crate::read_model::spec::ProjectionSpec;
-use crate::service::cli::{self, reachable};
+use crate::service::cli;
 use crate::service::running::{Running, StartError, retention};
 use crate::service::settings::Settings;
-use crate::storage::connection::Database;
+use crate::storage::database::Database;
 use crate::storage::verify::{Verified, verify};
 use crate::storage::writer::{EpochMode, Writer};
 use crate::threads::named_arbiter;
@@ -117,7 +119,7 @@ impl Service {
         drop(log.try_init());
         if let Some(task) = settings.task.clone() {
             if let Err(error) = self.check() {
-                log::error!("{error}");
+                log::error!("{}", ErrorChain(&error));
                 return ExitCode::FAILURE;
             }
             return cli::run(&task, &settings, self.registry, self.projections);
@@ -128,12 +130,12 @@ impl Service {
             let name = signals.next().await;
             log::info!("{name}: stopping");
             std::thread::spawn(watchdog);
-            running.stop().await
+            Ok::<_, StartError>(running.stop().await?)
         });
         match outcome {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                log::error!("{error}");
+                log::error!("{}", ErrorChain(&error));
                 ExitCode::FAILURE
             }
         }
@@ -147,7 +149,7 @@ impl Service {
     /// read: then its position, kind and version are named.
     pub fn verify(self, database: &Path) -> Result<Vec<Verified>, StartError> {
         self.registry.check()?;
-        Ok(verify(database, &Arc::new(self.registry))?)
+        Ok(verify(database, &self.registry)?)
     }
 
     /// Starts the service inside a running [`actix::System`], and returns when it listens.
@@ -157,12 +159,11 @@ impl Service {
     pub async fn start(self, settings: Settings) -> Result<Running, StartError> {
         self.check()?;
         // Before anything is started that would have to be stopped. Who connects already waits a moment.
-        let listener = listen(&settings.listen).map_err(|error| StartError::Listen(settings.listen.clone(), error))?;
+        let listener = listen(&settings.listen).map_err(|source| cannot_listen(&settings, source))?;
         let mut running = self.open(settings)?;
         let (server, address) = start_server(listener, &running)
-            .map_err(|error| StartError::Listen(running.settings.listen.clone(), error))?;
+            .map_err(|error| StartError::Listen { address: running.settings.listen.clone(), source: error })?;
         log::info!("listening on http://{address}");
-        running.database.record_address(reachable(address));
         (running.server, running.addresses) = (Some(server), vec![address]);
         Ok(running)
     }
@@ -232,6 +233,7 @@ impl Service {
             stream_limiter: StreamLimiter::new(settings.max_sessions, settings.max_sessions_per_address),
             sessions: Arc::default(),
         });
+        let control = ControlSocket::open(&database, shared.clone(), &relaying.handle());
         Ok(Running {
             addresses: Vec::new(),
             server: None,
@@ -239,6 +241,7 @@ impl Service {
             relay,
             shared,
             database,
+            control,
             arbiters: [relaying, writing].into_iter().chain(projecting).collect(),
             settings,
             clock,
@@ -265,6 +268,10 @@ fn start_server(listener: TcpListener, running: &Running) -> std::io::Result<(Se
     let handle = server.handle();
     actix_web::rt::spawn(server);
     Ok((handle, address))
+}
+
+fn cannot_listen(settings: &Settings, source: std::io::Error) -> StartError {
+    StartError::Listen { address: settings.listen.clone(), source }
 }
 
 /// Takes the first of the address's forms that can be had.

@@ -3,6 +3,7 @@
 //! It has a thread of its own, so its blocking calls block nobody. No timer: a lone command is committed at once, and
 //! while a commit keeps the thread busy, the next batch gathers in the mailbox.
 
+use crate::domain::error_chain::ErrorChain;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -17,7 +18,7 @@ use crate::domain::key::CollectionId;
 use crate::domain::revision::{Epoch, HighWaterMark, JournalPosition, Revision};
 use crate::read_model::spec::ProjectionSpec;
 use crate::storage::commit::Written;
-use crate::storage::connection::Database;
+use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::outbox::Change;
 use crate::storage::page::Progress;
@@ -161,7 +162,7 @@ impl Aggregator {
                 }
             }
             Err(error) => {
-                log::error!("{} commands were not done: {error}", reply_to.len());
+                log::error!("{} commands were not executed: {}", reply_to.len(), ErrorChain(&error));
                 for (place, reply_to) in reply_to {
                     answers.add(place.as_ref(), reply_to, Err(ExecuteError::Failed));
                 }
@@ -182,8 +183,8 @@ impl Aggregator {
                 writer
             }
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut writer)))
-            .unwrap_or_else(|_| Err(StoreError::Corrupt("a panic, see above".to_owned())));
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| work(&mut writer))).unwrap_or_else(|_| Err(StoreError::Panicked));
         if outcome.is_ok() {
             self.writer = Some(writer);
         }

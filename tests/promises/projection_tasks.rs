@@ -100,7 +100,7 @@ fn an_impossible_task_fails_with_a_message_and_an_exit_code() {
     app.stop();
     for (task, why) in [
         (&["rebuild", "nonsense"][..], "there is no projection \"nonsense\""),
-        (&["skip", "cart_items", "1"], "no service runs that could have stopped at an event"),
+        (&["skip", "cart_items", "1"], "no service is running, so no projection has stopped at an event"),
     ] {
         let (code, said) = projection(app.database(), task);
         assert!(code == 1 && said.contains(why), "{task:?}: {code} {said}");

@@ -75,11 +75,11 @@ impl App {
                 while let Some(work) = work.recv().await {
                     work(&running).await;
                 }
-                running.stop().await
+                Ok(running.stop().await?)
             })
         });
         let Ok(address) = starting.recv() else {
-            return Err(thread.join().unwrap().unwrap_err().to_string());
+            return Err(chain(&thread.join().unwrap().unwrap_err()));
         };
         self.address = address;
         self.running = Some((sender, thread));
@@ -224,4 +224,10 @@ impl Drop for App {
         }
         self.stop();
     }
+}
+
+/// An error with its sources, as it is in the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(Some(error), |error| error.source());
+    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
