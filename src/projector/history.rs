@@ -293,7 +293,9 @@ impl History {
             }))
         })?;
         if incarnation > 1 {
-            log::warn!("the history of {name} starts over: change events were pruned before they were copied");
+            log::warn!(
+                "the history of {name} starts over: the epoch is new, or events were pruned before they were copied"
+            );
         }
         started
     }

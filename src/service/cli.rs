@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::domain::clock::Clock;
 use crate::domain::collection::Registry;
-use crate::projector::registry::ProjectionSet;
+use crate::projector::registry::{ProjectionSet, Projections};
 use crate::projector::runner::ProjectionRunner;
 use crate::projector::status::{Mode, Status};
 use crate::read_model::error::ProjectionError;
@@ -190,10 +190,10 @@ impl Offline {
             return Err(StoreError::Open(format!("there is no database {}", settings.database.display())).into());
         }
         let (database, registry, clock) = (Arc::new(database), Arc::new(registry), Arc::new(Clock::default()));
-        let context = projections.context(&database, &registry, &clock)?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
         let (ours, theirs) = (Arc::clone(&registry), Arc::clone(&inline));
         let writer = Writer::open(&database, ours, theirs, clock.now(), EpochMode::Keep)?;
+        let context = Projections::context(&projections.background, &database, &registry, &clock)?;
         let mut background = Vec::new();
         for spec in projections.background {
             let status = Status::new(spec.name, spec.version, Mode::Background);

@@ -138,6 +138,9 @@ fn a_projection_that_pruning_overtook_is_rebuilt_from_the_aggregates() {
     let failing = wait_for_state(&app, "sights", "failing");
     assert_eq!(failing["generation"], 1, "{failing}");
     assert_eq!(failing["building"]["total"], 2, "{failing}");
+    app.restart();
+    let failing = wait_for_state(&app, "sights", "failing");
+    assert_eq!(failing["building"]["generation"], 2, "the build continues after a restart: {failing}");
     assert_eq!(app.get("/reports/seen").json(), old, "the old generation is served meanwhile");
     fail_at(21, 0);
     wait_for_report(&app, "seen", &json!([["Oslo", 1], ["Rome", 2]]));

@@ -268,6 +268,24 @@ fn projection_and_report_routes_reject_unknown_names_methods_and_bodies() {
 }
 
 #[test]
+fn metrics_are_in_the_text_format_of_prometheus() {
+    let app = filled();
+    let metrics = app.get("/metrics");
+    let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!(metrics.header("Content-Type"), Some(open_metrics));
+    let text = metrics.text();
+    for name in ["lag_events", "lag_seconds", "failing", "building"] {
+        assert!(text.contains(&format!("# TYPE duality_projection_{name} gauge\n")), "{text}");
+        for projection in ["cart_items", "carts.csv", "city_history"] {
+            let line = format!("duality_projection_{name}{{projection=\"{projection}\"}} 0\n");
+            assert!(text.contains(&line), "{text}");
+        }
+    }
+    assert!(text.contains("# HELP duality_projection_failing 1 while the projection is failing.\n"), "{text}");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+}
+
+#[test]
 fn an_invalid_report_query_is_rejected_with_the_parameter() {
     let app = filled();
     for (query, parameter) in [
