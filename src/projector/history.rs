@@ -275,7 +275,8 @@ impl History {
                     revision = current;
                     view.scan_with_revisions(id, |key, _, body| {
                         sequence += 1;
-                        let (key, patch) = (Key::from_db(key), body.to_owned());
+                        let key = Key::from_db(key);
+                        let patch = body.to_owned();
                         let change = Change { revision: pruned, collection: id, key, patch, time };
                         append(connection, sequence, name, &change)
                     })?;

@@ -179,7 +179,8 @@ fn copies_of_change_events_from_an_earlier_version_are_removed_at_start() {
     app.post("/persons", r#"{"name":"Ann"}"#);
     wait_for_report(&app, "people", &json!([["1", "Ann", 1]]));
     app.stop();
-    let (tables, archive) = (side_file(app.database(), "people.1.db"), side_file(app.database(), "people.changes.db"));
+    let tables = side_file(app.database(), "people.1.db");
+    let archive = side_file(app.database(), "people.changes.db");
     for suffix in ["", "-wal", "-shm"] {
         std::fs::write(format!("{}{suffix}", archive.display()), "a former name").unwrap();
     }
