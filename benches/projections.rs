@@ -186,7 +186,8 @@ fn settings(database: &Path) -> Settings {
 }
 
 async fn count(running: &Running, key: &Key, number: usize) {
-    let (things, what) = (i64::try_from(number).unwrap(), format!("things of the kind {number}"));
+    let things = i64::try_from(number).unwrap();
+    let what = format!("things of the kind {number}");
     running.execute::<Tally>(key, Command::Count { things, what }).await.unwrap();
 }
 

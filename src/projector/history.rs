@@ -276,7 +276,8 @@ impl History {
                     revision = current;
                     view.scan_with_revisions(id, |key, _, body| {
                         sequence += 1;
-                        let (key, patch) = (Key::from_db(key), body.to_owned());
+                        let key = Key::from_db(key);
+                        let patch = body.to_owned();
                         let change = Change { revision: pruned, collection: id, key, patch, time };
                         append(connection, sequence, name, &change)
                     })?;
@@ -294,7 +295,9 @@ impl History {
             }))
         })?;
         if incarnation > 1 {
-            log::warn!("the history of {name} starts over: change events were pruned before they were copied");
+            log::warn!(
+                "the history of {name} starts over: the epoch is new, or events were pruned before they were copied"
+            );
         }
         started
     }

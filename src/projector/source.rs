@@ -97,7 +97,8 @@ impl Source {
                 return Ok(SourceState { identity: epoch.clone(), epoch, first: 0, last });
             }
             let horizon = view.horizon()?;
-            let (first, last) = (horizon.pruned.number(), horizon.current.number());
+            let first = horizon.pruned.number();
+            let last = horizon.current.number();
             Ok(SourceState { identity: format!("{epoch}/changes"), epoch, first, last })
         })?)
     }

@@ -184,10 +184,10 @@ impl Service {
         let (registry, projections) = (Arc::new(self.registry), self.projections);
         let clock = Arc::new(Clock::default());
         let database = Arc::new(Database::lock(&settings.database)?);
-        let context = projections.context(&database, &registry, &clock)?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
         let life = if settings.new_epoch { EpochMode::Renew } else { EpochMode::Keep };
         let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now(), life)?;
+        let context = Projections::context(&projections.background, &database, &registry, &clock)?;
         let (epoch, revision) = (writer.epoch().clone(), writer.revision());
         log::info!("database {} is open: epoch {epoch}, revision {revision}", database.path().display());
 
@@ -211,9 +211,8 @@ impl Service {
         });
         let relay = Relay::start_in_arbiter(&relaying.handle(), |_| relay);
         aggregator.do_send(Listen(relay.clone().recipient()));
-        let background = &projections.background;
         let (projections, projecting) =
-            Projections::start(&inline, background, &context, &relay, settings.poll_interval);
+            Projections::start(&inline, &projections.background, &context, &relay, settings.poll_interval);
 
         let replay_cache = Arc::new(ReplayCache::new(settings.shared_events));
         let shared = web::Data::new(Shared {

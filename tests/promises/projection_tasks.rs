@@ -250,7 +250,8 @@ fn projection_and_report_routes_reject_unknown_names_methods_and_bodies() {
     {
         let answer = app.post(path, "{}");
         assert_eq!((answer.status, answer.header("Allow")), (405, Some("GET, HEAD")), "{path}");
-        let (head, get) = (app.request("HEAD", path, &[], None), app.get(path));
+        let head = app.request("HEAD", path, &[], None);
+        let get = app.get(path);
         assert_eq!((head.status, get.status, head.body.len()), (200, 200, 0), "{path}");
         assert_eq!(head.header("Content-Type"), get.header("Content-Type"), "{path}");
         assert_eq!(get.header("Cache-Control"), Some("no-store"), "{path}");
@@ -265,6 +266,24 @@ fn projection_and_report_routes_reject_unknown_names_methods_and_bodies() {
     assert_eq!(app.get("/reports/carts.csv").header("Content-Type"), Some("text/csv; charset=utf-8; header=present"));
     let other = app.request("GET", "/reports/carts.csv", &[("Accept", "application/json")], None);
     assert_eq!(other.status, 406);
+}
+
+#[test]
+fn metrics_are_in_the_text_format_of_prometheus() {
+    let app = filled();
+    let metrics = app.get("/metrics");
+    let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!(metrics.header("Content-Type"), Some(open_metrics));
+    let text = metrics.text();
+    for name in ["lag_events", "lag_seconds", "failing", "building"] {
+        assert!(text.contains(&format!("# TYPE duality_projection_{name} gauge\n")), "{text}");
+        for projection in ["cart_items", "carts.csv", "city_history"] {
+            let line = format!("duality_projection_{name}{{projection=\"{projection}\"}} 0\n");
+            assert!(text.contains(&line), "{text}");
+        }
+    }
+    assert!(text.contains("# HELP duality_projection_failing 1 while the projection is failing.\n"), "{text}");
+    assert!(text.ends_with("# EOF\n"), "{text}");
 }
 
 #[test]
