@@ -12,6 +12,7 @@ use crate::domain::feed::Feed;
 use crate::events::resume::{Page, Position, ReplayMode, ResumeReply, ResumeRequest};
 use crate::events::sse::Form;
 use crate::read::pool::Readers;
+use crate::read::thread_pool::PoolStopped;
 use crate::storage::error::StoreError;
 use crate::storage::page::PageLimit;
 
@@ -93,7 +94,7 @@ pub(crate) struct Session {
 
 impl Session {
     /// Reads what comes next for a subscriber in whose channel there is room.
-    pub(crate) fn read_on(subscription: &Rc<RefCell<Subscription>>, readers: &Addr<Readers>) {
+    pub(crate) fn read_on(subscription: &Rc<RefCell<Subscription>>, readers: &Readers) {
         let (answer, subscription) = (readers.send(subscription.borrow().next_request()), Rc::clone(subscription));
         Self::create(|ctx| {
             let session = Self { subscription };
@@ -105,7 +106,7 @@ impl Session {
         });
     }
 
-    fn go_on(&self, answer: Result<Result<ResumeReply, StoreError>, MailboxError>) {
+    fn go_on(&self, answer: Result<Result<ResumeReply, StoreError>, PoolStopped>) {
         let mut subscription = self.subscription.borrow_mut();
         match answer {
             // The client has gone meanwhile.

@@ -28,7 +28,7 @@ use crate::http::server::server;
 use crate::http::shared::Shared;
 use crate::projector::actor::InBackground;
 use crate::projector::registry::{Projections, Registered, Surroundings};
-use crate::read::collection_cache::Bodies;
+use crate::read::collection_cache::CollectionCache;
 use crate::read::pool::Readers;
 use crate::read_model::inline::{InTransaction, Inline};
 use crate::read_model::projection::{Projection, Tables};
@@ -213,10 +213,13 @@ impl Service {
         let (projections, projecting) = Projections::start(&inline, &projections.background, &around)?;
 
         let replay_cache = Arc::new(ReplayCache::new(settings.shared_events));
+        let start_readers = |name| {
+            Readers::start(name, settings.readers, &database, &registry, &replay_cache).map_err(StartError::Thread)
+        };
         let shared = web::Data::new(Shared {
-            readers: Readers::start(settings.readers, &database, &registry, &replay_cache),
-            scanners: Readers::start(settings.readers, &database, &registry, &replay_cache),
-            bodies: Arc::new(Bodies::new(registry.ids().count(), settings.shared_bodies)),
+            readers: start_readers("duality-reader")?,
+            scanners: start_readers("duality-scanner")?,
+            collections: Arc::new(CollectionCache::new(registry.ids().count(), settings.shared_bodies)),
             spool_directory: database.directory().to_owned(),
             registry,
             epoch,

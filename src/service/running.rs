@@ -17,6 +17,7 @@ use crate::domain::key::Key;
 use crate::domain::precondition::Precondition;
 use crate::http::shared::Shared;
 use crate::read::pool::{FoldAggregate, ReadAggregates};
+use crate::read::thread_pool::PoolStopped;
 use crate::read_model::projection::ProjectionError;
 use crate::service::settings::Settings;
 use crate::storage::connection::Database;
@@ -196,6 +197,12 @@ impl Running {
         self.clock.turn(milliseconds);
     }
 
+    /// The number of bytes that count against `--shared-bodies`.
+    #[must_use]
+    pub fn shared_body_bytes(&self) -> usize {
+        self.shared.collections.used()
+    }
+
     /// Streams that are open.
     #[must_use]
     pub fn sessions(&self) -> usize {
@@ -203,7 +210,7 @@ impl Running {
     }
 }
 
-fn stopped(error: MailboxError) -> StoreError {
+fn stopped(error: PoolStopped) -> StoreError {
     StoreError::Open(format!("the service has stopped: {error}"))
 }
 
@@ -243,6 +250,8 @@ pub enum StartError {
     Projection(ProjectionError),
     /// Signals cannot be waited for.
     Signal(std::io::Error),
+    /// The operating system does not start a thread.
+    Thread(std::io::Error),
 }
 
 impl fmt::Display for StartError {
@@ -253,6 +262,7 @@ impl fmt::Display for StartError {
             Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::Projection(error) => write!(f, "a projection cannot be kept: {error}"),
             Self::Signal(error) => write!(f, "cannot wait for signals: {error}"),
+            Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
         }
     }
 }
