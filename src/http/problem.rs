@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::domain::command::{ErasedDomainError, Rejection};
 use crate::domain::json::{JsonError, ValidationError};
 use crate::domain::revision::{Epoch, Revision};
+use crate::read::thread_pool::PoolStopped;
 use crate::storage::error::StoreError;
 use crate::write::aggregator::ExecuteError;
 
@@ -175,9 +176,9 @@ impl From<StoreError> for Problem {
     }
 }
 
-impl From<actix::MailboxError> for Problem {
-    fn from(error: actix::MailboxError) -> Self {
-        log::error!("a reader is gone: {error}");
+impl From<PoolStopped> for Problem {
+    fn from(error: PoolStopped) -> Self {
+        log::error!("{error}");
         Self::internal()
     }
 }

@@ -12,7 +12,7 @@ use crate::delivery::stream_limiter::StreamLimiter;
 use crate::domain::collection::Registry;
 use crate::domain::revision::Epoch;
 use crate::projector::registry::Projections;
-use crate::read::collection_cache::Bodies;
+use crate::read::collection_cache::CollectionCache;
 use crate::read::pool::Readers;
 use crate::write::aggregator::{Aggregator, CommittedRevision, JournalMark};
 
@@ -27,10 +27,10 @@ pub(crate) struct Shared {
     /// One address for all: its mailbox is bounded per address.
     pub(crate) aggregator: Addr<Aggregator>,
     /// For pages and single aggregates.
-    pub(crate) readers: Addr<Readers>,
+    pub(crate) readers: Readers,
     /// For whole collections, which take long: they must not keep a page waiting.
-    pub(crate) scanners: Addr<Readers>,
-    pub(crate) bodies: Arc<Bodies>,
+    pub(crate) scanners: Readers,
+    pub(crate) collections: Arc<CollectionCache>,
     /// Where a body that is not taken fast enough waits.
     pub(crate) spool_directory: PathBuf,
     /// The longest request body, in bytes.

@@ -22,7 +22,7 @@ use crate::events::replay_cache::ReplayCache;
 use crate::http::server::{ServerConfig, serve};
 use crate::http::shared::Shared;
 use crate::projector::registry::{ProjectionSet, Projections};
-use crate::read::collection_cache::Bodies;
+use crate::read::collection_cache::CollectionCache;
 use crate::read::pool::Readers;
 use crate::read_model::projection::Projection;
 use crate::read_model::sink::Tables;
@@ -215,10 +215,13 @@ impl Service {
             Projections::start(&inline, &projections.background, &context, &relay, settings.poll_interval);
 
         let replay_cache = Arc::new(ReplayCache::new(settings.shared_events));
+        let start_readers = |name| {
+            Readers::start(name, settings.readers, &database, &registry, &replay_cache).map_err(StartError::Thread)
+        };
         let shared = web::Data::new(Shared {
-            readers: Readers::start("duality-read", settings.readers, &database, &registry, &replay_cache),
-            scanners: Readers::start("duality-scan", settings.readers, &database, &registry, &replay_cache),
-            bodies: Arc::new(Bodies::new(registry.ids().count(), settings.shared_bodies)),
+            readers: start_readers("duality-read")?,
+            scanners: start_readers("duality-scan")?,
+            collections: Arc::new(CollectionCache::new(registry.ids().count(), settings.shared_bodies)),
             spool_directory: database.directory().to_owned(),
             registry,
             epoch,

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::domain::clock::Clock;
 use crate::domain::collection::Registry;
 use crate::domain::error_chain::ErrorChain;
-use crate::projector::registry::ProjectionSet;
+use crate::projector::registry::{ProjectionSet, Projections};
 use crate::projector::runner::ProjectionRunner;
 use crate::projector::status::{Mode, Status};
 use crate::read_model::error::ProjectionError;
@@ -133,7 +133,7 @@ struct Offline {
 impl Offline {
     fn open(database: Database, registry: Registry, projections: ProjectionSet) -> Result<Self, TaskError> {
         let (database, registry, clock) = (Arc::new(database), Arc::new(registry), Arc::new(Clock::default()));
-        let context = projections.context(&database, &registry, &clock)?;
+        let context = Projections::context(&projections.background, &database, &registry, &clock)?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
         let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now(), EpochMode::Keep)?;
         let mut background = Vec::new();

@@ -185,6 +185,12 @@ impl Running {
         self.clock.turn(milliseconds);
     }
 
+    /// The number of bytes that count against `--shared-bodies`.
+    #[must_use]
+    pub fn shared_body_bytes(&self) -> usize {
+        self.shared.collections.used()
+    }
+
     /// The number of session actors that run: one for each SSE client of a feed.
     #[must_use]
     pub fn session_actors(&self) -> usize {
@@ -289,6 +295,9 @@ pub enum StartError {
     /// A projection cannot start.
     #[error("cannot start a projection: {0}")]
     Projection(ProjectionError),
+    /// The operating system does not start a thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
     /// The process cannot handle signals.
     #[error("cannot handle signals")]
     Signal(#[source] std::io::Error),
