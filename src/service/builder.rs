@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -36,7 +37,7 @@ use crate::read_model::projection::{Projection, Tables};
 use crate::service::cli;
 use crate::service::control::ControlSocket;
 use crate::service::running::{Hubs, Running, StartError, retention};
-use crate::service::settings::Settings;
+use crate::service::settings::{Settings, bytes};
 use crate::storage::database::Database;
 use crate::storage::verify::{Verified, verify};
 use crate::storage::writer::{EpochMode, Writer};
@@ -45,7 +46,6 @@ use crate::write::aggregator::{Aggregator, CommandReplies, Listen};
 /// A service before it runs: its collections, in their order in the document.
 ///
 /// ```no_run
-/// use clap::Parser as _;
 /// use duality::{Document, Service, Settings};
 ///
 /// #[derive(serde::Serialize, serde::Deserialize)]
@@ -196,7 +196,7 @@ impl Service {
 
         let (ours, theirs) = (Arc::clone(&registry), Arc::clone(&inline));
         let aggregator =
-            Aggregator::new(Arc::clone(&database), ours, theirs, Arc::clone(&clock), writer, settings.queue);
+            Aggregator::new(Arc::clone(&database), ours, theirs, Arc::clone(&clock), writer, settings.queue.get());
         let (committed, journal) = (aggregator.committed(), aggregator.journal());
         // A thread each: what they do blocks.
         let (writing, relaying) = (Arbiter::new(), Arbiter::new());
@@ -213,11 +213,11 @@ impl Service {
         };
         let (projections, projecting) = Projections::start(&inline, &projections.background, &around)?;
 
-        let replay_cache = Arc::new(ReplayCache::new(settings.shared_events));
+        let replay_cache = Arc::new(ReplayCache::new(bytes(settings.shared_events)));
         let shared = web::Data::new(Shared {
-            readers: Readers::start(settings.readers, &database, &registry, &replay_cache),
-            scanners: Readers::start(settings.readers, &database, &registry, &replay_cache),
-            bodies: Arc::new(Bodies::new(registry.ids().count(), settings.shared_bodies)),
+            readers: Readers::start(settings.readers.get(), &database, &registry, &replay_cache),
+            scanners: Readers::start(settings.readers.get(), &database, &registry, &replay_cache),
+            bodies: Arc::new(Bodies::new(registry.ids().count(), bytes(settings.shared_bodies))),
             spool_directory: database.directory().to_owned(),
             registry,
             epoch,
@@ -225,10 +225,10 @@ impl Service {
             journal,
             projections: Arc::new(projections),
             aggregator,
-            max_body: settings.max_body,
-            session_buffer: settings.session_buffer,
+            max_body: bytes(settings.max_body),
+            session_buffer: bytes(settings.session_buffer),
             heartbeat: settings.heartbeat,
-            stream_limiter: StreamLimiter::new(settings.max_sessions, settings.max_sessions_per_address),
+            stream_limiter: StreamLimiter::new(settings.max_sessions.get(), settings.max_sessions_per_address.get()),
         });
         let control = ControlSocket::open(&database, shared.clone(), &relaying.handle());
         Ok(Running {
@@ -299,7 +299,8 @@ fn serve(listener: TcpListener, running: &Running) -> Result<(ServerHandle, Sock
     };
     let cannot = |source| cannot_listen(settings, source);
     let address = listener.local_addr().map_err(cannot)?;
-    let server = server(listener, settings.workers, settings.peer_timeout, application).map_err(cannot)?;
+    let server = server(listener, settings.workers.map(NonZeroUsize::get), settings.peer_timeout, application)
+        .map_err(cannot)?;
     let handle = server.handle();
     actix_web::rt::spawn(server);
     Ok((handle, address))

@@ -6,7 +6,7 @@ mod database;
 mod process;
 mod stream;
 
-pub(crate) use app::App;
+pub(crate) use app::{App, count};
 pub(crate) use client::{Client, Response};
 pub(crate) use database::{lines, sql};
 pub(crate) use process::{Process, output_of};
