@@ -147,12 +147,11 @@ impl Service {
         }
     }
 
-    /// Folds all events and derives all groups anew, and compares that with what is stored. Reads only; a service may be
-    /// running meanwhile.
+    /// Compares the stored states with those that follow from the events. Changes nothing. A service may use the database.
     ///
     /// # Errors
-    /// The registrations do not fit together, the database cannot be read or is of another version, or an event cannot be
-    /// read: then its position, kind and version are named.
+    /// The registrations do not fit together, the database cannot be read or belongs to another version of the program,
+    /// or an event cannot be read. The error then names the event's position, kind and version.
     pub fn verify(self, database: &Path) -> Result<Vec<Verified>, StartError> {
         self.registry.check()?;
         Ok(verify(database, &self.registry)?)

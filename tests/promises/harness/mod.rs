@@ -29,6 +29,20 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// The number of cases of a property test: `DUALITY_CASES` thousandths of `all`, by default a tenth.
+pub(crate) fn cases(all: u32) -> u32 {
+    (all * number_from_environment("DUALITY_CASES", 100) / 1000).max(1)
+}
+
+/// How often a test kills the service: `DUALITY_KILLS`, by default 3.
+pub(crate) fn kills() -> u32 {
+    number_from_environment("DUALITY_KILLS", 3)
+}
+
+fn number_from_environment(name: &str, default: u32) -> u32 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")))
+}
+
 /// A random number generator with a seed, so that a failure can be repeated: an xorshift of 64 bits.
 pub(crate) struct Random(u64);
 
