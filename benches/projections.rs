@@ -182,7 +182,10 @@ fn rebuild(service: SocketAddr) -> Duration {
 }
 
 fn settings(database: &Path) -> Settings {
-    Settings { database: database.to_owned(), listen: "127.0.0.1:0".to_owned(), ..Settings::default() }
+    let mut settings = Settings::default();
+    settings.database = database.to_owned();
+    settings.listen = "127.0.0.1:0".to_owned();
+    settings
 }
 
 async fn count(running: &Running, key: &Key, number: usize) {

@@ -37,6 +37,7 @@ pub mod testing;
 #[cfg(test)]
 mod model_test;
 
+pub use bytesize::ByteSize;
 pub use domain::clock::Timestamp;
 pub use domain::collection::{BusinessRule, Derived, Document, EventSourced, InvalidRegistration, Keys, Root};
 pub use domain::json::ValidationError;

@@ -370,8 +370,13 @@ fn feed(level: u8, registry: &Registry) -> Feed {
 
 const CONSUMERS: usize = 4;
 
+/// The number of cases: `DUALITY_CASES`. The default is a tenth of the 1000 that CI runs.
+fn cases() -> u32 {
+    std::env::var("DUALITY_CASES").map_or(100, |text| text.parse().unwrap())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, rng_seed: RngSeed::Fixed(2026), max_shrink_time: 60_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, rng_seed: RngSeed::Fixed(2026), max_shrink_time: 60_000, ..ProptestConfig::default() })]
     #[test]
     fn merge_patches_alone_bring_any_consumer_to_the_state_of_now(
         consumers in prop::collection::vec((0..7_u8, 1..4_usize), CONSUMERS),

@@ -3,7 +3,6 @@
 use crate::domain::error_chain::ErrorChain;
 use crate::service::control::ControlSocket;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,7 +28,7 @@ use crate::read_model::sink::Tables;
 use crate::read_model::spec::ProjectionSpec;
 use crate::service::cli;
 use crate::service::running::{Running, StartError, retention};
-use crate::service::settings::Settings;
+use crate::service::settings::{Settings, bytes};
 use crate::storage::database::Database;
 use crate::storage::verify::{Verified, verify};
 use crate::storage::writer::{EpochMode, Writer};
@@ -39,7 +38,6 @@ use crate::write::aggregator::{Aggregator, Listen};
 /// A service before it runs: its collections, in their order in the document.
 ///
 /// ```no_run
-/// use clap::Parser as _;
 /// use duality::{Document, Service, Settings};
 ///
 /// #[derive(serde::Serialize, serde::Deserialize)]
@@ -141,12 +139,11 @@ impl Service {
         }
     }
 
-    /// Folds all events and derives all groups anew, and compares that with what is stored. Reads only; a service may be
-    /// running meanwhile.
+    /// Compares the stored states with those that follow from the events. Changes nothing. A service may use the database.
     ///
     /// # Errors
-    /// The registrations do not fit together, the database cannot be read or is of another version, or an event cannot be
-    /// read: then its position, kind and version are named.
+    /// The registrations do not fit together, the database cannot be read or belongs to another version of the program,
+    /// or an event cannot be read. The error then names the event's position, kind and version.
     pub fn verify(self, database: &Path) -> Result<Vec<Verified>, StartError> {
         self.registry.check()?;
         Ok(verify(database, &self.registry)?)
@@ -193,7 +190,7 @@ impl Service {
 
         let (ours, theirs) = (Arc::clone(&registry), Arc::clone(&inline));
         let aggregator =
-            Aggregator::new(Arc::clone(&database), ours, theirs, Arc::clone(&clock), writer, settings.queue);
+            Aggregator::new(Arc::clone(&database), ours, theirs, Arc::clone(&clock), writer, settings.queue.get());
         let (committed, journal) = (aggregator.committed(), aggregator.journal());
         // A thread each: what they do blocks.
         let (writing, relaying) = (named_arbiter("duality-writer"), named_arbiter("duality-relay"));
@@ -214,14 +211,15 @@ impl Service {
         let (projections, projecting) =
             Projections::start(&inline, &projections.background, &context, &relay, settings.poll_interval);
 
-        let replay_cache = Arc::new(ReplayCache::new(settings.shared_events));
+        let replay_cache = Arc::new(ReplayCache::new(bytes(settings.shared_events)));
         let start_readers = |name| {
-            Readers::start(name, settings.readers, &database, &registry, &replay_cache).map_err(StartError::Thread)
+            Readers::start(name, settings.readers.get(), &database, &registry, &replay_cache)
+                .map_err(StartError::Thread)
         };
         let shared = web::Data::new(Shared {
             readers: start_readers("duality-read")?,
             scanners: start_readers("duality-scan")?,
-            collections: Arc::new(CollectionCache::new(registry.ids().count(), settings.shared_bodies)),
+            collections: Arc::new(CollectionCache::new(registry.ids().count(), bytes(settings.shared_bodies))),
             spool_directory: database.directory().to_owned(),
             registry,
             epoch,
@@ -229,10 +227,10 @@ impl Service {
             journal,
             projections: Arc::new(projections),
             aggregator,
-            max_body: settings.max_body,
-            session_buffer: settings.session_buffer,
+            max_body: bytes(settings.max_body),
+            session_buffer: bytes(settings.session_buffer),
             heartbeat: settings.heartbeat,
-            stream_limiter: StreamLimiter::new(settings.max_sessions, settings.max_sessions_per_address),
+            stream_limiter: StreamLimiter::new(settings.max_sessions.get(), settings.max_sessions_per_address.get()),
             sessions: Arc::default(),
         });
         let control = ControlSocket::open(&database, shared.clone(), &relaying.handle());
@@ -258,7 +256,7 @@ fn start_server(listener: TcpListener, running: &Running) -> std::io::Result<(Se
     let server = serve(
         listener,
         ServerConfig {
-            workers: settings.workers.and_then(NonZeroUsize::new),
+            workers: settings.workers,
             peer_timeout: settings.peer_timeout,
             cors_origins: settings.cors_origin.clone(),
             heartbeat: settings.heartbeat,

@@ -136,3 +136,74 @@ pub(crate) struct Retained {
     /// Tombstones from this time on.
     pub(crate) tombstones: Timestamp,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use diesel::connection::InstrumentationEvent;
+    use diesel::prelude::*;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::domain::clock::Clock;
+    use crate::domain::collection::{Document, Verb};
+    use crate::domain::key::Key;
+    use crate::domain::precondition::Precondition;
+
+    #[derive(Serialize, Deserialize)]
+    struct Note {
+        text: String,
+    }
+
+    impl Document for Note {
+        const NAME: &'static str = "notes";
+    }
+
+    #[derive(Default)]
+    struct Statements {
+        executed: Vec<String>,
+        cached: Vec<String>,
+    }
+
+    /// Diesel reports a statement as cached when it prepares it, and never again on the same connection.
+    #[test]
+    fn every_statement_of_a_write_is_prepared_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = Database::lock(&directory.path().join("test.db")).unwrap();
+        let mut registry = Registry::default();
+        registry.document::<Note>();
+        let now = Clock::default().now();
+        let registry = Arc::new(registry);
+        let mut writer = Writer::open(&database, Arc::clone(&registry), [].into(), now, EpochMode::Keep).unwrap();
+        let statements = Arc::new(Mutex::new(Statements::default()));
+        let seen = Arc::clone(&statements);
+        writer.connection.set_instrumentation(move |event: InstrumentationEvent<'_>| match event {
+            InstrumentationEvent::StartQuery { query, .. } => seen.lock().unwrap().executed.push(query.to_string()),
+            InstrumentationEvent::CacheQuery { sql, .. } => seen.lock().unwrap().cached.push(sql.to_owned()),
+            _ => {}
+        });
+        let notes = registry.id("notes").unwrap();
+        let mut write = |key: Option<Key>, verb, text: &str| {
+            let body = serde_json::json!({ "text": text });
+            let change = registry.get(notes).change(verb, body).unwrap();
+            let command = Command { collection: notes, key, precondition: Precondition::default(), change };
+            writer.commit(vec![command], now).unwrap().answers.remove(0).unwrap().key
+        };
+        for _ in 0..3 {
+            let key = write(None, Verb::Create, "a");
+            write(Some(key), Verb::Replace, "b");
+        }
+        let Statements { executed, cached } = &*statements.lock().unwrap();
+        let of_rows: Vec<_> = executed
+            .iter()
+            .map(|query| query.split(" -- binds").next().unwrap().trim())
+            .filter(|query| ["SELECT", "INSERT", "UPDATE", "DELETE"].iter().any(|word| query.starts_with(word)))
+            .collect();
+        assert!(of_rows.len() >= 3 * 6, "{executed:?}");
+        for query in of_rows {
+            let times = cached.iter().filter(|sql| sql.trim() == query).count();
+            assert_eq!(times, 1, "{query} in {cached:?}");
+        }
+    }
+}

@@ -163,7 +163,8 @@ fn a_projection_of_pruned_change_events_is_built_from_the_aggregates() {
 }
 
 fn refusal(service: Service) -> String {
-    let settings = Settings { database: ":memory:".into(), ..Settings::default() };
+    let mut settings = Settings::default();
+    settings.database = ":memory:".into();
     match service.open(settings) {
         Ok(_) => panic!("it was accepted"),
         Err(error) => error.to_string(),

@@ -59,6 +59,44 @@ fn projections_can_be_listed_with_and_without_a_running_service() {
 }
 
 #[test]
+fn only_the_user_of_the_service_can_open_its_socket_and_stopping_removes_it() {
+    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+    let mut app = filled();
+    let socket = PathBuf::from(format!("{}.sock", app.database().display()));
+    let metadata = std::fs::metadata(&socket).unwrap();
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    app.stop();
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_killed_service_does_not_leave_a_socket_in_the_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("killed.db");
+    let socket = directory.path().join("killed.db.sock");
+    Process::start(&database, &[]).kill();
+    assert!(socket.exists(), "a kill leaves the socket behind");
+    let (code, said) = projection(&database, &["list"]);
+    assert_eq!((code, said.lines().count()), (0, 3), "{said}");
+    let _process = Process::start(&database, &[]);
+    let (code, said) = projection(&database, &["list"]);
+    assert_eq!((code, said.lines().count()), (0, 3), "{said}");
+}
+
+#[test]
+fn the_command_line_reaches_a_service_whose_path_is_longer_than_a_socket_address() {
+    let directory = tempfile::tempdir().unwrap();
+    let deep = directory.path().join("a".repeat(100)).join("b".repeat(100));
+    std::fs::create_dir_all(&deep).unwrap();
+    let database = deep.join("test.db");
+    let process = Process::start(&database, &[]);
+    let (code, said) = projection(&database, &["list"]);
+    assert_eq!((code, said.lines().count()), (0, 3), "{said}");
+    assert!(!process.log().contains("cannot reach"), "{}", process.log());
+}
+
+#[test]
 fn projections_can_be_rebuilt_with_and_without_a_running_service() {
     let mut app = filled();
     let before = everything(app.address);

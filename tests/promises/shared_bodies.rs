@@ -226,7 +226,7 @@ fn gzip_gives_the_same_text_compressed() {
 
 #[test]
 fn a_collection_over_budget_is_streamed_until_it_fits() {
-    let app = App::with(|settings| settings.shared_bodies = 100_000);
+    let app = App::with(|settings| settings.shared_bodies = duality::ByteSize(100_000));
     let mut client = app.client();
     fill(&mut client, 50, 1000);
     assert!(is_shared(&app.get("/persons")));
@@ -241,7 +241,7 @@ fn a_collection_over_budget_is_streamed_until_it_fits() {
     // Streaming measures the new size.
     eventually("it is shared again", || is_shared(&app.get("/persons")));
     assert_eq!(app.get("/persons").json().as_object().unwrap().len(), 30);
-    let none = App::with(|settings| settings.shared_bodies = 0);
+    let none = App::with(|settings| settings.shared_bodies = duality::ByteSize(0));
     assert!(!is_shared(&none.get("/persons")));
 }
 

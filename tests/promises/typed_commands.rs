@@ -12,7 +12,9 @@ use crate::harness::App;
 use crate::own_aggregates::{Command, Jar, Rule, jars_and_crates};
 
 fn settings(database: &Path) -> Settings {
-    Settings { database: database.to_owned(), ..Settings::default() }
+    let mut settings = Settings::default();
+    settings.database = database.to_owned();
+    settings
 }
 
 /// Opens the shipped service without HTTP, runs some work, and stops it.

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::pin::Pin;
 use std::thread::JoinHandle;
@@ -39,12 +40,10 @@ impl App {
     /// Starts it with collections other than the shipped ones.
     pub(crate) fn serving(collections: fn() -> Service, change: impl FnOnce(&mut Settings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut settings = Settings {
-            listen: "127.0.0.1:0".to_owned(),
-            database: directory.path().join("test.db"),
-            workers: Some(2),
-            ..Settings::default()
-        };
+        let mut settings = Settings::default();
+        settings.listen = "127.0.0.1:0".to_owned();
+        settings.database = directory.path().join("test.db");
+        settings.workers = Some(count(2));
         change(&mut settings);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut app = Self { _directory: directory, settings, collections, running: None, address: nowhere };
@@ -224,6 +223,11 @@ impl Drop for App {
         }
         self.stop();
     }
+}
+
+/// A number for a setting that cannot be zero.
+pub(crate) fn count(number: usize) -> NonZeroUsize {
+    NonZeroUsize::new(number).unwrap()
 }
 
 /// An error with its sources, as it is in the log.
