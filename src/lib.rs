@@ -42,8 +42,10 @@ pub use domain::collection::{BusinessRule, Derived, Document, EventSourced, Inva
 pub use domain::json::ValidationError;
 pub use domain::key::{InvalidKey, Key, MAX_KEY_BYTES};
 pub use read_model::csv_file::CsvFile;
-pub use read_model::projection::{Event, Feed, Projection, ProjectionError, Sink, Tables};
+pub use read_model::error::ProjectionError;
+pub use read_model::projection::{Event, Feed, Projection};
 pub use read_model::report::{Parameters, Report, ReportError};
+pub use read_model::sink::{Sink, Tables};
 pub use service::builder::Service;
 pub use service::running::{CommandError, Outcome, Running, StartError};
 pub use service::settings::{ProjectionTask, Settings, Task};

@@ -1,4 +1,4 @@
-//! How the cities grew and shrank: a projection of change events, which the service prunes.
+//! How the cities grew and shrank: a projection of change events that keeps its history.
 
 use diesel::prelude::*;
 use serde_json::{Value, json};
@@ -18,11 +18,15 @@ diesel::table! {
 }
 
 /// The populations of the cities over time: `GET /reports/city-history`.
+///
+/// Every row is a past change, so a rebuild needs all of them. The change events of locations have names of cities and
+/// numbers of persons, but no data about a person.
 pub struct CityHistory;
 
 impl Projection for CityHistory {
     const NAME: &'static str = "city_history";
     const FEED: Feed = Feed::Changes;
+    const KEEPS_HISTORY: bool = true;
     const COLLECTIONS: &'static [&'static str] = &["locations"];
     const SETUP: &'static str = "\
         CREATE TABLE city_history (city TEXT NOT NULL, revision BIGINT NOT NULL, time BIGINT NOT NULL, \
@@ -55,21 +59,21 @@ impl Projection for CityHistory {
     }
 }
 
-/// `?city=Rome&limit=100&after=<revision>/<city>`: the changes of one city or of all, in the order of their revisions, in
-/// pages.
-fn history(tables: &mut Tables, asked: &Parameters) -> Result<Value, ReportError> {
-    let limit = asked.number("limit", 1..=1000)?.unwrap_or(100);
+/// `?city=Rome&limit=100&after=<revision>/<city>`: pages of the changes of one city or of all, in the order of their
+/// revisions.
+fn history(tables: &mut Tables, parameters: &Parameters) -> Result<Value, ReportError> {
+    let limit = parameters.number("limit", 1..=1000)?.unwrap_or(100);
     let mut query =
         city_history::table.order((city_history::revision, city_history::city)).limit(limit + 1).into_boxed();
-    if let Some(after) = asked.get("after") {
+    if let Some(after) = parameters.get("after") {
         let invalid =
-            || ReportError::Invalid(ValidationError::new("after", "expected what `next` said, <revision>/<city>"));
+            || ReportError::Invalid(ValidationError::new("after", "expected the value of `next`, <revision>/<city>"));
         let (revision, city) = after.split_once('/').ok_or_else(invalid)?;
         let revision: i64 = revision.parse().map_err(|_| invalid())?;
         let same = city_history::revision.eq(revision).and(city_history::city.gt(city.to_owned()));
         query = query.filter(city_history::revision.gt(revision).or(same));
     }
-    if let Some(city) = asked.get("city") {
+    if let Some(city) = parameters.get("city") {
         query = query.filter(city_history::city.eq(city.to_owned()));
     }
     let mut rows: Vec<(String, i64, i64, i64)> = query.load(tables)?;
@@ -80,9 +84,9 @@ fn history(tables: &mut Tables, asked: &Parameters) -> Result<Value, ReportError
     let changes = rows.into_iter().map(|(city, revision, time, total)| {
         json!({"city": city, "revision": revision, "time": Timestamp::from_milliseconds(time), "total": total})
     });
-    let mut told = json!({ "changes": changes.collect::<Vec<_>>() });
+    let mut page = json!({ "changes": changes.collect::<Vec<_>>() });
     if let Some(next) = next {
-        told["next"] = next.into();
+        page["next"] = next.into();
     }
-    Ok(told)
+    Ok(page)
 }

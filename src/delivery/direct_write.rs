@@ -134,3 +134,123 @@ impl AsyncWrite for Socket {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use actix_http::body::{BodySize, MessageBody};
+    use actix_http::{HttpService, Response};
+    use actix_service::{ServiceFactoryExt as _, fn_service};
+
+    use super::*;
+
+    /// The chunks of a body, pushed by the test.
+    struct Chunks(tokio::sync::mpsc::UnboundedReceiver<Bytes>);
+
+    impl MessageBody for Chunks {
+        type Error = Infallible;
+
+        fn size(&self) -> BodySize {
+            BodySize::Stream
+        }
+
+        fn poll_next(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<std::result::Result<Bytes, Infallible>>> {
+            self.0.poll_recv(context).map(|chunk| chunk.map(Ok))
+        }
+    }
+
+    /// What the test has the server's thread do.
+    enum Step {
+        /// The framework sends these bytes as a chunk.
+        Framework(usize),
+        /// The hub writes this chunk.
+        Hub(&'static str),
+    }
+
+    /// Serves one connection, whose body and writer are driven by `steps`; the outcome of each hub write is returned.
+    fn serve(steps: Receiver<Step>, outcomes: Sender<WriteOutcome>) -> std::net::SocketAddr {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            actix::System::new().block_on(async move {
+                let (stream, peer) = listener.accept().unwrap();
+                stream.set_nonblocking(true).unwrap();
+                let socket = Socket::new(TcpStream::from_std(stream).unwrap());
+                let writer = Rc::clone(socket.writer());
+                let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+                let body = Cell::new(Some(Chunks(receiver)));
+                let body = Rc::new(body);
+                let service = HttpService::build()
+                    .h1_allow_half_closed(false)
+                    .h1(fn_service(move |_| {
+                        let body = body.take().expect("there is one request");
+                        async move { Ok::<_, actix_http::Error>(Response::ok().set_body(body)) }
+                    }))
+                    .map_err(|_| ());
+                let service = actix_service::ServiceFactory::new_service(&service, ()).await.unwrap();
+                actix_web::rt::spawn(actix_service::Service::call(&service, (socket, Some(peer))));
+                loop {
+                    match steps.try_recv() {
+                        Ok(Step::Framework(length)) => sender.send(vec![b'f'; length].into()).unwrap(),
+                        Ok(Step::Hub(chunk)) => {
+                            outcomes.send(writer.write(&Bytes::from_static(chunk.as_bytes()))).unwrap();
+                        }
+                        Err(std::sync::mpsc::TryRecvError::Empty) => {}
+                        Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
+                    }
+                    actix_web::rt::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+            });
+        });
+        address
+    }
+
+    /// Fails if a later actix-http no longer flushes when its buffer is empty, or flushes earlier.
+    #[test]
+    fn a_hub_writes_between_the_chunks_of_the_framework_and_never_into_them() {
+        let (steps, receiver) = channel();
+        let (sender, outcomes) = channel();
+        let mut client = std::net::TcpStream::connect(serve(receiver, sender)).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut client = BufReader::new(client);
+        let mut read_until = |end: &str| {
+            let mut text = Vec::new();
+            while !text.ends_with(end.as_bytes()) {
+                assert_ne!(client.read_until(b'\n', &mut text).unwrap(), 0, "the connection is open");
+            }
+            String::from_utf8(text).unwrap()
+        };
+        let hub = |chunk| {
+            steps.send(Step::Hub(chunk)).unwrap();
+            outcomes.recv().unwrap()
+        };
+        steps.send(Step::Framework(1)).unwrap();
+        assert!(read_until("\r\n\r\n").contains("transfer-encoding: chunked"));
+        assert_eq!(read_until("f\r\n"), "1\r\nf\r\n");
+        assert_eq!(hub("1\r\nh\r\n"), WriteOutcome::All, "the framework has flushed everything and waits for the body");
+        assert_eq!(read_until("h\r\n"), "1\r\nh\r\n");
+        steps.send(Step::Framework(2)).unwrap();
+        assert_eq!(read_until("f\r\n"), "2\r\nff\r\n");
+        // More than the kernel takes: the framework waits for the client, with bytes in its buffer.
+        for _ in 0..16 {
+            steps.send(Step::Framework(1024 * 1024)).unwrap();
+        }
+        while hub("3\r\nhub\r\n") == WriteOutcome::All {
+            assert_eq!(read_until("3\r\nhub\r\n").matches("hub").count(), 1);
+        }
+        assert_eq!(hub("3\r\nhub\r\n"), WriteOutcome::Nothing, "the framework has bytes that it has not written");
+        for _ in 0..16 {
+            let head = read_until("\r\n");
+            assert_eq!(head, "100000\r\n", "the hub wrote nothing into a chunk");
+            assert_eq!(read_until("f\r\n").len(), 1024 * 1024 + 2);
+        }
+        assert_eq!(hub("1\r\nh\r\n"), WriteOutcome::All, "the framework has flushed again");
+        assert_eq!(read_until("h\r\n"), "1\r\nh\r\n");
+    }
+}

@@ -1,4 +1,4 @@
-//! How many streams may be open, in all and for one address.
+//! Limits the number of open streams, in total and per address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ struct Open {
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// A stream that was let in; when it is dropped, there is room for another.
+/// The right to one open stream, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     stream_limiter: Arc<StreamLimiter>,
@@ -30,7 +30,7 @@ impl StreamLimiter {
         Arc::new(Self { max, max_per_address, open: Mutex::default() })
     }
 
-    /// Lets one more stream in, if there is room.
+    /// A permit for one more stream, unless a limit is reached.
     pub(crate) fn try_acquire(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Permit> {
         let mut open = self.open();
         let here = address.map_or(0, |address| open.by_address.get(&address).copied().unwrap_or(0));
@@ -44,7 +44,7 @@ impl StreamLimiter {
         Some(Permit { stream_limiter: Arc::clone(self), address })
     }
 
-    /// The streams that are open.
+    /// The number of open streams.
     #[cfg(any(test, feature = "test-hooks"))]
     pub(crate) fn count(&self) -> usize {
         self.open().all
@@ -72,14 +72,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_room_again_for_each_that_goes() {
+    fn a_dropped_permit_can_be_acquired_again() {
         let stream_limiter = StreamLimiter::new(3, 2);
         let (one, other) = (Some(IpAddr::from([127, 0, 0, 1])), Some(IpAddr::from([127, 0, 0, 2])));
         let first = stream_limiter.try_acquire(one).unwrap();
         let _second = stream_limiter.try_acquire(one).unwrap();
         assert!(stream_limiter.try_acquire(one).is_none(), "two of one address");
         let _third = stream_limiter.try_acquire(other).unwrap();
-        assert!(stream_limiter.try_acquire(other).is_none(), "three in all");
+        assert!(stream_limiter.try_acquire(other).is_none(), "three in total");
         drop(first);
         assert_eq!(stream_limiter.count(), 2);
         assert!(stream_limiter.try_acquire(one).is_some());

@@ -1,8 +1,8 @@
-//! Segments of the log as they are sent, in memory, shared by all who catch up: when the service or a proxy begins
-//! anew, that is everybody at once, and all from about the same place.
+//! Encoded segments of the log in memory, shared by all consumers that replay it: after a restart of the service or of a
+//! proxy, all clients reconnect at once, from about the same cursor.
 //!
-//! The log has cuts at the same revisions for all. What comes before the first cut is read for a consumer alone; from
-//! there it goes on with what others read before it. Events never change, and so a segment never does.
+//! The log is cut at the same revisions for all. Up to the first cut, a consumer reads for itself; from there on it gets
+//! the segments that others have read. Events never change, and so a segment never does.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,19 +18,19 @@ use crate::storage::error::StoreError;
 use crate::storage::page::PageLimit;
 use crate::storage::reader::View;
 
-/// The revisions between two cuts: half a page of small events.
+/// The number of revisions between two cuts: half a page of small events.
 const SEGMENT_REVISIONS: i64 = 512;
 
 /// The longest segment, in bytes; longer events gain little from it.
 const MAX_SEGMENT_BYTES: usize = 256 * 1024;
 
-/// What a segment takes beside its text, in bytes, roughly.
+/// An estimate of what a segment takes beside its text, in bytes.
 const ENTRY_OVERHEAD: usize = 256;
 
-/// What the longest segment takes: with less, there are none.
+/// The longest segment: with a smaller budget, nothing is cached.
 const MIN_BUDGET: usize = MAX_SEGMENT_BYTES + ENTRY_OVERHEAD;
 
-/// The segments that are in memory.
+/// The cached segments.
 pub(crate) struct ReplayCache {
     budget: Arc<MemoryBudget>,
     revisions: i64,
@@ -41,11 +41,11 @@ pub(crate) struct ReplayCache {
 #[derive(Debug, Clone)]
 pub(crate) struct Segment {
     text: Arc<Tracked>,
-    /// The revision of the last of them, if there are any.
+    /// The revision of the last event, if there is one.
     pub(crate) last: Option<Revision>,
     /// The cut at its end.
     pub(crate) to: Revision,
-    /// The events are too long: they are not in `text`.
+    /// The events are too long, and not in `text`.
     is_too_long: bool,
 }
 
@@ -53,12 +53,12 @@ pub(crate) struct Segment {
 pub(crate) enum Replay {
     /// A segment.
     Cached(Segment),
-    /// What is read for it alone, up to this revision: another cut, or the last revision that there is.
+    /// The consumer reads for itself up to this revision: another cut, or the last revision.
     Read(Revision),
 }
 
 impl Segment {
-    /// The events as they are sent.
+    /// The events as sent.
     pub(crate) fn text(&self) -> Bytes {
         Bytes::from_owner(Shared(Arc::clone(&self.text)))
     }
@@ -72,19 +72,19 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-/// The whole document, or a collection; and the cut where a segment begins.
+/// The whole document or a collection, and the cut where a segment begins.
 type Place = (Option<CollectionId>, Revision);
 
 #[derive(Default)]
 struct Kept {
-    replay_cache: HashMap<Place, (u64, Segment)>,
-    /// By the time of their last use, which is counted in uses.
+    segments: HashMap<Place, (u64, Segment)>,
+    /// In the order of their last use.
     by_use: BTreeMap<u64, Place>,
     now: u64,
 }
 
 impl ReplayCache {
-    /// For so many bytes, whoever holds them.
+    /// With a limit in bytes, which counts segments until their last holder drops them.
     pub(crate) fn new(limit: usize) -> Self {
         Self::between_cuts(limit, SEGMENT_REVISIONS)
     }
@@ -93,7 +93,7 @@ impl ReplayCache {
         Self { budget: MemoryBudget::new(limit), revisions, kept: Mutex::default() }
     }
 
-    /// What comes next for a consumer of a feed that has everything up to `after`.
+    /// How a consumer of a feed that has everything up to `after` gets the next events.
     pub(crate) fn next(
         &self,
         view: &mut View<'_>,
@@ -113,13 +113,13 @@ impl ReplayCache {
         Ok(Replay::Read(cut.min(current)))
     }
 
-    /// Whether there are segments of such a feed: one that many have in common, as a stream.
+    /// Whether this feed is cached: a stream of a feed that many consumers share.
     fn are_for(&self, feed: &Feed, form: &Form) -> bool {
         let is_whole = matches!(feed, Feed::Everything(None) | Feed::Collection(_, None));
         self.budget.limit() >= MIN_BUDGET && is_whole && matches!(form, Form::Stream(_))
     }
 
-    /// What a feed has between two cuts; `None` where that is too long, or there is no room.
+    /// The events of a feed between two cuts; `None` if they are too long or do not fit into the budget.
     fn segment(
         &self,
         view: &mut View<'_>,
@@ -136,7 +136,7 @@ impl ReplayCache {
         Ok(segment.inspect(|segment| self.kept().put(place, segment)).filter(|segment| !segment.is_too_long))
     }
 
-    /// Nobody else waits meanwhile: two who miss the same segment at the same time both read it.
+    /// Without a lock: two consumers that miss the same segment at the same time both read it.
     fn read(
         &self,
         view: &mut View<'_>,
@@ -155,45 +155,45 @@ impl ReplayCache {
         Ok(held.map(|text| Segment { text: Arc::new(text), last, to, is_too_long }))
     }
 
-    /// Lets go of what was not used for longest, if that makes room for the longest segment. What slow clients hold would
-    /// not, and may as well be found by others.
+    /// Evicts the least recently used segments, if that makes room for the longest segment. Segments that slow clients hold
+    /// stay: evicting them would free nothing.
     fn make_room(&self) -> bool {
-        let (mut kept, mut free, mut useless) = (self.kept(), self.budget.free(), Vec::new());
+        let (mut kept, mut free, mut evicted) = (self.kept(), self.budget.free(), Vec::new());
         for (used, place) in &kept.by_use {
             if free >= MIN_BUDGET {
                 break;
             }
-            let text = kept.replay_cache.get(place).map(|(_, segment)| &segment.text);
+            let text = kept.segments.get(place).map(|(_, segment)| &segment.text);
             if let Some(text) = text.filter(|text| Arc::strong_count(text) == 1) {
                 free += text.taken();
-                useless.push((*used, *place));
+                evicted.push((*used, *place));
             }
         }
         if free < MIN_BUDGET {
             return false;
         }
-        for (used, place) in useless {
+        for (used, place) in evicted {
             kept.by_use.remove(&used);
-            kept.replay_cache.remove(&place);
+            kept.segments.remove(&place);
         }
         true
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().expect("nobody panics while looking something up")
+        self.kept.lock().expect("no thread panics during a lookup")
     }
 }
 
 impl Kept {
     fn get(&self, place: Place) -> Option<Segment> {
-        self.replay_cache.get(&place).map(|(_, segment)| segment.clone())
+        self.segments.get(&place).map(|(_, segment)| segment.clone())
     }
 
-    /// Keeps a segment as the one that was used last.
+    /// Marks a segment as the last used one.
     fn put(&mut self, place: Place, segment: &Segment) {
         self.now += 1;
         self.by_use.insert(self.now, place);
-        if let Some((before, _)) = self.replay_cache.insert(place, (self.now, segment.clone())) {
+        if let Some((before, _)) = self.segments.insert(place, (self.now, segment.clone())) {
             self.by_use.remove(&before);
         }
     }

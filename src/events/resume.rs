@@ -1,7 +1,7 @@
-//! What comes next for a consumer, wherever it stands: events of the log, or a catch-up from the state as it is.
+//! The next page for a consumer at any position: events of the log, or a catch-up from the current state.
 //!
-//! Whatever the position, merge patches alone bring the consumer to the state of now. Each step is read in one short
-//! transaction, and says where the consumer stands after it, so that nothing is kept between steps.
+//! From every position, merge patches alone bring the consumer to the current state. Each page is read in one short
+//! transaction and contains the position after it, so nothing is kept between pages.
 
 use crate::domain::cursor::Cursor;
 use crate::domain::feed::{Feed, Member, Presence};
@@ -14,33 +14,33 @@ use crate::storage::error::StoreError;
 use crate::storage::page::PageLimit;
 use crate::storage::reader::View;
 
-/// Where a consumer stands.
+/// How much a consumer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Position {
-    /// It has everything up to here.
+    /// Everything up to this revision.
     Log(Revision),
-    /// Of a catch-up, it has everything that last changed at or before `after`.
+    /// The part of a catch-up that last changed at or before `after`.
     State {
         after: Revision,
-        /// Every deletion after this matters to it: it may have what was deleted.
+        /// The consumer may still have aggregates that were deleted after this revision, so it must get those deletions.
         since: Revision,
     },
-    /// It has something that is not ours: it has to start from nothing.
+    /// Something from another history, or older than what is known of deletions: the consumer has to start over.
     Unknown,
 }
 
-/// How a consumer wants to be brought to now.
+/// How a consumer wants to reach the current state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReplayMode {
-    /// However it is done best.
+    /// By the shorter way.
     Auto,
-    /// By a catch-up, even where the log would do.
+    /// By a catch-up, even if the log has all events.
     Compact,
-    /// By every single event, or not at all.
+    /// By every single event, or by none.
     Strict,
 }
 
-/// What a consumer asks for.
+/// The request for the next page.
 #[derive(Debug, Clone)]
 pub(crate) struct ResumeRequest {
     pub(crate) feed: Feed,
@@ -48,27 +48,27 @@ pub(crate) struct ResumeRequest {
     pub(crate) mode: ReplayMode,
     pub(crate) limit: PageLimit,
     pub(crate) form: Form,
-    /// Whether it was told what the state is when nothing is there.
+    /// Whether the consumer has the state of an empty document.
     pub(crate) sent_initial_state: bool,
-    /// The log is replayed without another thought when it has no more revisions than this.
+    /// Up to this many revisions are replayed without a check whether a catch-up is shorter.
     pub(crate) replay_threshold: i64,
 }
 
-/// The revisions that are replayed rather than counted.
+/// Counting the changed aggregates costs more than replaying this many revisions.
 pub(crate) const REPLAY_THRESHOLD: i64 = 10_000;
 
-/// A catch-up is much shorter than the log when it has this many times fewer aggregates than that has revisions.
+/// A catch-up is preferred if it has this many times fewer aggregates than the log has revisions.
 const MUCH_SHORTER: i64 = 8;
 
-/// The segments of a page, at most: a feed that few events concern must not keep a read transaction open for long.
-const SEGMENTS: usize = 20;
+/// The most segments in a page: a feed with few events must not keep a read transaction open for long.
+const MAX_SEGMENTS: usize = 20;
 
-/// What the consumer gets.
+/// The reply to a request.
 #[derive(Debug)]
 pub(crate) enum ResumeReply {
     /// The next messages.
     Page(Page),
-    /// Not every event since its position is here.
+    /// Some events since the position have been pruned, and the consumer needs every one.
     Gone(Horizon),
 }
 
@@ -76,20 +76,20 @@ pub(crate) enum ResumeReply {
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) messages: Messages,
-    /// Where the consumer stands after them.
+    /// The consumer's position after them.
     pub(crate) position: Position,
     pub(crate) current: Revision,
-    /// Whether the aggregate of the feed is there, once the consumer has everything.
+    /// Whether the aggregate of the feed exists, in the current state.
     pub(crate) presence: Presence,
 }
 
 impl Page {
-    /// Whether the consumer has everything that there is.
+    /// Whether the consumer is up to date after this page.
     pub(crate) fn is_last(&self) -> bool {
         self.position == Position::Log(self.current)
     }
 
-    /// Adds a message, after which the consumer stands there, if that can be said.
+    /// Adds a message, and the consumer's position after it if there is one.
     fn push_message(&mut self, position: Option<Position>, patch: &str) {
         let id = match &self.messages.form {
             Form::Stream(epoch) => position.and_then(|position| position.id(epoch)),
@@ -104,7 +104,7 @@ impl Page {
 }
 
 impl Position {
-    /// The place of a cursor in this life of the database.
+    /// The position that a cursor means in this epoch.
     pub(crate) fn of(cursor: &Cursor, ours: &Epoch) -> Self {
         match cursor {
             Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| epoch == ours) => Self::Log(*after),
@@ -113,7 +113,7 @@ impl Position {
         }
     }
 
-    /// The cursor that brings a consumer back here; a lost one has none.
+    /// The cursor for this position; an unknown position has none.
     pub(crate) fn id(self, epoch: &Epoch) -> Option<String> {
         match self {
             Self::Log(after) => Some(format!("{epoch}.{after}")),
@@ -123,13 +123,13 @@ impl Position {
         }
     }
 
-    /// Where to go on from, given what is retained.
+    /// The position to continue from, given what is retained.
     fn within(self, horizon: &Horizon) -> Self {
         match self {
             Self::Log(after) if after > horizon.current => Self::Unknown,
             Self::Log(after) if after >= horizon.pruned => self,
             Self::Log(after) => Self::State { after, since: after }.within(horizon),
-            // Who has nothing yet misses no deletion.
+            // A consumer that has nothing cannot miss a deletion.
             Self::State { after: Revision::ZERO, .. } => Self::State { after: Revision::ZERO, since: horizon.current },
             Self::State { after, since } if since >= horizon.forgotten && after <= horizon.current => self,
             _ => Self::Unknown,
@@ -137,7 +137,7 @@ impl Position {
     }
 }
 
-/// The next step of a consumer.
+/// Reads the next page for a consumer.
 pub(crate) fn resume(
     view: &mut View<'_>,
     replay_cache: &ReplayCache,
@@ -151,26 +151,26 @@ pub(crate) fn resume(
         place => place,
     };
     let messages = Messages::new(request.form.clone());
-    let mut step = Page { messages, position: place, current: horizon.current, presence: Presence::Present };
+    let mut page = Page { messages, position: place, current: horizon.current, presence: Presence::Present };
     match place {
-        Position::Log(after) => replay(view, replay_cache, request, after, &mut step)?,
+        Position::Log(after) => replay(view, replay_cache, request, after, &mut page)?,
         _ if request.mode == ReplayMode::Strict => return Ok(ResumeReply::Gone(horizon)),
-        Position::State { after, since } => catch_up(view, request, (after, since), &horizon, &mut step)?,
+        Position::State { after, since } => catch_up(view, request, (after, since), &horizon, &mut page)?,
         Position::Unknown => {
             let nothing = (Revision::ZERO, horizon.current);
-            step.push_message(Some(Position::State { after: Revision::ZERO, since: Revision::ZERO }), "null");
-            catch_up(view, request, nothing, &horizon, &mut step)?;
+            page.push_message(Some(Position::State { after: Revision::ZERO, since: Revision::ZERO }), "null");
+            catch_up(view, request, nothing, &horizon, &mut page)?;
         }
     }
-    if let (true, Feed::Aggregate(collection, key)) = (step.is_last(), &request.feed)
+    if let (true, Feed::Aggregate(collection, key)) = (page.is_last(), &request.feed)
         && !view.exists(*collection, key)?
     {
-        step.presence = Presence::Absent;
+        page.presence = Presence::Absent;
     }
-    Ok(ResumeReply::Page(step))
+    Ok(ResumeReply::Page(page))
 }
 
-/// Whether a catch-up is asked for, or much shorter than what the log has after this revision.
+/// Whether a catch-up was requested, or is much shorter than the log after this revision.
 fn should_compact(
     view: &mut View<'_>,
     request: &ResumeRequest,
@@ -193,30 +193,30 @@ fn should_compact(
     }
 }
 
-/// Events of the log: from segments that others read before, where there are any.
+/// Adds events of the log, from cached segments where possible.
 fn replay(
     view: &mut View<'_>,
     replay_cache: &ReplayCache,
     request: &ResumeRequest,
     after: Revision,
-    step: &mut Page,
+    page: &mut Page,
 ) -> Result<(), StoreError> {
     if after == Revision::ZERO && !request.sent_initial_state {
-        step.push_message(None, &request.feed.frame(view.registry()));
+        page.push_message(None, &request.feed.frame(view.registry()));
     }
-    let (mut at, current) = (after, step.current);
-    for _ in 0..SEGMENTS {
+    let (mut at, current) = (after, page.current);
+    for _ in 0..MAX_SEGMENTS {
         match replay_cache.next(view, (&request.feed, &request.form), (at, current))? {
             Replay::Cached(segment) => {
                 let text = segment.text();
-                if at > after && step.messages.len() + text.len() > request.limit.bytes {
+                if at > after && page.messages.len() + text.len() > request.limit.bytes {
                     break;
                 }
-                step.messages.share(text, segment.last);
+                page.messages.share(text, segment.last);
                 at = segment.to;
             }
             Replay::Read(to) => {
-                let (registry, messages) = (view.registry(), &mut step.messages);
+                let (registry, messages) = (view.registry(), &mut page.messages);
                 let limit = PageLimit { bytes: request.limit.bytes.saturating_sub(messages.len()), ..request.limit };
                 at = view.replay(&request.feed, (at, to), limit, |revision, members| {
                     messages.event(revision, |text| request.feed.write(text, registry, members.iter()));
@@ -226,49 +226,50 @@ fn replay(
                 }
             }
         }
-        if at == current || step.messages.len() >= request.limit.bytes {
+        if at == current || page.messages.len() >= request.limit.bytes {
             break;
         }
     }
-    step.position = Position::Log(at);
+    page.position = Position::Log(at);
     Ok(())
 }
 
-/// Aggregates as they are: null first, since patches do not compose across a deletion and a new beginning, then whole.
+/// Adds aggregates in their current state: first null, because patches do not compose across a deletion and a new
+/// creation, then the whole state.
 fn catch_up(
     view: &mut View<'_>,
     request: &ResumeRequest,
     (after, since): (Revision, Revision),
     horizon: &Horizon,
-    step: &mut Page,
+    page: &mut Page,
 ) -> Result<(), StoreError> {
     let feed = &request.feed;
     let read = view.states(feed, after, request.limit)?;
-    step.position = match read.to {
-        None => Position::Log(step.current),
-        // Past all deletions that are forgotten, it need not be known when the catch-up began.
+    page.position = match read.to {
+        None => Position::Log(page.current),
+        // After the last forgotten deletion, the cursor need not contain the begin of the catch-up.
         Some(after) if after >= horizon.forgotten => Position::State { after, since: after },
         Some(after) => Position::State { after, since },
     };
-    // The document also has collections that have come to be since, whether anything is in them or not.
+    // The document may have new collections, which may be empty.
     if after == Revision::ZERO || matches!(feed, Feed::Everything(_)) {
-        step.push_message(None, &feed.frame(view.registry()));
+        page.push_message(None, &feed.frame(view.registry()));
     }
     let all = feed.patch(view.registry(), read.states.iter().map(|state| member(state, "null")));
     let there = read.states.iter().filter_map(|state| Some(member(state, state.body.as_deref()?)));
     let there = feed.patch(view.registry(), there);
     match (all, there) {
         (Some(all), Some(there)) => {
-            step.push_message(None, &all);
-            step.push_message(Some(step.position), &there);
+            page.push_message(None, &all);
+            page.push_message(Some(page.position), &there);
         }
-        (Some(all), None) => step.push_message(Some(step.position), &all),
-        (None, _) if step.is_last() => {
+        (Some(all), None) => page.push_message(Some(page.position), &all),
+        (None, _) if page.is_last() => {
             let presence = match feed {
                 Feed::Aggregate(collection, key) if !view.exists(*collection, key)? => Presence::Absent,
                 _ => Presence::Present,
             };
-            step.push_message(Some(step.position), feed.unchanged(presence));
+            page.push_message(Some(page.position), feed.unchanged(presence));
         }
         (None, _) => {}
     }
@@ -277,4 +278,39 @@ fn catch_up(
 
 fn member<'a>(state: &'a State, patch: &'a str) -> Member<'a> {
     Member { collection: state.collection, key: state.key.as_str(), patch }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_continues_where_nothing_is_missed() {
+        let revision = Revision::from_raw;
+        let log = |after| Position::Log(revision(after));
+        let state = |after, since| Position::State { after: revision(after), since: revision(since) };
+        let horizon = Horizon { current: revision(100), pruned: revision(50), forgotten: revision(20) };
+        for (position, expected) in [
+            // The log reaches back to the position.
+            (log(100), log(100)),
+            (log(50), log(50)),
+            // It does not: a catch-up, as long as no tombstone since then is forgotten.
+            (log(49), state(49, 49)),
+            (log(20), state(20, 20)),
+            (log(19), Position::Unknown),
+            // Nothing was read yet, so no deletion can be missed.
+            (log(0), state(0, 100)),
+            (state(0, 0), state(0, 100)),
+            // In the middle of a catch-up.
+            (state(30, 30), state(30, 30)),
+            (state(10, 30), state(10, 30)),
+            (state(10, 10), Position::Unknown),
+            // From the future.
+            (log(101), Position::Unknown),
+            (state(101, 101), Position::Unknown),
+            (Position::Unknown, Position::Unknown),
+        ] {
+            assert_eq!(position.within(&horizon), expected, "{position:?}");
+        }
+    }
 }

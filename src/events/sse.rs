@@ -1,4 +1,4 @@
-//! Events as bytes on the wire: written once, for all who follow the feed.
+//! Events as bytes on the wire, encoded once for all subscribers of a feed.
 
 use actix_web::web::Bytes;
 
@@ -7,11 +7,11 @@ use crate::domain::feed::{Feed, Presence};
 use crate::domain::revision::{Epoch, Revision};
 use crate::storage::outbox::Change;
 
-/// Events of one feed, ready to be sent.
+/// Encoded events of one feed.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     chunk: Chunk,
-    /// Where the event of each revision ends in the chunk's content.
+    /// The end of each revision's event in the chunk's content.
     ends: Vec<(Revision, usize)>,
     presence: Presence,
 }
@@ -42,34 +42,34 @@ impl Frames {
         &self.chunk
     }
 
-    /// Those of later revisions than this one.
+    /// The events after this revision.
     pub(crate) fn after(&self, revision: Revision) -> Bytes {
         let known = self.ends.partition_point(|(of, _)| *of <= revision);
         let start = known.checked_sub(1).map_or(0, |last| self.ends[last].1);
         self.chunk.content().slice(start..)
     }
 
-    /// The revision that the last of them names, and whether an aggregate is there after it.
+    /// The revision of the last event, and whether the feed's aggregate exists after it.
     pub(crate) fn last(&self) -> Option<(Revision, Presence)> {
         self.ends.last().map(|(revision, _)| (*revision, self.presence))
     }
 
-    /// A feed's changes, of which there are none.
+    /// Whether the feed has no events.
     pub(crate) fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 }
 
-/// Bytes as they are sent, and as HTTP/1.1 has them as a part of a body of unknown length
-/// ([RFC 9112, section 7.1](https://www.rfc-editor.org/rfc/rfc9112#section-7.1)), so that they are framed once for all.
+/// Bytes as sent, framed as a chunk of an HTTP/1.1 body
+/// ([RFC 9112, section 7.1](https://www.rfc-editor.org/rfc/rfc9112#section-7.1)) once for all subscribers.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Chunk {
     framed: Bytes,
-    /// Where the content begins; a line break ends it.
+    /// The start of the content, which a line break ends.
     start: usize,
 }
 
-/// Room for the length of a chunk: eight hexadecimal digits and a line break.
+/// Space for the length of a chunk: eight hexadecimal digits and a line break.
 const HEAD: usize = 10;
 
 impl Chunk {
@@ -77,7 +77,7 @@ impl Chunk {
         Self::end(Self::begin() + content)
     }
 
-    /// A text to which the content is appended.
+    /// A text to append the content to.
     fn begin() -> String {
         " ".repeat(HEAD)
     }
@@ -97,13 +97,13 @@ impl Chunk {
         &self.framed
     }
 
-    /// What is in it.
+    /// The content without its frame.
     pub(crate) fn content(&self) -> Bytes {
         self.framed.slice(self.start..self.framed.len().saturating_sub(2))
     }
 }
 
-/// The id of an event: everything up to this revision.
+/// The id of an event: the cursor of a client that has everything up to this revision.
 pub(crate) fn id(epoch: &Epoch, revision: Revision) -> String {
     format!("{epoch}.{revision}")
 }
@@ -134,10 +134,10 @@ fn push_message(text: &mut String, id: Option<&str>, event: Option<&str>, data: 
     text.push('\n');
 }
 
-/// What ends a message.
+/// The end of a message.
 const END: &str = "\n\n";
 
-/// Appends a message up to its patch. That is JSON text, in which there are no line breaks: nothing else has to be framed.
+/// Appends a message up to its patch. A patch is JSON text without line breaks, so nothing else needs framing.
 fn push_id(text: &mut String, epoch: &Epoch, revision: Revision) {
     text.push_str("id: ");
     text.push_str(epoch.as_str());
@@ -146,7 +146,7 @@ fn push_id(text: &mut String, epoch: &Epoch, revision: Revision) {
     text.push_str("\ndata: ");
 }
 
-/// Appends a number, at a tenth of the cost of the standard library's formatting, which an event would feel.
+/// Appends a number, at a tenth of the cost of the standard library's formatting, which is noticeable for each event.
 fn push_number(text: &mut String, mut number: u64) {
     let (mut digits, mut start) = ([b'0'; 20], 20);
     while start == 20 || number > 0 {
@@ -157,28 +157,28 @@ fn push_number(text: &mut String, mut number: u64) {
     text.extend(digits[start..].iter().map(|digit| char::from(*digit)));
 }
 
-/// How messages are written.
+/// The form of messages.
 #[derive(Debug, Clone)]
 pub(crate) enum Form {
     /// As Server-Sent Events, with ids of this epoch.
     Stream(Epoch),
     /// As the members of a JSON array: `{"revision":8,"patch":{…}}`; a part of a catch-up has no revision.
     Array,
-    /// The same, a line each.
+    /// The same, one line each.
     Lines,
 }
 
-/// Messages for one consumer, in their order.
+/// Messages for one consumer, in order.
 #[derive(Debug)]
 pub(crate) struct Messages {
     pub(crate) form: Form,
-    /// The first of them, where they are shared with others.
+    /// The first messages, shared with other consumers.
     before: Vec<Bytes>,
-    /// The last of them.
+    /// The last messages.
     pub(crate) text: String,
-    /// The revision up to which the last id says that the consumer has everything.
+    /// The revision of the last id.
     pub(crate) last_id: Option<Revision>,
-    /// Whether any of them moves the consumer's position.
+    /// Whether a message changes the consumer's position.
     pub(crate) has_news: bool,
 }
 
@@ -187,7 +187,7 @@ impl Messages {
         Self { form, before: Vec::new(), text: String::new(), last_id: None, has_news: false }
     }
 
-    /// The event of a revision, whose patch `write` appends, if it has one (`true`).
+    /// Adds the event of a revision, unless `write`, which appends its patch, returns `false`.
     pub(crate) fn event(&mut self, revision: Revision, write: impl FnOnce(&mut String) -> bool) {
         let (start, text) = (self.text.len(), &mut self.text);
         match &self.form {
@@ -207,7 +207,7 @@ impl Messages {
         }
     }
 
-    /// Events that were written before, in the form of a stream; `last` is the revision of the last of them.
+    /// Adds events that are encoded as a stream already; `last` is the revision of the last one.
     pub(crate) fn share(&mut self, events: Bytes, last: Option<Revision>) {
         if let Some(last) = last {
             self.before.extend([std::mem::take(&mut self.text).into(), events]);
@@ -220,12 +220,12 @@ impl Messages {
         self.before.iter().map(Bytes::len).sum::<usize>() + self.text.len()
     }
 
-    /// All of them, piece by piece.
+    /// All messages, in pieces.
     pub(crate) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
         self.before.into_iter().chain([self.text.into()])
     }
 
-    /// A part of a catch-up, with the id after it, if it has one.
+    /// Adds a part of a catch-up, with an id if the position after it has one.
     pub(crate) fn part(&mut self, id: Option<&str>, patch: &str) {
         let is_first = self.text.is_empty();
         match &self.form {

@@ -10,6 +10,7 @@ mod direct_server;
 pub(crate) mod feed_response;
 pub(crate) mod feeds;
 pub(crate) mod journal;
+pub(crate) mod ops;
 pub(crate) mod pages;
 pub(crate) mod problem;
 pub(crate) mod projections;

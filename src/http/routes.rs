@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, Resource, Route, guard, web};
 
 use super::problem::Problem;
 use super::shared::Shared;
-use super::{commands, feeds, journal, projections, queries};
+use super::{commands, feeds, journal, ops, projections, queries};
 use crate::domain::collection::Keys;
 
 /// Adds the routes of the registered collections, and those of the service itself.
@@ -51,8 +51,8 @@ pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>
         config.service(resource(&format!("/projections/{{name}}/{verb}"), vec![(Method::POST, handler)]));
     }
     config.service(resource("/reports/{name}", vec![(Method::GET, read().to(projections::report))]));
-    config.service(resource("/healthz", vec![(Method::GET, read().to(projections::health))]));
-    config.service(resource("/metrics", vec![(Method::GET, read().to(projections::metrics))]));
+    config.service(resource("/healthz", vec![(Method::GET, read().to(ops::health))]));
+    config.service(resource("/metrics", vec![(Method::GET, read().to(ops::metrics))]));
     config.service(resource("/journal", vec![(Method::GET, read().to(journal::everything))]));
     config.service(resource("/aggregates", vec![(Method::GET, read().to(queries::document))]));
     config.service(resource("/events", vec![(Method::GET, read().to(feeds::everything))]));

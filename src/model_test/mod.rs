@@ -33,6 +33,7 @@ use crate::domain::cursor::CursorParams;
 use crate::domain::feed::Feed;
 use crate::domain::key::Key;
 use crate::domain::precondition::Precondition;
+use crate::domain::revision::Revision;
 use crate::events::batch::Batch;
 use crate::events::replay_cache::ReplayCache;
 use crate::events::resume::{Position, REPLAY_THRESHOLD, ReplayMode, resume};

@@ -1,4 +1,4 @@
-//! One generation of a projection: its sink, and how far it is, in one transaction.
+//! One generation of a projection: its sink and its checkpoint, which are written in the same transactions.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -6,108 +6,137 @@ use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, Transact
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::event_page::Item;
+use super::event_page::{EventId, PageEvent};
 use super::manifest::Files;
-use crate::read_model::projection::{Projection, ProjectionError, Sink};
+use crate::read_model::error::ProjectionError;
+use crate::read_model::sink::SinkHandle;
+use crate::read_model::spec::ProjectionSpec;
 use crate::storage::connection::open_sidecar;
 
 diesel::table! {
-    /// How far a generation is.
+    /// How far a generation is. One row.
     checkpoint (id) {
         id -> BigInt,
-        log -> Text,
+        #[sql_name = "log"]
+        source -> Text,
         version -> BigInt,
-        place -> BigInt,
+        #[sql_name = "place"]
+        offset -> BigInt,
         length -> BigInt,
     }
 }
 
 /// One generation of a projection.
-pub(super) struct Generation<P: Projection> {
+pub(super) struct Generation {
     pub(super) number: i64,
     pub(super) checkpoint: Checkpoint,
-    sink: P::Sink,
+    sink: SinkHandle,
 }
 
-/// What a generation has taken.
+/// How far a generation is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Checkpoint {
-    /// The identity of the log whose places are counted.
-    pub(super) log: String,
-    /// The rule by which it was made.
+    pub(super) position: Position,
+    /// The version of the projection that built the generation.
     pub(super) version: i64,
-    /// Everything up to here was taken.
-    pub(super) place: i64,
-    /// The bytes of its file that count.
+    /// The length of the file in bytes; 0 without one.
     pub(super) length: u64,
 }
 
-/// An event that was not taken, and why.
+/// An offset in a source: all events up to and including it are applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Position {
+    /// The identity of the source.
+    pub(super) source: String,
+    pub(super) offset: i64,
+}
+
+/// An event that could not be applied, by its index in the page.
 #[derive(Debug)]
-pub(super) struct Stopped {
+pub(super) struct ApplyError {
     pub(super) index: usize,
     pub(super) error: ProjectionError,
 }
 
-impl<P: Projection> Generation<P> {
-    /// Opens a generation, or makes it.
-    pub(super) fn open(files: &Files, number: i64, log: &str) -> Result<Self, ProjectionError> {
+impl Generation {
+    /// Opens a generation, or creates it at the beginning of a source.
+    pub(super) fn open(
+        spec: &ProjectionSpec,
+        files: &Files,
+        number: i64,
+        source: &str,
+    ) -> Result<Self, ProjectionError> {
         let mut connection = open_sidecar(&files.tables(number))?;
         let known = load(&mut connection)?;
-        let fresh = Checkpoint { log: log.to_owned(), version: P::VERSION, place: 0, length: 0 };
         let is_new = known.is_none();
-        let checkpoint = known.unwrap_or(fresh);
-        let sink = P::Sink::open(connection, &files.output(number), checkpoint.length)?;
+        let beginning = Position { source: source.to_owned(), offset: 0 };
+        let first = Checkpoint { position: beginning, version: spec.version, length: 0 };
+        let checkpoint = known.unwrap_or(first);
+        let sink = SinkHandle::open(spec.setup, connection, &files.output(number), checkpoint.length)?;
         let mut generation = Self { number, checkpoint, sink };
         if is_new {
-            generation.in_transaction(|generation| {
-                generation.sink.set_up(P::SETUP)?;
-                generation.sink.connection().batch_execute(
-                    "CREATE TABLE checkpoint (id BIGINT NOT NULL PRIMARY KEY, log TEXT NOT NULL, version BIGINT NOT NULL, \
-                     place BIGINT NOT NULL, length BIGINT NOT NULL)",
-                )?;
-                generation.checkpoint.length = generation.sink.write_out()?;
-                save(generation.sink.connection(), &generation.checkpoint)
-            })?;
+            generation.create(spec)?;
         }
         Ok(generation)
     }
 
-    /// Takes events, and remembers that it has everything up to a place: all of it, or nothing.
-    pub(super) fn take(&mut self, items: &[Item], skipped: &[i64], to: i64) -> Result<(), Stopped> {
-        let mut index = 0;
-        let before = self.checkpoint.clone();
-        let outcome = self.in_transaction(|generation| {
-            for item in items {
-                if !skipped.contains(&item.place) {
-                    generation.apply(item)?;
-                }
-                index += 1;
-            }
-            index = items.len().saturating_sub(1);
+    fn create(&mut self, spec: &ProjectionSpec) -> Result<(), ProjectionError> {
+        self.in_transaction(|generation| {
+            generation.sink.set_up(spec.setup)?;
+            generation.sink.connection().batch_execute(
+                "CREATE TABLE checkpoint (id BIGINT NOT NULL PRIMARY KEY, log TEXT NOT NULL, version BIGINT NOT NULL, \
+                 place BIGINT NOT NULL, length BIGINT NOT NULL)",
+            )?;
             generation.checkpoint.length = generation.sink.write_out()?;
-            #[cfg(feature = "test-hooks")]
-            if generation.checkpoint.length != before.length {
-                abort_if_told();
-            }
-            generation.checkpoint.place = to;
-            save(generation.sink.connection(), &generation.checkpoint)
-        });
-        outcome.map_err(|error| {
-            self.checkpoint = before;
-            Stopped { index, error }
+            save_checkpoint(generation.sink.connection(), &generation.checkpoint)
         })
     }
 
-    /// Has all of it on disk, before it counts.
-    pub(super) fn settle(&mut self) -> Result<(), ProjectionError> {
+    /// Applies events and moves the checkpoint to the position `to`, in one transaction.
+    pub(super) fn apply(
+        &mut self,
+        spec: &ProjectionSpec,
+        events: &[PageEvent],
+        skipped: &[EventId],
+        to: Position,
+    ) -> Result<(), ApplyError> {
+        let mut index = 0;
+        let before = self.checkpoint.clone();
+        let outcome = self.in_transaction(|generation| {
+            for event in events {
+                if skipped.is_empty() || !skipped.contains(&event.id(&before.position.source)) {
+                    generation.apply_one(spec, event)?;
+                }
+                index += 1;
+            }
+            index = events.len().saturating_sub(1);
+            generation.checkpoint.length = generation.sink.write_out()?;
+            generation.checkpoint.position = to;
+            save_checkpoint(generation.sink.connection(), &generation.checkpoint)
+        });
+        outcome.map_err(|error| {
+            self.checkpoint = before;
+            ApplyError { index, error }
+        })
+    }
+
+    /// Writes everything to the database file and syncs it.
+    pub(super) fn checkpoint_wal(&mut self) -> Result<(), ProjectionError> {
         Ok(self.sink.connection().batch_execute("PRAGMA wal_checkpoint(FULL)")?)
     }
 
-    /// The projection's own code may panic: that is its failure, not ours.
-    fn apply(&mut self, item: &Item) -> Result<(), ProjectionError> {
+    /// Overwrites what was deleted or changed in all files of the database: `false` if a reader prevents this for now.
+    pub(super) fn erase_deleted(&mut self) -> Result<bool, ProjectionError> {
+        // Deleted content is zero already in the pages; earlier forms of the pages are in the write-ahead log.
+        let outcome: WalCheckpoint =
+            diesel::sql_query("PRAGMA wal_checkpoint(TRUNCATE)").get_result(self.sink.connection())?;
+        Ok(outcome.busy == 0)
+    }
+
+    /// Applies one event. A panic of the projection is an error of the projection.
+    fn apply_one(&mut self, spec: &ProjectionSpec, event: &PageEvent) -> Result<(), ProjectionError> {
         let sink = &mut self.sink;
-        catch_unwind(AssertUnwindSafe(|| P::apply(sink, &item.event())))
+        catch_unwind(AssertUnwindSafe(|| spec.apply(sink.as_mut(), &event.event())))
             .unwrap_or_else(|_| Err(ProjectionError::new("it panicked, see the log")))
     }
 
@@ -131,7 +160,19 @@ impl<P: Projection> Generation<P> {
     }
 }
 
-/// Ends the transaction, and those inside it that a panic has left open.
+/// The result of `PRAGMA wal_checkpoint`.
+#[derive(QueryableByName)]
+struct WalCheckpoint {
+    #[diesel(sql_type = diesel::sql_types::Integer)]
+    busy: i32,
+}
+
+/// Reads the checkpoint of a generation.
+pub(super) fn read_checkpoint(connection: &mut SqliteConnection) -> Result<Checkpoint, ProjectionError> {
+    load(connection)?.ok_or_else(|| ProjectionError::new("the generation has no checkpoint"))
+}
+
+/// Rolls the transaction back, and those inside it that a panic left open.
 fn roll_back(connection: &mut SqliteConnection) -> Result<(), ProjectionError> {
     while AnsiTransactionManager::transaction_manager_status_mut(connection).transaction_depth()?.is_some() {
         AnsiTransactionManager::rollback_transaction(connection)?;
@@ -141,45 +182,29 @@ fn roll_back(connection: &mut SqliteConnection) -> Result<(), ProjectionError> {
 
 fn load(connection: &mut SqliteConnection) -> Result<Option<Checkpoint>, ProjectionError> {
     let row: QueryResult<(String, i64, i64, i64)> = checkpoint::table
-        .select((checkpoint::log, checkpoint::version, checkpoint::place, checkpoint::length))
+        .select((checkpoint::source, checkpoint::version, checkpoint::offset, checkpoint::length))
         .first(connection);
     match row {
-        Ok((log, version, place, length)) => {
-            Ok(Some(Checkpoint { log, version, place, length: length.unsigned_abs() }))
+        Ok((source, version, offset, length)) => {
+            let position = Position { source, offset };
+            Ok(Some(Checkpoint { position, version, length: length.unsigned_abs() }))
         }
-        // It was killed before it was made.
+        // The process was killed before the generation was created.
         Err(diesel::result::Error::NotFound) => Ok(None),
         Err(diesel::result::Error::DatabaseError(_, info)) if info.message().starts_with("no such table") => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-fn save(connection: &mut SqliteConnection, now: &Checkpoint) -> Result<(), ProjectionError> {
+fn save_checkpoint(connection: &mut SqliteConnection, now: &Checkpoint) -> Result<(), ProjectionError> {
     diesel::replace_into(checkpoint::table)
         .values((
             checkpoint::id.eq(1),
-            checkpoint::log.eq(&now.log),
+            checkpoint::source.eq(&now.position.source),
             checkpoint::version.eq(now.version),
-            checkpoint::place.eq(now.place),
+            checkpoint::offset.eq(now.position.offset),
             checkpoint::length.eq(now.length.cast_signed()),
         ))
         .execute(connection)?;
     Ok(())
-}
-
-/// How many bytes of its file count, for who only reads a generation.
-pub(crate) fn length(connection: &mut SqliteConnection) -> Result<u64, ProjectionError> {
-    let checkpoint = load(connection)?.ok_or_else(|| ProjectionError::new("the generation has no checkpoint"))?;
-    Ok(checkpoint.length)
-}
-
-/// Dies between a file and its checkpoint, if a test says so: `DUALITY_ABORT_AFTER_APPENDS=3`.
-#[cfg(feature = "test-hooks")]
-fn abort_if_told() {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static APPENDS: AtomicU64 = AtomicU64::new(0);
-    let told = std::env::var("DUALITY_ABORT_AFTER_APPENDS").ok().and_then(|number| number.parse::<u64>().ok());
-    if told == Some(APPENDS.fetch_add(1, Ordering::Relaxed) + 1) {
-        std::process::abort();
-    }
 }

@@ -1,40 +1,56 @@
-//! The change events that a projection was given, kept so that it can be built anew when the service has pruned them.
+//! All change events of some collections, kept permanently for the projections that declare `KEEPS_HISTORY`.
 //!
-//! It begins with the aggregates as they were at some revision (with nothing, if no event was pruned yet), and goes on
-//! with every change event since. If pruning was faster, it begins anew.
+//! One file for all of them, each event once. For each collection it starts with the first change event of the database, or
+//! with the aggregates as they are if change events were pruned already. If pruning overtakes it, the collection starts
+//! over.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use diesel::connection::SimpleConnection as _;
+use diesel::connection::{DefaultLoadingMode, SimpleConnection as _};
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::event_page::{Form, Item, Page};
+use super::event_page::{Form, Page, PageEvent};
+use super::manifest::{directory, remove_database};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;
-use crate::domain::key::{CollectionId, Key};
+use crate::domain::key::CollectionId;
+use crate::domain::key::Key;
 use crate::domain::revision::Revision;
-use crate::read_model::projection::ProjectionError;
+use crate::read_model::error::ProjectionError;
 use crate::storage::connection::open_sidecar;
+use crate::storage::counters::Horizon;
 use crate::storage::outbox::Change;
 use crate::storage::page::PageLimit;
-use crate::storage::reader::{Part, Reader};
+use crate::storage::reader::Reader;
 
 diesel::table! {
-    /// Where the archive stands.
-    archive (id) {
+    /// One row.
+    counter (id) {
         id -> BigInt,
+        /// The sequence number of the last event; never reused.
+        last -> BigInt,
+    }
+}
+
+diesel::table! {
+    /// The collections whose events are kept.
+    collections (name) {
+        name -> Text,
         epoch -> Text,
-        life -> BigInt,
+        /// How often the collection has started over.
+        incarnation -> BigInt,
+        /// All events up to and including this revision are kept.
         revision -> BigInt,
     }
 }
 
 diesel::table! {
-    /// The events.
-    changes (place) {
-        place -> BigInt,
+    changes (sequence) {
+        sequence -> BigInt,
         revision -> BigInt,
         collection -> Text,
         key -> Text,
@@ -44,173 +60,295 @@ diesel::table! {
 }
 
 const TABLES: &str = "\
-    CREATE TABLE IF NOT EXISTS archive (id BIGINT NOT NULL PRIMARY KEY, epoch TEXT NOT NULL, life BIGINT NOT NULL, \
-        revision BIGINT NOT NULL);
-    CREATE TABLE IF NOT EXISTS changes (place INTEGER NOT NULL PRIMARY KEY, revision BIGINT NOT NULL, \
+    CREATE TABLE IF NOT EXISTS counter (id BIGINT NOT NULL PRIMARY KEY, last BIGINT NOT NULL);
+    INSERT OR IGNORE INTO counter (id, last) VALUES (1, 0);
+    CREATE TABLE IF NOT EXISTS collections (name TEXT NOT NULL PRIMARY KEY, epoch TEXT NOT NULL, \
+        incarnation BIGINT NOT NULL, revision BIGINT NOT NULL);
+    CREATE TABLE IF NOT EXISTS changes (sequence INTEGER NOT NULL PRIMARY KEY, revision BIGINT NOT NULL, \
         collection TEXT NOT NULL, key TEXT NOT NULL, patch TEXT NOT NULL, time BIGINT NOT NULL);";
 
-/// The archive of one projection.
-pub(super) struct Archive {
-    connection: SqliteConnection,
+/// The number of change events that are copied in one transaction.
+const COPY_LIMIT: PageLimit = PageLimit { items: 5000, bytes: 4 * 1024 * 1024 };
+
+/// The change events of all collections of which history is kept. Its projections share it.
+pub(crate) struct History {
+    path: PathBuf,
+    registry: Arc<Registry>,
+    collections: Arc<[CollectionId]>,
+    /// `None` until it is used, and after a failure.
+    connection: Mutex<Option<SqliteConnection>>,
 }
 
-/// Where an archive stands.
-struct Standing {
+/// How much of a collection is kept.
+struct Kept {
     epoch: String,
-    /// How often it has begun anew.
-    life: i64,
-    /// Everything up to here is in it.
+    incarnation: i64,
     revision: Revision,
 }
 
-/// Change events that are read at once.
-const ROOM: PageLimit = PageLimit { items: 5000, bytes: 4 * 1024 * 1024 };
-
-impl Archive {
-    pub(super) fn open(path: &Path) -> Result<Self, ProjectionError> {
-        let mut connection = open_sidecar(path)?;
-        connection.batch_execute(TABLES)?;
-        Ok(Self { connection })
+impl History {
+    /// The history of these collections. Events of other collections that were kept before are removed.
+    pub(super) fn new(
+        database: &Path,
+        registry: Arc<Registry>,
+        collections: Arc<[CollectionId]>,
+    ) -> Result<Self, ProjectionError> {
+        let path = directory(database).join("history.db");
+        let history = Self { path, registry, collections, connection: Mutex::new(None) };
+        if history.path.exists() {
+            history.remove_others()?;
+        }
+        Ok(history)
     }
 
-    /// Takes what is new, and gives the identity of this life of the archive.
+    fn remove_others(&self) -> Result<(), ProjectionError> {
+        if self.collections.is_empty() {
+            log::warn!("removing {}: no projection keeps history any more", self.path.display());
+            remove_database(&self.path);
+            return Ok(());
+        }
+        let mut open = self.lock();
+        let connection = self.connect(&mut open)?;
+        let names: Vec<String> = collections::table.select(collections::name).load(connection)?;
+        let is_kept = |name: &String| self.registry.id(name).is_some_and(|id| self.collections.contains(&id));
+        for name in names.into_iter().filter(|name| !is_kept(name)) {
+            log::warn!("removing the history of {name}: no projection keeps it any more");
+            connection.immediate_transaction(|connection| {
+                diesel::delete(changes::table.filter(changes::collection.eq(&name))).execute(connection)?;
+                diesel::delete(collections::table.find(&name)).execute(connection)
+            })?;
+            // Deleted rows are zero in the database then, and no longer in the write-ahead log.
+            connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")?;
+        }
+        Ok(())
+    }
+
+    /// Copies new events, and returns the identity of the history of some collections.
     pub(super) fn refresh(
-        &mut self,
+        &self,
         reader: &mut Reader,
-        registry: &Registry,
-        collections: &[CollectionId],
+        of: &[CollectionId],
         now: Timestamp,
     ) -> Result<String, ProjectionError> {
-        loop {
-            let standing = self.standing()?;
-            let (epoch, horizon) = reader.view(|view| Ok((view.epoch()?.to_string(), view.horizon()?)))?;
-            let Some(standing) = standing.filter(|standing| {
-                standing.epoch == epoch && (horizon.pruned..=horizon.current).contains(&standing.revision)
-            }) else {
-                self.begin(reader, registry, collections, now)?;
-                continue;
-            };
-            if standing.revision == horizon.current {
-                return Ok(format!("{}/{}", standing.epoch, standing.life));
+        let mut open = self.lock();
+        let connection = self.connect(&mut open)?;
+        let refreshed = self.copy_new(connection, reader, now).and_then(|()| self.identity(connection, of));
+        if refreshed.is_err() {
+            *open = None;
+        }
+        refreshed
+    }
+
+    /// The sequence number of the last event.
+    pub(super) fn last(&self) -> Result<i64, ProjectionError> {
+        last(self.connect(&mut self.lock())?)
+    }
+
+    /// The events of some collections after a sequence number.
+    pub(super) fn page(&self, of: &[CollectionId], after: i64, limit: PageLimit) -> Result<Page, ProjectionError> {
+        let mut open = self.lock();
+        let connection = self.connect(&mut open)?;
+        let end = last(connection)?;
+        let names: Vec<_> = of.iter().map(|id| self.registry.get(*id).name()).collect();
+        let query = changes::table
+            .filter(changes::sequence.gt(after).and(changes::collection.eq_any(names)))
+            .order(changes::sequence);
+        let mut events: Vec<PageEvent> = Vec::new();
+        let mut bytes = 0;
+        let mut to = end;
+        type Columns = (i64, i64, String, String, String, i64);
+        for row in query.load_iter::<Columns, DefaultLoadingMode>(connection)? {
+            let (sequence, at, collection, key, patch, time) = row?;
+            let Some(id) = self.registry.id(&collection) else { continue };
+            bytes += key.len() + patch.len();
+            events.push(PageEvent {
+                sequence,
+                at,
+                time: Timestamp::from_milliseconds(time),
+                collection: self.registry.get(id).name(),
+                key: Key::from_db(&key),
+                form: Form::Change { patch },
+            });
+            if events.len() >= limit.items || bytes >= limit.bytes {
+                to = sequence;
+                break;
             }
-            let feed = Feed::Everything(Some(collections.into()));
+        }
+        Ok(Page { events, to, last: end })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<SqliteConnection>> {
+        self.connection.lock().expect("nobody panics while using the history")
+    }
+
+    fn connect<'a>(&self, open: &'a mut Option<SqliteConnection>) -> Result<&'a mut SqliteConnection, ProjectionError> {
+        if open.is_none() {
+            if let Some(directory) = self.path.parent() {
+                std::fs::create_dir_all(directory)?;
+            }
+            let mut connection = open_sidecar(&self.path)?;
+            connection.batch_execute(TABLES)?;
+            *open = Some(connection);
+        }
+        open.as_mut().ok_or_else(|| ProjectionError::new("the history is not open"))
+    }
+
+    fn copy_new(
+        &self,
+        connection: &mut SqliteConnection,
+        reader: &mut Reader,
+        now: Timestamp,
+    ) -> Result<(), ProjectionError> {
+        loop {
+            let (epoch, horizon) = reader.view(|view| Ok((view.epoch()?.to_string(), view.horizon()?)))?;
+            let mut from = horizon.current;
+            for id in self.collections.iter() {
+                let kept = self.kept(connection, *id)?;
+                let revision = match kept.as_ref().filter(|kept| continues(kept, &epoch, horizon)) {
+                    Some(kept) => kept.revision,
+                    None => self.start_over(connection, reader, *id, kept, now)?,
+                };
+                from = from.min(revision);
+            }
+            if from >= horizon.current {
+                return Ok(());
+            }
+            let feed = Feed::Everything(Some(Arc::clone(&self.collections)));
             let read = reader.view(|view| {
-                // Pruned since: it is noticed in the next round.
-                let exists = view.horizon()?.pruned <= standing.revision;
-                let read = view.changes(&feed, standing.revision, horizon.current, ROOM)?;
-                Ok(exists.then_some(read))
+                // If they were pruned since, the next round starts over.
+                let exist = view.horizon()?.pruned <= from;
+                let read = view.changes(&feed, from, horizon.current, COPY_LIMIT)?;
+                Ok(exist.then_some(read))
             })?;
-            let Some(read) = read else { continue };
-            let standing = Standing { revision: read.to, ..standing };
-            self.connection.immediate_transaction(|connection| {
-                for Change { revision, collection, key, patch, time } in &read.changes {
-                    // That a collection came to be is nothing that happened to an aggregate.
-                    if !key.as_str().is_empty() {
-                        append(connection, registry, (*revision, *collection), (key.as_str(), patch), *time)?;
-                    }
-                }
-                stand(connection, &standing)
-            })?;
+            if let Some(read) = read {
+                self.append_all(connection, &read.changes, read.to)?;
+            }
         }
     }
 
-    /// Begins with the aggregates as they are.
-    fn begin(
-        &mut self,
-        reader: &mut Reader,
-        registry: &Registry,
-        collections: &[CollectionId],
-        now: Timestamp,
+    fn append_all(
+        &self,
+        connection: &mut SqliteConnection,
+        read: &[Change],
+        to: Revision,
     ) -> Result<(), ProjectionError> {
-        let life = self.standing()?.map_or(1, |standing| standing.life + 1);
-        let (epoch, horizon) = reader.view(|view| Ok((view.epoch()?.to_string(), view.horizon()?)))?;
-        self.connection.immediate_transaction(|connection| {
-            diesel::delete(changes::table).execute(connection)?;
-            let mut revision = Revision::ZERO;
-            if horizon.pruned > Revision::ZERO {
-                let mut of = None;
-                reader.collections::<ProjectionError>(
-                    collections,
-                    |shown, _| revision = shown,
-                    |part| {
-                        match part {
-                            Part::Collection { id, .. } => of = Some(id),
-                            Part::Aggregate { key, body, .. } => {
-                                let Some(id) = of else { return Ok(()) };
-                                append(connection, registry, (horizon.pruned, id), (key, body), now)?;
-                            }
-                            _ => {}
-                        }
-                        Ok(())
-                    },
-                )?;
+        connection.immediate_transaction(|connection| {
+            let mut known = HashMap::new();
+            for id in self.collections.iter() {
+                known.insert(*id, self.kept(connection, *id)?.map_or(Revision::ZERO, |kept| kept.revision));
             }
-            stand(connection, &Standing { epoch, life, revision })
+            let mut sequence = last(connection)?;
+            let is_new = |change: &&Change| known.get(&change.collection).is_some_and(|known| change.revision > *known);
+            // An event without a key says that the collection was registered.
+            for change in read.iter().filter(is_new).filter(|change| !change.key.as_str().is_empty()) {
+                sequence += 1;
+                append(connection, sequence, self.registry.get(change.collection).name(), change)?;
+            }
+            for (id, known) in known {
+                diesel::update(collections::table.find(self.registry.get(id).name()))
+                    .set(collections::revision.eq(to.max(known).number()))
+                    .execute(connection)?;
+            }
+            diesel::update(counter::table).set(counter::last.eq(sequence)).execute(connection)?;
+            Ok(())
         })
     }
 
-    pub(super) fn page(&mut self, registry: &Registry, after: i64, limit: usize) -> Result<Page, ProjectionError> {
-        let end = self.last()?;
-        let rows: Vec<(i64, i64, String, String, String, i64)> = changes::table
-            .filter(changes::place.gt(after))
-            .order(changes::place)
-            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
-            .load(&mut self.connection)?;
-        let full = rows.len() == limit;
-        let to = rows.last().filter(|_| full).map_or(end, |row| row.0);
-        let item = |(place, at, collection, key, patch, time): (i64, i64, String, String, String, i64)| {
-            let collection = registry.get(registry.id(&collection)?).name();
-            let (key, time) = (Key::from_db(&key), Timestamp::from_milliseconds(time));
-            Some(Item { place, at, time, collection, key, form: Form::Change { patch } })
-        };
-        Ok(Page { items: rows.into_iter().filter_map(item).collect(), to, last: end })
+    /// Starts a collection with the first change event, or with the aggregates if some were pruned. Returns the revision.
+    fn start_over(
+        &self,
+        connection: &mut SqliteConnection,
+        reader: &mut Reader,
+        id: CollectionId,
+        before: Option<Kept>,
+        time: Timestamp,
+    ) -> Result<Revision, ProjectionError> {
+        let name = self.registry.get(id).name();
+        let incarnation = before.map_or(1, |kept| kept.incarnation + 1);
+        let started = reader.view(|view| {
+            let epoch = view.epoch()?.to_string();
+            let Horizon { pruned, current, .. } = view.horizon()?;
+            Ok(connection.immediate_transaction(|connection| {
+                diesel::delete(changes::table.filter(changes::collection.eq(name))).execute(connection)?;
+                let mut sequence = last(connection)?;
+                let mut revision = Revision::ZERO;
+                if pruned > Revision::ZERO {
+                    revision = current;
+                    view.scan_with_revisions(id, |key, _, body| {
+                        sequence += 1;
+                        let (key, patch) = (Key::from_db(key), body.to_owned());
+                        let change = Change { revision: pruned, collection: id, key, patch, time };
+                        append(connection, sequence, name, &change)
+                    })?;
+                }
+                diesel::update(counter::table).set(counter::last.eq(sequence)).execute(connection)?;
+                diesel::replace_into(collections::table)
+                    .values((
+                        collections::name.eq(name),
+                        collections::epoch.eq(epoch),
+                        collections::incarnation.eq(incarnation),
+                        collections::revision.eq(revision.number()),
+                    ))
+                    .execute(connection)?;
+                Ok::<_, ProjectionError>(revision)
+            }))
+        })?;
+        if incarnation > 1 {
+            log::warn!("the history of {name} starts over: change events were pruned before they were copied");
+        }
+        started
     }
 
-    /// The last place there is.
-    pub(super) fn last(&mut self) -> Result<i64, ProjectionError> {
-        let last: Option<i64> = changes::table
-            .select(changes::place)
-            .order(changes::place.desc())
-            .first(&mut self.connection)
+    fn kept(&self, connection: &mut SqliteConnection, id: CollectionId) -> Result<Option<Kept>, ProjectionError> {
+        let row: Option<(String, i64, i64)> = collections::table
+            .find(self.registry.get(id).name())
+            .select((collections::epoch, collections::incarnation, collections::revision))
+            .first(connection)
             .optional()?;
-        Ok(last.unwrap_or(0))
+        Ok(row.map(|(epoch, incarnation, revision)| Kept {
+            epoch,
+            incarnation,
+            revision: Revision::from_raw(revision),
+        }))
     }
 
-    fn standing(&mut self) -> Result<Option<Standing>, ProjectionError> {
-        let row: Option<(String, i64, i64)> = archive::table
-            .select((archive::epoch, archive::life, archive::revision))
-            .first(&mut self.connection)
-            .optional()?;
-        Ok(row.map(|(epoch, life, revision)| Standing { epoch, life, revision: Revision::from_raw(revision) }))
+    /// `<epoch>/history/locations.1,persons.1`
+    fn identity(&self, connection: &mut SqliteConnection, of: &[CollectionId]) -> Result<String, ProjectionError> {
+        let mut epoch = String::new();
+        let mut incarnations = Vec::new();
+        for id in of {
+            let kept =
+                self.kept(connection, *id)?.ok_or_else(|| ProjectionError::new("a collection has no history"))?;
+            epoch = kept.epoch;
+            incarnations.push(format!("{}.{}", self.registry.get(*id).name(), kept.incarnation));
+        }
+        Ok(format!("{epoch}/history/{}", incarnations.join(",")))
     }
 }
 
-fn stand(connection: &mut SqliteConnection, standing: &Standing) -> Result<(), ProjectionError> {
-    diesel::replace_into(archive::table)
-        .values((
-            archive::id.eq(1),
-            archive::epoch.eq(&standing.epoch),
-            archive::life.eq(standing.life),
-            archive::revision.eq(standing.revision.number()),
-        ))
-        .execute(connection)?;
-    Ok(())
+/// Whether the events after those that are kept are still in the outbox.
+fn continues(kept: &Kept, epoch: &str, horizon: Horizon) -> bool {
+    kept.epoch == epoch && (horizon.pruned..=horizon.current).contains(&kept.revision)
+}
+
+fn last(connection: &mut SqliteConnection) -> Result<i64, ProjectionError> {
+    Ok(counter::table.select(counter::last).first(connection)?)
 }
 
 fn append(
     connection: &mut SqliteConnection,
-    registry: &Registry,
-    (revision, collection): (Revision, CollectionId),
-    (key, patch): (&str, &str),
-    time: Timestamp,
+    sequence: i64,
+    collection: &str,
+    change: &Change,
 ) -> Result<(), ProjectionError> {
     diesel::insert_into(changes::table)
         .values((
-            changes::revision.eq(revision.number()),
-            changes::collection.eq(registry.get(collection).name()),
-            changes::key.eq(key),
-            changes::patch.eq(patch),
-            changes::time.eq(time.milliseconds()),
+            changes::sequence.eq(sequence),
+            changes::revision.eq(change.revision.number()),
+            changes::collection.eq(collection),
+            changes::key.eq(change.key.as_str()),
+            changes::patch.eq(&change.patch),
+            changes::time.eq(change.time.milliseconds()),
         ))
         .execute(connection)?;
     Ok(())

@@ -1,44 +1,45 @@
-//! The files of a projection in the background: its generations, and which of them counts.
+//! The files of a background projection, and the manifest that says which generation is served.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::read_model::projection::ProjectionError;
+use super::event_page::EventId;
+use crate::read_model::error::ProjectionError;
 
-/// The directory of the projections of a database, and one of them in it.
+/// Which generation is served, and which is being built. It is replaced as a whole: the swap of two generations is the
+/// renaming of one small file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    pub(crate) current: Option<i64>,
+    /// The generation that was served before, for reads that are in progress.
+    #[serde(default)]
+    pub(crate) previous: Option<i64>,
+    pub(crate) building: Option<i64>,
+    /// The highest number that a generation has had.
+    pub(crate) last: i64,
+    /// The events that are omitted.
+    #[serde(default)]
+    pub(crate) skipped: Vec<EventId>,
+}
+
+/// The files of one projection, in the directory of the projections of a database.
 #[derive(Debug, Clone)]
 pub(crate) struct Files {
     directory: PathBuf,
     name: &'static str,
 }
 
-/// Which generation is read, and which is being built. Replaced as a whole: the swap is the renaming of one small file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Pointer {
-    pub(crate) current: Option<i64>,
-    /// The one that was read before: kept until the next swap, for those who have just begun to read it.
-    #[serde(default)]
-    pub(crate) previous: Option<i64>,
-    pub(crate) building: Option<i64>,
-    /// The last number that was given to a generation.
-    pub(crate) last: i64,
-    /// The events that are left out: the log, and the place in it.
-    #[serde(default)]
-    pub(crate) skipped: Vec<(String, i64)>,
-}
-
-/// Generations that are looked for at start, the last so many.
-const LOOKED_AT: usize = 100;
+/// The number of generations before the last one whose files are removed at start, if a killed process left them.
+const CLEANED_GENERATIONS: usize = 100;
 
 impl Files {
-    /// Beside the database: `duality.db.projections/`.
-    pub(crate) fn beside(database: &Path, name: &'static str) -> Result<Self, ProjectionError> {
-        let mut directory = database.as_os_str().to_owned();
-        directory.push(".projections");
-        let directory = PathBuf::from(directory);
+    /// The files of the projection `name`. Creates the directory if it does not exist.
+    pub(crate) fn new(database: &Path, name: &'static str) -> Result<Self, ProjectionError> {
+        let directory = directory(database);
         fs::create_dir_all(&directory)?;
         Ok(Self { directory, name })
     }
@@ -48,56 +49,91 @@ impl Files {
         self.directory.join(format!("{}.{generation}.db", self.name))
     }
 
-    /// The file of a generation that makes one.
+    /// The file of a generation, if its sink is a file.
     pub(crate) fn output(&self, generation: i64) -> PathBuf {
         self.directory.join(format!("{}.{generation}.csv", self.name))
     }
 
-    /// The change events that a projection was given.
-    pub(crate) fn archive(&self) -> PathBuf {
-        self.directory.join(format!("{}.changes.db", self.name))
+    /// The copy of the aggregates from which a generation is built.
+    pub(crate) fn snapshot(&self, generation: i64) -> PathBuf {
+        self.directory.join(format!("{}.{generation}.snapshot.db", self.name))
     }
 
-    fn pointer_file(&self) -> PathBuf {
+    fn manifest_path(&self) -> PathBuf {
         self.directory.join(format!("{}.json", self.name))
     }
 
-    pub(crate) fn pointer(&self) -> Result<Pointer, ProjectionError> {
-        match fs::read(self.pointer_file()) {
+    pub(crate) fn read_manifest(&self) -> Result<Manifest, ProjectionError> {
+        match fs::read(self.manifest_path()) {
             Ok(text) => Ok(serde_json::from_slice(&text)?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Pointer::default()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Manifest::default()),
             Err(error) => Err(error.into()),
         }
     }
 
-    pub(crate) fn point(&self, pointer: &Pointer) -> Result<(), ProjectionError> {
-        let (target, beside) = (self.pointer_file(), self.directory.join(format!("{}.json.new", self.name)));
-        let mut file = fs::File::create(&beside)?;
-        file.write_all(serde_json::to_string(pointer)?.as_bytes())?;
+    /// Replaces the manifest atomically and durably.
+    pub(crate) fn write_manifest(&self, manifest: &Manifest) -> Result<(), ProjectionError> {
+        let target = self.manifest_path();
+        let new = self.directory.join(format!("{}.json.new", self.name));
+        let mut file = fs::File::create(&new)?;
+        file.write_all(serde_json::to_string(manifest)?.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&beside, &target)?;
+        fs::rename(&new, &target)?;
         Ok(fs::File::open(&self.directory)?.sync_all()?)
     }
 
-    /// Removes what a killed process may have left of generations that no longer count.
-    pub(crate) fn keep_only(&self, pointer: &Pointer) {
-        let counts = [pointer.current, pointer.previous, pointer.building];
-        (1..=pointer.last).rev().take(LOOKED_AT).filter(|number| !counts.contains(&Some(*number))).for_each(|number| {
-            self.remove(number);
-        });
+    /// Removes generations that the manifest does not name; a killed process may have left them.
+    pub(crate) fn remove_unnamed(&self, manifest: &Manifest) {
+        let named = [manifest.current, manifest.previous, manifest.building];
+        let recent = (1..=manifest.last).rev().take(CLEANED_GENERATIONS);
+        recent.filter(|number| !named.contains(&Some(*number))).for_each(|number| self.remove(number));
     }
 
-    /// Removes a generation; who still reads it goes on.
+    /// Removes a generation. A process that has its files open can still read them.
     pub(crate) fn remove(&self, generation: i64) {
-        let tables = self.tables(generation);
-        let beside = |suffix: &str| self.directory.join(format!("{}.{generation}.db{suffix}", self.name));
-        for file in [tables, beside("-wal"), beside("-shm"), self.output(generation)] {
-            match fs::remove_file(&file) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    log::warn!("{} was not removed: {error}", file.display());
-                }
-                _ => {}
-            }
+        remove_database(&self.tables(generation));
+        remove_database(&self.snapshot(generation));
+        remove_file(&self.output(generation));
+    }
+}
+
+/// The directory of the projections of a database: `duality.db.projections/`.
+pub(super) fn directory(database: &Path) -> PathBuf {
+    let mut directory = database.as_os_str().to_owned();
+    directory.push(".projections");
+    PathBuf::from(directory)
+}
+
+/// Removes the copies of change events that earlier versions of this program kept for each projection, permanently.
+pub(super) fn remove_archives(directory: &Path) -> Result<(), ProjectionError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path.to_str().is_some_and(|path| path.ends_with(".changes.db")) {
+            log::info!("removing {}: projections no longer keep copies of change events", path.display());
+            remove_database(&path);
         }
+    }
+    Ok(())
+}
+
+/// Removes a database with its write-ahead log; logs a warning if that fails.
+pub(super) fn remove_database(path: &Path) {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file: OsString = path.into();
+        file.push(suffix);
+        remove_file(Path::new(&file));
+    }
+}
+
+fn remove_file(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            log::warn!("cannot remove {}: {error}", path.display());
+        }
+        _ => {}
     }
 }

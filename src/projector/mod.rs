@@ -1,12 +1,13 @@
-//! Projections in the background.
+//! Background projections: one actor each, with its own generations and checkpoint.
 
 pub(crate) mod actor;
 pub(crate) mod event_page;
 pub(crate) mod generation;
+pub(crate) mod generations;
 pub(crate) mod history;
 pub(crate) mod manifest;
 pub(crate) mod registry;
 pub(crate) mod runner;
+pub(crate) mod snapshot;
 pub(crate) mod source;
 pub(crate) mod status;
-pub(crate) mod trouble;

@@ -1,4 +1,4 @@
-//! All projections of a service: how they are, what can be read of them, and whom to ask to build one anew.
+//! All projections of a service: which are registered, how each is run, and their reports.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -8,229 +8,285 @@ use std::time::Duration;
 use actix::prelude::*;
 use serde_json::Value;
 
+use super::actor::{ProjectorActor, Rebuild, Skip};
+use super::generation::read_checkpoint;
+use super::generations::ProjectorContext;
+use super::history::History;
+use super::manifest::{directory, remove_archives};
+use super::runner::ProjectionRunner;
+use super::status::{Current, Mode, Status};
 use crate::delivery::relay::{RegisterProjector, Relay};
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::collection::{InvalidRegistration, Registry};
-use crate::projector::actor::{Background, Projector, Rebuild, Skip};
-use crate::projector::generation::length;
-use crate::projector::runner::Parts;
-use crate::projector::status::{Current, Status};
-use crate::read_model::inline::Inline;
-use crate::read_model::projection::{Feed, ProjectionError, Tables};
+use crate::read_model::error::ProjectionError;
+use crate::read_model::projection::Feed;
 use crate::read_model::report::{Parameters, Report, ReportError};
+use crate::read_model::sink::Tables;
+use crate::read_model::spec::ProjectionSpec;
 use crate::storage::connection::{Database, open_read_only};
 use crate::threads::named_arbiter;
 use crate::write::aggregator::{Aggregator, RebuildInline};
 
-/// A projection that runs.
-pub(crate) struct Kept {
+/// The projections of a running service, and their reports.
+pub(crate) struct Projections {
+    database: Arc<Database>,
+    clock: Arc<Clock>,
+    /// Inline projections first, then those in the background.
+    pub(crate) running: Vec<RunningProjection>,
+    reports: HashMap<&'static str, RegisteredReport>,
+}
+
+/// A projection of a running service.
+pub(crate) struct RunningProjection {
     pub(crate) name: &'static str,
     pub(crate) status: Status,
-    pub(crate) keeper: Keeper,
+    host: Host,
 }
 
-/// Who keeps a projection.
-pub(crate) enum Keeper {
-    /// The writer, in the transactions of the commands.
+/// Who writes a projection.
+enum Host {
+    /// The aggregator, in the transactions of the commands.
     Inline,
-    /// An actor of its own.
-    Background(Addr<Projector>),
+    /// An actor.
+    Background(Addr<ProjectorActor>),
 }
 
-/// All projections, and their reports.
-pub(crate) struct Projections {
-    pub(crate) database: Arc<Database>,
-    pub(crate) clock: Arc<Clock>,
-    pub(crate) kept: Vec<Kept>,
-    /// What can be read, by its name: the projection, and the question; `None` for the file that it makes.
-    pub(crate) reports: HashMap<&'static str, (usize, Option<Report>)>,
+struct RegisteredReport {
+    /// The index of the projection.
+    projection: usize,
+    /// `None` for the file of the projection.
+    query: Option<Report>,
 }
 
 /// The projections of a service before it runs.
 #[derive(Default)]
-pub(crate) struct Registered {
-    pub(crate) inline: Vec<Box<dyn Inline>>,
-    pub(crate) background: Vec<Box<dyn Background>>,
+pub(crate) struct ProjectionSet {
+    pub(crate) inline: Vec<ProjectionSpec>,
+    pub(crate) background: Vec<Arc<ProjectionSpec>>,
 }
 
-/// What the projections of a service are started with.
-pub(crate) struct Surroundings<'a> {
-    pub(crate) database: &'a Arc<Database>,
-    pub(crate) registry: &'a Arc<Registry>,
-    pub(crate) clock: &'a Arc<Clock>,
-    pub(crate) relay: &'a Addr<Relay>,
-    pub(crate) poll_interval: Duration,
-}
-
-impl Registered {
-    /// The first mistake in the registrations, if there is one.
+impl ProjectionSet {
+    /// Finds the first mistake in the registrations.
     pub(crate) fn check(&self, registry: &Registry) -> Result<(), InvalidRegistration> {
-        let inline = self.inline.iter().map(|p| (p.name(), p.collections(), p.feed(), p.reports(), false));
-        let background = self.background.iter();
-        let background = background.map(|p| (p.name(), p.collections(), p.feed(), p.reports(), p.is_file()));
-        let (mut names, mut reports) = (Vec::new(), Vec::new());
-        for (name, collections, feed, of_this, is_file) in inline.chain(background) {
+        let mut names = Vec::new();
+        let mut reports = Vec::new();
+        for spec in self.inline.iter().chain(self.background.iter().map(AsRef::as_ref)) {
+            let name = spec.name;
             let is_plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"_-.".contains(&c);
             if name.is_empty() || name.starts_with('.') || !name.bytes().all(is_plain) || names.contains(&name) {
-                return Err(InvalidRegistration::new(format!(
-                    "the name {name:?} of a projection is taken, or is none"
-                )));
+                return Err(InvalidRegistration::new(format!("the projection name {name:?} is taken or invalid")));
             }
             names.push(name);
-            for collection in collections {
-                let id = registry.id(collection).ok_or_else(|| {
-                    InvalidRegistration::new(format!(
-                        "projection {name}: {collection} is no collection registered before it"
-                    ))
-                })?;
-                if feed == Feed::Journal && registry.get(id).journaled().is_none() {
-                    let why = format!("projection {name}: {collection} have no journal, but change events");
-                    return Err(InvalidRegistration::new(why));
-                }
-            }
-            // A file is a report by its own name.
-            for report in of_this.iter().map(|report| report.name).chain(is_file.then_some(name)) {
+            check_collections(spec, registry)?;
+            // A file is a report with the name of the projection.
+            for report in spec.reports.iter().map(|report| report.name).chain(spec.is_file().then_some(name)) {
                 if reports.contains(&report) {
-                    return Err(InvalidRegistration::new(format!("there is a report {report:?} already")));
+                    return Err(InvalidRegistration::new(format!("there is already a report {report:?}")));
                 }
                 reports.push(report);
             }
         }
         Ok(())
     }
+
+    /// What the background projections use. Removes files that no registered projection uses any more.
+    pub(crate) fn context(
+        &self,
+        database: &Arc<Database>,
+        registry: &Arc<Registry>,
+        clock: &Arc<Clock>,
+    ) -> Result<ProjectorContext, ProjectionError> {
+        remove_archives(&directory(database.path()))?;
+        let keeping = self.background.iter().filter(|spec| spec.feed == Feed::Changes && spec.keeps_history);
+        let names: Vec<_> = keeping.flat_map(|spec| spec.collections).collect();
+        let collections = registry.ids().filter(|id| names.contains(&&registry.get(*id).name())).collect();
+        let history = History::new(database.path(), Arc::clone(registry), collections)?;
+        Ok(ProjectorContext {
+            database: Arc::clone(database),
+            registry: Arc::clone(registry),
+            clock: Arc::clone(clock),
+            history: Arc::new(history),
+        })
+    }
+}
+
+fn check_collections(spec: &ProjectionSpec, registry: &Registry) -> Result<(), InvalidRegistration> {
+    let name = spec.name;
+    for collection in spec.collections {
+        let Some(id) = registry.id(collection) else {
+            let why = format!("projection {name}: no collection {collection} is registered before it");
+            return Err(InvalidRegistration::new(why));
+        };
+        if spec.feed == Feed::Journal && registry.get(id).journaled().is_none() {
+            let why = format!("projection {name}: {collection} have no journal, but change events");
+            return Err(InvalidRegistration::new(why));
+        }
+    }
+    Ok(())
 }
 
 impl Projections {
-    /// Starts those in the background, each on a thread of its own.
+    /// Starts the background projections, each on its own thread.
     pub(crate) fn start(
-        inline: &[Box<dyn Inline>],
-        background: &[Box<dyn Background>],
-        around: &Surroundings<'_>,
-    ) -> Result<(Self, Vec<Arbiter>), ProjectionError> {
-        let (mut kept, mut reports, mut threads) = (Vec::new(), HashMap::new(), Vec::new());
-        for projection in inline {
-            let (name, version) = (projection.name(), projection.version());
-            reports.extend(projection.reports().into_iter().map(|report| (report.name, (kept.len(), Some(report)))));
-            kept.push(Kept { name, status: Status::new(name, version, true), keeper: Keeper::Inline });
+        inline: &[ProjectionSpec],
+        background: &[Arc<ProjectionSpec>],
+        context: &ProjectorContext,
+        relay: &Addr<Relay>,
+        poll_interval: Duration,
+    ) -> (Self, Vec<Arbiter>) {
+        let database = Arc::clone(&context.database);
+        let clock = Arc::clone(&context.clock);
+        let mut projections = Self { database, clock, running: Vec::new(), reports: HashMap::new() };
+        let mut threads = Vec::new();
+        for spec in inline {
+            projections.add(spec, Status::new(spec.name, spec.version, Mode::Inline), Host::Inline);
         }
-        for projection in background {
-            let (name, status) = (projection.name(), Status::new(projection.name(), projection.version(), false));
-            let work = projection.work(parts(around, &status))?;
-            let thread = named_arbiter(format!("proj:{name}"));
-            let interval = around.poll_interval;
-            let projector = Projector::start_in_arbiter(&thread.handle(), move |_| Projector::new(work, interval));
-            around.relay.do_send(RegisterProjector(projector.clone().recipient()));
-            reports.extend(projection.reports().into_iter().map(|report| (report.name, (kept.len(), Some(report)))));
-            if projection.is_file() {
-                reports.insert(name, (kept.len(), None));
-            }
-            kept.push(Kept { name, status, keeper: Keeper::Background(projector) });
+        for spec in background {
+            let status = Status::new(spec.name, spec.version, Mode::Background);
+            let runner = ProjectionRunner::new(context.clone(), Arc::clone(spec), status.clone());
+            let thread = named_arbiter(format!("proj:{}", spec.name));
+            let actor = move |_: &mut Context<_>| ProjectorActor::new(runner, poll_interval);
+            let projector = ProjectorActor::start_in_arbiter(&thread.handle(), actor);
+            relay.do_send(RegisterProjector(projector.clone().recipient()));
+            projections.add(spec, status, Host::Background(projector));
             threads.push(thread);
         }
-        let (database, clock) = (Arc::clone(around.database), Arc::clone(around.clock));
-        Ok((Self { database, clock, kept, reports }, threads))
+        (projections, threads)
+    }
+
+    fn add(&mut self, spec: &ProjectionSpec, status: Status, host: Host) {
+        let projection = self.running.len();
+        for report in &spec.reports {
+            self.reports.insert(report.name, RegisteredReport { projection, query: Some(*report) });
+        }
+        if spec.is_file() {
+            self.reports.insert(spec.name, RegisteredReport { projection, query: None });
+        }
+        self.running.push(RunningProjection { name: spec.name, status, host });
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&RunningProjection> {
+        self.running.iter().find(|running| running.name == name)
+    }
+
+    /// The statuses of all projections.
+    pub(crate) fn to_json(&self) -> Vec<Value> {
+        self.running.iter().map(|running| self.status_json(running)).collect()
+    }
+
+    /// The time by which lags are measured.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) fn status_json(&self, running: &RunningProjection) -> Value {
+        running.status.to_json(self.clock.now())
+    }
+
+    /// Whether at least one projection is failing.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.running.iter().any(|running| running.status.state().failure.is_some())
+    }
+
+    /// Rebuilds a projection. Returns its status when the build has started, or, for an inline one, when it is complete.
+    pub(crate) async fn rebuild(
+        &self,
+        running: &RunningProjection,
+        aggregator: &Addr<Aggregator>,
+    ) -> Result<Value, ProjectionError> {
+        match &running.host {
+            Host::Inline => {
+                aggregator.send(RebuildInline(running.name)).await??;
+                Ok(self.status_json(running))
+            }
+            Host::Background(projector) => projector.send(Rebuild).await?,
+        }
+    }
+
+    /// The names of all reports, sorted.
+    pub(crate) fn report_names(&self) -> Vec<&'static str> {
+        let mut names: Vec<_> = self.reports.keys().copied().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// What a report is: `None` if there is no report with this name.
+    pub(crate) fn report(&self, name: &str) -> Option<ReportKind> {
+        let registered = self.reports.get(name)?;
+        Some(registered.query.map_or(ReportKind::File, |query| ReportKind::Query { parameters: query.parameters }))
+    }
+
+    /// Reads a report from the generation that is served. Blocks.
+    pub(crate) fn read(&self, name: &str, parameters: &Parameters) -> Result<ReportContent, ReportError> {
+        let Some(RegisteredReport { projection, query }) = self.reports.get(name) else {
+            return Ok(ReportContent::Building);
+        };
+        let running = &self.running[*projection];
+        if let (Host::Inline, Some(report)) = (&running.host, query) {
+            return Ok(ReportContent::Json((report.read)(&mut open_read_only(self.database.path())?, parameters)?));
+        }
+        // The files of a generation are removed after two swaps. If that happens before they are open, try the next one.
+        for _ in 0..MAX_ATTEMPTS {
+            let Some(current) = running.status.state().current.clone() else { return Ok(ReportContent::Building) };
+            let error = match read(&current, query.as_ref(), parameters) {
+                Err(ReportError::Failed(error)) => error,
+                content => return content,
+            };
+            let state = running.status.state();
+            let is_same = state.current.as_ref().is_some_and(|now| now.generation == current.generation);
+            if is_same && current.version == state.version {
+                return Err(ReportError::Failed(error));
+            }
+            // The query need not fit the tables of another version.
+            if is_same {
+                return Ok(ReportContent::Building);
+            }
+        }
+        Ok(ReportContent::Building)
     }
 }
 
-fn parts(around: &Surroundings<'_>, status: &Status) -> Parts {
-    Parts {
-        database: Arc::clone(around.database),
-        registry: Arc::clone(around.registry),
-        clock: Arc::clone(around.clock),
-        status: status.clone(),
-    }
+/// What a report is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReportKind {
+    /// The CSV file of a projection.
+    File,
+    /// JSON, from a query of the tables.
+    Query { parameters: &'static [&'static str] },
 }
 
-/// What a report comes to.
-pub(crate) enum Answered {
-    Value(Value),
-    /// A file, so many bytes of which count.
-    File(File, u64),
-    /// Nothing has been built yet.
+/// The content of a report.
+pub(crate) enum ReportContent {
+    Json(Value),
+    /// An open file, of which the first `length` bytes are checkpointed.
+    File {
+        file: File,
+        length: u64,
+    },
+    /// The first generation is being built.
     Building,
 }
 
-impl Projections {
-    /// Those that there are, and how they are.
-    pub(crate) fn told(&self) -> Vec<Value> {
-        self.kept.iter().map(|kept| kept.status.told(self.clock.now())).collect()
-    }
+/// How often a report tries to open a generation that was replaced and removed.
+const MAX_ATTEMPTS: usize = 10;
 
-    pub(crate) fn get(&self, name: &str) -> Option<&Kept> {
-        self.kept.iter().find(|kept| kept.name == name)
-    }
-
-    pub(crate) fn told_of(&self, kept: &Kept) -> Value {
-        kept.status.told(self.clock.now())
-    }
-
-    /// Has one built anew; the answer is how it was when that had begun, or, of an inline one, had been done.
-    pub(crate) async fn rebuild(&self, kept: &Kept, aggregator: &Addr<Aggregator>) -> Result<Value, ProjectionError> {
-        match &kept.keeper {
-            Keeper::Inline => {
-                aggregator.send(RebuildInline(kept.name)).await??;
-                Ok(self.told_of(kept))
-            }
-            Keeper::Background(projector) => projector.send(Rebuild).await?,
-        }
-    }
-
-    /// Whether one of them does not go on.
-    pub(crate) fn is_failing(&self) -> bool {
-        self.kept.iter().any(|kept| kept.status.state().failure.is_some())
-    }
-
-    /// Reads a report from the generation that counts now. Blocks.
-    pub(crate) fn read(&self, name: &str, parameters: &Parameters) -> Result<Answered, ReportError> {
-        let Some((projection, report)) = self.reports.get(name) else { return Ok(Answered::Building) };
-        let kept = &self.kept[*projection];
-        if let (Keeper::Inline, Some(report)) = (&kept.keeper, report) {
-            return Ok(Answered::Value((report.read)(&mut open_read_only(self.database.path())?, parameters)?));
-        }
-        // A generation goes two swaps later; one who was slower than that begins again.
-        for _ in 0..ATTEMPTS {
-            let Some(current) = kept.status.state().current.clone() else { return Ok(Answered::Building) };
-            match read(&current, report.as_ref(), parameters) {
-                Err(ReportError::Failed(error)) => {
-                    let state = kept.status.state();
-                    let is_same = state.current.as_ref().is_some_and(|now| now.generation == current.generation);
-                    if is_same && current.version == state.version {
-                        return Err(ReportError::Failed(error));
-                    }
-                    // The tables of another version need not be what is asked for.
-                    if is_same {
-                        return Ok(Answered::Building);
-                    }
-                }
-                read => return read,
-            }
-        }
-        Ok(Answered::Building)
-    }
-}
-
-/// Attempts to read a generation that is swapped meanwhile.
-const ATTEMPTS: usize = 10;
-
-fn read(current: &Current, report: Option<&Report>, parameters: &Parameters) -> Result<Answered, ReportError> {
+fn read(current: &Current, query: Option<&Report>, parameters: &Parameters) -> Result<ReportContent, ReportError> {
     let mut tables: Tables = open_read_only(&current.tables)?;
-    match report {
-        Some(report) => Ok(Answered::Value((report.read)(&mut tables, parameters)?)),
+    match query {
+        Some(report) => Ok(ReportContent::Json((report.read)(&mut tables, parameters)?)),
         None => {
-            let length = length(&mut tables).map_err(ReportError::Failed)?;
-            Ok(Answered::File(File::open(&current.output)?, length))
+            let length = read_checkpoint(&mut tables).map_err(ReportError::Failed)?.length;
+            Ok(ReportContent::File { file: File::open(&current.output)?, length })
         }
     }
 }
 
-impl Kept {
-    /// Has it leave out the event at which it stopped.
+impl RunningProjection {
+    /// Skips the event at which the projection stopped.
     pub(crate) async fn skip(&self, at: i64) -> Result<(), ProjectionError> {
-        match &self.keeper {
-            Keeper::Inline => {
-                Err(ProjectionError::new("it is kept in the transactions of the commands, and never behind"))
-            }
-            Keeper::Background(projector) => projector.send(Skip(at)).await?,
+        match &self.host {
+            Host::Inline => Err(ProjectionError::new("an inline projection never stops at an event")),
+            Host::Background(projector) => projector.send(Skip(at)).await?,
         }
     }
 }

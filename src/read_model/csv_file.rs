@@ -1,4 +1,5 @@
-//! A file for spreadsheets and scripts: CSV ([RFC 4180](https://www.rfc-editor.org/rfc/rfc4180)), to which lines are added.
+//! A file for spreadsheets and scripts: CSV ([RFC 4180](https://www.rfc-editor.org/rfc/rfc4180)), to which lines are
+//! appended.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -10,34 +11,34 @@ use diesel::sqlite::SqliteConnection;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::projection::{ProjectionError, Sink};
+use super::error::ProjectionError;
 use crate::domain::key::Key;
 
 diesel::table! {
-    /// What a projection remembers until it writes a line.
+    /// What a projection knows about an aggregate until it writes a line.
     notes (key) {
         key -> Text,
         note -> Text,
     }
 }
 
-/// A CSV file that grows by lines, and notes about what is not a line yet.
+/// A CSV file to which lines are appended, and notes about aggregates that are not lines yet.
 ///
-/// A line is there exactly once, whenever the service is killed: lines are written and synced, then their length is
-/// checkpointed together with the notes; at start the file is cut there.
+/// The file has every line exactly once, even if the service is killed: lines are written and synced first, then the
+/// length of the file is checkpointed together with the notes; at start the file is truncated to that length.
 pub struct CsvFile {
     connection: SqliteConnection,
     file: File,
     length: u64,
-    /// Lines that are not written yet.
+    /// Encoded lines that are not written yet.
     pending: Vec<u8>,
 }
 
 impl CsvFile {
-    /// Adds a line; quotes what needs it.
+    /// Appends a line; fields are quoted where necessary.
     ///
     /// # Errors
-    /// A field that cannot be written.
+    /// The line cannot be encoded.
     pub fn line<F: AsRef<str>>(&mut self, fields: impl IntoIterator<Item = F>) -> Result<(), ProjectionError> {
         let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
         writer.write_record(fields.into_iter().map(|field| field.as_ref().as_bytes().to_vec()))?;
@@ -46,10 +47,10 @@ impl CsvFile {
         Ok(())
     }
 
-    /// Remembers something of an aggregate.
+    /// Writes the note about an aggregate; it replaces the previous one.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The note cannot be serialized or written.
     pub fn remember(&mut self, key: &Key, note: &impl Serialize) -> Result<(), ProjectionError> {
         diesel::replace_into(notes::table)
             .values((notes::key.eq(key.as_str()), notes::note.eq(serde_json::to_string(note)?)))
@@ -57,55 +58,53 @@ impl CsvFile {
         Ok(())
     }
 
-    /// What was remembered of an aggregate.
+    /// The note about an aggregate, if there is one.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The note cannot be read.
     pub fn recall<N: DeserializeOwned>(&mut self, key: &Key) -> Result<Option<N>, ProjectionError> {
         let note: Option<String> =
             notes::table.find(key.as_str()).select(notes::note).first(&mut self.connection).optional()?;
         Ok(note.map(|note| serde_json::from_str(&note)).transpose()?)
     }
 
-    /// Forgets what was remembered of an aggregate.
+    /// Deletes the note about an aggregate.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The note cannot be deleted.
     pub fn forget(&mut self, key: &Key) -> Result<(), ProjectionError> {
         diesel::delete(notes::table.find(key.as_str())).execute(&mut self.connection)?;
         Ok(())
     }
 }
 
-impl Sink for CsvFile {
-    const IS_FILE: bool = true;
-
-    type Setup = &'static [&'static str];
-
-    fn open(connection: SqliteConnection, path: &Path, length: u64) -> Result<Self, ProjectionError> {
+impl CsvFile {
+    /// Opens the file at `path`, or creates it. `length` is the number of bytes that are checkpointed.
+    pub(super) fn open(connection: SqliteConnection, path: &Path, length: u64) -> Result<Self, ProjectionError> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
         let found = file.metadata()?.len();
         if found < length {
             return Err(ProjectionError::new(format!("{} has {found} of its {length} bytes", path.display())));
         }
-        // What was written after the last checkpoint comes again.
+        // Lines after the last checkpoint will be written again.
         file.set_len(length)?;
         Ok(Self { connection, file, length, pending: Vec::new() })
     }
 
-    fn connection(&mut self) -> &mut SqliteConnection {
+    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
         &mut self.connection
     }
 
-    fn set_up(&mut self, header: &'static [&'static str]) -> Result<(), ProjectionError> {
+    pub(super) fn set_up(&mut self, header: &[&str]) -> Result<(), ProjectionError> {
         self.connection.batch_execute("CREATE TABLE notes (key TEXT NOT NULL PRIMARY KEY, note TEXT NOT NULL)")?;
         self.line(header)
     }
 
-    fn write_out(&mut self) -> Result<u64, ProjectionError> {
+    /// Writes and syncs the pending lines; returns the length of the file.
+    pub(super) fn write_out(&mut self) -> Result<u64, ProjectionError> {
         use std::os::unix::fs::FileExt as _;
         if !self.pending.is_empty() {
-            // At its place, so that a second attempt overwrites the first.
+            // At a fixed offset, so that a second attempt overwrites the first.
             self.file.write_all_at(&self.pending, self.length)?;
             self.file.flush()?;
             self.file.sync_data()?;
@@ -115,7 +114,7 @@ impl Sink for CsvFile {
         Ok(self.length)
     }
 
-    fn discard(&mut self, length: u64) {
+    pub(super) fn discard(&mut self, length: u64) {
         self.pending.clear();
         self.length = length;
     }

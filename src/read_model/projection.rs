@@ -1,136 +1,79 @@
-//! Read projections: what happened, turned into something to be read. The traits that a developer implements.
+//! Read projections: events, turned into tables or files to read. The trait that a developer implements.
 //!
 //! A projection is declared once and registered with a [`Service`](crate::Service): *inline*, in the transaction of the
 //! command ([`Service::inline`](crate::Service::inline)), or in the *background*
-//! ([`Service::background`](crate::Service::background)), with a checkpoint of its own.
+//! ([`Service::background`](crate::Service::background)), with its own checkpoint.
 
-use std::fmt;
-use std::path::Path;
-
-use diesel::connection::SimpleConnection as _;
-use diesel::sqlite::SqliteConnection;
 use serde_json::Value;
 
+use super::error::ProjectionError;
 use super::report::Report;
+use super::sink::Sink;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{EventSourced, decode_event};
 use crate::domain::key::Key;
 
-/// A read model that follows from events, one after another.
+/// A read model that is derived from events, one after another.
 pub trait Projection: 'static {
-    /// Lower-case letters, digits, `_`, `-` and `.`; names its files, and its paths under `/projections/`.
+    /// Lower-case letters, digits, `_`, `-` and `.`. It is part of its file names, and of its paths under `/projections/`.
     const NAME: &'static str;
 
-    /// The number of the rule below: raise it when the rule or the shape of what it makes changes, and all is built anew.
+    /// The version of [`apply`](Self::apply) and [`SETUP`](Self::SETUP). Raise it when one of them changes; then the
+    /// projection is rebuilt.
     const VERSION: i64 = 1;
 
-    /// Which events it is given.
+    /// Which kind of events it receives.
     const FEED: Feed = Feed::Journal;
 
-    /// The collections whose events it is given.
+    /// Whether the service keeps all change events of [`COLLECTIONS`](Self::COLLECTIONS) permanently, so that a rebuild
+    /// applies every past event. Only for [`Feed::Changes`] in the background.
+    ///
+    /// By default, a rebuild starts from the current aggregates. Declare this if the result depends on past states, for
+    /// example on how often something changed. The events contain what was in the aggregates then: a person's former name
+    /// or a deleted person stays in a file until that file is removed. So use it only for collections without personal
+    /// data, or if there is a reason to keep that data.
+    const KEEPS_HISTORY: bool = false;
+
+    /// The collections whose events it receives.
     const COLLECTIONS: &'static [&'static str];
 
-    /// What it makes: [`Tables`], or a file ([`CsvFile`](crate::CsvFile)).
+    /// What it writes into: [`Tables`](crate::Tables), or a file ([`CsvFile`](crate::CsvFile)).
     type Sink: Sink;
 
-    /// For tables the SQL that creates them, for a file its header.
+    /// The SQL that creates the tables, or the header of the file.
     const SETUP: <Self::Sink as Sink>::Setup;
 
-    /// Takes the next event. What it writes is there together with the checkpoint, or not at all.
+    /// Applies the next event. Its writes and the checkpoint are one transaction.
     ///
     /// # Errors
-    /// It cannot. Inline, the command is refused; in the background, the projection stays where it is and tries again.
+    /// The event cannot be applied. Inline, the command is rejected; in the background, the projection stops at the event
+    /// and retries.
     fn apply(sink: &mut Self::Sink, event: &Event<'_>) -> Result<(), ProjectionError>;
 
-    /// What can be read of it over HTTP.
+    /// The queries that `GET /reports/{name}` answers.
     #[must_use]
     fn reports() -> Vec<Report> {
         Vec::new()
     }
 }
 
-/// Which events a projection is given.
+/// Which kind of events a projection receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feed {
-    /// The domain events of event-sourced collections, by their positions. Never pruned.
+    /// The domain events of event-sourced collections, in the order of their positions. They are never pruned.
     Journal,
-    /// The change events of any collections, by their revisions. The service prunes them; a projection in the background
-    /// keeps those that it was given, to be built anew from.
+    /// The change events of any collections, in the order of their revisions. The service prunes them, so a rebuild starts
+    /// from the aggregates, each as a patch that creates it; see [`Projection::KEEPS_HISTORY`].
     Changes,
 }
 
-/// Tables of SQLite: a connection of [Diesel](https://diesel.rs), in the transaction that also holds the checkpoint.
-pub type Tables = SqliteConnection;
-
-/// What a projection writes into: [`Tables`] or a [`CsvFile`](crate::CsvFile).
-///
-/// Implemented here only; the hidden methods are for the service.
-pub trait Sink: Sized + Send + sealed::Sealed + 'static {
-    /// Whether there is a file beside the database.
-    #[doc(hidden)]
-    const IS_FILE: bool;
-
-    /// What a new one is made with.
-    type Setup: Copy + Send + Sync;
-
-    /// Takes the connection to the database of a generation; the file beside it is `file`, `length` bytes of which count.
-    #[doc(hidden)]
-    fn open(connection: SqliteConnection, file: &Path, length: u64) -> Result<Self, ProjectionError>;
-
-    /// The database in whose transactions it takes part.
-    #[doc(hidden)]
-    fn connection(&mut self) -> &mut SqliteConnection;
-
-    /// Makes what a new one consists of.
-    #[doc(hidden)]
-    fn set_up(&mut self, setup: Self::Setup) -> Result<(), ProjectionError>;
-
-    /// Writes durably what belongs to no database; gives the length of the file.
-    #[doc(hidden)]
-    fn write_out(&mut self) -> Result<u64, ProjectionError>;
-
-    /// Forgets what was not checkpointed: so many bytes of the file count.
-    #[doc(hidden)]
-    fn discard(&mut self, length: u64);
-}
-
-mod sealed {
-    pub trait Sealed {}
-
-    impl Sealed for super::SqliteConnection {}
-    impl Sealed for crate::read_model::csv_file::CsvFile {}
-}
-
-impl Sink for SqliteConnection {
-    const IS_FILE: bool = false;
-
-    type Setup = &'static str;
-
-    fn open(connection: SqliteConnection, _: &Path, _: u64) -> Result<Self, ProjectionError> {
-        Ok(connection)
-    }
-
-    fn connection(&mut self) -> &mut SqliteConnection {
-        self
-    }
-
-    fn set_up(&mut self, sql: &'static str) -> Result<(), ProjectionError> {
-        Ok(self.batch_execute(sql)?)
-    }
-
-    fn write_out(&mut self) -> Result<u64, ProjectionError> {
-        Ok(0)
-    }
-
-    fn discard(&mut self, _: u64) {}
-}
-
-/// Something that happened.
+/// An event of one aggregate.
 #[derive(Debug, Clone, Copy)]
 pub struct Event<'a> {
-    /// Its place: a position of the journal, or a revision.
+    /// A position of the journal, or a revision. For an aggregate from which a projection starts, the revision of its last
+    /// change (with [`Projection::KEEPS_HISTORY`], the last revision that was pruned).
     pub at: i64,
-    /// When it was written. Of an aggregate that was there before the first event that was kept, when that was noticed.
+    /// When it was written. For an aggregate from which a projection starts, the time of that start.
     pub time: Timestamp,
     /// The name of the collection.
     pub collection: &'a str,
@@ -147,10 +90,10 @@ pub(crate) enum What<'a> {
 }
 
 impl Event<'_> {
-    /// The typed domain event, in the shape of today; `None` if it is of another collection, or a change event.
+    /// The typed domain event, in its current shape; `None` if it is from another collection, or a change event.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The event cannot be decoded.
     pub fn domain<T: EventSourced>(&self) -> Result<Option<T::Event>, ProjectionError> {
         match self.what {
             What::Domain { kind, schema, fields, .. } if self.collection == T::NAME => {
@@ -161,7 +104,7 @@ impl Event<'_> {
         }
     }
 
-    /// The number of events of the aggregate with this one; `None` for a change event.
+    /// The number of the event within its aggregate, from 1; `None` for a change event.
     #[must_use]
     pub fn version(&self) -> Option<i64> {
         match self.what {
@@ -174,34 +117,11 @@ impl Event<'_> {
     /// for a domain event.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The patch is not JSON.
     pub fn patch(&self) -> Result<Option<Value>, ProjectionError> {
         match self.what {
             What::Change { patch } => Ok(Some(serde_json::from_str(patch)?)),
             What::Domain { .. } => Ok(None),
         }
-    }
-}
-
-/// Why a projection cannot take an event. Anything that is an error becomes one with `?`.
-#[derive(Debug, Clone)]
-pub struct ProjectionError(pub(crate) String);
-
-impl ProjectionError {
-    /// Says why, for those who operate the service.
-    pub fn new(why: impl Into<String>) -> Self {
-        Self(why.into())
-    }
-}
-
-impl fmt::Display for ProjectionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl<E: std::error::Error> From<E> for ProjectionError {
-    fn from(error: E) -> Self {
-        Self(error.to_string())
     }
 }

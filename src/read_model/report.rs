@@ -1,30 +1,30 @@
-//! What can be read of a projection over HTTP, without a word of HTTP.
+//! The queries of a projection, independent of HTTP.
 
 use std::ops::RangeInclusive;
 
 use diesel::sqlite::SqliteConnection;
 use serde_json::Value;
 
-use super::projection::ProjectionError;
+use super::error::ProjectionError;
 use crate::domain::json::ValidationError;
 
-/// A question to the tables of a projection: `GET /reports/{name}`.
+/// A query of the tables of a projection: `GET /reports/{name}`.
 #[derive(Clone, Copy)]
 pub struct Report {
     /// The last segment of its path. Lower-case letters, digits and hyphens.
     pub name: &'static str,
-    /// What may be said in the query.
+    /// The names of the allowed query parameters.
     pub parameters: &'static [&'static str],
-    /// Answers it.
+    /// Reads the tables through a read-only connection, and returns the JSON of the response.
     pub read: fn(&mut SqliteConnection, &Parameters) -> Result<Value, ReportError>,
 }
 
-/// What was said in the query of a report.
+/// The query parameters of a request for a report.
 #[derive(Debug, Clone, Default)]
 pub struct Parameters(pub(crate) Vec<(String, String)>);
 
 impl Parameters {
-    /// The value of a parameter, if it is there and not empty; the last one, if there are several.
+    /// The value of a parameter, if it is present and not empty; the last one, if there are several.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         let mut named = self.0.iter().rev().filter(|(known, value)| known == name && !value.is_empty());
@@ -34,7 +34,7 @@ impl Parameters {
     /// The value of a parameter that is a number within a range.
     ///
     /// # Errors
-    /// It is none.
+    /// The value is not a number of this range.
     pub fn number(&self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ReportError> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let number = text.parse().ok().filter(|number| range.contains(number));
@@ -47,7 +47,7 @@ impl Parameters {
     /// The value of a parameter that is one of these.
     ///
     /// # Errors
-    /// It is none.
+    /// The value is another one.
     pub fn one_of(&self, name: &str, known: &[&str]) -> Result<Option<&str>, ReportError> {
         match self.get(name) {
             Some(text) if !known.contains(&text) => {
@@ -58,12 +58,12 @@ impl Parameters {
     }
 }
 
-/// Why a report has no answer.
+/// Why a report cannot be produced.
 #[derive(Debug)]
 pub enum ReportError {
-    /// A parameter is not what it should be.
+    /// A parameter has an invalid value.
     Invalid(ValidationError),
-    /// The tables cannot be read.
+    /// The query failed.
     Failed(ProjectionError),
 }
 

@@ -19,12 +19,12 @@ use crate::domain::collection::{Derived, Document, EventSourced, Registry};
 use crate::events::replay_cache::ReplayCache;
 use crate::http::server::{ServerConfig, serve};
 use crate::http::shared::Shared;
-use crate::projector::actor::InBackground;
-use crate::projector::registry::{Projections, Registered, Surroundings};
+use crate::projector::registry::{ProjectionSet, Projections};
 use crate::read::collection_cache::Bodies;
 use crate::read::pool::Readers;
-use crate::read_model::inline::{InTransaction, Inline};
-use crate::read_model::projection::{Projection, Tables};
+use crate::read_model::projection::Projection;
+use crate::read_model::sink::Tables;
+use crate::read_model::spec::ProjectionSpec;
 use crate::service::cli::{self, reachable};
 use crate::service::running::{Running, StartError, retention};
 use crate::service::settings::Settings;
@@ -56,7 +56,7 @@ use crate::write::aggregator::{Aggregator, Listen};
 #[derive(Default)]
 pub struct Service {
     registry: Registry,
-    projections: Registered,
+    projections: ProjectionSet,
 }
 
 /// Connections that may wait to be accepted: many clients come back at once when the service does.
@@ -93,14 +93,14 @@ impl Service {
     /// Adds a projection that is kept in the transactions of the commands. It can be of tables only.
     #[must_use]
     pub fn inline<P: Projection<Sink = Tables>>(mut self) -> Self {
-        self.projections.inline.push(Box::new(InTransaction::<P>::new()));
+        self.projections.inline.push(ProjectionSpec::of::<P>());
         self
     }
 
     /// Adds a projection that is kept in the background, with a checkpoint of its own.
     #[must_use]
     pub fn background<P: Projection>(mut self) -> Self {
-        self.projections.background.push(Box::new(InBackground::<P>::new()));
+        self.projections.background.push(Arc::new(ProjectionSpec::of::<P>()));
         self
     }
 
@@ -181,9 +181,10 @@ impl Service {
     pub fn open(self, settings: Settings) -> Result<Running, StartError> {
         self.check()?;
         let (registry, projections) = (Arc::new(self.registry), self.projections);
-        let inline: Arc<[Box<dyn Inline>]> = projections.inline.into();
         let clock = Arc::new(Clock::default());
         let database = Arc::new(Database::lock(&settings.database)?);
+        let context = projections.context(&database, &registry, &clock)?;
+        let inline: Arc<[ProjectionSpec]> = projections.inline.into();
         let life = if settings.new_epoch { EpochMode::Renew } else { EpochMode::Keep };
         let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now(), life)?;
         let (epoch, revision) = (writer.epoch().clone(), writer.revision());
@@ -209,14 +210,9 @@ impl Service {
         });
         let relay = Relay::start_in_arbiter(&relaying.handle(), |_| relay);
         aggregator.do_send(Listen(relay.clone().recipient()));
-        let around = Surroundings {
-            database: &database,
-            registry: &registry,
-            clock: &clock,
-            relay: &relay,
-            poll_interval: settings.poll_interval,
-        };
-        let (projections, projecting) = Projections::start(&inline, &projections.background, &around)?;
+        let background = &projections.background;
+        let (projections, projecting) =
+            Projections::start(&inline, background, &context, &relay, settings.poll_interval);
 
         let replay_cache = Arc::new(ReplayCache::new(settings.shared_events));
         let shared = web::Data::new(Shared {

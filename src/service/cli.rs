@@ -10,14 +10,15 @@ use serde_json::{Value, json};
 
 use crate::domain::clock::Clock;
 use crate::domain::collection::Registry;
-use crate::projector::registry::Registered;
-use crate::projector::runner::{Done, Parts, Working};
-use crate::projector::status::Status;
-use crate::read_model::inline::Inline;
-use crate::read_model::projection::ProjectionError;
+use crate::projector::registry::ProjectionSet;
+use crate::projector::runner::ProjectionRunner;
+use crate::projector::status::{Mode, Status};
+use crate::read_model::error::ProjectionError;
+use crate::read_model::spec::ProjectionSpec;
 use crate::service::settings::{ProjectionTask, Settings, Task};
 use crate::storage::connection::Database;
 use crate::storage::error::StoreError;
+use crate::storage::page::Progress;
 use crate::storage::verify::verify;
 use crate::storage::writer::{EpochMode, Writer};
 
@@ -25,7 +26,7 @@ use crate::storage::writer::{EpochMode, Writer};
 type Told<T> = Result<T, ProjectionError>;
 
 /// Does the task, tells what came of it, and gives the exit code.
-pub(crate) fn run(task: &Task, settings: &Settings, registry: Registry, projections: Registered) -> ExitCode {
+pub(crate) fn run(task: &Task, settings: &Settings, registry: Registry, projections: ProjectionSet) -> ExitCode {
     let outcome = match task {
         Task::Verify => verified(settings, registry),
         Task::Projection { task } => match Database::lock(&settings.database) {
@@ -179,29 +180,24 @@ struct Offline {
     database: Arc<Database>,
     clock: Arc<Clock>,
     writer: Writer,
-    inline: Arc<[Box<dyn Inline>]>,
-    background: Vec<(Status, Box<dyn Working>)>,
+    inline: Arc<[ProjectionSpec]>,
+    background: Vec<ProjectionRunner>,
 }
 
 impl Offline {
-    fn open(settings: &Settings, database: Database, registry: Registry, projections: Registered) -> Told<Self> {
+    fn open(settings: &Settings, database: Database, registry: Registry, projections: ProjectionSet) -> Told<Self> {
         if !settings.database.exists() {
             return Err(StoreError::Open(format!("there is no database {}", settings.database.display())).into());
         }
         let (database, registry, clock) = (Arc::new(database), Arc::new(registry), Arc::new(Clock::default()));
-        let inline: Arc<[Box<dyn Inline>]> = projections.inline.into();
+        let context = projections.context(&database, &registry, &clock)?;
+        let inline: Arc<[ProjectionSpec]> = projections.inline.into();
         let (ours, theirs) = (Arc::clone(&registry), Arc::clone(&inline));
         let writer = Writer::open(&database, ours, theirs, clock.now(), EpochMode::Keep)?;
         let mut background = Vec::new();
-        for projection in &projections.background {
-            let status = Status::new(projection.name(), projection.version(), false);
-            let work = projection.work(Parts {
-                database: Arc::clone(&database),
-                registry: Arc::clone(&registry),
-                clock: Arc::clone(&clock),
-                status: status.clone(),
-            })?;
-            background.push((status, work));
+        for spec in projections.background {
+            let status = Status::new(spec.name, spec.version, Mode::Background);
+            background.push(ProjectionRunner::new(context.clone(), spec, status));
         }
         Ok(Self { database, clock, writer, inline, background })
     }
@@ -220,34 +216,35 @@ impl Offline {
 
     fn list(&mut self) -> Told<bool> {
         for projection in self.inline.iter() {
-            say(&line(&Status::new(projection.name(), projection.version(), true).told(self.clock.now())));
+            let status = Status::new(projection.name, projection.version, Mode::Inline);
+            say(&line(&status.to_json(self.clock.now())));
         }
-        for (status, work) in &mut self.background {
-            work.look()?;
-            say(&line(&status.told(self.clock.now())));
+        for runner in &mut self.background {
+            runner.look()?;
+            say(&line(&runner.status().to_json(self.clock.now())));
         }
         Ok(true)
     }
 
     fn rebuild(&mut self, name: &str) -> Told<bool> {
-        if self.inline.iter().any(|projection| projection.name() == name) {
+        if self.inline.iter().any(|projection| projection.name == name) {
             self.writer.rebuild(name, self.clock.now())?;
             say(&format!("{name} was built anew"));
             return Ok(true);
         }
         let now = self.clock.now();
-        let found = self.background.iter_mut().find(|(status, _)| status.state().name == name);
-        let Some((status, work)) = found else {
+        let Some(runner) = self.background.iter_mut().find(|runner| runner.status().state().name == name) else {
             return Err(ProjectionError::new(format!("there is no projection {name:?}")));
         };
-        work.rebuild()?;
+        runner.rebuild()?;
+        let status = runner.status().clone();
         let mut shown = std::time::Instant::now();
         loop {
-            let Ok(done) = work.step() else {
-                say_last(&status.told(now));
+            let Ok(progress) = runner.step() else {
+                say_last(&status.to_json(now));
                 return Ok(false);
             };
-            let told = status.told(now);
+            let told = status.to_json(now);
             if is_stuck(&told) {
                 say_last(&told);
                 return Ok(false);
@@ -256,7 +253,7 @@ impl Offline {
                 say_last(&told);
                 return Ok(true);
             };
-            if shown.elapsed() > Duration::from_millis(200) || done == Done::All {
+            if shown.elapsed() > Duration::from_millis(200) || progress == Progress::Done {
                 show(building);
                 shown = std::time::Instant::now();
             }

@@ -19,7 +19,7 @@ use crate::domain::precondition::Precondition;
 use crate::http::server::Hubs;
 use crate::http::shared::Shared;
 use crate::read::pool::{FoldAggregate, ReadAggregates};
-use crate::read_model::projection::ProjectionError;
+use crate::read_model::error::ProjectionError;
 use crate::service::settings::Settings;
 use crate::storage::connection::Database;
 use crate::storage::error::StoreError;

@@ -21,7 +21,7 @@ use crate::domain::collection::{Journaled, Keys, Registry};
 use crate::domain::command::{Command, CommandContext, Decision, RecordedEvent, Rejection, catch_panic};
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{JournalPosition, Revision, Version};
-use crate::read_model::inline::Inline;
+use crate::read_model::spec::ProjectionSpec;
 
 /// What became of a batch.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub(crate) struct Written {
 /// Does a batch, and gives the counters that it leaves.
 pub(super) fn commit(
     connection: &mut SqliteConnection,
-    (registry, inline): (&Registry, &[Box<dyn Inline>]),
+    (registry, inline): (&Registry, &[ProjectionSpec]),
     counters: &Counters,
     commands: Vec<Command>,
     now: Timestamp,
@@ -81,7 +81,7 @@ pub(super) fn commit(
 /// What a batch has decided so far.
 pub(super) struct Batch<'a> {
     registry: &'a Registry,
-    inline: &'a [Box<dyn Inline>],
+    inline: &'a [ProjectionSpec],
     now: Timestamp,
     counters: Counters,
     rows: HashMap<(CollectionId, Key), Staged>,
@@ -115,7 +115,7 @@ struct Step {
 }
 
 impl<'a> Batch<'a> {
-    fn new(registry: &'a Registry, inline: &'a [Box<dyn Inline>], counters: Counters, now: Timestamp) -> Self {
+    fn new(registry: &'a Registry, inline: &'a [ProjectionSpec], counters: Counters, now: Timestamp) -> Self {
         Self { registry, inline, now, counters, rows: HashMap::new(), events: Vec::new(), changes: Vec::new() }
     }
 

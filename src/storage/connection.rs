@@ -156,7 +156,14 @@ fn connect(file: &Path, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection
 /// NORMAL: a power cut may take the last transactions, whole ones; what they took comes again from the main database. So
 /// that nothing beside it costs the writer of that one its turn at the disk.
 pub(crate) fn open_sidecar(path: &Path) -> Result<SqliteConnection, StoreError> {
-    connect(path, "rwc", &["PRAGMA busy_timeout = 5000", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL"])
+    let pragmas = [
+        "PRAGMA busy_timeout = 5000",
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA synchronous = NORMAL",
+        // Deleted rows are overwritten with zeros, because they may contain personal data.
+        "PRAGMA secure_delete = ON",
+    ];
+    connect(path, "rwc", &pragmas)
 }
 
 /// A read-only connection to the main database or one beside it.

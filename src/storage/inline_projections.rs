@@ -1,4 +1,4 @@
-//! Projections that are kept in the transactions of the commands, in tables of the main database.
+//! Inline projections: written in the transactions of the commands, in tables of the main database.
 
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,58 +17,64 @@ use super::page::PageLimit;
 use super::schema::projections;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
-use crate::domain::feed::Feed as Followed;
+use crate::domain::feed::Feed as EventFeed;
 use crate::domain::key::Key;
 use crate::domain::revision::{JournalPosition, Revision};
-use crate::read_model::inline::Inline;
-use crate::read_model::projection::{Event, Feed, ProjectionError, What};
+use crate::read_model::error::ProjectionError;
+use crate::read_model::projection::{Event, Feed, What};
+use crate::read_model::sink::{SinkMut, SinkSetup};
+use crate::read_model::spec::ProjectionSpec;
 
-/// Events that are read at once while a projection is built anew.
+/// The size of a page of events while a projection is rebuilt.
 const PAGE_LIMIT: PageLimit = PageLimit { items: 5000, bytes: 4 * 1024 * 1024 };
 
-/// Brings the tables in line with what is registered, in the transaction of the start.
+/// Creates, rebuilds and drops tables so that they match the registered projections, in the transaction of the start.
 pub(super) fn register(
     connection: &mut SqliteConnection,
     registry: &Registry,
-    inline: &[Box<dyn Inline>],
+    inline: &[ProjectionSpec],
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let known: Vec<(String, i64)> =
         projections::table.select((projections::name, projections::version)).load(connection)?;
-    // One that is not registered would miss events, and not know of it when it comes back.
-    for (name, _) in known.iter().filter(|(name, _)| inline.iter().all(|projection| projection.name() != name)) {
+    // A projection that is not registered misses events; if it is registered again, it has to be rebuilt.
+    for (name, _) in known.iter().filter(|(name, _)| inline.iter().all(|projection| projection.name != name)) {
         remove(connection, name)?;
     }
     for projection in inline {
-        let (name, version) = (projection.name(), projection.version());
-        if !known.iter().any(|known| (known.0.as_str(), known.1) == (name, version)) {
-            build(connection, registry, projection.as_ref(), now)?;
+        if !known.iter().any(|(name, version)| name == projection.name && *version == projection.version) {
+            build(connection, registry, projection, now)?;
         }
     }
     Ok(())
 }
 
-/// Builds a projection from all that there is, in the transaction that is open.
+/// Rebuilds a projection from all events, or from the aggregates if change events were pruned, in the open transaction.
 pub(super) fn build(
     connection: &mut SqliteConnection,
     registry: &Registry,
-    projection: &dyn Inline,
+    projection: &ProjectionSpec,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let name = projection.name();
+    let name = projection.name;
     remove(connection, name)?;
     let before = tables(connection)?;
-    connection.batch_execute(projection.setup())?;
-    let made: Vec<_> = tables(connection)?.into_iter().filter(|table| !before.contains(table)).collect();
+    match projection.setup {
+        SinkSetup::Tables { sql } => connection.batch_execute(sql)?,
+        SinkSetup::Csv { .. } => {
+            return Err(StoreError::Corrupt(format!("projection {name}: a file cannot be inline")));
+        }
+    }
+    let created: Vec<_> = tables(connection)?.into_iter().filter(|table| !before.contains(table)).collect();
     diesel::insert_into(projections::table)
         .values((
             projections::name.eq(name),
-            projections::version.eq(projection.version()),
-            projections::tables.eq(serde_json::Value::from(made).to_string()),
+            projections::version.eq(projection.version),
+            projections::tables.eq(serde_json::Value::from(created).to_string()),
         ))
         .execute(connection)?;
     let failed = |error: ProjectionError| StoreError::Corrupt(format!("projection {name}: {error}"));
-    match projection.feed() {
+    match projection.feed {
         Feed::Journal => replay_journal(connection, registry, projection),
         Feed::Changes => replay_changes(connection, registry, projection, now),
     }
@@ -76,10 +82,10 @@ pub(super) fn build(
 }
 
 fn remove(connection: &mut SqliteConnection, name: &str) -> Result<(), StoreError> {
-    let made: Option<String> =
+    let created: Option<String> =
         projections::table.find(name).select(projections::tables).first(connection).optional()?;
-    let made: Vec<String> = made.and_then(|made| serde_json::from_str(&made).ok()).unwrap_or_default();
-    for table in made {
+    let created: Vec<String> = created.and_then(|tables| serde_json::from_str(&tables).ok()).unwrap_or_default();
+    for table in created {
         connection.batch_execute(&format!("DROP TABLE IF EXISTS \"{}\"", table.replace('"', "\"\"")))?;
     }
     diesel::delete(projections::table.find(name)).execute(connection)?;
@@ -102,13 +108,13 @@ fn tables(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> 
 fn replay_journal(
     connection: &mut SqliteConnection,
     registry: &Registry,
-    projection: &dyn Inline,
+    projection: &ProjectionSpec,
 ) -> Result<(), ProjectionError> {
     let mut after = JournalPosition::ZERO;
     loop {
         let read = journal::after(connection, registry, None, after, PAGE_LIMIT)?;
         for entry in &read.entries {
-            take(connection, projection, &of_entry(registry, entry))?;
+            apply(connection, projection, &domain_event(registry, entry))?;
         }
         if read.to == read.current {
             return Ok(());
@@ -117,47 +123,51 @@ fn replay_journal(
     }
 }
 
-/// From every change event, if none was pruned; from the aggregates as they are otherwise.
+/// Replays all change events if none was pruned, and the current aggregates otherwise.
 fn replay_changes(
     connection: &mut SqliteConnection,
     registry: &Registry,
-    projection: &dyn Inline,
+    projection: &ProjectionSpec,
     now: Timestamp,
 ) -> Result<(), ProjectionError> {
     let horizon = horizon(connection)?;
     let mut after = Revision::ZERO;
     while horizon.pruned == Revision::ZERO && after < horizon.current {
         let read =
-            outbox::changes(connection, registry, &Followed::Everything(None), (after, horizon.current), PAGE_LIMIT)?;
+            outbox::changes(connection, registry, &EventFeed::Everything(None), (after, horizon.current), PAGE_LIMIT)?;
         for change in &read.changes {
-            take(connection, projection, &of_change(registry, change))?;
+            apply(connection, projection, &change_event(registry, change))?;
         }
         after = read.to;
     }
     let pruned = registry.ids().filter(|_| horizon.pruned > Revision::ZERO);
-    for collection in pruned.map(|id| registry.get(id).name()).filter(|name| projection.concerns(name)) {
-        let mut there: Vec<(Key, i64, String)> = Vec::new();
+    for collection in pruned.map(|id| registry.get(id).name()).filter(|name| projection.reads(name)) {
+        let mut rows: Vec<(Key, i64, String)> = Vec::new();
         aggregates::scan(connection, collection, |key, revision, body| {
-            there.push((Key::from_db(key), revision.number(), body.to_owned()));
+            rows.push((Key::from_db(key), revision.number(), body.to_owned()));
             Ok::<_, StoreError>(())
         })?;
-        for (key, at, body) in &there {
+        for (key, at, body) in &rows {
             let event = Event { at: *at, time: now, collection, key, what: What::Change { patch: body } };
-            take(connection, projection, &event)?;
+            apply(connection, projection, &event)?;
         }
     }
     Ok(())
 }
 
-/// Gives a projection an event, if it concerns it.
-fn take(connection: &mut SqliteConnection, projection: &dyn Inline, event: &Event<'_>) -> Result<(), ProjectionError> {
-    if event.key.as_str().is_empty() || !projection.concerns(event.collection) {
+/// Applies an event, if the projection reads its collection.
+fn apply(
+    connection: &mut SqliteConnection,
+    projection: &ProjectionSpec,
+    event: &Event<'_>,
+) -> Result<(), ProjectionError> {
+    if event.key.as_str().is_empty() || !projection.reads(event.collection) {
         return Ok(());
     }
     let before = depth(connection)?;
-    let applied = catch_unwind(AssertUnwindSafe(|| projection.apply(connection, event)));
+    let applied = catch_unwind(AssertUnwindSafe(|| projection.apply(SinkMut::Tables(connection), event)));
     applied.unwrap_or_else(|_| {
-        // Those of its own that it left open.
+        // The panic left the transactions of the projection open.
         while depth(connection)? > before {
             AnsiTransactionManager::rollback_transaction(connection)?;
         }
@@ -165,31 +175,31 @@ fn take(connection: &mut SqliteConnection, projection: &dyn Inline, event: &Even
     })
 }
 
-/// How many transactions are open, one in another.
+/// The number of nested transactions that are open.
 fn depth(connection: &mut SqliteConnection) -> QueryResult<Option<NonZeroU32>> {
     AnsiTransactionManager::transaction_manager_status_mut(connection).transaction_depth()
 }
 
-/// Has the projections take what one command made happen, all of them or none.
+/// Applies the events of one command to all projections, or to none if one fails.
 pub(super) fn project(
     connection: &mut SqliteConnection,
     registry: &Registry,
-    inline: &[Box<dyn Inline>],
+    inline: &[ProjectionSpec],
     events: &[Entry],
     changes: &[Change],
 ) -> Result<(), ProjectionError> {
     connection.transaction(|connection| {
         for projection in inline {
             let named = |error: ProjectionError| {
-                ProjectionError::new(format!("projection {} refused the command: {error}", projection.name()))
+                ProjectionError::new(format!("projection {} rejected the command: {error}", projection.name))
             };
-            match projection.feed() {
-                Feed::Journal => events
-                    .iter()
-                    .try_for_each(|entry| take(connection, projection.as_ref(), &of_entry(registry, entry))),
-                Feed::Changes => changes
-                    .iter()
-                    .try_for_each(|change| take(connection, projection.as_ref(), &of_change(registry, change))),
+            match projection.feed {
+                Feed::Journal => {
+                    events.iter().try_for_each(|entry| apply(connection, projection, &domain_event(registry, entry)))
+                }
+                Feed::Changes => {
+                    changes.iter().try_for_each(|change| apply(connection, projection, &change_event(registry, change)))
+                }
             }
             .map_err(named)?;
         }
@@ -197,7 +207,7 @@ pub(super) fn project(
     })
 }
 
-fn of_entry<'a>(registry: &Registry, entry: &'a Entry) -> Event<'a> {
+fn domain_event<'a>(registry: &Registry, entry: &'a Entry) -> Event<'a> {
     Event {
         at: entry.position.number(),
         time: entry.time,
@@ -212,7 +222,7 @@ fn of_entry<'a>(registry: &Registry, entry: &'a Entry) -> Event<'a> {
     }
 }
 
-fn of_change<'a>(registry: &Registry, change: &'a Change) -> Event<'a> {
+fn change_event<'a>(registry: &Registry, change: &'a Change) -> Event<'a> {
     Event {
         at: change.revision.number(),
         time: change.time,

@@ -164,6 +164,15 @@ impl<'a> View<'a> {
         aggregates::scan(self.connection, self.registry.get(collection).name(), |key, _, body| each(key, body))
     }
 
+    /// Every aggregate of a collection with the revision of its last change, in key order.
+    pub(crate) fn scan_with_revisions<E: From<StoreError>>(
+        &mut self,
+        collection: CollectionId,
+        each: impl FnMut(&str, Revision, &str) -> Result<(), E>,
+    ) -> Result<(), E> {
+        aggregates::scan(self.connection, self.registry.get(collection).name(), each)
+    }
+
     /// Whether at least so many aggregates changed after a revision.
     pub(crate) fn has_changed(&mut self, after: Revision, at_least: i64) -> Result<bool, StoreError> {
         aggregates::has_changed(self.connection, after, at_least)

@@ -16,7 +16,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Derivation, Journaled, Registry};
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{Epoch, Revision, Version};
-use crate::read_model::inline::Inline;
+use crate::read_model::spec::ProjectionSpec;
 
 /// Aggregates that are derived or folded anew in one revision, at most: an event has to fit into memory.
 const AGGREGATES_PER_REVISION: usize = 1000;
@@ -25,7 +25,7 @@ const AGGREGATES_PER_REVISION: usize = 1000;
 pub(super) fn register(
     connection: &mut SqliteConnection,
     registry: &Registry,
-    inline: &[Box<dyn Inline>],
+    inline: &[ProjectionSpec],
     now: Timestamp,
 ) -> Result<(), StoreError> {
     connection.immediate_transaction(|connection| {
@@ -65,7 +65,7 @@ pub(super) fn register(
 }
 
 /// What is registered, and what follows from it in the same transaction.
-type Around<'a> = (&'a Registry, &'a [Box<dyn Inline>]);
+type Around<'a> = (&'a Registry, &'a [ProjectionSpec]);
 
 /// Whether a database was made just now.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -14,13 +14,13 @@ use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::command::Command;
 use crate::domain::revision::{Epoch, JournalPosition, Revision};
-use crate::read_model::inline::Inline;
+use crate::read_model::spec::ProjectionSpec;
 
 /// The only writer of the main database.
 pub(crate) struct Writer {
     connection: SqliteConnection,
     registry: Arc<Registry>,
-    inline: Arc<[Box<dyn Inline>]>,
+    inline: Arc<[ProjectionSpec]>,
     epoch: Epoch,
     /// What the database's counter row says; the next batch counts on from here.
     counters: Counters,
@@ -31,7 +31,7 @@ impl Writer {
     pub(crate) fn open(
         database: &Database,
         registry: Arc<Registry>,
-        inline: Arc<[Box<dyn Inline>]>,
+        inline: Arc<[ProjectionSpec]>,
         now: Timestamp,
         epoch_mode: EpochMode,
     ) -> Result<Self, StoreError> {
@@ -50,7 +50,7 @@ impl Writer {
     pub(crate) fn reopen(
         database: &Database,
         registry: Arc<Registry>,
-        inline: Arc<[Box<dyn Inline>]>,
+        inline: Arc<[ProjectionSpec]>,
         epoch: &Epoch,
         committed: Revision,
     ) -> Result<Self, StoreError> {
@@ -98,11 +98,10 @@ impl Writer {
 
     /// Builds an inline projection anew, in one transaction.
     pub(crate) fn rebuild(&mut self, name: &str, now: Timestamp) -> Result<(), StoreError> {
-        let Some(projection) = self.inline.iter().find(|projection| projection.name() == name) else { return Ok(()) };
+        let Some(projection) = self.inline.iter().find(|projection| projection.name == name) else { return Ok(()) };
         let registry = &self.registry;
-        self.connection.immediate_transaction(|connection| {
-            inline_projections::build(connection, registry, projection.as_ref(), now)
-        })
+        self.connection
+            .immediate_transaction(|connection| inline_projections::build(connection, registry, projection, now))
     }
 
     /// Leaves one tidy file behind.

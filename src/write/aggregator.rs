@@ -15,7 +15,7 @@ use crate::domain::collection::Registry;
 use crate::domain::command::{Command, Rejection};
 use crate::domain::key::CollectionId;
 use crate::domain::revision::{Epoch, HighWaterMark, JournalPosition, Revision};
-use crate::read_model::inline::Inline;
+use crate::read_model::spec::ProjectionSpec;
 use crate::storage::commit::Written;
 use crate::storage::connection::Database;
 use crate::storage::error::StoreError;
@@ -31,7 +31,7 @@ const MAX_BATCH: usize = 512;
 pub(crate) struct Aggregator {
     database: Arc<Database>,
     registry: Arc<Registry>,
-    inline: Arc<[Box<dyn Inline>]>,
+    inline: Arc<[ProjectionSpec]>,
     clock: Arc<Clock>,
     epoch: Epoch,
     /// `None` after a failure, until the next batch opens the database again.
@@ -103,7 +103,7 @@ impl Aggregator {
     pub(crate) fn new(
         database: Arc<Database>,
         registry: Arc<Registry>,
-        inline: Arc<[Box<dyn Inline>]>,
+        inline: Arc<[ProjectionSpec]>,
         clock: Arc<Clock>,
         writer: Writer,
         queue: usize,

@@ -207,17 +207,17 @@ mod invalid {
 fn invalid_registrations_are_rejected_with_the_reason() {
     use invalid::{File, LikeAFile, Odd, OfNothing, Same, WithoutJournal};
     for (service, why) in [
-        (jars().inline::<OfNothing>(), "projection one: lids is no collection registered before it"),
-        (jars().background::<OfNothing>(), "projection one: lids is no collection registered before it"),
+        (jars().inline::<OfNothing>(), "projection one: no collection lids is registered before it"),
+        (jars().background::<OfNothing>(), "projection one: no collection lids is registered before it"),
         (cities().inline::<WithoutJournal>(), "projection one: persons have no journal, but change events"),
-        (jars().background::<Odd>(), r#"the name "../one" of a projection is taken, or is none"#),
+        (jars().background::<Odd>(), r#"the projection name "../one" is taken or invalid"#),
         (
             jars().inline::<Marbles<20>>().background::<Marbles<20>>(),
-            r#"the name "marbles" of a projection is taken, or is none"#,
+            r#"the projection name "marbles" is taken or invalid"#,
         ),
-        (jars().background::<Marbles<20>>().background::<Same>(), r#"there is a report "jar-marbles" already"#),
-        (jars().background::<Jars>().background::<LikeAFile>(), r#"there is a report "jars.csv" already"#),
-        (jars().background::<LikeAFile>().background::<Jars>(), r#"there is a report "jars.csv" already"#),
+        (jars().background::<Marbles<20>>().background::<Same>(), r#"there is already a report "jar-marbles""#),
+        (jars().background::<Jars>().background::<LikeAFile>(), r#"there is already a report "jars.csv""#),
+        (jars().background::<LikeAFile>().background::<Jars>(), r#"there is already a report "jars.csv""#),
     ] {
         let refusal = refusal(service);
         assert!(refusal.ends_with(why), "{refusal}");

@@ -97,12 +97,14 @@ impl Projection for Jars {
     }
 }
 
-/// One row for each change of a city: fails at a deleted city (1) or at any other (2).
-pub(crate) struct Sights<const CAUSE: usize>;
+/// One row for each change of a city: fails at a deleted city (1) or at any other (2). A rebuild shows all past changes if
+/// history is kept.
+pub(crate) struct Sights<const CAUSE: usize, const KEEPS_HISTORY: bool = true>;
 
-impl<const CAUSE: usize> Projection for Sights<CAUSE> {
+impl<const CAUSE: usize, const KEEPS_HISTORY: bool> Projection for Sights<CAUSE, KEEPS_HISTORY> {
     const NAME: &'static str = "sights";
     const FEED: Feed = Feed::Changes;
+    const KEEPS_HISTORY: bool = KEEPS_HISTORY;
     const COLLECTIONS: &'static [&'static str] = &["locations"];
     const SETUP: &'static str =
         "CREATE TABLE sights (id INTEGER NOT NULL PRIMARY KEY, city TEXT NOT NULL, total BIGINT)";

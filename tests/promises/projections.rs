@@ -342,32 +342,59 @@ fn projections_match_the_events_after_pruning_and_restarts() {
     assert_rebuild_changes_nothing(app.address);
 }
 
-/// Whether the file of a generation is longer than the length in its checkpoint.
-fn has_bytes_beyond_the_checkpoint(database: &Path) -> bool {
-    let directory = format!("{}.projections", database.display());
-    std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).any(|path| {
-        path.extension().is_some_and(|extension| extension == "csv") && {
-            let written = std::fs::metadata(&path).unwrap().len();
-            let counts = lines(&path.with_extension("db"), "SELECT CAST(length AS TEXT) AS line FROM checkpoint");
-            counts.iter().all(|length| written > length.parse().unwrap())
-        }
-    })
+/// Opens and closes a cart, and waits until the file has its line.
+fn close_cart(app: &App, item: &str) {
+    let lines = fields(&file(app.address)).len();
+    let cart = app.open_cart();
+    assert_eq!(app.add_item(&cart, item).status, 200);
+    assert_eq!(app.command(&format!("{cart}/close")).status, 200);
+    eventually("the line is written", || fields(&file(app.address)).len() == lines + 1);
+}
+
+/// Whether the file of the first generation is longer than the length in its checkpoint.
+fn has_bytes_beyond_the_checkpoint(tables: &Path, file: &Path) -> bool {
+    let length = lines(tables, "SELECT CAST(length AS TEXT) AS line FROM checkpoint");
+    std::fs::metadata(file).unwrap().len() > length[0].parse().unwrap()
 }
 
 #[test]
 fn a_crash_between_a_line_and_its_checkpoint_leaves_no_duplicate_or_torn_lines() {
-    let directory = tempfile::tempdir().unwrap();
-    let database = directory.path().join("aborted.db");
-    let (mut cities, mut beyond) = (Cities::default(), 0);
-    for round in 0..6 {
-        let mut process = Process::aborting(&database, 3 + round * 2);
-        cities.refresh(process.address);
-        run_load(process.address, 2000 + round * 100, &mut cities, 0, |_| assert!(!process.wait().success()));
-        beyond += usize::from(has_bytes_beyond_the_checkpoint(&database));
+    let mut app = App::start();
+    eventually("it is built", || app.get("/reports/carts.csv").status == 200);
+    close_cart(&app, "apple");
+    app.stop();
+    let path = |name: &str| app.database().with_file_name(format!("test.db.projections/{name}"));
+    let (tables, csv) = (path("carts.csv.1.db"), path("carts.csv.1.csv"));
+    let checkpoint = std::fs::read(&tables).unwrap();
+    app.resume();
+    eventually("it is running", || app.get("/reports/carts.csv").status == 200);
+    close_cart(&app, "a, \"b\"");
+    close_cart(&app, "pear");
+    let expected = file(app.address);
+    app.stop();
+
+    // A crash leaves the lines of a transaction, or a part of them, and the database before that transaction.
+    let written = std::fs::read(&csv).unwrap();
+    assert_eq!(written, expected.as_bytes());
+    let twice = [&written[..], &written].concat();
+    let lost_after = |bytes: usize| written[..written.len() - bytes].to_vec();
+    for left in
+        [written.clone(), lost_after(1), lost_after(2), lost_after(9), twice, [&written[..], b"\"torn"].concat()]
+    {
+        std::fs::write(&tables, &checkpoint).unwrap();
+        std::fs::write(&csv, &left).unwrap();
+        assert!(has_bytes_beyond_the_checkpoint(&tables, &csv));
+        app.resume();
+        eventually("it is running", || app.get("/reports/carts.csv").status == 200);
+        eventually("it is up to date", || get(app.address, "/projections/carts.csv")["at"] == 9);
+        assert_eq!(file(app.address), expected, "{:?}", String::from_utf8_lossy(&left));
+        assert_eq!(get(app.address, "/projections/carts.csv")["generation"], 1);
+        app.stop();
     }
-    assert!(beyond > 0, "at least one crash left bytes beyond the checkpoint");
-    let process = Process::start(&database, &[]);
-    cities.refresh(process.address);
-    assert_reports_match_events(process.address, &cities, &mut Random::new(7));
-    assert_rebuild_changes_nothing(process.address);
+
+    // A file that lost checkpointed bytes cannot be continued.
+    std::fs::write(&csv, lost_after(1)).unwrap();
+    app.resume();
+    eventually("it is rebuilt", || get(app.address, "/projections/carts.csv")["generation"] == 2);
+    assert_eq!(file(app.address), expected);
 }

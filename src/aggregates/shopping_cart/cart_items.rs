@@ -1,4 +1,4 @@
-//! What was put into carts and taken out again: tables to ask questions of.
+//! The items that were added to carts and removed from them: a projection into tables.
 
 use diesel::prelude::*;
 use serde_json::{Value, json};
@@ -11,9 +11,9 @@ diesel::table! {
     cart_items (cart, item) {
         cart -> Text,
         item -> Text,
-        /// When it was added last.
+        /// When it was last added.
         added -> BigInt,
-        /// When it was removed since.
+        /// When it was removed after that.
         removed -> Nullable<BigInt>,
     }
 }
@@ -63,48 +63,48 @@ impl Projection for CartItems {
 
 type Row = (String, String, i64, Option<i64>);
 
-/// `?item=apple&status=in-cart&limit=100&after=<cart>/<item>`: rows in the order of carts and items, in pages.
-fn items(tables: &mut Tables, asked: &Parameters) -> Result<Value, ReportError> {
-    let limit = asked.number("limit", 1..=1000)?.unwrap_or(100);
+/// `?item=apple&status=in-cart&limit=100&after=<cart>/<item>`: pages of rows, in the order of carts and items.
+fn items(tables: &mut Tables, parameters: &Parameters) -> Result<Value, ReportError> {
+    let limit = parameters.number("limit", 1..=1000)?.unwrap_or(100);
     let mut query = cart_items::table.order((cart_items::cart, cart_items::item)).limit(limit + 1).into_boxed();
-    if let Some(item) = asked.get("item") {
+    if let Some(item) = parameters.get("item") {
         query = query.filter(cart_items::item.eq(item.to_owned()));
     }
-    query = match asked.one_of("status", &["in-cart", "removed"])? {
+    query = match parameters.one_of("status", &["in-cart", "removed"])? {
         Some("in-cart") => query.filter(cart_items::removed.is_null()),
         Some(_) => query.filter(cart_items::removed.is_not_null()),
         None => query,
     };
-    if let Some(after) = asked.get("after") {
+    if let Some(after) = parameters.get("after") {
         let invalid =
-            || ReportError::Invalid(ValidationError::new("after", "expected what `next` said, <cart>/<item>"));
+            || ReportError::Invalid(ValidationError::new("after", "expected the value of `next`, <cart>/<item>"));
         let (cart, item) = after.split_once('/').ok_or_else(invalid)?;
-        let (same, later) = (cart_items::cart.eq(cart.to_owned()), cart_items::cart.gt(cart.to_owned()));
-        query = query.filter(later.or(same.and(cart_items::item.gt(item.to_owned()))));
+        let is_later_item = cart_items::cart.eq(cart.to_owned()).and(cart_items::item.gt(item.to_owned()));
+        query = query.filter(cart_items::cart.gt(cart.to_owned()).or(is_later_item));
     }
     let mut rows: Vec<Row> = query.load(tables)?;
     let page = usize::try_from(limit).unwrap_or(usize::MAX);
     let has_more = rows.len() > page;
     rows.truncate(page);
     let next = rows.last().filter(|_| has_more).map(|(cart, item, ..)| format!("{cart}/{item}"));
-    let items: Vec<_> = rows.into_iter().map(told).collect();
+    let items: Vec<_> = rows.into_iter().map(to_json).collect();
     Ok(match next {
         Some(next) => json!({ "items": items, "next": next }),
         None => json!({ "items": items }),
     })
 }
 
-fn told((cart, item, added, removed): Row) -> Value {
-    let mut told = json!({"cart": cart, "item": item, "added": Timestamp::from_milliseconds(added)});
+fn to_json((cart, item, added, removed): Row) -> Value {
+    let mut row = json!({"cart": cart, "item": item, "added": Timestamp::from_milliseconds(added)});
     if let Some(removed) = removed {
-        told["removed"] = json!(Timestamp::from_milliseconds(removed));
+        row["removed"] = json!(Timestamp::from_milliseconds(removed));
     }
-    told
+    row
 }
 
 /// `?limit=10`: the items that are in the most carts.
-fn popular(tables: &mut Tables, asked: &Parameters) -> Result<Value, ReportError> {
-    let limit = asked.number("limit", 1..=1000)?.unwrap_or(10);
+fn popular(tables: &mut Tables, parameters: &Parameters) -> Result<Value, ReportError> {
+    let limit = parameters.number("limit", 1..=1000)?.unwrap_or(10);
     let carts = diesel::dsl::count_star();
     let rows: Vec<(String, i64)> = cart_items::table
         .filter(cart_items::removed.is_null())

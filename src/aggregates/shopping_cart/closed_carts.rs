@@ -1,4 +1,4 @@
-//! A line for each cart that was closed: a file to report from.
+//! One line for each closed cart: a projection into a file.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::{CsvFile, Event, Projection, ProjectionError, Timestamp};
 /// The closed carts: `GET /reports/carts.csv`.
 pub struct ClosedCarts;
 
-/// What is known of a cart until it is closed.
+/// The note about a cart until it is closed.
 #[derive(Default, Serialize, Deserialize)]
 struct Cart {
     opened: Option<Timestamp>,

@@ -44,14 +44,6 @@ impl Process {
         Self::spawn(program(listen, database, flags))
     }
 
-    /// Starts one that aborts after its projections have appended this many times, before the checkpoint of the last
-    /// append.
-    pub(crate) fn aborting(database: &Path, appends: u64) -> Self {
-        let mut program = program(ANY_PORT, database, &[]);
-        program.env("DUALITY_ABORT_AFTER_APPENDS", appends.to_string());
-        Self::spawn(program)
-    }
-
     fn spawn(mut program: Command) -> Self {
         let mut child = program.spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));

@@ -1,0 +1,189 @@
+//! What background projections of change events are rebuilt from, and what remains in their files.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use diesel::prelude::*;
+use duality::aggregates::{CityHistory, Location, Person};
+use duality::{Event, Feed, Parameters, Projection, ProjectionError, Report, ReportError, Service, Tables};
+use serde_json::{Value, json};
+
+use crate::harness::{App, eventually, lines, sql};
+use crate::own_projections::{Sights, cities, fail_at, status, wait_for_report, wait_for_state, wait_until_built};
+
+diesel::table! {
+    people (person) {
+        person -> Text,
+        name -> Text,
+        revision -> BigInt,
+    }
+}
+
+/// The names of all persons, each with the revision of its last change: this depends on the current state only.
+struct People;
+
+impl Projection for People {
+    const NAME: &'static str = "people";
+    const FEED: Feed = Feed::Changes;
+    const COLLECTIONS: &'static [&'static str] = &["persons"];
+    const SETUP: &'static str =
+        "CREATE TABLE people (person TEXT NOT NULL PRIMARY KEY, name TEXT NOT NULL, revision BIGINT NOT NULL)";
+
+    type Sink = Tables;
+
+    fn apply(tables: &mut Tables, event: &Event<'_>) -> Result<(), ProjectionError> {
+        let row = people::table.find(event.key.as_str());
+        let patch = event.patch()?.unwrap_or_default();
+        if patch.is_null() {
+            diesel::delete(row).execute(tables)?;
+            return Ok(());
+        }
+        let known: Option<String> = row.select(people::name).first(tables).optional()?;
+        let name = patch["name"].as_str().map(str::to_owned).or(known).unwrap_or_default();
+        let person = people::person.eq(event.key.as_str());
+        let row = (person, people::name.eq(name), people::revision.eq(event.at));
+        diesel::replace_into(people::table).values(row).execute(tables)?;
+        Ok(())
+    }
+
+    fn reports() -> Vec<Report> {
+        vec![Report { name: "people", parameters: &[], read: people }]
+    }
+}
+
+fn people(tables: &mut Tables, _: &Parameters) -> Result<Value, ReportError> {
+    let rows: Vec<(String, String, i64)> = people::table.order(people::person).load(tables)?;
+    Ok(json!(rows))
+}
+
+fn serving(service: fn() -> Service) -> App {
+    App::serving(service, |settings| settings.poll_interval = Duration::from_millis(20))
+}
+
+fn with_people() -> Service {
+    Service::new().document::<Person>().derived::<Location>().background::<People>()
+}
+
+fn side_file(database: &Path, name: &str) -> PathBuf {
+    PathBuf::from(format!("{}.projections/{name}", database.display()))
+}
+
+/// The files below a directory that contain a text.
+fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files_with(&path, text));
+            continue;
+        }
+        // A temporary file can disappear meanwhile.
+        let content = std::fs::read(&path).unwrap_or_default();
+        if content.windows(text.len()).any(|bytes| bytes == text.as_bytes()) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_former_name_is_in_no_file_after_pruning() {
+    let mut app = serving(with_people);
+    let names = ["Formerly Known", "Deleted Person"];
+    for name in names {
+        assert_eq!(app.post("/persons", &json!({ "name": name }).to_string()).status, 201);
+    }
+    wait_for_report(&app, "people", &json!([["1", names[0], 1], ["2", names[1], 2]]));
+    // The previous generation, which is kept for running reads, has the names too.
+    assert_eq!(app.command("/projections/people/rebuild").status, 202);
+    wait_until_built(&app, "people", 2);
+    let directory = side_file(app.database(), "");
+    assert!(files_with(&directory, names[0]).len() > 1, "the search finds a name");
+    app.patch("/persons/1", r#"{"name":"Present"}"#);
+    app.delete("/persons/2");
+    let rows = json!([["1", "Present", 3]]);
+    wait_for_report(&app, "people", &rows);
+    app.prune_everything();
+    for name in names {
+        eventually("no projection has the name", || files_with(&directory, name).is_empty());
+    }
+    // A rebuild has nothing else to start from, and gives the same result.
+    assert_eq!(app.command("/projections/people/rebuild").status, 202);
+    wait_until_built(&app, "people", 3);
+    assert_eq!(app.get("/reports/people").json(), rows);
+    app.stop();
+    // The main database reuses pages of deleted rows; `VACUUM` removes them.
+    sql(app.database(), "VACUUM");
+    for name in names {
+        let found = files_with(app.database().parent().unwrap(), name);
+        assert!(found.is_empty(), "{name} is in {found:?}");
+    }
+}
+
+#[test]
+fn a_projection_that_pruning_overtook_is_rebuilt_from_the_aggregates() {
+    let mut app = serving(|| cities().background::<Sights<21, false>>());
+    app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
+    let old = json!([["Rome", 1]]);
+    wait_for_report(&app, "seen", &old);
+    app.stop();
+    app.resume_serving(cities);
+    app.patch("/persons/1", r#"{"city":"Oslo"}"#);
+    app.post("/persons", r#"{"name":"Bob","city":"Rome"}"#);
+    app.prune_everything();
+    app.post("/persons", r#"{"name":"Cid","city":"Rome"}"#);
+    app.stop();
+    fail_at(21, 2);
+    app.resume_serving(|| cities().background::<Sights<21, false>>());
+    let failing = wait_for_state(&app, "sights", "failing");
+    assert_eq!(failing["generation"], 1, "{failing}");
+    assert_eq!(failing["building"]["total"], 2, "{failing}");
+    assert_eq!(app.get("/reports/seen").json(), old, "the old generation is served meanwhile");
+    fail_at(21, 0);
+    wait_for_report(&app, "seen", &json!([["Oslo", 1], ["Rome", 2]]));
+    wait_until_built(&app, "sights", 2);
+    app.delete("/persons/1");
+    wait_for_report(&app, "seen", &json!([["Oslo", 1], ["Rome", 2], ["Oslo", null]]));
+}
+
+#[test]
+fn projections_share_one_history_which_is_removed_with_the_last_of_them() {
+    let mut app = serving(|| cities().background::<Sights<23>>().background::<CityHistory>());
+    let history = side_file(app.database(), "history.db");
+    app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
+    app.patch("/persons/1", r#"{"city":"Oslo"}"#);
+    let seen = json!([["Rome", 1], ["Oslo", 1], ["Rome", null]]);
+    wait_for_report(&app, "seen", &seen);
+    wait_until_built(&app, "city_history", 1);
+    app.prune_everything();
+    for name in ["sights", "city_history"] {
+        assert_eq!(app.command(&format!("/projections/{name}/rebuild")).status, 202);
+        wait_until_built(&app, name, 2);
+    }
+    assert_eq!(app.get("/reports/seen").json(), seen);
+    assert_eq!(app.get("/reports/city-history").json()["changes"].as_array().unwrap().len(), 3);
+    app.stop();
+    assert_eq!(lines(&history, "SELECT CAST(count(*) AS TEXT) AS line FROM changes"), ["3"], "each event is kept once");
+    app.resume_serving(|| cities().background::<Sights<23, false>>());
+    wait_until_built(&app, "sights", 3);
+    assert!(!history.exists());
+    assert_eq!(app.get("/reports/seen").json(), json!([["Oslo", 1]]));
+}
+
+#[test]
+fn copies_of_change_events_from_an_earlier_version_are_removed_at_start() {
+    let mut app = serving(with_people);
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    wait_for_report(&app, "people", &json!([["1", "Ann", 1]]));
+    app.stop();
+    let (tables, archive) = (side_file(app.database(), "people.1.db"), side_file(app.database(), "people.changes.db"));
+    for suffix in ["", "-wal", "-shm"] {
+        std::fs::write(format!("{}{suffix}", archive.display()), "a former name").unwrap();
+    }
+    // The generation was built from that copy.
+    sql(&tables, "UPDATE checkpoint SET log = replace(log, '/changes', '/1'), place = 7");
+    app.resume();
+    eventually("it is rebuilt", || status(&app, "people")["generation"] == 2);
+    wait_for_report(&app, "people", &json!([["1", "Ann", 1]]));
+    assert!(files_with(&side_file(app.database(), ""), "a former name").is_empty());
+}
