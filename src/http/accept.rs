@@ -1,23 +1,23 @@
-//! Which of the forms there are a client wants ([RFC 9110, section 12.5.1](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1)).
+//! Content negotiation: the media type and the encoding of a response ([RFC 9110, section 12.5.1](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1)).
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{Accept, AcceptEncoding, Encoding, Header as _, Preference, Quality};
 
 use super::problem::{Kind, Problem};
 
-/// The first of `offered` among those that the client likes best; the first of all if it does not say.
+/// The media type of `offered` that the client prefers; the first of several equal ones, and without an `Accept` header.
 ///
 /// # Errors
-/// The client accepts none of them, or its header cannot be read.
+/// The client accepts none of them, or its header cannot be parsed.
 pub(super) fn accepted(request: &HttpRequest, offered: &[&'static str]) -> Result<&'static str, Problem> {
     if !request.headers().contains_key(Accept::name()) {
         return Ok(offered[0]);
     }
     let accept = Accept::parse(request)
-        .map_err(|error| Problem::new(Kind::MalformedRequest, format!("Accept: cannot be read: {error}")))?;
+        .map_err(|error| Problem::new(Kind::MalformedRequest, format!("Accept: cannot be parsed: {error}")))?;
     let mut best = None;
     for offer in offered {
-        // The most specific range that matches an offer decides, even if it refuses it.
+        // The most specific range that matches an offer decides, even if its quality is 0.
         let quality = accept
             .iter()
             .filter_map(|range| Some((specificity(range.item.essence_str(), offer)?, range.quality)))
@@ -32,13 +32,16 @@ pub(super) fn accepted(request: &HttpRequest, offered: &[&'static str]) -> Resul
     }
     best.map(|(_, offer)| offer).ok_or_else(|| {
         let offered = offered.join(", ");
-        Problem::new(Kind::NotAcceptable, format!("Accept: takes none of the forms there are: {offered}"))
+        Problem::new(
+            Kind::NotAcceptable,
+            format!("Accept: none of the available media types is accepted; expected one of {offered}"),
+        )
     })
 }
 
-/// Whether a client takes gzip, and likes it no less than what is not compressed.
+/// Whether a client accepts gzip, and prefers it to an uncompressed body or has no preference.
 pub(super) fn takes_gzip(request: &HttpRequest) -> bool {
-    // What cannot be read asks for nothing.
+    // An invalid header requests no compression.
     let Ok(AcceptEncoding(list)) = AcceptEncoding::parse(request) else { return false };
     let named = |wanted: &Encoding| {
         list.iter().find(|one| matches!(&one.item, Preference::Specific(one) if one == wanted)).map(|one| one.quality)
@@ -48,7 +51,7 @@ pub(super) fn takes_gzip(request: &HttpRequest) -> bool {
     gzip > Quality::ZERO && named(&Encoding::identity()).is_none_or(|identity| gzip >= identity)
 }
 
-/// How exactly a range names a type; `None` when it does not.
+/// How specifically a media range matches a type; `None` if it does not match.
 fn specificity(range: &str, offer: &str) -> Option<u8> {
     if range == "*/*" {
         return Some(0);
@@ -68,7 +71,7 @@ mod tests {
     const OFFERED: [&str; 2] = ["text/event-stream", "application/json"];
 
     #[test]
-    fn gzip_is_for_who_takes_it() {
+    fn gzip_is_sent_to_clients_that_accept_and_do_not_disfavour_it() {
         let takes =
             |sent: &str| takes_gzip(&TestRequest::default().insert_header(("Accept-Encoding", sent)).to_http_request());
         for sent in ["gzip", "br, gzip", "gzip;q=0.1", "*", "br;q=1, *;q=0.5", "identity;q=0.5, gzip", "gzip, identity"]
@@ -87,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_decides_and_the_first_offer_is_the_default() {
+    fn the_client_chooses_and_the_first_offer_is_the_default() {
         assert_eq!(accepted(&TestRequest::default().to_http_request(), &OFFERED).unwrap(), "text/event-stream");
         assert_eq!(chosen("*/*"), Some("text/event-stream"));
         assert_eq!(chosen("application/json"), Some("application/json"));

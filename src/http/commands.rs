@@ -1,4 +1,4 @@
-//! Writes: a request becomes a command, and its outcome an answer, once it is on disk.
+//! Writes: a request becomes a command; the response follows when its outcome is on disk.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION};
@@ -17,26 +17,26 @@ use crate::write::aggregator::{ExecuteError, execute};
 /// `POST /persons`, `POST /carts`
 pub(super) async fn create(context: RequestContext, payload: web::Payload) -> Result<HttpResponse, Problem> {
     let written = write(&context, Target::New, Verb::Create, payload).await?;
-    Ok(answered(&context, &written))
+    Ok(response(&context, &written))
 }
 
 /// `PUT /persons/1`, `PUT /carts/0193…`
 pub(super) async fn replace(context: RequestContext, payload: web::Payload) -> Result<HttpResponse, Problem> {
     let written = write(&context, Target::Keyed, Verb::Replace, payload).await?;
-    Ok(answered(&context, &written))
+    Ok(response(&context, &written))
 }
 
 /// `PATCH /persons/1`
 pub(super) async fn patch(context: RequestContext, payload: web::Payload) -> Result<HttpResponse, Problem> {
     let written = write(&context, Target::Keyed, Verb::Patch, payload).await?;
-    Ok(answered(&context, &written))
+    Ok(response(&context, &written))
 }
 
 /// `POST /carts/0193…/add-item`
 pub(super) async fn command(context: RequestContext, payload: web::Payload) -> Result<HttpResponse, Problem> {
     let name = context.command().map_err(|problem| at_present(&context, problem))?;
     let written = write(&context, Target::Keyed, Verb::Command(&name), payload).await?;
-    Ok(answered(&context, &written))
+    Ok(response(&context, &written))
 }
 
 /// `DELETE /persons/1`
@@ -46,17 +46,17 @@ pub(super) async fn delete(context: RequestContext) -> Result<HttpResponse, Prob
         send(&context, Some(context.key()?), Change::Delete).await
     };
     let written = outcome.await.map_err(|problem| at_present(&context, problem))?;
-    Ok(answered(&context, &written))
+    Ok(response(&context, &written))
 }
 
-/// Every answer to a write names a revision, also one that refuses.
+/// Every response to a write names a revision, even an error.
 fn at_present(context: &RequestContext, problem: Problem) -> Problem {
     problem.at(&context.shared.epoch, context.shared.committed.get())
 }
 
-/// Which aggregate is written.
+/// The aggregate that a request writes.
 enum Target {
-    /// One that the collection gives a key.
+    /// A new one, whose key the collection assigns.
     New,
     /// The one in the path.
     Keyed,
@@ -77,15 +77,16 @@ async fn write(
         let json = context.json(verb, payload).await?;
         let collection = context.collection()?;
         let change = catch_panic(|| collection.change(verb, json).map_err(Rejection::Invalid));
-        let change =
-            change.map_err(|refusal| Problem::of_command(ExecuteError::Rejected(refusal), context.request.path()))?;
+        let change = change
+            .map_err(|rejection| Problem::of_command(ExecuteError::Rejected(rejection), context.request.path()))?;
         send(context, key, change).await
     };
     outcome.await.map_err(|problem| at_present(context, problem))
 }
 
 async fn send(context: &RequestContext, key: Option<Key>, change: Change) -> Result<Written, Problem> {
-    let (collection, precondition) = (context.collection_id()?, precondition(context)?);
+    let collection = context.collection_id()?;
+    let precondition = precondition(context)?;
     let command = Command { collection, key, precondition, change };
     execute(&context.shared.aggregator, Some(context.outcomes()?), command).await.map_err(|error| match error {
         ExecuteError::Rejected(Rejection::PreconditionFailed(actual)) => unexpected(context, actual),
@@ -93,8 +94,8 @@ async fn send(context: &RequestContext, key: Option<Key>, change: Change) -> Res
     })
 }
 
-/// The aggregate as it is now: new, or another, or gone.
-fn answered(context: &RequestContext, written: &Written) -> HttpResponse {
+/// The response with the aggregate after the command, or without a body if it no longer exists.
+fn response(context: &RequestContext, written: &Written) -> HttpResponse {
     let epoch = &context.shared.epoch;
     let Some(body) = &written.body else {
         return answer(StatusCode::NO_CONTENT, epoch, written.revision).finish();
@@ -106,11 +107,11 @@ fn answered(context: &RequestContext, written: &Written) -> HttpResponse {
         .insert_header((CACHE_CONTROL, "no-cache"))
         .insert_header((ETAG, tag(epoch, written.changed)));
     if let (true, Ok(collection)) = (written.is_new, context.collection()) {
-        let key = utf8_percent_encode(written.key.as_str(), IN_A_SEGMENT);
+        let key = utf8_percent_encode(written.key.as_str(), PATH_SEGMENT);
         response.insert_header((LOCATION, format!("/{}/{key}", collection.name())));
     }
     response.body(body.as_str().to_owned())
 }
 
-/// What is encoded in a path segment: all but the unreserved characters of RFC 3986.
-const IN_A_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// The characters that are percent-encoded in a path segment: all but the unreserved ones of RFC 3986.
+const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

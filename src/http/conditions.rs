@@ -1,4 +1,4 @@
-//! Entity tags, and requests that hold for one state only
+//! Entity tags and conditional requests
 //! ([RFC 9110, section 13](https://www.rfc-editor.org/rfc/rfc9110#section-13)).
 
 use actix_web::http::header::{ETAG, EntityTag, HeaderName, IF_MATCH, IF_NONE_MATCH};
@@ -9,7 +9,7 @@ use super::request::RequestContext;
 use crate::domain::precondition::{Precondition, Tags};
 use crate::domain::revision::{Epoch, Revision};
 
-/// What ends the tag of a form that is compressed.
+/// The suffix of the tag of a compressed body.
 pub(super) const GZIP: &str = "-gzip";
 
 /// The tag of an aggregate that last changed at this revision.
@@ -17,31 +17,42 @@ pub(super) fn tag(epoch: &Epoch, changed: Revision) -> String {
     format!("\"{epoch}.{changed}\"")
 }
 
-/// What the request expects.
+/// The conditions of the request.
 pub(super) fn precondition(context: &RequestContext) -> Result<Precondition, Problem> {
-    // `If-Match` compares strongly: a weak tag names no state. Reads, which compare weakly, send none that we gave.
-    Ok(Precondition { if_match: tags(context, &IF_MATCH, false)?, if_none_match: tags(context, &IF_NONE_MATCH, true)? })
+    Ok(Precondition {
+        if_match: tags(context, &IF_MATCH, Comparison::Strong)?,
+        if_none_match: tags(context, &IF_NONE_MATCH, Comparison::Weak)?,
+    })
 }
 
-/// What a header with tags says.
+/// How tags are compared ([RFC 9110, section 8.8.3.2](https://www.rfc-editor.org/rfc/rfc9110#section-8.8.3.2)).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Comparison {
+    /// A weak tag matches nothing.
+    Strong,
+    /// A weak tag matches as a strong one does.
+    Weak,
+}
+
+/// The value of a header with tags.
 enum Sent {
     Any,
     These(Vec<EntityTag>),
 }
 
-/// The revisions of the tags that a header names, if it is there.
-fn tags(context: &RequestContext, name: &HeaderName, with_weak: bool) -> Result<Option<Tags>, Problem> {
+/// The revisions of the tags in a header, if it is present.
+fn tags(context: &RequestContext, name: &HeaderName, comparison: Comparison) -> Result<Option<Tags>, Problem> {
     Ok(sent(context, name)?.map(|sent| match sent {
         Sent::Any => Tags::Any,
         Sent::These(list) => {
-            let meant = list.iter().filter(|tag| with_weak || !tag.weak);
-            Tags::These(meant.filter_map(|tag| revision(tag, &context.shared.epoch)).collect())
+            let usable = list.iter().filter(|tag| comparison == Comparison::Weak || !tag.weak);
+            Tags::These(usable.filter_map(|tag| revision(tag, &context.shared.epoch)).collect())
         }
     }))
 }
 
-/// The tag under which the client has already what has this one, if it says so. Both are without quotes; what is in lines
-/// and what is not are two things, what is compressed and what is not are one.
+/// The tag in `If-None-Match` that matches this one, if there is one. Both are without quotes. NDJSON and JSON have different
+/// tags; a compressed and an uncompressed body match each other.
 pub(super) fn matching_etag(context: &RequestContext, tag: impl FnOnce() -> String) -> Result<Option<String>, Problem> {
     Ok(match sent(context, &IF_NONE_MATCH)? {
         None => None,
@@ -65,22 +76,23 @@ fn sent(context: &RequestContext, name: &HeaderName) -> Result<Option<Sent>, Pro
         return Ok(Some(Sent::Any));
     }
     let list = list(&text).ok_or_else(|| {
-        let detail = format!("{name}: expected * or tags as they were given, such as \"4f9c21aa.8\"");
+        let detail = format!("{name}: expected * or entity tags such as \"4f9c21aa.8\"");
         Problem::new(Kind::MalformedRequest, detail)
     })?;
     Ok(Some(Sent::These(list)))
 }
 
-/// Every tag of a list, or nothing: the framework's own way leaves out what it cannot read, and a write that was meant
-/// for some states only would be done in any.
+/// All tags of a list; `None` if one of them is malformed. The parser of the framework ignores malformed tags, and a
+/// conditional write would become unconditional.
 fn list(text: &str) -> Option<Vec<EntityTag>> {
-    let (mut tags, mut rest) = (Vec::new(), text);
+    let mut tags = Vec::new();
+    let mut rest = text;
     loop {
         rest = rest.trim_start_matches([' ', '\t', ',']);
         if rest.is_empty() {
             return (!tags.is_empty()).then_some(tags);
         }
-        // A comma may stand inside of a tag, a quote may not.
+        // A tag can contain a comma, but not a quote.
         let (end, _) = rest.match_indices('"').nth(1)?;
         let (tag, after) = rest.split_at(end + 1);
         tags.push(tag.parse().ok()?);
@@ -91,13 +103,13 @@ fn list(text: &str) -> Option<Vec<EntityTag>> {
     }
 }
 
-/// The revision that a tag of this epoch names; what follows a hyphen is about the form only.
+/// The revision in a tag of this epoch. A suffix after a hyphen names the representation only.
 fn revision(tag: &EntityTag, ours: &Epoch) -> Option<Revision> {
     let (epoch, revision) = tag.tag().split('-').next()?.split_once('.')?;
     (epoch == ours.as_str()).then(|| revision.parse().ok()).flatten()
 }
 
-/// The aggregate is in another state, or not there.
+/// The aggregate is in another state, or does not exist.
 pub(super) fn unexpected(context: &RequestContext, actual: Option<Revision>) -> Problem {
     let sent = |name| context.request.headers().get_all(name).filter_map(|value| value.to_str().ok());
     let matching = sent(IF_MATCH).map(str::to_owned);
@@ -106,7 +118,7 @@ pub(super) fn unexpected(context: &RequestContext, actual: Option<Revision>) -> 
     let path = context.aggregate_path();
     let detail = match &actual {
         Some(actual) => format!("{path} is at {actual}; expected {}", expected.join(", ")),
-        None => format!("{path} is not there; expected {}", expected.join(", ")),
+        None => format!("{path} does not exist; expected {}", expected.join(", ")),
     };
     let problem = Problem::new(Kind::Unexpected, detail)
         .with("expected", expected)

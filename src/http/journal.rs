@@ -1,4 +1,4 @@
-//! The journal: what happened, as the aggregates tell it; all of it, in order, and nothing is ever pruned.
+//! The journal: the domain events of all aggregates, in order. It is never pruned.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,11 +34,12 @@ use crate::storage::page::PageLimit;
 pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, Problem> {
     accepted(&context.request, &[JSON])?;
     let query = context.query(&["after", "limit"])?;
-    let (collection, key) = (context.collection_id()?, context.key()?);
+    let collection = context.collection_id()?;
+    let key = context.key()?;
     let after = query.number("after", 0..=i64::MAX.unsigned_abs())?.unwrap_or(0).cast_signed();
     let limit = Extent::of(&query)?.limit;
     let read = |after, limit| context.shared.readers.send(ReadEvents { collection, key: key.clone(), after, limit });
-    // One more, to see whether there are more.
+    // One event more than requested, to find out whether there is a next page.
     let (revision, mut entries) = read(Version::from_raw(after), limit.cast_signed() + 1).await??;
     if entries.is_empty() && (after == 0 || read(Version::ZERO, 1).await??.1.is_empty()) {
         return Err(Problem::not_found(&context.aggregate_path()).at(&context.shared.epoch, revision));
@@ -47,7 +48,7 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
     entries.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let mut body = events(&context.shared.registry, &entries);
     if let (true, Some(last)) = (has_more, entries.last()) {
-        // As it was sent: the framework's own path has some of it decoded.
+        // The raw path: the framework's path is partly decoded already.
         let next = format!("{}?after={}&limit={limit}", context.request.uri().path(), last.version);
         body.push(',');
         push_member(&mut body, "next", &serde_json::Value::from(next).to_string());
@@ -56,7 +57,7 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
     Ok(page(&context, revision, JSON).body(body))
 }
 
-/// `GET /journal`: the domain events of everything.
+/// `GET /journal`: the domain events of all aggregates.
 pub(super) async fn everything(context: RequestContext) -> Result<HttpResponse, Problem> {
     let query = context.query(&["lastEventId", "collection", "limit", "wait"])?;
     let form = accepted(&context.request, &[SSE, JSON, NDJSON])?;
@@ -69,13 +70,13 @@ pub(super) async fn everything(context: RequestContext) -> Result<HttpResponse, 
     if form == SSE { stream(&context, reading).await } else { one_page(&context, reading, extent, form).await }
 }
 
-/// Where the consumer stands; at the beginning, if it does not say.
+/// The position after which the consumer continues; the beginning, if the request does not state one.
 async fn position(context: &RequestContext, query: &Query) -> Result<JournalPosition, Problem> {
     let id = context.request.headers().get("Last-Event-ID").map(HeaderValue::as_bytes);
-    let presented =
+    let params =
         CursorParams { last_event_id: id, last_event_id_query: query.last("lastEventId"), ..CursorParams::default() };
-    let cursor = presented.cursor().map_err(|name| {
-        Problem::new(Kind::MalformedRequest, format!("{name}: expected an id as it was given, such as 4f9c21aa.8"))
+    let cursor = params.cursor().map_err(|name| {
+        Problem::new(Kind::MalformedRequest, format!("{name}: expected an event id such as 4f9c21aa.8"))
     })?;
     let claimed = match cursor {
         Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| *epoch == context.shared.epoch) => {
@@ -85,7 +86,7 @@ async fn position(context: &RequestContext, query: &Query) -> Result<JournalPosi
     };
     let mut last = context.shared.journal.borrow().last;
     if claimed.is_some_and(|after| after > last) {
-        // Who reads a page may be faster than who tells of the commit: only the database knows.
+        // A client can read a page before this thread is notified of its commit: the database has the last position.
         last = context
             .shared
             .readers
@@ -97,15 +98,17 @@ async fn position(context: &RequestContext, query: &Query) -> Result<JournalPosi
     claimed.filter(|after| *after <= last).ok_or_else(|| foreign(context, last))
 }
 
-/// What happened elsewhere cannot be taken back by anything that comes after it.
+/// An id of another epoch, or after the last position. Later events cannot undo what the consumer has processed, so this is
+/// an error and not a reset.
 fn foreign(context: &RequestContext, last: JournalPosition) -> Problem {
     let epoch = &context.shared.epoch;
-    let detail = format!("the id is none of epoch {epoch}, up to position {last}; begin anew");
+    let detail =
+        format!("the id does not belong to epoch {epoch} and its positions up to {last}; restart from the beginning");
     let problem = Problem::new(Kind::ForeignId, detail).with("current", last.number());
     problem.with("epoch", epoch.as_str()).with("bootstrap", "/journal").at(epoch, context.shared.committed.get())
 }
 
-/// A consumer of the journal, and where it stands.
+/// A consumer of the journal, and its position.
 struct Reading {
     shared: web::Data<Shared>,
     only: Option<Arc<[CollectionId]>>,
@@ -113,7 +116,7 @@ struct Reading {
 }
 
 impl Reading {
-    /// The next events, if there are any; moves on past them.
+    /// Reads the next events, if there are any, and advances past them.
     async fn next(&mut self, limit: PageLimit) -> Result<(Revision, Entries), Problem> {
         let read = ReadJournal { only: self.only.clone(), after: self.after, limit };
         let (revision, entries) = self.shared.readers.send(read).await??;
@@ -121,24 +124,23 @@ impl Reading {
         Ok((revision, entries))
     }
 
-    /// Waits until there is more, but no longer than this.
-    async fn wait(&self, time: Duration) -> Waited {
+    /// Waits for later events, but no longer than `time`.
+    async fn wait(&self, time: Duration) -> Wakeup {
         let mut journal = self.shared.journal.subscribe();
         let moved = journal.wait_for(|mark| mark.is_over || mark.last > self.after);
         match rt::time::timeout(time, moved).await {
-            Err(_) => Waited::InVain,
-            Ok(Ok(mark)) if !mark.is_over => Waited::ForMore,
-            Ok(_) => Waited::ForTheEnd,
+            Err(_) => Wakeup::Timeout,
+            Ok(Ok(mark)) if !mark.is_over => Wakeup::NewEvents,
+            Ok(_) => Wakeup::Shutdown,
         }
     }
 }
 
-/// What a wait came to.
-enum Waited {
-    ForMore,
-    InVain,
-    /// The service stops.
-    ForTheEnd,
+/// Why a wait ended.
+enum Wakeup {
+    NewEvents,
+    Timeout,
+    Shutdown,
 }
 
 async fn one_page(
@@ -157,11 +159,12 @@ async fn one_page(
             continue;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || !matches!(reading.wait(left).await, Waited::ForMore) {
+        if left.is_zero() || !matches!(reading.wait(left).await, Wakeup::NewEvents) {
             break (revision, entries);
         }
     };
-    let (registry, cursor) = (&context.shared.registry, id(&context.shared.epoch, entries.to));
+    let registry = &context.shared.registry;
+    let cursor = id(&context.shared.epoch, entries.to);
     let body = if form == NDJSON {
         let lines = entries.entries.iter().map(|entry| object(registry, entry) + "\n");
         lines.collect::<String>() + &format!("{{\"cursor\":\"{cursor}\"}}\n")
@@ -180,8 +183,8 @@ fn page(context: &RequestContext, revision: Revision, form: &'static str) -> act
     response
 }
 
-/// Pages that wait for a client, beside the one that is sent.
-const WAITING: usize = 1;
+/// The number of pages that wait for a client, in addition to the one that is being sent.
+const MAX_WAITING_PAGES: usize = 1;
 
 async fn stream(context: &RequestContext, reading: Reading) -> Result<HttpResponse, Problem> {
     let current = context.shared.committed.get();
@@ -190,19 +193,20 @@ async fn stream(context: &RequestContext, reading: Reading) -> Result<HttpRespon
     }
     let address = context.request.peer_addr().map(|address| address.ip());
     let Some(permit) = context.shared.stream_limiter.try_acquire(address) else { return too_many_streams(context) };
-    let (sender, receiver) = channel(WAITING);
+    let (sender, receiver) = channel(MAX_WAITING_PAGES);
     rt::spawn(follow(reading, sender));
     Ok(head(context, current).body(JournalStream { receiver, _permit: permit, end: StreamEnd::default() }))
 }
 
-/// Sends what there is, then what comes. Each page is read when the one before is on its way, so a slow client costs two
-/// of them and nobody's time.
+/// Sends the existing events, then later ones. A page is read only when the previous one is being sent, so a slow client
+/// occupies the memory of two pages and blocks nothing.
 async fn follow(mut reading: Reading, sender: Sender<Bytes>) {
-    let (epoch, registry) = (reading.shared.epoch.clone(), Arc::clone(&reading.shared.registry));
+    let epoch = reading.shared.epoch.clone();
+    let registry = Arc::clone(&reading.shared.registry);
     let mut next = prologue();
-    // A stop does not wait until a long history is told.
+    // A shutdown does not wait for the end of a long history.
     while sender.send(next).await.is_ok() && !reading.shared.journal.borrow().is_over {
-        // What is filtered out is quiet, too.
+        // Events that are filtered out do not end the idle time.
         let quiet_until = Instant::now() + reading.shared.heartbeat;
         next = loop {
             let entries = match reading.next(PageLimit::PAGE).await {
@@ -213,23 +217,23 @@ async fn follow(mut reading: Reading, sender: Sender<Bytes>) {
                 break entries.entries.iter().map(|entry| frame(&registry, &epoch, entry)).collect::<String>().into();
             }
             let left = quiet_until.saturating_duration_since(Instant::now());
-            let waited = if left.is_zero() {
-                Waited::InVain
+            let wakeup = if left.is_zero() {
+                Wakeup::Timeout
             } else if entries.to < entries.current {
-                Waited::ForMore
+                Wakeup::NewEvents
             } else {
                 reading.wait(left).await
             };
-            match waited {
-                Waited::ForMore => {}
-                Waited::InVain => break Bytes::from_static(b":\n"),
-                Waited::ForTheEnd => return,
+            match wakeup {
+                Wakeup::NewEvents => {}
+                Wakeup::Timeout => break Bytes::from_static(b":\n"),
+                Wakeup::Shutdown => return,
             }
         };
     }
 }
 
-/// The body of a stream of the journal; when its events end, it is cut.
+/// The body of a stream of the journal. It ends by an aborted connection.
 struct JournalStream {
     receiver: Receiver<Bytes>,
     _permit: Permit,
@@ -259,7 +263,7 @@ fn frame(registry: &Registry, epoch: &Epoch, entry: &Entry) -> String {
     named_event(&entry.event.kind, &id(epoch, entry.position), &object(registry, entry))
 }
 
-/// `{"events":[…]`, to be closed.
+/// `{"events":[…]`, without the closing brace.
 fn events(registry: &Registry, entries: &[Entry]) -> String {
     let objects: Vec<_> = entries.iter().map(|entry| object(registry, entry)).collect();
     format!("{{\"events\":[{}]", objects.join(","))

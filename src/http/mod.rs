@@ -1,4 +1,4 @@
-//! The wire: routes, requests in, answers out. Knows collections by name and state as bytes, and no SQL.
+//! The HTTP interface: routes, requests and responses. Uses collections by name and states as bytes, and no SQL.
 
 pub(crate) mod accept;
 pub(crate) mod collection_body;

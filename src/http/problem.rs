@@ -1,4 +1,4 @@
-//! Errors on the wire: problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
+//! Error responses: problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
 
 use crate::domain::error_chain::ErrorChain;
 use std::borrow::Cow;
@@ -17,81 +17,84 @@ use crate::read::thread_pool::PoolStopped;
 use crate::storage::error::StoreError;
 use crate::write::aggregator::ExecuteError;
 
-/// An answer that is not the one the client hoped for.
+/// An error response.
 #[derive(Debug)]
 pub(crate) struct Problem {
     kind: Kind,
-    /// What a rule of the business says instead of the kind.
-    rule: Option<(StatusCode, String)>,
+    /// For a violated business rule, which replaces the status and the slug of the kind.
+    rule: Option<ViolatedRule>,
     detail: String,
-    /// Members of its own, beside those of the RFC.
+    /// Additional members.
     members: Vec<(Cow<'static, str>, Value)>,
     headers: Vec<(&'static str, String)>,
 }
 
-/// The kinds of problem; each has a status, a stable slug, and a title.
+/// The status and the slug of a violated business rule.
+#[derive(Debug)]
+struct ViolatedRule {
+    status: StatusCode,
+    slug: String,
+}
+
+/// The kinds of problems. Each has a status, a stable slug (the member `type`), and a title.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// 400: the body is not JSON.
+    /// 400: the body is not valid JSON.
     MalformedJson,
-    /// 400: a header or the query does not have the form that it must have.
+    /// 400: a header or a query parameter is invalid.
     MalformedRequest,
     /// 404: no aggregate has this key.
     NotFound,
-    /// 404: the aggregates of this collection know no such command.
+    /// 404: the collection has no such command.
     UnknownCommand,
-    /// 404: nothing is at this path.
+    /// 404: no route matches the path.
     NoSuchPath,
-    /// 409: the projection does not stop at the event that was named.
+    /// 409: the projection is not stopped at the event that the request names.
     NotThere,
-    /// 405: the path knows other methods only.
+    /// 405: the path does not support the method.
     MethodNotAllowed,
-    /// 406: the client accepts none of the forms there are.
+    /// 406: the client accepts none of the available media types.
     NotAcceptable,
-    /// 409, unless the rule says otherwise: a rule of the business, with a slug of its own.
+    /// 409, unless the rule sets another status: a violated business rule, with a slug of its own.
     BrokenRule,
-    /// 410: the change events from this cursor on are not all here.
+    /// 410: some change events after the cursor have been pruned.
     NotRetained,
-    /// 412: the aggregate is not in the state that the client expected.
+    /// 412: the aggregate is not in the expected state.
     Unexpected,
-    /// 410: an id of another journal than this one.
+    /// 410: the event id does not belong to this journal.
     ForeignId,
-    /// 413: the body is too long.
+    /// 413: the body is larger than the limit.
     TooLarge,
-    /// 415: the body is of a type that is not read here.
+    /// 415: the media type or the encoding of the body is not supported.
     UnsupportedType,
-    /// 422: JSON of the wrong shape.
+    /// 422: the body is valid JSON, but not valid for the aggregate or command.
     Invalid,
-    /// 500: our fault; the log says more.
+    /// 500: a failure of the service; the log has the cause.
     Internal,
-    /// 503: too much to do.
+    /// 503: the service is overloaded.
     Busy,
 }
 
 impl Kind {
     const fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "The body is not JSON"),
-            Self::MalformedRequest => (StatusCode::BAD_REQUEST, "malformed-request", "The request is malformed"),
-            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is no such aggregate"),
-            Self::UnknownCommand => (StatusCode::NOT_FOUND, "unknown-command", "There is no such command"),
-            Self::NoSuchPath => (StatusCode::NOT_FOUND, "no-such-path", "There is nothing at this path"),
-            Self::NotThere => (StatusCode::CONFLICT, "not-there", "The projection is elsewhere"),
-            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Not with this method"),
-            Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not-acceptable", "Not in a form that is accepted"),
-            Self::BrokenRule => (StatusCode::CONFLICT, "rule-broken", "A rule would be broken"),
-            Self::NotRetained => (StatusCode::GONE, "not-retained", "The events after this cursor are not all here"),
-            Self::Unexpected => {
-                (StatusCode::PRECONDITION_FAILED, "unexpected-state", "Not in the state that was expected")
-            }
-            Self::ForeignId => (StatusCode::GONE, "foreign-id", "The id is none of this journal"),
-            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too long"),
-            Self::UnsupportedType => {
-                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", "The body is of an unsupported type")
-            }
-            Self::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Not what it should be"),
-            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong here"),
-            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too busy"),
+            Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "Malformed JSON"),
+            Self::MalformedRequest => (StatusCode::BAD_REQUEST, "malformed-request", "Malformed request"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Aggregate not found"),
+            Self::UnknownCommand => (StatusCode::NOT_FOUND, "unknown-command", "Unknown command"),
+            Self::NoSuchPath => (StatusCode::NOT_FOUND, "no-such-path", "Resource not found"),
+            Self::NotThere => (StatusCode::CONFLICT, "not-there", "Projection not stopped at this event"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
+            Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not-acceptable", "Not acceptable"),
+            Self::BrokenRule => (StatusCode::CONFLICT, "rule-broken", "Business rule violated"),
+            Self::NotRetained => (StatusCode::GONE, "not-retained", "Events no longer retained"),
+            Self::Unexpected => (StatusCode::PRECONDITION_FAILED, "unexpected-state", "Precondition failed"),
+            Self::ForeignId => (StatusCode::GONE, "foreign-id", "Unknown event id"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Request body too large"),
+            Self::UnsupportedType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", "Unsupported media type"),
+            Self::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Validation failed"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal server error"),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Service overloaded"),
         }
     }
 }
@@ -111,59 +114,60 @@ impl Problem {
         self
     }
 
-    /// Names the state in which it was so.
+    /// Adds the headers that name the revision and the epoch.
     pub(crate) fn at(self, epoch: &Epoch, revision: Revision) -> Self {
         self.header("X-Revision", revision.to_string()).header("X-Epoch", epoch.as_str())
     }
 
     pub(crate) fn not_found(path: &str) -> Self {
-        Self::new(Kind::NotFound, format!("{path} is not there"))
+        Self::new(Kind::NotFound, format!("{path} does not exist"))
     }
 
     pub(crate) fn no_such_path(path: &str) -> Self {
-        Self::new(Kind::NoSuchPath, format!("{path} is no path of this service"))
+        Self::new(Kind::NoSuchPath, format!("no route matches {path}"))
     }
 
     pub(crate) fn method_not_allowed(method: &str, path: &str, allowed: &str) -> Self {
-        Self::new(Kind::MethodNotAllowed, format!("{path} does not know {method}; expected one of {allowed}"))
+        Self::new(Kind::MethodNotAllowed, format!("{path} does not support {method}; expected one of {allowed}"))
             .header(ALLOW.as_str(), allowed)
     }
 
-    /// A rule of the business says what it is, and has members of its own; those of the RFC keep their meaning.
-    fn broken(broken: &dyn ErasedDomainError) -> Self {
-        let told = broken.describe();
-        let status = StatusCode::from_u16(told.status).ok().filter(StatusCode::is_client_error);
-        let mut problem = Self::new(Kind::BrokenRule, told.detail);
-        problem.rule = Some((status.unwrap_or(StatusCode::CONFLICT), told.slug));
+    /// A violated business rule. Its fields are additional members, but cannot replace those of the RFC.
+    fn of_rule(rule: &dyn ErasedDomainError) -> Self {
+        let description = rule.describe();
+        let status = StatusCode::from_u16(description.status).ok().filter(StatusCode::is_client_error);
+        let mut problem = Self::new(Kind::BrokenRule, description.detail);
+        problem.rule = Some(ViolatedRule { status: status.unwrap_or(StatusCode::CONFLICT), slug: description.slug });
         let reserved = ["type", "title", "status", "detail", "instance"];
-        let fields = told.fields.into_iter().filter(|(name, _)| !reserved.contains(&name.as_str()));
+        let fields = description.fields.into_iter().filter(|(name, _)| !reserved.contains(&name.as_str()));
         problem.members.extend(fields.map(|(name, value)| (name.into(), value)));
         problem
     }
 
     pub(crate) fn internal() -> Self {
-        Self::new(Kind::Internal, "the request was not done; the log of the service says why")
+        Self::new(Kind::Internal, "the request failed; the log of the service contains the cause")
     }
 
-    /// What became of a command on its way, addressed by `path`.
+    /// The problem of a command for the aggregate at `path`.
     pub(crate) fn of_command(error: ExecuteError, path: &str) -> Self {
         match error {
             ExecuteError::Rejected(Rejection::NotFound) => Self::not_found(path),
             ExecuteError::Rejected(Rejection::Invalid(invalid)) => invalid.into(),
-            ExecuteError::Rejected(Rejection::RuleBroken(broken)) => Self::broken(broken.as_ref()),
+            ExecuteError::Rejected(Rejection::RuleBroken(rule)) => Self::of_rule(rule.as_ref()),
             ExecuteError::Rejected(Rejection::PreconditionFailed(_)) => {
-                Self::new(Kind::Unexpected, format!("{path} is not in the state that was expected"))
+                Self::new(Kind::Unexpected, format!("{path} is not in the expected state"))
             }
             ExecuteError::Rejected(Rejection::Corrupt(corrupt)) => {
                 log::error!("{path}: {corrupt}");
                 Self::internal()
             }
-            // A panic has written to the log by itself, a failure where it happened.
+            // The panic is in the log already, and so is a failure.
             ExecuteError::Rejected(Rejection::Panicked) => Self::internal(),
-            ExecuteError::Failed => {
-                Self::new(Kind::Internal, "whether the command was done is unknown; the log of the service says why")
-            }
-            ExecuteError::Busy => Self::new(Kind::Busy, "too many commands wait; this one was not taken")
+            ExecuteError::Failed => Self::new(
+                Kind::Internal,
+                "it is unknown whether the command was executed; the log of the service contains the cause",
+            ),
+            ExecuteError::Busy => Self::new(Kind::Busy, "too many commands are waiting; this command was not accepted")
                 .header(RETRY_AFTER.as_str(), "1"),
         }
     }
@@ -213,13 +217,14 @@ fn sentence(slug: &str) -> String {
 
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
-        self.rule.as_ref().map_or(self.kind.parts().0, |(status, _)| *status)
+        self.rule.as_ref().map_or(self.kind.parts().0, |rule| rule.status)
     }
 
     fn error_response(&self) -> HttpResponse<BoxBody> {
-        let (status, (_, kind, title)) = (self.status_code(), self.kind.parts());
-        let slug = self.rule.as_ref().map_or(kind, |(_, slug)| slug);
-        let title = self.rule.as_ref().map_or_else(|| title.to_owned(), |(_, slug)| sentence(slug));
+        let status = self.status_code();
+        let (_, slug, title) = self.kind.parts();
+        let slug = self.rule.as_ref().map_or(slug, |rule| &rule.slug);
+        let title = self.rule.as_ref().map_or_else(|| title.to_owned(), |rule| sentence(&rule.slug));
         let mut body = json!({"type": slug, "title": title, "status": status.as_u16(), "detail": self.detail});
         for (member, value) in &self.members {
             body[member.as_ref()] = value.clone();
@@ -230,5 +235,114 @@ impl ResponseError for Problem {
             response.insert_header((*name, value.as_str()));
         }
         response.body(body.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::body::to_bytes;
+
+    /// Turns of phrase that clients must not read.
+    const PRIVATE_WORDS: [&str; 8] = ["is none", "is no ", "anew", "told", "stands", "not there", "said", " says"];
+
+    fn kinds() -> Vec<Kind> {
+        use Kind::{
+            BrokenRule, Busy, ForeignId, Internal, Invalid, MalformedJson, MalformedRequest, MethodNotAllowed,
+            NoSuchPath, NotAcceptable, NotFound, NotRetained, NotThere, TooLarge, Unexpected, UnknownCommand,
+            UnsupportedType,
+        };
+        let all = [
+            MalformedJson,
+            MalformedRequest,
+            NotFound,
+            UnknownCommand,
+            NoSuchPath,
+            NotThere,
+            MethodNotAllowed,
+            NotAcceptable,
+            BrokenRule,
+            NotRetained,
+            Unexpected,
+            ForeignId,
+            TooLarge,
+            UnsupportedType,
+            Invalid,
+            Internal,
+            Busy,
+        ];
+        // A new kind does not compile here, so that nobody forgets to list it above.
+        for kind in all {
+            match kind {
+                MalformedJson | MalformedRequest | NotFound | UnknownCommand | NoSuchPath | NotThere => {}
+                MethodNotAllowed | NotAcceptable | BrokenRule | NotRetained | Unexpected | ForeignId => {}
+                TooLarge | UnsupportedType | Invalid | Internal | Busy => {}
+            }
+        }
+        all.into()
+    }
+
+    fn document(problem: &Problem) -> Value {
+        let body = problem.error_response().into_body();
+        let body = actix_web::rt::System::new().block_on(to_bytes(body)).unwrap();
+        serde_json::from_slice(&body).unwrap()
+    }
+
+    #[test]
+    fn a_slug_belongs_to_one_kind() {
+        let mut slugs: Vec<_> = kinds().into_iter().map(|kind| kind.parts().1).collect();
+        slugs.sort_unstable();
+        slugs.dedup();
+        assert_eq!(slugs.len(), kinds().len());
+    }
+
+    #[test]
+    fn every_title_is_a_capitalised_phrase_in_plain_english() {
+        for kind in kinds() {
+            let (status, slug, title) = kind.parts();
+            assert!(status.is_client_error() || status.is_server_error(), "{slug}");
+            assert!(slug.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{slug}");
+            assert!(title.starts_with(|first: char| first.is_ascii_uppercase()), "{title}");
+            assert!(!title.ends_with('.') && title.len() <= 40, "{title}");
+            assert!(!PRIVATE_WORDS.iter().any(|word| title.contains(word)), "{title}");
+            let body = document(&Problem::new(kind, "x"));
+            assert_eq!(body, json!({"type": slug, "title": title, "status": status.as_u16(), "detail": "x"}));
+        }
+    }
+
+    #[test]
+    fn every_detail_of_a_common_problem_is_plain_english() {
+        let rejected = |rejection| Problem::of_command(ExecuteError::Rejected(rejection), "/persons/1");
+        for (problem, detail) in [
+            (Problem::not_found("/persons/1"), "/persons/1 does not exist"),
+            (Problem::no_such_path("/x"), "no route matches /x"),
+            (
+                Problem::method_not_allowed("BREW", "/persons", "GET, HEAD"),
+                "/persons does not support BREW; expected one of GET, HEAD",
+            ),
+            (Problem::internal(), "the request failed; the log of the service contains the cause"),
+            (rejected(Rejection::NotFound), "/persons/1 does not exist"),
+            (rejected(Rejection::PreconditionFailed(None)), "/persons/1 is not in the expected state"),
+            (rejected(Rejection::Panicked), "the request failed; the log of the service contains the cause"),
+            (
+                Problem::of_command(ExecuteError::Failed, "/persons/1"),
+                "it is unknown whether the command was executed; the log of the service contains the cause",
+            ),
+            (
+                Problem::of_command(ExecuteError::Busy, "/persons/1"),
+                "too many commands are waiting; this command was not accepted",
+            ),
+            (ValidationError::new("age", "unknown member; expected name").into(), "age: unknown member; expected name"),
+            (JsonError::Malformed("invalid UTF-8 at byte 1".to_owned()).into(), "invalid UTF-8 at byte 1"),
+        ] {
+            assert_eq!(document(&problem)["detail"], detail);
+            assert!(!PRIVATE_WORDS.iter().any(|word| detail.contains(word)), "{detail}");
+        }
+    }
+
+    #[test]
+    fn the_title_of_a_business_rule_is_its_name() {
+        assert_eq!(sentence("item-already-added"), "Item already added");
+        assert_eq!(sentence(""), "");
     }
 }

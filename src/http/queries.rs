@@ -41,7 +41,8 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
     accepted(&context.request, &[JSON])?;
     let is_journaled = context.collection()?.journaled().is_some();
     let query = context.query(if is_journaled { &["version"] } else { &[] })?;
-    let (collection, key) = (context.collection_id()?, context.key()?);
+    let collection = context.collection_id()?;
+    let key = context.key()?;
     if let Some(version) = query.number("version", 0..=i64::MAX.unsigned_abs())? {
         return at_version(&context, collection, key, Version::from_raw(version.cast_signed())).await;
     }
@@ -64,7 +65,7 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
     Ok(response.insert_header((ETAG, tag)).body(body.as_str().to_owned()))
 }
 
-/// Time travel: the aggregate as its first events say.
+/// Time travel: the state of the aggregate after its first `version` events.
 async fn at_version(
     context: &RequestContext,
     collection: CollectionId,
@@ -76,17 +77,18 @@ async fn at_version(
     match folded.body.filter(|_| folded.version == version) {
         Some(body) => Ok(state(context, StatusCode::OK, revision, JSON).body(body.as_str().to_owned())),
         None if folded.version < version => {
-            let detail = format!("{} has {} events, and no version {version}", context.request.path(), folded.version);
+            let detail =
+                format!("{} has no version {version}; its last version is {}", context.request.path(), folded.version);
             Err(Problem::new(Kind::NotFound, detail).at(&context.shared.epoch, revision))
         }
         None => {
-            let detail = format!("{} is not there at version {version}", context.request.path());
+            let detail = format!("{} does not exist at version {version}", context.request.path());
             Err(Problem::new(Kind::NotFound, detail).at(&context.shared.epoch, revision))
         }
     }
 }
 
-/// Those of the keys that are there.
+/// The selected aggregates that exist.
 async fn get_keys(
     context: &RequestContext,
     collection: CollectionId,

@@ -1,4 +1,4 @@
-//! What a handler is called with: the collection and the key of its path, the body, the query.
+//! The parts of a request that handlers use: the collection and the key in the path, the body, the query.
 
 use std::future::{Ready, ready};
 use std::ops::RangeInclusive;
@@ -21,11 +21,11 @@ use crate::domain::key::{CollectionId, Key};
 use crate::read_model::report::Parameters;
 use crate::write::aggregator::CommandReplies;
 
-/// A request for something of the document.
+/// A request, with the state of the service.
 pub(super) struct RequestContext {
     pub(super) request: HttpRequest,
     pub(super) shared: web::Data<Shared>,
-    /// The collection of the path, if it is about one.
+    /// The collection in the path, if there is one.
     collection: Option<CollectionId>,
 }
 
@@ -37,7 +37,7 @@ impl FromRequest for RequestContext {
         ready(match request.app_data::<web::Data<Shared>>() {
             Some(_) if wants_websocket(request) => Err(Problem::new(
                 Kind::MalformedRequest,
-                "Upgrade: expected none; there are no WebSockets here, and every feed is a stream of Server-Sent Events",
+                "Upgrade: WebSockets are not supported; feeds are streams of Server-Sent Events",
             )),
             Some(shared) => Ok(Self {
                 request: request.clone(),
@@ -49,7 +49,7 @@ impl FromRequest for RequestContext {
     }
 }
 
-/// The framework takes such a connection for one that is upgraded, and would leave a streamed answer without its framing.
+/// The framework treats such a connection as upgraded, and would send a streamed response without chunk framing.
 fn wants_websocket(request: &HttpRequest) -> bool {
     request
         .headers()
@@ -66,7 +66,7 @@ impl RequestContext {
         self.collection_id().map(|id| self.shared.registry.get(id))
     }
 
-    /// Where to load the state that the feed at this path changes.
+    /// The path of the state that the feed at this path changes.
     pub(super) fn bootstrap(&self) -> String {
         match (self.collection(), self.request.uri().path().strip_suffix("/events")) {
             (Err(_), _) => "/aggregates".to_owned(),
@@ -75,7 +75,7 @@ impl RequestContext {
         }
     }
 
-    /// The aggregates that `?key=` picks, if it is there.
+    /// The aggregates that `?key=` selects, if it is present.
     pub(super) fn keys(&self, query: &Query) -> Result<Option<Vec<Key>>, Problem> {
         let mut keys = query.all("key").map(checked).collect::<Result<Vec<_>, _>>()?;
         keys.sort();
@@ -83,13 +83,13 @@ impl RequestContext {
         Ok((!keys.is_empty()).then_some(keys))
     }
 
-    /// The collections that `?collection=` picks, if it is there.
+    /// The collections that `?collection=` selects, if it is present.
     pub(super) fn collections(&self, query: &Query) -> Result<Option<Vec<CollectionId>>, Problem> {
         let registry = &self.shared.registry;
         let known = |name: &str| {
             registry.id(name).ok_or_else(|| {
                 let names: Vec<_> = registry.ids().map(|id| registry.get(id).name()).collect();
-                let detail = format!("collection: {name:?} is none; expected {}", names.join(", "));
+                let detail = format!("unknown collection {name:?}; expected {}", names.join(", "));
                 Problem::new(Kind::MalformedRequest, detail)
             })
         };
@@ -99,61 +99,68 @@ impl RequestContext {
         Ok((!collections.is_empty()).then_some(collections))
     }
 
-    /// A `HEAD` is answered as a `GET`; the framework leaves the body out.
+    /// The response to a `HEAD` is that to a `GET`; the framework omits the body.
     pub(super) fn is_head(&self) -> bool {
         self.request.method() == Method::HEAD
     }
 
-    /// The second segment of the path. Decoded from the path as it was sent: the framework's own has some of it decoded.
+    /// The key in the second segment of the path, decoded from the raw path: the framework's path is partly decoded already.
     pub(super) fn key(&self) -> Result<Key, Problem> {
         let segment = self.request.uri().path().split('/').nth(2).unwrap_or_default();
         let text = percent_decode_str(segment)
             .decode_utf8()
-            .map_err(|_| Problem::new(Kind::Invalid, format!("the key {segment} is not UTF-8")))?;
+            .map_err(|_| Problem::new(Kind::Invalid, format!("the key {segment} is not valid UTF-8")))?;
         checked(&text)
     }
 
-    /// The path of the aggregate, also where the path goes on to something of it.
+    /// The path of the aggregate: the first two segments of the path.
     pub(super) fn aggregate_path(&self) -> String {
         self.request.uri().path().split('/').take(3).collect::<Vec<_>>().join("/")
     }
 
-    /// Where the outcomes of this thread's commands arrive.
+    /// The replies to the commands of this thread.
     pub(super) fn outcomes(&self) -> Result<&CommandReplies, Problem> {
-        self.request.app_data().ok_or_else(|| Problem::new(Kind::Internal, "this thread has no place for answers"))
+        self.request.app_data().ok_or_else(|| Problem::new(Kind::Internal, "this thread has no queue for replies"))
     }
 
-    /// The members of the query, which has no others than the `known` ones.
+    /// The parameters of the query.
+    ///
+    /// # Errors
+    /// The query cannot be parsed, or has a parameter that is not one of `known`.
     pub(super) fn query(&self, known: &[&str]) -> Result<Query, Problem> {
         let malformed = |why: String| Problem::new(Kind::MalformedRequest, why);
         let query = web::Query::<Vec<(String, String)>>::from_query(self.request.query_string())
-            .map_err(|error| malformed(format!("the query cannot be read: {error}")))?
+            .map_err(|error| malformed(format!("the query cannot be parsed: {error}")))?
             .into_inner();
         match query.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             None => Ok(Query(query)),
-            Some((name, _)) if known.is_empty() => Err(malformed(format!("{name}: no query is known here"))),
+            Some((name, _)) if known.is_empty() => {
+                Err(malformed(format!("{name}: unknown query parameter; expected none")))
+            }
             Some((name, _)) => {
-                Err(malformed(format!("{name}: is not known in a query here; expected {}", known.join(", "))))
+                Err(malformed(format!("{name}: unknown query parameter; expected {}", known.join(", "))))
             }
         }
     }
 
-    /// The text of a header, if it is there.
+    /// The text of a header, if it is present.
     pub(super) fn header(&self, name: &str) -> Result<Option<&str>, Problem> {
         let Some(value) = self.request.headers().get(name) else { return Ok(None) };
         let text = value.to_str();
-        text.map(Some).map_err(|_| Problem::new(Kind::MalformedRequest, format!("{name}: is not plain ASCII")))
+        text.map(Some).map_err(|_| Problem::new(Kind::MalformedRequest, format!("{name}: expected ASCII text")))
     }
 
-    /// The name of the command in the third segment of the path, which the aggregates of the collection have to know.
+    /// The name of the command in the third segment of the path.
+    ///
+    /// # Errors
+    /// The collection has no such command.
     pub(super) fn command(&self) -> Result<String, Problem> {
-        let path = self.request.uri().path();
-        let name = path.split('/').nth(3).unwrap_or_default();
+        let name = self.request.uri().path().split('/').nth(3).unwrap_or_default();
         let known = self.collection()?.journaled().map_or(&[][..], |journaled| journaled.commands());
         if known.iter().any(|known| known == name) {
             return Ok(name.to_owned());
         }
-        let detail = format!("{path}: {name:?} is no command here; expected one of {}", known.join(", "));
+        let detail = format!("unknown command {name:?}; expected one of {}", known.join(", "));
         Err(Problem::new(Kind::UnknownCommand, detail).with("expected", known.to_vec()))
     }
 
@@ -164,7 +171,7 @@ impl RequestContext {
             Verb::Create | Verb::Replace | Verb::Command(_) => &["application/json"],
         };
         let body = self.bytes(payload).await?;
-        // A command often has no fields, and then needs no body.
+        // A command without fields needs no body.
         if body.is_empty() && self.collection()?.journaled().is_some() {
             return Ok(json!({}));
         }
@@ -172,7 +179,7 @@ impl RequestContext {
         Ok(json::parse(&body)?)
     }
 
-    /// The JSON body of an order to the service itself.
+    /// The JSON body of an administrative request.
     pub(super) async fn json_body(&self, payload: web::Payload) -> Result<Value, Problem> {
         self.check_type(&["application/json"])?;
         Ok(json::parse(&self.bytes(payload).await?)?)
@@ -180,12 +187,12 @@ impl RequestContext {
 
     fn check_type(&self, types: &[&str]) -> Result<(), Problem> {
         let expected = types.join(" or ");
-        let unsupported = |got: &str| {
-            Problem::new(Kind::UnsupportedType, format!("Content-Type: {got}; expected {expected}"))
+        let unsupported = |reason: &str| {
+            Problem::new(Kind::UnsupportedType, format!("Content-Type: {reason}; expected {expected}"))
                 .with("expected", types.to_vec())
         };
-        let Some(sent) = self.request.headers().get(CONTENT_TYPE) else { return Err(unsupported("is missing")) };
-        let sent = sent.to_str().map_err(|_| unsupported("is not plain ASCII"))?;
+        let Some(sent) = self.request.headers().get(CONTENT_TYPE) else { return Err(unsupported("missing")) };
+        let sent = sent.to_str().map_err(|_| unsupported("not ASCII text"))?;
         let matches = types.iter().any(|expected| self.request.content_type().eq_ignore_ascii_case(expected));
         let utf8 = sent.split(';').skip(1).all(|parameter| match parameter.trim().split_once('=') {
             Some((name, value)) if name.eq_ignore_ascii_case("charset") => {
@@ -194,11 +201,11 @@ impl RequestContext {
             _ => true,
         });
         if !matches || !utf8 {
-            return Err(unsupported(&format!("is {sent}")));
+            return Err(unsupported(&format!("got {sent}")));
         }
         match self.request.headers().get(CONTENT_ENCODING) {
             Some(encoding) if encoding != "identity" => {
-                Err(Problem::new(Kind::UnsupportedType, "Content-Encoding: no encoding of a body is read here"))
+                Err(Problem::new(Kind::UnsupportedType, "Content-Encoding: encoded request bodies are not supported"))
             }
             _ => Ok(()),
         }
@@ -207,7 +214,7 @@ impl RequestContext {
     async fn bytes(&self, payload: web::Payload) -> Result<BytesMut, Problem> {
         let limit = self.shared.max_body;
         let too_large =
-            || Problem::new(Kind::TooLarge, format!("the body is longer than {limit} bytes")).with("limit", limit);
+            || Problem::new(Kind::TooLarge, format!("the body is larger than {limit} bytes")).with("limit", limit);
         let announced =
             self.request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         if announced.is_some_and(|length: usize| length > limit) {
@@ -231,7 +238,7 @@ fn checked(key: &str) -> Result<Key, Problem> {
     Key::parse(key).map_err(|invalid| Problem::new(Kind::Invalid, format!("the key {key:?} {invalid}")))
 }
 
-/// The members of a query.
+/// The parameters of a query.
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
@@ -240,30 +247,30 @@ impl Query {
         Parameters(self.0)
     }
 
-    fn all(&self, wanted: &str) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(name, _)| name == wanted).map(|(_, value)| value.as_str())
+    fn all(&self, parameter: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(name, _)| name == parameter).map(|(_, value)| value.as_str())
     }
 
-    /// The value of a member; the last one, if there are several.
-    pub(super) fn last(&self, wanted: &str) -> Option<&str> {
-        self.all(wanted).last()
+    /// The value of a parameter; the last one, if there are several.
+    pub(super) fn last(&self, parameter: &str) -> Option<&str> {
+        self.all(parameter).last()
     }
 
-    /// A member that is `true` or not.
-    pub(super) fn is_set(&self, wanted: &str) -> Result<bool, Problem> {
-        match self.last(wanted) {
+    /// The value of a parameter that is `true` or `false`.
+    pub(super) fn is_set(&self, parameter: &str) -> Result<bool, Problem> {
+        match self.last(parameter) {
             None | Some("" | "false") => Ok(false),
             Some("true") => Ok(true),
-            Some(_) => Err(Problem::new(Kind::MalformedRequest, format!("{wanted}: expected true or false"))),
+            Some(_) => Err(Problem::new(Kind::MalformedRequest, format!("{parameter}: expected true or false"))),
         }
     }
 
-    /// A member that is a number within a range.
-    pub(super) fn number(&self, wanted: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Problem> {
-        let Some(text) = self.last(wanted).filter(|text| !text.is_empty()) else { return Ok(None) };
+    /// The value of a parameter that is a number within a range.
+    pub(super) fn number(&self, parameter: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Problem> {
+        let Some(text) = self.last(parameter).filter(|text| !text.is_empty()) else { return Ok(None) };
         let number = text.parse().ok().filter(|number| range.contains(number));
         number.map(Some).ok_or_else(|| {
-            let detail = format!("{wanted}: expected a number from {} to {}", range.start(), range.end());
+            let detail = format!("{parameter}: expected a number from {} to {}", range.start(), range.end());
             Problem::new(Kind::MalformedRequest, detail)
         })
     }

@@ -1,4 +1,4 @@
-//! Answers that name the state they show.
+//! Responses that name the revision that they show.
 
 use actix_web::HttpResponseBuilder;
 use actix_web::http::StatusCode;
@@ -7,21 +7,21 @@ use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
 use super::request::RequestContext;
 use crate::domain::revision::{Epoch, Revision};
 
-/// The forms of a state.
+/// The media type of a state.
 pub(super) const JSON: &str = "application/json";
-/// A line for each aggregate or event (<https://github.com/ndjson/ndjson-spec>).
+/// The media type with one line for each aggregate or event (<https://github.com/ndjson/ndjson-spec>).
 pub(super) const NDJSON: &str = "application/x-ndjson";
-/// The form of a stream.
+/// The media type of a stream.
 pub(super) const SSE: &str = "text/event-stream";
 
-/// An answer that names the state it shows.
+/// A response with the revision and the epoch that it shows.
 pub(super) fn answer(status: StatusCode, epoch: &Epoch, revision: Revision) -> HttpResponseBuilder {
     let mut builder = HttpResponseBuilder::new(status);
     builder.insert_header(("X-Revision", revision.to_string())).insert_header(("X-Epoch", epoch.as_str()));
     builder
 }
 
-/// The head of an answer that shows a state.
+/// The head of a response with a state.
 pub(super) fn state(
     context: &RequestContext,
     status: StatusCode,

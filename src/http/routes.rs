@@ -1,4 +1,4 @@
-//! The one table of routes.
+//! All routes of the service.
 
 use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, guard, web};
@@ -8,14 +8,16 @@ use super::shared::Shared;
 use super::{commands, feeds, journal, ops, projections, queries};
 use crate::domain::collection::Keys;
 
-/// Everything that a collection has on the wire follows from its registration.
+/// Adds the routes of the registered collections, and those of the service itself.
 pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>) {
     for id in shared.registry.ids() {
         let collection = shared.registry.get(id);
-        let (all, one) = (format!("/{}", collection.name()), format!("/{}/{{key}}", collection.name()));
+        let all = format!("/{}", collection.name());
+        let one = format!("{all}/{{key}}");
         let events = format!("/{}-events", collection.singular());
 
-        let (journaled, keys) = (collection.journaled().is_some(), collection.keys());
+        let journaled = collection.journaled().is_some();
+        let keys = collection.keys();
         let mut on_all = vec![(Method::GET, read().to(queries::collection))];
         let mut on_one = vec![(Method::GET, read().to(queries::aggregate))];
         if collection.derivation().is_none() && keys != Keys::Text {
@@ -57,12 +59,12 @@ pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>
     config.default_service(web::to(no_such_path));
 }
 
-/// A `GET`, which answers a `HEAD` too.
+/// A route for `GET` and `HEAD`.
 fn read() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
-/// A path with the methods it knows; any other is answered with a list of them.
+/// A resource with its methods; other methods get a `405` that lists these.
 fn resource(path: &str, methods: Vec<(Method, Route)>) -> Resource {
     let names: Vec<&str> = methods
         .iter()

@@ -1,4 +1,4 @@
-//! What every worker thread shares.
+//! The state that all worker threads share.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,28 +16,33 @@ use crate::read::collection_cache::CollectionCache;
 use crate::read::pool::Readers;
 use crate::write::aggregator::{Aggregator, CommittedRevision, JournalMark};
 
-/// What every worker shares.
+/// The state that all worker threads share.
 pub(crate) struct Shared {
+    /// All registered collections.
     pub(crate) registry: Arc<Registry>,
+    /// The epoch of the database.
     pub(crate) epoch: Epoch,
+    /// The last committed revision.
     pub(crate) committed: Arc<CommittedRevision>,
+    /// The projections and their reports.
     pub(crate) projections: Arc<Projections>,
-    /// How far the journal is.
+    /// The last position of the journal; journal consumers wait for it to change.
     pub(crate) journal: Arc<watch::Sender<JournalMark>>,
-    /// One address for all: its mailbox is bounded per address.
+    /// Executes commands. All threads share one address, because the mailbox is bounded per address.
     pub(crate) aggregator: Addr<Aggregator>,
-    /// For pages and single aggregates.
+    /// Reads pages and single aggregates.
     pub(crate) readers: Readers,
-    /// For whole collections, which take long: they must not keep a page waiting.
+    /// Reads whole collections, which takes longer: a page must not wait for them.
     pub(crate) scanners: Readers,
+    /// Whole collections in memory.
     pub(crate) collections: Arc<CollectionCache>,
-    /// Where a body that is not taken fast enough waits.
+    /// The directory of the files that buffer bodies for slow clients.
     pub(crate) spool_directory: PathBuf,
-    /// The longest request body, in bytes.
+    /// The maximum size of a request body, in bytes.
     pub(crate) max_body: usize,
-    /// What may wait for one stream, in bytes.
+    /// The size of the buffer of one stream, in bytes.
     pub(crate) session_buffer: usize,
-    /// After how much quiet a stream gets a comment line.
+    /// The idle time after which a stream gets a comment line.
     pub(crate) heartbeat: Duration,
     pub(crate) stream_limiter: Arc<StreamLimiter>,
     /// The number of session actors that run.

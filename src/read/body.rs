@@ -9,8 +9,7 @@ use serde::Deserialize as _;
 use tokio::sync::OnceCell;
 
 use crate::domain::feed::push_member;
-use crate::domain::key::CollectionId;
-use crate::domain::key::Key;
+use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::Revision;
 use crate::events::memory_budget::{BudgetExceeded, MemoryBudget, Reservation};
 use crate::storage::counters::Horizon;

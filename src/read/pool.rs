@@ -9,8 +9,7 @@ use actix_web::web::Bytes;
 use tokio::sync::oneshot;
 
 use crate::domain::collection::Registry;
-use crate::domain::key::CollectionId;
-use crate::domain::key::Key;
+use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{JournalPosition, Revision, Version};
 use crate::events::replay_cache::ReplayCache;
 use crate::events::resume::{ResumeReply, ResumeRequest, resume};

@@ -1,9 +1,7 @@
 //! A fixed number of named threads for work that blocks.
 
-use std::fmt;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread;
+use std::{fmt, io, thread};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use tokio::sync::oneshot;

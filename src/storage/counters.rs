@@ -8,8 +8,7 @@ use super::error::StoreError;
 use super::schema::{collections, metadata};
 use super::statement::statement;
 use crate::domain::collection::Registry;
-use crate::domain::key::CollectionId;
-use crate::domain::key::Key;
+use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{Epoch, JournalPosition, Revision};
 
 /// The numbers that the next write continues.

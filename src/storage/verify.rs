@@ -14,8 +14,7 @@ use super::schema::{aggregates, collections, journal as events};
 use super::{aggregates as rows, connection, registration};
 use crate::domain::body::{Body, patch};
 use crate::domain::collection::{Derivation, Journaled, Registry};
-use crate::domain::key::CollectionId;
-use crate::domain::key::Key;
+use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::Version;
 
 /// The result for one collection that follows from events or from another collection.

@@ -197,7 +197,7 @@ fn an_invalid_command_body_is_rejected_with_the_member() {
     for (command, body, member, named) in [
         ("add-item", "{}", Some("item"), "item: is missing"),
         ("add-item", r#"{"item":null}"#, Some("item"), "item: is missing"),
-        ("add-item", r#"{"item":"apple","colour":"red"}"#, Some("colour"), "no member of add-item; expected item"),
+        ("add-item", r#"{"item":"apple","colour":"red"}"#, Some("colour"), "unknown member; expected item"),
         ("add-item", r#"{"item":5}"#, Some("item"), "expected a string"),
         ("add-item", r#"{"item":{"name":"apple"}}"#, Some("item"), "expected a string"),
         ("add-item", r#"{"item":"apple","item":"pear"}"#, Some("item"), "twice"),
@@ -213,7 +213,7 @@ fn an_invalid_command_body_is_rejected_with_the_member() {
         ("add-item", r#""apple""#, None, "got a string"),
         ("add-item", "null", None, "got null"),
         ("close", "[]", None, "got an array"),
-        ("close", r#"{"at":"once"}"#, Some("at"), "no member of close; expected none"),
+        ("close", r#"{"at":"once"}"#, Some("at"), "unknown member; expected none"),
         ("close", r#"{"at":null}"#, Some("at"), "no member of close"),
         ("add-item", r#"{"item":"apple","colour":null}"#, Some("colour"), "no member of add-item"),
     ] {

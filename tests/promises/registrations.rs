@@ -116,20 +116,26 @@ fn refusal<T: EventSourced>() -> String {
 
 #[test]
 fn an_invalid_event_sourced_aggregate_is_rejected_with_the_reason() {
+    const COMMANDS: &str =
+        "things: the command type must be an enum in serde's default representation (externally tagged)";
+    const EVENTS: &str = "things: the event type must be an enum in serde's default representation (externally tagged)";
     for (refusal, why) in [
-        (refusal::<NothingOpens>(), r#"things: "Create" opens, but is none of the commands Open"#),
-        (refusal::<OpensByItsPath>(), r#"things: "open" opens, but is none of the commands Open"#),
-        (refusal::<CommandOnTheFeed>(), r#"the command "events" of things is taken"#),
-        (refusal::<CommandInTheJournal>(), r#"the command "journal" of things is taken"#),
-        (refusal::<CommandTwice>(), r#"the command "add-item" of things is taken"#),
-        (refusal::<OddCommand>(), r#"things: "öffnen" is not made of letters, digits, hyphens and underscores"#),
-        (refusal::<OddEvent>(), r#"things: "öffnen" is not made of letters, digits, hyphens and underscores"#),
-        (refusal::<TaggedCommand>(), "the commands of things are no enum as serde derives it, without a tag"),
-        (refusal::<TaggedEvent>(), "the events of things are no enum as serde derives it, without a tag"),
-        (refusal::<TaggedBesideEvent>(), "the events of things are no enum as serde derives it, without a tag"),
-        (refusal::<UntaggedCommand>(), "the commands of things are no enum as serde derives it, without a tag"),
-        (refusal::<StructAsEvent>(), "the events of things are no enum as serde derives it, without a tag"),
-        (refusal::<NameOfTheJournal>(), r#"the name "journal" is taken"#),
+        (refusal::<NothingOpens>(), r#"things: unknown create command "Create"; expected one of Open"#),
+        (refusal::<OpensByItsPath>(), r#"things: unknown create command "open"; expected one of Open"#),
+        (refusal::<CommandOnTheFeed>(), r#"things: the command name "events" is reserved"#),
+        (refusal::<CommandInTheJournal>(), r#"things: the command name "journal" is reserved"#),
+        (refusal::<CommandTwice>(), r#"things: two commands have the name "add-item""#),
+        (
+            refusal::<OddCommand>(),
+            r#"things: invalid name "öffnen"; expected letters, digits, hyphens and underscores"#,
+        ),
+        (refusal::<OddEvent>(), r#"things: invalid name "öffnen"; expected letters, digits, hyphens and underscores"#),
+        (refusal::<TaggedCommand>(), COMMANDS),
+        (refusal::<TaggedEvent>(), EVENTS),
+        (refusal::<TaggedBesideEvent>(), EVENTS),
+        (refusal::<UntaggedCommand>(), COMMANDS),
+        (refusal::<StructAsEvent>(), EVENTS),
+        (refusal::<NameOfTheJournal>(), r#"the name "journal" is reserved"#),
     ] {
         assert_eq!(refusal, format!("the collections do not fit together: {why}"));
     }
@@ -139,7 +145,7 @@ fn an_invalid_event_sourced_aggregate_is_rejected_with_the_reason() {
 fn a_valid_aggregate_can_be_registered_once() {
     let twice = || Service::new().event_sourced::<NoMistake>().event_sourced::<NoMistake>();
     let Err(error) = twice().open(Settings::default()) else { panic!("it was accepted twice") };
-    assert!(error.to_string().contains(r#"the name "things" is taken"#), "{error}");
+    assert!(error.to_string().contains(r#"two collections have the name "things""#), "{error}");
     let app = crate::harness::App::serving(|| Service::new().event_sourced::<NoMistake>(), |_| {});
     assert_eq!(app.post("/things", "{}").json()["detail"], "never");
 }
