@@ -34,10 +34,9 @@ impl MemoryBudget {
     /// Bytes that count from now on and until they are dropped. `overhead` is the size in bytes of other data that lives
     /// as long.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: Vec<u8>, overhead: usize) -> Result<Tracked, BudgetExceeded> {
-        let bytes = bytes.into_boxed_slice();
         let mut reservation = self.reservation();
         reservation.resize(bytes.len() + overhead)?;
-        Ok(Tracked { bytes, reservation })
+        Ok(reservation.hold(bytes))
     }
 
     /// An empty reservation.
@@ -73,9 +72,9 @@ impl Reservation {
         Ok(())
     }
 
-    /// Bytes that hold this reservation until their last clone is dropped, for example by the response to a slow client.
-    pub(crate) fn hold(self, bytes: Vec<u8>) -> Bytes {
-        Bytes::from_owner(Tracked { bytes: bytes.into_boxed_slice(), reservation: self })
+    /// Bytes with this reservation.
+    pub(crate) fn hold(self, bytes: Vec<u8>) -> Tracked {
+        Tracked { bytes: bytes.into_boxed_slice(), reservation: self }
     }
 }
 
@@ -93,6 +92,11 @@ pub(crate) struct Tracked {
 }
 
 impl Tracked {
+    /// The same bytes for a response. They count until it is dropped, however slow its client is.
+    pub(crate) fn share(self: &Arc<Self>) -> Bytes {
+        Bytes::from_owner(Shared(Arc::clone(self)))
+    }
+
     /// The number of bytes that count for them.
     pub(crate) fn taken(&self) -> usize {
         self.reservation.size()
@@ -105,6 +109,14 @@ impl AsRef<[u8]> for Tracked {
     }
 }
 
+struct Shared(Arc<Tracked>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,10 +124,10 @@ mod tests {
     #[test]
     fn bytes_count_as_long_as_anybody_holds_them() {
         let budget = MemoryBudget::new(100);
-        let bytes = Bytes::from_owner(budget.reserve(vec![1; 50], 10).unwrap());
+        let tracked = Arc::new(budget.reserve(vec![1; 50], 10).unwrap());
         assert_eq!(budget.reserve(vec![1; 41], 0).unwrap_err(), BudgetExceeded);
-        let part = bytes.slice(10..20);
-        drop(bytes);
+        let part = tracked.share().slice(10..20);
+        drop(tracked);
         assert_eq!(budget.free(), 40);
         drop(part);
         assert_eq!(budget.free(), 100);

@@ -60,15 +60,7 @@ pub(crate) enum Replay {
 impl Segment {
     /// The events as sent.
     pub(crate) fn text(&self) -> Bytes {
-        Bytes::from_owner(Shared(Arc::clone(&self.text)))
-    }
-}
-
-struct Shared(Arc<Tracked>);
-
-impl AsRef<[u8]> for Shared {
-    fn as_ref(&self) -> &[u8] {
-        (*self.0).as_ref()
+        self.text.share()
     }
 }
 

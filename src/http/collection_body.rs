@@ -112,14 +112,14 @@ fn unreadable() -> Problem {
 async fn shared(context: &RequestContext, cached: &CachedBody) -> Result<HttpResponse, Problem> {
     let mut response = state(context, StatusCode::OK, cached.revision, JSON);
     let tag = tag(context, Form::Collection, cached.changed());
-    if cached.text().len() >= MIN_COMPRESSED
+    if cached.length() >= MIN_COMPRESSED
         && takes_gzip(&context.request)
         && let Some(gzip) = compressed(context, cached).await
     {
         response.insert_header((CONTENT_ENCODING, "gzip")).insert_header((ETAG, quoted(&format!("{tag}{GZIP}"))));
         return Ok(response.body(BodyStream::new(gzip)));
     }
-    Ok(response.insert_header((ETAG, quoted(&tag))).body(BodyStream::new(cached.text().clone())))
+    Ok(response.insert_header((ETAG, quoted(&tag))).body(BodyStream::new(cached.text())))
 }
 
 /// The compressed text of a body, which is made for the first request; `None` if there is no room for it.

@@ -1,5 +1,6 @@
 //! The text of a whole collection at one revision, with an index of its members.
 
+use crate::events::memory_budget::Tracked;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::storage::reader::View;
 pub(super) struct Body {
     /// The revision of the collection's last change.
     changed: Revision,
-    text: Bytes,
+    text: Arc<Tracked>,
     /// The offset of each member in the text, in bytes.
     starts: Box<[u32]>,
     /// The compressed text, once a client has requested it; `None` inside if the budget had no room for it.
@@ -90,7 +91,7 @@ impl Body {
     ) -> Result<Self, BudgetExceeded> {
         let mut builder = BodyBuilder::new(room);
         let added = edits.iter().map(|(key, body)| member_size(key, body.as_deref())).sum::<usize>();
-        builder.reserve(self.text.len() + added, self.starts.len() + edits.len())?;
+        builder.reserve(self.text().len() + added, self.starts.len() + edits.len())?;
         let mut next = 0;
         for (key, body) in edits {
             let (at, after) = match self.find(key, next) {
@@ -123,14 +124,14 @@ impl Body {
 
     /// The key of a member, read from the text: a copy in the index would double the size of small aggregates.
     fn key(&self, index: usize) -> Key {
-        let rest = &self.text[self.starts[index] as usize..];
+        let rest = &self.text()[self.starts[index] as usize..];
         let key = String::deserialize(&mut serde_json::Deserializer::from_slice(rest));
         Key::from_db(&key.expect("each member starts with its key, which is a JSON string"))
     }
 
     /// The part of the text with some members, and the commas between them.
     fn range(&self, members: &Range<usize>) -> Range<usize> {
-        let end = self.starts.get(members.end).map_or(self.text.len(), |next| *next as usize);
+        let end = self.starts.get(members.end).map_or(self.text().len(), |next| *next as usize);
         // Without the comma or brace after the last one.
         self.starts[members.start] as usize..end - 1
     }
@@ -139,8 +140,18 @@ impl Body {
         self.changed
     }
 
-    pub(super) fn text(&self) -> &Bytes {
-        &self.text
+    /// The text for a response.
+    pub(super) fn share_text(&self) -> Bytes {
+        self.text.share()
+    }
+
+    pub(super) fn text(&self) -> &[u8] {
+        (*self.text).as_ref()
+    }
+
+    /// Whether a response holds the text.
+    pub(super) fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.text) > 1
     }
 
     pub(super) fn gzip(&self) -> &OnceCell<Option<Bytes>> {
@@ -149,7 +160,7 @@ impl Body {
 
     /// The size in memory without the compressed text, in bytes.
     pub(super) fn size(&self) -> usize {
-        size(self.text.len(), self.starts.len())
+        size(self.text().len(), self.starts.len())
     }
 }
 
@@ -204,7 +215,7 @@ impl<'a> BodyBuilder<'a> {
         self.begin()?;
         let moved_from = other.starts[members.start];
         let moved_to = self.starts.pop().expect("a member has begun");
-        self.text.extend_from_slice(&other.text[other.range(&members)]);
+        self.text.extend_from_slice(&other.text()[other.range(&members)]);
         offset(&self.text)?;
         self.starts.extend(other.starts[members].iter().map(|start| start - moved_from + moved_to));
         self.grow(size(self.text.len(), self.starts.len()))
@@ -237,7 +248,12 @@ impl<'a> BodyBuilder<'a> {
         let needed = size(self.text.len(), self.starts.len());
         self.grow(needed)?;
         self.reservation.resize(needed)?;
-        Ok(Body { changed, text: self.reservation.hold(self.text), starts: self.starts.into(), gzip: OnceCell::new() })
+        Ok(Body {
+            changed,
+            text: Arc::new(self.reservation.hold(self.text)),
+            starts: self.starts.into(),
+            gzip: OnceCell::new(),
+        })
     }
 }
 
@@ -261,7 +277,12 @@ impl From<BudgetExceeded> for BuildError {
 #[cfg(test)]
 impl Body {
     pub(super) fn empty(changed: Revision) -> Self {
-        Self { changed, text: Bytes::from_owner(*b"{}"), starts: Box::default(), gzip: OnceCell::new() }
+        Self {
+            changed,
+            text: Arc::new(MemoryBudget::new(2).reserve(b"{}".to_vec(), 0).expect("it has room")),
+            starts: Box::default(),
+            gzip: OnceCell::new(),
+        }
     }
 }
 

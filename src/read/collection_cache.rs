@@ -192,8 +192,13 @@ impl CachedBody {
     }
 
     /// The collection as a JSON object.
-    pub(crate) fn text(&self) -> &Bytes {
-        self.body.text()
+    pub(crate) fn text(&self) -> Bytes {
+        self.body.share_text()
+    }
+
+    /// The length of the text in bytes.
+    pub(crate) fn length(&self) -> usize {
+        self.body.text().len()
     }
 
     /// The cell for the result of a [`CompressJob`]: the text compressed with gzip, or `None` if the budget had no room
@@ -204,7 +209,7 @@ impl CachedBody {
 
     /// Whether only the cache holds it.
     fn is_unused(&self) -> bool {
-        Arc::strong_count(&self.body) == 1 && self.body.text().is_unique()
+        Arc::strong_count(&self.body) == 1 && !self.body.is_in_use()
     }
 }
 
@@ -248,7 +253,7 @@ impl BuildJob {
 impl CompressJob {
     /// Returns `None` if the budget has no room for the compressed text.
     pub(super) fn compress(&self) -> Option<Bytes> {
-        compress(self.cached.text(), &self.cache.budget)
+        compress(self.cached.body.text(), &self.cache.budget)
     }
 }
 

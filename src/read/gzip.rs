@@ -20,7 +20,7 @@ pub(super) fn compress(text: &[u8], budget: &Arc<MemoryBudget>) -> Option<Bytes>
     // The buffer returns the only errors.
     encoder.write_all(text).ok()?;
     let Buffer { bytes, reservation } = encoder.finish().ok()?;
-    Some(reservation.hold(bytes))
+    Some(Bytes::from_owner(reservation.hold(bytes)))
 }
 
 /// A buffer that reserves its length in the budget.
