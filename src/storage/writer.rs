@@ -147,7 +147,8 @@ mod tests {
 
     use super::*;
     use crate::domain::clock::Clock;
-    use crate::domain::collection::{Document, Verb};
+    use crate::domain::collection::Document;
+    use crate::domain::command::Verb;
     use crate::domain::key::Key;
     use crate::domain::precondition::Precondition;
 
