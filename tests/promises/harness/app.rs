@@ -149,6 +149,16 @@ impl App {
         receiver.recv().unwrap()
     }
 
+    /// The number of bytes that count against `--shared-bodies`.
+    pub(crate) fn shared_body_bytes(&self) -> usize {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        self.hook(move |running| {
+            sender.send(running.shared_body_bytes()).unwrap();
+            Box::pin(async {})
+        });
+        receiver.recv().unwrap()
+    }
+
     /// Changes the settings for the next start.
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut Settings)) {
         change(&mut self.settings);
