@@ -74,7 +74,9 @@ impl<const RULE: i64> EventSourced for Tally<RULE> {
 }
 
 fn settings(database: &Path) -> Settings {
-    Settings { database: database.to_owned(), ..Settings::default() }
+    let mut settings = Settings::default();
+    settings.database = database.to_owned();
+    settings
 }
 
 /// Writes all events: many short aggregates, and one long one.

@@ -182,11 +182,15 @@ fn rebuild(service: SocketAddr) -> Duration {
 }
 
 fn settings(database: &Path) -> Settings {
-    Settings { database: database.to_owned(), listen: "127.0.0.1:0".to_owned(), ..Settings::default() }
+    let mut settings = Settings::default();
+    settings.database = database.to_owned();
+    settings.listen = "127.0.0.1:0".to_owned();
+    settings
 }
 
 async fn count(running: &Running, key: &Key, number: usize) {
-    let (things, what) = (i64::try_from(number).unwrap(), format!("things of the kind {number}"));
+    let things = i64::try_from(number).unwrap();
+    let what = format!("things of the kind {number}");
     running.execute::<Tally>(key, Command::Count { things, what }).await.unwrap();
 }
 

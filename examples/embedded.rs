@@ -6,7 +6,6 @@
 
 #![expect(clippy::print_stdout, reason = "the output is what the example shows")]
 
-use clap::Parser as _;
 use duality::aggregates::CartCommand::{AddItem, Open};
 use duality::aggregates::CartError::ItemAlreadyAdded;
 use duality::aggregates::ShoppingCart;
@@ -15,7 +14,8 @@ use duality::{CommandError, Key, Service, Settings};
 type Failed = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failed> {
-    let settings = Settings::parse_from(["embedded", "--database", ":memory:"]);
+    let mut settings = Settings::default();
+    settings.database = ":memory:".into();
     actix::System::new().block_on(shop(settings))
 }
 

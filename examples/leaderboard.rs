@@ -7,7 +7,6 @@
 //!     curl --json '{"player":"bob","points":80}' localhost:3000/games
 //!     curl 'localhost:3000/reports/leaderboard?limit=3'
 
-use clap::Parser as _;
 use diesel::prelude::*;
 use duality::{
     BusinessRule, Event, EventSourced, Key, Parameters, Projection, ProjectionError, Report, ReportError, Root,

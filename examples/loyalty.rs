@@ -11,7 +11,6 @@
 //!     curl --json '{"points":80}' localhost:3000/members/ann/redeem
 //!     curl localhost:3000/members/ann/journal
 
-use clap::Parser as _;
 use duality::{BusinessRule, EventSourced, Key, Keys, Root, Service, Settings};
 use serde::{Deserialize, Serialize};
 

@@ -11,7 +11,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use duality::{Derived, Document, Key, Service, Settings, ValidationError};
 use serde::{Deserialize, Serialize};
 

@@ -53,6 +53,7 @@ pub mod testing;
 #[cfg(test)]
 mod model_test;
 
+pub use bytesize::ByteSize;
 pub use domain::clock::Timestamp;
 pub use domain::collection::{BusinessRule, Derived, Document, EventSourced, InvalidRegistration, Keys, Root};
 pub use domain::json::ValidationError;
@@ -63,7 +64,7 @@ pub use read_model::projection::{Event, Feed, Projection};
 pub use read_model::report::{Parameters, Report, ReportError};
 pub use read_model::sink::{Sink, Tables};
 pub use service::builder::Service;
-pub use service::running::{CommandError, Outcome, Running, StartError};
+pub use service::running::{CommandError, Outcome, ReadError, Running, StartError};
 pub use service::settings::{ProjectionTask, Settings, Task};
 pub use storage::error::StoreError;
 pub use storage::verify::Verified;

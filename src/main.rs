@@ -1,8 +1,7 @@
-//! The command line.
+//! The program with the shipped aggregates.
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use duality::{Settings, aggregates};
 
 fn main() -> ExitCode {

@@ -15,10 +15,10 @@ use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;
 use crate::domain::revision::{Epoch, Revision};
 use crate::events::batch::Batch;
-use crate::storage::connection::Database;
+use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::outbox::Change;
-use crate::storage::page::{PageLimit, Progress};
+use crate::storage::page::{PageLimit, Progress, Span};
 use crate::storage::reader::Reader;
 use crate::storage::writer::Retained;
 use crate::write::aggregator::{Aggregator, Committed, Prune};
@@ -147,7 +147,7 @@ impl Relay {
         let (horizon, read) = reader.view(|view| {
             let horizon = view.horizon()?;
             let after = self.published.max(horizon.pruned);
-            Ok((horizon, view.changes(&Feed::Everything(None), after, horizon.current, PageLimit::PAGE)?))
+            Ok((horizon, view.changes(&Feed::Everything(None), Span { after, to: horizon.current }, PageLimit::PAGE)?))
         })?;
         // If revisions were pruned before they were published, the hubs see the gap and their sessions catch up.
         self.published = self.published.max(horizon.pruned);

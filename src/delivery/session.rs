@@ -19,13 +19,14 @@ use crate::domain::feed::Feed;
 use crate::events::resume::{Page, Position, ReplayMode, ResumeReply, ResumeRequest};
 use crate::events::sse::Form;
 use crate::read::pool::Readers;
+use crate::read::thread_pool::PoolStopped;
 use crate::storage::error::StoreError;
 use crate::storage::page::PageLimit;
 
 /// One SSE client.
 pub(crate) struct Session {
     subscription: Subscription,
-    readers: Addr<Readers>,
+    readers: Readers,
     running: Arc<AtomicUsize>,
     /// Released when the session ends.
     _permit: Permit,
@@ -33,7 +34,7 @@ pub(crate) struct Session {
 
 /// What a session works with.
 pub(crate) struct SessionConfig {
-    pub(crate) readers: Addr<Readers>,
+    pub(crate) readers: Readers,
     pub(crate) permit: Permit,
     /// The number of sessions that run in the service.
     pub(crate) running: Arc<AtomicUsize>,
@@ -61,7 +62,7 @@ impl Session {
         ctx.spawn(reply.into_actor(self).map(|reply, session, ctx| session.on_reply(reply, ctx)));
     }
 
-    fn on_reply(&mut self, reply: Result<Result<ResumeReply, StoreError>, MailboxError>, ctx: &Context<Self>) {
+    fn on_reply(&mut self, reply: Result<Result<ResumeReply, StoreError>, PoolStopped>, ctx: &Context<Self>) {
         match reply {
             Ok(Ok(reply)) => self.accept(reply, ctx),
             Ok(Err(error)) => {

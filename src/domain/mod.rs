@@ -5,6 +5,7 @@ pub(crate) mod clock;
 pub(crate) mod collection;
 pub(crate) mod command;
 pub(crate) mod cursor;
+pub(crate) mod error_chain;
 pub(crate) mod feed;
 pub(crate) mod json;
 pub(crate) mod key;

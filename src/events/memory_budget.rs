@@ -1,18 +1,18 @@
-//! The memory that shared bytes may take, all together.
+//! A common limit for the memory of bytes that many clients share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix_web::web::Bytes;
 
-/// How many bytes there may be, and how many there are.
+/// A number of bytes, and how many of them are reserved.
 #[derive(Debug)]
 pub(crate) struct MemoryBudget {
     limit: usize,
     used: AtomicUsize,
 }
 
-/// There is no room in the budget.
+/// The budget has too few free bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BudgetExceeded;
 
@@ -21,45 +21,85 @@ impl MemoryBudget {
         Arc::new(Self { limit, used: AtomicUsize::new(0) })
     }
 
+    /// In bytes.
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// The bytes that nobody takes.
+    /// In bytes.
     pub(crate) fn free(&self) -> usize {
         self.limit.saturating_sub(self.used.load(Ordering::Relaxed))
     }
 
-    /// Makes bytes that count from now on, and until the last clone of them is gone: whoever holds it, a slow client's
-    /// response among them. `beside` is what is kept beside them as long, in bytes.
-    pub(crate) fn allocate(self: &Arc<Self>, bytes: Vec<u8>, overhead: usize) -> Result<Bytes, BudgetExceeded> {
-        self.reserve(bytes, overhead).map(Bytes::from_owner)
+    /// Bytes that count from now on and until they are dropped. `overhead` is the size in bytes of other data that lives
+    /// as long.
+    pub(crate) fn reserve(self: &Arc<Self>, bytes: Vec<u8>, overhead: usize) -> Result<Tracked, BudgetExceeded> {
+        let mut reservation = self.reservation();
+        reservation.resize(bytes.len() + overhead)?;
+        Ok(reservation.hold(bytes))
     }
 
-    /// The same, for who wants to know whether somebody else holds them.
-    pub(crate) fn reserve(self: &Arc<Self>, bytes: Vec<u8>, overhead: usize) -> Result<Tracked, BudgetExceeded> {
-        let bytes = bytes.into_boxed_slice();
-        let taken = bytes.len() + overhead;
-        let fits = |used: usize| used.checked_add(taken).filter(|used| *used <= self.limit);
-        match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
-            Ok(_) => Ok(Tracked { bytes, taken, budget: Arc::clone(self) }),
-            Err(_) => Err(BudgetExceeded),
-        }
+    /// An empty reservation.
+    pub(crate) fn reservation(self: &Arc<Self>) -> Reservation {
+        Reservation { size: 0, budget: Arc::clone(self) }
     }
 }
 
-/// Bytes that are counted.
+/// A part of the budget, in use until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Tracked {
-    bytes: Box<[u8]>,
-    taken: usize,
+pub(crate) struct Reservation {
+    size: usize,
     budget: Arc<MemoryBudget>,
 }
 
+impl Reservation {
+    /// In bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Changes the size to this number of bytes; keeps the old one if the budget has too few free bytes.
+    pub(crate) fn resize(&mut self, size: usize) -> Result<(), BudgetExceeded> {
+        if let Some(surplus) = self.size.checked_sub(size) {
+            self.budget.used.fetch_sub(surplus, Ordering::Relaxed);
+        } else {
+            let missing = size - self.size;
+            let fits = |used: usize| used.checked_add(missing).filter(|used| *used <= self.budget.limit);
+            let reserved = self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+            reserved.map_err(|_| BudgetExceeded)?;
+        }
+        self.size = size;
+        Ok(())
+    }
+
+    /// Bytes with this reservation.
+    pub(crate) fn hold(self, bytes: Vec<u8>) -> Tracked {
+        Tracked { bytes: bytes.into_boxed_slice(), reservation: self }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.size, Ordering::Relaxed);
+    }
+}
+
+/// Bytes with their reservation.
+#[derive(Debug)]
+pub(crate) struct Tracked {
+    bytes: Box<[u8]>,
+    reservation: Reservation,
+}
+
 impl Tracked {
-    /// What is counted for them, in bytes.
+    /// The same bytes for a response. They count until it is dropped, however slow its client is.
+    pub(crate) fn share(self: &Arc<Self>) -> Bytes {
+        Bytes::from_owner(Shared(Arc::clone(self)))
+    }
+
+    /// The number of bytes that count for them.
     pub(crate) fn taken(&self) -> usize {
-        self.taken
+        self.reservation.size()
     }
 }
 
@@ -69,9 +109,11 @@ impl AsRef<[u8]> for Tracked {
     }
 }
 
-impl Drop for Tracked {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.taken, Ordering::Relaxed);
+struct Shared(Arc<Tracked>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        (*self.0).as_ref()
     }
 }
 
@@ -82,12 +124,28 @@ mod tests {
     #[test]
     fn bytes_count_as_long_as_anybody_holds_them() {
         let budget = MemoryBudget::new(100);
-        let bytes = budget.allocate(vec![1; 50], 10).unwrap();
-        assert_eq!(budget.allocate(vec![1; 41], 0).unwrap_err(), BudgetExceeded);
-        let part = bytes.slice(10..20);
-        drop(bytes);
+        let tracked = Arc::new(budget.reserve(vec![1; 50], 10).unwrap());
+        assert_eq!(budget.reserve(vec![1; 41], 0).unwrap_err(), BudgetExceeded);
+        let part = tracked.share().slice(10..20);
+        drop(tracked);
         assert_eq!(budget.free(), 40);
         drop(part);
+        assert_eq!(budget.free(), 100);
+    }
+
+    #[test]
+    fn a_reservation_grows_within_the_limit_only() {
+        let budget = MemoryBudget::new(100);
+        let mut reservation = budget.reservation();
+        for (size, outcome, free) in
+            [(60, Ok(()), 40), (100, Ok(()), 0), (101, Err(BudgetExceeded), 0), (30, Ok(()), 70)]
+        {
+            assert_eq!(reservation.resize(size), outcome, "to {size}");
+            assert_eq!(budget.free(), free, "after {size}");
+        }
+        let bytes = reservation.hold(vec![1; 30]);
+        assert_eq!(budget.free(), 70);
+        drop(bytes);
         assert_eq!(budget.free(), 100);
     }
 }

@@ -15,7 +15,7 @@ use crate::domain::revision::Revision;
 use crate::events::memory_budget::{MemoryBudget, Tracked};
 use crate::events::sse::{Form, Messages};
 use crate::storage::error::StoreError;
-use crate::storage::page::PageLimit;
+use crate::storage::page::{PageLimit, Span};
 use crate::storage::reader::View;
 
 /// The number of revisions between two cuts: half a page of small events.
@@ -60,15 +60,7 @@ pub(crate) enum Replay {
 impl Segment {
     /// The events as sent.
     pub(crate) fn text(&self) -> Bytes {
-        Bytes::from_owner(Shared(Arc::clone(&self.text)))
-    }
-}
-
-struct Shared(Arc<Tracked>);
-
-impl AsRef<[u8]> for Shared {
-    fn as_ref(&self) -> &[u8] {
-        (*self.0).as_ref()
+        self.text.share()
     }
 }
 
@@ -146,7 +138,7 @@ impl ReplayCache {
         let registry = view.registry();
         let mut messages = Messages::new(form.clone());
         let limit = PageLimit { items: usize::MAX, bytes: MAX_SEGMENT_BYTES };
-        let read = view.replay(feed, (after, to), limit, |revision, members| {
+        let read = view.replay(feed, Span { after, to }, limit, |revision, members| {
             messages.event(revision, |text| feed.write(text, registry, members.iter()));
         })?;
         let is_too_long = read < to || messages.text.len() > MAX_SEGMENT_BYTES;

@@ -11,7 +11,7 @@ use crate::events::sse::{Form, Messages};
 use crate::storage::aggregates::State;
 use crate::storage::counters::Horizon;
 use crate::storage::error::StoreError;
-use crate::storage::page::PageLimit;
+use crate::storage::page::{PageLimit, Span};
 use crate::storage::reader::View;
 
 /// How much a consumer has.
@@ -218,7 +218,7 @@ fn replay(
             Replay::Read(to) => {
                 let (registry, messages) = (view.registry(), &mut page.messages);
                 let limit = PageLimit { bytes: request.limit.bytes.saturating_sub(messages.len()), ..request.limit };
-                at = view.replay(&request.feed, (at, to), limit, |revision, members| {
+                at = view.replay(&request.feed, Span { after: at, to }, limit, |revision, members| {
                     messages.event(revision, |text| request.feed.write(text, registry, members.iter()));
                 })?;
                 if at < to {

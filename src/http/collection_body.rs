@@ -1,9 +1,11 @@
-//! Whole collections: one body for all who read it, or streamed where there is no room for one.
+//! Whole collections: one body shared by all its readers, or a stream if the cache has no room for it.
 
+use crate::domain::revision::Revision;
 use actix_web::HttpResponse;
 use actix_web::body::None as Nothing;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_ENCODING, ETAG};
+use actix_web::web::Bytes;
 use tokio::sync::oneshot;
 
 use super::accept::takes_gzip;
@@ -13,58 +15,62 @@ use super::request::RequestContext;
 use super::respond::{JSON, NDJSON, state};
 use crate::domain::key::CollectionId;
 use crate::domain::precondition::Precondition;
-use crate::domain::revision::Revision;
-use crate::read::collection_cache::{Asked, Measure, Sending, Shown, Text, Zipped};
-use crate::read::pool::{Form, LastChange, ReadCollections};
+use crate::read::body_stream::BodyStream;
+use crate::read::collection_cache::{BuildOutcome, CachedBody, CollectionRevision, Lookup, SizeObserver};
+use crate::read::collection_writer::{Form, StreamTarget};
+use crate::read::pool::{LastChange, ReadCollections};
 use crate::read::spooled_body::spool;
 
-/// Bodies that are shorter than this, in bytes, are not compressed: one packet holds them as they are.
-const WORTH_COMPRESSING: usize = 1024;
+/// Shorter bodies are not compressed, because they fit into one packet anyway; in bytes.
+const MIN_COMPRESSED: usize = 1024;
 
-/// Exact at the revision that it names.
+/// Responds with whole collections, exact at the revision that the response names.
 pub(super) async fn get_collection(
     context: &RequestContext,
     collections: Vec<CollectionId>,
     form: Form,
 ) -> Result<HttpResponse, Problem> {
-    let committed = &context.shared.committed;
-    let (revision, changed) = match &collections[..] {
-        [only] => match committed.of(*only) {
-            Some(known) => known,
-            None => context.shared.readers.send(LastChange(*only)).await??,
-        },
-        _ => {
-            let revision = committed.get();
-            (revision, revision)
-        }
-    };
+    let current = current(context, &collections).await?;
     let if_match = precondition(context)?.if_match;
-    if !(Precondition { if_match, if_none_match: None }).holds(Some(changed)) {
-        return Err(unexpected(context, Some(changed)).at(&context.shared.epoch, revision));
+    if !(Precondition { if_match, if_none_match: None }).holds(Some(current.changed)) {
+        return Err(unexpected(context, Some(current.changed)).at(&context.shared.epoch, current.document));
     }
-    if let Some(tag) = matching_etag(context, || tag(context, form, changed))? {
-        let mut response = state(context, StatusCode::NOT_MODIFIED, revision, content_type(form));
+    if let Some(tag) = matching_etag(context, || tag(context, form, current.changed))? {
+        let mut response = state(context, StatusCode::NOT_MODIFIED, current.document, content_type(form));
         return Ok(response.insert_header((ETAG, quoted(&tag))).finish());
     }
-    let mut measure = None;
+    let mut observer = None;
     if let (Form::Collection, [only]) = (form, &collections[..]) {
-        match shown(context, *only, (revision, changed)).await? {
-            Some(shown) => return shared(context, shown).await,
-            None => measure = Some(context.shared.bodies.measure(*only)),
+        match cached_body(context, *only, current).await? {
+            Some(cached) => return shared(context, &cached).await,
+            None => observer = Some(context.shared.collections.size_observer(*only)),
         }
     }
     if context.is_head() {
-        let mut response = state(context, StatusCode::OK, revision, content_type(form));
-        return Ok(response.insert_header((ETAG, quoted(&tag(context, form, changed)))).body(Nothing::new()));
+        let mut response = state(context, StatusCode::OK, current.document, content_type(form));
+        return Ok(response.insert_header((ETAG, quoted(&tag(context, form, current.changed)))).body(Nothing::new()));
     }
-    streamed(context, collections, form, measure).await
+    streamed(context, collections, form, observer).await
+}
+
+/// The durable revision, usually without a question to the database.
+async fn current(context: &RequestContext, collections: &[CollectionId]) -> Result<CollectionRevision, Problem> {
+    let committed = &context.shared.committed;
+    let [only] = collections else {
+        let document = committed.get();
+        return Ok(CollectionRevision { document, changed: document });
+    };
+    match committed.of(*only) {
+        Some((document, changed)) => Ok(CollectionRevision { document, changed }),
+        None => Ok(context.shared.readers.send(LastChange(*only)).await??),
+    }
 }
 
 fn content_type(form: Form) -> &'static str {
     if form == Form::Lines { NDJSON } else { JSON }
 }
 
-/// The tag of what last changed at this revision, without quotes.
+/// The entity tag for this revision of the last change, without quotes.
 fn tag(context: &RequestContext, form: Form, changed: Revision) -> String {
     let suffix = if form == Form::Lines { "-ndjson" } else { "" };
     format!("{}.{changed}{suffix}", context.shared.epoch)
@@ -74,20 +80,27 @@ fn quoted(tag: &str) -> String {
     format!("\"{tag}\"")
 }
 
-/// The body of a collection for all who read it; `None` when there is no room for one.
-async fn shown(
+/// The shared body of a collection; `None` if there is no room for it.
+async fn cached_body(
     context: &RequestContext,
     collection: CollectionId,
-    (revision, changed): (Revision, Revision),
-) -> Result<Option<Shown>, Problem> {
-    match context.shared.bodies.ask(collection, (revision, changed)) {
-        Asked::Here(shown) => Ok(Some(shown)),
-        Asked::TooLarge => Ok(None),
-        Asked::Pending { answer, make } => {
-            if let Some(make) = make {
-                context.shared.scanners.do_send(make);
-            }
-            answer.await.map_err(|_| unreadable())
+    current: CollectionRevision,
+) -> Result<Option<CachedBody>, Problem> {
+    let (cache, scanners) = (&context.shared.collections, &context.shared.scanners);
+    loop {
+        let build = match cache.lookup(collection, current) {
+            Lookup::Cached(cached) => return Ok(Some(cached)),
+            Lookup::Rejected => return Ok(None),
+            Lookup::Pending(build) => build,
+        };
+        // If this client disconnects while it runs, another one that waits starts it again.
+        let run = || async { scanners.send(cache.build_job(collection)).await.unwrap_or(BuildOutcome::Failed) };
+        match build.get_or_init(run).await {
+            BuildOutcome::Built(cached) if cached.revision >= current.document => return Ok(Some(cached.clone())),
+            // It began before that revision was written; the next build includes it.
+            BuildOutcome::Built(_) => {}
+            BuildOutcome::Rejected => return Ok(None),
+            BuildOutcome::Failed => return Err(unreadable()),
         }
     }
 }
@@ -96,39 +109,37 @@ fn unreadable() -> Problem {
     Problem::new(Kind::Internal, "the collection cannot be read")
 }
 
-async fn shared(context: &RequestContext, Shown { body, revision }: Shown) -> Result<HttpResponse, Problem> {
-    let mut response = state(context, StatusCode::OK, revision, JSON);
-    let tag = tag(context, Form::Collection, body.changed());
-    if body.size() >= WORTH_COMPRESSING && takes_gzip(&context.request) {
-        let gzip = match context.shared.bodies.zipped(&body) {
-            Zipped::Here(gzip) => Some(gzip),
-            Zipped::Plain => None,
-            Zipped::Pending { answer, zip } => {
-                if let Some(zip) = zip {
-                    context.shared.scanners.do_send(zip);
-                }
-                // One that does not come can be done without.
-                answer.await.ok()
-            }
-        };
-        if let Some(gzip) = gzip {
-            response.insert_header((CONTENT_ENCODING, "gzip")).insert_header((ETAG, quoted(&format!("{tag}{GZIP}"))));
-            return Ok(response.body(Sending::new(Text::Gzip(gzip))));
-        }
+async fn shared(context: &RequestContext, cached: &CachedBody) -> Result<HttpResponse, Problem> {
+    let mut response = state(context, StatusCode::OK, cached.revision, JSON);
+    let tag = tag(context, Form::Collection, cached.changed());
+    if cached.length() >= MIN_COMPRESSED
+        && takes_gzip(&context.request)
+        && let Some(gzip) = compressed(context, cached).await
+    {
+        response.insert_header((CONTENT_ENCODING, "gzip")).insert_header((ETAG, quoted(&format!("{tag}{GZIP}"))));
+        return Ok(response.body(BodyStream::new(gzip)));
     }
-    Ok(response.insert_header((ETAG, quoted(&tag))).body(Sending::new(Text::Plain(body))))
+    Ok(response.insert_header((ETAG, quoted(&tag))).body(BodyStream::new(cached.text())))
+}
+
+/// The compressed text of a body, which is made for the first request; `None` if there is no room for it.
+async fn compressed(context: &RequestContext, cached: &CachedBody) -> Option<Bytes> {
+    let job = || context.shared.scanners.send(context.shared.collections.compress_job(cached));
+    // If it fails, this response is sent uncompressed, and the next request tries again.
+    cached.gzip().get_or_try_init(job).await.ok().cloned().flatten()
 }
 
 async fn streamed(
     context: &RequestContext,
     collections: Vec<CollectionId>,
     form: Form,
-    measure: Option<Measure>,
+    observer: Option<SizeObserver>,
 ) -> Result<HttpResponse, Problem> {
     let (spool, body) = spool(&context.shared.spool_directory);
     let (shown, reading) = oneshot::channel();
-    context.shared.scanners.do_send(ReadCollections { collections, form, shown, body: spool, measure });
-    let (revision, changed) = reading.await.map_err(|_| unreadable())?;
-    let mut response = state(context, StatusCode::OK, revision, content_type(form));
+    let target = StreamTarget { form, spool, observer };
+    context.shared.scanners.do_send(ReadCollections { collections, shown, target });
+    let CollectionRevision { document, changed } = reading.await.map_err(|_| unreadable())?;
+    let mut response = state(context, StatusCode::OK, document, content_type(form));
     Ok(response.insert_header((ETAG, quoted(&tag(context, form, changed)))).body(body))
 }

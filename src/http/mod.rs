@@ -4,6 +4,7 @@ pub(crate) mod accept;
 pub(crate) mod collection_body;
 pub(crate) mod commands;
 pub(crate) mod conditions;
+mod connection;
 pub(crate) mod cors;
 #[cfg(feature = "direct-write")]
 mod direct_server;

@@ -1,5 +1,6 @@
 //! Error responses: problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
 
+use crate::domain::error_chain::ErrorChain;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use crate::domain::command::{ErasedDomainError, Rejection};
 use crate::domain::json::{JsonError, ValidationError};
 use crate::domain::revision::{Epoch, Revision};
+use crate::read::thread_pool::PoolStopped;
 use crate::storage::error::StoreError;
 use crate::write::aggregator::ExecuteError;
 
@@ -173,14 +175,14 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        log::error!("{error}");
+        log::error!("{}", ErrorChain(&error));
         Self::internal()
     }
 }
 
-impl From<actix::MailboxError> for Problem {
-    fn from(error: actix::MailboxError) -> Self {
-        log::error!("a reader has stopped: {error}");
+impl From<PoolStopped> for Problem {
+    fn from(error: PoolStopped) -> Self {
+        log::error!("{error}");
         Self::internal()
     }
 }

@@ -16,7 +16,8 @@ use crate::domain::feed::push_member;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::precondition::Precondition;
 use crate::domain::revision::Version;
-use crate::read::pool::{FoldAggregate, Form, ReadAggregates};
+use crate::read::collection_writer::Form;
+use crate::read::pool::{FoldAggregate, ReadAggregates};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]

@@ -11,10 +11,11 @@ use std::time::Duration;
 use actix::{Actor as _, Addr};
 use actix_web::dev::Server;
 use actix_web::middleware::Condition;
-use actix_web::rt::net::TcpStream;
 use actix_web::{App, web};
 use actix_web_lab::extract::LocalData;
 
+#[cfg(not(feature = "direct-write"))]
+use super::connection::{DISCONNECT_TIMEOUT, STOP_TIMEOUT, WRITE_BUFFER, set_up};
 use super::cors::cors;
 use super::routes::routes;
 use super::shared::Shared;
@@ -22,19 +23,6 @@ use crate::delivery::hub::{Hub, LiveSubscribers};
 use crate::delivery::relay::Relay;
 use crate::threads::name_thread;
 use crate::write::aggregator::CommandReplies;
-
-/// How long connections that are still busy may delay a stop, in seconds.
-pub(super) const STOP_TIMEOUT: u64 = 1;
-
-/// How long a peer may take to close its side of a connection.
-pub(super) const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How much of a body is written to a socket at once, in bytes: two or three pieces of a shared body, one chunk of any
-/// other.
-pub(super) const WRITE_BUFFER: usize = 64 * 1024;
-
-/// What the kernel buffers for one client, in bytes; Linux takes twice as much.
-const SEND_BUFFER: usize = 256 * 1024;
 
 /// What a server works with.
 pub(crate) struct ServerConfig {
@@ -83,20 +71,11 @@ pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Res
         // A client that closes its side of a quiet stream has disconnected.
         .h1_allow_half_closed(false)
         .on_connect(move |connection, _| {
-            if let Some(stream) = connection.downcast_ref::<TcpStream>() {
+            if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
                 set_up(stream, peer_timeout);
             }
         })
         .listen(listener)?
         .run();
     Ok(server)
-}
-
-/// Bytes are sent at once, a dead peer is dropped, and the kernel's buffer for a slow stream is bounded. A failure of one
-/// of these does not concern the client.
-pub(super) fn set_up(stream: &TcpStream, peer_timeout: Duration) {
-    let socket = socket2::SockRef::from(stream);
-    let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_tcp_user_timeout(Some(peer_timeout));
-    let _ = socket.set_send_buffer_size(SEND_BUFFER);
 }

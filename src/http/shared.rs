@@ -12,7 +12,7 @@ use crate::delivery::stream_limiter::StreamLimiter;
 use crate::domain::collection::Registry;
 use crate::domain::revision::Epoch;
 use crate::projector::registry::Projections;
-use crate::read::collection_cache::Bodies;
+use crate::read::collection_cache::CollectionCache;
 use crate::read::pool::Readers;
 use crate::write::aggregator::{Aggregator, CommittedRevision, JournalMark};
 
@@ -31,10 +31,11 @@ pub(crate) struct Shared {
     /// Executes commands. All threads share one address, because the mailbox is bounded per address.
     pub(crate) aggregator: Addr<Aggregator>,
     /// Reads pages and single aggregates.
-    pub(crate) readers: Addr<Readers>,
+    pub(crate) readers: Readers,
     /// Reads whole collections, which takes longer: a page must not wait for them.
-    pub(crate) scanners: Addr<Readers>,
-    pub(crate) bodies: Arc<Bodies>,
+    pub(crate) scanners: Readers,
+    /// Whole collections in memory.
+    pub(crate) collections: Arc<CollectionCache>,
     /// The directory of the files that buffer bodies for slow clients.
     pub(crate) spool_directory: PathBuf,
     /// The maximum size of a request body, in bytes.

@@ -1,4 +1,4 @@
-//! The document, as anybody would compute it without knowing how the service does.
+//! The document, computed independently of the service.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub(super) enum Write {
     Delete(u8),
 }
 
-/// The document, as anybody would compute it.
+/// The expected document.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Model {
     persons: BTreeMap<i64, Map<String, Value>>,
@@ -46,7 +46,7 @@ impl Model {
         json!({"persons": persons, "locations": locations})
     }
 
-    /// Does the write, and gives it as a verb, a key and a body; no body for a deletion.
+    /// Applies the write, and returns its verb, key and body; a deletion has no body.
     pub(super) fn write(&mut self, write: &Write) -> (Option<i64>, Option<(Verb<'_>, Value)>) {
         let city = |city: &Option<u8>| city.map(|city| CITIES[usize::from(city) % CITIES.len()]);
         let (key, verb, body) = match write {

@@ -1,4 +1,4 @@
-//! What may happen, and how often.
+//! The random operations and their frequency.
 
 use proptest::prelude::*;
 
@@ -13,7 +13,7 @@ pub(super) enum Begin {
     Zero,
     /// With the state and the cursor of another service.
     Foreign,
-    /// With a cursor of ours that is yet to come, as after a restore, and the state that belonged to it.
+    /// With a cursor from the future, as after a restore, and the state that belonged to it.
     Future,
 }
 
@@ -21,21 +21,21 @@ pub(super) enum Begin {
 pub(super) enum Op {
     /// One transaction.
     Commit(Vec<Write>),
-    /// The relay publishes what there is.
+    /// The relay publishes everything.
     Publish,
-    /// The relay publishes, and the worker misses it.
+    /// The relay publishes, but the worker misses the batch.
     Miss,
     /// Heartbeats.
     Tick,
-    /// Change events go, but for those of the last few revisions.
+    /// All change events are pruned except those of the last few revisions.
     Prune(u8),
-    /// All change events and tombstones go.
+    /// All change events and tombstones are pruned.
     Forget,
     Restart,
-    /// Another database in the place of this one.
+    /// Another database replaces this one.
     Replace,
     Begin(usize, Begin),
-    /// A consumer connects with the last id that it saw.
+    /// A consumer connects with its last id.
     Connect(usize, ReplayMode),
     /// A connected consumer reads some messages.
     Read(usize, u8),

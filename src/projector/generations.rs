@@ -15,7 +15,8 @@ use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::collection::Registry;
 use crate::read_model::error::ProjectionError;
 use crate::read_model::spec::ProjectionSpec;
-use crate::storage::connection::{Database, open_read_only};
+use crate::storage::connection::open_read_only;
+use crate::storage::database::Database;
 use crate::storage::page::{PageLimit, Progress};
 use crate::storage::reader::Reader;
 

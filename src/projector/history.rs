@@ -17,14 +17,13 @@ use super::manifest::{directory, remove_database};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;
-use crate::domain::key::CollectionId;
-use crate::domain::key::Key;
+use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::Revision;
 use crate::read_model::error::ProjectionError;
 use crate::storage::connection::open_sidecar;
 use crate::storage::counters::Horizon;
 use crate::storage::outbox::Change;
-use crate::storage::page::PageLimit;
+use crate::storage::page::{PageLimit, Span};
 use crate::storage::reader::Reader;
 
 diesel::table! {
@@ -217,7 +216,7 @@ impl History {
             let read = reader.view(|view| {
                 // If they were pruned since, the next round starts over.
                 let exist = view.horizon()?.pruned <= from;
-                let read = view.changes(&feed, from, horizon.current, COPY_LIMIT)?;
+                let read = view.changes(&feed, Span { after: from, to: horizon.current }, COPY_LIMIT)?;
                 Ok(exist.then_some(read))
             })?;
             if let Some(read) = read {
@@ -276,7 +275,8 @@ impl History {
                     revision = current;
                     view.scan_with_revisions(id, |key, _, body| {
                         sequence += 1;
-                        let (key, patch) = (Key::from_db(key), body.to_owned());
+                        let key = Key::from_db(key);
+                        let patch = body.to_owned();
                         let change = Change { revision: pruned, collection: id, key, patch, time };
                         append(connection, sequence, name, &change)
                     })?;
@@ -294,7 +294,9 @@ impl History {
             }))
         })?;
         if incarnation > 1 {
-            log::warn!("the history of {name} starts over: change events were pruned before they were copied");
+            log::warn!(
+                "the history of {name} starts over: the epoch is new, or events were pruned before they were copied"
+            );
         }
         started
     }

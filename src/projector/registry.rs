@@ -23,7 +23,8 @@ use crate::read_model::projection::Feed;
 use crate::read_model::report::{Parameters, Report, ReportError};
 use crate::read_model::sink::Tables;
 use crate::read_model::spec::ProjectionSpec;
-use crate::storage::connection::{Database, open_read_only};
+use crate::storage::connection::open_read_only;
+use crate::storage::database::Database;
 use crate::threads::named_arbiter;
 use crate::write::aggregator::{Aggregator, RebuildInline};
 
@@ -43,7 +44,7 @@ pub(crate) struct RunningProjection {
     host: Host,
 }
 
-/// Who writes a projection.
+/// What writes a projection.
 enum Host {
     /// The aggregator, in the transactions of the commands.
     Inline,
@@ -88,26 +89,6 @@ impl ProjectionSet {
         }
         Ok(())
     }
-
-    /// What the background projections use. Removes files that no registered projection uses any more.
-    pub(crate) fn context(
-        &self,
-        database: &Arc<Database>,
-        registry: &Arc<Registry>,
-        clock: &Arc<Clock>,
-    ) -> Result<ProjectorContext, ProjectionError> {
-        remove_archives(&directory(database.path()))?;
-        let keeping = self.background.iter().filter(|spec| spec.feed == Feed::Changes && spec.keeps_history);
-        let names: Vec<_> = keeping.flat_map(|spec| spec.collections).collect();
-        let collections = registry.ids().filter(|id| names.contains(&&registry.get(*id).name())).collect();
-        let history = History::new(database.path(), Arc::clone(registry), collections)?;
-        Ok(ProjectorContext {
-            database: Arc::clone(database),
-            registry: Arc::clone(registry),
-            clock: Arc::clone(clock),
-            history: Arc::new(history),
-        })
-    }
 }
 
 fn check_collections(spec: &ProjectionSpec, registry: &Registry) -> Result<(), InvalidRegistration> {
@@ -126,6 +107,26 @@ fn check_collections(spec: &ProjectionSpec, registry: &Registry) -> Result<(), I
 }
 
 impl Projections {
+    /// What the background projections use. Removes files that no registered projection uses any more.
+    pub(crate) fn context(
+        background: &[Arc<ProjectionSpec>],
+        database: &Arc<Database>,
+        registry: &Arc<Registry>,
+        clock: &Arc<Clock>,
+    ) -> Result<ProjectorContext, ProjectionError> {
+        remove_archives(&directory(database.path()))?;
+        let keeping = background.iter().filter(|spec| spec.feed == Feed::Changes && spec.keeps_history);
+        let names: Vec<_> = keeping.flat_map(|spec| spec.collections).collect();
+        let collections = registry.ids().filter(|id| names.contains(&&registry.get(*id).name())).collect();
+        let history = History::new(database.path(), Arc::clone(registry), collections)?;
+        Ok(ProjectorContext {
+            database: Arc::clone(database),
+            registry: Arc::clone(registry),
+            clock: Arc::clone(clock),
+            history: Arc::new(history),
+        })
+    }
+
     /// Starts the background projections, each on its own thread.
     pub(crate) fn start(
         inline: &[ProjectionSpec],

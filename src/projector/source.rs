@@ -15,7 +15,7 @@ use crate::read_model::error::ProjectionError;
 use crate::read_model::projection::Feed;
 use crate::read_model::spec::ProjectionSpec;
 use crate::storage::outbox::Change;
-use crate::storage::page::PageLimit;
+use crate::storage::page::{PageLimit, Span};
 use crate::storage::reader::Reader;
 
 /// The source of one projection.
@@ -97,7 +97,8 @@ impl Source {
                 return Ok(SourceState { identity: epoch.clone(), epoch, first: 0, last });
             }
             let horizon = view.horizon()?;
-            let (first, last) = (horizon.pruned.number(), horizon.current.number());
+            let first = horizon.pruned.number();
+            let last = horizon.current.number();
             Ok(SourceState { identity: format!("{epoch}/changes"), epoch, first, last })
         })?)
     }
@@ -162,7 +163,7 @@ impl Source {
             if horizon.pruned > from || horizon.current <= from {
                 return Ok(Page { events: Vec::new(), to: after, last });
             }
-            let read = view.changes(&feed, from, horizon.current, limit)?;
+            let read = view.changes(&feed, Span { after: from, to: horizon.current }, limit)?;
             // An event without a key says that the collection was registered.
             let changes = read.changes.into_iter().filter(|change| !change.key.as_str().is_empty());
             let events = changes.map(|Change { revision, collection, key, patch, time }| PageEvent {

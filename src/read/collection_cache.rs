@@ -1,215 +1,267 @@
-//! Whole collections as bodies that all who ask share, kept up to date by what changed.
+//! Whole collections in memory, each as one body that all its readers share.
 //!
-//! A body is a list of pieces; the next version shares those in which nothing changed. One is brought up to date when
-//! somebody asks for it and not before, by at most one thread at a time, in one read transaction. All living pieces
-//! together, those that slow clients still hold among them, stay within a budget. What has no room there is streamed.
-
-mod body;
-mod gzip;
-mod piece;
-mod sending;
-
-pub(crate) use body::Body;
-pub(crate) use gzip::{Zip, Zipped};
-pub(crate) use sending::{Sending, Text};
+//! A body is built when a client requests it, from the one before it and what has changed since, in one read transaction.
+//! Builds are single-flight: a request waits for the running build if that build will include the revision that was
+//! current when the request arrived, and else for the next one. A body counts against the budget as long as the cache or
+//! a response holds it. If the budget has no room for a new one, bodies of other collections that nobody is reading are
+//! evicted, the least recently used first. A collection that does not fit even then is streamed.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::sync::oneshot;
+use actix_web::web::Bytes;
+use lru::LruCache;
+use tokio::sync::OnceCell;
 
 use crate::domain::key::CollectionId;
 use crate::domain::revision::Revision;
 use crate::events::memory_budget::MemoryBudget;
+use crate::read::body::{self, Body, BuildError, Room};
+use crate::read::gzip::compress;
 use crate::storage::counters::Horizon;
 use crate::storage::error::StoreError;
 use crate::storage::reader::View;
-use body::Unmade;
 
 /// The bodies of all collections.
-pub(crate) struct Bodies {
-    shelves: Box<[Mutex<Shelf>]>,
+pub(crate) struct CollectionCache {
     budget: Arc<MemoryBudget>,
+    state: Mutex<State>,
 }
 
-/// What there is of one collection.
+struct State {
+    bodies: LruCache<CollectionId, CachedBody>,
+    /// One for each collection.
+    slots: Box<[Slot]>,
+}
+
 #[derive(Default)]
-struct Shelf {
-    kept: Option<Shown>,
-    is_being_made: bool,
-    waiting: Vec<Waiting>,
-    /// There was no room for it the last time.
-    refused: Option<Refused>,
+struct Slot {
+    /// The build that runs, or the next one.
+    build: Arc<Build>,
+    /// Set if the last build had no room.
+    rejected: Option<Rejected>,
 }
 
-/// A body, and a revision of the document that it shows.
+/// A build, from the request that starts it to its outcome, for all requests that wait for it.
+pub(crate) type Build = OnceCell<BuildOutcome>;
+
+/// The outcome of a build.
+pub(crate) enum BuildOutcome {
+    Built(CachedBody),
+    /// The budget has no room for the body.
+    Rejected,
+    /// The database cannot be read; the log has the reason.
+    Failed,
+}
+
+/// A body, and a revision of the document at which it is exact.
 #[derive(Clone)]
-pub(crate) struct Shown {
-    pub(crate) body: Arc<Body>,
+pub(crate) struct CachedBody {
+    body: Arc<Body>,
     pub(crate) revision: Revision,
 }
 
-/// One who asked.
-struct Waiting {
-    /// What is made has to show this revision or a later one.
-    at_least: Revision,
-    answer: oneshot::Sender<Option<Shown>>,
-}
-
-/// A body for which there was no room.
+/// A revision of the document, and the revision of the last change of one collection up to it.
 #[derive(Debug, Clone, Copy)]
-struct Refused {
-    /// The room that there was, in bytes.
-    tried: usize,
-    /// The size of the body as it was streamed since, in bytes.
+pub(crate) struct CollectionRevision {
+    pub(crate) document: Revision,
+    pub(crate) changed: Revision,
+}
+
+/// The answer to a request for a body.
+pub(crate) enum Lookup {
+    Cached(CachedBody),
+    /// A build has to be awaited; the first to do so starts it. If its body is too old, look it up again.
+    Pending(Arc<Build>),
+    /// The budget has no room for the body.
+    Rejected,
+}
+
+/// A body that had no room.
+#[derive(Debug, Default, Clone, Copy)]
+struct Rejected {
+    /// The size that the body would have in memory, in bytes, measured when it was last streamed.
     size: Option<usize>,
-    /// What it took beside its text when there was room, in bytes.
-    beside: Option<usize>,
 }
 
-/// What there is for one who asks.
-pub(crate) enum Asked {
-    Here(Shown),
-    /// It comes; `None` when there is no room for it. The channel is closed if it could not be read. `make` is to be run
-    /// by somebody, if it is there.
-    Pending {
-        answer: oneshot::Receiver<Option<Shown>>,
-        make: Option<Make>,
-    },
-    /// There is no room for it.
-    TooLarge,
-}
-
-/// The order to bring the body of a collection up to date. Dropped without an outcome, those who wait are told.
-pub(crate) struct Make {
-    bodies: Arc<Bodies>,
-    collection: CollectionId,
-    /// Nobody waits for this order any more.
-    is_done: bool,
-}
-
-/// Notes how long a body was that had to be streamed.
-pub(crate) struct Measure {
-    bodies: Arc<Bodies>,
+/// A job for a reading thread: builds the body of a collection.
+pub(crate) struct BuildJob {
+    cache: Arc<CollectionCache>,
     collection: CollectionId,
 }
 
-impl Bodies {
-    /// For so many collections, with room for so many bytes.
+/// A job for a reading thread: compresses a body.
+pub(crate) struct CompressJob {
+    cache: Arc<CollectionCache>,
+    cached: CachedBody,
+}
+
+/// Notes the size of a collection that is streamed because the budget has no room for it.
+pub(crate) struct SizeObserver {
+    cache: Arc<CollectionCache>,
+    collection: CollectionId,
+}
+
+impl CollectionCache {
+    /// For this many collections and a budget of `limit` bytes.
     pub(crate) fn new(collections: usize, limit: usize) -> Self {
-        let shelves = (0..collections).map(|_| Mutex::default()).collect();
-        Self { shelves, budget: MemoryBudget::new(limit) }
+        let slots = (0..collections).map(|_| Slot::default()).collect();
+        let state = State { bodies: LruCache::unbounded(), slots };
+        Self { budget: MemoryBudget::new(limit), state: Mutex::new(state) }
     }
 
-    fn shelf(&self, collection: CollectionId) -> MutexGuard<'_, Shelf> {
-        self.shelves[collection.index()].lock().expect("nobody panics while holding it")
-    }
-
-    /// A body that shows a durable revision, up to which the collection last `changed` at another, or a later one.
-    pub(crate) fn ask(self: &Arc<Self>, collection: CollectionId, (revision, changed): (Revision, Revision)) -> Asked {
-        let mut shelf = self.shelf(collection);
-        if let Some(kept) = &mut shelf.kept {
-            if kept.body.changed() == changed {
-                // Nothing has changed since, so it shows that revision too; what is read next begins there.
-                kept.revision = kept.revision.max(revision);
-                return Asked::Here(Shown { body: Arc::clone(&kept.body), revision });
+    /// A body that is exact at a durable revision or at a later one.
+    pub(crate) fn lookup(&self, collection: CollectionId, wanted: CollectionRevision) -> Lookup {
+        let mut state = self.state();
+        if let Some(cached) = state.bodies.get_mut(&collection) {
+            if cached.body.changed() == wanted.changed {
+                // Nothing has changed since, so the body is exact at this revision too, and the next update begins there.
+                cached.revision = cached.revision.max(wanted.document);
+                return Lookup::Cached(CachedBody { revision: wanted.document, ..cached.clone() });
             }
-            if kept.revision >= revision {
-                return Asked::Here(kept.clone());
+            if cached.revision >= wanted.document {
+                return Lookup::Cached(cached.clone());
             }
         }
-        if self.budget.limit() == 0 || shelf.refused.is_some_and(|refused| !refused.may_fit(self.budget.free())) {
-            return Asked::TooLarge;
+        let rejected = state.slots[collection.index()].rejected;
+        if self.budget.limit() == 0 || rejected.is_some_and(|rejected| !rejected.may_fit(self.available(&state))) {
+            return Lookup::Rejected;
         }
-        let (sender, answer) = oneshot::channel();
-        shelf.waiting.push(Waiting { at_least: revision, answer: sender });
-        let make = !std::mem::replace(&mut shelf.is_being_made, true);
-        drop(shelf);
-        Asked::Pending { answer, make: make.then(|| Make { bodies: Arc::clone(self), collection, is_done: false }) }
+        let build = &mut state.slots[collection.index()].build;
+        if build.initialized() {
+            *build = Arc::default();
+        }
+        Lookup::Pending(Arc::clone(build))
     }
 
-    /// A body compressed.
-    pub(crate) fn zipped(&self, body: &Arc<Body>) -> Zipped {
-        body.zipped(&self.budget)
+    pub(crate) fn build_job(self: &Arc<Self>, collection: CollectionId) -> BuildJob {
+        BuildJob { cache: Arc::clone(self), collection }
     }
 
-    /// For a body that is streamed.
-    pub(crate) fn measure(self: &Arc<Self>, collection: CollectionId) -> Measure {
-        Measure { bodies: Arc::clone(self), collection }
+    pub(crate) fn compress_job(self: &Arc<Self>, cached: &CachedBody) -> CompressJob {
+        CompressJob { cache: Arc::clone(self), cached: cached.clone() }
+    }
+
+    pub(crate) fn size_observer(self: &Arc<Self>, collection: CollectionId) -> SizeObserver {
+        SizeObserver { cache: Arc::clone(self), collection }
+    }
+
+    /// The number of bytes that count against the budget.
+    #[cfg(feature = "test-hooks")]
+    pub(crate) fn used(&self) -> usize {
+        self.budget.limit() - self.budget.free()
+    }
+
+    /// The number of bytes that are free or can be freed by eviction.
+    fn available(&self, state: &State) -> usize {
+        let unused = state.bodies.iter().filter(|(_, cached)| cached.is_unused());
+        self.budget.free() + unused.map(|(_, cached)| cached.body.size()).sum::<usize>()
+    }
+
+    /// Evicts the least recently used body that nobody is reading, of any collection but this one.
+    fn evict(&self, except: CollectionId) -> bool {
+        let mut state = self.state();
+        let unused = state.bodies.iter().rev().find(|(id, cached)| **id != except && cached.is_unused());
+        let Some(collection) = unused.map(|(id, _)| *id) else { return false };
+        state.bodies.pop(&collection).is_some()
+    }
+
+    /// Notes the outcome of a build. Requests that arrive from now on do not wait for it.
+    fn finish(&self, collection: CollectionId, outcome: &BuildOutcome) {
+        let mut state = self.state();
+        let slot = &mut state.slots[collection.index()];
+        slot.build = Arc::default();
+        slot.rejected = matches!(outcome, BuildOutcome::Rejected).then(Rejected::default);
+        if let BuildOutcome::Built(built) = outcome {
+            // Two builds can run at a time, if the client that started the first one has disconnected.
+            let is_newer = state.bodies.peek(&collection).is_none_or(|cached| cached.revision <= built.revision);
+            if is_newer {
+                state.bodies.put(collection, built.clone());
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics while holding it")
     }
 }
 
-impl Measure {
-    /// The body that was streamed had so many bytes.
-    pub(crate) fn took(&self, size: usize) {
-        if let Some(refused) = &mut self.bodies.shelf(self.collection).refused {
-            refused.size = Some(size);
-        }
+impl CachedBody {
+    /// The revision of the collection's last change.
+    pub(crate) fn changed(&self) -> Revision {
+        self.body.changed()
+    }
+
+    /// The collection as a JSON object.
+    pub(crate) fn text(&self) -> Bytes {
+        self.body.share_text()
+    }
+
+    /// The length of the text in bytes.
+    pub(crate) fn length(&self) -> usize {
+        self.body.text().len()
+    }
+
+    /// The cell for the result of a [`CompressJob`]: the text compressed with gzip, or `None` if the budget had no room
+    /// for it.
+    pub(crate) fn gzip(&self) -> &OnceCell<Option<Bytes>> {
+        self.body.gzip()
+    }
+
+    /// Whether only the cache holds it.
+    fn is_unused(&self) -> bool {
+        Arc::strong_count(&self.body) == 1 && !self.body.is_in_use()
     }
 }
 
-impl Refused {
-    /// Whether an attempt is worth going through the table: with more room than the last time, or with far less to keep.
-    fn may_fit(self, free: usize) -> bool {
-        let Some(size) = self.size else { return false };
-        free >= size + self.beside.unwrap_or(size / 4) && (free > self.tried + self.tried / 8 || size <= self.tried / 2)
+impl Rejected {
+    /// Whether another attempt can succeed with this many bytes.
+    fn may_fit(self, available: usize) -> bool {
+        self.size.is_some_and(|size| size <= available)
     }
 }
 
-/// What came of an order.
-pub(crate) struct Made(Result<Shown, Refused>);
-
-impl Make {
-    /// Reads what has changed since the last time, or all.
-    pub(crate) fn run(&self, view: &mut View<'_>) -> Result<Made, StoreError> {
-        let (budget, Horizon { current: revision, forgotten, .. }) = (&self.bodies.budget, view.horizon()?);
-        let shown = |body| Ok(Made(Ok(Shown { body: Arc::new(body), revision })));
-        let kept = self.bodies.shelf(self.collection).kept.clone();
-        let (size, beside) = kept.as_ref().map(|kept| (kept.body.size(), kept.body.beside())).unzip();
-        if let Some(Shown { body, revision }) = kept {
-            match body.after((revision, forgotten), view, self.collection, budget) {
-                Ok(Some(body)) => return shown(body),
-                // Where the old one stands in the way of the new, there is room for one of them only.
-                Ok(None) | Err(Unmade::BudgetExceeded) => self.bodies.shelf(self.collection).kept = None,
-                Err(Unmade::Store(error)) => return Err(error),
-            }
-        }
-        let tried = budget.free();
-        match Body::anew(view, self.collection, budget) {
-            Ok(body) => shown(body),
-            Err(Unmade::BudgetExceeded) => Ok(Made(Err(Refused { tried, size, beside }))),
-            Err(Unmade::Store(error)) => Err(error),
-        }
-    }
-
-    /// Keeps what was made, and answers those for whom it will do. The order for the others, if there are any.
-    pub(crate) fn finish(mut self, Made(made): Made) -> Option<Self> {
-        let mut shelf = self.bodies.shelf(self.collection);
-        let waiting = std::mem::take(&mut shelf.waiting);
-        let (answered, waiting): (Vec<_>, Vec<_>) = waiting
-            .into_iter()
-            .partition(|waiting| made.as_ref().map_or(true, |shown| shown.revision >= waiting.at_least));
-        shelf.waiting = waiting;
-        (shelf.kept, shelf.refused) = match &made {
-            Ok(shown) => (Some(shown.clone()), None),
-            Err(refused) => (None, Some(*refused)),
+impl BuildJob {
+    /// Brings the cached body up to date, or reads the whole collection.
+    pub(super) fn build(&self, view: &mut View<'_>) -> Result<BuildOutcome, StoreError> {
+        let horizon = view.horizon()?;
+        let outcome = match self.body(view, &horizon) {
+            Ok(body) => BuildOutcome::Built(CachedBody { body: Arc::new(body), revision: horizon.current }),
+            Err(BuildError::BudgetExceeded) => BuildOutcome::Rejected,
+            Err(BuildError::Store(error)) => return Err(error),
         };
-        shelf.is_being_made = !shelf.waiting.is_empty();
-        self.is_done = !shelf.is_being_made;
-        drop(shelf);
-        for Waiting { answer, .. } in answered {
-            // A client that has gone needs none.
-            drop(answer.send(made.as_ref().ok().cloned()));
+        self.cache.finish(self.collection, &outcome);
+        Ok(outcome)
+    }
+
+    fn body(&self, view: &mut View<'_>, horizon: &Horizon) -> Result<Body, BuildError> {
+        let room = Room { budget: &self.cache.budget, evict: &|| self.cache.evict(self.collection) };
+        let cached = self.cache.state().bodies.peek(&self.collection).cloned();
+        if let Some(CachedBody { body, revision }) = cached {
+            match body.updated(revision, horizon, view, self.collection, room) {
+                Ok(Some(body)) => return Ok(body),
+                Err(BuildError::Store(error)) => return Err(error.into()),
+                // The budget may have room for one of the two bodies only.
+                Ok(None) | Err(BuildError::BudgetExceeded) => {
+                    self.cache.state().bodies.pop(&self.collection);
+                }
+            }
         }
-        (!self.is_done).then_some(self)
+        Body::read(view, self.collection, room)
     }
 }
 
-impl Drop for Make {
-    fn drop(&mut self) {
-        if !self.is_done {
-            let mut shelf = self.bodies.shelf(self.collection);
-            shelf.is_being_made = false;
-            shelf.waiting.clear();
+impl CompressJob {
+    /// Returns `None` if the budget has no room for the compressed text.
+    pub(super) fn compress(&self) -> Option<Bytes> {
+        compress(self.cached.body.text(), &self.cache.budget)
+    }
+}
+
+impl SizeObserver {
+    /// Notes that the collection was streamed with this many bytes and this many aggregates.
+    pub(super) fn observe(&self, bytes: usize, aggregates: usize) {
+        if let Some(rejected) = &mut self.cache.state().slots[self.collection.index()].rejected {
+            rejected.size = Some(body::size(bytes, aggregates));
         }
     }
 }
@@ -217,90 +269,136 @@ impl Drop for Make {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aggregates::Person;
+    use crate::aggregates::{Location, Person};
     use crate::domain::collection::Registry;
 
-    type Answer = oneshot::Receiver<Option<Shown>>;
+    struct Cache {
+        cache: Arc<CollectionCache>,
+        persons: CollectionId,
+        locations: CollectionId,
+    }
 
-    fn persons(limit: usize) -> (Arc<Bodies>, CollectionId) {
+    fn cache(limit: usize) -> Cache {
         let mut registry = Registry::default();
         registry.document::<Person>();
-        (Arc::new(Bodies::new(1, limit)), registry.id("persons").unwrap())
+        registry.derived::<Location>();
+        let id = |name| registry.id(name).unwrap();
+        let cache = Arc::new(CollectionCache::new(2, limit));
+        Cache { cache, persons: id("persons"), locations: id("locations") }
     }
 
-    fn ask(bodies: &Arc<Bodies>, id: CollectionId, revision: i64) -> (Answer, Option<Make>) {
-        match bodies.ask(id, (Revision::from_raw(revision), Revision::from_raw(revision))) {
-            Asked::Pending { answer, make } => (answer, make),
-            _ => panic!("there is none yet"),
+    impl Cache {
+        fn lookup(&self, document: i64, changed: i64) -> Lookup {
+            let (document, changed) = (Revision::from_raw(document), Revision::from_raw(changed));
+            self.cache.lookup(self.persons, CollectionRevision { document, changed })
+        }
+
+        /// The build that a request for a collection which changed at this revision waits for.
+        #[track_caller]
+        fn pending(&self, revision: i64) -> Arc<Build> {
+            match self.lookup(revision, revision) {
+                Lookup::Pending(build) => build,
+                _ => panic!("there is a body, or no room for one"),
+            }
+        }
+
+        /// The revision of the body that a request gets at once.
+        #[track_caller]
+        fn cached(&self, document: i64, changed: i64) -> i64 {
+            match self.lookup(document, changed) {
+                Lookup::Cached(cached) => cached.revision.number(),
+                _ => panic!("there is no body"),
+            }
+        }
+
+        fn is_rejected(&self) -> bool {
+            matches!(self.lookup(1, 1), Lookup::Rejected)
+        }
+
+        fn finish(&self, build: &Build, outcome: BuildOutcome) {
+            self.cache.finish(self.persons, &outcome);
+            assert!(build.set(outcome).is_ok());
         }
     }
 
-    fn made(revision: i64) -> Made {
+    fn built(revision: i64) -> BuildOutcome {
         let revision = Revision::from_raw(revision);
-        Made(Ok(Shown { body: Arc::new(Body::empty(revision)), revision }))
-    }
-
-    fn revision(mut answer: Answer) -> i64 {
-        answer.try_recv().unwrap().unwrap().revision.number()
+        BuildOutcome::Built(CachedBody { body: Arc::new(Body::empty(revision)), revision })
     }
 
     #[test]
-    fn many_who_ask_at_once_cost_one_reading_and_nobody_is_given_what_is_too_old() {
-        let (bodies, id) = persons(1000);
-        let (first, make) = ask(&bodies, id, 1);
-        let make = make.unwrap();
-        let (second, none) = ask(&bodies, id, 2);
-        assert!(none.is_none());
-        let (mut third, none) = ask(&bodies, id, 3);
-        assert!(none.is_none());
-        // It began to read before revision 3 was there.
-        let next = make.finish(made(2)).unwrap();
-        assert_eq!((revision(first), revision(second)), (2, 2));
-        assert!(third.try_recv().is_err());
-        assert!(matches!(bodies.ask(id, (Revision::from_raw(2), Revision::from_raw(1))), Asked::Here(_)));
-        let (fourth, none) = ask(&bodies, id, 4);
-        assert!(none.is_none(), "the next is on its way");
-        assert!(next.finish(made(5)).is_none());
-        assert_eq!((revision(third), revision(fourth)), (5, 5));
-        assert!(
-            matches!(bodies.ask(id, (Revision::from_raw(9), Revision::from_raw(5))), Asked::Here(shown)
-            if shown.revision == Revision::from_raw(9)),
-            "nothing has changed since"
-        );
-        let (_, make) = ask(&bodies, id, 10);
-        assert!(make.is_some());
+    fn requests_share_the_running_build_and_never_get_an_older_revision_than_they_asked_for() {
+        let cache = cache(1000);
+        let first = cache.pending(1);
+        assert!(Arc::ptr_eq(&first, &cache.pending(2)), "one build for both");
+        assert!(Arc::ptr_eq(&first, &cache.pending(3)));
+        // It began to read before revision 3 was written.
+        cache.finish(&first, built(2));
+        assert_eq!(cache.cached(2, 1), 2);
+        let second = cache.pending(3);
+        assert!(!Arc::ptr_eq(&first, &second), "the request for revision 3 waits for the next build");
+        assert!(Arc::ptr_eq(&second, &cache.pending(4)));
+        cache.finish(&second, built(5));
+        assert_eq!(cache.cached(3, 3), 5);
+        assert_eq!(cache.cached(9, 5), 9, "nothing has changed since");
+        assert!(!Arc::ptr_eq(&second, &cache.pending(10)));
     }
 
     #[test]
-    fn who_waits_for_what_cannot_be_read_is_told_and_the_next_one_tries_again() {
-        let (bodies, id) = persons(1000);
-        let ((mut first, make), (mut second, _)) = (ask(&bodies, id, 1), ask(&bodies, id, 2));
-        drop(make);
-        for answer in [&mut first, &mut second] {
-            assert_eq!(answer.try_recv().err(), Some(oneshot::error::TryRecvError::Closed));
+    fn a_failed_build_fails_its_waiters_and_the_next_request_tries_again() {
+        let cache = cache(1000);
+        let first = cache.pending(1);
+        assert!(first.set(BuildOutcome::Failed).is_ok());
+        let second = cache.pending(1);
+        assert!(!Arc::ptr_eq(&first, &second));
+        cache.finish(&second, built(1));
+        assert_eq!(cache.cached(1, 1), 1);
+    }
+
+    #[test]
+    fn an_older_body_does_not_replace_a_newer_one() {
+        let cache = cache(1000);
+        cache.cache.finish(cache.persons, &built(2));
+        cache.cache.finish(cache.persons, &built(1));
+        assert_eq!(cache.cached(2, 2), 2);
+    }
+
+    #[test]
+    fn a_rejected_collection_is_tried_again_once_it_may_fit() {
+        let cache = cache(1000);
+        cache.finish(&cache.pending(1), BuildOutcome::Rejected);
+        assert!(cache.is_rejected(), "its size is unknown");
+        let observer = cache.cache.size_observer(cache.persons);
+        observer.observe(5000, 10);
+        assert!(cache.is_rejected());
+        let fitting = 1000 - body::size(0, 10);
+        observer.observe(fitting + 1, 10);
+        assert!(cache.is_rejected());
+        observer.observe(fitting, 10);
+        assert!(!cache.is_rejected());
+        let others = cache.cache.budget.reserve(vec![1], 0).unwrap();
+        assert!(cache.is_rejected(), "other bodies need the room");
+        drop(others);
+        assert!(!cache.is_rejected());
+    }
+
+    #[test]
+    fn an_attempt_may_fit_if_the_measured_size_does() {
+        let cases = [(None, 0, false), (None, 1000, false), (Some(1000), 999, false), (Some(1000), 1000, true)];
+        for (size, available, expected) in cases {
+            assert_eq!(Rejected { size }.may_fit(available), expected, "{size:?} into {available}");
         }
-        let (third, make) = ask(&bodies, id, 2);
-        assert!(make.unwrap().finish(made(2)).is_none());
-        assert_eq!(revision(third), 2);
     }
 
     #[test]
-    fn what_had_no_room_is_tried_again_when_it_would_have() {
-        let (bodies, id) = persons(1000);
-        let (mut first, make) = ask(&bodies, id, 1);
-        assert!(make.unwrap().finish(Made(Err(Refused { tried: 1000, size: None, beside: None }))).is_none());
-        assert!(first.try_recv().unwrap().is_none());
-        let ask = || bodies.ask(id, (Revision::from_raw(1), Revision::from_raw(1)));
-        assert!(matches!(ask(), Asked::TooLarge), "nobody knows how large it is");
-        for size in [5000, 1000, 501] {
-            bodies.measure(id).took(size);
-            assert!(matches!(ask(), Asked::TooLarge), "{size} bytes");
-        }
-        bodies.measure(id).took(500);
-        assert!(matches!(ask(), Asked::Pending { make: Some(_), .. }));
-        let others = Refused { tried: 400, size: Some(600), beside: None };
-        assert!(others.may_fit(1000) && !others.may_fit(700), "others have left some room");
-        let known = Refused { beside: Some(50), ..others };
-        assert!(known.may_fit(650) && !known.may_fit(649), "it had room once");
+    fn only_unused_bodies_of_other_collections_are_evicted() {
+        let cache = cache(1000);
+        cache.cache.finish(cache.persons, &built(1));
+        assert!(!cache.cache.evict(cache.persons), "there is no other collection");
+        let Lookup::Cached(held) = cache.lookup(1, 1) else { panic!("there is no body") };
+        assert!(!cache.cache.evict(cache.locations), "a response holds it");
+        drop(held);
+        assert!(cache.cache.evict(cache.locations));
+        assert!(matches!(cache.lookup(1, 1), Lookup::Pending(_)));
     }
 }

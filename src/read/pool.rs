@@ -1,31 +1,44 @@
-//! The actors that read: a few threads, each with a read-only connection, so that no read blocks a thread that serves
-//! streams, or the writer.
+//! The threads that read: a few, each with a read-only connection, so that no read blocks a thread that serves streams, or
+//! the writer. They are no actors: a job runs on the first thread that is free, and keeps nothing on it but the connection.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use actix::prelude::*;
+use actix_web::web::Bytes;
 use tokio::sync::oneshot;
 
 use crate::domain::collection::Registry;
-use crate::domain::feed::push_member;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{JournalPosition, Revision, Version};
 use crate::events::replay_cache::ReplayCache;
 use crate::events::resume::{ResumeReply, ResumeRequest, resume};
-use crate::read::collection_cache::{Make, Measure, Zip};
-use crate::read::spooled_body::{Spool, SpoolError};
+use crate::read::collection_cache::{BuildJob, BuildOutcome, CollectionRevision, CompressJob};
+use crate::read::collection_writer::{CollectionWriter, StreamTarget};
+use crate::read::spooled_body::SpoolError;
+use crate::read::thread_pool::{PoolStopped, ThreadPool};
 use crate::storage::aggregates::Row;
-use crate::storage::connection::Database;
+use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::journal::{Entries, Entry, Folded};
 use crate::storage::page::PageLimit;
-use crate::storage::reader::{Part, Reader};
-use crate::threads::name_thread;
+use crate::storage::reader::{Reader, View};
 
-/// One reading thread.
+/// A handle to some reading threads. They end when the last handle is dropped.
+#[derive(Clone)]
 pub(crate) struct Readers {
+    threads: ThreadPool<ReaderThread>,
+}
+
+/// A job for a reading thread.
+pub(crate) trait ReadJob: Send + 'static {
+    type Output: Send + 'static;
+
+    fn run(self, thread: &mut ReaderThread) -> Self::Output;
+}
+
+/// What one reading thread has.
+pub(crate) struct ReaderThread {
     database: Arc<Database>,
     registry: Arc<Registry>,
     replay_cache: Arc<ReplayCache>,
@@ -33,124 +46,115 @@ pub(crate) struct Readers {
     reader: Option<Reader>,
 }
 
-/// A body that is streamed is given to the client in chunks of about this many bytes.
-const CHUNK: usize = 64 * 1024;
-
 impl Readers {
-    /// `name` is that of the threads, to which their number is added.
+    /// Starts `threads` threads named `name-0`, `name-1` and so on.
+    ///
+    /// # Errors
+    /// The operating system does not start a thread.
     pub(crate) fn start(
-        name: &'static str,
+        name: &str,
         threads: usize,
         database: &Arc<Database>,
         registry: &Arc<Registry>,
         replay_cache: &Arc<ReplayCache>,
-    ) -> Addr<Self> {
-        let (database, registry, replay_cache) = (Arc::clone(database), Arc::clone(registry), Arc::clone(replay_cache));
-        let started = AtomicUsize::new(0);
-        SyncArbiter::start(threads, move || {
-            name_thread(&format!("{name}-{}", started.fetch_add(1, Ordering::Relaxed)));
-            Self {
-                database: Arc::clone(&database),
-                registry: Arc::clone(&registry),
-                replay_cache: Arc::clone(&replay_cache),
-                reader: None,
-            }
-        })
+    ) -> io::Result<Self> {
+        let database = Arc::clone(database);
+        let registry = Arc::clone(registry);
+        let replay_cache = Arc::clone(replay_cache);
+        let state = move || ReaderThread {
+            database: Arc::clone(&database),
+            registry: Arc::clone(&registry),
+            replay_cache: Arc::clone(&replay_cache),
+            reader: None,
+        };
+        Ok(Self { threads: ThreadPool::start(name, threads, state)? })
     }
 
-    /// Lends the connection; one that failed is not used again. A panic is a failure of its own work only: the thread goes
-    /// on.
+    /// Queues a job at once, and returns its output. A job that nobody waits for any more when its turn comes is skipped.
+    pub(crate) fn send<J: ReadJob>(&self, job: J) -> impl Future<Output = Result<J::Output, PoolStopped>> + use<J> {
+        self.threads.call(|thread| job.run(thread))
+    }
+
+    /// Queues a job that has no output.
+    pub(crate) fn do_send<J: ReadJob<Output = ()>>(&self, job: J) {
+        self.threads.post(|thread| job.run(thread));
+    }
+}
+
+impl ReaderThread {
+    /// Lends the connection, which is reopened after a failure. A panic fails this work only.
     fn with_reader<T, E: From<StoreError>>(&mut self, work: impl FnOnce(&mut Reader) -> Result<T, E>) -> Result<T, E> {
         let mut reader = match self.reader.take() {
             Some(reader) => reader,
             None => Reader::open(&self.database, Arc::clone(&self.registry))?,
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut reader)))
-            .unwrap_or_else(|_| Err(StoreError::Corrupt("a panic, see above".to_owned()).into()));
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| work(&mut reader))).unwrap_or_else(|_| Err(StoreError::Panicked.into()));
         if outcome.is_ok() {
             self.reader = Some(reader);
         }
         outcome
     }
-}
 
-impl Actor for Readers {
-    type Context = SyncContext<Self>;
-}
-
-impl Message for ResumeRequest {
-    type Result = Result<ResumeReply, StoreError>;
-}
-
-impl Handler<ResumeRequest> for Readers {
-    type Result = Result<ResumeReply, StoreError>;
-
-    fn handle(&mut self, request: ResumeRequest, _: &mut Self::Context) -> Self::Result {
-        let replay_cache = Arc::clone(&self.replay_cache);
-        self.with_reader(|reader| reader.view(|view| resume(view, &replay_cache, &request)))
+    /// Lends a view of the database, in one read transaction.
+    fn view<T>(&mut self, work: impl FnOnce(&mut View<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.with_reader(|reader| reader.view(work))
     }
 }
 
-/// Some aggregates, and the revision of the document that shows them.
+impl ReadJob for ResumeRequest {
+    type Output = Result<ResumeReply, StoreError>;
+
+    fn run(self, thread: &mut ReaderThread) -> Self::Output {
+        let replay_cache = Arc::clone(&thread.replay_cache);
+        thread.view(|view| resume(view, &replay_cache, &self))
+    }
+}
+
+/// Returns the revision of the document, and those of some aggregates that exist at it, in the order of their keys.
 pub(crate) struct ReadAggregates {
     pub(crate) collection: CollectionId,
     pub(crate) keys: Vec<Key>,
 }
 
-/// Those that are there, in the order of their keys.
-type Aggregates = Result<(Revision, Vec<(Key, Row)>), StoreError>;
+impl ReadJob for ReadAggregates {
+    type Output = Result<(Revision, Vec<(Key, Row)>), StoreError>;
 
-impl Message for ReadAggregates {
-    type Result = Aggregates;
-}
-
-impl Handler<ReadAggregates> for Readers {
-    type Result = Aggregates;
-
-    fn handle(&mut self, ReadAggregates { collection, keys }: ReadAggregates, _: &mut Self::Context) -> Aggregates {
-        self.with_reader(|reader| reader.view(|view| Ok((view.horizon()?.current, view.aggregates(collection, keys)?))))
+    fn run(self, thread: &mut ReaderThread) -> Self::Output {
+        thread.view(|view| Ok((view.horizon()?.current, view.aggregates(self.collection, self.keys)?)))
     }
 }
 
-/// The revision of the document, and that of the last change of a collection.
+/// Returns the revision of the document, and that of the last change of a collection.
 pub(crate) struct LastChange(pub(crate) CollectionId);
 
-impl Message for LastChange {
-    type Result = Result<(Revision, Revision), StoreError>;
-}
+impl ReadJob for LastChange {
+    type Output = Result<CollectionRevision, StoreError>;
 
-impl Handler<LastChange> for Readers {
-    type Result = Result<(Revision, Revision), StoreError>;
-
-    fn handle(&mut self, LastChange(collection): LastChange, _: &mut Self::Context) -> Self::Result {
-        self.with_reader(|reader| reader.view(|view| Ok((view.horizon()?.current, view.last_change(collection)?))))
-    }
-}
-
-/// An aggregate as its first events say, and the revision of the document now.
-pub(crate) struct FoldAggregate {
-    pub(crate) collection: CollectionId,
-    pub(crate) key: Key,
-    /// All of them, if not given.
-    pub(crate) up_to: Option<Version>,
-}
-
-impl Message for FoldAggregate {
-    type Result = Result<(Revision, Folded), StoreError>;
-}
-
-impl Handler<FoldAggregate> for Readers {
-    type Result = Result<(Revision, Folded), StoreError>;
-
-    fn handle(&mut self, fold: FoldAggregate, _: &mut Self::Context) -> Self::Result {
-        let FoldAggregate { collection, key, up_to } = fold;
-        self.with_reader(|reader| {
-            reader.view(|view| Ok((view.horizon()?.current, view.fold(collection, &key, up_to)?)))
+    fn run(self, thread: &mut ReaderThread) -> Self::Output {
+        thread.view(|view| {
+            Ok(CollectionRevision { document: view.horizon()?.current, changed: view.last_change(self.0)? })
         })
     }
 }
 
-/// The domain events of an aggregate after a version, and the revision of the document now.
+/// Returns the revision of the document, and an aggregate folded from its first events.
+pub(crate) struct FoldAggregate {
+    pub(crate) collection: CollectionId,
+    pub(crate) key: Key,
+    /// The version to stop at; `None` for the last one.
+    pub(crate) up_to: Option<Version>,
+}
+
+impl ReadJob for FoldAggregate {
+    type Output = Result<(Revision, Folded), StoreError>;
+
+    fn run(self, thread: &mut ReaderThread) -> Self::Output {
+        thread.view(|view| Ok((view.horizon()?.current, view.fold(self.collection, &self.key, self.up_to)?)))
+    }
+}
+
+/// Returns the revision of the document, and the domain events of an aggregate after a version.
 pub(crate) struct ReadEvents {
     pub(crate) collection: CollectionId,
     pub(crate) key: Key,
@@ -158,172 +162,79 @@ pub(crate) struct ReadEvents {
     pub(crate) limit: i64,
 }
 
-impl Message for ReadEvents {
-    type Result = Result<(Revision, Vec<Entry>), StoreError>;
-}
+impl ReadJob for ReadEvents {
+    type Output = Result<(Revision, Vec<Entry>), StoreError>;
 
-impl Handler<ReadEvents> for Readers {
-    type Result = Result<(Revision, Vec<Entry>), StoreError>;
-
-    fn handle(&mut self, read: ReadEvents, _: &mut Self::Context) -> Self::Result {
-        let ReadEvents { collection, key, after, limit } = read;
-        self.with_reader(|reader| {
-            reader.view(|view| Ok((view.horizon()?.current, view.events_of(collection, &key, after, limit)?)))
-        })
+    fn run(self, thread: &mut ReaderThread) -> Self::Output {
+        let Self { collection, key, after, limit } = self;
+        thread.view(|view| Ok((view.horizon()?.current, view.events_of(collection, &key, after, limit)?)))
     }
 }
 
-/// The domain events after a position, of some collections or all, and the revision of the document now.
+/// Returns the revision of the document, and the domain events after a position, of some collections or of all.
 pub(crate) struct ReadJournal {
     pub(crate) only: Option<Arc<[CollectionId]>>,
     pub(crate) after: JournalPosition,
     pub(crate) limit: PageLimit,
 }
 
-impl Message for ReadJournal {
-    type Result = Result<(Revision, Entries), StoreError>;
+impl ReadJob for ReadJournal {
+    type Output = Result<(Revision, Entries), StoreError>;
+
+    fn run(self, thread: &mut ReaderThread) -> Self::Output {
+        let Self { only, after, limit } = self;
+        thread.view(|view| Ok((view.horizon()?.current, view.journal(only.as_deref(), after, limit)?)))
+    }
 }
 
-impl Handler<ReadJournal> for Readers {
-    type Result = Result<(Revision, Entries), StoreError>;
+impl ReadJob for BuildJob {
+    type Output = BuildOutcome;
 
-    fn handle(&mut self, ReadJournal { only, after, limit }: ReadJournal, _: &mut Self::Context) -> Self::Result {
-        self.with_reader(|reader| {
-            reader.view(|view| Ok((view.horizon()?.current, view.journal(only.as_deref(), after, limit)?)))
+    fn run(self, thread: &mut ReaderThread) -> Self::Output {
+        thread.view(|view| self.build(view)).unwrap_or_else(|error| {
+            log::error!("a collection was not read: {error}");
+            BuildOutcome::Failed
         })
     }
 }
 
-impl Message for Make {
-    type Result = ();
-}
+impl ReadJob for CompressJob {
+    type Output = Option<Bytes>;
 
-impl Handler<Make> for Readers {
-    type Result = ();
-
-    fn handle(&mut self, make: Make, ctx: &mut Self::Context) {
-        let made = self.with_reader(|reader| reader.view(|view| make.run(view)));
-        match made.map(|made| make.finish(made)) {
-            Ok(None) => {}
-            // In the queue like any other: what somebody else waits for comes first.
-            Ok(Some(next)) => ctx.address().do_send(next),
-            Err(error) => log::error!("a body was not made: {error}"),
-        }
+    fn run(self, _: &mut ReaderThread) -> Self::Output {
+        self.compress()
     }
 }
 
-impl Message for Zip {
-    type Result = ();
-}
-
-impl Handler<Zip> for Readers {
-    type Result = ();
-
-    fn handle(&mut self, zip: Zip, _: &mut Self::Context) {
-        if catch_unwind(AssertUnwindSafe(|| zip.run())).is_err() {
-            log::error!("a body was not compressed");
-        }
-    }
-}
-
-/// Whole collections into a spool; first of all, the revision that this shows.
+/// Streams whole collections into a spool; sends the revision first.
 pub(crate) struct ReadCollections {
     pub(crate) collections: Vec<CollectionId>,
-    pub(crate) form: Form,
-    /// The revision, and that of the last change of the collection, if it is one only.
-    pub(crate) shown: oneshot::Sender<(Revision, Revision)>,
-    pub(crate) body: Spool,
-    /// For a body that there was no room to share.
-    pub(crate) measure: Option<Measure>,
+    /// Receives the revision at which the body is exact. If there are several collections, `changed` is the same.
+    pub(crate) shown: oneshot::Sender<CollectionRevision>,
+    pub(crate) target: StreamTarget,
 }
 
-/// The form of a body that has whole collections in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
-    /// One collection as an object: `{"1":{…},"2":{…}}`.
-    Collection,
-    /// Collections as an object of objects: `{"persons":{"1":{…}},"locations":{}}`.
-    Document,
-    /// A line for each aggregate: `{"key":"1","aggregate":{…}}`.
-    Lines,
-}
+impl ReadJob for ReadCollections {
+    type Output = ();
 
-impl Message for ReadCollections {
-    type Result = ();
-}
-
-impl Handler<ReadCollections> for Readers {
-    type Result = ();
-
-    fn handle(&mut self, read: ReadCollections, _: &mut Self::Context) {
-        let ReadCollections { collections, form, shown, body, measure } = read;
-        let registry = Arc::clone(&self.registry);
-        let mut writing = Writing { form, text: String::new(), written: 0, body };
-        let outcome = self.with_reader(|reader| {
+    fn run(self, thread: &mut ReaderThread) {
+        let registry = Arc::clone(&thread.registry);
+        let Self { collections, shown, target } = self;
+        let mut writer = CollectionWriter::new(target, &registry);
+        let outcome = thread.with_reader(|reader| {
             reader.collections(
                 &collections,
-                |revision, changed| {
-                    // A client that has gone is noticed when its body is written.
-                    let _ = shown.send((revision, changed));
+                |document, changed| {
+                    // A client that has disconnected is noticed when its body is written.
+                    let _ = shown.send(CollectionRevision { document, changed });
                 },
-                |part| writing.write(&registry, part),
+                |part| writer.write(part),
             )
         });
-        match outcome.and_then(|()| writing.flush()) {
-            Ok(()) => {
-                if let Some(measure) = measure {
-                    measure.took(writing.written);
-                }
-                writing.body.finish();
-            }
-            Err(SpoolError::ClientGone) => {}
-            // The spool is dropped unfinished: the client's response is cut, and not taken for the whole.
-            Err(broken) => log::error!("a response was not finished: {broken}"),
+        match outcome.and_then(|()| writer.finish()) {
+            Ok(()) | Err(SpoolError::ClientGone) => {}
+            // The spool is dropped unfinished, which cuts the response, so that the client does not take it for complete.
+            Err(error) => log::error!("a response was not finished: {error}"),
         }
-    }
-}
-
-/// A body while it is written.
-struct Writing {
-    form: Form,
-    text: String,
-    /// The bytes that the body was given.
-    written: usize,
-    body: Spool,
-}
-
-impl Writing {
-    fn write(&mut self, registry: &Registry, part: Part<'_>) -> Result<(), SpoolError> {
-        match (self.form, part) {
-            (Form::Document, Part::Begin) | (Form::Collection, Part::Collection { .. }) => self.text.push('{'),
-            (Form::Document, Part::Collection { id, first }) => {
-                self.text.push_str(if first { "" } else { "," });
-                push_member(&mut self.text, registry.get(id).name(), "{");
-            }
-            (Form::Lines, Part::Aggregate { key, body, .. }) => {
-                self.text.push('{');
-                push_member(&mut self.text, "key", &serde_json::Value::from(key).to_string());
-                self.text.push(',');
-                push_member(&mut self.text, "aggregate", body);
-                self.text.push_str("}\n");
-            }
-            (_, Part::Aggregate { key, body, first }) => {
-                self.text.push_str(if first { "" } else { "," });
-                push_member(&mut self.text, key, body);
-            }
-            (Form::Document, Part::End | Part::CollectionEnd) | (Form::Collection, Part::CollectionEnd) => {
-                self.text.push('}');
-            }
-            _ => {}
-        }
-        if self.text.len() >= CHUNK { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<(), SpoolError> {
-        if self.text.is_empty() {
-            return Ok(());
-        }
-        self.written += self.text.len();
-        self.body.push(std::mem::take(&mut self.text).into())
     }
 }

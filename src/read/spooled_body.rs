@@ -1,9 +1,8 @@
 //! A response body between a thread that reads from the database and a client that may be slow.
 //!
-//! The reader must not wait: its read transaction would keep SQLite's log from being checkpointed for as long as the
-//! client likes. And memory must not grow with the body. So the first chunks go through a bounded queue, and from the
-//! moment it is full, everything else goes to an unlinked temporary file beside the database, which the body sends
-//! when the queue is empty.
+//! The thread must not wait for the client, because its read transaction prevents checkpoints of SQLite's log. And memory
+//! must not grow with the body. So the first chunks go through a bounded queue. Once it is full, the rest of the body
+//! goes to an unlinked temporary file beside the database, and is sent from there when the queue is empty.
 
 use std::fmt;
 use std::fs::File;
@@ -18,29 +17,30 @@ use actix_web::rt::task::{JoinHandle, spawn_blocking};
 use actix_web::web::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::domain::error_chain::ErrorChain;
 use crate::storage::error::StoreError;
 
-/// Chunks that wait in memory for one client; together about 1 MiB.
+/// The number of chunks that wait in memory for one client; they have about 1 MiB.
 const QUEUE: usize = 16;
 
-/// How much is read from the file at once, in bytes.
+/// The size of one read from the file, in bytes.
 const PIECE: usize = 256 * 1024;
 
-/// The end that is written to. Dropped unfinished, it cuts the response.
+/// The end for the writer. If it is dropped unfinished, the response is cut.
 pub(crate) struct Spool {
-    /// `None` once the queue was full.
+    /// `None` after the queue was full.
     queue: Option<mpsc::Sender<Bytes>>,
     file: Option<File>,
     rest: oneshot::Sender<Option<File>>,
     directory: PathBuf,
 }
 
-/// Why a body was not written to its end.
+/// Why a body was not completed.
 #[derive(Debug)]
 pub(crate) enum SpoolError {
-    /// Nobody wants it any more.
+    /// The client has disconnected.
     ClientGone,
-    /// The temporary file failed, for want of room perhaps.
+    /// The temporary file failed, for example because the disk is full.
     File(std::io::Error),
     /// The database failed.
     Store(StoreError),
@@ -76,24 +76,25 @@ impl Spool {
         file.write_all(&chunk).map_err(SpoolError::File)
     }
 
-    /// The body is whole.
+    /// Completes the body.
     pub(crate) fn finish(mut self) {
         if let Some(file) = &mut self.file
             && let Err(error) = file.rewind()
         {
             return log::error!("a response was not finished: {error}");
         }
-        drop(self.rest.send(self.file));
+        // The client may have disconnected.
+        let _ = self.rest.send(self.file);
     }
 }
 
-/// The body that a spool fills. Ends as whole only if the spool was finished; else the connection is cut.
+/// The end for the client. It is complete only if the spool was finished; otherwise the connection is cut.
 pub(crate) struct SpooledBody {
     chunks: mpsc::Receiver<Bytes>,
     rest: Rest,
 }
 
-/// What comes after the queue.
+/// The part of the body after the queue.
 enum Rest {
     Pending(oneshot::Receiver<Option<File>>),
     Reading(JoinHandle<std::io::Result<(File, Bytes)>>),
@@ -144,9 +145,9 @@ fn piece(mut file: File) -> std::io::Result<(File, Bytes)> {
 impl fmt::Display for SpoolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ClientGone => f.write_str("the client has gone"),
+            Self::ClientGone => f.write_str("the client has disconnected"),
             Self::File(error) => write!(f, "the temporary file failed: {error}"),
-            Self::Store(error) => error.fmt(f),
+            Self::Store(error) => ErrorChain(error).fmt(f),
         }
     }
 }
@@ -154,5 +155,35 @@ impl fmt::Display for SpoolError {
 impl From<StoreError> for SpoolError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[test]
+    fn a_body_whose_client_does_not_read_waits_in_a_file_except_for_the_queue() {
+        const CHUNKS: usize = 200;
+        let directory = tempfile::tempdir().unwrap();
+        let (mut spool, mut body) = spool(directory.path());
+        let chunk = |number: usize| vec![u8::try_from(number).unwrap(); 64 * 1024];
+        for number in 0..CHUNKS {
+            spool.push(chunk(number).into()).unwrap();
+        }
+        assert_eq!(body.chunks.len(), QUEUE);
+        let on_disk = spool.file.as_ref().unwrap().metadata().unwrap().len();
+        assert_eq!(on_disk, ((CHUNKS - QUEUE) * 64 * 1024) as u64);
+        spool.finish();
+        let received = actix_web::rt::System::new().block_on(async {
+            let mut received = Vec::new();
+            while let Some(bytes) = poll_fn(|context| Pin::new(&mut body).poll_next(context)).await {
+                received.extend_from_slice(&bytes.unwrap());
+            }
+            received
+        });
+        assert!(received == (0..CHUNKS).flat_map(chunk).collect::<Vec<u8>>());
     }
 }

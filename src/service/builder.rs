@@ -1,7 +1,8 @@
 //! The one place that wires: collections, actors, HTTP server, and the order in which they stop.
 
+use crate::domain::error_chain::ErrorChain;
+use crate::service::control::ControlSocket;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,15 +21,15 @@ use crate::events::replay_cache::ReplayCache;
 use crate::http::server::{ServerConfig, serve};
 use crate::http::shared::Shared;
 use crate::projector::registry::{ProjectionSet, Projections};
-use crate::read::collection_cache::Bodies;
+use crate::read::collection_cache::CollectionCache;
 use crate::read::pool::Readers;
 use crate::read_model::projection::Projection;
 use crate::read_model::sink::Tables;
 use crate::read_model::spec::ProjectionSpec;
-use crate::service::cli::{self, reachable};
+use crate::service::cli;
 use crate::service::running::{Running, StartError, retention};
-use crate::service::settings::Settings;
-use crate::storage::connection::Database;
+use crate::service::settings::{Settings, bytes};
+use crate::storage::database::Database;
 use crate::storage::verify::{Verified, verify};
 use crate::storage::writer::{EpochMode, Writer};
 use crate::threads::named_arbiter;
@@ -37,7 +38,6 @@ use crate::write::aggregator::{Aggregator, Listen};
 /// A service before it runs: its collections, in their order in the document.
 ///
 /// ```no_run
-/// use clap::Parser as _;
 /// use duality::{Document, Service, Settings};
 ///
 /// #[derive(serde::Serialize, serde::Deserialize)]
@@ -117,7 +117,7 @@ impl Service {
         drop(log.try_init());
         if let Some(task) = settings.task.clone() {
             if let Err(error) = self.check() {
-                log::error!("{error}");
+                log::error!("{}", ErrorChain(&error));
                 return ExitCode::FAILURE;
             }
             return cli::run(&task, &settings, self.registry, self.projections);
@@ -128,26 +128,25 @@ impl Service {
             let name = signals.next().await;
             log::info!("{name}: stopping");
             std::thread::spawn(watchdog);
-            running.stop().await
+            Ok::<_, StartError>(running.stop().await?)
         });
         match outcome {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                log::error!("{error}");
+                log::error!("{}", ErrorChain(&error));
                 ExitCode::FAILURE
             }
         }
     }
 
-    /// Folds all events and derives all groups anew, and compares that with what is stored. Reads only; a service may be
-    /// running meanwhile.
+    /// Compares the stored states with those that follow from the events. Changes nothing. A service may use the database.
     ///
     /// # Errors
-    /// The registrations do not fit together, the database cannot be read or is of another version, or an event cannot be
-    /// read: then its position, kind and version are named.
+    /// The registrations do not fit together, the database cannot be read or belongs to another version of the program,
+    /// or an event cannot be read. The error then names the event's position, kind and version.
     pub fn verify(self, database: &Path) -> Result<Vec<Verified>, StartError> {
         self.registry.check()?;
-        Ok(verify(database, &Arc::new(self.registry))?)
+        Ok(verify(database, &self.registry)?)
     }
 
     /// Starts the service inside a running [`actix::System`], and returns when it listens.
@@ -157,12 +156,11 @@ impl Service {
     pub async fn start(self, settings: Settings) -> Result<Running, StartError> {
         self.check()?;
         // Before anything is started that would have to be stopped. Who connects already waits a moment.
-        let listener = listen(&settings.listen).map_err(|error| StartError::Listen(settings.listen.clone(), error))?;
+        let listener = listen(&settings.listen).map_err(|source| cannot_listen(&settings, source))?;
         let mut running = self.open(settings)?;
         let (server, address) = start_server(listener, &running)
-            .map_err(|error| StartError::Listen(running.settings.listen.clone(), error))?;
+            .map_err(|error| StartError::Listen { address: running.settings.listen.clone(), source: error })?;
         log::info!("listening on http://{address}");
-        running.database.record_address(reachable(address));
         (running.server, running.addresses) = (Some(server), vec![address]);
         Ok(running)
     }
@@ -183,16 +181,16 @@ impl Service {
         let (registry, projections) = (Arc::new(self.registry), self.projections);
         let clock = Arc::new(Clock::default());
         let database = Arc::new(Database::lock(&settings.database)?);
-        let context = projections.context(&database, &registry, &clock)?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
         let life = if settings.new_epoch { EpochMode::Renew } else { EpochMode::Keep };
         let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now(), life)?;
+        let context = Projections::context(&projections.background, &database, &registry, &clock)?;
         let (epoch, revision) = (writer.epoch().clone(), writer.revision());
         log::info!("database {} is open: epoch {epoch}, revision {revision}", database.path().display());
 
         let (ours, theirs) = (Arc::clone(&registry), Arc::clone(&inline));
         let aggregator =
-            Aggregator::new(Arc::clone(&database), ours, theirs, Arc::clone(&clock), writer, settings.queue);
+            Aggregator::new(Arc::clone(&database), ours, theirs, Arc::clone(&clock), writer, settings.queue.get());
         let (committed, journal) = (aggregator.committed(), aggregator.journal());
         // A thread each: what they do blocks.
         let (writing, relaying) = (named_arbiter("duality-writer"), named_arbiter("duality-relay"));
@@ -210,15 +208,18 @@ impl Service {
         });
         let relay = Relay::start_in_arbiter(&relaying.handle(), |_| relay);
         aggregator.do_send(Listen(relay.clone().recipient()));
-        let background = &projections.background;
         let (projections, projecting) =
-            Projections::start(&inline, background, &context, &relay, settings.poll_interval);
+            Projections::start(&inline, &projections.background, &context, &relay, settings.poll_interval);
 
-        let replay_cache = Arc::new(ReplayCache::new(settings.shared_events));
+        let replay_cache = Arc::new(ReplayCache::new(bytes(settings.shared_events)));
+        let start_readers = |name| {
+            Readers::start(name, settings.readers.get(), &database, &registry, &replay_cache)
+                .map_err(StartError::Thread)
+        };
         let shared = web::Data::new(Shared {
-            readers: Readers::start("duality-read", settings.readers, &database, &registry, &replay_cache),
-            scanners: Readers::start("duality-scan", settings.readers, &database, &registry, &replay_cache),
-            bodies: Arc::new(Bodies::new(registry.ids().count(), settings.shared_bodies)),
+            readers: start_readers("duality-read")?,
+            scanners: start_readers("duality-scan")?,
+            collections: Arc::new(CollectionCache::new(registry.ids().count(), bytes(settings.shared_bodies))),
             spool_directory: database.directory().to_owned(),
             registry,
             epoch,
@@ -226,12 +227,13 @@ impl Service {
             journal,
             projections: Arc::new(projections),
             aggregator,
-            max_body: settings.max_body,
-            session_buffer: settings.session_buffer,
+            max_body: bytes(settings.max_body),
+            session_buffer: bytes(settings.session_buffer),
             heartbeat: settings.heartbeat,
-            stream_limiter: StreamLimiter::new(settings.max_sessions, settings.max_sessions_per_address),
+            stream_limiter: StreamLimiter::new(settings.max_sessions.get(), settings.max_sessions_per_address.get()),
             sessions: Arc::default(),
         });
+        let control = ControlSocket::open(&database, shared.clone(), &relaying.handle());
         Ok(Running {
             addresses: Vec::new(),
             server: None,
@@ -239,6 +241,7 @@ impl Service {
             relay,
             shared,
             database,
+            control,
             arbiters: [relaying, writing].into_iter().chain(projecting).collect(),
             settings,
             clock,
@@ -253,7 +256,7 @@ fn start_server(listener: TcpListener, running: &Running) -> std::io::Result<(Se
     let server = serve(
         listener,
         ServerConfig {
-            workers: settings.workers.and_then(NonZeroUsize::new),
+            workers: settings.workers,
             peer_timeout: settings.peer_timeout,
             cors_origins: settings.cors_origin.clone(),
             heartbeat: settings.heartbeat,
@@ -265,6 +268,10 @@ fn start_server(listener: TcpListener, running: &Running) -> std::io::Result<(Se
     let handle = server.handle();
     actix_web::rt::spawn(server);
     Ok((handle, address))
+}
+
+fn cannot_listen(settings: &Settings, source: std::io::Error) -> StartError {
+    StartError::Listen { address: settings.listen.clone(), source }
 }
 
 /// Takes the first of the address's forms that can be had.

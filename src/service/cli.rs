@@ -1,90 +1,238 @@
-//! What the program does instead of serving: it asks the service that runs on the database, or works on the files itself.
+//! The tasks of the command line. If a service uses the database, it does them; otherwise they work on the files.
 
-use std::io::{IsTerminal as _, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::domain::clock::Clock;
 use crate::domain::collection::Registry;
-use crate::projector::registry::ProjectionSet;
+use crate::domain::error_chain::ErrorChain;
+use crate::projector::registry::{ProjectionSet, Projections};
 use crate::projector::runner::ProjectionRunner;
 use crate::projector::status::{Mode, Status};
 use crate::read_model::error::ProjectionError;
 use crate::read_model::spec::ProjectionSpec;
+use crate::service::control::{ControlClient, ControlError, ControlRequest};
 use crate::service::settings::{ProjectionTask, Settings, Task};
-use crate::storage::connection::Database;
+use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::page::Progress;
 use crate::storage::verify::verify;
 use crate::storage::writer::{EpochMode, Writer};
 
-/// Everything that can go wrong here is told in one line.
-type Told<T> = Result<T, ProjectionError>;
-
-/// Does the task, tells what came of it, and gives the exit code.
-pub(crate) fn run(task: &Task, settings: &Settings, registry: Registry, projections: ProjectionSet) -> ExitCode {
+/// Runs a task. An error is one line in the log.
+pub(super) fn run(task: &Task, settings: &Settings, registry: Registry, projections: ProjectionSet) -> ExitCode {
     let outcome = match task {
-        Task::Verify => verified(settings, registry),
-        Task::Projection { task } => match Database::lock(&settings.database) {
-            Ok(database) => {
-                Offline::open(settings, database, registry, projections).and_then(|mut here| here.run(task))
-            }
-            Err(error) => match Database::running_service_address(&settings.database) {
-                Some(service) => asked(task, service),
-                None => Err(error.into()),
-            },
-        },
+        Task::Verify => verify_states(settings, &registry),
+        Task::Projection { task } => run_projection_task(task, settings, registry, projections),
     };
     match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(TaskOutcome::Success) => ExitCode::SUCCESS,
+        Ok(TaskOutcome::Failure) => ExitCode::FAILURE,
         Err(error) => {
-            log::error!("{error}");
+            log::error!("{}", ErrorChain(&error));
             ExitCode::FAILURE
         }
     }
 }
 
-/// A line for who asked. Nobody is told anything where nobody listens.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+/// How a task ended that has printed its result.
+enum TaskOutcome {
+    Success,
+    Failure,
 }
 
-fn verified(settings: &Settings, registry: Registry) -> Told<bool> {
-    let found = verify(&settings.database, &Arc::new(registry))?;
-    found.iter().for_each(|found| say(&found.to_string()));
-    Ok(found.iter().all(|found| found.differing() == 0))
+/// Why a task has no result.
+#[derive(Debug, thiserror::Error)]
+enum TaskError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error("{0}")]
+    Projection(ProjectionError),
+}
+
+impl From<ProjectionError> for TaskError {
+    fn from(error: ProjectionError) -> Self {
+        Self::Projection(error)
+    }
+}
+
+fn verify_states(settings: &Settings, registry: &Registry) -> Result<TaskOutcome, TaskError> {
+    let results = verify(&settings.database, registry)?;
+    results.iter().for_each(|verified| print_line(&verified.to_string()));
+    let all_equal = results.iter().all(|verified| verified.differing() == 0);
+    Ok(if all_equal { TaskOutcome::Success } else { TaskOutcome::Failure })
+}
+
+fn run_projection_task(
+    task: &ProjectionTask,
+    settings: &Settings,
+    registry: Registry,
+    projections: ProjectionSet,
+) -> Result<TaskOutcome, TaskError> {
+    if !settings.database.exists() {
+        return Err(StoreError::Missing { path: settings.database.clone() }.into());
+    }
+    match Database::lock(&settings.database) {
+        Ok(database) => Offline::open(database, registry, projections)?.run(task),
+        Err(StoreError::Locked { path }) => match ControlClient::connect(&path) {
+            Ok(mut service) => run_online(task, &mut service),
+            Err(_) => Err(StoreError::Locked { path }.into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Asks the running service to do a task.
+fn run_online(task: &ProjectionTask, service: &mut ControlClient) -> Result<TaskOutcome, TaskError> {
+    match task {
+        ProjectionTask::List => {
+            let statuses = service.send(&ControlRequest::List)?;
+            statuses.as_array().into_iter().flatten().for_each(|status| print_line(&status_line(status)));
+            Ok(TaskOutcome::Success)
+        }
+        ProjectionTask::Rebuild { name } => {
+            let mut status = service.send(&ControlRequest::Rebuild { name: name.clone() })?;
+            while let Some(building) = status.get("building") {
+                print_progress(building);
+                if is_stuck(&status) {
+                    print_last_line(&status);
+                    return Ok(TaskOutcome::Failure);
+                }
+                std::thread::sleep(PROGRESS_INTERVAL);
+                status = service.send(&ControlRequest::Status { name: name.clone() })?;
+            }
+            print_last_line(&status);
+            Ok(if status["state"] == "live" { TaskOutcome::Success } else { TaskOutcome::Failure })
+        }
+        ProjectionTask::Skip { name, at } => {
+            let status = service.send(&ControlRequest::Skip { name: name.clone(), at: *at })?;
+            print_line(&status_line(&status));
+            Ok(TaskOutcome::Success)
+        }
+    }
+}
+
+/// How often the progress of a rebuild is printed.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Works on the files while no service runs.
+struct Offline {
+    database: Arc<Database>,
+    clock: Arc<Clock>,
+    writer: Writer,
+    inline: Arc<[ProjectionSpec]>,
+    background: Vec<ProjectionRunner>,
+}
+
+impl Offline {
+    fn open(database: Database, registry: Registry, projections: ProjectionSet) -> Result<Self, TaskError> {
+        let (database, registry, clock) = (Arc::new(database), Arc::new(registry), Arc::new(Clock::default()));
+        let context = Projections::context(&projections.background, &database, &registry, &clock)?;
+        let inline: Arc<[ProjectionSpec]> = projections.inline.into();
+        let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now(), EpochMode::Keep)?;
+        let mut background = Vec::new();
+        for spec in projections.background {
+            let status = Status::new(spec.name, spec.version, Mode::Background);
+            background.push(ProjectionRunner::new(context.clone(), spec, status));
+        }
+        Ok(Self { database, clock, writer, inline, background })
+    }
+
+    fn run(mut self, task: &ProjectionTask) -> Result<TaskOutcome, TaskError> {
+        let outcome = match task {
+            ProjectionTask::List => self.list(),
+            ProjectionTask::Rebuild { name } => self.rebuild(name),
+            ProjectionTask::Skip { .. } => {
+                Err(ProjectionError::new("no service is running, so no projection has stopped at an event").into())
+            }
+        };
+        self.database.release();
+        outcome
+    }
+
+    fn list(&mut self) -> Result<TaskOutcome, TaskError> {
+        for projection in self.inline.iter() {
+            let status = Status::new(projection.name, projection.version, Mode::Inline);
+            print_line(&status_line(&status.to_json(self.clock.now())));
+        }
+        for runner in &mut self.background {
+            runner.look()?;
+            print_line(&status_line(&runner.status().to_json(self.clock.now())));
+        }
+        Ok(TaskOutcome::Success)
+    }
+
+    fn rebuild(&mut self, name: &str) -> Result<TaskOutcome, TaskError> {
+        if self.inline.iter().any(|projection| projection.name == name) {
+            self.writer.rebuild(name, self.clock.now())?;
+            print_line(&format!("{name} was rebuilt"));
+            return Ok(TaskOutcome::Success);
+        }
+        let now = self.clock.now();
+        let found = self.background.iter_mut().find(|runner| runner.status().state().name == name);
+        let Some(runner) = found else {
+            return Err(ProjectionError::new(format!("there is no projection {name:?}")).into());
+        };
+        runner.rebuild()?;
+        let status = runner.status().clone();
+        let mut printed = Instant::now();
+        loop {
+            let step = runner.step();
+            let status = status.to_json(now);
+            if step.is_err() || is_stuck(&status) {
+                print_last_line(&status);
+                return Ok(TaskOutcome::Failure);
+            }
+            let Some(building) = status.get("building") else {
+                print_last_line(&status);
+                return Ok(TaskOutcome::Success);
+            };
+            if printed.elapsed() > PROGRESS_INTERVAL || step == Ok(Progress::Done) {
+                print_progress(building);
+                printed = Instant::now();
+            }
+        }
+    }
+}
+
+/// Whether a rebuild is failing. An error of the live generation does not count: it may be the reason for the rebuild.
+fn is_stuck(status: &Value) -> bool {
+    let generation_of = |member: &str| status[member]["generation"].as_i64();
+    let failing = generation_of("error");
+    status["state"] == "failing" && (failing.is_none() || failing == generation_of("building"))
 }
 
 /// `cart_items  version 1  live  0 events, 0 s behind`
-fn line(told: &Value) -> String {
-    let text = |member: &str| told[member].as_str().unwrap_or("").to_owned();
-    let lag = (told["lag"]["events"].as_i64().unwrap_or(0), told["lag"]["seconds"].as_i64().unwrap_or(0));
+fn status_line(status: &Value) -> String {
+    let text = |member: &str| status[member].as_str().unwrap_or_default();
+    let lag = |member: &str| status["lag"][member].as_i64().unwrap_or_default();
     let mut line = format!(
         "{:<20} version {:<3} {:<10} {:<8} {} events, {} s behind",
         text("name"),
-        told["version"],
+        status["version"],
         text("mode"),
         text("state"),
-        lag.0,
-        lag.1
+        lag("events"),
+        lag("seconds"),
     );
-    if let Some(building) = told.get("building") {
+    if let Some(building) = status.get("building") {
         line.push_str(&format!("; {}", progress(building)));
     }
-    if let Some(error) = told.get("error") {
+    if let Some(error) = status.get("error") {
         line.push_str(&format!("; stopped at {}: {}", error["at"], error["message"].as_str().unwrap_or_default()));
     }
     line
 }
 
-/// `[#####-----]  50%  100000/200000  350000/s  0.3 s left`
+/// `[##########----------]  50%  100000/200000  350000/s  0.3 s left`
 fn progress(building: &Value) -> String {
-    let number = |member: &str| building[member].as_f64().unwrap_or(0.0);
+    let number = |member: &str| building[member].as_f64().unwrap_or_default();
     let part = if number("total") > 0.0 { (number("done") / number("total")).clamp(0.0, 1.0) } else { 1.0 };
     let done = (1..=20).filter(|step| f64::from(*step) <= part * 20.0).count();
     format!(
@@ -99,164 +247,23 @@ fn progress(building: &Value) -> String {
     )
 }
 
-/// The last line, in the place of the progress.
-fn say_last(told: &Value) {
+/// Prints a line. A closed standard output is no error.
+fn print_line(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Prints the progress of a rebuild: in place on a terminal, otherwise as a new line.
+fn print_progress(building: &Value) {
+    let mut output = std::io::stdout();
+    let (before, after) = if output.is_terminal() { ("\r", "\x1b[K") } else { ("", "\n") };
+    let _ = write!(output, "{before}{}{after}", progress(building));
+    let _ = output.flush();
+}
+
+/// Prints the status in place of the progress.
+fn print_last_line(status: &Value) {
     if std::io::stdout().is_terminal() {
         let _ = write!(std::io::stdout(), "\r\x1b[K");
     }
-    say(&line(told));
-}
-
-/// Shows how far it is, over and over on a terminal, else a line each time.
-fn show(building: &Value) {
-    let mut terminal = std::io::stdout();
-    let (before, after) = if terminal.is_terminal() { ("\r", "\x1b[K") } else { ("", "\n") };
-    let _ = write!(terminal, "{before}{}{after}", progress(building));
-    let _ = terminal.flush();
-}
-
-/// Whether what is being built does not go on. What is wrong with the generation that is read may be why it is built.
-fn is_stuck(told: &Value) -> bool {
-    let of = |member: &str| told[member]["generation"].as_i64();
-    told["state"] == "failing" && (of("error").is_none() || of("error") == of("building"))
-}
-
-/// Asks the service that runs.
-fn asked(task: &ProjectionTask, service: SocketAddr) -> Told<bool> {
-    match task {
-        ProjectionTask::List => {
-            let told = ask(service, "GET", "/projections", None)?;
-            told["projections"].as_array().into_iter().flatten().for_each(|told| say(&line(told)));
-            Ok(true)
-        }
-        ProjectionTask::Rebuild { name } => {
-            let path = format!("/projections/{name}");
-            let mut told = ask(service, "POST", &format!("{path}/rebuild"), None)?;
-            while let Some(building) = told.get("building") {
-                show(building);
-                if is_stuck(&told) {
-                    say_last(&told);
-                    return Ok(false);
-                }
-                std::thread::sleep(Duration::from_millis(200));
-                told = ask(service, "GET", &path, None)?;
-            }
-            say_last(&told);
-            Ok(told["state"] == "live")
-        }
-        ProjectionTask::Skip { name, at } => {
-            let told = ask(service, "POST", &format!("/projections/{name}/skip"), Some(&json!({ "at": at })))?;
-            say(&line(&told));
-            Ok(true)
-        }
-    }
-}
-
-/// One request to the service, which closes the connection after its answer.
-fn ask(service: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> Told<Value> {
-    let mut connection = TcpStream::connect(service)?;
-    let body = body.map(Value::to_string).unwrap_or_default();
-    let head = format!("{method} {path} HTTP/1.0\r\nHost: {service}\r\nContent-Type: application/json\r\n");
-    write!(connection, "{head}Accept: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer)?;
-    let (head, body) =
-        answer.split_once("\r\n\r\n").ok_or_else(|| ProjectionError::new("the service gave no answer"))?;
-    let told: Value = serde_json::from_str(body)?;
-    if head.split(' ').nth(1).is_some_and(|status| status.starts_with('2')) {
-        return Ok(told);
-    }
-    Err(ProjectionError::new(told["detail"].as_str().unwrap_or(head)))
-}
-
-/// The address of a service, as it can be reached from here.
-pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
-    let loopback: IpAddr = if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
-    if address.ip().is_unspecified() { SocketAddr::new(loopback, address.port()) } else { address }
-}
-
-/// The files, while no service runs.
-struct Offline {
-    database: Arc<Database>,
-    clock: Arc<Clock>,
-    writer: Writer,
-    inline: Arc<[ProjectionSpec]>,
-    background: Vec<ProjectionRunner>,
-}
-
-impl Offline {
-    fn open(settings: &Settings, database: Database, registry: Registry, projections: ProjectionSet) -> Told<Self> {
-        if !settings.database.exists() {
-            return Err(StoreError::Open(format!("there is no database {}", settings.database.display())).into());
-        }
-        let (database, registry, clock) = (Arc::new(database), Arc::new(registry), Arc::new(Clock::default()));
-        let context = projections.context(&database, &registry, &clock)?;
-        let inline: Arc<[ProjectionSpec]> = projections.inline.into();
-        let (ours, theirs) = (Arc::clone(&registry), Arc::clone(&inline));
-        let writer = Writer::open(&database, ours, theirs, clock.now(), EpochMode::Keep)?;
-        let mut background = Vec::new();
-        for spec in projections.background {
-            let status = Status::new(spec.name, spec.version, Mode::Background);
-            background.push(ProjectionRunner::new(context.clone(), spec, status));
-        }
-        Ok(Self { database, clock, writer, inline, background })
-    }
-
-    fn run(&mut self, task: &ProjectionTask) -> Told<bool> {
-        let outcome = match task {
-            ProjectionTask::List => self.list(),
-            ProjectionTask::Rebuild { name } => self.rebuild(name),
-            ProjectionTask::Skip { .. } => {
-                Err(ProjectionError::new("no service runs that could have stopped at an event"))
-            }
-        };
-        self.database.release();
-        outcome
-    }
-
-    fn list(&mut self) -> Told<bool> {
-        for projection in self.inline.iter() {
-            let status = Status::new(projection.name, projection.version, Mode::Inline);
-            say(&line(&status.to_json(self.clock.now())));
-        }
-        for runner in &mut self.background {
-            runner.look()?;
-            say(&line(&runner.status().to_json(self.clock.now())));
-        }
-        Ok(true)
-    }
-
-    fn rebuild(&mut self, name: &str) -> Told<bool> {
-        if self.inline.iter().any(|projection| projection.name == name) {
-            self.writer.rebuild(name, self.clock.now())?;
-            say(&format!("{name} was built anew"));
-            return Ok(true);
-        }
-        let now = self.clock.now();
-        let Some(runner) = self.background.iter_mut().find(|runner| runner.status().state().name == name) else {
-            return Err(ProjectionError::new(format!("there is no projection {name:?}")));
-        };
-        runner.rebuild()?;
-        let status = runner.status().clone();
-        let mut shown = std::time::Instant::now();
-        loop {
-            let Ok(progress) = runner.step() else {
-                say_last(&status.to_json(now));
-                return Ok(false);
-            };
-            let told = status.to_json(now);
-            if is_stuck(&told) {
-                say_last(&told);
-                return Ok(false);
-            }
-            let Some(building) = told.get("building") else {
-                say_last(&told);
-                return Ok(true);
-            };
-            if shown.elapsed() > Duration::from_millis(200) || progress == Progress::Done {
-                show(building);
-                shown = std::time::Instant::now();
-            }
-        }
-    }
+    print_line(&status_line(status));
 }

@@ -1,6 +1,7 @@
 //! The one place that wires everything.
 
 pub(crate) mod builder;
-pub(crate) mod cli;
+mod cli;
+mod control;
 pub(crate) mod running;
 pub(crate) mod settings;

@@ -1,6 +1,6 @@
-//! A service that runs: commands by their types, and the order in which everything stops.
+//! A running service: typed commands and reads, and the order in which everything stops.
 
-use std::fmt;
+use crate::service::control::ControlSocket;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -21,66 +21,49 @@ use crate::http::shared::Shared;
 use crate::read::pool::{FoldAggregate, ReadAggregates};
 use crate::read_model::error::ProjectionError;
 use crate::service::settings::Settings;
-use crate::storage::connection::Database;
+use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::write::aggregator::{Close, ExecuteError, execute};
 
-/// A service that runs.
+/// A running service. It runs until [`Running::stop`].
 pub struct Running {
-    pub(crate) addresses: Vec<SocketAddr>,
-    /// `None` for one without HTTP.
-    pub(crate) server: Option<ServerHandle>,
-    pub(crate) hubs: Hubs,
-    pub(crate) relay: Addr<Relay>,
-    pub(crate) shared: web::Data<Shared>,
-    pub(crate) database: Arc<Database>,
-    pub(crate) arbiters: Vec<Arbiter>,
-    pub(crate) settings: Settings,
-    #[cfg_attr(not(feature = "test-hooks"), expect(dead_code, reason = "the hooks turn it"))]
-    pub(crate) clock: Arc<Clock>,
+    pub(super) addresses: Vec<SocketAddr>,
+    /// `None` without HTTP.
+    pub(super) server: Option<ServerHandle>,
+    pub(super) hubs: Hubs,
+    pub(super) relay: Addr<Relay>,
+    pub(super) shared: web::Data<Shared>,
+    pub(super) database: Arc<Database>,
+    /// `None` for a private database, or if the socket cannot be created.
+    pub(super) control: Option<ControlSocket>,
+    pub(super) arbiters: Vec<Arbiter>,
+    pub(super) settings: Settings,
+    #[cfg_attr(not(feature = "test-hooks"), expect(dead_code, reason = "only the hooks change it"))]
+    pub(super) clock: Arc<Clock>,
 }
 
 /// What a command came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Outcome<T> {
     /// The identity of the aggregate.
     pub key: Key,
-    /// The aggregate after the command; `None` when it is gone.
+    /// The aggregate after the command. `None` if it does not exist any more.
     pub state: Option<T>,
     /// The number of its domain events.
     pub version: i64,
-    /// The revision of the document that shows it.
+    /// The first revision of the document that has this state.
     pub revision: i64,
 }
 
-/// Why a command has no outcome.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError<E> {
-    /// It would have broken a rule of the business.
-    #[error(transparent)]
-    Rejected(E),
-    /// There is no aggregate with this key.
-    #[error("there is no such aggregate")]
-    NotFound,
-    /// The key is none of this collection.
-    #[error("{0}")]
-    Invalid(#[source] ValidationError),
-    /// Too many commands wait already; it was not taken.
-    #[error("too many commands wait; this one was not taken")]
-    Busy,
-    /// Something failed; the log says what. Unless it was there before, whether the command was done is unknown.
-    #[error("{0}")]
-    Failed(String),
-}
-
 impl Running {
-    /// Where it listens.
+    /// The addresses on which the service listens. Empty without HTTP.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Opens an event-sourced aggregate under a key that the service gives, and returns when it is on disk.
+    /// Creates an event-sourced aggregate with a key that the service chooses, and returns when it is on disk.
     ///
     /// # Errors
     /// See [`CommandError`].
@@ -88,7 +71,8 @@ impl Running {
         self.command(None, command).await
     }
 
-    /// Does a command of an event-sourced aggregate, and returns when it is on disk; the same as over HTTP.
+    /// Executes a command of an event-sourced aggregate, and returns when it is on disk. It has the same effect as over
+    /// HTTP.
     ///
     /// # Errors
     /// See [`CommandError`].
@@ -105,51 +89,54 @@ impl Running {
         key: Option<Key>,
         command: T::Command,
     ) -> Result<Outcome<T>, CommandError<T::Error>> {
-        let collection = self.collection::<T>().map_err(|error| CommandError::Failed(error.to_string()))?;
-        let change = handle::<T>(command).map_err(|error| CommandError::Failed(error.to_string()))?;
+        let collection = self.collection::<T>().ok_or(CommandError::NotRegistered(T::NAME))?;
+        let change = handle::<T>(command).map_err(CommandError::Encoding)?;
         let command = Command { collection, key, precondition: Precondition::default(), change };
         let written = execute(&self.shared.aggregator, None, command).await.map_err(CommandError::of)?;
         let state = written.body.map(|body| body.decode()).transpose();
-        let state = state.map_err(|corrupt| CommandError::Failed(corrupt.to_string()))?;
+        let state = state.map_err(|corrupt| CommandError::Corrupt(corrupt.to_string()))?;
         let (version, revision) = (written.version.number(), written.revision.number());
         Ok(Outcome { key: written.key, state, version, revision })
     }
 
-    /// An aggregate as its events say, read from the journal, and the number of them; `None` where there is none.
+    /// The current state of an aggregate. `None` if it does not exist.
     ///
     /// # Errors
-    /// The type is not registered, or an event cannot be read: then its position, kind and version are named.
-    pub async fn rehydrate<T: EventSourced>(&self, key: &Key) -> Result<(Option<T>, i64), StartError> {
-        let fold = FoldAggregate { collection: self.collection::<T>()?, key: key.clone(), up_to: None };
-        let (_, folded) = self.shared.readers.send(fold).await.map_err(stopped)??;
+    /// The type is not registered, or the database cannot be read.
+    pub async fn load<T: EventSourced>(&self, key: &Key) -> Result<Option<T>, ReadError> {
+        let collection = self.collection::<T>().ok_or(ReadError::NotRegistered(T::NAME))?;
+        let read = ReadAggregates { collection, keys: vec![key.clone()] };
+        let (_, mut rows) = self.shared.readers.send(read).await.map_err(|_| ReadError::Stopped)??;
+        let body = rows.pop().and_then(|(_, row)| row.body);
+        Ok(body.map(|body| body.decode()).transpose().map_err(StoreError::from)?)
+    }
+
+    /// The state of an aggregate that follows from its events in the journal, and the number of these events. The state
+    /// is `None` if the aggregate does not exist.
+    ///
+    /// # Errors
+    /// The type is not registered, the database cannot be read, or an event cannot be read. The error then names the
+    /// event's position, kind and version.
+    pub async fn rehydrate<T: EventSourced>(&self, key: &Key) -> Result<(Option<T>, i64), ReadError> {
+        let collection = self.collection::<T>().ok_or(ReadError::NotRegistered(T::NAME))?;
+        let fold = FoldAggregate { collection, key: key.clone(), up_to: None };
+        let (_, folded) = self.shared.readers.send(fold).await.map_err(|_| ReadError::Stopped)??;
         let state = folded.body.map(|body| body.decode()).transpose().map_err(StoreError::from)?;
         Ok((state, folded.version.number()))
     }
 
-    /// An aggregate as it is now; `None` where there is none.
-    ///
-    /// # Errors
-    /// The type is not registered, or the database cannot be read.
-    pub async fn load<T: EventSourced>(&self, key: &Key) -> Result<Option<T>, StartError> {
-        let read = ReadAggregates { collection: self.collection::<T>()?, keys: vec![key.clone()] };
-        let (_, mut rows) = self.shared.readers.send(read).await.map_err(stopped)??;
-        let body = rows.pop().and_then(|(_, row)| row.body);
-        body.map(|body| body.decode()).transpose().map_err(|corrupt| StoreError::from(corrupt).into())
+    fn collection<T: EventSourced>(&self) -> Option<CollectionId> {
+        self.shared.registry.id(T::NAME)
     }
 
-    fn collection<T: EventSourced>(&self) -> Result<CollectionId, StoreError> {
-        let id = self.shared.registry.id(T::NAME);
-        id.ok_or_else(|| StoreError::Open(format!("{} is not registered", T::NAME)))
-    }
-
-    /// Stops: no new connections, then the streams end, the writes in flight are answered, the relay is drained, and
-    /// the aggregator leaves one tidy database file behind.
+    /// Stops the service: it accepts no more connections, cuts the streams, answers the commands in flight, drains the
+    /// relay, and leaves all data in one file.
     ///
     /// # Errors
-    /// The database could not be tidied up. What was answered is safe all the same.
-    pub async fn stop(self) -> Result<(), StartError> {
+    /// The write-ahead log could not be moved into the database file. All answered commands are on disk nevertheless.
+    pub async fn stop(self) -> Result<(), StoreError> {
         let stopped = self.server.as_ref().map(|server| server.stop(true));
-        let hubs = std::mem::take(&mut *self.hubs.lock().expect("nobody panics while pushing to a list"));
+        let hubs = std::mem::take(&mut *self.hubs.lock().expect("no thread panics while it holds this lock"));
         for hub in &hubs {
             hub.do_send(Shutdown);
         }
@@ -158,28 +145,31 @@ impl Running {
             stopped.await;
             log::info!("connections are closed");
         }
-        // An actor that is gone already has nothing left to do.
+        // An actor that has already stopped has nothing left to do.
         let _ = self.relay.send(Drain).await;
         let closed = self.shared.aggregator.send(Close).await;
+        if let Some(control) = self.control {
+            control.close();
+        }
         for arbiter in self.arbiters {
             arbiter.stop();
-            drop(arbiter.join());
+            let _ = arbiter.join();
         }
         self.database.release();
         log::info!("stopped");
-        closed.unwrap_or(Ok(())).map_err(StartError::Store)
+        closed.unwrap_or(Ok(()))
     }
 }
 
 /// Steps and faults for tests.
 #[cfg(feature = "test-hooks")]
 impl Running {
-    /// From now on, nobody tells the relay of a commit.
+    /// From now on, the aggregator does not notify the relay of commits.
     pub async fn lose_wake_ups(&self) {
         let _ = self.shared.aggregator.send(crate::write::aggregator::LoseWakeUps).await;
     }
 
-    /// The next batch reaches no worker.
+    /// The relay does not hand the next batch to the workers.
     pub async fn lose_batch(&self) {
         let _ = self.relay.send(crate::delivery::relay::LoseBatch).await;
     }
@@ -190,9 +180,15 @@ impl Running {
         crate::delivery::relay::prune(&self.shared.aggregator, retained).await;
     }
 
-    /// Moves the clock by this many milliseconds, back if negative.
+    /// Moves the clock by this many milliseconds, backwards if negative.
     pub fn turn_clock(&self, milliseconds: i64) {
         self.clock.turn(milliseconds);
+    }
+
+    /// The number of bytes that count against `--shared-bodies`.
+    #[must_use]
+    pub fn shared_body_bytes(&self) -> usize {
+        self.shared.collections.used()
     }
 
     /// The number of session actors that run: one for each SSE client of a feed.
@@ -208,61 +204,104 @@ impl Running {
     }
 }
 
-fn stopped(error: MailboxError) -> StoreError {
-    StoreError::Open(format!("the service has stopped: {error}"))
+pub(super) fn retention(settings: &Settings) -> Retention {
+    Retention { events: settings.retention, keep: settings.retention_events, tombstones: settings.tombstone_retention }
 }
 
-/// How long what is kept.
-pub(crate) fn retention(settings: &Settings) -> Retention {
-    Retention { events: settings.retention, keep: settings.retention_events, tombstones: settings.tombstone_retention }
+/// Why a command has no outcome.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError<E> {
+    /// The command violates a business rule.
+    #[error(transparent)]
+    Rejected(E),
+    /// No aggregate has this key.
+    #[error("there is no such aggregate")]
+    NotFound,
+    /// The collection does not allow this key for a new aggregate.
+    #[error(transparent)]
+    Invalid(ValidationError),
+    /// Too many commands are waiting. This one was not executed.
+    #[error("too many commands are waiting; this one was not executed")]
+    Busy,
+    /// The type is not registered with the service.
+    #[error("{0} is not registered")]
+    NotRegistered(&'static str),
+    /// The command cannot be serialized. It was not executed.
+    #[error("the command cannot be serialized")]
+    Encoding(#[source] serde_json::Error),
+    /// The aggregate or one of its events cannot be read, or an inline projection rejected the change. Unless the
+    /// state after the command cannot be read, the command was not executed.
+    #[error("{0}")]
+    Corrupt(String),
+    /// The aggregate's own code panicked. The command was not executed. The panic is in the log.
+    #[error("the code of the aggregate panicked")]
+    Panicked,
+    /// The database failed, or the service has stopped. The cause is in the log.
+    #[error("it is unknown whether the command was executed; the log has the cause")]
+    Unknown,
 }
 
 impl<E: 'static> CommandError<E> {
     fn of(error: ExecuteError) -> Self {
-        let failed = || Self::Failed("whether the command was done is unknown; the log says why".to_owned());
         match error {
             ExecuteError::Rejected(Rejection::RuleBroken(broken)) => {
-                broken.into_any().downcast().map_or_else(|_| failed(), |broken| Self::Rejected(*broken))
+                broken.into_any().downcast().map_or(Self::Unknown, |broken| Self::Rejected(*broken))
             }
             ExecuteError::Rejected(Rejection::NotFound) => Self::NotFound,
             ExecuteError::Rejected(Rejection::Invalid(invalid)) => Self::Invalid(invalid),
-            ExecuteError::Rejected(Rejection::Corrupt(corrupt)) => Self::Failed(corrupt.to_string()),
-            ExecuteError::Rejected(Rejection::Panicked) => Self::Failed("its own code panicked".to_owned()),
-            // Nothing was expected.
-            ExecuteError::Rejected(Rejection::PreconditionFailed(_)) | ExecuteError::Failed => failed(),
+            ExecuteError::Rejected(Rejection::Corrupt(corrupt)) => Self::Corrupt(corrupt.to_string()),
+            ExecuteError::Rejected(Rejection::Panicked) => Self::Panicked,
+            // Typed commands have no precondition, so the first of these does not happen.
+            ExecuteError::Rejected(Rejection::PreconditionFailed(_)) | ExecuteError::Failed => Self::Unknown,
             ExecuteError::Busy => Self::Busy,
         }
     }
 }
 
-/// Why a service does not start, or did not stop as it should.
-#[derive(Debug)]
+/// Why an aggregate cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The type is not registered with the service.
+    #[error("{0} is not registered")]
+    NotRegistered(&'static str),
+    /// The service has stopped.
+    #[error("the service has stopped")]
+    Stopped,
+    /// The database cannot be read, or has unexpected data.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a service cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// The registrations do not fit together.
+    #[error("the collections do not fit together: {0}")]
     Registration(InvalidRegistration),
-    /// The database.
-    Store(StoreError),
-    /// The address cannot be listened on.
-    Listen(String, std::io::Error),
-    /// A projection cannot be kept.
+    /// The database cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The service cannot listen on its address.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address as it is in the settings.
+        address: String,
+        /// What the operating system reports.
+        source: std::io::Error,
+    },
+    /// A projection cannot start.
+    #[error("cannot start a projection: {0}")]
     Projection(ProjectionError),
-    /// Signals cannot be waited for.
-    Signal(std::io::Error),
+    /// The operating system does not start a thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+    /// The process cannot handle signals.
+    #[error("cannot handle signals")]
+    Signal(#[source] std::io::Error),
 }
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Registration(invalid) => write!(f, "the collections do not fit together: {invalid}"),
-            Self::Store(error) => error.fmt(f),
-            Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
-            Self::Projection(error) => write!(f, "a projection cannot be kept: {error}"),
-            Self::Signal(error) => write!(f, "cannot wait for signals: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
 
 impl From<InvalidRegistration> for StartError {
     fn from(invalid: InvalidRegistration) -> Self {
@@ -273,11 +312,5 @@ impl From<InvalidRegistration> for StartError {
 impl From<ProjectionError> for StartError {
     fn from(error: ProjectionError) -> Self {
         Self::Projection(error)
-    }
-}
-
-impl From<StoreError> for StartError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
     }
 }

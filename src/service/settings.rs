@@ -1,184 +1,199 @@
-//! Every setting: a flag, an environment variable, a unit, a default.
+//! All settings: flag, environment variable, unit and default.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use bytesize::ByteSize;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-/// Publishes aggregates and their change events as two views of one truth.
+const ABOUT: &str = "Publishes aggregates and their change events as two views of one truth";
+
+const LONG_ABOUT: &str = "Publishes aggregates and their change events as two views of one truth.
+
+Durations are written like `200ms`, `15s` or `24h`, and sizes like `65536`, `64KiB` or `1MiB`; `KB` and `MB` are powers \
+                          of 1000.";
+
+/// The settings of a service.
 ///
-/// Durations are written `200ms`, `15s`, `24h`; sizes `65536`, `64KiB`, `1MiB`.
-#[derive(Debug, Clone, Parser)]
-#[command(name = "duality", version, max_term_width = 120)]
+/// A program takes them from its command line and its environment with [`Settings::parse`], or changes the defaults:
+///
+/// ```
+/// use duality::{ByteSize, Settings};
+///
+/// let mut settings = Settings::default();
+/// settings.listen = "127.0.0.1:0".to_owned();
+/// settings.max_body = ByteSize::kib(64);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(name = "duality", version, max_term_width = 120, about = ABOUT, long_about = LONG_ABOUT)]
+#[non_exhaustive]
 pub struct Settings {
-    /// What to do instead of serving.
+    /// A task to run instead of the service.
     #[command(subcommand)]
     pub task: Option<Task>,
 
-    /// The address to listen on; port 0 takes a free one.
+    /// The address to listen on; port 0 selects a free port.
     #[arg(long, env = "DUALITY_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:3000")]
     pub listen: String,
 
-    /// The database file, created if it is not there; `:memory:` is a private one that is gone at exit.
+    /// The database file; `:memory:` is a private database that is removed at exit.
     #[arg(long, env = "DUALITY_DATABASE", value_name = "FILE", default_value = "duality.db", global = true)]
     pub database: PathBuf,
 
-    /// How often the outbox is looked at when nobody says that there is something in it.
+    /// How often the relay polls the outbox when it receives no notification.
     #[arg(long, env = "DUALITY_POLL_INTERVAL", value_name = "DURATION", default_value = "1s", value_parser = interval)]
     pub poll_interval: Duration,
 
-    /// How long change events are kept for those who come back.
+    /// How long change events are kept for reconnecting clients.
     #[arg(long, env = "DUALITY_RETENTION", value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
     pub retention: Duration,
 
-    /// Change events that are kept at most, counted in revisions; all that are young enough if not given.
+    /// The maximum number of revisions whose change events are kept; not limited by default.
     #[arg(long, env = "DUALITY_RETENTION_EVENTS", value_name = "REVISIONS", value_parser = clap::value_parser!(i64).range(0..))]
     pub retention_events: Option<i64>,
 
-    /// How long it is known of a deleted aggregate that it was deleted; who comes back later starts from nothing.
+    /// How long tombstones of deleted aggregates are kept; a client that reconnects later starts from nothing.
     #[arg(long, env = "DUALITY_TOMBSTONE_RETENTION", value_name = "DURATION", default_value = "90d", value_parser = humantime::parse_duration)]
     pub tombstone_retention: Duration,
 
-    /// Start another epoch: needed once for a copy of a database that was not made by this program.
+    /// Start a new epoch; needed once for a copy of a database that was not made by this program.
     #[arg(long, env = "DUALITY_NEW_EPOCH")]
     pub new_epoch: bool,
 
-    /// How often older change events are removed.
+    /// How often older change events are pruned.
     #[arg(long, env = "DUALITY_PRUNE_INTERVAL", value_name = "DURATION", default_value = "1min", value_parser = interval)]
     pub prune_interval: Duration,
 
-    /// After how much quiet a stream gets a comment line.
+    /// How long a stream is quiet before it gets a comment line.
     #[arg(long, env = "DUALITY_HEARTBEAT", value_name = "DURATION", default_value = "15s", value_parser = interval)]
     pub heartbeat: Duration,
 
-    /// Streams that may be open, in all.
-    #[arg(long, env = "DUALITY_MAX_SESSIONS", value_name = "STREAMS", default_value_t = 20_000, value_parser = at_least_one)]
-    pub max_sessions: usize,
+    /// The maximum number of open streams in total.
+    #[arg(long, env = "DUALITY_MAX_SESSIONS", value_name = "STREAMS", default_value = "20000")]
+    pub max_sessions: NonZeroUsize,
 
-    /// Streams that may be open from one address.
-    #[arg(long, env = "DUALITY_MAX_SESSIONS_PER_ADDRESS", value_name = "STREAMS", default_value_t = 5_000, value_parser = at_least_one)]
-    pub max_sessions_per_address: usize,
+    /// The maximum number of open streams from one address.
+    #[arg(long, env = "DUALITY_MAX_SESSIONS_PER_ADDRESS", value_name = "STREAMS", default_value = "5000")]
+    pub max_sessions_per_address: NonZeroUsize,
 
-    /// What may wait in the service for one stream that is not read.
-    #[arg(long, env = "DUALITY_SESSION_BUFFER", value_name = "SIZE", default_value = "256KiB", value_parser = at_least_a_byte)]
-    pub session_buffer: usize,
+    /// How much the service buffers for one stream whose client does not read.
+    #[arg(long, env = "DUALITY_SESSION_BUFFER", value_name = "SIZE", default_value = "256KiB", value_parser = positive_size)]
+    pub session_buffer: ByteSize,
 
-    /// What whole collections may take in memory, so that all who read one share it; one for which there is no room is
-    /// streamed, and with 0 all are.
-    #[arg(long, env = "DUALITY_SHARED_BODIES", value_name = "SIZE", default_value = "64MiB", value_parser = size)]
-    pub shared_bodies: usize,
+    /// How much memory the shared bodies of whole collections may take; a collection that does not fit is streamed, and
+    /// with 0 all are.
+    #[arg(long, env = "DUALITY_SHARED_BODIES", value_name = "SIZE", default_value = "64MiB")]
+    pub shared_bodies: ByteSize,
 
-    /// What events that are replayed to subscribers who were away may take in memory, so that all who come back share them;
-    /// with less than 257 KiB each has them read for itself.
-    #[arg(long, env = "DUALITY_SHARED_EVENTS", value_name = "SIZE", default_value = "32MiB", value_parser = size)]
-    pub shared_events: usize,
+    /// How much memory replayed events may take that reconnecting clients share; below 257 KiB nothing is shared and
+    /// every client reads from the database.
+    #[arg(long, env = "DUALITY_SHARED_EVENTS", value_name = "SIZE", default_value = "32MiB")]
+    pub shared_events: ByteSize,
 
-    /// An origin whose pages may read the answers (CORS), `*` for any; may be given several times.
+    /// An origin whose pages may use the service (CORS), or `*` for any; separate several with commas.
     #[arg(long, env = "DUALITY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<String>,
 
-    /// How long the peer of a connection may leave sent bytes unacknowledged, or its window closed, before it counts
-    /// as dead.
+    /// How long a peer may leave sent data unacknowledged, or its window closed, before it counts as dead.
     #[arg(long, env = "DUALITY_PEER_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = interval)]
     pub peer_timeout: Duration,
 
-    /// The longest body of a request.
-    #[arg(long, env = "DUALITY_MAX_BODY", value_name = "SIZE", default_value = "1MiB", value_parser = size)]
-    pub max_body: usize,
+    /// The maximum size of a request body.
+    #[arg(long, env = "DUALITY_MAX_BODY", value_name = "SIZE", default_value = "1MiB")]
+    pub max_body: ByteSize,
 
-    /// Commands that may wait for the database; more are answered with 503.
-    #[arg(long, env = "DUALITY_QUEUE", value_name = "COMMANDS", default_value_t = 4096, value_parser = at_least_one)]
-    pub queue: usize,
+    /// The maximum number of commands waiting for the database; further ones get a 503.
+    #[arg(long, env = "DUALITY_QUEUE", value_name = "COMMANDS", default_value = "4096")]
+    pub queue: NonZeroUsize,
 
-    /// Threads that serve connections; as many as there are processors if not given.
-    #[arg(long, env = "DUALITY_WORKERS", value_name = "THREADS", value_parser = at_least_one)]
-    pub workers: Option<usize>,
+    /// The number of threads that serve connections; the number of processors by default.
+    #[arg(long, env = "DUALITY_WORKERS", value_name = "THREADS")]
+    pub workers: Option<NonZeroUsize>,
 
-    /// Threads that read pages of events and single aggregates; as many again read whole collections.
-    #[arg(long, env = "DUALITY_READERS", value_name = "THREADS", default_value_t = 2, value_parser = at_least_one)]
-    pub readers: usize,
+    /// The number of threads that read events and single aggregates; as many again read whole collections.
+    #[arg(long, env = "DUALITY_READERS", value_name = "THREADS", default_value = "2")]
+    pub readers: NonZeroUsize,
 }
 
-/// What the program can do instead of serving.
+/// A task to run instead of the service.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+#[non_exhaustive]
 pub enum Task {
-    /// Fold all events and derive all groups anew, and compare that with what is stored; a service may be running
-    /// meanwhile. Exit code 0 when all is as it should be, 1 otherwise.
+    /// Replay all events, and compare the states that follow from them with the stored ones. A service may use the
+    /// database. Changes nothing. Exit code 1 if any state differs.
     Verify,
-    /// Look at the projections, or build one anew: by asking the service that runs on the database, or on the files if none
-    /// does.
+    /// Show or rebuild projections. The running service does the task; if none is running, it is done on the files.
     Projection {
-        /// What to do.
+        /// The task.
         #[command(subcommand)]
         task: ProjectionTask,
     },
 }
 
-/// What can be done about projections.
+/// A task for the projections.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+#[non_exhaustive]
 pub enum ProjectionTask {
-    /// Name, version, state, lag and last error of each.
+    /// List the name, version, state, lag and last error of each projection.
     List,
-    /// Build one anew, beside the one that is read until then. Exit code 0 when it is read.
+    /// Rebuild a projection while its current generation is served. Exit code 0 when the new generation is served.
     Rebuild {
-        /// Its name.
+        /// The name of the projection.
         name: String,
     },
-    /// Leave out the event at which one stopped. That is logged.
+    /// Skip the event at which a projection has stopped. The log records this.
     Skip {
-        /// Its name.
+        /// The name of the projection.
         name: String,
         /// The position or the revision of the event.
         at: i64,
     },
 }
 
-impl Default for Settings {
-    /// The defaults, and what the environment says.
-    fn default() -> Self {
-        Self::parse_from(["duality"])
+impl Settings {
+    /// The settings of this process: command line, environment, defaults. Exits the process for `--help` and for an
+    /// invalid command line.
+    #[must_use]
+    pub fn parse() -> Self {
+        <Self as Parser>::parse()
     }
 }
 
-/// A duration after which something happens again: not zero.
+impl Default for Settings {
+    /// The defaults. The environment is not read.
+    fn default() -> Self {
+        let command = Self::command().mut_args(|arg| arg.env(None::<&'static str>));
+        let matches = command.try_get_matches_from(["duality"]).expect("every setting has a valid default");
+        Self::from_arg_matches(&matches).expect("every setting has a valid default")
+    }
+}
+
+/// A size in bytes as this machine counts memory.
+pub(super) fn bytes(size: ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
+/// A duration for a repeated step, which cannot be zero.
 fn interval(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("expected more than nothing".to_owned()),
+        Ok(Duration::ZERO) => Err("expected more than zero".to_owned()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
     }
 }
 
-fn size(text: &str) -> Result<usize, String> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit: usize = match &text[digits.len()..] {
-        "" => 1,
-        "KiB" => 1024,
-        "MiB" => 1024 * 1024,
-        "GiB" => 1024 * 1024 * 1024,
-        other => return Err(format!("unknown unit {other:?}, expected KiB, MiB or GiB")),
-    };
-    let number: usize = digits.parse().map_err(|error| format!("{error}"))?;
-    number.checked_mul(unit).ok_or_else(|| "too large".to_owned())
-}
-
-fn at_least_a_byte(text: &str) -> Result<usize, String> {
-    match size(text) {
-        Ok(0) => Err("expected at least 1".to_owned()),
-        other => other,
-    }
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("expected at least 1".to_owned()),
-        Ok(number) => Ok(number),
-        Err(error) => Err(format!("{error}")),
+fn positive_size(text: &str) -> Result<ByteSize, String> {
+    match text.parse()? {
+        ByteSize(0) => Err("expected more than zero".to_owned()),
+        size => Ok(size),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     fn parse(flags: &[&str]) -> Result<Settings, clap::Error> {
@@ -188,23 +203,49 @@ mod tests {
     #[test]
     fn sizes_and_durations_have_units() {
         let settings = parse(&["--max-body", "64KiB", "--poll-interval", "200ms", "--retention", "0s"]).unwrap();
-        assert_eq!(settings.max_body, 65536);
+        assert_eq!(settings.max_body, ByteSize(65_536));
         assert_eq!(settings.poll_interval, Duration::from_millis(200));
         assert_eq!(settings.retention, Duration::ZERO);
+        for (text, bytes) in [("65536", 65_536), ("1MiB", 1 << 20), ("1MB", 1_000_000), ("0", 0)] {
+            assert_eq!(parse(&["--max-body", text]).unwrap().max_body, ByteSize(bytes), "{text}");
+        }
     }
 
     #[test]
-    fn what_cannot_work_is_refused() {
+    fn invalid_values_are_rejected() {
         for flags in [
             ["--poll-interval", "0s"],
             ["--poll-interval", "5"],
-            ["--max-body", "1MB"],
+            ["--max-body", "1XB"],
+            ["--max-body", "-1"],
             ["--max-body", "x"],
             ["--queue", "0"],
+            ["--workers", "0"],
             ["--session-buffer", "0KiB"],
             ["--nonsense", "1"],
         ] {
             assert!(parse(&flags).is_err(), "{flags:?}");
+        }
+    }
+
+    /// Runs as a test of its own, and below with variables set.
+    #[test]
+    fn the_defaults_are_those_of_an_empty_command_line() {
+        let defaults = Settings::default();
+        assert_eq!((defaults.listen.as_str(), defaults.queue.get()), ("127.0.0.1:3000", 4096));
+        if std::env::vars().all(|(name, _)| !name.starts_with("DUALITY_")) {
+            assert_eq!(defaults, parse(&[]).unwrap());
+        }
+    }
+
+    #[test]
+    fn the_defaults_do_not_read_the_environment() {
+        for (name, value) in [("DUALITY_QUEUE", "7"), ("DUALITY_LISTEN", "x"), ("DUALITY_QUEUE", "nonsense")] {
+            let test = "service::settings::tests::the_defaults_are_those_of_an_empty_command_line";
+            let run = Command::new(std::env::current_exe().unwrap()).args(["--exact", test]).env(name, value).output();
+            let output = run.unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && text.contains("1 passed"), "{name}={value}: {text}");
         }
     }
 }

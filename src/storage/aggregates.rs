@@ -1,18 +1,18 @@
-//! The table of current state.
+//! The table of current states and tombstones.
 
+use crate::domain::body::Body;
 use std::collections::BTreeMap;
 
 use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;
-use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::sql_types::{BigInt, Nullable, Text};
-use diesel::sqlite::{Sqlite, SqliteConnection};
+use diesel::query_builder::Query;
+use diesel::sql_types::{BigInt, Integer, Nullable, Text};
+use diesel::sqlite::SqliteConnection;
 
 use super::error::StoreError;
 use super::page::{PageLimit, Progress};
 use super::schema::{aggregates, metadata};
-use super::statements::UpsertAggregate;
-use crate::domain::body::Body;
+use super::statement::statement;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;
@@ -24,18 +24,18 @@ use crate::domain::revision::{Revision, Version};
 pub(crate) struct Row {
     /// The revision of its last change.
     pub(crate) revision: Revision,
-    /// The number of its domain events so far.
+    /// The number of its domain events.
     pub(crate) version: Version,
     /// `None` for a tombstone.
     pub(crate) body: Option<Body>,
 }
 
-/// The row of an aggregate, which may be a tombstone; `None` where there never was one.
+/// The row of an aggregate, which may be a tombstone. `None` if there is no row.
 pub(super) fn load(connection: &mut SqliteConnection, collection: &str, key: &Key) -> Result<Option<Row>, StoreError> {
     let row: Option<(i64, i64, Option<String>)> = aggregates::table
         .find((collection, key.rank(), key.as_str()))
         .select((aggregates::revision, aggregates::version, aggregates::body))
-        // Not `first`, whose `LIMIT ?` has SQLite prepare the statement anew each time.
+        // Not `first`: SQLite would prepare a statement with `LIMIT ?` each time.
         .get_result(connection)
         .optional()?;
     Ok(row.map(|(revision, version, body)| Row {
@@ -66,7 +66,22 @@ pub(super) fn save(
     Ok(())
 }
 
-/// Every aggregate of a collection that is there, in key order, one row in memory at a time.
+statement! {
+    struct UpsertAggregate<'a> {
+        "INSERT INTO aggregates (collection, rank, key, revision, version, body, deleted) VALUES ("
+        collection: &'a str as Text,
+        ", " rank: i32 as Integer,
+        ", " key: &'a str as Text,
+        ", " revision: i64 as BigInt,
+        ", " version: i64 as BigInt,
+        ", " body: Option<&'a str> as Nullable<Text>,
+        ", " deleted: Option<i64> as Nullable<BigInt>,
+    }
+    ") ON CONFLICT (collection, rank, key) DO UPDATE SET \
+     revision = excluded.revision, version = excluded.version, body = excluded.body, deleted = excluded.deleted"
+}
+
+/// Calls `each` with every aggregate of a collection, in key order. Only one row is in memory at a time.
 pub(super) fn scan<E: From<StoreError>>(
     connection: &mut SqliteConnection,
     collection: &str,
@@ -83,29 +98,30 @@ pub(super) fn scan<E: From<StoreError>>(
     Ok(())
 }
 
-/// An aggregate as it is, for those who know how it was.
+/// The current state of an aggregate, for a catch-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) collection: CollectionId,
     pub(crate) key: Key,
-    /// Of its last change.
+    /// The revision of its last change.
     pub(crate) revision: Revision,
-    /// `None` when it was deleted.
+    /// `None` if it was deleted.
     pub(crate) body: Option<String>,
 }
 
-/// Some of the aggregates of a feed that changed after a revision, in the order of their last changes.
+/// A page of the aggregates of a feed that changed after a revision, in the order of their last changes.
 #[derive(Debug)]
 pub(crate) struct States {
     pub(crate) states: Vec<State>,
-    /// Every one that last changed at or before this revision is among them; `None` when these are all.
+    /// The page has every aggregate that last changed at or before this revision. `None` if the page is the last one.
     pub(crate) to: Option<Revision>,
 }
 
-/// Aggregates that a page looks at, at most, but for the rest of its last revision.
+/// The maximum number of rows that a page reads, apart from the rest of its last revision. A page of a feed with few
+/// aggregates must not keep a read transaction open for long.
 const PAGE_ROWS: usize = 10_000;
 
-/// The aggregates of a feed that changed after a revision, deleted ones among them.
+/// The aggregates of a feed that changed after a revision, deleted ones included.
 pub(super) fn changed(
     connection: &mut SqliteConnection,
     registry: &Registry,
@@ -127,8 +143,8 @@ pub(super) fn changed(
         states.sort_by_key(|state| state.revision);
         return fill(feed, states.into_iter().map(Ok), limit);
     }
-    // Through the index by revision, so that the cost follows what changed; a filter by collection would tempt SQLite
-    // to go through all of the collection instead.
+    // Uses the index on the revision, so that the cost depends on the number of changes. With a filter on the collection,
+    // SQLite might scan the whole collection instead.
     let query = aggregates::table.filter(aggregates::revision.gt(after.number())).order(aggregates::revision).select((
         aggregates::collection,
         aggregates::key,
@@ -146,67 +162,53 @@ pub(super) fn changed(
     fill(feed, states, limit)
 }
 
-/// Takes states until there is no more room, whole revisions at a time.
+/// Takes states until the page is full; revisions are not split.
 fn fill(
     feed: &Feed,
     states: impl Iterator<Item = Result<State, StoreError>>,
     limit: PageLimit,
 ) -> Result<States, StoreError> {
-    let (mut taken, mut bytes, mut looked_at, mut last) = (Vec::new(), 0, 0, None);
-    for state in states {
+    let mut page = Vec::new();
+    let mut bytes = 0;
+    let mut last = None;
+    for (rows, state) in states.enumerate() {
         let state = state?;
-        let full = bytes >= limit.bytes || taken.len() >= limit.items || looked_at >= PAGE_ROWS;
-        if full && last.is_some_and(|last| last < state.revision) {
-            return Ok(States { states: taken, to: last });
+        let is_full = bytes >= limit.bytes || page.len() >= limit.items || rows >= PAGE_ROWS;
+        if is_full && last.is_some_and(|last| last < state.revision) {
+            return Ok(States { states: page, to: last });
         }
         last = Some(state.revision);
-        looked_at += 1;
         if feed.selects(state.collection, state.key.as_str()) {
             bytes += state.body.as_ref().map_or(0, String::len) + 2 * state.key.as_str().len();
-            taken.push(state);
+            page.push(state);
         }
     }
-    Ok(States { states: taken, to: None })
+    Ok(States { states: page, to: None })
 }
 
-/// The aggregates of one collection that changed after a revision, through the index by revision. A query of one constant
-/// text, which is prepared once.
-struct ChangedOf<'a> {
-    collection: &'a str,
-    after: i64,
-}
-
-impl QueryFragment<Sqlite> for ChangedOf<'_> {
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
-        out.push_sql("SELECT key, body FROM aggregates WHERE revision > ");
-        out.push_bind_param::<BigInt, _>(&self.after)?;
-        // The sign keeps SQLite from going through all of the collection instead.
-        out.push_sql(" AND +collection = ");
-        out.push_bind_param::<Text, _>(self.collection)
+statement! {
+    /// Uses the index on the revision. The `+` keeps SQLite from scanning the whole collection instead.
+    struct ChangedOf<'a> {
+        "SELECT key, body FROM aggregates WHERE revision > " after: i64 as BigInt,
+        " AND +collection = " collection: &'a str as Text,
     }
-}
-
-impl QueryId for ChangedOf<'_> {
-    type QueryId = ChangedOf<'static>;
-    const HAS_STATIC_QUERY_ID: bool = true;
 }
 
 impl Query for ChangedOf<'_> {
     type SqlType = (Text, Nullable<Text>);
 }
 
-impl RunQueryDsl<SqliteConnection> for ChangedOf<'_> {}
-
-/// The aggregates of one collection that changed after a revision, as they are, those that are gone among them; `None`
-/// where there is no room for all.
+/// The aggregates of a collection that changed after a revision, with `None` for deleted ones. Returns `None` if they
+/// exceed the limit.
 pub(super) fn changed_of(
     connection: &mut SqliteConnection,
     collection: &str,
     after: Revision,
     limit: PageLimit,
 ) -> Result<Option<BTreeMap<Key, Option<String>>>, StoreError> {
-    let query = ChangedOf { collection, after: after.number() };
-    let (mut changed, mut bytes) = (BTreeMap::new(), 0);
+    let query = ChangedOf { after: after.number(), collection };
+    let mut changed = BTreeMap::new();
+    let mut bytes = 0;
     for row in query.load_iter::<(String, Option<String>), DefaultLoadingMode>(connection)? {
         let (key, body) = row?;
         bytes += key.len() + body.as_ref().map_or(0, String::len);
@@ -218,7 +220,7 @@ pub(super) fn changed_of(
     Ok(Some(changed))
 }
 
-/// Whether at least so many aggregates changed after a revision: SQLite counts them on its way through the index.
+/// Whether at least `at_least` aggregates changed after a revision. SQLite counts them in the index.
 pub(super) fn has_changed(
     connection: &mut SqliteConnection,
     after: Revision,
@@ -238,11 +240,14 @@ pub(super) fn has_changed(
     Ok(last.is_some())
 }
 
-/// Deletions that are forgotten in one transaction, so that no writer waits long.
-const FORGOTTEN_AT_ONCE: u16 = 1000;
+/// The maximum number of tombstones that one transaction deletes, so that no command waits for long.
+const TOMBSTONES_PER_TRANSACTION: u16 = 1000;
 
-/// Forgets deletions that are older than this, oldest first, a bounded number of them.
-pub(super) fn forget(connection: &mut SqliteConnection, older_than: Timestamp) -> Result<Progress, StoreError> {
+/// Deletes the oldest tombstones from before a point in time, up to a maximum number.
+pub(super) fn prune_tombstones(
+    connection: &mut SqliteConnection,
+    older_than: Timestamp,
+) -> Result<Progress, StoreError> {
     connection.immediate_transaction(|connection| {
         let oldest: Vec<(String, i32, String, i64, Option<i64>)> = aggregates::table
             .filter(aggregates::body.is_null())
@@ -254,7 +259,7 @@ pub(super) fn forget(connection: &mut SqliteConnection, older_than: Timestamp) -
                 aggregates::revision,
                 aggregates::deleted,
             ))
-            .limit(FORGOTTEN_AT_ONCE.into())
+            .limit(TOMBSTONES_PER_TRANSACTION.into())
             .load(connection)?;
         let is_old = |deleted: &Option<i64>| deleted.is_some_and(|deleted| deleted < older_than.milliseconds());
         let old = oldest.iter().take_while(|(.., deleted)| is_old(deleted)).count();
@@ -263,6 +268,7 @@ pub(super) fn forget(connection: &mut SqliteConnection, older_than: Timestamp) -
             diesel::delete(aggregates::table.find((collection, rank, key))).execute(connection)?;
         }
         diesel::update(metadata::table).set(metadata::forgotten.eq(last)).execute(connection)?;
-        Ok(if old == usize::from(FORGOTTEN_AT_ONCE) { Progress::More } else { Progress::Done })
+        let is_full = old == usize::from(TOMBSTONES_PER_TRANSACTION);
+        Ok(if is_full { Progress::More } else { Progress::Done })
     })
 }

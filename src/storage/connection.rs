@@ -1,226 +1,126 @@
-//! The database file: where it is, who may use it, and how its connections are set up.
+//! Connections to the database file, and its migrations.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::path::Path;
 
 use diesel::connection::SimpleConnection as _;
-use diesel::migration::MigrationSource;
+use diesel::migration::{Migration, MigrationSource};
 use diesel::prelude::*;
-use diesel::sqlite::SqliteConnection;
+use diesel::result::Error as QueryError;
+use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use tempfile::TempDir;
 
+use super::database::{cannot_open, resolve};
 use super::error::StoreError;
-use crate::domain::revision::HighWaterMark;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
-/// What would end or change the path in a URI.
-const NOT_IN_A_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#');
+/// SQLite's busy timeout, for every connection: another process may be reading the file, or the diesel CLI may use it.
+const BUSY_TIMEOUT: &str = "PRAGMA busy_timeout = 5000";
 
-/// The database file of this process; nobody else opens it while this lives.
-#[derive(Debug)]
-pub(crate) struct Database {
-    path: PathBuf,
-    /// Locked exclusively. A file of its own: opening and closing the database file itself would drop SQLite's locks.
-    lock: File,
-    /// What its readers were shown.
-    high_water_mark: HighWaterMark,
-    /// The directory of a private database.
-    private: Mutex<Option<TempDir>>,
-}
-
-/// Whether a file that is not there is made.
+/// What a writer does with a file that does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum IfMissing {
     Create,
-    Existing,
+    Fail,
 }
 
-impl Database {
-    /// Takes the file at `path`, to be created if it is not there; `:memory:` is a private file that goes at exit.
-    pub(crate) fn lock(path: &Path) -> Result<Self, StoreError> {
-        if path != Path::new(":memory:") {
-            return Self::lock_file(resolved(path)?, None);
-        }
-        let directory = tempfile::Builder::new()
-            .prefix("duality-")
-            .tempdir()
-            .map_err(|error| StoreError::Open(format!("cannot make a temporary directory: {error}")))?;
-        Self::lock_file(directory.path().join("duality.db"), Some(directory))
-    }
+/// The connection of the only writer.
+pub(super) fn open_for_writing(path: &Path, if_missing: IfMissing) -> Result<SqliteConnection, StoreError> {
+    let mode = match if_missing {
+        IfMissing::Create => "rwc",
+        IfMissing::Fail => "rw",
+    };
+    // FULL: a commit survives a power failure. Only this connection has a large page cache: 64 MiB at most.
+    let pragmas = [
+        BUSY_TIMEOUT,
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA synchronous = FULL",
+        "PRAGMA foreign_keys = ON",
+        "PRAGMA journal_size_limit = 67108864",
+        "PRAGMA cache_size = -65536",
+    ];
+    connect(path, mode, &pragmas)
+}
 
-    fn lock_file(path: PathBuf, private: Option<TempDir>) -> Result<Self, StoreError> {
-        let cannot = |why: &dyn std::fmt::Display| StoreError::Open(format!("cannot open {}: {why}", path.display()));
-        if path.to_str().is_none() {
-            return Err(cannot(&"its name is not UTF-8"));
-        }
-        let mut beside = path.clone().into_os_string();
-        beside.push(".lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&beside)
-            .map_err(|error| cannot(&error))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path, lock, high_water_mark: HighWaterMark::default(), private: Mutex::new(private) }),
-            Err(TryLockError::WouldBlock) => Err(cannot(&"another process uses it")),
-            Err(TryLockError::Error(error)) => Err(cannot(&error)),
-        }
-    }
+/// A read-only connection to the main database or to a sidecar.
+pub(crate) fn open_read_only(path: &Path) -> Result<SqliteConnection, StoreError> {
+    connect(path, "ro", &[BUSY_TIMEOUT])
+}
 
-    /// The directory of the file: on a disk that has room for what the database has room for.
-    pub(crate) fn directory(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new("/"))
-    }
+/// A connection to a database next to the main one, which has one writer as well. The file is created if necessary.
+///
+/// NORMAL: a power failure may undo the last transactions, as a whole; their data is read from the main database again.
+/// So a sidecar never makes the main writer wait for the disk.
+pub(crate) fn open_sidecar(path: &Path) -> Result<SqliteConnection, StoreError> {
+    connect(path, "rwc", &[BUSY_TIMEOUT, "PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL"])
+}
 
-    /// Notes where the service can be asked, for command lines that find the database in use.
-    pub(crate) fn record_address(&self, address: SocketAddr) {
-        use std::io::{Seek as _, Write as _};
-        let mut lock = &self.lock;
-        let noted = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{address}"));
-        if let Err(error) = noted {
-            log::warn!("the address is not noted beside {}: {error}", self.path.display());
-        }
+/// A read-only connection to a database that this process has not locked. Fails unless the database has exactly the
+/// migrations of this program.
+pub(super) fn open_foreign(path: &Path) -> Result<SqliteConnection, StoreError> {
+    let mut connection = open_read_only(&resolve(path)?)?;
+    let not_migrated = |found: String| StoreError::NotMigrated { found };
+    // In a file without a table of migrations this fails, because it would have to create that table.
+    let has_pending = connection.has_pending_migration(MIGRATIONS);
+    let has_pending = has_pending.map_err(|error| not_migrated(error.to_string()))?;
+    let applied = connection.applied_migrations().map_err(StoreError::Migration)?.len();
+    let known = embedded_migrations()?.len();
+    if has_pending || applied != known {
+        return Err(not_migrated(format!("{applied} of {known} migrations")));
     }
-
-    /// Where the service that uses a database can be asked.
-    pub(crate) fn running_service_address(path: &Path) -> Option<SocketAddr> {
-        let mut beside = resolved(path).ok()?.into_os_string();
-        beside.push(".lock");
-        std::fs::read_to_string(beside).ok()?.trim().parse().ok()
-    }
-
-    /// Lets another process, or a later service of this one, have the file; a private one goes. Readers may still be
-    /// closing.
-    pub(crate) fn release(&self) {
-        let private = self.private.lock().expect("nobody panics while taking a directory").take();
-        if let Some(Err(error)) = private.map(TempDir::close) {
-            log::warn!("the private database was not removed: {error}");
-        }
-        // Nobody is to be asked any more.
-        drop(self.lock.set_len(0));
-        if let Err(error) = self.lock.unlock() {
-            log::warn!("{} stays locked until this process ends: {error}", self.path.display());
-        }
-    }
-
-    pub(crate) fn high_water_mark(&self) -> &HighWaterMark {
-        &self.high_water_mark
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The connection of the only writer.
-    pub(super) fn connect_for_writing(&self, mode: Mode) -> Result<SqliteConnection, StoreError> {
-        // FULL: a commit that was answered survives a power cut. The page cache is of the only writer: 64 MiB at most.
-        let pragmas = [
-            "PRAGMA busy_timeout = 5000",
-            "PRAGMA journal_mode = WAL",
-            "PRAGMA synchronous = FULL",
-            "PRAGMA foreign_keys = ON",
-            "PRAGMA journal_size_limit = 67108864",
-            "PRAGMA cache_size = -65536",
-        ];
-        self.connect(if mode == Mode::Create { "rwc" } else { "rw" }, &pragmas)
-    }
-
-    pub(super) fn connect_for_reading(&self) -> Result<SqliteConnection, StoreError> {
-        self.connect("ro", &["PRAGMA busy_timeout = 5000"])
-    }
-
-    fn connect(&self, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection, StoreError> {
-        connect(&self.path, mode, pragmas)
-    }
+    Ok(connection)
 }
 
 fn connect(file: &Path, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection, StoreError> {
-    let cannot = |why: String| StoreError::Open(format!("cannot open {}: {why}", file.display()));
     let path = utf8_percent_encode(file.to_str().unwrap_or_default(), NOT_IN_A_PATH).to_string();
-    let mut connection =
-        SqliteConnection::establish(&format!("file:{path}?mode={mode}")).map_err(|error| cannot(error.to_string()))?;
+    let connection = SqliteConnection::establish(&format!("file:{path}?mode={mode}"));
+    let mut connection = connection.map_err(|error| cannot_open(file, error))?;
     for pragma in pragmas {
-        connection.batch_execute(pragma).map_err(|error| cannot(error.to_string()))?;
+        connection.batch_execute(pragma).map_err(|error| cannot_open(file, error))?;
     }
     Ok(connection)
 }
 
-/// A connection to a database beside the main one, which has one writer as well; it is made if it is not there.
-///
-/// NORMAL: a power cut may take the last transactions, whole ones; what they took comes again from the main database. So
-/// that nothing beside it costs the writer of that one its turn at the disk.
-pub(crate) fn open_sidecar(path: &Path) -> Result<SqliteConnection, StoreError> {
-    let pragmas = [
-        "PRAGMA busy_timeout = 5000",
-        "PRAGMA journal_mode = WAL",
-        "PRAGMA synchronous = NORMAL",
-        // Deleted rows are overwritten with zeros, because they may contain personal data.
-        "PRAGMA secure_delete = ON",
-    ];
-    connect(path, "rwc", &pragmas)
-}
+/// The characters that would end or change the path in a URI.
+const NOT_IN_A_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#');
 
-/// A read-only connection to the main database or one beside it.
-pub(crate) fn open_read_only(path: &Path) -> Result<SqliteConnection, StoreError> {
-    connect(path, "ro", &["PRAGMA busy_timeout = 5000"])
-}
-
-/// A read-only connection to a database that this process does not hold, and that has the tables of this program.
-pub(super) fn open_foreign(path: &Path) -> Result<SqliteConnection, StoreError> {
-    let mut connection = connect(&resolved(path)?, "ro", &["PRAGMA busy_timeout = 5000"])?;
-    let other = |why: &dyn std::fmt::Display| {
-        StoreError::Open(format!(
-            "its tables are not those of this version of the program ({why}): start the service once"
-        ))
-    };
-    // It would make its table of migrations where there is none, and fails.
-    let pending = connection.has_pending_migration(MIGRATIONS).map_err(|error| other(&error))?;
-    let applied = connection.applied_migrations().map_err(|error| other(&error))?.len();
-    let known = MigrationSource::<diesel::sqlite::Sqlite>::migrations(&MIGRATIONS).map_err(|error| other(&error))?;
-    if pending || applied != known.len() {
-        return Err(other(&format!("{applied} of {} migrations", known.len())));
-    }
-    Ok(connection)
-}
-
-/// The path without links, so that one file has one lock; the file itself may not be there yet.
-fn resolved(path: &Path) -> Result<PathBuf, StoreError> {
-    let cannot = |why: String| StoreError::Open(format!("cannot open {}: {why}", path.display()));
-    if path.exists() {
-        return path.canonicalize().map_err(|error| cannot(error.to_string()));
-    }
-    let absolute = std::path::absolute(path).map_err(|error| cannot(error.to_string()))?;
-    let (Some(directory), Some(name)) = (absolute.parent(), absolute.file_name()) else {
-        return Err(cannot("it is no file".to_owned()));
-    };
-    Ok(directory.canonicalize().map_err(|error| cannot(error.to_string()))?.join(name))
-}
-
-/// Runs the migrations that the database has not seen; refuses one that a later program has migrated further.
+/// Runs the pending migrations. Fails if a newer program has already migrated the database further.
 pub(super) fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    use diesel::migration::{Migration, MigrationVersion};
-    let failed = |error: &dyn std::fmt::Display| StoreError::Open(format!("cannot migrate the database: {error}"));
-    let known: Vec<Box<dyn Migration<diesel::sqlite::Sqlite>>> =
-        MIGRATIONS.migrations().map_err(|error| failed(&error))?;
-    let known: Vec<MigrationVersion<'_>> = known.iter().map(|migration| migration.name().version()).collect();
-    let applied = connection.applied_migrations().map_err(|error| failed(&error))?;
-    if let Some(newer) = applied.iter().find(|version| !known.contains(version)) {
-        return Err(StoreError::Open(format!(
-            "the database is of a newer version of this program: its schema has {newer}, which this one does not know"
-        )));
+    let known = embedded_migrations()?;
+    let applied = connection.applied_migrations().map_err(StoreError::Migration)?;
+    if let Some(newer) = applied.iter().find(|version| known.iter().all(|known| known.name().version() != **version)) {
+        return Err(StoreError::NewerSchema { version: newer.to_string() });
     }
-    connection.run_pending_migrations(MIGRATIONS).map(drop).map_err(|error| failed(&error))
+    connection.run_pending_migrations(MIGRATIONS).map_err(StoreError::Migration)?;
+    Ok(())
 }
 
-/// Moves everything from the log into the database file and lets SQLite note what it learned.
+fn embedded_migrations() -> Result<Vec<Box<dyn Migration<Sqlite>>>, StoreError> {
+    MIGRATIONS.migrations().map_err(StoreError::Migration)
+}
+
+/// Moves the write-ahead log into the database file, and lets SQLite update its statistics.
 pub(super) fn tidy(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     connection.batch_execute("PRAGMA optimize")?;
     connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")?;
     Ok(())
+}
+
+/// Runs `work` in a read transaction: all of its queries see one state of the database.
+pub(super) fn read<T, E: From<StoreError>>(
+    connection: &mut SqliteConnection,
+    work: impl FnOnce(&mut SqliteConnection) -> Result<T, E>,
+) -> Result<T, E> {
+    let mut outcome = None;
+    // Diesel requires an error type that it can create itself, which the caller's may not be.
+    let transaction = connection.transaction::<_, QueryError, _>(|connection| {
+        outcome = Some(work(connection));
+        Ok(())
+    });
+    match (outcome, transaction) {
+        (Some(Err(error)), _) => Err(error),
+        (_, Err(error)) => Err(StoreError::from(error).into()),
+        (outcome, Ok(())) => outcome.expect("a transaction that succeeded has run its work"),
+    }
 }

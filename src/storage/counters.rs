@@ -1,68 +1,84 @@
-//! The counters that survive pruning, deletion and restarts.
+//! The counters of the document and of each collection. They survive pruning, deletion and restarts.
 
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::SqliteConnection;
 
 use super::error::StoreError;
 use super::schema::{collections, metadata};
-use super::statements::{SaveCollection, SaveRevision};
+use super::statement::statement;
 use crate::domain::collection::Registry;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{Epoch, JournalPosition, Revision};
 
-/// The numbers that the next write goes on from.
+/// The numbers that the next write continues.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Counters {
     pub(super) revision: Revision,
-    /// Of the last domain event. Needs no row: the journal is never pruned.
+    /// The position of the last domain event. It is not stored, because the journal is never pruned.
     pub(super) position: JournalPosition,
-    /// For each collection.
-    collections: Vec<Counted>,
+    /// By the index of the collection.
+    collections: Vec<CollectionCounters>,
 }
 
-/// What is counted of one collection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Counted {
-    /// The number of the next key of its sequence.
+struct CollectionCounters {
+    /// The number of the next key, if the collection has numbers as keys.
     next_key: i64,
     /// The revision of its last change.
     changed: Revision,
 }
 
 impl Counters {
-    /// The next revision.
-    pub(super) fn revise(&mut self) -> Revision {
+    /// Reads the counters of a database in which every collection is registered.
+    pub(super) fn load(
+        connection: &mut SqliteConnection,
+        registry: &Registry,
+        position: JournalPosition,
+    ) -> Result<Self, StoreError> {
+        let revision: i64 = metadata::table.select(metadata::revision).first(connection)?;
+        let mut counters = Vec::new();
+        for id in registry.ids() {
+            let row = collections::table.find(registry.get(id).name());
+            let (next_key, changed) = row.select((collections::next_key, collections::changed)).first(connection)?;
+            counters.push(CollectionCounters { next_key, changed: Revision::from_raw(changed) });
+        }
+        Ok(Self { revision: Revision::from_raw(revision), position, collections: counters })
+    }
+
+    /// Increments the revision, and returns it.
+    pub(super) fn next_revision(&mut self) -> Revision {
         self.revision = self.revision.next();
         self.revision
     }
 
-    /// The place of the next domain event.
-    pub(super) fn place(&mut self) -> JournalPosition {
+    /// Increments the position of the journal, and returns it.
+    pub(super) fn next_position(&mut self) -> JournalPosition {
         self.position = self.position.next();
         self.position
     }
 
-    /// The next key of a collection's sequence.
+    /// The next key of a collection that has numbers as keys.
     pub(super) fn next_key(&self, collection: CollectionId) -> Key {
         Key::of_number(self.collections[collection.index()].next_key)
     }
 
-    /// The next key of a collection's sequence was used.
+    /// Notes that the next key of a collection was used.
     pub(super) fn use_key(&mut self, collection: CollectionId) {
         self.collections[collection.index()].next_key += 1;
     }
 
-    /// The revision of now changed something in a collection.
+    /// Notes that the current revision changed a collection.
     pub(super) fn change(&mut self, collection: CollectionId) {
         self.collections[collection.index()].changed = self.revision;
     }
 
-    /// For each collection, the revision of its last change.
+    /// The revision of the last change of each collection.
     pub(super) fn changed(&self) -> impl Iterator<Item = Revision> {
-        self.collections.iter().map(|counted| counted.changed)
+        self.collections.iter().map(|counters| counters.changed)
     }
 
-    /// Writes what moved on from `before`.
+    /// Writes the counters that differ from `before`.
     pub(super) fn save(
         &self,
         before: &Self,
@@ -70,41 +86,37 @@ impl Counters {
         registry: &Registry,
     ) -> Result<(), StoreError> {
         if self.revision != before.revision {
-            SaveRevision(self.revision.number()).execute(connection)?;
+            save_revision(connection, self.revision)?;
         }
         for id in registry.ids().filter(|id| self.collections[id.index()] != before.collections[id.index()]) {
-            let Counted { next_key, changed } = self.collections[id.index()];
-            let collection = registry.get(id).name();
-            SaveCollection { collection, next_key, changed: changed.number() }.execute(connection)?;
+            let CollectionCounters { next_key, changed } = self.collections[id.index()];
+            let name = registry.get(id).name();
+            SaveCollection { next_key, changed: changed.number(), name }.execute(connection)?;
         }
         Ok(())
     }
 }
 
-/// The epoch and the counters of a database in which every collection is registered, and whose last domain event is at
-/// `position`.
-pub(super) fn load(
-    connection: &mut SqliteConnection,
-    registry: &Registry,
-    position: JournalPosition,
-) -> Result<(Epoch, Counters), StoreError> {
-    let epoch = epoch(connection)?;
-    let revision: i64 = metadata::table.select(metadata::revision).first(connection)?;
-    let mut counted = Vec::new();
-    for id in registry.ids() {
-        let row = collections::table.find(registry.get(id).name());
-        let (next_key, changed) = row.select((collections::next_key, collections::changed)).first(connection)?;
-        counted.push(Counted { next_key, changed: Revision::from_raw(changed) });
+pub(super) fn save_revision(connection: &mut SqliteConnection, revision: Revision) -> Result<(), StoreError> {
+    SaveRevision { revision: revision.number() }.execute(connection)?;
+    Ok(())
+}
+
+statement! {
+    struct SaveRevision {
+        "UPDATE metadata SET revision = " revision: i64 as BigInt,
     }
-    Ok((epoch, Counters { revision: Revision::from_raw(revision), position, collections: counted }))
 }
 
-pub(super) fn epoch(connection: &mut SqliteConnection) -> Result<Epoch, StoreError> {
-    let epoch: String = metadata::table.select(metadata::epoch).first(connection)?;
-    epoch.parse().map_err(|_| StoreError::Corrupt(format!("the epoch {epoch:?}")))
+statement! {
+    struct SaveCollection<'a> {
+        "UPDATE collections SET next_key = " next_key: i64 as BigInt,
+        ", changed = " changed: i64 as BigInt,
+        " WHERE name = " name: &'a str as Text,
+    }
 }
 
-/// What a cursor is measured by.
+/// The revisions against which a cursor is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Horizon {
     /// The last revision.
@@ -116,11 +128,13 @@ pub(crate) struct Horizon {
 }
 
 pub(super) fn horizon(connection: &mut SqliteConnection) -> Result<Horizon, StoreError> {
-    let (current, pruned, forgotten): (i64, i64, i64) =
-        metadata::table.select((metadata::revision, metadata::pruned, metadata::forgotten)).get_result(connection)?;
-    let (current, pruned, forgotten) =
-        (Revision::from_raw(current), Revision::from_raw(pruned), Revision::from_raw(forgotten));
-    Ok(Horizon { current, pruned, forgotten })
+    let columns = (metadata::revision, metadata::pruned, metadata::forgotten);
+    let (current, pruned, forgotten): (i64, i64, i64) = metadata::table.select(columns).get_result(connection)?;
+    Ok(Horizon {
+        current: Revision::from_raw(current),
+        pruned: Revision::from_raw(pruned),
+        forgotten: Revision::from_raw(forgotten),
+    })
 }
 
 /// The revision of the last change of a collection.
@@ -128,9 +142,14 @@ pub(super) fn last_change(connection: &mut SqliteConnection, collection: &str) -
     Ok(Revision::from_raw(collections::table.find(collection).select(collections::changed).first(connection)?))
 }
 
-/// Begins another life of the database, in which no cursor of before is known.
-pub(super) fn begin_epoch(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    let epoch = Epoch::mint().map_err(|error| StoreError::Open(format!("no random numbers for an epoch: {error}")))?;
+pub(super) fn epoch(connection: &mut SqliteConnection) -> Result<Epoch, StoreError> {
+    let epoch: String = metadata::table.select(metadata::epoch).first(connection)?;
+    epoch.parse().map_err(|_| StoreError::Corrupt(format!("the epoch {epoch:?}")))
+}
+
+/// Gives the database a new epoch, in which every earlier cursor is unknown.
+pub(super) fn renew_epoch(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let epoch = Epoch::mint().map_err(StoreError::Epoch)?;
     diesel::update(metadata::table).set(metadata::epoch.eq(epoch.as_str())).execute(connection)?;
     Ok(())
 }

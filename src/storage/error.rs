@@ -1,44 +1,80 @@
-//! Why the database did not do something.
+//! Errors of the main database.
 
-use std::fmt;
+use std::error::Error;
+use std::path::PathBuf;
 
-use diesel::result::{ConnectionError, Error as QueryError};
+use diesel::result::Error as QueryError;
 
 use crate::domain::body::CorruptState;
 
-/// Why the database did not do something.
-#[derive(Debug)]
+/// An error of the database. Its `source()` has the cause.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StoreError {
-    /// It cannot be opened: no such directory, no permission, in use by another process, no database, a newer schema.
-    Open(String),
-    /// A statement failed: a full disk, an input/output error.
-    Query(QueryError),
-    /// It holds something that this program cannot have written.
+    /// The file cannot be opened or created: no such directory, no permission, not a database.
+    #[error("cannot open {}", .path.display())]
+    Open {
+        /// The database file.
+        path: PathBuf,
+        /// What the operating system or SQLite reports.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Another process uses the file.
+    #[error("cannot open {}: another process uses it", .path.display())]
+    Locked {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// The file does not exist, and this operation does not create it.
+    #[error("there is no database {}", .path.display())]
+    Missing {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// A newer version of this program has migrated the database.
+    #[error(
+        "the database belongs to a newer version of this program: this version does not know its migration {version}"
+    )]
+    NewerSchema {
+        /// The first migration that this version does not know.
+        version: String,
+    },
+    /// The database has tables or rows of an older version of this program, and this operation only reads.
+    #[error("the database belongs to another version of this program ({found}): start the service once")]
+    NotMigrated {
+        /// What does not match.
+        found: String,
+    },
+    /// A migration failed. The database is unchanged.
+    #[error("cannot migrate the database")]
+    Migration(#[source] Box<dyn Error + Send + Sync>),
+    /// The database has a collection that this program does not register.
+    #[error("the database has the collection {name:?}, which this program does not register")]
+    UnknownCollection {
+        /// The name of the collection.
+        name: String,
+    },
+    /// The operating system has no random numbers for a new epoch.
+    #[error("cannot create an epoch")]
+    Epoch(#[source] getrandom::Error),
+    /// A statement failed: a full disk, an I/O error.
+    #[error("a database statement failed")]
+    Query(#[from] QueryError),
+    /// The database has data that this program cannot read.
+    #[error("the database has unexpected data: {0}")]
     Corrupt(String),
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Open(why) => f.write_str(why),
-            Self::Query(error) => write!(f, "the database failed: {error}"),
-            Self::Corrupt(what) => write!(f, "the database holds something unexpected: {what}"),
-        }
-    }
-}
-
-impl std::error::Error for StoreError {}
-
-impl From<QueryError> for StoreError {
-    fn from(error: QueryError) -> Self {
-        Self::Query(error)
-    }
-}
-
-impl From<ConnectionError> for StoreError {
-    fn from(error: ConnectionError) -> Self {
-        Self::Open(error.to_string())
-    }
+    /// An inline projection rejected an event, so that its transaction was rolled back.
+    #[error("{0}")]
+    Projection(String),
+    /// The code that used the database panicked. The panic is in the log.
+    #[error("the operation panicked; the panic is in the log")]
+    Panicked,
+    /// The file is not the one that was opened at start.
+    #[error("{} was replaced by another database", .path.display())]
+    Replaced {
+        /// The database file.
+        path: PathBuf,
+    },
 }
 
 impl From<CorruptState> for StoreError {

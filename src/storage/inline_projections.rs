@@ -13,7 +13,7 @@ use super::counters::horizon;
 use super::error::StoreError;
 use super::journal::{self, Entry};
 use super::outbox::{self, Change};
-use super::page::PageLimit;
+use super::page::{PageLimit, Span};
 use super::schema::projections;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
@@ -73,7 +73,7 @@ pub(super) fn build(
             projections::tables.eq(serde_json::Value::from(created).to_string()),
         ))
         .execute(connection)?;
-    let failed = |error: ProjectionError| StoreError::Corrupt(format!("projection {name}: {error}"));
+    let failed = |error: ProjectionError| StoreError::Projection(format!("projection {name}: {error}"));
     match projection.feed {
         Feed::Journal => replay_journal(connection, registry, projection),
         Feed::Changes => replay_changes(connection, registry, projection, now),
@@ -133,8 +133,13 @@ fn replay_changes(
     let horizon = horizon(connection)?;
     let mut after = Revision::ZERO;
     while horizon.pruned == Revision::ZERO && after < horizon.current {
-        let read =
-            outbox::changes(connection, registry, &EventFeed::Everything(None), (after, horizon.current), PAGE_LIMIT)?;
+        let read = outbox::changes(
+            connection,
+            registry,
+            &EventFeed::Everything(None),
+            Span { after, to: horizon.current },
+            PAGE_LIMIT,
+        )?;
         for change in &read.changes {
             apply(connection, projection, &change_event(registry, change))?;
         }

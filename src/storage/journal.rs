@@ -1,4 +1,4 @@
-//! The table of domain events: appended by a write, folded into states, read by those who want to know what happened.
+//! The table of domain events: appended by commands, never pruned, and folded into states.
 
 use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;
@@ -14,39 +14,19 @@ use crate::domain::command::RecordedEvent;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{JournalPosition, Version};
 
-/// A domain event in its place.
+/// A domain event with its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) position: JournalPosition,
     pub(crate) collection: CollectionId,
     pub(crate) key: Key,
+    /// The number of the event among those of its aggregate.
     pub(crate) version: Version,
-    /// The shape of its fields.
+    /// The version of the event's fields.
     pub(crate) schema: i64,
     pub(crate) event: RecordedEvent,
     pub(crate) time: Timestamp,
 }
-
-/// Some events of the journal: all that are wanted up to and including the position `to`.
-#[derive(Debug)]
-pub(crate) struct Entries {
-    pub(crate) entries: Vec<Entry>,
-    pub(crate) to: JournalPosition,
-    /// The last position there is.
-    pub(crate) current: JournalPosition,
-}
-
-/// An aggregate as its events say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Folded {
-    pub(crate) key: Key,
-    /// `None` when it is gone.
-    pub(crate) body: Option<Body>,
-    pub(crate) version: Version,
-}
-
-/// Positions that a page looks at, at most: one that wants few of them must not keep a read transaction open for long.
-const PAGE_POSITIONS: i64 = 10_000;
 
 /// Adds an event.
 pub(super) fn append(connection: &mut SqliteConnection, registry: &Registry, entry: &Entry) -> Result<(), StoreError> {
@@ -72,7 +52,20 @@ pub(super) fn current(connection: &mut SqliteConnection) -> Result<JournalPositi
     Ok(last.map_or(JournalPosition::ZERO, JournalPosition::from_raw))
 }
 
-/// The events after a position, of some collections or all.
+/// A page of the journal: all requested events after a position, up to and including the position `to`.
+#[derive(Debug)]
+pub(crate) struct Entries {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) to: JournalPosition,
+    /// The last position of the journal.
+    pub(crate) current: JournalPosition,
+}
+
+/// The maximum number of positions that a page reads. A page with few of the requested events must not keep a read
+/// transaction open for long.
+const PAGE_POSITIONS: i64 = 10_000;
+
+/// The events after a position, of some collections or of all.
 pub(super) fn after(
     connection: &mut SqliteConnection,
     registry: &Registry,
@@ -86,7 +79,8 @@ pub(super) fn after(
         .filter(journal::position.gt(after.number()).and(journal::position.le(last)))
         .order(journal::position)
         .select(journal::all_columns);
-    let (mut entries, mut bytes) = (Vec::new(), 0);
+    let mut entries = Vec::new();
+    let mut bytes = 0;
     for row in query.load_iter::<Columns, DefaultLoadingMode>(connection)? {
         let Some(entry) = entry(registry, row?) else { continue };
         if only.is_some_and(|only| !only.contains(&entry.collection)) {
@@ -98,8 +92,8 @@ pub(super) fn after(
             break;
         }
     }
-    let full = bytes >= limit.bytes || entries.len() >= limit.items;
-    let to = entries.last().filter(|_| full).map_or(JournalPosition::from_raw(last), |last: &Entry| last.position);
+    let is_full = bytes >= limit.bytes || entries.len() >= limit.items;
+    let to = entries.last().filter(|_| is_full).map_or(JournalPosition::from_raw(last), |last: &Entry| last.position);
     Ok(Entries { entries, to, current })
 }
 
@@ -107,7 +101,8 @@ pub(super) fn after(
 pub(super) fn of_aggregate(
     connection: &mut SqliteConnection,
     registry: &Registry,
-    (collection, key): (CollectionId, &Key),
+    collection: CollectionId,
+    key: &Key,
     after: Version,
     limit: i64,
 ) -> Result<Vec<Entry>, StoreError> {
@@ -122,7 +117,7 @@ pub(super) fn of_aggregate(
 
 type Columns = (i64, String, String, i64, String, i64, String, i64);
 
-/// `None` for one of a collection that is not registered; no database with such a one is opened.
+/// `None` if the collection is not registered. A service does not start on a database with such a collection.
 fn entry(registry: &Registry, row: Columns) -> Option<Entry> {
     let (position, collection, key, version, kind, schema, fields, time) = row;
     Some(Entry {
@@ -136,10 +131,20 @@ fn entry(registry: &Registry, row: Columns) -> Option<Entry> {
     })
 }
 
-/// An aggregate as its first events say, up to a version, or as all of them do.
+/// The state of an aggregate that follows from its events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Folded {
+    pub(crate) key: Key,
+    /// `None` if the aggregate does not exist.
+    pub(crate) body: Option<Body>,
+    pub(crate) version: Version,
+}
+
+/// Folds the events of an aggregate, up to a version or all of them.
 pub(super) fn fold(
     connection: &mut SqliteConnection,
-    (collection, journaled): (&str, &dyn Journaled),
+    collection: &str,
+    journaled: &dyn Journaled,
     key: &Key,
     up_to: Option<Version>,
 ) -> Result<Folded, StoreError> {
@@ -148,18 +153,19 @@ pub(super) fn fold(
         .filter(journal::version.le(up_to.map_or(i64::MAX, Version::number)))
         .order(journal::version)
         .select(FOLDED);
-    let mut folding = Folding { collection, journaled, of: None };
+    let mut folding = Folding { collection, journaled, open: None };
     for row in query.load_iter::<FoldedColumns, DefaultLoadingMode>(connection)? {
         folding.apply(row?)?;
     }
     Ok(folding.finish()?.unwrap_or(Folded { key: key.clone(), body: None, version: Version::ZERO }))
 }
 
-/// The next aggregates after a key, in bytewise order, as all of their events say: at most so many, none if there are no
-/// more.
+/// Folds all events of the next aggregates after a key, in bytewise order of the keys, up to a maximum number of
+/// aggregates. The result is empty if there are no more.
 pub(super) fn fold_next(
     connection: &mut SqliteConnection,
-    (collection, journaled): (&str, &dyn Journaled),
+    collection: &str,
+    journaled: &dyn Journaled,
     after: Option<&Key>,
     limit: usize,
 ) -> Result<Vec<Folded>, StoreError> {
@@ -167,7 +173,8 @@ pub(super) fn fold_next(
         .filter(journal::collection.eq(collection).and(journal::key.gt(after.map_or("", Key::as_str))))
         .order((journal::key, journal::version))
         .select(FOLDED);
-    let (mut folding, mut folded) = (Folding { collection, journaled, of: None }, Vec::new());
+    let mut folding = Folding { collection, journaled, open: None };
+    let mut folded = Vec::new();
     for row in query.load_iter::<FoldedColumns, DefaultLoadingMode>(connection)? {
         folded.extend(folding.apply(row?)?);
         if folded.len() >= limit {
@@ -183,34 +190,47 @@ type FoldedColumns = (i64, String, i64, String, i64, String);
 const FOLDED: (journal::position, journal::key, journal::version, journal::kind, journal::schema, journal::body) =
     (journal::position, journal::key, journal::version, journal::kind, journal::schema, journal::body);
 
-/// A fold of aggregates whose events come one after another.
+/// Folds aggregates whose events come one aggregate after another.
 struct Folding<'a> {
     collection: &'a str,
     journaled: &'a dyn Journaled,
-    of: Option<(Key, Version, Box<dyn Fold>)>,
+    open: Option<OpenFold>,
+}
+
+/// The aggregate that is being folded.
+struct OpenFold {
+    key: Key,
+    version: Version,
+    fold: Box<dyn Fold>,
 }
 
 impl Folding<'_> {
-    /// Takes the next event; if it is of another aggregate, the one before is done.
+    /// Applies the next event. If it belongs to another aggregate, the previous one is complete and returned.
     fn apply(&mut self, row: FoldedColumns) -> Result<Option<Folded>, StoreError> {
         let (position, key, version, kind, schema, fields) = row;
-        let done = if self.of.as_ref().is_some_and(|(of, ..)| of.as_str() != key) { self.finish()? } else { None };
-        let (_, last, fold) = self.of.get_or_insert_with(|| (Key::from_db(&key), Version::ZERO, self.journaled.fold()));
-        let outcome = if last.next().number() == version {
-            fold.apply(&kind, schema, &fields)
+        let is_next = self.open.as_ref().is_some_and(|open| open.key.as_str() != key);
+        let complete = if is_next { self.finish()? } else { None };
+        let open = self.open.get_or_insert_with(|| OpenFold {
+            key: Key::from_db(&key),
+            version: Version::ZERO,
+            fold: self.journaled.fold(),
+        });
+        let expected = open.version.next();
+        let applied = if expected.number() == version {
+            open.fold.apply(&kind, schema, &fields)
         } else {
-            Err(CorruptState::new(format!("version {} is missing", last.next())))
+            Err(CorruptState::new(format!("version {expected} is missing")))
         };
-        *last = Version::from_raw(version);
-        outcome.map_err(|why| {
+        open.version = Version::from_raw(version);
+        applied.map_err(|why| {
             let place = format!("position {position} of the journal ({}/{key}, version {version})", self.collection);
             StoreError::Corrupt(format!("{place} has an event {kind:?} that cannot be read: {why}"))
         })?;
-        Ok(done)
+        Ok(complete)
     }
 
     fn finish(&mut self) -> Result<Option<Folded>, StoreError> {
-        let Some((key, version, fold)) = self.of.take() else { return Ok(None) };
+        let Some(OpenFold { key, version, fold }) = self.open.take() else { return Ok(None) };
         Ok(Some(Folded { body: fold.body()?, key, version }))
     }
 }

@@ -1,59 +1,44 @@
-//! The table of change events: appended by a write, read by feeds, pruned by age.
+//! The table of change events: written by commands, read by feeds, pruned by age and number.
 
 use diesel::connection::LoadConnection;
 use diesel::prelude::*;
 use diesel::row::{Field, Row as _};
+use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::{SqliteConnection, SqliteValue};
 
 use super::counters::horizon;
 use super::error::StoreError;
-use super::page::{PageLimit, Progress};
+use super::page::{PageLimit, Progress, Span};
 use super::schema::{metadata, outbox};
-use super::statements::AppendChange;
+use super::statement::statement;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::feed::{Feed, Member};
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::Revision;
 
-/// What one revision changed of one aggregate.
+/// A change event: what one revision changed of one aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) revision: Revision,
     pub(crate) collection: CollectionId,
     pub(crate) key: Key,
-    /// RFC 7396, as JSON text.
+    /// A merge patch (RFC 7396), as JSON text.
     pub(crate) patch: String,
     pub(crate) time: Timestamp,
 }
 
 impl Change {
-    /// The change as a part of a patch.
+    /// The change as a member of a larger patch.
     pub(crate) fn member(&self) -> Member<'_> {
         Member { collection: self.collection, key: self.key.as_str(), patch: &self.patch }
     }
 
-    /// The memory that it takes, roughly, in bytes.
+    /// The memory that it takes in bytes, approximately.
     pub(crate) fn weight(&self) -> usize {
         self.patch.len() + self.key.as_str().len() + size_of::<Self>()
     }
 }
-
-/// Some of the change events of a feed after a revision: all of them up to and including the revision `to`.
-#[derive(Debug)]
-pub(crate) struct Changes {
-    pub(crate) changes: Vec<Change>,
-    pub(crate) to: Revision,
-}
-
-/// Revisions that a page looks at: a feed that few of them concern must not keep a read transaction open for long.
-const PAGE_REVISIONS: i64 = 10_000;
-
-/// What an event takes beside its key and its patch, in bytes, roughly.
-const FRAME: usize = 32;
-
-/// Events that are pruned in one transaction, so that no writer waits long.
-const PRUNED_AT_ONCE: i64 = 10_000;
 
 /// Adds a change event.
 pub(super) fn append(
@@ -72,37 +57,55 @@ pub(super) fn append(
     Ok(())
 }
 
-/// The change events of a feed after a revision, up to `current` at most, whole revisions at a time.
+statement! {
+    struct AppendChange<'a> {
+        "INSERT INTO outbox (revision, collection, key, patch, time) VALUES (" revision: i64 as BigInt,
+        ", " collection: &'a str as Text,
+        ", " key: &'a str as Text,
+        ", " patch: &'a str as Text,
+        ", " time: i64 as BigInt,
+    }
+    ")"
+}
+
+/// A page of the change events of a feed: all of them after a revision, up to and including the revision `to`.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    pub(crate) changes: Vec<Change>,
+    pub(crate) to: Revision,
+}
+
+/// The change events of a feed in a span of revisions. Revisions are not split.
 pub(super) fn changes(
     connection: &mut SqliteConnection,
     registry: &Registry,
     feed: &Feed,
-    span: (Revision, Revision),
+    span: Span,
     limit: PageLimit,
 ) -> Result<Changes, StoreError> {
     let mut changes = Vec::new();
     let to = scan_rows(connection, registry, feed, span, limit, |revision, Member { collection, key, patch }, row| {
-        let (key, patch) = (Key::from_db(key), patch.to_owned());
-        let time = Timestamp::from_milliseconds(with_value(row, 4, |mut time| time.read_long())?);
-        changes.push(Change { revision, collection, key, patch, time });
+        let time = Timestamp::from_milliseconds(with_value(row, TIME, |mut time| time.read_long())?);
+        changes.push(Change { revision, collection, key: Key::from_db(key), patch: patch.to_owned(), time });
         Ok(())
     })?;
     Ok(Changes { changes, to })
 }
 
-/// The same events, each revision given to `each` from where it was read: nothing is kept, and nothing is allocated for
-/// an event. Up to which revision these were all.
+/// The same page, but calls `each` for every revision with borrowed text, so that nothing is allocated per event.
+/// Returns the last revision of the page.
 pub(super) fn replay(
     connection: &mut SqliteConnection,
     registry: &Registry,
     feed: &Feed,
-    span: (Revision, Revision),
+    span: Span,
     limit: PageLimit,
     mut each: impl FnMut(Revision, &Members),
 ) -> Result<Revision, StoreError> {
-    let (mut members, mut of) = (Members::default(), None);
+    let mut members = Members::default();
+    let mut current = None;
     let to = scan_rows(connection, registry, feed, span, limit, |revision, member, _| {
-        if let Some(complete) = of.replace(revision)
+        if let Some(complete) = current.replace(revision)
             && complete != revision
         {
             each(complete, &members);
@@ -111,35 +114,44 @@ pub(super) fn replay(
         members.push(member);
         Ok(())
     })?;
-    if let Some(complete) = of {
+    if let Some(complete) = current {
         each(complete, &members);
     }
     Ok(to)
 }
 
-/// What one revision changed of a feed.
+/// The changes of one revision to a feed.
 #[derive(Debug, Default)]
 pub(crate) struct Members {
     /// Keys and patches, one after another.
     text: String,
-    /// Of each: where its key begins, where its patch begins, and where that ends.
-    spots: Vec<(CollectionId, [usize; 3])>,
+    spots: Vec<Spot>,
+}
+
+/// The place of a member in the text.
+#[derive(Debug, Clone, Copy)]
+struct Spot {
+    collection: CollectionId,
+    key_start: usize,
+    patch_start: usize,
+    patch_end: usize,
 }
 
 impl Members {
     pub(crate) fn iter(&self) -> impl Iterator<Item = Member<'_>> + Clone {
-        self.spots.iter().map(|(collection, [key, patch, end])| Member {
-            collection: *collection,
-            key: &self.text[*key..*patch],
-            patch: &self.text[*patch..*end],
+        self.spots.iter().map(|spot| Member {
+            collection: spot.collection,
+            key: &self.text[spot.key_start..spot.patch_start],
+            patch: &self.text[spot.patch_start..spot.patch_end],
         })
     }
 
     fn push(&mut self, Member { collection, key, patch }: Member<'_>) {
-        let start = self.text.len();
+        let key_start = self.text.len();
         self.text.push_str(key);
+        let patch_start = self.text.len();
         self.text.push_str(patch);
-        self.spots.push((collection, [start, start + key.len(), self.text.len()]));
+        self.spots.push(Spot { collection, key_start, patch_start, patch_end: self.text.len() });
     }
 
     fn clear(&mut self) {
@@ -148,39 +160,56 @@ impl Members {
     }
 }
 
-/// A row as SQLite has it, so that texts need not be copied to be looked at.
-type Found<'connection, 'query> = <SqliteConnection as LoadConnection>::Row<'connection, 'query>;
+/// The maximum number of revisions that a page reads. A page of a feed with few events must not keep a read transaction
+/// open for long.
+const PAGE_REVISIONS: i64 = 10_000;
 
-/// Gives the rows of a feed in a span of revisions to `take`, whole revisions, as many as there is room for. Up to which
-/// revision these were all.
+/// The bytes of an event apart from its key and its patch, approximately.
+const EVENT_OVERHEAD: usize = 32;
+
+/// A row in SQLite's own memory, so that text can be read without a copy.
+type BorrowedRow<'connection, 'query> = <SqliteConnection as LoadConnection>::Row<'connection, 'query>;
+
+// The columns of the query in `scan_rows`.
+const REVISION: usize = 0;
+const KEY: usize = 1;
+const PATCH: usize = 2;
+const COLLECTION: usize = 3;
+const TIME: usize = 4;
+
+/// Calls `take` with the rows of a feed in a span of revisions, until the page is full. Returns the last revision of the
+/// page.
 fn scan_rows(
     connection: &mut SqliteConnection,
     registry: &Registry,
     feed: &Feed,
-    (after, current): (Revision, Revision),
+    Span { after, to }: Span,
     limit: PageLimit,
-    mut take: impl FnMut(Revision, Member<'_>, &Found<'_, '_>) -> Result<(), StoreError>,
+    mut take: impl FnMut(Revision, Member<'_>, &BorrowedRow<'_, '_>) -> Result<(), StoreError>,
 ) -> Result<Revision, StoreError> {
-    let last = current.min(Revision::from_raw(after.number() + PAGE_REVISIONS));
+    let last = to.min(Revision::from_raw(after.number() + PAGE_REVISIONS));
     let query = outbox::table
         .filter(outbox::revision.gt(after.number()).and(outbox::revision.le(last.number())))
         .order((outbox::revision, outbox::collection, outbox::key))
         .select((outbox::revision, outbox::key, outbox::patch, outbox::collection, outbox::time));
-    let mut filling = Filling { registry, feed, limit, bytes: 0, revisions: 0, last: None };
-    let is_full = match feed.collection() {
-        None => filling.fill(connection.load(query)?, &mut take)?,
+    let mut page = OpenPage { registry, feed, limit, bytes: 0, revisions: 0, last: None };
+    let filled = match feed.collection() {
+        None => page.fill(connection.load(query)?, &mut take)?,
         Some(only) => {
-            // Told that it is one collection, SQLite would sort each revision by key, which the primary key has done.
+            // With `=`, SQLite would sort each revision by key, although the primary key already has that order.
             let name = registry.get(only).name();
             let query = query.filter(outbox::collection.between(name, name));
-            filling.fill(connection.load(query)?, &mut take)?
+            page.fill(connection.load(query)?, &mut take)?
         }
     };
-    Ok(filling.last.filter(|_| is_full).unwrap_or(last))
+    Ok(match filled {
+        Filled::Full => page.last.unwrap_or(last),
+        Filled::Exhausted => last,
+    })
 }
 
-/// A page while it is read.
-struct Filling<'a> {
+/// A page that is being read.
+struct OpenPage<'a> {
     registry: &'a Registry,
     feed: &'a Feed,
     limit: PageLimit,
@@ -189,25 +218,33 @@ struct Filling<'a> {
     last: Option<Revision>,
 }
 
-impl Filling<'_> {
-    /// Takes rows until the page is full (`true`) or there are no more.
+/// Why a page takes no more rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Filled {
+    /// The next row exceeds the limit.
+    Full,
+    /// There are no more rows.
+    Exhausted,
+}
+
+impl OpenPage<'_> {
     fn fill<'connection, 'query: 'connection>(
         &mut self,
-        rows: impl Iterator<Item = QueryResult<Found<'connection, 'query>>>,
-        take: &mut impl FnMut(Revision, Member<'_>, &Found<'_, '_>) -> Result<(), StoreError>,
-    ) -> Result<bool, StoreError> {
+        rows: impl Iterator<Item = QueryResult<BorrowedRow<'connection, 'query>>>,
+        take: &mut impl FnMut(Revision, Member<'_>, &BorrowedRow<'_, '_>) -> Result<(), StoreError>,
+    ) -> Result<Filled, StoreError> {
         for row in rows {
             let row = &row?;
-            let revision = Revision::from_raw(with_value(row, 0, |mut revision| revision.read_long())?);
+            let revision = Revision::from_raw(with_value(row, REVISION, |mut revision| revision.read_long())?);
             let collection = match self.feed.collection() {
                 Some(only) => only,
-                // No database with another collection is opened.
-                None => match with_value(row, 3, |mut name| self.registry.id(name.read_text()))? {
+                // Every collection is registered, or the service would not have started.
+                None => match with_value(row, COLLECTION, |mut name| self.registry.id(name.read_text()))? {
                     Some(collection) => collection,
                     None => continue,
                 },
             };
-            let fits = with_value(row, 1, |mut key| {
+            let fits = with_value(row, KEY, |mut key| {
                 let key = key.read_text();
                 if !self.feed.selects(collection, key) {
                     return Ok(true);
@@ -215,20 +252,20 @@ impl Filling<'_> {
                 if !self.fits(revision) {
                     return Ok(false);
                 }
-                with_value(row, 2, |mut patch| {
+                with_value(row, PATCH, |mut patch| {
                     let patch = patch.read_text();
-                    self.bytes += FRAME + key.len() + patch.len();
+                    self.bytes += EVENT_OVERHEAD + key.len() + patch.len();
                     take(revision, Member { collection, key, patch }, row).map(|()| true)
                 })?
             })?;
             if !fits? {
-                return Ok(true);
+                return Ok(Filled::Full);
             }
         }
-        Ok(false)
+        Ok(Filled::Exhausted)
     }
 
-    /// Whether a change of this revision has a place: the last revision is taken whole.
+    /// Whether the page has room for a change of this revision. The last revision is not split.
     fn fits(&mut self, revision: Revision) -> bool {
         if self.last == Some(revision) {
             return true;
@@ -242,9 +279,9 @@ impl Filling<'_> {
     }
 }
 
-/// Looks at a value of a row.
+/// Calls `look` with a value of a row.
 fn with_value<'row, T>(
-    row: &Found<'row, '_>,
+    row: &BorrowedRow<'row, '_>,
     column: usize,
     look: impl FnOnce(SqliteValue<'_, '_, '_>) -> T,
 ) -> Result<T, StoreError> {
@@ -253,8 +290,12 @@ fn with_value<'row, T>(
     value.map(look).ok_or_else(|| StoreError::Corrupt(format!("column {column} of a change event is null")))
 }
 
-/// Removes events that are older than this, or that come before the last `keep` revisions: whole revisions, oldest
-/// first, none after one that is kept, so that a clock that jumps leaves no hole.
+/// The maximum number of events that one transaction deletes, so that no command waits for long.
+const EVENTS_PER_TRANSACTION: i64 = 10_000;
+
+/// Deletes the events that are older than a point in time, or that come before the last `keep` revisions, up to a maximum
+/// number. It deletes whole revisions, oldest first, and stops at the first that is retained, so that a clock that jumps
+/// leaves no gap.
 pub(super) fn prune(
     connection: &mut SqliteConnection,
     older_than: Timestamp,
@@ -266,14 +307,14 @@ pub(super) fn prune(
         let oldest: Vec<(i64, i64)> = outbox::table
             .order((outbox::revision, outbox::collection, outbox::key))
             .select((outbox::revision, outbox::time))
-            .limit(PRUNED_AT_ONCE)
+            .limit(EVENTS_PER_TRANSACTION)
             .load(connection)?;
         let old = oldest.iter().take_while(|(revision, time)| *revision <= beyond || *time < older_than.milliseconds());
         let Some((last, _)) = old.last() else { return Ok(Progress::Done) };
         diesel::delete(outbox::table.filter(outbox::revision.le(last))).execute(connection)?;
         diesel::update(metadata::table).set(metadata::pruned.eq(last)).execute(connection)?;
         let reached_limit = oldest.last().is_some_and(|(revision, _)| revision == last)
-            && i64::try_from(oldest.len()).is_ok_and(|read| read == PRUNED_AT_ONCE);
+            && i64::try_from(oldest.len()).is_ok_and(|read| read == EVENTS_PER_TRANSACTION);
         Ok(if reached_limit { Progress::More } else { Progress::Done })
     })
 }

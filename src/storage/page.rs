@@ -1,11 +1,13 @@
-//! How much is read at once.
+//! How much one read transaction reads.
 
-/// How much is read at once; the last revision is always read whole.
+use crate::domain::revision::Revision;
+
+/// The limits of a page. A revision is never split: the last one is read as a whole.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PageLimit {
-    /// Events of the log, or aggregates of a catch-up.
+    /// Revisions, domain events, or aggregates of a catch-up.
     pub(crate) items: usize,
-    /// Of text, roughly.
+    /// Bytes of keys and JSON text, approximately.
     pub(crate) bytes: usize,
 }
 
@@ -14,7 +16,16 @@ impl PageLimit {
     pub(crate) const PAGE: Self = Self { items: usize::MAX, bytes: 128 * 1024 };
 }
 
-/// What one step of a longer piece of work came to.
+/// A range of revisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// The revision before the first one.
+    pub(crate) after: Revision,
+    /// The last revision.
+    pub(crate) to: Revision,
+}
+
+/// The result of one step of a longer task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// There is more to do.

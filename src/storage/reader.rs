@@ -1,20 +1,18 @@
-//! What was committed, in read transactions of bounded length.
+//! Reads of committed data, in read transactions of bounded length.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
-use diesel::result::Error as QueryError;
 use diesel::sqlite::SqliteConnection;
 
 use super::aggregates::{self, Row, States};
-use super::connection::{self, Database};
+use super::connection;
 use super::counters::{self, Horizon};
+use super::database::Database;
 use super::error::StoreError;
 use super::journal::{self, Entries, Entry, Folded};
 use super::outbox::{self, Changes, Members};
-use super::page::PageLimit;
-use super::verification::{self, Checked};
+use super::page::{PageLimit, Span};
 use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;
 use crate::domain::key::{CollectionId, Key};
@@ -30,29 +28,24 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) fn open(database: &Database, registry: Arc<Registry>) -> Result<Self, StoreError> {
         Ok(Self {
-            connection: database.connect_for_reading()?,
+            connection: connection::open_read_only(database.path())?,
             registry,
             high_water_mark: database.high_water_mark().clone(),
         })
     }
 
-    /// Opens a database that this process does not hold: another one may be using it.
-    pub(crate) fn open_foreign(path: &Path, registry: Arc<Registry>) -> Result<Self, StoreError> {
-        Ok(Self { connection: connection::open_foreign(path)?, registry, high_water_mark: HighWaterMark::default() })
-    }
-
-    /// One state of the database for several questions, in one short read transaction.
+    /// Runs several queries in one short read transaction, so that they see one state of the database.
     pub(crate) fn view<T>(
         &mut self,
         work: impl FnOnce(&mut View<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let (registry, high_water_mark) = (&self.registry, &self.high_water_mark);
-        self.connection.read(|connection| work(&mut View { connection, registry, high_water_mark }))
+        connection::read(&mut self.connection, |connection| work(&mut View { connection, registry, high_water_mark }))
     }
 
-    /// Every aggregate of some collections, in order, at one revision: in one read transaction, which ends as soon as
-    /// the last row is taken. So `each` must not wait for anybody. The head is given that revision, and that of the last
-    /// change of the collection, if it is one only.
+    /// Calls `each` with every aggregate of some collections, in order, at one revision. The read transaction lasts until
+    /// the last row, so `each` must not block. `head` gets that revision, and the revision of the last change if there is
+    /// only one collection.
     pub(crate) fn collections<E: From<StoreError>>(
         &mut self,
         collections: &[CollectionId],
@@ -60,7 +53,7 @@ impl Reader {
         mut each: impl FnMut(Part<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let (registry, high_water_mark) = (&self.registry, &self.high_water_mark);
-        self.connection.read(|connection| {
+        connection::read(&mut self.connection, |connection| {
             let current = counters::horizon(connection)?.current;
             high_water_mark.observe(current);
             let changed = match collections {
@@ -82,7 +75,7 @@ impl Reader {
     }
 }
 
-/// A piece of some collections, in their order.
+/// A part of some collections, in the order of the output.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Part<'a> {
     Begin,
@@ -92,7 +85,7 @@ pub(crate) enum Part<'a> {
     End,
 }
 
-/// The database as it is during one read transaction.
+/// The database during one read transaction.
 pub(crate) struct View<'a> {
     connection: &'a mut SqliteConnection,
     registry: &'a Registry,
@@ -112,29 +105,23 @@ impl<'a> View<'a> {
         counters::horizon(self.connection).inspect(|horizon| self.high_water_mark.observe(horizon.current))
     }
 
-    /// The change events of a feed after a revision, of which none may have been pruned.
-    pub(crate) fn changes(
-        &mut self,
-        feed: &Feed,
-        after: Revision,
-        current: Revision,
-        limit: PageLimit,
-    ) -> Result<Changes, StoreError> {
-        outbox::changes(self.connection, self.registry, feed, (after, current), limit)
+    /// A page of the change events of a feed. None of the span may have been pruned.
+    pub(crate) fn changes(&mut self, feed: &Feed, span: Span, limit: PageLimit) -> Result<Changes, StoreError> {
+        outbox::changes(self.connection, self.registry, feed, span, limit)
     }
 
-    /// The same events, each revision given to `each` from where it was read; up to which revision these were all.
+    /// The same page, but calls `each` for every revision with borrowed text. Returns the last revision of the page.
     pub(crate) fn replay(
         &mut self,
         feed: &Feed,
-        span: (Revision, Revision),
+        span: Span,
         limit: PageLimit,
         each: impl FnMut(Revision, &Members),
     ) -> Result<Revision, StoreError> {
         outbox::replay(self.connection, self.registry, feed, span, limit, each)
     }
 
-    /// The aggregates of a feed that changed after a revision, as they are.
+    /// A page of the current states of the aggregates of a feed that changed after a revision.
     pub(crate) fn states(&mut self, feed: &Feed, after: Revision, limit: PageLimit) -> Result<States, StoreError> {
         aggregates::changed(self.connection, self.registry, feed, after, limit)
     }
@@ -144,8 +131,8 @@ impl<'a> View<'a> {
         counters::last_change(self.connection, self.registry.get(collection).name())
     }
 
-    /// The aggregates of a collection that changed after a revision, as they are, those that are gone among them; `None`
-    /// where there is no room for all.
+    /// The aggregates of a collection that changed after a revision, with `None` for deleted ones. Returns `None` if they
+    /// exceed the limit.
     pub(crate) fn changed_of(
         &mut self,
         collection: CollectionId,
@@ -155,7 +142,7 @@ impl<'a> View<'a> {
         aggregates::changed_of(self.connection, self.registry.get(collection).name(), after, limit)
     }
 
-    /// Every aggregate of a collection, in order.
+    /// Calls `each` with every aggregate of a collection, in order.
     pub(crate) fn scan<E: From<StoreError>>(
         &mut self,
         collection: CollectionId,
@@ -173,12 +160,12 @@ impl<'a> View<'a> {
         aggregates::scan(self.connection, self.registry.get(collection).name(), each)
     }
 
-    /// Whether at least so many aggregates changed after a revision.
+    /// Whether at least `at_least` aggregates changed after a revision.
     pub(crate) fn has_changed(&mut self, after: Revision, at_least: i64) -> Result<bool, StoreError> {
         aggregates::has_changed(self.connection, after, at_least)
     }
 
-    /// Those of some aggregates that are there.
+    /// The rows of some aggregates, without those that do not exist.
     pub(crate) fn aggregates(
         &mut self,
         collection: CollectionId,
@@ -193,7 +180,13 @@ impl<'a> View<'a> {
         Ok(found)
     }
 
-    /// An aggregate as its first events say, up to a version, or as all of them do; nothing, where it has none.
+    /// Whether an aggregate exists.
+    pub(crate) fn exists(&mut self, collection: CollectionId, key: &Key) -> Result<bool, StoreError> {
+        let row = aggregates::load(self.connection, self.registry.get(collection).name(), key)?;
+        Ok(row.is_some_and(|row| row.body.is_some()))
+    }
+
+    /// Folds the events of an aggregate, up to a version or all of them.
     pub(crate) fn fold(
         &mut self,
         collection: CollectionId,
@@ -202,23 +195,9 @@ impl<'a> View<'a> {
     ) -> Result<Folded, StoreError> {
         let collection = self.registry.get(collection);
         match collection.journaled() {
-            Some(journaled) => journal::fold(self.connection, (collection.name(), journaled), key, up_to),
+            Some(journaled) => journal::fold(self.connection, collection.name(), journaled, key, up_to),
             None => Ok(Folded { key: key.clone(), body: None, version: Version::ZERO }),
         }
-    }
-
-    /// Compares rows with what they follow from: all of a derived collection, or the next of an event-sourced one.
-    pub(crate) fn check(
-        &mut self,
-        collection: CollectionId,
-        after: Option<&Key>,
-        limit: usize,
-    ) -> Result<Checked, StoreError> {
-        verification::check_rule(self.connection, self.registry, collection)?;
-        if self.registry.get(collection).derivation().is_some() {
-            return verification::derived(self.connection, self.registry, collection);
-        }
-        verification::folded(self.connection, self.registry, collection, after, limit)
     }
 
     /// The domain events of one aggregate after a version.
@@ -229,7 +208,7 @@ impl<'a> View<'a> {
         after: Version,
         limit: i64,
     ) -> Result<Vec<Entry>, StoreError> {
-        journal::of_aggregate(self.connection, self.registry, (collection, key), after, limit)
+        journal::of_aggregate(self.connection, self.registry, collection, key, after, limit)
     }
 
     /// The position of the last domain event.
@@ -237,7 +216,7 @@ impl<'a> View<'a> {
         journal::current(self.connection)
     }
 
-    /// The domain events after a position, of some collections or all.
+    /// A page of the domain events after a position, of some collections or of all.
     pub(crate) fn journal(
         &mut self,
         only: Option<&[CollectionId]>,
@@ -245,39 +224,5 @@ impl<'a> View<'a> {
         limit: PageLimit,
     ) -> Result<Entries, StoreError> {
         journal::after(self.connection, self.registry, only, after, limit)
-    }
-
-    /// Whether an aggregate is there.
-    pub(crate) fn exists(&mut self, collection: CollectionId, key: &Key) -> Result<bool, StoreError> {
-        let row = aggregates::load(self.connection, self.registry.get(collection).name(), key)?;
-        Ok(row.is_some_and(|row| row.body.is_some()))
-    }
-}
-
-/// A read transaction: everything in it sees one state of the database.
-trait ReadTransaction {
-    fn read<T, E: From<StoreError>>(
-        &mut self,
-        work: impl FnOnce(&mut SqliteConnection) -> Result<T, E>,
-    ) -> Result<T, E>;
-}
-
-impl ReadTransaction for SqliteConnection {
-    fn read<T, E: From<StoreError>>(
-        &mut self,
-        work: impl FnOnce(&mut SqliteConnection) -> Result<T, E>,
-    ) -> Result<T, E> {
-        use diesel::Connection as _;
-        let mut outcome = None;
-        // Diesel wants an error that it can make of its own; ours may be the caller's.
-        let transaction = self.transaction::<_, QueryError, _>(|connection| {
-            outcome = Some(work(connection));
-            Ok(())
-        });
-        match outcome {
-            Some(Err(error)) => Err(error),
-            Some(Ok(value)) => transaction.map(|()| value).map_err(|error| StoreError::from(error).into()),
-            None => Err(StoreError::Corrupt("a read transaction did not begin".to_owned()).into()),
-        }
     }
 }

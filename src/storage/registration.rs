@@ -1,15 +1,15 @@
-//! At start: what a new or changed registration changes of the document, as writes with their revisions and events.
+//! At start: writes the consequences of new or changed registrations, as revisions with change events.
 
 use std::collections::BTreeMap;
 
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::counters::horizon;
+use super::counters::{horizon, save_revision};
 use super::error::StoreError;
 use super::journal::{self, Folded};
+use super::outbox::Change;
 use super::schema::{collections, metadata};
-use super::statements::SaveRevision;
 use super::{aggregates, inline_projections, outbox};
 use crate::domain::body::{Body, patch};
 use crate::domain::clock::Timestamp;
@@ -18,68 +18,157 @@ use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{Epoch, Revision, Version};
 use crate::read_model::spec::ProjectionSpec;
 
-/// Aggregates that are derived or folded anew in one revision, at most: an event has to fit into memory.
+/// The maximum number of aggregates that one revision recomputes: an event must fit into memory.
 const AGGREGATES_PER_REVISION: usize = 1000;
 
-/// Brings the database in line with the registry, in one transaction.
-pub(super) fn register(
-    connection: &mut SqliteConnection,
-    registry: &Registry,
-    inline: &[ProjectionSpec],
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    connection.immediate_transaction(|connection| {
-        let state = create(connection)?;
-        refuse_unknown(connection, registry)?;
-        inline_projections::register(connection, registry, inline, now)?;
-        let around = (registry, inline);
-        for id in registry.ids() {
-            let name = registry.get(id).name();
-            let version = registry.get(id).rule();
-            let known: Option<i64> =
-                collections::table.find(name).select(collections::version).first(connection).optional()?;
-            if known == Some(version) {
-                continue;
-            }
-            diesel::insert_into(collections::table)
-                .values((collections::name.eq(name), collections::version.eq(version), collections::next_key.eq(1)))
-                .on_conflict(collections::name)
-                .do_update()
-                .set(collections::version.eq(version))
-                .execute(connection)?;
-            // In a new database every collection is there from the beginning.
-            if known.is_none() && state == DatabaseState::Existing {
-                let (revision, key, patch) = (revise(connection, name)?, Key::from_db(""), "{}".to_owned());
-                let came = outbox::Change { revision, collection: id, key, patch, time: now };
-                outbox::append(connection, registry, &came)?;
-            }
-            if let Some(derivation) = registry.get(id).derivation() {
-                derive_again(connection, around, id, derivation, now)?;
-            }
-            if let Some(journaled) = registry.get(id).journaled() {
-                refold(connection, around, id, journaled, now)?;
-            }
-        }
-        Ok(())
-    })
+/// What a program registers, and the time of its start.
+#[derive(Clone, Copy)]
+pub(super) struct Registration<'a> {
+    pub(super) registry: &'a Registry,
+    pub(super) inline: &'a [ProjectionSpec],
+    pub(super) now: Timestamp,
 }
 
-/// What is registered, and what follows from it in the same transaction.
-type Around<'a> = (&'a Registry, &'a [ProjectionSpec]);
+impl Registration<'_> {
+    /// Brings the database in line with the program, in one transaction.
+    pub(super) fn write(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        connection.immediate_transaction(|connection| {
+            let state = initialize(connection)?;
+            reject_unknown_collections(connection, self.registry)?;
+            inline_projections::register(connection, self.registry, self.inline, self.now)?;
+            self.registry.ids().try_for_each(|id| self.write_collection(connection, id, state))
+        })
+    }
 
-/// Whether a database was made just now.
+    fn write_collection(
+        self,
+        connection: &mut SqliteConnection,
+        id: CollectionId,
+        state: DatabaseState,
+    ) -> Result<(), StoreError> {
+        let collection = self.registry.get(id);
+        let (name, version) = (collection.name(), collection.rule());
+        let known: Option<i64> =
+            collections::table.find(name).select(collections::version).first(connection).optional()?;
+        if known == Some(version) {
+            return Ok(());
+        }
+        diesel::insert_into(collections::table)
+            .values((collections::name.eq(name), collections::version.eq(version), collections::next_key.eq(1)))
+            .on_conflict(collections::name)
+            .do_update()
+            .set(collections::version.eq(version))
+            .execute(connection)?;
+        // In a new database, the empty document already has every collection.
+        if known.is_none() && state == DatabaseState::Existing {
+            let revision = next_revision(connection, name)?;
+            let added =
+                Change { revision, collection: id, key: Key::from_db(""), patch: "{}".to_owned(), time: self.now };
+            outbox::append(connection, self.registry, &added)?;
+        }
+        if let Some(derivation) = collection.derivation() {
+            self.rederive(connection, id, derivation)?;
+        }
+        if let Some(journaled) = collection.journaled() {
+            self.refold(connection, id, journaled)?;
+        }
+        Ok(())
+    }
+
+    /// Computes a derived collection from its source, and writes the rows that differ.
+    fn rederive(
+        self,
+        connection: &mut SqliteConnection,
+        id: CollectionId,
+        derivation: &dyn Derivation,
+    ) -> Result<(), StoreError> {
+        let derived = derive(connection, derivation)?;
+        let mut known: BTreeMap<Key, Body> = BTreeMap::new();
+        aggregates::scan(connection, self.registry.get(id).name(), |key, _, body| {
+            known.insert(Key::from_db(key), Body::from_db(body.to_owned()));
+            Ok::<_, StoreError>(())
+        })?;
+        let gone = known.keys().filter(|key| !derived.contains_key(*key));
+        let mut recomputed = Vec::new();
+        for key in gone.chain(derived.keys()) {
+            if let Some(patch) = patch(known.get(key), derived.get(key))? {
+                let body = derived.get(key).cloned();
+                recomputed.push(Recomputed { key: key.clone(), version: Version::ZERO, body, patch });
+            }
+        }
+        recomputed.chunks(AGGREGATES_PER_REVISION).try_for_each(|chunk| self.write_revision(connection, id, chunk))
+    }
+
+    /// Folds all domain events of a collection, and writes the rows that differ.
+    fn refold(
+        self,
+        connection: &mut SqliteConnection,
+        id: CollectionId,
+        journaled: &dyn Journaled,
+    ) -> Result<(), StoreError> {
+        let name = self.registry.get(id).name();
+        let mut last: Option<Key> = None;
+        loop {
+            let folded = journal::fold_next(connection, name, journaled, last.as_ref(), AGGREGATES_PER_REVISION)?;
+            let Some(Folded { key, .. }) = folded.last() else { return Ok(()) };
+            last = Some(key.clone());
+            let mut recomputed = Vec::new();
+            for Folded { key, body, version } in folded {
+                let row = aggregates::load(connection, name, &key)?.and_then(|row| row.body);
+                if let Some(patch) = patch(row.as_ref(), body.as_ref())? {
+                    recomputed.push(Recomputed { key, version, body, patch });
+                }
+            }
+            self.write_revision(connection, id, &recomputed)?;
+        }
+    }
+
+    /// Writes recomputed aggregates as one revision.
+    fn write_revision(
+        self,
+        connection: &mut SqliteConnection,
+        id: CollectionId,
+        recomputed: &[Recomputed],
+    ) -> Result<(), StoreError> {
+        if recomputed.is_empty() {
+            return Ok(());
+        }
+        let name = self.registry.get(id).name();
+        let revision = next_revision(connection, name)?;
+        let mut changes = Vec::with_capacity(recomputed.len());
+        for Recomputed { key, version, body, patch } in recomputed {
+            let row = aggregates::Row { revision, version: *version, body: body.clone() };
+            aggregates::save(connection, name, key, &row, self.now)?;
+            let change = Change { revision, collection: id, key: key.clone(), patch: patch.clone(), time: self.now };
+            outbox::append(connection, self.registry, &change)?;
+            changes.push(change);
+        }
+        inline_projections::project(connection, self.registry, self.inline, &[], &changes)
+            .map_err(|error| StoreError::Projection(error.to_string()))
+    }
+}
+
+/// An aggregate whose row differs from its events or its source.
+struct Recomputed {
+    key: Key,
+    version: Version,
+    body: Option<Body>,
+    patch: String,
+}
+
+/// Whether a service has ever started on the database.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum DatabaseState {
     New,
     Existing,
 }
 
-/// A database that was never started has no epoch yet.
-fn create(connection: &mut SqliteConnection) -> Result<DatabaseState, StoreError> {
+/// Gives a new database its epoch and its counters.
+fn initialize(connection: &mut SqliteConnection) -> Result<DatabaseState, StoreError> {
     if metadata::table.count().get_result::<i64>(connection)? > 0 {
         return Ok(DatabaseState::Existing);
     }
-    let epoch = Epoch::mint().map_err(|error| StoreError::Open(format!("no random numbers for an epoch: {error}")))?;
+    let epoch = Epoch::mint().map_err(StoreError::Epoch)?;
     diesel::insert_into(metadata::table)
         .values((
             metadata::id.eq(1),
@@ -91,56 +180,25 @@ fn create(connection: &mut SqliteConnection) -> Result<DatabaseState, StoreError
     Ok(DatabaseState::New)
 }
 
-/// Counts the revision on, for a change of this collection.
-fn revise(connection: &mut SqliteConnection, collection: &str) -> Result<Revision, StoreError> {
+/// Increments the revision for a change of this collection, and returns it.
+fn next_revision(connection: &mut SqliteConnection, collection: &str) -> Result<Revision, StoreError> {
     let revision = horizon(connection)?.current.next();
-    SaveRevision(revision.number()).execute(connection)?;
+    save_revision(connection, revision)?;
     let changed = collections::changed.eq(revision.number());
     diesel::update(collections::table.find(collection)).set(changed).execute(connection)?;
     Ok(revision)
 }
 
-/// What this program does not know it could not keep up to date, nor leave out without a word.
-fn refuse_unknown(connection: &mut SqliteConnection, registry: &Registry) -> Result<(), StoreError> {
+/// The program could not keep an unknown collection up to date, and leaving it out silently would hide data.
+fn reject_unknown_collections(connection: &mut SqliteConnection, registry: &Registry) -> Result<(), StoreError> {
     let names: Vec<String> = collections::table.select(collections::name).load(connection)?;
     match names.into_iter().find(|name| registry.id(name).is_none()) {
         None => Ok(()),
-        Some(name) => Err(StoreError::Open(format!(
-            "the database has the collection {name:?}, which this program does not register"
-        ))),
+        Some(name) => Err(StoreError::UnknownCollection { name }),
     }
 }
 
-/// Computes a derived collection from all of its source; what differs from its rows is written.
-fn derive_again(
-    connection: &mut SqliteConnection,
-    (registry, inline): Around<'_>,
-    id: CollectionId,
-    derivation: &dyn Derivation,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let name = registry.get(id).name();
-    let derived = derive(connection, derivation)?;
-    let mut known: BTreeMap<Key, Body> = BTreeMap::new();
-    aggregates::scan(connection, name, |key, _, body| {
-        known.insert(Key::from_db(key), Body::from_db(body.to_owned()));
-        Ok::<_, StoreError>(())
-    })?;
-    let gone = known.keys().filter(|key| !derived.contains_key(*key));
-    let mut differing = Vec::new();
-    for key in gone.chain(derived.keys()) {
-        if let Some(patch) = patch(known.get(key), derived.get(key))? {
-            let body = derived.get(key).cloned();
-            differing.push(Differing { key: key.clone(), version: Version::ZERO, body, patch });
-        }
-    }
-    for differing in differing.chunks(AGGREGATES_PER_REVISION) {
-        write(connection, (registry, inline), id, differing, now)?;
-    }
-    Ok(())
-}
-
-/// A derived collection as all of its source makes it.
+/// Computes a derived collection from its source.
 pub(super) fn derive(
     connection: &mut SqliteConnection,
     derivation: &dyn Derivation,
@@ -150,70 +208,13 @@ pub(super) fn derive(
         let source = Body::from_db(body.to_owned());
         for key in derivation.touched(None, Some(&source))? {
             let row = derived.get(&key).cloned();
-            match derivation.derive(&key, row.as_ref(), None, Some(&source))? {
-                Some(group) => drop(derived.insert(key, group)),
-                None => drop(derived.remove(&key)),
+            if let Some(group) = derivation.derive(&key, row.as_ref(), None, Some(&source))? {
+                derived.insert(key, group);
+            } else {
+                derived.remove(&key);
             }
         }
         Ok::<_, StoreError>(())
     })?;
     Ok(derived)
-}
-
-/// Computes a collection from all of its domain events; what differs from its rows is written.
-fn refold(
-    connection: &mut SqliteConnection,
-    (registry, inline): Around<'_>,
-    id: CollectionId,
-    journaled: &dyn Journaled,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let name = registry.get(id).name();
-    let mut last: Option<Key> = None;
-    loop {
-        let folded = journal::fold_next(connection, (name, journaled), last.as_ref(), AGGREGATES_PER_REVISION)?;
-        let Some(Folded { key, .. }) = folded.last() else { return Ok(()) };
-        last = Some(key.clone());
-        let mut differing = Vec::new();
-        for Folded { key, body, version } in folded {
-            let row = aggregates::load(connection, name, &key)?.and_then(|row| row.body);
-            if let Some(patch) = patch(row.as_ref(), body.as_ref())? {
-                differing.push(Differing { key, version, body, patch });
-            }
-        }
-        write(connection, (registry, inline), id, &differing, now)?;
-    }
-}
-
-/// An aggregate that is not as its row says.
-struct Differing {
-    key: Key,
-    version: Version,
-    body: Option<Body>,
-    patch: String,
-}
-
-/// Writes what differs, as one revision.
-fn write(
-    connection: &mut SqliteConnection,
-    (registry, inline): Around<'_>,
-    id: CollectionId,
-    differing: &[Differing],
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    if differing.is_empty() {
-        return Ok(());
-    }
-    let name = registry.get(id).name();
-    let (revision, mut changes) = (revise(connection, name)?, Vec::with_capacity(differing.len()));
-    for Differing { key, version, body, patch } in differing {
-        let row = aggregates::Row { revision, version: *version, body: body.clone() };
-        aggregates::save(connection, name, key, &row, now)?;
-        let (key, patch) = (key.clone(), patch.clone());
-        let change = outbox::Change { revision, collection: id, key, patch, time: now };
-        outbox::append(connection, registry, &change)?;
-        changes.push(change);
-    }
-    inline_projections::project(connection, registry, inline, &[], &changes)
-        .map_err(|error| StoreError::Corrupt(error.to_string()))
 }

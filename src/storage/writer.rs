@@ -1,15 +1,17 @@
-//! The only writer of the main database, which belongs to the aggregator.
+//! The only writer of the main database. The aggregator owns it.
 
 use std::sync::Arc;
 
 use diesel::sqlite::SqliteConnection;
 
-use super::commit::{self, Committed};
-use super::connection::{self, Database};
+use super::commit::{self, CommitOutcome};
+use super::connection::{self, IfMissing};
 use super::counters::{self, Counters};
+use super::database::Database;
 use super::error::StoreError;
 use super::page::Progress;
-use super::{aggregates, inline_projections, journal, outbox, registration};
+use super::registration::Registration;
+use super::{aggregates, inline_projections, journal, outbox};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::command::Command;
@@ -22,12 +24,12 @@ pub(crate) struct Writer {
     registry: Arc<Registry>,
     inline: Arc<[ProjectionSpec]>,
     epoch: Epoch,
-    /// What the database's counter row says; the next batch counts on from here.
+    /// The counters as they are in the database.
     counters: Counters,
 }
 
 impl Writer {
-    /// Opens the database, brings its tables up to date, and writes what a new registration changes.
+    /// Opens the database, migrates its tables, and writes the consequences of new or changed registrations.
     pub(crate) fn open(
         database: &Database,
         registry: Arc<Registry>,
@@ -35,18 +37,16 @@ impl Writer {
         now: Timestamp,
         epoch_mode: EpochMode,
     ) -> Result<Self, StoreError> {
-        let mut connection = database.connect_for_writing(connection::Mode::Create)?;
+        let mut connection = connection::open_for_writing(database.path(), IfMissing::Create)?;
         connection::migrate(&mut connection)?;
-        registration::register(&mut connection, &registry, &inline, now)?;
+        Registration { registry: &registry, inline: &inline, now }.write(&mut connection)?;
         if epoch_mode == EpochMode::Renew {
-            counters::begin_epoch(&mut connection)?;
+            counters::renew_epoch(&mut connection)?;
         }
-        let position = journal::current(&mut connection)?;
-        let (epoch, counters) = counters::load(&mut connection, &registry, position)?;
-        Ok(Self { connection, registry, inline, epoch, counters })
+        Self::load(connection, registry, inline)
     }
 
-    /// Opens the database again after a failure. It must be the same one, and have everything that was answered.
+    /// Opens the database again after a failure. It must be the same database, with everything that was committed.
     pub(crate) fn reopen(
         database: &Database,
         registry: Arc<Registry>,
@@ -54,13 +54,23 @@ impl Writer {
         epoch: &Epoch,
         committed: Revision,
     ) -> Result<Self, StoreError> {
-        let mut connection = database.connect_for_writing(connection::Mode::Existing)?;
-        let position = journal::current(&mut connection)?;
-        let (found, counters) = counters::load(&mut connection, &registry, position)?;
-        if found != *epoch || counters.revision < committed {
-            return Err(StoreError::Open(format!("{} was replaced by another database", database.path().display())));
+        let connection = connection::open_for_writing(database.path(), IfMissing::Fail)?;
+        let writer = Self::load(connection, registry, inline)?;
+        if writer.epoch != *epoch || writer.counters.revision < committed {
+            return Err(StoreError::Replaced { path: database.path().to_owned() });
         }
-        Ok(Self { connection, registry, inline, epoch: found, counters })
+        Ok(writer)
+    }
+
+    fn load(
+        mut connection: SqliteConnection,
+        registry: Arc<Registry>,
+        inline: Arc<[ProjectionSpec]>,
+    ) -> Result<Self, StoreError> {
+        let position = journal::current(&mut connection)?;
+        let epoch = counters::epoch(&mut connection)?;
+        let counters = Counters::load(&mut connection, &registry, position)?;
+        Ok(Self { connection, registry, inline, epoch, counters })
     }
 
     pub(crate) fn epoch(&self) -> &Epoch {
@@ -75,28 +85,26 @@ impl Writer {
         self.counters.position
     }
 
-    /// For each collection, the revision of its last change.
+    /// The revision of the last change of each collection.
     pub(crate) fn changed(&self) -> Vec<Revision> {
         self.counters.changed().collect()
     }
 
-    /// Does the commands in order, in one transaction; each has its own answer. On an error none is done.
-    pub(crate) fn commit(&mut self, commands: Vec<Command>, now: Timestamp) -> Result<Committed, StoreError> {
-        let (committed, counters) =
-            commit::commit(&mut self.connection, (&self.registry, &self.inline), &self.counters, commands, now)?;
-        self.counters = counters;
-        Ok(committed)
+    /// Executes the commands in order, in one transaction. Each command has its own answer. After an error, none was
+    /// executed.
+    pub(crate) fn commit(&mut self, commands: Vec<Command>, now: Timestamp) -> Result<CommitOutcome, StoreError> {
+        commit::commit(&mut self.connection, &self.registry, &self.inline, &mut self.counters, commands, now)
     }
 
-    /// Removes change events and tombstones that are not retained, oldest first, a bounded number of them.
+    /// Deletes change events and tombstones that are not retained, oldest first, up to a maximum number.
     pub(crate) fn prune(&mut self, retained: Retained) -> Result<Progress, StoreError> {
         match outbox::prune(&mut self.connection, retained.events, retained.keep)? {
             Progress::More => Ok(Progress::More),
-            Progress::Done => aggregates::forget(&mut self.connection, retained.tombstones),
+            Progress::Done => aggregates::prune_tombstones(&mut self.connection, retained.tombstones),
         }
     }
 
-    /// Builds an inline projection anew, in one transaction.
+    /// Rebuilds an inline projection, in one transaction.
     pub(crate) fn rebuild(&mut self, name: &str, now: Timestamp) -> Result<(), StoreError> {
         let Some(projection) = self.inline.iter().find(|projection| projection.name == name) else { return Ok(()) };
         let registry = &self.registry;
@@ -104,26 +112,99 @@ impl Writer {
             .immediate_transaction(|connection| inline_projections::build(connection, registry, projection, now))
     }
 
-    /// Leaves one tidy file behind.
+    /// Closes the database. All of its data is in one file then.
     pub(crate) fn close(mut self) -> Result<(), StoreError> {
         connection::tidy(&mut self.connection)
     }
 }
 
-/// Whether a database goes on, or begins a life of its own because it is a copy.
+/// What happens to the epoch at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EpochMode {
     Keep,
+    /// For a copy of a database, which continues separately from the original.
     Renew,
 }
 
 /// What is retained.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Retained {
-    /// Change events since then …
+    /// Change events from this time on …
     pub(crate) events: Timestamp,
-    /// … but no more than those of the last so many revisions.
+    /// … but only those of this many revisions.
     pub(crate) keep: Option<i64>,
-    /// Tombstones since then.
+    /// Tombstones from this time on.
     pub(crate) tombstones: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use diesel::connection::InstrumentationEvent;
+    use diesel::prelude::*;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::domain::clock::Clock;
+    use crate::domain::collection::Document;
+    use crate::domain::command::Verb;
+    use crate::domain::key::Key;
+    use crate::domain::precondition::Precondition;
+
+    #[derive(Serialize, Deserialize)]
+    struct Note {
+        text: String,
+    }
+
+    impl Document for Note {
+        const NAME: &'static str = "notes";
+    }
+
+    #[derive(Default)]
+    struct Statements {
+        executed: Vec<String>,
+        cached: Vec<String>,
+    }
+
+    /// Diesel reports a statement as cached when it prepares it, and never again on the same connection.
+    #[test]
+    fn every_statement_of_a_write_is_prepared_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = Database::lock(&directory.path().join("test.db")).unwrap();
+        let mut registry = Registry::default();
+        registry.document::<Note>();
+        let now = Clock::default().now();
+        let registry = Arc::new(registry);
+        let mut writer = Writer::open(&database, Arc::clone(&registry), [].into(), now, EpochMode::Keep).unwrap();
+        let statements = Arc::new(Mutex::new(Statements::default()));
+        let seen = Arc::clone(&statements);
+        writer.connection.set_instrumentation(move |event: InstrumentationEvent<'_>| match event {
+            InstrumentationEvent::StartQuery { query, .. } => seen.lock().unwrap().executed.push(query.to_string()),
+            InstrumentationEvent::CacheQuery { sql, .. } => seen.lock().unwrap().cached.push(sql.to_owned()),
+            _ => {}
+        });
+        let notes = registry.id("notes").unwrap();
+        let mut write = |key: Option<Key>, verb, text: &str| {
+            let body = serde_json::json!({ "text": text });
+            let change = registry.get(notes).change(verb, body).unwrap();
+            let command = Command { collection: notes, key, precondition: Precondition::default(), change };
+            writer.commit(vec![command], now).unwrap().answers.remove(0).unwrap().key
+        };
+        for _ in 0..3 {
+            let key = write(None, Verb::Create, "a");
+            write(Some(key), Verb::Replace, "b");
+        }
+        let Statements { executed, cached } = &*statements.lock().unwrap();
+        let of_rows: Vec<_> = executed
+            .iter()
+            .map(|query| query.split(" -- binds").next().unwrap().trim())
+            .filter(|query| ["SELECT", "INSERT", "UPDATE", "DELETE"].iter().any(|word| query.starts_with(word)))
+            .collect();
+        assert!(of_rows.len() >= 3 * 6, "{executed:?}");
+        for query in of_rows {
+            let times = cached.iter().filter(|sql| sql.trim() == query).count();
+            assert_eq!(times, 1, "{query} in {cached:?}");
+        }
+    }
 }

@@ -1,8 +1,9 @@
-//! The actor that writes: everything that waits in its mailbox becomes one transaction of [`Writer::commit`].
+//! The actor that writes. All commands in its mailbox become one transaction, see [`Writer::commit`].
 //!
-//! It has a thread of its own, so its blocking calls block nobody. No timer: a lone command is committed at once, and
-//! while a commit keeps the thread busy, the next batch gathers in the mailbox.
+//! It has a thread of its own, so that its blocking calls do not block other actors. It needs no timer: a single command
+//! is committed immediately, and while a commit keeps the thread busy, the next batch accumulates in the mailbox.
 
+use crate::domain::error_chain::ErrorChain;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -17,14 +18,14 @@ use crate::domain::key::CollectionId;
 use crate::domain::revision::{Epoch, HighWaterMark, JournalPosition, Revision};
 use crate::read_model::spec::ProjectionSpec;
 use crate::storage::commit::Written;
-use crate::storage::connection::Database;
+use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::outbox::Change;
 use crate::storage::page::Progress;
 use crate::storage::writer::{Retained, Writer};
 use crate::write::replies::{ReplyBatch, ReplyQueue};
 
-/// Commands in one transaction, at most: what the first of them waits for.
+/// The maximum number of commands in one transaction. The first of them waits for all.
 const MAX_BATCH: usize = 512;
 
 /// The only writer of the main database.
@@ -34,24 +35,24 @@ pub(crate) struct Aggregator {
     inline: Arc<[ProjectionSpec]>,
     clock: Arc<Clock>,
     epoch: Epoch,
-    /// `None` after a failure, until the next batch opens the database again.
+    /// `None` after a failure. The next batch opens the database again.
     writer: Option<Writer>,
-    /// Commands that no transaction has taken yet.
+    /// Commands for the next transaction.
     pending: Vec<Execute>,
-    /// Commands that may wait in the mailbox.
+    /// The capacity of the mailbox.
     queue: usize,
     committed: Arc<CommittedRevision>,
     journal: Arc<watch::Sender<JournalMark>>,
-    /// Who wants to know of commits: the relay.
+    /// The relay, which is notified of commits.
     listener: Option<Recipient<Committed>>,
 }
 
-/// The last revision that is durable, and those of the last changes, for whoever asks; written by the aggregator only.
+/// The last durable revision, and the revision of the last change of each collection. Only the aggregator writes it.
 #[derive(Debug)]
 pub(crate) struct CommittedRevision {
     revision: AtomicI64,
     high_water_mark: HighWaterMark,
-    /// For each collection, the revision of its last change. Moved before `revision` is.
+    /// By the index of the collection. Written before `revision`.
     changed: Box<[AtomicI64]>,
 }
 
@@ -61,23 +62,23 @@ impl CommittedRevision {
         Self { revision: AtomicI64::new(revision.number()), high_water_mark, changed }
     }
 
-    /// No earlier than the last write that was answered, and than what anybody was shown.
+    /// The last revision. It is not before the last answered command, nor before any revision that a reader has seen.
     pub(crate) fn get(&self) -> Revision {
         self.last_published().max(self.high_water_mark.last())
     }
 
-    /// What the aggregator said last.
+    /// The revision of the last commit that the aggregator has completed.
     fn last_published(&self) -> Revision {
         Revision::from_raw(self.revision.load(Ordering::Acquire))
     }
 
-    /// A revision as [`Self::get`] gives it, and that of the collection's last change up to it; `None` where somebody was
-    /// shown more than the aggregator has told yet, so that the database has to be asked.
+    /// The last revision, and the revision of the last change of a collection up to it. `None` if a reader has seen a
+    /// later revision than the aggregator has published here. The database has the answer then.
     pub(crate) fn of(&self, collection: CollectionId) -> Option<(Revision, Revision)> {
-        // In this order: the last change up to `revision` was stored before it was, so it is this one or an earlier one.
+        // The order matters: the last change up to `revision` was stored before `revision`, so `changed` is not older.
         let revision = self.last_published();
         let changed = Revision::from_raw(self.changed[collection.index()].load(Ordering::Acquire));
-        // A commit may have come in between; then nothing is known of what is between this change and its last revision.
+        // If another commit came in between, `changed` may be later than `revision`. It is the last known revision then.
         let revision = revision.max(changed);
         (revision >= self.high_water_mark.last()).then_some((revision, changed))
     }
@@ -90,12 +91,12 @@ impl CommittedRevision {
     }
 }
 
-/// What those who follow the journal wait for.
+/// What the streams of the journal wait for.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct JournalMark {
-    /// The last position that is durable; moved by the aggregator only.
+    /// The last durable position. Only the aggregator moves it.
     pub(crate) last: JournalPosition,
-    /// The service says goodbye.
+    /// Whether the service is stopping.
     pub(crate) is_over: bool,
 }
 
@@ -134,14 +135,14 @@ impl Aggregator {
         Arc::clone(&self.journal)
     }
 
-    /// Commits what is pending, then answers.
+    /// Commits the pending commands, then replies.
     fn flush(&mut self) {
         if self.pending.is_empty() {
             return;
         }
-        let (commands, reply_to): (Vec<_>, Vec<_>) =
-            self.pending.drain(..).map(|execute| (execute.command, (execute.answers, execute.reply_to))).unzip();
-        let mut answers = ReplyBatch::new();
+        let (commands, requests): (Vec<_>, Vec<_>) =
+            self.pending.drain(..).map(|execute| (execute.command, (execute.replies, execute.reply_to))).unzip();
+        let mut replies = ReplyBatch::new();
         let now = self.clock.now();
         match self.with_writer(|writer| writer.commit(commands, now)) {
             Ok(committed) => {
@@ -149,41 +150,41 @@ impl Aggregator {
                 self.journal.send_if_modified(|mark| {
                     std::mem::replace(&mut mark.last, committed.position) != committed.position
                 });
-                for ((place, reply_to), answer) in reply_to.into_iter().zip(committed.answers) {
-                    answers.add(place.as_ref(), reply_to, answer.map_err(ExecuteError::Rejected));
+                for ((queue, reply_to), answer) in requests.into_iter().zip(committed.answers) {
+                    replies.add(queue.as_ref(), reply_to, answer.map_err(ExecuteError::Rejected));
                 }
-                answers.send();
-                // The relay comes second: a writer waits for its answer, and nobody for an event.
+                replies.send();
+                // The relay comes second: clients wait for replies, but not for events.
                 if let Some(listener) = &self.listener {
-                    let (from, to, changes) = (committed.after, committed.revision, committed.events);
-                    // One that it has no room for is a gap to it: it reads on from the outbox.
-                    drop(listener.try_send(Committed { from, to, changes }));
+                    let changes = committed.events;
+                    // If its mailbox is full, the relay sees a gap and reads these revisions from the outbox.
+                    let _ = listener.try_send(Committed { from: committed.after, to: committed.revision, changes });
                 }
             }
             Err(error) => {
-                log::error!("{} commands were not done: {error}", reply_to.len());
-                for (place, reply_to) in reply_to {
-                    answers.add(place.as_ref(), reply_to, Err(ExecuteError::Failed));
+                log::error!("{} commands were not executed: {}", requests.len(), ErrorChain(&error));
+                for (queue, reply_to) in requests {
+                    replies.add(queue.as_ref(), reply_to, Err(ExecuteError::Failed));
                 }
-                answers.send();
+                replies.send();
             }
         }
     }
 
-    /// Lends the writer; after a failure or a panic its connection is not trusted any more.
+    /// Runs `work` with the writer. After a failure or a panic, its connection is closed.
     fn with_writer<T>(&mut self, work: impl FnOnce(&mut Writer) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut writer = match self.writer.take() {
             Some(writer) => writer,
             None => {
                 let (registry, inline) = (Arc::clone(&self.registry), Arc::clone(&self.inline));
                 let writer = Writer::reopen(&self.database, registry, inline, &self.epoch, self.committed.get())?;
-                // What failed may have been committed all the same.
+                // The transaction that failed may have been committed nevertheless.
                 self.committed.set(writer.revision(), &writer.changed());
                 writer
             }
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut writer)))
-            .unwrap_or_else(|_| Err(StoreError::Corrupt("a panic, see above".to_owned())));
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| work(&mut writer))).unwrap_or_else(|_| Err(StoreError::Panicked));
         if outcome.is_ok() {
             self.writer = Some(writer);
         }
@@ -199,37 +200,37 @@ impl Actor for Aggregator {
     }
 }
 
-/// Do this command, and answer when it is on disk.
+/// Executes a command, and replies when it is on disk.
 pub(crate) struct Execute {
     command: Command,
-    /// `None` for one that is answered by itself.
-    answers: Option<CommandReplies>,
+    /// `None` to wake the caller on its own.
+    replies: Option<CommandReplies>,
     reply_to: oneshot::Sender<Result<Written, ExecuteError>>,
 }
 
-/// Where the outcomes of a thread's commands arrive.
+/// The replies to the commands of one worker thread.
 pub(crate) type CommandReplies = ReplyQueue<Result<Written, ExecuteError>>;
 
-/// Why a command has no outcome to show.
+/// Why a command has no result.
 #[derive(Debug)]
 pub(crate) enum ExecuteError {
-    /// It was decided, and refused.
+    /// The command was rejected.
     Rejected(Rejection),
-    /// Too many commands wait already; it was not taken.
+    /// Too many commands are waiting. This one was not executed.
     Busy,
-    /// The database failed; the log says how. Whether the command was done is unknown.
+    /// The database failed; the cause is in the log. It is unknown whether the command was executed.
     Failed,
 }
 
-/// Sends a command and waits until it is durable or refused. `aggregator` is the one shared address: actix bounds a
-/// mailbox per address, so a clone of it would have a place of its own in the queue.
+/// Sends a command, and waits until it is durable or rejected. `aggregator` must be the one shared address: actix bounds
+/// a mailbox per address, so each clone of it could add a command beyond the capacity.
 pub(crate) async fn execute(
     aggregator: &Addr<Aggregator>,
-    answers: Option<&CommandReplies>,
+    replies: Option<&CommandReplies>,
     command: Command,
 ) -> Result<Written, ExecuteError> {
     let (reply_to, answered) = oneshot::channel();
-    match aggregator.try_send(Execute { command, answers: answers.cloned(), reply_to }) {
+    match aggregator.try_send(Execute { command, replies: replies.cloned(), reply_to }) {
         Ok(()) => answered.await.unwrap_or(Err(ExecuteError::Failed)),
         Err(SendError::Full(_)) => Err(ExecuteError::Busy),
         Err(SendError::Closed(_)) => Err(ExecuteError::Failed),
@@ -245,7 +246,7 @@ impl Handler<Execute> for Aggregator {
 
     fn handle(&mut self, execute: Execute, ctx: &mut Self::Context) {
         if self.pending.is_empty() {
-            // The mailbox is drained before a notification is handled, so the batch is all that waits now.
+            // The mailbox is drained before a notification is handled, so the batch has all commands that wait now.
             ctx.notify(Flush);
         }
         self.pending.push(execute);
@@ -255,7 +256,7 @@ impl Handler<Execute> for Aggregator {
     }
 }
 
-/// The mailbox is drained.
+/// Commits the pending commands. Handled when the mailbox is drained.
 struct Flush;
 
 impl Message for Flush {
@@ -270,13 +271,13 @@ impl Handler<Flush> for Aggregator {
     }
 }
 
-/// Some revisions are durable, and perhaps domain events as well.
+/// A batch is durable. It may have domain events without any revision.
 pub(crate) struct Committed {
-    /// The revisions after this one …
+    /// The last revision before the batch.
     pub(crate) from: Revision,
-    /// … up to this one.
+    /// The last revision of the batch.
     pub(crate) to: Revision,
-    /// What they changed.
+    /// The change events of these revisions.
     pub(crate) changes: Vec<Change>,
 }
 
@@ -284,7 +285,7 @@ impl Message for Committed {
     type Result = ();
 }
 
-/// Tell this one of commits from now on.
+/// Registers the recipient that is notified of commits.
 pub(crate) struct Listen(pub(crate) Recipient<Committed>);
 
 impl Message for Listen {
@@ -299,7 +300,7 @@ impl Handler<Listen> for Aggregator {
     }
 }
 
-/// Remove some of what is not retained.
+/// Deletes change events and tombstones that are not retained, up to a maximum number.
 pub(crate) struct Prune(pub(crate) Retained);
 
 impl Message for Prune {
@@ -315,7 +316,7 @@ impl Handler<Prune> for Aggregator {
     }
 }
 
-/// Build an inline projection anew; commands wait for that long.
+/// Rebuilds an inline projection. Commands wait meanwhile.
 pub(crate) struct RebuildInline(pub(crate) &'static str);
 
 impl Message for RebuildInline {
@@ -332,7 +333,7 @@ impl Handler<RebuildInline> for Aggregator {
     }
 }
 
-/// Commit what waits, leave a tidy file behind, and stop.
+/// Commits the pending commands, closes the database, and stops.
 pub(crate) struct Close;
 
 impl Message for Close {
@@ -349,7 +350,7 @@ impl Handler<Close> for Aggregator {
     }
 }
 
-/// Forget who wants to know of commits: a wake-up that is lost for good.
+/// Stops notifying the relay of commits.
 #[cfg(feature = "test-hooks")]
 pub(crate) struct LoseWakeUps;
 

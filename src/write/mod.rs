@@ -1,4 +1,4 @@
-//! The actor that writes.
+//! The aggregator, which is the only actor that writes.
 
 pub(crate) mod aggregator;
-pub(crate) mod replies;
+mod replies;

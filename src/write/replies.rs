@@ -1,27 +1,31 @@
-//! The answers to the commands of one worker thread, on their way back to it.
+//! The replies to the commands of one worker thread, on their way back to that thread.
 
 use actix_web::rt::spawn;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-/// Somebody who waits for an answer, and the answer.
-type Reply<T> = (oneshot::Sender<T>, T);
+/// A reply, and the request that waits for it.
+struct Reply<T> {
+    reply_to: oneshot::Sender<T>,
+    answer: T,
+}
 
-/// Where the answers of one worker thread arrive: all of a batch at once.
+/// The queue of one worker thread. All replies of a batch arrive at once.
 ///
-/// To wake a thread costs the one that does it a system call, and has the other begin before there is more for it to do:
-/// a wake-up for each command took a tenth of the aggregator's time. Bounded by who waits: nobody has two answers.
+/// Waking a thread costs the aggregator a system call, and the thread would start before the other replies are there: one
+/// wake-up per command took a tenth of the aggregator's time. The queue is bounded by the number of waiting requests,
+/// because each gets one reply.
 pub(crate) struct ReplyQueue<T>(UnboundedSender<Vec<Reply<T>>>);
 
 impl<T: 'static> ReplyQueue<T> {
-    /// For the thread that calls this.
+    /// Creates the queue of the current thread.
     pub(crate) fn here() -> Self {
         let (sender, mut arriving) = unbounded_channel::<Vec<Reply<T>>>();
         spawn(async move {
             while let Some(batch) = arriving.recv().await {
-                for (reply_to, answer) in batch {
-                    // A client that has gone does not undo its command.
-                    drop(reply_to.send(answer));
+                for Reply { reply_to, answer } in batch {
+                    // The client may have disconnected; its command is committed nevertheless.
+                    let _ = reply_to.send(answer);
                 }
             }
         });
@@ -35,28 +39,33 @@ impl<T> Clone for ReplyQueue<T> {
     }
 }
 
-/// The answers of a batch, sorted by where they go.
-pub(crate) struct ReplyBatch<T>(Vec<(ReplyQueue<T>, Vec<Reply<T>>)>);
+/// The replies of a batch, grouped by their queues.
+pub(super) struct ReplyBatch<T>(Vec<(ReplyQueue<T>, Vec<Reply<T>>)>);
 
 impl<T> ReplyBatch<T> {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Vec::new())
     }
 
-    /// Adds an answer, or gives it at once if it has no such place. There are as many places as worker threads: few.
-    pub(crate) fn add(&mut self, to: Option<&ReplyQueue<T>>, reply_to: oneshot::Sender<T>, answer: T) {
-        let Some(to) = to else { return drop(reply_to.send(answer)) };
-        match self.0.iter_mut().find(|(place, _)| place.0.same_channel(&to.0)) {
-            Some((_, answers)) => answers.push((reply_to, answer)),
-            None => self.0.push((to.clone(), vec![(reply_to, answer)])),
+    /// Adds a reply. Without a queue, it is sent immediately. There are as many queues as worker threads, so a linear
+    /// search is fast.
+    pub(super) fn add(&mut self, queue: Option<&ReplyQueue<T>>, reply_to: oneshot::Sender<T>, answer: T) {
+        let Some(queue) = queue else {
+            let _ = reply_to.send(answer);
+            return;
+        };
+        let reply = Reply { reply_to, answer };
+        match self.0.iter_mut().find(|(known, _)| known.0.same_channel(&queue.0)) {
+            Some((_, replies)) => replies.push(reply),
+            None => self.0.push((queue.clone(), vec![reply])),
         }
     }
 
-    /// Wakes each of the threads once.
-    pub(crate) fn send(self) {
-        for (place, answers) in self.0 {
-            // A thread that is gone has nobody who waits.
-            drop(place.0.send(answers));
+    /// Sends all replies, with one wake-up per thread.
+    pub(super) fn send(self) {
+        for (queue, replies) in self.0 {
+            // If the thread has stopped, no request waits there.
+            let _ = queue.0.send(replies);
         }
     }
 }

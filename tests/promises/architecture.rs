@@ -4,7 +4,7 @@
 //!
 //!     cargo test --test promises architecture -- --nocapture
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Crates that only some rooms may use.
@@ -100,6 +100,41 @@ fn rooms_import_downward_only() {
         let used = arrows.iter().filter(|((user, _), _)| user == layer);
         let used: Vec<_> = used.map(|((_, used), times)| format!("{used} ({times})")).collect();
         println!("  {layer:<11} -> {}", used.join(", "));
+    }
+}
+
+#[test]
+fn files_of_a_room_do_not_import_each_other_in_a_circle() {
+    let sources = sources();
+    // `collection.rs` and the files of `collection/` are one node of the folder that they are in.
+    let mut imports: BTreeMap<(String, &str), BTreeSet<String>> = BTreeMap::new();
+    for (file, text) in &sources {
+        let parts: Vec<&str> = file.trim_end_matches(".rs").split('/').collect();
+        for depth in 1..parts.len() {
+            let absolute = format!("crate::{}::", parts[..depth].join("::"));
+            let relative = "super::".repeat(parts.len() - depth);
+            let used = imports.entry((parts[..depth].join("/"), parts[depth])).or_default();
+            for line in code(text) {
+                let is_relative = !line.contains(&format!("super::{relative}"));
+                let relative = paths(line, &relative).filter(|_| is_relative);
+                let names = paths(line, &absolute)
+                    .chain(relative)
+                    .filter_map(|path| path.first().map(|name| (*name).to_owned()));
+                used.extend(names.filter(|name| name != parts[depth] && name != "super"));
+            }
+        }
+    }
+    for (folder, node) in imports.keys() {
+        let mut reached = BTreeSet::new();
+        let mut next = vec![*node];
+        while let Some(name) = next.pop() {
+            for used in imports.get(&(folder.clone(), name)).into_iter().flatten() {
+                assert!(used != node, "src/{folder}: {node} imports itself by way of {name}");
+                if imports.contains_key(&(folder.clone(), used)) && reached.insert(used) {
+                    next.push(used);
+                }
+            }
+        }
     }
 }
 

@@ -143,7 +143,7 @@ fn shutdown_sends_a_bookmark_and_cuts_the_feed() {
     let mut app = App::with(|settings| {
         settings.heartbeat = Duration::from_secs(3600);
         // One worker means one hub: once one stream has an event, the hub has published it to all of them.
-        settings.workers = Some(1);
+        settings.workers = Some(crate::harness::count(1));
     });
     app.post("/persons", r#"{"name":"Ann"}"#);
     let mut witness = live(&app, "/person-events");

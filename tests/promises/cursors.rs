@@ -200,7 +200,7 @@ fn a_clock_that_jumps_back_leaves_no_gap() {
 
 #[test]
 fn a_session_overtaken_by_pruning_gets_a_catch_up() {
-    let app = App::with(|settings| settings.session_buffer = 16 * 1024);
+    let app = App::with(|settings| settings.session_buffer = duality::ByteSize(16 * 1024));
     create(&app, 1, 0);
     let (mut state, cursor) = app.load("/persons");
     let mut strict_state = state.clone();

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::harness::{App, Client, Process, Stream, eventually};
+use crate::harness::{App, Client, Process, Stream, eventually, kills};
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
@@ -60,7 +60,7 @@ fn every_answered_write_survives_a_kill_and_the_feeds_add_up_to_the_state() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("killed.db");
     let mut known: Vec<(String, String)> = Vec::new();
-    for round in 0..3 {
+    for round in 0..usize::try_from(kills()).unwrap() {
         let process = Process::start(&database, &[]);
         let (address, answered) = (process.address, AtomicU64::new(0));
         std::thread::scope(|scope| {

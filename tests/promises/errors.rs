@@ -124,7 +124,7 @@ fn an_unsupported_accept_header_is_rejected() {
 
 #[test]
 fn a_body_over_the_limit_is_rejected() {
-    let app = App::with(|settings| settings.max_body = 100);
+    let app = App::with(|settings| settings.max_body = duality::ByteSize(100));
     let json = ("Content-Type", "application/json");
     let body = format!(r#"{{"name":"{}"}}"#, "x".repeat(100));
     let refused = problem(&app.post("/persons", &body), 413, "too-large", "100 bytes");

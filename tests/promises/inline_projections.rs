@@ -87,7 +87,8 @@ fn the_other_commands_of_the_batch_succeed() {
             });
         }
     });
-    let (jars, rows) = (app.get("/jars").json(), rows(&app));
+    let jars = app.get("/jars").json();
+    let rows = rows(&app);
     let mut names: Vec<_> = rows.as_array().unwrap().iter().map(|row| row[1].as_str().unwrap().to_owned()).collect();
     assert!(rows.as_array().unwrap().iter().zip(1..).all(|(row, position)| row[0] == position), "{rows}");
     names.sort();
@@ -162,7 +163,8 @@ fn a_projection_of_pruned_change_events_is_built_from_the_aggregates() {
 }
 
 fn refusal(service: Service) -> String {
-    let settings = Settings { database: ":memory:".into(), ..Settings::default() };
+    let mut settings = Settings::default();
+    settings.database = ":memory:".into();
     match service.open(settings) {
         Ok(_) => panic!("it was accepted"),
         Err(error) => error.to_string(),

@@ -308,7 +308,7 @@ fn the_journal_of_one_aggregate_can_be_paged_to_the_end() {
 
 #[test]
 fn a_journal_stream_counts_towards_the_limit_until_it_closes() {
-    let app = App::with(|settings| settings.max_sessions = 1);
+    let app = App::with(|settings| settings.max_sessions = crate::harness::count(1));
     let mut stream = app.follow("/journal", &[SSE]);
     stream.read_until(|text| text.contains("retry"));
     assert_eq!(app.sessions(), 1);

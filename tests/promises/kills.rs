@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Process, Random, Response, Stream, eventually};
+use crate::harness::{Client, Process, Random, Response, Stream, eventually, kills};
 
 const WRITERS: u64 = 8;
-const ROUNDS: u64 = 3;
 
 /// One of three carts and three accounts that all writers share.
 fn shared(number: u64) -> String {
@@ -74,7 +73,7 @@ fn every_answered_command_is_in_the_journal_exactly_once_after_kills() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("killed.db");
     let mut known: Vec<(String, String)> = Vec::new();
-    for round in 0..ROUNDS {
+    for round in 0..u64::from(kills()) {
         let process = Process::start(&database, &[]);
         let (address, answered) = (process.address, AtomicU64::new(0));
         std::thread::scope(|scope| {

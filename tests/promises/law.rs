@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::{Value, json};
 
-use crate::harness::{App, Stream};
+use crate::harness::{App, Stream, cases};
 
 /// A state, its feed, and a query for both.
 const LEVELS: [(&str, &str, &str); 6] = [
@@ -87,7 +87,7 @@ fn ops() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 50, failure_persistence: None, rng_seed: RngSeed::Fixed(2026), max_shrink_time: 30_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(50), failure_persistence: None, rng_seed: RngSeed::Fixed(2026), max_shrink_time: 30_000, ..ProptestConfig::default() })]
     #[test]
     fn merge_patches_alone_bring_any_consumer_to_the_current_state(
         level in 0..LEVELS.len(),

@@ -51,7 +51,8 @@ fn request_from(address: [u8; 4], service: SocketAddr) -> (socket2::Socket, Stri
 fn over_the_limit_a_stream_is_cut_with_a_retry_time() {
     for per_address in [false, true] {
         let app = App::with(|settings| {
-            *if per_address { &mut settings.max_sessions_per_address } else { &mut settings.max_sessions } = 2;
+            *if per_address { &mut settings.max_sessions_per_address } else { &mut settings.max_sessions } =
+                crate::harness::count(2);
         });
         let mut streams = open(&app, 2);
         for path in ["/person-events", "/events", "/persons/1/events"] {
@@ -66,7 +67,7 @@ fn over_the_limit_a_stream_is_cut_with_a_retry_time() {
 
 #[test]
 fn over_the_limit_a_request_without_the_sse_media_type_is_a_503() {
-    let app = App::with(|settings| settings.max_sessions = 1);
+    let app = App::with(|settings| settings.max_sessions = crate::harness::count(1));
     let _one = open(&app, 1);
     for path in ["/person-events", "/events", "/persons/1/events"] {
         assert_busy(&app.get(path));
@@ -76,7 +77,7 @@ fn over_the_limit_a_request_without_the_sse_media_type_is_a_503() {
 
 #[test]
 fn addresses_have_separate_limits() {
-    let app = App::with(|settings| settings.max_sessions_per_address = 1);
+    let app = App::with(|settings| settings.max_sessions_per_address = crate::harness::count(1));
     let _one = open(&app, 1);
     assert_busy(&app.get("/person-events"));
     let (_other, answer) = request_from([127, 0, 0, 2], app.address);
@@ -87,7 +88,7 @@ fn addresses_have_separate_limits() {
 
 #[test]
 fn a_closed_stream_frees_its_place() {
-    let app = App::with(|settings| settings.max_sessions = 2);
+    let app = App::with(|settings| settings.max_sessions = crate::harness::count(2));
     let mut streams = open(&app, 2);
     assert_busy(&app.get("/person-events"));
     streams.pop().unwrap().close();
@@ -98,7 +99,7 @@ fn a_closed_stream_frees_its_place() {
 
 #[test]
 fn only_streams_count_towards_the_limit() {
-    let app = App::with(|settings| settings.max_sessions = 1);
+    let app = App::with(|settings| settings.max_sessions = crate::harness::count(1));
     let _one = open(&app, 1);
     for (method, path, accept) in [
         ("GET", "/person-events", "application/json"),

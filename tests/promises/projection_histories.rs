@@ -138,6 +138,9 @@ fn a_projection_that_pruning_overtook_is_rebuilt_from_the_aggregates() {
     let failing = wait_for_state(&app, "sights", "failing");
     assert_eq!(failing["generation"], 1, "{failing}");
     assert_eq!(failing["building"]["total"], 2, "{failing}");
+    app.restart();
+    let failing = wait_for_state(&app, "sights", "failing");
+    assert_eq!(failing["building"]["generation"], 2, "the build continues after a restart: {failing}");
     assert_eq!(app.get("/reports/seen").json(), old, "the old generation is served meanwhile");
     fail_at(21, 0);
     wait_for_report(&app, "seen", &json!([["Oslo", 1], ["Rome", 2]]));
@@ -176,7 +179,8 @@ fn copies_of_change_events_from_an_earlier_version_are_removed_at_start() {
     app.post("/persons", r#"{"name":"Ann"}"#);
     wait_for_report(&app, "people", &json!([["1", "Ann", 1]]));
     app.stop();
-    let (tables, archive) = (side_file(app.database(), "people.1.db"), side_file(app.database(), "people.changes.db"));
+    let tables = side_file(app.database(), "people.1.db");
+    let archive = side_file(app.database(), "people.changes.db");
     for suffix in ["", "-wal", "-shm"] {
         std::fs::write(format!("{}{suffix}", archive.display()), "a former name").unwrap();
     }

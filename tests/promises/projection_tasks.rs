@@ -59,6 +59,44 @@ fn projections_can_be_listed_with_and_without_a_running_service() {
 }
 
 #[test]
+fn only_the_user_of_the_service_can_open_its_socket_and_stopping_removes_it() {
+    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+    let mut app = filled();
+    let socket = PathBuf::from(format!("{}.sock", app.database().display()));
+    let metadata = std::fs::metadata(&socket).unwrap();
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    app.stop();
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_killed_service_does_not_leave_a_socket_in_the_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("killed.db");
+    let socket = directory.path().join("killed.db.sock");
+    Process::start(&database, &[]).kill();
+    assert!(socket.exists(), "a kill leaves the socket behind");
+    let (code, said) = projection(&database, &["list"]);
+    assert_eq!((code, said.lines().count()), (0, 3), "{said}");
+    let _process = Process::start(&database, &[]);
+    let (code, said) = projection(&database, &["list"]);
+    assert_eq!((code, said.lines().count()), (0, 3), "{said}");
+}
+
+#[test]
+fn the_command_line_reaches_a_service_whose_path_is_longer_than_a_socket_address() {
+    let directory = tempfile::tempdir().unwrap();
+    let deep = directory.path().join("a".repeat(100)).join("b".repeat(100));
+    std::fs::create_dir_all(&deep).unwrap();
+    let database = deep.join("test.db");
+    let process = Process::start(&database, &[]);
+    let (code, said) = projection(&database, &["list"]);
+    assert_eq!((code, said.lines().count()), (0, 3), "{said}");
+    assert!(!process.log().contains("cannot reach"), "{}", process.log());
+}
+
+#[test]
 fn projections_can_be_rebuilt_with_and_without_a_running_service() {
     let mut app = filled();
     let before = everything(app.address);
@@ -100,7 +138,7 @@ fn an_impossible_task_fails_with_a_message_and_an_exit_code() {
     app.stop();
     for (task, why) in [
         (&["rebuild", "nonsense"][..], "there is no projection \"nonsense\""),
-        (&["skip", "cart_items", "1"], "no service runs that could have stopped at an event"),
+        (&["skip", "cart_items", "1"], "no service is running, so no projection has stopped at an event"),
     ] {
         let (code, said) = projection(app.database(), task);
         assert!(code == 1 && said.contains(why), "{task:?}: {code} {said}");
@@ -250,7 +288,8 @@ fn projection_and_report_routes_reject_unknown_names_methods_and_bodies() {
     {
         let answer = app.post(path, "{}");
         assert_eq!((answer.status, answer.header("Allow")), (405, Some("GET, HEAD")), "{path}");
-        let (head, get) = (app.request("HEAD", path, &[], None), app.get(path));
+        let head = app.request("HEAD", path, &[], None);
+        let get = app.get(path);
         assert_eq!((head.status, get.status, head.body.len()), (200, 200, 0), "{path}");
         assert_eq!(head.header("Content-Type"), get.header("Content-Type"), "{path}");
         assert_eq!(get.header("Cache-Control"), Some("no-store"), "{path}");
@@ -265,6 +304,24 @@ fn projection_and_report_routes_reject_unknown_names_methods_and_bodies() {
     assert_eq!(app.get("/reports/carts.csv").header("Content-Type"), Some("text/csv; charset=utf-8; header=present"));
     let other = app.request("GET", "/reports/carts.csv", &[("Accept", "application/json")], None);
     assert_eq!(other.status, 406);
+}
+
+#[test]
+fn metrics_are_in_the_text_format_of_prometheus() {
+    let app = filled();
+    let metrics = app.get("/metrics");
+    let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!(metrics.header("Content-Type"), Some(open_metrics));
+    let text = metrics.text();
+    for name in ["lag_events", "lag_seconds", "failing", "building"] {
+        assert!(text.contains(&format!("# TYPE duality_projection_{name} gauge\n")), "{text}");
+        for projection in ["cart_items", "carts.csv", "city_history"] {
+            let line = format!("duality_projection_{name}{{projection=\"{projection}\"}} 0\n");
+            assert!(text.contains(&line), "{text}");
+        }
+    }
+    assert!(text.contains("# HELP duality_projection_failing 1 while the projection is failing.\n"), "{text}");
+    assert!(text.ends_with("# EOF\n"), "{text}");
 }
 
 #[test]

@@ -27,7 +27,8 @@ fn encoded(text: &str) -> String {
 
 /// The rows of a report, from all its pages.
 fn paged(address: SocketAddr, report: &str, rows: &str, limit: u64) -> Vec<Value> {
-    let (mut all, mut after) = (Vec::new(), String::new());
+    let mut all = Vec::new();
+    let mut after = String::new();
     loop {
         let page = get(address, &format!("/reports/{report}?limit={limit}{after}"));
         all.extend(page[rows].as_array().unwrap().iter().cloned());
@@ -168,7 +169,8 @@ struct Carts {
 
 impl Carts {
     fn of(address: SocketAddr) -> Self {
-        let (mut carts, mut after) = (Self::default(), String::new());
+        let mut carts = Self::default();
+        let mut after = String::new();
         let mut open = BTreeMap::<String, (String, Vec<String>)>::new();
         loop {
             let page = get(address, &format!("/journal?limit=500{after}"));
@@ -218,7 +220,10 @@ fn file(address: SocketAddr) -> String {
 /// The fields of an RFC 4180 file; checks that every line is complete.
 fn fields(text: &str) -> Vec<Vec<String>> {
     assert!(text.ends_with("\r\n"), "a torn line: {text:?}");
-    let (mut lines, mut line, mut field, mut quoted) = (Vec::new(), Vec::new(), String::new(), false);
+    let mut lines = Vec::new();
+    let mut line = Vec::new();
+    let mut field = String::new();
+    let mut quoted = false;
     let mut rest = text.chars().peekable();
     while let Some(next) = rest.next() {
         match next {
@@ -255,7 +260,7 @@ fn assert_reports_match_events(address: SocketAddr, cities: &Cities, random: &mu
     assert_eq!(file[1..], carts.lines);
     let mut history = Vec::new();
     eventually("the history is complete", || {
-        // During the first build from a new archive there is no report.
+        // During the first build there is no report.
         if get(address, "/projections/city_history").get("generation").is_none() {
             return false;
         }
@@ -291,12 +296,14 @@ fn assert_rebuild_changes_nothing(address: SocketAddr) {
 
 /// Writes and rebuilds concurrently until this many commands were answered, and then calls `end`.
 fn run_load(address: SocketAddr, seed: u64, cities: &mut Cities, commands: u64, end: impl FnOnce(&AtomicBool)) {
-    let (answered, enough) = (AtomicU64::new(0), AtomicBool::new(false));
+    let answered = AtomicU64::new(0);
+    let enough = AtomicBool::new(false);
     // All clients connect before the load can end.
     let [mover, rebuilder] = [(); 2].map(|()| Client::connect(address));
     let writers = [(); 3].map(|()| Client::connect(address));
     std::thread::scope(|scope| {
-        let (answered, enough) = (&answered, &enough);
+        let answered = &answered;
+        let enough = &enough;
         for (client, writer) in writers.into_iter().zip(1..) {
             scope.spawn(move || fill_carts(client, seed + writer, answered, enough));
         }
@@ -312,7 +319,8 @@ fn projections_match_the_events_after_kills_and_rebuilds() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("killed.db");
     let forgetful = ["--retention-events", "20", "--prune-interval", "30ms"];
-    let (mut cities, mut random) = (Cities::default(), Random::new(5));
+    let mut cities = Cities::default();
+    let mut random = Random::new(5);
     for round in 0..4 {
         let process = Process::start(&database, &forgetful);
         cities.refresh(process.address);
@@ -327,7 +335,8 @@ fn projections_match_the_events_after_kills_and_rebuilds() {
 #[test]
 fn projections_match_the_events_after_pruning_and_restarts() {
     let mut app = App::with(|settings| settings.retention_events = Some(15));
-    let (mut cities, mut random) = (Cities::default(), Random::new(6));
+    let mut cities = Cities::default();
+    let mut random = Random::new(6);
     for round in 0..3 {
         let prunings = random.below(4);
         run_load(app.address, 1000 + round * 100, &mut cities, 200, |enough| {
@@ -364,7 +373,8 @@ fn a_crash_between_a_line_and_its_checkpoint_leaves_no_duplicate_or_torn_lines()
     close_cart(&app, "apple");
     app.stop();
     let path = |name: &str| app.database().with_file_name(format!("test.db.projections/{name}"));
-    let (tables, csv) = (path("carts.csv.1.db"), path("carts.csv.1.csv"));
+    let tables = path("carts.csv.1.db");
+    let csv = path("carts.csv.1.csv");
     let checkpoint = std::fs::read(&tables).unwrap();
     app.resume();
     eventually("it is running", || app.get("/reports/carts.csv").status == 200);

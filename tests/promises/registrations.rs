@@ -106,7 +106,8 @@ aggregate!(NameOfTheJournal, "journal", "Open", Fine, Fine);
 aggregate!(NoMistake, "things", "Open", Fine, Fine);
 
 fn refusal<T: EventSourced>() -> String {
-    let settings = Settings { database: Path::new(":memory:").to_owned(), ..Settings::default() };
+    let mut settings = Settings::default();
+    settings.database = Path::new(":memory:").to_owned();
     match Service::new().event_sourced::<T>().open(settings) {
         Ok(_) => panic!("it was accepted"),
         Err(error) => error.to_string(),

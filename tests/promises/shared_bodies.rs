@@ -4,7 +4,7 @@ use std::io::Read as _;
 
 use serde_json::{Value, json};
 
-use crate::harness::{App, Client, Process, Random, Response, eventually, lines, sql};
+use crate::harness::{App, Client, Random, Response, eventually, lines, sql};
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
@@ -54,9 +54,15 @@ fn a_shared_body_matches_the_table_after_any_writes() {
                     last += 1;
                     assert_eq!(client.request("POST", "/persons", &JSON, Some(body.as_bytes())).status, 201);
                 }
-                4..7 => drop(client.request("PUT", &format!("/persons/{key}"), &JSON, Some(body.as_bytes()))),
-                7 => drop(client.request("POST", "/accounts", &[], None)),
-                _ => drop(client.request("DELETE", &format!("/persons/{key}"), &[], None)),
+                4..7 => {
+                    client.request("PUT", &format!("/persons/{key}"), &JSON, Some(body.as_bytes()));
+                }
+                7 => {
+                    client.request("POST", "/accounts", &[], None);
+                }
+                _ => {
+                    client.request("DELETE", &format!("/persons/{key}"), &[], None);
+                }
             }
         }
         match round % 20 {
@@ -66,7 +72,11 @@ fn a_shared_body_matches_the_table_after_any_writes() {
                 app.turn_clock(91 * 24 * 3600 * 1000);
                 app.prune();
             }
-            17 => (1..=last).for_each(|key| drop(client.request("DELETE", &format!("/persons/{key}"), &[], None))),
+            17 => {
+                for key in 1..=last {
+                    client.request("DELETE", &format!("/persons/{key}"), &[], None);
+                }
+            }
             _ => {}
         }
         if random.below(3) > 0 {
@@ -226,7 +236,7 @@ fn gzip_gives_the_same_text_compressed() {
 
 #[test]
 fn a_collection_over_budget_is_streamed_until_it_fits() {
-    let app = App::with(|settings| settings.shared_bodies = 100_000);
+    let app = App::with(|settings| settings.shared_bodies = duality::ByteSize(100_000));
     let mut client = app.client();
     fill(&mut client, 50, 1000);
     assert!(is_shared(&app.get("/persons")));
@@ -241,20 +251,20 @@ fn a_collection_over_budget_is_streamed_until_it_fits() {
     // Streaming measures the new size.
     eventually("it is shared again", || is_shared(&app.get("/persons")));
     assert_eq!(app.get("/persons").json().as_object().unwrap().len(), 30);
-    let none = App::with(|settings| settings.shared_bodies = 0);
+    let none = App::with(|settings| settings.shared_bodies = duality::ByteSize(0));
     assert!(!is_shared(&none.get("/persons")));
 }
 
 #[test]
 fn slow_readers_of_many_revisions_stay_within_the_budget() {
-    const BUDGET: i64 = 16 * 1024 * 1024;
-    let directory = tempfile::tempdir().unwrap();
-    let process = Process::start(&directory.path().join("test.db"), &["--shared-bodies", "16MiB"]);
-    let mut writer = Client::connect(process.address);
+    const BUDGET: usize = 16 * 1024 * 1024;
+    let app = App::with(|settings| settings.shared_bodies = BUDGET);
+    let mut writer = app.client();
     // 10 MB are more than the kernel's buffers for one client, and more than half of the budget.
     fill(&mut writer, 200, 50_000);
-    assert!(is_shared(&Client::connect(process.address).request("GET", "/persons", &[], None)));
-    let before = process.memory();
+    let first = app.get("/persons");
+    assert!(is_shared(&first));
+    let length = first.body.len();
     let mut slow = Vec::new();
     for version in 1..=8 {
         for person in 1..=200 {
@@ -262,15 +272,15 @@ fn slow_readers_of_many_revisions_stay_within_the_budget() {
             let path = format!("/persons/{person}");
             assert_eq!(writer.request("PATCH", &path, &JSON, Some(patch.as_bytes())).status, 200);
         }
-        let mut client = Client::connect(process.address);
+        let mut client = app.client();
         client.send("GET", "/persons", &[], None);
         let head = client.head().unwrap();
         assert_eq!(head.revision(), 200 * (version + 1));
         slow.push((client, head, version));
+        let used = app.shared_body_bytes();
+        assert!(used <= BUDGET, "{used} bytes; eight revisions have 80 MB");
+        assert!(used >= length, "{used} bytes; the first slow client still holds a body");
     }
-    let taken = process.memory() - before;
-    eprintln!("eight slow readers of eight revisions take {taken} bytes of memory");
-    assert!(taken < BUDGET + 8 * 3 * 1024 * 1024, "{taken} bytes; eight revisions have 80 MB");
     assert!(slow.iter().any(|(_, head, _)| is_shared(head)) && slow.iter().any(|(_, head, _)| !is_shared(head)));
     for (mut client, head, version) in slow {
         let persons = client.rest(head).json();
@@ -278,6 +288,26 @@ fn slow_readers_of_many_revisions_stay_within_the_budget() {
         assert_eq!(persons.len(), 200);
         assert!(persons.all(|person| person["spouse"] == version), "the body has the revision of its head");
     }
+    eventually("the slow clients have released their bodies", || app.shared_body_bytes() < 2 * length);
+    eventually("the last revision is shared", || is_shared(&app.get("/persons")));
+}
+
+#[test]
+fn a_collection_that_needs_room_evicts_one_that_nobody_reads() {
+    const BUDGET: usize = 50_000;
+    let app = App::with(|settings| settings.shared_bodies = BUDGET);
+    for number in 0..60 {
+        let person = json!({"name": "x".repeat(500), "city": format!("{number}{}", "x".repeat(200))}).to_string();
+        assert_eq!(app.post("/persons", &person).status, 201);
+    }
+    let mut total = 0;
+    for path in ["/persons", "/locations", "/persons", "/locations"] {
+        let response = app.get(path);
+        assert!(is_shared(&response), "{path}");
+        assert!(app.shared_body_bytes() <= BUDGET);
+        total += response.body.len();
+    }
+    assert!(total > 2 * BUDGET, "the budget has no room for both");
 }
 
 #[test]

@@ -125,7 +125,7 @@ fn persons_are_ordered_by_number() {
 
 #[test]
 fn a_write_over_the_queue_limit_is_a_503_and_is_not_applied() {
-    let app = App::with(|settings| settings.queue = 1);
+    let app = App::with(|settings| settings.queue = crate::harness::count(1));
     let json = [("Content-Type", "application/json")];
     let (created, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {

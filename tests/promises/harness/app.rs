@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::pin::Pin;
 use std::thread::JoinHandle;
@@ -39,12 +40,10 @@ impl App {
     /// Starts it with collections other than the shipped ones.
     pub(crate) fn serving(collections: fn() -> Service, change: impl FnOnce(&mut Settings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut settings = Settings {
-            listen: "127.0.0.1:0".to_owned(),
-            database: directory.path().join("test.db"),
-            workers: Some(2),
-            ..Settings::default()
-        };
+        let mut settings = Settings::default();
+        settings.listen = "127.0.0.1:0".to_owned();
+        settings.database = directory.path().join("test.db");
+        settings.workers = Some(count(2));
         change(&mut settings);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut app = Self { _directory: directory, settings, collections, running: None, address: nowhere };
@@ -75,11 +74,11 @@ impl App {
                 while let Some(work) = work.recv().await {
                     work(&running).await;
                 }
-                running.stop().await
+                Ok(running.stop().await?)
             })
         });
         let Ok(address) = starting.recv() else {
-            return Err(thread.join().unwrap().unwrap_err().to_string());
+            return Err(chain(&thread.join().unwrap().unwrap_err()));
         };
         self.address = address;
         self.running = Some((sender, thread));
@@ -145,6 +144,16 @@ impl App {
         let (sender, receiver) = std::sync::mpsc::channel();
         self.hook(move |running| {
             sender.send(running.sessions()).unwrap();
+            Box::pin(async {})
+        });
+        receiver.recv().unwrap()
+    }
+
+    /// The number of bytes that count against `--shared-bodies`.
+    pub(crate) fn shared_body_bytes(&self) -> usize {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        self.hook(move |running| {
+            sender.send(running.shared_body_bytes()).unwrap();
             Box::pin(async {})
         });
         receiver.recv().unwrap()
@@ -224,4 +233,15 @@ impl Drop for App {
         }
         self.stop();
     }
+}
+
+/// A number for a setting that cannot be zero.
+pub(crate) fn count(number: usize) -> NonZeroUsize {
+    NonZeroUsize::new(number).unwrap()
+}
+
+/// An error with its sources, as it is in the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(Some(error), |error| error.source());
+    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -6,7 +6,7 @@ mod database;
 mod process;
 mod stream;
 
-pub(crate) use app::App;
+pub(crate) use app::{App, count};
 pub(crate) use client::{Client, Response};
 pub(crate) use database::{lines, sql};
 pub(crate) use process::{Process, output_of};
@@ -27,6 +27,20 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::yield_now();
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// The number of cases of a property test: `DUALITY_CASES` thousandths of `all`, by default a tenth.
+pub(crate) fn cases(all: u32) -> u32 {
+    (all * number_from_environment("DUALITY_CASES", 100) / 1000).max(1)
+}
+
+/// How often a test kills the service: `DUALITY_KILLS`, by default 3.
+pub(crate) fn kills() -> u32 {
+    number_from_environment("DUALITY_KILLS", 3)
+}
+
+fn number_from_environment(name: &str, default: u32) -> u32 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")))
 }
 
 /// A random number generator with a seed, so that a failure can be repeated: an xorshift of 64 bits.

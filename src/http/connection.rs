@@ -1,0 +1,27 @@
+//! How the connections of clients are set up, and how long they may last.
+
+use std::time::Duration;
+
+use actix_web::rt::net::TcpStream;
+
+/// How long connections that are still busy may delay a stop, in seconds.
+pub(super) const STOP_TIMEOUT: u64 = 1;
+
+/// How long a peer may take to close its side of a connection.
+pub(super) const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How much of a body is written to a socket at once, in bytes: two or three pieces of a shared body, one chunk of any
+/// other.
+pub(super) const WRITE_BUFFER: usize = 64 * 1024;
+
+/// What the kernel buffers for one client, in bytes; Linux takes twice as much.
+const SEND_BUFFER: usize = 256 * 1024;
+
+/// Bytes are sent at once, a dead peer is dropped, and the kernel's buffer for a slow stream is bounded. A failure of one
+/// of these does not concern the client.
+pub(super) fn set_up(stream: &TcpStream, peer_timeout: Duration) {
+    let socket = socket2::SockRef::from(stream);
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_user_timeout(Some(peer_timeout));
+    let _ = socket.set_send_buffer_size(SEND_BUFFER);
+}

@@ -1,0 +1,117 @@
+//! A fixed number of named threads for work that blocks.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{fmt, io, thread};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use tokio::sync::oneshot;
+
+/// A handle to the threads, each of which has a state of type `S`. They end when the last handle is dropped.
+pub(super) struct ThreadPool<S> {
+    queue: Sender<Task<S>>,
+}
+
+type Task<S> = Box<dyn FnOnce(&mut S) + Send>;
+
+/// A task has no result: the threads have ended, or the task has panicked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PoolStopped;
+
+impl<S: 'static> ThreadPool<S> {
+    /// Starts `threads` threads named `name-0`, `name-1` and so on.
+    ///
+    /// # Errors
+    /// The operating system does not start a thread.
+    pub(super) fn start(
+        name: &str,
+        threads: usize,
+        state: impl Fn() -> S + Clone + Send + 'static,
+    ) -> io::Result<Self> {
+        let (queue, tasks) = unbounded();
+        for number in 0..threads {
+            let (state, tasks) = (state.clone(), tasks.clone());
+            thread::Builder::new().name(format!("{name}-{number}")).spawn(move || work(&mut state(), &tasks))?;
+        }
+        Ok(Self { queue })
+    }
+
+    /// Queues a task at once, and returns its result when a thread has done it. A task that nobody waits for any more
+    /// when its turn comes is skipped.
+    pub(super) fn call<T, F>(&self, task: F) -> impl Future<Output = Result<T, PoolStopped>> + use<S, T, F>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut S) -> T + Send + 'static,
+    {
+        let (reply, result) = oneshot::channel();
+        self.post(move |state| {
+            if !reply.is_closed() {
+                // The caller may have gone while the task ran.
+                let _ = reply.send(task(state));
+            }
+        });
+        async move { result.await.map_err(|_| PoolStopped) }
+    }
+
+    /// Queues a task without a result.
+    pub(super) fn post(&self, task: impl FnOnce(&mut S) + Send + 'static) {
+        // Fails only after the last thread has ended, and threads outlive the handle.
+        let _ = self.queue.send(Box::new(task));
+    }
+}
+
+/// Does tasks until the last handle is dropped. A panic ends its task only.
+fn work<S>(state: &mut S, tasks: &Receiver<Task<S>>) {
+    for task in tasks {
+        if catch_unwind(AssertUnwindSafe(|| task(state))).is_err() {
+            log::error!("a task of a reading thread panicked");
+        }
+    }
+}
+
+impl<S> Clone for ThreadPool<S> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone() }
+    }
+}
+
+impl fmt::Display for PoolStopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the reading threads have stopped")
+    }
+}
+
+impl std::error::Error for PoolStopped {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait<T>(future: impl Future<Output = T>) -> T {
+        actix_web::rt::System::new().block_on(future)
+    }
+
+    #[test]
+    fn the_threads_have_names_and_a_panic_ends_its_task_only() {
+        let pool = ThreadPool::start("pool-test", 1, || 0).unwrap();
+        let count = || {
+            pool.call(|state: &mut i32| {
+                *state += 1;
+                (*state, thread::current().name().map(str::to_owned))
+            })
+        };
+        assert_eq!(wait(count()).unwrap(), (1, Some("pool-test-0".to_owned())));
+        assert!(wait(pool.call(|_| -> i32 { panic!("on purpose") })).is_err());
+        assert_eq!(wait(count()).unwrap().0, 2);
+    }
+
+    #[test]
+    fn a_task_that_nobody_waits_for_is_skipped() {
+        let pool = ThreadPool::start("pool-test", 1, || 0).unwrap();
+        let (go, gate) = std::sync::mpsc::channel::<()>();
+        pool.post(move |_| gate.recv().unwrap());
+        drop(pool.call(|state| *state += 1));
+        let count = pool.call(|state| *state);
+        go.send(()).unwrap();
+        assert_eq!(wait(count).unwrap(), 0);
+    }
+}

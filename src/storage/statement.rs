@@ -1,0 +1,49 @@
+//! The macro for statements that are prepared once per connection.
+
+/// Declares a statement of one constant text: a struct with a field for each bound value. Text and values alternate; a
+/// last text may follow the fields.
+///
+/// Diesel prepares its own `UPDATE`s and upserts each time they run, because their text may vary. The static `QueryId`
+/// here tells it that this text does not, so that it keeps the prepared statement.
+macro_rules! statement {
+    (
+        $(#[$attribute:meta])*
+        struct $name:ident $(<$lifetime:lifetime>)? {
+            $($sql:literal $field:ident: $rust:ty as $sql_type:ty,)+
+        }
+        $($end:literal)?
+    ) => {
+        $(#[$attribute])*
+        struct $name $(<$lifetime>)? {
+            $($field: $rust,)+
+        }
+
+        const _: () = {
+            use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+            use diesel::sqlite::{Sqlite, SqliteConnection};
+
+            impl$(<$lifetime>)? QueryFragment<Sqlite> for $name$(<$lifetime>)? {
+                fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> diesel::QueryResult<()> {
+                    $(
+                        out.push_sql($sql);
+                        out.push_bind_param::<$sql_type, _>(&self.$field)?;
+                    )+
+                    $(out.push_sql($end);)?
+                    Ok(())
+                }
+            }
+
+            /// Identifies the text, whatever its values are.
+            struct StatementId;
+
+            impl$(<$lifetime>)? QueryId for $name$(<$lifetime>)? {
+                type QueryId = StatementId;
+                const HAS_STATIC_QUERY_ID: bool = true;
+            }
+
+            impl$(<$lifetime>)? diesel::RunQueryDsl<SqliteConnection> for $name$(<$lifetime>)? {}
+        };
+    };
+}
+
+pub(super) use statement;
