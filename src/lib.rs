@@ -1,13 +1,29 @@
-//! **duality** keeps aggregates and publishes their change events as two views of one truth.
+//! **duality** stores aggregates and publishes their change events: two views of the same state.
 //!
-//! A consumer loads `GET /persons`, follows `GET /person-events` (Server-Sent Events that carry JSON merge patches) and
-//! is exactly up to date for ever. Declare your own collections with [`Document`], [`Derived`] and [`EventSourced`],
-//! register them with a [`Service`], and routes, feeds and storage follow.
+//! A client loads `GET /persons` and follows `GET /person-events` (Server-Sent Events that carry JSON merge patches). Its
+//! copy then stays exact across disconnects and restarts. Declare your own collections with [`Document`], [`Derived`] and
+//! [`EventSourced`] and register them with a [`Service`]; their routes, feeds and storage follow from that.
 //!
-//! The crate in reading order. A write goes from `http::commands` to `aggregator`, to `store::commit`, to the
-//! collection's own file; an event from `relay` to `session` to `http::feeds`.
+//! # The crate in reading order
+//!
+//! Two paths lead through the crate:
+//!
+//! - **A write:** `http::routes` → `http::commands` → `write::aggregator` → `storage::writer` → `storage::commit` →
+//!   `domain::collection` → the file of the aggregate in `aggregates`. The aggregator executes all waiting commands in one
+//!   transaction, and the responses are sent when it is on disk.
+//! - **An event:** `delivery::relay` → `delivery::hub` → `delivery::session` → `http::feeds`. The relay reads committed
+//!   changes and sends them to the hub of each worker thread, which puts the same bytes into the queues of all live streams.
+//!   A session is the actor of one stream: it reads what the client has missed, and then subscribes at the hub.
+//!
+//! The rooms, from the bottom up: `threads` (names of threads), `domain` (aggregates, commands, revisions and cursors,
+//! without SQL, actors or HTTP), `read_model` (projections and reports, as a developer writes them), `storage` (all SQL
+//! of the main database), `events` (change events as bytes, and the next page for a consumer), `write` (the aggregator
+//! and its replies), `read` (reader threads, and bodies of whole collections), `delivery` (relay, hubs and streams),
+//! `projector` (runs projections in the background), `http` (routes, requests and responses), and `service` (settings,
+//! command line, start and stop). `aggregates` has the shipped collections, which use the public interface only;
+//! `testing` has scenarios for aggregates.
 
-// From the bottom up: a room uses those above it in this list only.
+// From the bottom up: a room imports only the rooms above it in this list.
 mod threads;
 
 mod domain;

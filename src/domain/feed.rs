@@ -199,14 +199,16 @@ mod tests {
     #[test]
     fn a_revision_is_one_patch_at_every_level() {
         let registry = registry();
-        let (persons, locations) = (registry.id("persons").unwrap(), registry.id("locations").unwrap());
+        let persons = registry.id("persons").unwrap();
+        let locations = registry.id("locations").unwrap();
         let moved = [
             ("locations", "Oslo", r#"{"total":1}"#),
             ("locations", "Rome", "null"),
             ("persons", "1", r#"{"city":"Oslo"}"#),
         ];
         let of = |feed: Feed| patch(&feed, &registry, &moved);
-        let (rome, oslo) = (Key::from_db("Rome"), Key::from_db("Oslo"));
+        let rome = Key::from_db("Rome");
+        let oslo = Key::from_db("Oslo");
         assert_eq!(
             of(Feed::Everything(None)).unwrap(),
             r#"{"persons":{"1":{"city":"Oslo"}},"locations":{"Oslo":{"total":1},"Rome":null}}"#

@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_generated_epoch_is_well_formed_and_unique() {
-        let (one, other) = (Epoch::mint().unwrap(), Epoch::mint().unwrap());
+        let one = Epoch::mint().unwrap();
+        let other = Epoch::mint().unwrap();
         assert_eq!(one.as_str().parse(), Ok(one.clone()));
         assert_ne!(one, other);
     }

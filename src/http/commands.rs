@@ -3,55 +3,68 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION};
 use actix_web::{HttpResponse, web};
+use actix_web_lab::extract::LocalData;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::conditions::{precondition, tag, unexpected};
 use super::problem::Problem;
+use super::query::NoParams;
 use super::request::RequestContext;
 use super::respond::{JSON, answer};
 use crate::domain::command::{Change, Command, Rejection, Verb, catch_panic};
 use crate::domain::key::Key;
 use crate::storage::commit::Written;
-use crate::write::aggregator::{ExecuteError, execute};
+use crate::write::aggregator::{CommandReplies, ExecuteError, execute};
 
 /// `POST /persons`, `POST /carts`
-pub(super) async fn create(context: RequestContext, payload: web::Payload) -> Result<HttpResponse, Problem> {
-    let written = write(&context, Target::New, Verb::Create, payload).await?;
+pub(super) async fn create(
+    context: RequestContext,
+    replies: LocalData<CommandReplies>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let written = write(&context, &replies, Target::New, Verb::Create, payload).await?;
     Ok(response(&context, &written))
 }
 
 /// `PUT /persons/1`, `PUT /carts/0193…`
-pub(super) async fn replace(context: RequestContext, payload: web::Payload) -> Result<HttpResponse, Problem> {
-    let written = write(&context, Target::Keyed, Verb::Replace, payload).await?;
+pub(super) async fn replace(
+    context: RequestContext,
+    replies: LocalData<CommandReplies>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let written = write(&context, &replies, Target::Keyed, Verb::Replace, payload).await?;
     Ok(response(&context, &written))
 }
 
 /// `PATCH /persons/1`
-pub(super) async fn patch(context: RequestContext, payload: web::Payload) -> Result<HttpResponse, Problem> {
-    let written = write(&context, Target::Keyed, Verb::Patch, payload).await?;
+pub(super) async fn patch(
+    context: RequestContext,
+    replies: LocalData<CommandReplies>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let written = write(&context, &replies, Target::Keyed, Verb::Patch, payload).await?;
     Ok(response(&context, &written))
 }
 
 /// `POST /carts/0193…/add-item`
-pub(super) async fn command(context: RequestContext, payload: web::Payload) -> Result<HttpResponse, Problem> {
-    let name = context.command().map_err(|problem| at_present(&context, problem))?;
-    let written = write(&context, Target::Keyed, Verb::Command(&name), payload).await?;
+pub(super) async fn command(
+    context: RequestContext,
+    replies: LocalData<CommandReplies>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let name = context.command()?;
+    let written = write(&context, &replies, Target::Keyed, Verb::Command(&name), payload).await?;
     Ok(response(&context, &written))
 }
 
 /// `DELETE /persons/1`
-pub(super) async fn delete(context: RequestContext) -> Result<HttpResponse, Problem> {
-    let outcome = async {
-        context.query(&[])?;
-        send(&context, Some(context.key()?), Change::Delete).await
-    };
-    let written = outcome.await.map_err(|problem| at_present(&context, problem))?;
+pub(super) async fn delete(
+    context: RequestContext,
+    replies: LocalData<CommandReplies>,
+) -> Result<HttpResponse, Problem> {
+    let NoParams {} = context.params()?;
+    let written = send(&context, &replies, Some(context.key()?), Change::Delete).await?;
     Ok(response(&context, &written))
-}
-
-/// Every response to a write names a revision, even an error.
-fn at_present(context: &RequestContext, problem: Problem) -> Problem {
-    problem.at(&context.shared.epoch, context.shared.committed.get())
 }
 
 /// The aggregate that a request writes.
@@ -64,31 +77,33 @@ enum Target {
 
 async fn write(
     context: &RequestContext,
+    replies: &CommandReplies,
     target: Target,
     verb: Verb<'_>,
     payload: web::Payload,
 ) -> Result<Written, Problem> {
-    let outcome = async {
-        context.query(&[])?;
-        let key = match target {
-            Target::New => None,
-            Target::Keyed => Some(context.key()?),
-        };
-        let json = context.json(verb, payload).await?;
-        let collection = context.collection()?;
-        let change = catch_panic(|| collection.change(verb, json).map_err(Rejection::Invalid));
-        let change = change
-            .map_err(|rejection| Problem::of_command(ExecuteError::Rejected(rejection), context.request.path()))?;
-        send(context, key, change).await
+    let NoParams {} = context.params()?;
+    let key = match target {
+        Target::New => None,
+        Target::Keyed => Some(context.key()?),
     };
-    outcome.await.map_err(|problem| at_present(context, problem))
+    let json = context.json(verb, payload).await?;
+    let collection = context.collection()?;
+    let change = catch_panic(|| collection.change(verb, json).map_err(Rejection::Invalid))
+        .map_err(|rejection| Problem::of_command(ExecuteError::Rejected(rejection), context.request.path()))?;
+    send(context, replies, key, change).await
 }
 
-async fn send(context: &RequestContext, key: Option<Key>, change: Change) -> Result<Written, Problem> {
+async fn send(
+    context: &RequestContext,
+    replies: &CommandReplies,
+    key: Option<Key>,
+    change: Change,
+) -> Result<Written, Problem> {
     let collection = context.collection_id()?;
     let precondition = precondition(context)?;
     let command = Command { collection, key, precondition, change };
-    execute(&context.shared.aggregator, Some(context.outcomes()?), command).await.map_err(|error| match error {
+    execute(&context.shared.aggregator, Some(replies), command).await.map_err(|error| match error {
         ExecuteError::Rejected(Rejection::PreconditionFailed(actual)) => unexpected(context, actual),
         error => Problem::of_command(error, &context.aggregate_path()),
     })

@@ -16,6 +16,7 @@ pub(crate) mod pages;
 pub(crate) mod problem;
 pub(crate) mod projections;
 pub(crate) mod queries;
+pub(crate) mod query;
 pub(crate) mod request;
 pub(crate) mod respond;
 pub(crate) mod routes;

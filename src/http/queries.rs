@@ -3,12 +3,14 @@
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::ETAG;
+use serde::Deserialize;
 
 use super::accept::accepted;
 use super::collection_body::get_collection;
 use super::conditions::{precondition, tag, unexpected};
 use super::problem::{Kind, Problem};
-use super::request::RequestContext;
+use super::query::{Last, NoParams};
+use super::request::{RequestContext, selected_keys};
 use super::respond::{JSON, NDJSON, state};
 use crate::domain::feed::push_member;
 use crate::domain::key::{CollectionId, Key};
@@ -17,20 +19,40 @@ use crate::domain::revision::Version;
 use crate::read::collection_writer::Form;
 use crate::read::pool::{FoldAggregate, ReadAggregates};
 
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct DocumentParams {
+    collection: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct CollectionParams {
+    key: Vec<String>,
+}
+
+/// The parameters of an event-sourced aggregate; others have none.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AggregateParams {
+    version: Last,
+}
+
 /// `GET /aggregates`: the whole document.
 pub(super) async fn document(context: RequestContext) -> Result<HttpResponse, Problem> {
     accepted(&context.request, &[JSON])?;
-    let query = context.query(&["collection"])?;
-    let collections = context.collections(&query)?.unwrap_or_else(|| context.shared.registry.ids().collect());
+    let DocumentParams { collection } = context.params()?;
+    let collections = context.named_collections(collection.iter().map(String::as_str))?;
+    let collections = collections.unwrap_or_else(|| context.shared.registry.ids().collect());
     get_collection(&context, collections, Form::Document).await
 }
 
 /// `GET /persons`
 pub(super) async fn collection(context: RequestContext) -> Result<HttpResponse, Problem> {
     let form = accepted(&context.request, &[JSON, NDJSON])?;
-    let query = context.query(&["key"])?;
+    let CollectionParams { key } = context.params()?;
     let id = context.collection_id()?;
-    match context.keys(&query)? {
+    match selected_keys(key.iter().map(String::as_str))? {
         Some(keys) => get_keys(&context, id, keys, form).await,
         None => get_collection(&context, vec![id], if form == NDJSON { Form::Lines } else { Form::Collection }).await,
     }
@@ -39,11 +61,13 @@ pub(super) async fn collection(context: RequestContext) -> Result<HttpResponse, 
 /// `GET /persons/1`, `GET /carts/0193…?version=3`
 pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, Problem> {
     accepted(&context.request, &[JSON])?;
-    let is_journaled = context.collection()?.journaled().is_some();
-    let query = context.query(if is_journaled { &["version"] } else { &[] })?;
+    let version = match context.collection()?.journaled() {
+        Some(_) => context.params::<AggregateParams>()?.version,
+        None => context.params().map(|NoParams {}| Last::default())?,
+    };
     let collection = context.collection_id()?;
     let key = context.key()?;
-    if let Some(version) = query.number("version", 0..=i64::MAX.unsigned_abs())? {
+    if let Some(version) = version.number("version", 0..=i64::MAX.unsigned_abs())? {
         return at_version(&context, collection, key, Version::from_raw(version.cast_signed())).await;
     }
     let (revision, mut rows) = context.shared.readers.send(ReadAggregates { collection, keys: vec![key] }).await??;

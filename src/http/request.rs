@@ -6,20 +6,20 @@ use std::ops::RangeInclusive;
 use actix_web::dev::Payload;
 use actix_web::http::Method;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
-use actix_web::web::{self, BytesMut};
+use actix_web::web::{self, Bytes};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
-use futures_core::Stream as _;
 use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::problem::{Kind, Problem};
+use super::query;
 use super::shared::Shared;
 use crate::domain::collection::Collection;
 use crate::domain::command::Verb;
 use crate::domain::json;
 use crate::domain::key::{CollectionId, Key};
 use crate::read_model::report::Parameters;
-use crate::write::aggregator::CommandReplies;
 
 /// A request, with the state of the service.
 pub(super) struct RequestContext {
@@ -77,14 +77,19 @@ impl RequestContext {
 
     /// The aggregates that `?key=` selects, if it is present.
     pub(super) fn keys(&self, query: &Query) -> Result<Option<Vec<Key>>, Problem> {
-        let mut keys = query.all("key").map(checked).collect::<Result<Vec<_>, _>>()?;
-        keys.sort();
-        keys.dedup();
-        Ok((!keys.is_empty()).then_some(keys))
+        selected_keys(query.all("key"))
     }
 
     /// The collections that `?collection=` selects, if it is present.
     pub(super) fn collections(&self, query: &Query) -> Result<Option<Vec<CollectionId>>, Problem> {
+        self.named_collections(query.all("collection"))
+    }
+
+    /// The collections with these names, sorted and without duplicates; `None` without any names.
+    pub(super) fn named_collections<'a>(
+        &self,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Result<Option<Vec<CollectionId>>, Problem> {
         let registry = &self.shared.registry;
         let known = |name: &str| {
             registry.id(name).ok_or_else(|| {
@@ -93,7 +98,7 @@ impl RequestContext {
                 Problem::new(Kind::MalformedRequest, detail)
             })
         };
-        let mut collections = query.all("collection").map(known).collect::<Result<Vec<_>, _>>()?;
+        let mut collections = names.map(known).collect::<Result<Vec<_>, _>>()?;
         collections.sort();
         collections.dedup();
         Ok((!collections.is_empty()).then_some(collections))
@@ -118,29 +123,20 @@ impl RequestContext {
         self.request.uri().path().split('/').take(3).collect::<Vec<_>>().join("/")
     }
 
-    /// The replies to the commands of this thread.
-    pub(super) fn outcomes(&self) -> Result<&CommandReplies, Problem> {
-        self.request.app_data().ok_or_else(|| Problem::new(Kind::Internal, "this thread has no queue for replies"))
+    /// The parameters of the query, in the struct that declares them.
+    ///
+    /// # Errors
+    /// See [`query::parse`].
+    pub(super) fn params<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        query::parse(self.request.query_string())
     }
 
-    /// The parameters of the query.
+    /// The parameters of the query, where only the running service knows their names.
     ///
     /// # Errors
     /// The query cannot be parsed, or has a parameter that is not one of `known`.
     pub(super) fn query(&self, known: &[&str]) -> Result<Query, Problem> {
-        let malformed = |why: String| Problem::new(Kind::MalformedRequest, why);
-        let query = web::Query::<Vec<(String, String)>>::from_query(self.request.query_string())
-            .map_err(|error| malformed(format!("the query cannot be parsed: {error}")))?
-            .into_inner();
-        match query.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            None => Ok(Query(query)),
-            Some((name, _)) if known.is_empty() => {
-                Err(malformed(format!("{name}: unknown query parameter; expected none")))
-            }
-            Some((name, _)) => {
-                Err(malformed(format!("{name}: unknown query parameter; expected {}", known.join(", "))))
-            }
-        }
+        query::pairs(self.request.query_string(), known).map(Query)
     }
 
     /// The text of a header, if it is present.
@@ -211,27 +207,26 @@ impl RequestContext {
         }
     }
 
-    async fn bytes(&self, payload: web::Payload) -> Result<BytesMut, Problem> {
+    async fn bytes(&self, payload: web::Payload) -> Result<Bytes, Problem> {
         let limit = self.shared.max_body;
         let too_large =
             || Problem::new(Kind::TooLarge, format!("the body is larger than {limit} bytes")).with("limit", limit);
-        let announced =
+        let announced: Option<usize> =
             self.request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        if announced.is_some_and(|length: usize| length > limit) {
+        if announced.is_some_and(|length| length > limit) {
             return Err(too_large());
         }
-        let mut payload = std::pin::pin!(payload);
-        let mut body = BytesMut::with_capacity(announced.unwrap_or(0));
-        while let Some(chunk) = std::future::poll_fn(|context| payload.as_mut().poll_next(context)).await {
-            let chunk = chunk
-                .map_err(|error| Problem::new(Kind::MalformedRequest, format!("the body cannot be read: {error}")))?;
-            if body.len() + chunk.len() > limit {
-                return Err(too_large());
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body)
+        let body = payload.to_bytes_limited(limit).await.map_err(|_| too_large())?;
+        body.map_err(|error| Problem::new(Kind::MalformedRequest, format!("the body cannot be read: {error}")))
     }
+}
+
+/// The keys in a query, sorted and without duplicates; `None` without any.
+pub(super) fn selected_keys<'a>(keys: impl Iterator<Item = &'a str>) -> Result<Option<Vec<Key>>, Problem> {
+    let mut keys = keys.map(checked).collect::<Result<Vec<_>, _>>()?;
+    keys.sort();
+    keys.dedup();
+    Ok((!keys.is_empty()).then_some(keys))
 }
 
 fn checked(key: &str) -> Result<Key, Problem> {
@@ -268,10 +263,6 @@ impl Query {
     /// The value of a parameter that is a number within a range.
     pub(super) fn number(&self, parameter: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Problem> {
         let Some(text) = self.last(parameter).filter(|text| !text.is_empty()) else { return Ok(None) };
-        let number = text.parse().ok().filter(|number| range.contains(number));
-        number.map(Some).ok_or_else(|| {
-            let detail = format!("{parameter}: expected a number from {} to {}", range.start(), range.end());
-            Problem::new(Kind::MalformedRequest, detail)
-        })
+        query::number(parameter, text, range).map(Some)
     }
 }

@@ -1,9 +1,12 @@
 //! All routes of the service.
 
+use actix_web::dev::ServiceResponse;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, guard, web};
+use actix_web_lab::middleware::map_response;
 
 use super::problem::Problem;
+use super::respond::{X_REVISION, insert_revision};
 use super::shared::Shared;
 use super::{commands, feeds, journal, ops, projections, queries};
 use crate::domain::collection::Keys;
@@ -40,7 +43,7 @@ pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>
             paths.push((format!("{one}/{{command}}"), vec![(Method::POST, web::post().to(commands::command))]));
         }
         for (path, methods) in [(all, on_all), (one, on_one)].into_iter().chain(paths) {
-            config.service(resource(&path, methods).app_data(id));
+            config.service(resource(&path, methods).app_data(id).wrap(map_response(name_revision)));
         }
     }
     config.service(resource("/projections", vec![(Method::GET, read().to(projections::all))]));
@@ -53,9 +56,13 @@ pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>
     config.service(resource("/reports/{name}", vec![(Method::GET, read().to(projections::report))]));
     config.service(resource("/healthz", vec![(Method::GET, read().to(ops::health))]));
     config.service(resource("/metrics", vec![(Method::GET, read().to(ops::metrics))]));
-    config.service(resource("/journal", vec![(Method::GET, read().to(journal::everything))]));
-    config.service(resource("/aggregates", vec![(Method::GET, read().to(queries::document))]));
-    config.service(resource("/events", vec![(Method::GET, read().to(feeds::everything))]));
+    for (path, handler) in [
+        ("/journal", read().to(journal::everything)),
+        ("/aggregates", read().to(queries::document)),
+        ("/events", read().to(feeds::everything)),
+    ] {
+        config.service(resource(path, vec![(Method::GET, handler)]).wrap(map_response(name_revision)));
+    }
     config.default_service(web::to(no_such_path));
 }
 
@@ -76,6 +83,18 @@ fn resource(path: &str, methods: Vec<(Method, Route)>) -> Resource {
         let problem = Problem::method_not_allowed(request.method().as_str(), request.path(), &allowed);
         async move { Err::<HttpResponse, _>(problem) }
     }))
+}
+
+/// Adds the current revision to an error without one, so that every response about the document has a revision.
+async fn name_revision(mut response: ServiceResponse) -> actix_web::Result<ServiceResponse> {
+    let is_error = response.status().is_client_error() || response.status().is_server_error();
+    if is_error && !response.headers().contains_key(&X_REVISION) {
+        let shared = response.request().app_data::<web::Data<Shared>>().cloned();
+        if let Some(shared) = shared {
+            insert_revision(response.headers_mut(), &shared.epoch, shared.committed.get());
+        }
+    }
+    Ok(response)
 }
 
 async fn no_such_path(request: HttpRequest) -> Result<HttpResponse, Problem> {

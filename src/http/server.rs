@@ -12,6 +12,7 @@ use actix::{Actor as _, Addr};
 use actix_web::dev::Server;
 use actix_web::middleware::Condition;
 use actix_web::{App, web};
+use actix_web_lab::extract::LocalData;
 
 #[cfg(not(feature = "direct-write"))]
 use super::connection::{DISCONNECT_TIMEOUT, STOP_TIMEOUT, WRITE_BUFFER, set_up};
@@ -55,7 +56,7 @@ pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Res
             .wrap(Condition::new(!cors_origins.is_empty(), cors(&cors_origins)))
             .app_data(shared.clone())
             .app_data(subscribers)
-            .app_data(CommandReplies::here())
+            .app_data(LocalData::new(CommandReplies::here()))
             .configure(|config| routes(config, &shared))
     };
     #[cfg(feature = "direct-write")]

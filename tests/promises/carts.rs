@@ -372,3 +372,15 @@ fn a_booking_has_no_path_of_its_own() {
     }
     assert_eq!(app.get(account).json(), booked.json());
 }
+
+#[test]
+fn an_item_can_have_a_name_that_json_libraries_use_internally() {
+    // With the features `raw_value` or `arbitrary_precision`, serde_json could not read the state of such a cart again.
+    let app = App::start();
+    let cart = app.open_cart();
+    for item in ["$serde_json::private::RawValue", "$serde_json::private::Number"] {
+        assert_eq!(app.post(&format!("{cart}/add-item"), &json!({ "item": item }).to_string()).status, 200);
+        assert!(app.get(&cart).json()["items"][item]["added"].is_string());
+    }
+    assert_eq!(app.post(&format!("{cart}/add-item"), r#"{"item":"apple"}"#).status, 200);
+}

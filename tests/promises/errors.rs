@@ -206,3 +206,25 @@ fn head_returns_what_get_returns_without_the_body() {
         assert_eq!(next.text(), r#"{"name":"Ann"}"#, "the connection is usable after HEAD {path}");
     }
 }
+
+#[test]
+fn every_error_about_the_document_has_the_revision() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    for (method, path, headers, status) in [
+        ("GET", "/persons?nmae=Ann", &[][..], 400),
+        ("GET", "/persons/9", &[], 404),
+        ("GET", "/persons/1", &[("Accept", "text/html")], 406),
+        ("GET", "/carts/1/journal", &[], 404),
+        ("GET", "/person-events?limit=x", &[], 400),
+        ("GET", "/aggregates?collection=carrots", &[], 400),
+        ("GET", "/events?limit=x", &[], 400),
+        ("POST", "/journal", &[], 405),
+        ("GET", "/locations/%FF", &[], 422),
+        ("DELETE", "/persons", &[], 405),
+    ] {
+        let response = app.request(method, path, headers, None);
+        assert_eq!((response.status, response.revision()), (status, 1), "{path}");
+        assert!(response.header("X-Epoch").is_some(), "{path}");
+    }
+}

@@ -39,12 +39,12 @@ pub(crate) trait Fold {
 
 impl<E: BusinessRule> ErasedDomainError for E {
     fn describe(&self) -> ErrorDescription {
-        let (detail, status) = (self.to_string(), self.status());
-        match tagged(self) {
-            Ok((name, Value::Object(fields))) => ErrorDescription { slug: kebab_case(&name), detail, status, fields },
-            Ok((name, _)) => ErrorDescription { slug: kebab_case(&name), detail, status, fields: Map::new() },
-            Err(_) => ErrorDescription { slug: "rule-broken".to_owned(), detail, status, fields: Map::new() },
-        }
+        let (slug, fields) = match tagged(self) {
+            Ok((name, Value::Object(fields))) => (kebab_case(&name), fields),
+            Ok((name, _)) => (kebab_case(&name), Map::new()),
+            Err(_) => ("rule-broken".to_owned(), Map::new()),
+        };
+        ErrorDescription { slug, detail: self.to_string(), status: self.status(), fields }
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {

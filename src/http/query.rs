@@ -1,0 +1,122 @@
+//! Query parameters: each handler declares a struct whose members are the parameters that it supports.
+
+use std::ops::RangeInclusive;
+
+use actix_web::web;
+use actix_web_lab::extract;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer};
+
+use super::problem::{Kind, Problem};
+use crate::domain::json::member_names;
+
+/// The parameters of a route that has none.
+#[derive(serde::Deserialize)]
+pub(super) struct NoParams {}
+
+/// The value of a parameter; the last one, if a client repeats it. An empty value counts as absent.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Last(Option<String>);
+
+impl<'de> Deserialize<'de> for Last {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut values: Vec<String> = Vec::deserialize(deserializer)?;
+        Ok(Self(values.pop().filter(|value| !value.is_empty())))
+    }
+}
+
+impl Last {
+    pub(super) fn as_str(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
+    /// The value as a number within a range. `name` is the name of the parameter, for the error.
+    pub(super) fn number(&self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Problem> {
+        self.as_str().map(|text| number(name, text, range)).transpose()
+    }
+}
+
+/// Parses a number within a range.
+pub(super) fn number(name: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64, Problem> {
+    text.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
+        let detail = format!("{name}: expected a number from {} to {}", range.start(), range.end());
+        Problem::new(Kind::MalformedRequest, detail)
+    })
+}
+
+/// Parses a query into the struct that declares its parameters.
+///
+/// # Errors
+/// The query has a parameter that the struct does not declare, or cannot be parsed.
+pub(super) fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
+    if !query.is_empty() {
+        pairs(query, member_names::<T>().unwrap_or_default())?;
+    }
+    extract::Query::<T>::from_query(query).map(extract::Query::into_inner).map_err(|error| unreadable(&error))
+}
+
+/// The names and values of a query, in their order; no other names than the `known` ones.
+pub(super) fn pairs(query: &str, known: &[&str]) -> Result<Vec<(String, String)>, Problem> {
+    let pairs =
+        web::Query::<Vec<(String, String)>>::from_query(query).map_err(|error| unreadable(&error))?.into_inner();
+    let Some((unknown, _)) = pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) else { return Ok(pairs) };
+    let expected = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    let detail = format!("{unknown}: unknown query parameter; expected {expected}");
+    Err(Problem::new(Kind::MalformedRequest, detail))
+}
+
+fn unreadable(error: &dyn std::error::Error) -> Problem {
+    Problem::new(Kind::MalformedRequest, format!("the query cannot be parsed: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq, serde::Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Params {
+        key: Vec<String>,
+        page_size: Last,
+    }
+
+    fn params(key: &[&str], page_size: Option<&str>) -> Params {
+        let key = key.iter().map(|&key| key.to_owned()).collect();
+        Params { key, page_size: Last(page_size.map(str::to_owned)) }
+    }
+
+    #[test]
+    fn a_query_fills_the_struct_that_declares_its_parameters() {
+        for (query, expected) in [
+            ("", params(&[], None)),
+            ("key=a", params(&["a"], None)),
+            ("key=b&key=a%2Fb&key=", params(&["b", "a/b", ""], None)),
+            ("pageSize=5", params(&[], Some("5"))),
+            ("pageSize=5&key=a&pageSize=6", params(&["a"], Some("6"))),
+            ("pageSize=5&pageSize=", params(&[], None)),
+            ("pageSize=a+b%20c", params(&[], Some("a b c"))),
+        ] {
+            assert_eq!(parse::<Params>(query).unwrap(), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_parameter_is_rejected_with_the_known_ones() {
+        let unknown = |problem: Problem| problem.to_string();
+        let detail = "keys: unknown query parameter; expected key, pageSize";
+        assert_eq!(unknown(parse::<Params>("key=a&keys=b").unwrap_err()), detail);
+        let detail = "key: unknown query parameter; expected none";
+        assert_eq!(unknown(parse::<NoParams>("key=a").map(|NoParams {}| ()).unwrap_err()), detail);
+        assert!(parse::<NoParams>("").is_ok());
+    }
+
+    #[test]
+    fn a_number_is_rejected_outside_of_its_range() {
+        let number =
+            |text: &str| Last(Some(text.to_owned())).number("limit", 1..=10).map_err(|error| error.to_string());
+        assert_eq!(number("10"), Ok(Some(10)));
+        for text in ["0", "11", "-1", "x", "1.5"] {
+            assert_eq!(number(text), Err("limit: expected a number from 1 to 10".to_owned()), "{text}");
+        }
+        assert_eq!(Last(None).number("limit", 1..=10).unwrap(), None);
+    }
+}
