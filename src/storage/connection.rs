@@ -53,7 +53,14 @@ pub(crate) fn open_read_only(path: &Path) -> Result<SqliteConnection, StoreError
 /// NORMAL: a power failure may undo the last transactions, as a whole; their data is read from the main database again.
 /// So a sidecar never makes the main writer wait for the disk.
 pub(crate) fn open_sidecar(path: &Path) -> Result<SqliteConnection, StoreError> {
-    connect(path, "rwc", &[BUSY_TIMEOUT, "PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL"])
+    let pragmas = [
+        BUSY_TIMEOUT,
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA synchronous = NORMAL",
+        // Deleted rows are overwritten with zeros, because they may contain personal data.
+        "PRAGMA secure_delete = ON",
+    ];
+    connect(path, "rwc", &pragmas)
 }
 
 /// A read-only connection to a database that this process has not locked. Fails unless the database has exactly the

@@ -3,8 +3,8 @@
 /// Declares a statement of one constant text: a struct with a field for each bound value. Text and values alternate; a
 /// last text may follow the fields.
 ///
-/// Diesel prepares its own `UPDATE`s and upserts each time they run, because their text may vary. The static `QueryId`
-/// here tells it that this text does not, so that it keeps the prepared statement.
+/// Diesel prepares its own `UPDATE`s and upserts each time they run, because their text may vary. It keeps a prepared
+/// statement of these, and the static `QueryId` lets it find that without building the text.
 macro_rules! statement {
     (
         $(#[$attribute:meta])*

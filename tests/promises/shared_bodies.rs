@@ -258,7 +258,7 @@ fn a_collection_over_budget_is_streamed_until_it_fits() {
 #[test]
 fn slow_readers_of_many_revisions_stay_within_the_budget() {
     const BUDGET: usize = 16 * 1024 * 1024;
-    let app = App::with(|settings| settings.shared_bodies = BUDGET);
+    let app = App::with(|settings| settings.shared_bodies = duality::ByteSize(BUDGET as u64));
     let mut writer = app.client();
     // 10 MB are more than the kernel's buffers for one client, and more than half of the budget.
     fill(&mut writer, 200, 50_000);
@@ -295,7 +295,7 @@ fn slow_readers_of_many_revisions_stay_within_the_budget() {
 #[test]
 fn a_collection_that_needs_room_evicts_one_that_nobody_reads() {
     const BUDGET: usize = 50_000;
-    let app = App::with(|settings| settings.shared_bodies = BUDGET);
+    let app = App::with(|settings| settings.shared_bodies = duality::ByteSize(BUDGET as u64));
     for number in 0..60 {
         let person = json!({"name": "x".repeat(500), "city": format!("{number}{}", "x".repeat(200))}).to_string();
         assert_eq!(app.post("/persons", &person).status, 201);
