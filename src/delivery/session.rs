@@ -27,7 +27,7 @@ use crate::storage::page::PageLimit;
 pub(crate) struct Session {
     subscription: Subscription,
     readers: Readers,
-    running: Arc<AtomicUsize>,
+    _running: Running,
     /// Released when the session ends.
     _permit: Permit,
 }
@@ -45,7 +45,7 @@ impl Session {
     pub(crate) fn start(subscription: Subscription, first: ResumeReply, config: SessionConfig) -> Addr<Self> {
         let SessionConfig { readers, permit, running } = config;
         Self::create(|ctx| {
-            let mut session = Self { subscription, readers, running, _permit: permit };
+            let mut session = Self { subscription, readers, _running: Running::count(running), _permit: permit };
             session.accept(first, ctx);
             session
         })
@@ -77,13 +77,21 @@ impl Session {
 
 impl Actor for Session {
     type Context = Context<Self>;
+}
 
-    fn started(&mut self, _: &mut Self::Context) {
-        self.running.fetch_add(1, Ordering::Relaxed);
+/// Counts an actor for as long as it lives.
+struct Running(Arc<AtomicUsize>);
+
+impl Running {
+    fn count(running: Arc<AtomicUsize>) -> Self {
+        running.fetch_add(1, Ordering::Relaxed);
+        Self(running)
     }
+}
 
-    fn stopped(&mut self, _: &mut Self::Context) {
-        self.running.fetch_sub(1, Ordering::Relaxed);
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
