@@ -279,9 +279,10 @@ fn assert_same<V: Debug + PartialEq + ?Sized>(what: &str, expected: &V, found: &
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::*;
     use crate::aggregates::{CartCommand, CartError, CartEvent, ShoppingCart};
-    use std::panic::{AssertUnwindSafe, catch_unwind};
 
     fn message(scenario: impl FnOnce() -> Scenario<ShoppingCart>) -> String {
         let panicked = catch_unwind(AssertUnwindSafe(|| {

@@ -138,6 +138,8 @@ impl EventSourced for Account {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::AccountCommand::{Book, Open, RevertBooking};
     use super::AccountError::{
         AccountAlreadyOpen, AlreadyReverted, AmountTooLarge, BookingNotFound, InsufficientFunds,
@@ -145,7 +147,6 @@ mod tests {
     use super::AccountEvent::{AccountOpened, AmountBooked, BookingReverted};
     use super::*;
     use crate::testing::{KEY, given, key};
-    use serde_json::json;
 
     fn book(amount: i64) -> Command {
         Book { amount, text: "rent".to_owned() }

@@ -3,11 +3,10 @@
 mod cart_items;
 mod closed_carts;
 
-pub use cart_items::CartItems;
-pub use closed_carts::ClosedCarts;
-
 use std::collections::BTreeMap;
 
+pub use cart_items::CartItems;
+pub use closed_carts::ClosedCarts;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -126,12 +125,13 @@ impl EventSourced for ShoppingCart {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::CartCommand::{AddItem, Close, Open, RemoveItem};
     use super::CartError::{CartAlreadyClosed, CartAlreadyOpen, ItemAlreadyAdded, ItemNotInCart};
     use super::CartEvent::{CartClosed, CartOpened, ItemAdded, ItemRemoved};
     use super::*;
     use crate::testing::{KEY, NOW, given, key};
-    use serde_json::json;
 
     fn added(item: &str) -> Event {
         ItemAdded { item: key(item), time: NOW }

@@ -15,7 +15,6 @@ pub use event_sourced::{BusinessRule, EventSourced, Root};
 pub(crate) use event_sourced_erased::{Fold, Journaled, decode_event, handle, recorded};
 pub use registry::InvalidRegistration;
 pub(crate) use registry::Registry;
-
 use serde_json::Value;
 
 use crate::domain::body::{Body, CorruptState};

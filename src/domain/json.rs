@@ -3,13 +3,12 @@
 mod declared;
 mod variant;
 
-pub(crate) use declared::{member_names, member_names_of, variant_names};
-pub(crate) use variant::{Variant, kebab_case, tagged};
-
 use std::fmt;
 
+pub(crate) use declared::{member_names, member_names_of, variant_names};
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+pub(crate) use variant::{Variant, kebab_case, tagged};
 
 use crate::domain::merge_patch;
 
@@ -274,8 +273,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[derive(Debug, PartialEq, serde::Deserialize)]
     struct Basket {

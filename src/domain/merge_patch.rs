@@ -80,9 +80,10 @@ fn join(head: &str, tail: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
     use serde_json::json;
+
+    use super::*;
 
     fn applied(mut target: Value, patch: Value) -> Value {
         apply(&mut target, patch);

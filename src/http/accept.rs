@@ -65,8 +65,9 @@ fn specificity(range: &str, offer: &str) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use actix_web::test::TestRequest;
+
+    use super::*;
 
     const OFFERED: [&str; 2] = ["text/event-stream", "application/json"];
 

@@ -1,6 +1,5 @@
 //! Whole collections: one body shared by all its readers, or a stream if the cache has no room for it.
 
-use crate::domain::revision::Revision;
 use actix_web::HttpResponse;
 use actix_web::body::None as Nothing;
 use actix_web::http::StatusCode;
@@ -15,6 +14,7 @@ use super::request::RequestContext;
 use super::respond::{JSON, NDJSON, state};
 use crate::domain::key::CollectionId;
 use crate::domain::precondition::Precondition;
+use crate::domain::revision::Revision;
 use crate::read::body_stream::BodyStream;
 use crate::read::collection_cache::{BuildOutcome, CachedBody, CollectionRevision, Lookup, SizeObserver};
 use crate::read::collection_writer::{Form, StreamTarget};

@@ -1,6 +1,5 @@
 //! Error responses: problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
 
-use crate::domain::error_chain::ErrorChain;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -11,6 +10,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
 use crate::domain::command::{ErasedDomainError, Rejection};
+use crate::domain::error_chain::ErrorChain;
 use crate::domain::json::{JsonError, ValidationError};
 use crate::domain::revision::{Epoch, Revision};
 use crate::read::thread_pool::PoolStopped;
@@ -240,8 +240,9 @@ impl ResponseError for Problem {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use actix_web::body::to_bytes;
+
+    use super::*;
 
     /// Turns of phrase that clients must not read.
     const PRIVATE_WORDS: [&str; 8] = ["is none", "is no ", "told", "stands", "not there", "said", " says", "wants"];

@@ -1,6 +1,5 @@
 //! The text of a whole collection at one revision, with an index of its members.
 
-use crate::events::memory_budget::Tracked;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use tokio::sync::OnceCell;
 use crate::domain::feed::push_member;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::Revision;
-use crate::events::memory_budget::{BudgetExceeded, MemoryBudget, Reservation};
+use crate::events::memory_budget::{BudgetExceeded, MemoryBudget, Reservation, Tracked};
 use crate::storage::counters::Horizon;
 use crate::storage::error::StoreError;
 use crate::storage::page::PageLimit;

@@ -1,7 +1,5 @@
 //! The one place that wires: collections, actors, HTTP server, and the order in which they stop.
 
-use crate::domain::error_chain::ErrorChain;
-use crate::service::control::ControlSocket;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,6 +15,7 @@ use crate::delivery::relay::{Relay, RelayConfig};
 use crate::delivery::stream_limiter::StreamLimiter;
 use crate::domain::clock::Clock;
 use crate::domain::collection::{Derived, Document, EventSourced, Registry};
+use crate::domain::error_chain::ErrorChain;
 use crate::events::replay_cache::ReplayCache;
 use crate::http::server::{ServerConfig, serve};
 use crate::http::shared::Shared;
@@ -27,6 +26,7 @@ use crate::read_model::projection::Projection;
 use crate::read_model::sink::Tables;
 use crate::read_model::spec::ProjectionSpec;
 use crate::service::cli;
+use crate::service::control::ControlSocket;
 use crate::service::running::{Running, StartError, retention};
 use crate::service::settings::{Settings, bytes};
 use crate::storage::database::Database;

@@ -1,6 +1,5 @@
 //! A running service: typed commands and reads, and the order in which everything stops.
 
-use crate::service::control::ControlSocket;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -20,6 +19,7 @@ use crate::http::server::Hubs;
 use crate::http::shared::Shared;
 use crate::read::pool::{FoldAggregate, ReadAggregates};
 use crate::read_model::error::ProjectionError;
+use crate::service::control::ControlSocket;
 use crate::service::settings::Settings;
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;

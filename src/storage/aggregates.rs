@@ -1,6 +1,5 @@
 //! The table of current states and tombstones.
 
-use crate::domain::body::Body;
 use std::collections::BTreeMap;
 
 use diesel::connection::DefaultLoadingMode;
@@ -13,6 +12,7 @@ use super::error::StoreError;
 use super::page::{PageLimit, Progress};
 use super::schema::{aggregates, metadata};
 use super::statement::statement;
+use crate::domain::body::Body;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;

@@ -3,7 +3,6 @@
 //! It has a thread of its own, so that its blocking calls do not block other actors. It needs no timer: a single command
 //! is committed immediately, and while a commit keeps the thread busy, the next batch accumulates in the mailbox.
 
-use crate::domain::error_chain::ErrorChain;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use crate::domain::clock::Clock;
 use crate::domain::collection::Registry;
 use crate::domain::command::{Command, Rejection};
+use crate::domain::error_chain::ErrorChain;
 use crate::domain::key::CollectionId;
 use crate::domain::revision::{Epoch, HighWaterMark, JournalPosition, Revision};
 use crate::read_model::spec::ProjectionSpec;

@@ -113,11 +113,12 @@ impl<T: Document> Collection for DocumentAdapter<T> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::domain::clock::Timestamp;
     use crate::domain::key::Key;
     use crate::domain::revision::Version;
-    use serde_json::json;
 
     #[derive(Serialize, serde::Deserialize)]
     struct Task {

@@ -89,9 +89,10 @@ impl<'de, D: Deserializer<'de>> VariantAccess<'de> for Fields<D> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::domain::json::decode_variant;
-    use serde_json::json;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     enum Change {

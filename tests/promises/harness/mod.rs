@@ -6,13 +6,13 @@ mod database;
 mod process;
 mod stream;
 
+use std::time::{Duration, Instant};
+
 pub(crate) use app::{App, count};
 pub(crate) use client::{Client, Response};
 pub(crate) use database::{lines, sql};
 pub(crate) use process::{Process, output_of};
 pub(crate) use stream::{Event, Stream};
-
-use std::time::{Duration, Instant};
 
 /// How long an expected event may take. It is long so that no test fails on a busy machine; a passing test never waits
 /// that long.
