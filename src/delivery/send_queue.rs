@@ -6,6 +6,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use actix_web::web::Bytes;
@@ -29,6 +31,8 @@ pub(crate) struct SendQueue {
     queue: RefCell<VecDeque<Bytes>>,
     /// The bytes in `queue`.
     bytes: Cell<usize>,
+    /// The bytes in the queues of all streams of the service.
+    total: Arc<AtomicUsize>,
     waker: RefCell<Option<Waker>>,
     /// Writes to the socket beside the framework; `None` where the client does not expect chunks.
     #[cfg(feature = "direct-write")]
@@ -63,7 +67,12 @@ pub(crate) enum QueueItem {
 
 impl SendQueue {
     pub(crate) fn new(bound: usize) -> Rc<Self> {
-        Rc::new(Self { bound, ..Self::default() })
+        Self::counted(bound, Arc::default())
+    }
+
+    /// A queue whose bytes are part of a total.
+    pub(crate) fn counted(bound: usize, total: Arc<AtomicUsize>) -> Rc<Self> {
+        Rc::new(Self { bound, total, ..Self::default() })
     }
 
     /// Chunks may be written to this socket from now on, whenever the queue is empty.
@@ -95,6 +104,7 @@ impl SendQueue {
     pub(crate) fn push(&self, chunk: Bytes) {
         if !chunk.is_empty() && !self.closed.get() {
             self.bytes.set(self.bytes.get() + chunk.len());
+            self.total.fetch_add(chunk.len(), Ordering::Relaxed);
             self.queue.borrow_mut().push_back(chunk);
             self.wake();
         }
@@ -145,7 +155,7 @@ impl SendQueue {
         self.closed.set(true);
         #[cfg(feature = "direct-write")]
         self.connect(None);
-        self.bytes.set(0);
+        self.total.fetch_sub(self.bytes.take(), Ordering::Relaxed);
         self.queue.take();
     }
 
@@ -170,6 +180,7 @@ impl SendQueue {
                 *queue = VecDeque::new();
             }
             self.bytes.set(self.bytes.get() - piece.len());
+            self.total.fetch_sub(piece.len(), Ordering::Relaxed);
             return Poll::Ready(QueueItem::Chunk(piece));
         }
         if self.ended.get() {
@@ -191,8 +202,6 @@ impl SendQueue {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     /// Bytes whose end of life a test can observe.
@@ -212,9 +221,11 @@ mod tests {
         push();
         push();
         assert_eq!(Arc::strong_count(&bytes), 3);
+        assert_eq!(queue.total.load(Ordering::Relaxed), 200);
         queue.close();
         push();
         assert_eq!(Arc::strong_count(&bytes), 1);
         assert_eq!(queue.bytes.get(), 0);
+        assert_eq!(queue.total.load(Ordering::Relaxed), 0);
     }
 }

@@ -72,7 +72,7 @@ fn subscription(context: &RequestContext, query: &Query, feed: Feed) -> Result<S
         limit: PageLimit::PAGE,
         position: position(context, query)?,
         state: State::CatchingUp,
-        queue: SendQueue::new(context.shared.session_buffer),
+        queue: SendQueue::counted(context.shared.session_buffer, Arc::clone(&context.shared.queued_bytes)),
         subscribers: Rc::clone(subscribers),
     })
 }

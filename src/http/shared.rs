@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     /// The idle time after which a stream gets a comment line.
     pub(crate) heartbeat: Duration,
     pub(crate) stream_limiter: Arc<StreamLimiter>,
+    /// The bytes that wait in the service for the clients of all streams.
+    pub(crate) queued_bytes: Arc<AtomicUsize>,
     /// The number of session actors that run.
     pub(crate) sessions: Arc<AtomicUsize>,
 }

@@ -231,6 +231,7 @@ impl Service {
             session_buffer: bytes(settings.session_buffer),
             heartbeat: settings.heartbeat,
             stream_limiter: StreamLimiter::new(settings.max_sessions.get(), settings.max_sessions_per_address.get()),
+            queued_bytes: Arc::default(),
             sessions: Arc::default(),
         });
         let control = ControlSocket::open(&database, shared.clone(), &relaying.handle());

@@ -191,6 +191,12 @@ impl Running {
         self.shared.collections.used()
     }
 
+    /// The bytes that wait in the service for the clients of all streams.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.shared.queued_bytes.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// The number of session actors that run: one for each SSE client of a feed.
     #[must_use]
     pub fn session_actors(&self) -> usize {

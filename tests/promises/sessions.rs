@@ -1,16 +1,11 @@
 //! Every SSE client of a feed has one session actor, and every thread of the service has a name.
 
-use std::sync::mpsc::channel;
+use duality::Running;
 
 use crate::harness::{App, eventually};
 
 fn session_actors(app: &App) -> usize {
-    let (sender, receiver) = channel();
-    app.hook(move |running| {
-        let actors = running.session_actors();
-        Box::pin(async move { sender.send(actors).unwrap() })
-    });
-    receiver.recv().unwrap()
+    app.figure(Running::session_actors)
 }
 
 #[test]

@@ -140,23 +140,23 @@ impl App {
         });
     }
 
-    pub(crate) fn sessions(&self) -> usize {
+    /// A figure of the running service.
+    pub(crate) fn figure(&self, read: impl FnOnce(&Running) -> usize + Send + 'static) -> usize {
         let (sender, receiver) = std::sync::mpsc::channel();
         self.hook(move |running| {
-            sender.send(running.sessions()).unwrap();
+            sender.send(read(running)).unwrap();
             Box::pin(async {})
         });
         receiver.recv().unwrap()
     }
 
+    pub(crate) fn sessions(&self) -> usize {
+        self.figure(Running::sessions)
+    }
+
     /// The number of bytes that count against `--shared-bodies`.
     pub(crate) fn shared_body_bytes(&self) -> usize {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        self.hook(move |running| {
-            sender.send(running.shared_body_bytes()).unwrap();
-            Box::pin(async {})
-        });
-        receiver.recv().unwrap()
+        self.figure(Running::shared_body_bytes)
     }
 
     /// Changes the settings for the next start.
