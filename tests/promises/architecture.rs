@@ -170,3 +170,102 @@ fn the_pipeline_knows_no_aggregate() {
         }
     }
 }
+
+/// The text of ARCHITECTURE.md, which describes what these tests check.
+fn document() -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).unwrap()
+}
+
+/// The lines of a section of ARCHITECTURE.md.
+fn section<'a>(document: &'a str, heading: &str) -> Vec<&'a str> {
+    let mut lines = document.lines().skip_while(|line| *line != format!("## {heading}"));
+    assert!(lines.next().is_some(), "ARCHITECTURE.md has no section {heading:?}");
+    lines.take_while(|line| !line.starts_with("## ")).collect()
+}
+
+/// Whether `text` has `word` as a whole identifier.
+fn has_word(text: &str, word: &str) -> bool {
+    let in_a_word = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(word)
+        .any(|(at, _)| !text[..at].ends_with(in_a_word) && !text[at + word.len()..].starts_with(in_a_word))
+}
+
+/// An item of a walk through the code: a file, and what the reader looks at there.
+struct Step<'a> {
+    file: &'a str,
+    symbol: &'a str,
+}
+
+/// The numbered items of a section: "1. `file` `symbol`: …".
+fn walk<'a>(document: &'a str, heading: &str) -> Vec<Step<'a>> {
+    let items = section(document, heading).into_iter().filter(|line| line.starts_with(|c: char| c.is_ascii_digit()));
+    let steps = items.enumerate().map(|(index, line)| {
+        let step = line.strip_prefix(&format!("{}. `", index + 1)).and_then(|rest| {
+            let (file, rest) = rest.split_once("` `")?;
+            let (symbol, _) = rest.split_once("`: ")?;
+            Some(Step { file, symbol })
+        });
+        step.unwrap_or_else(|| panic!("{heading}: not a number, `file` and `symbol`: {line}"))
+    });
+    steps.collect()
+}
+
+#[test]
+fn the_walks_name_files_that_call_each_other_in_that_order() {
+    let (document, sources) = (document(), sources());
+    for (heading, max) in [("A write, from top to bottom", 13), ("An event, from top to bottom", 7)] {
+        let steps = walk(&document, heading);
+        assert!((2..=max).contains(&steps.len()), "{heading}: {} items", steps.len());
+        let code_of = |file: &str| code(sources.get(file).unwrap_or_else(|| panic!("there is no src/{file}")));
+        for (index, Step { file, symbol }) in steps.iter().enumerate() {
+            let definitions =
+                ["fn ", "struct ", "enum ", "trait ", "Handler<"].map(|before| format!("{before}{symbol}"));
+            let is_defined = code_of(file).any(|line| definitions.iter().any(|definition| has_word(line, definition)));
+            assert!(is_defined, "{heading}: src/{file} does not define {symbol}");
+            let uses = |step: &&Step<'_>| {
+                // An import names rooms such as `write`, too.
+                let mut lines = code_of(step.file).filter(|line| !line.starts_with("use "));
+                step.file != *file && lines.any(|line| has_word(line, symbol))
+            };
+            let user = steps[..index].iter().find(uses);
+            assert!(index == 0 || user.is_some(), "{heading}: no file before src/{file} uses {symbol}");
+        }
+    }
+}
+
+#[test]
+fn the_document_lists_all_files_in_the_order_of_the_rooms() {
+    let (document, sources) = (document(), sources());
+    let lines = section(&document, "Rooms").into_iter().skip_while(|line| *line != "```").skip(1);
+    let (mut rooms, mut listed, mut folder) = (Vec::new(), BTreeSet::new(), String::new());
+    for line in lines.take_while(|line| *line != "```") {
+        if !line.starts_with(' ') {
+            folder = line.split_whitespace().next().filter(|name| name.ends_with('/')).unwrap_or("").to_owned();
+            rooms.extend(line.split_whitespace().next().map(|name| name.trim_end_matches(['/', ',']).to_owned()));
+        }
+        let names = line.split_whitespace().map(|name| name.trim_end_matches(','));
+        for name in names.take_while(|name| name.ends_with(".rs")) {
+            assert!(listed.insert(format!("{folder}{name}")), "{folder}{name} is listed twice");
+        }
+    }
+    let files: BTreeSet<_> = sources.keys().filter(|file| !file.ends_with("mod.rs")).cloned().collect();
+    let differences: Vec<_> = files.symmetric_difference(&listed).collect();
+    assert!(differences.is_empty(), "listed or in src/, but not both: {differences:?}");
+    let rooms: Vec<_> = rooms.iter().map(|name| name.trim_end_matches(".rs")).filter(|name| *name != "lib").collect();
+    assert_eq!(rooms, layers(&sources), "the order of lib.rs");
+}
+
+#[test]
+fn every_file_that_the_document_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = document();
+    let names = document.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs"));
+    let mut count = 0;
+    for name in names {
+        let exists = ["src", "tests"].iter().any(|folder| root.join(folder).join(name).is_file())
+            || (name.starts_with("tests/") && root.join(name).is_file());
+        assert!(exists, "ARCHITECTURE.md names {name}");
+        count += 1;
+    }
+    assert!(count > 20, "{count} names");
+}
