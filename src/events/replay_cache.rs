@@ -85,20 +85,21 @@ impl ReplayCache {
         Self { budget: MemoryBudget::new(limit), revisions, kept: Mutex::default() }
     }
 
-    /// How a consumer of a feed that has everything up to `after` gets the next events.
+    /// How a consumer of a feed that has everything up to `span.after` gets the next events, up to `span.to`.
     pub(crate) fn next(
         &self,
         view: &mut View<'_>,
         (feed, form): (&Feed, &Form),
-        (after, current): (Revision, Revision),
+        span: Span,
     ) -> Result<Replay, StoreError> {
+        let Span { after, to: current } = span;
         if !self.are_for(feed, form) {
-            return Ok(Replay::Read(current));
+            return Ok(Replay::Read(span.to));
         }
         let cut = Revision::from_raw((after.number() / self.revisions + 1).saturating_mul(self.revisions));
         if after.number() % self.revisions == 0
             && cut <= current
-            && let Some(segment) = self.segment(view, (feed, form), (after, cut))?
+            && let Some(segment) = self.segment(view, (feed, form), Span { after, to: cut })?
         {
             return Ok(Replay::Cached(segment));
         }
@@ -116,13 +117,13 @@ impl ReplayCache {
         &self,
         view: &mut View<'_>,
         (feed, form): (&Feed, &Form),
-        (after, to): (Revision, Revision),
+        span: Span,
     ) -> Result<Option<Segment>, StoreError> {
-        let place = (feed.collection(), after);
+        let place = (feed.collection(), span.after);
         let known = self.kept().get(place);
         let segment = match known {
             Some(segment) => Some(segment),
-            None if self.make_room() => self.read(view, (feed, form), (after, to))?,
+            None if self.make_room() => self.read(view, (feed, form), span)?,
             None => None,
         };
         Ok(segment.inspect(|segment| self.kept().put(place, segment)).filter(|segment| !segment.is_too_long))
@@ -133,18 +134,18 @@ impl ReplayCache {
         &self,
         view: &mut View<'_>,
         (feed, form): (&Feed, &Form),
-        (after, to): (Revision, Revision),
+        span: Span,
     ) -> Result<Option<Segment>, StoreError> {
         let registry = view.registry();
         let mut messages = Messages::new(form.clone());
         let limit = PageLimit { items: usize::MAX, bytes: MAX_SEGMENT_BYTES };
-        let read = view.replay(feed, Span { after, to }, limit, |revision, members| {
+        let read = view.replay(feed, span, limit, |revision, members| {
             messages.event(revision, |text| feed.write(text, registry, members.iter()));
         })?;
-        let is_too_long = read < to || messages.text.len() > MAX_SEGMENT_BYTES;
+        let is_too_long = read < span.to || messages.text.len() > MAX_SEGMENT_BYTES;
         let (text, last) = if is_too_long { (String::new(), None) } else { (messages.text, messages.last_id) };
         let held = self.budget.reserve(text.into_bytes(), ENTRY_OVERHEAD).ok();
-        Ok(held.map(|text| Segment { text: Arc::new(text), last, to, is_too_long }))
+        Ok(held.map(|text| Segment { text: Arc::new(text), last, to: span.to, is_too_long }))
     }
 
     /// Evicts the least recently used segments, if that makes room for the longest segment. Segments that slow clients hold

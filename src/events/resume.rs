@@ -155,11 +155,11 @@ pub(crate) fn resume(
     match place {
         Position::Log(after) => replay(view, replay_cache, request, after, &mut page)?,
         _ if request.mode == ReplayMode::Strict => return Ok(ResumeReply::Gone(horizon)),
-        Position::State { after, since } => catch_up(view, request, (after, since), &horizon, &mut page)?,
+        Position::State { after, since } => catch_up(view, request, CatchUp { after, since }, &horizon, &mut page)?,
         Position::Unknown => {
-            let nothing = (Revision::ZERO, horizon.current);
             page.push_message(Some(Position::State { after: Revision::ZERO, since: Revision::ZERO }), "null");
-            catch_up(view, request, nothing, &horizon, &mut page)?;
+            let everything = CatchUp { after: Revision::ZERO, since: horizon.current };
+            catch_up(view, request, everything, &horizon, &mut page)?;
         }
     }
     if let (true, Feed::Aggregate(collection, key)) = (page.is_last(), &request.feed)
@@ -206,7 +206,7 @@ fn replay(
     }
     let (mut at, current) = (after, page.current);
     for _ in 0..MAX_SEGMENTS {
-        match replay_cache.next(view, (&request.feed, &request.form), (at, current))? {
+        match replay_cache.next(view, (&request.feed, &request.form), Span { after: at, to: current })? {
             Replay::Cached(segment) => {
                 let text = segment.text();
                 if at > after && page.messages.len() + text.len() > request.limit.bytes {
@@ -234,15 +234,25 @@ fn replay(
     Ok(())
 }
 
+/// The rest of a catch-up.
+#[derive(Debug, Clone, Copy)]
+struct CatchUp {
+    /// The aggregates that last changed after this revision are still to come.
+    after: Revision,
+    /// The consumer must get the deletions after this revision.
+    since: Revision,
+}
+
 /// Adds aggregates in their current state: first null, because patches do not compose across a deletion and a new
 /// creation, then the whole state.
 fn catch_up(
     view: &mut View<'_>,
     request: &ResumeRequest,
-    (after, since): (Revision, Revision),
+    range: CatchUp,
     horizon: &Horizon,
     page: &mut Page,
 ) -> Result<(), StoreError> {
+    let CatchUp { after, since } = range;
     let feed = &request.feed;
     let read = view.states(feed, after, request.limit)?;
     page.position = match read.to {
