@@ -12,6 +12,7 @@ use super::pacing::pause;
 use super::pending::PendingChanges;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::collection::Registry;
+use crate::domain::error_chain::ErrorChain;
 use crate::domain::feed::Feed;
 use crate::domain::revision::{Epoch, Revision};
 use crate::events::batch::Batch;
@@ -130,7 +131,7 @@ impl Relay {
                 }
                 Ok(None) => return,
                 Err(error) => {
-                    log::error!("cannot read the outbox: {error}");
+                    log::error!("cannot read the outbox: {}", ErrorChain(&error));
                     self.reader = None;
                     return;
                 }
@@ -333,7 +334,7 @@ pub(crate) async fn prune(aggregator: &Addr<Aggregator>, retained: Retained) {
     loop {
         match aggregator.send(Prune(retained)).await {
             Ok(Ok(Progress::More)) => {}
-            Ok(Err(error)) => return log::error!("cannot prune the outbox: {error}"),
+            Ok(Err(error)) => return log::error!("cannot prune the outbox: {}", ErrorChain(&error)),
             Ok(Ok(Progress::Done)) | Err(_) => return,
         }
     }

@@ -15,6 +15,7 @@ use actix::prelude::*;
 use super::hub::{Added, LiveSubscribers, Park};
 use super::send_queue::SendQueue;
 use super::stream_limiter::Permit;
+use crate::domain::error_chain::ErrorChain;
 use crate::domain::feed::Feed;
 use crate::events::resume::{Page, Position, ReplayMode, ResumeReply, ResumeRequest};
 use crate::events::sse::Form;
@@ -66,7 +67,7 @@ impl Session {
         match reply {
             Ok(Ok(reply)) => self.accept(reply, ctx),
             Ok(Err(error)) => {
-                log::error!("a stream ends, because its next page cannot be read: {error}");
+                log::error!("a stream ends, because its next page cannot be read: {}", ErrorChain(&error));
                 self.subscription.queue.end();
             }
             // The readers have stopped: the service stops.

@@ -9,6 +9,7 @@ use actix_web::web::Bytes;
 use tokio::sync::oneshot;
 
 use crate::domain::collection::Registry;
+use crate::domain::error_chain::ErrorChain;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{JournalPosition, Revision, Version};
 use crate::events::replay_cache::ReplayCache;
@@ -192,7 +193,7 @@ impl ReadJob for BuildJob {
 
     fn run(self, thread: &mut ReaderThread) -> Self::Output {
         thread.view(|view| self.build(view)).unwrap_or_else(|error| {
-            log::error!("a collection was not read: {error}");
+            log::error!("a collection was not read: {}", ErrorChain(&error));
             BuildOutcome::Failed
         })
     }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::domain::error_chain::ErrorChain;
+
 /// Why a projection cannot apply an event. `?` converts every error type into one.
 #[derive(Debug, Clone)]
 pub struct ProjectionError(pub(crate) String);
@@ -21,6 +23,6 @@ impl fmt::Display for ProjectionError {
 
 impl<E: std::error::Error> From<E> for ProjectionError {
     fn from(error: E) -> Self {
-        Self(error.to_string())
+        Self(ErrorChain(&error).to_string())
     }
 }

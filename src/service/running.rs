@@ -42,7 +42,7 @@ pub struct Running {
     pub(super) clock: Arc<Clock>,
 }
 
-/// What a command came to.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outcome<T> {
@@ -203,7 +203,7 @@ impl Running {
         self.shared.sessions.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Streams that are open.
+    /// The number of open streams.
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.shared.stream_limiter.count()
