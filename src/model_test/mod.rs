@@ -273,7 +273,7 @@ impl World {
         let mut pages = 0;
         let message = loop {
             pages += 1;
-            assert!(pages < 1000, "it reads on for ever: {:?}", connection.subscription.next_request());
+            assert!(pages < 1000, "it reads on endlessly: {:?}", connection.subscription.next_request());
             match connection.decoder.decode(&mut connection.undecoded).unwrap() {
                 Some(russe::Event::Message(message)) => break message,
                 Some(_) => continue,
