@@ -7,6 +7,7 @@ pub(crate) mod command;
 pub(crate) mod cursor;
 pub(crate) mod error_chain;
 pub(crate) mod feed;
+pub(crate) mod history;
 pub(crate) mod json;
 pub(crate) mod key;
 pub(crate) mod merge_patch;

@@ -33,7 +33,7 @@ pub(super) async fn get_collection(
     let current = current(context, &collections).await?;
     let if_match = precondition(context)?.if_match;
     if !(Precondition { if_match, if_none_match: None }).holds(Some(current.changed)) {
-        return Err(unexpected(context, Some(current.changed)).at(&context.shared.epoch, current.document));
+        return Err(unexpected(context, Some(current.changed)).at(context.shared.epoch(), current.document));
     }
     if let Some(tag) = matching_etag(context, || tag(context, form, current.changed))? {
         let mut response = state(context, StatusCode::NOT_MODIFIED, current.document, content_type(form));
@@ -73,7 +73,7 @@ fn content_type(form: Form) -> &'static str {
 /// The entity tag for this revision of the last change, without quotes.
 fn tag(context: &RequestContext, form: Form, changed: Revision) -> String {
     let suffix = if form == Form::Lines { "-ndjson" } else { "" };
-    format!("{}.{changed}{suffix}", context.shared.epoch)
+    format!("{}.{changed}{suffix}", context.shared.epoch())
 }
 
 fn quoted(tag: &str) -> String {

@@ -111,7 +111,7 @@ async fn send(
 
 /// The response with the aggregate after the command, or without a body if it no longer exists.
 fn response(context: &RequestContext, written: &Written) -> HttpResponse {
-    let epoch = &context.shared.epoch;
+    let epoch = context.shared.epoch();
     let Some(body) = &written.body else {
         return answer(StatusCode::NO_CONTENT, epoch, written.revision).finish();
     };

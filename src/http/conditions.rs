@@ -46,7 +46,7 @@ fn tags(context: &RequestContext, name: &HeaderName, comparison: Comparison) -> 
         Sent::Any => Tags::Any,
         Sent::These(list) => {
             let usable = list.iter().filter(|tag| comparison == Comparison::Weak || !tag.weak);
-            Tags::These(usable.filter_map(|tag| revision(tag, &context.shared.epoch)).collect())
+            Tags::These(usable.filter_map(|tag| revision(tag, context.shared.epoch())).collect())
         }
     }))
 }
@@ -114,7 +114,7 @@ pub(super) fn unexpected(context: &RequestContext, actual: Option<Revision>) -> 
     let sent = |name| context.request.headers().get_all(name).filter_map(|value| value.to_str().ok());
     let matching = sent(IF_MATCH).map(str::to_owned);
     let expected: Vec<_> = matching.chain(sent(IF_NONE_MATCH).map(|tags| format!("not {tags}"))).collect();
-    let actual = actual.map(|actual| tag(&context.shared.epoch, actual));
+    let actual = actual.map(|actual| tag(context.shared.epoch(), actual));
     let path = context.aggregate_path();
     let detail = match &actual {
         Some(actual) => format!("{path} is at {actual}; expected {}", expected.join(", ")),

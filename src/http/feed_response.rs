@@ -22,7 +22,7 @@ use crate::storage::counters::Horizon;
 
 /// The head of every stream.
 pub(super) fn head(context: &RequestContext, current: Revision) -> HttpResponseBuilder {
-    let mut response = answer(StatusCode::OK, &context.shared.epoch, current);
+    let mut response = answer(StatusCode::OK, context.shared.epoch(), current);
     response
         .insert_header((CONTENT_TYPE, SSE))
         .insert_header((CACHE_CONTROL, "no-cache, no-transform"))
@@ -135,12 +135,12 @@ pub(super) fn not_retained(context: &RequestContext, horizon: &Horizon) -> Probl
     let current = horizon.current;
     let detail = format!(
         "the cursor is not within epoch {} and the revisions {oldest} to {current}; load {bootstrap} and follow from there",
-        context.shared.epoch
+        context.shared.epoch()
     );
     Problem::new(Kind::NotRetained, detail)
         .with("oldest", oldest.number())
         .with("current", current.number())
-        .with("epoch", context.shared.epoch.as_str())
+        .with("epoch", context.shared.epoch().as_str())
         .with("bootstrap", bootstrap)
-        .at(&context.shared.epoch, current)
+        .at(context.shared.epoch(), current)
 }

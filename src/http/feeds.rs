@@ -65,7 +65,7 @@ fn subscription(context: &RequestContext, query: &Query, feed: Feed) -> Result<S
     };
     Ok(Subscription {
         feed,
-        form: Form::Stream(context.shared.epoch.clone()),
+        form: Form::Stream(context.shared.epoch().clone()),
         mode: replay_mode(context, query)?,
         replay_threshold: REPLAY_THRESHOLD,
         sent_initial_state: false,
@@ -98,7 +98,7 @@ fn position(context: &RequestContext, query: &Query) -> Result<Position, Problem
         };
         Problem::new(Kind::MalformedRequest, format!("{name}: expected {form}"))
     })?;
-    Ok(Position::of(&cursor, &context.shared.epoch))
+    Ok(Position::of(&cursor, context.shared.epoch()))
 }
 
 /// Whether the client needs every event, by `Prefer: handling=strict`

@@ -42,7 +42,7 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
     // One event more than requested, to find out whether there is a next page.
     let (revision, mut entries) = read(Version::from_raw(after), limit.cast_signed() + 1).await??;
     if entries.is_empty() && (after == 0 || read(Version::ZERO, 1).await??.1.is_empty()) {
-        return Err(Problem::not_found(&context.aggregate_path()).at(&context.shared.epoch, revision));
+        return Err(Problem::not_found(&context.aggregate_path()).at(context.shared.epoch(), revision));
     }
     let has_more = entries.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     entries.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
@@ -79,7 +79,7 @@ async fn position(context: &RequestContext, query: &Query) -> Result<JournalPosi
         Problem::new(Kind::MalformedRequest, format!("{name}: expected an event id such as 4f9c21aa.8"))
     })?;
     let claimed = match cursor {
-        Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| *epoch == context.shared.epoch) => {
+        Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| epoch == context.shared.epoch()) => {
             Some(JournalPosition::from_raw(after.number()))
         }
         _ => None,
@@ -101,7 +101,7 @@ async fn position(context: &RequestContext, query: &Query) -> Result<JournalPosi
 /// An id of another epoch, or after the last position. Later events cannot undo what the consumer has processed, so this is
 /// an error and not a reset.
 fn foreign(context: &RequestContext, last: JournalPosition) -> Problem {
-    let epoch = &context.shared.epoch;
+    let epoch = context.shared.epoch();
     let detail =
         format!("the id does not belong to epoch {epoch} and its positions up to {last}; restart from the beginning");
     let problem = Problem::new(Kind::ForeignId, detail).with("current", last.number());
@@ -164,7 +164,7 @@ async fn one_page(
         }
     };
     let registry = &context.shared.registry;
-    let cursor = id(&context.shared.epoch, entries.to);
+    let cursor = id(context.shared.epoch(), entries.to);
     let body = if form == NDJSON {
         let lines = entries.entries.iter().map(|entry| object(registry, entry) + "\n");
         lines.collect::<String>() + &format!("{{\"cursor\":\"{cursor}\"}}\n")
@@ -175,7 +175,7 @@ async fn one_page(
 }
 
 fn page(context: &RequestContext, revision: Revision, form: &'static str) -> actix_web::HttpResponseBuilder {
-    let mut response = answer(StatusCode::OK, &context.shared.epoch, revision);
+    let mut response = answer(StatusCode::OK, context.shared.epoch(), revision);
     response
         .insert_header((CONTENT_TYPE, form))
         .insert_header((CACHE_CONTROL, "no-store"))
@@ -201,7 +201,7 @@ async fn stream(context: &RequestContext, reading: Reading) -> Result<HttpRespon
 /// Sends the existing events, then later ones. A page is read only when the previous one is being sent, so a slow client
 /// occupies the memory of two pages and blocks nothing.
 async fn follow(mut reading: Reading, sender: Sender<Bytes>) {
-    let epoch = reading.shared.epoch.clone();
+    let epoch = reading.shared.epoch().clone();
     let registry = Arc::clone(&reading.shared.registry);
     let mut next = prologue();
     // A shutdown does not wait for the end of a long history.

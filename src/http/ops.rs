@@ -24,7 +24,7 @@ pub(super) async fn health(context: RequestContext) -> Result<HttpResponse, Prob
     let projections = &context.shared.projections;
     let health = json!({
         "status": if projections.is_failing() { "degraded" } else { "ok" },
-        "epoch": context.shared.epoch.as_str(),
+        "epoch": context.shared.epoch().as_str(),
         "revision": context.shared.committed.get().number(),
         "position": context.shared.journal.borrow().last.number(),
         "projections": projections.to_json(),

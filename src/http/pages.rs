@@ -117,7 +117,7 @@ impl Drop for Waiter {
 }
 
 fn answered(context: &RequestContext, page: &Page, form: &'static str) -> Result<HttpResponse, Problem> {
-    let Some(cursor) = page.position.id(&context.shared.epoch) else {
+    let Some(cursor) = page.position.id(context.shared.epoch()) else {
         return Err(Problem::new(Kind::Internal, "a page ends nowhere"));
     };
     let text = &page.messages.text;
@@ -126,7 +126,7 @@ fn answered(context: &RequestContext, page: &Page, form: &'static str) -> Result
     } else {
         format!("{{\"events\":[{text}],\"cursor\":\"{cursor}\"}}")
     };
-    Ok(answer(StatusCode::OK, &context.shared.epoch, page.current)
+    Ok(answer(StatusCode::OK, context.shared.epoch(), page.current)
         .insert_header((CONTENT_TYPE, form))
         .insert_header((CACHE_CONTROL, "no-store"))
         .insert_header((VARY, "Accept"))

@@ -106,7 +106,7 @@ fn failed(error: &ProjectionError) -> Problem {
 }
 
 pub(super) fn json_response(context: &RequestContext, status: StatusCode, value: &Value) -> HttpResponse {
-    answer(status, &context.shared.epoch, context.shared.committed.get())
+    answer(status, context.shared.epoch(), context.shared.committed.get())
         .insert_header((CONTENT_TYPE, JSON))
         .insert_header((CACHE_CONTROL, "no-store"))
         .body(value.to_string())
@@ -116,7 +116,7 @@ pub(super) fn json_response(context: &RequestContext, status: StatusCode, value:
 fn file_response(context: &RequestContext, file: File, length: u64) -> HttpResponse {
     let (spool, body) = spool(&context.shared.spool_directory);
     rt::task::spawn_blocking(move || copy(file, length, spool));
-    answer(StatusCode::OK, &context.shared.epoch, context.shared.committed.get())
+    answer(StatusCode::OK, context.shared.epoch(), context.shared.committed.get())
         .insert_header((CONTENT_TYPE, CSV))
         .insert_header((CACHE_CONTROL, "no-store"))
         .body(body)

@@ -74,14 +74,14 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
     let row = rows.pop().map(|(_, row)| row);
     let changed = row.as_ref().map(|row| row.revision);
     let Some(body) = row.and_then(|row| row.body) else {
-        return Err(Problem::not_found(context.request.path()).at(&context.shared.epoch, revision));
+        return Err(Problem::not_found(context.request.path()).at(context.shared.epoch(), revision));
     };
     let Precondition { if_match, if_none_match } = precondition(&context)?;
     let holds = |if_match, if_none_match| Precondition { if_match, if_none_match }.holds(changed);
     if !holds(if_match, None) {
-        return Err(unexpected(&context, changed).at(&context.shared.epoch, revision));
+        return Err(unexpected(&context, changed).at(context.shared.epoch(), revision));
     }
-    let tag = changed.map(|changed| tag(&context.shared.epoch, changed)).unwrap_or_default();
+    let tag = changed.map(|changed| tag(context.shared.epoch(), changed)).unwrap_or_default();
     if !holds(None, if_none_match) {
         return Ok(state(&context, StatusCode::NOT_MODIFIED, revision, JSON).insert_header((ETAG, tag)).finish());
     }
@@ -103,11 +103,11 @@ async fn at_version(
         None if folded.version < version => {
             let detail =
                 format!("{} has no version {version}; its last version is {}", context.request.path(), folded.version);
-            Err(Problem::new(Kind::NotFound, detail).at(&context.shared.epoch, revision))
+            Err(Problem::new(Kind::NotFound, detail).at(context.shared.epoch(), revision))
         }
         None => {
             let detail = format!("{} does not exist at version {version}", context.request.path());
-            Err(Problem::new(Kind::NotFound, detail).at(&context.shared.epoch, revision))
+            Err(Problem::new(Kind::NotFound, detail).at(context.shared.epoch(), revision))
         }
     }
 }

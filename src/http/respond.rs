@@ -41,7 +41,7 @@ pub(super) fn state(
     revision: Revision,
     content_type: &'static str,
 ) -> HttpResponseBuilder {
-    let mut response = answer(status, &context.shared.epoch, revision);
+    let mut response = answer(status, context.shared.epoch(), revision);
     response
         .insert_header((CONTENT_TYPE, content_type))
         .insert_header((CACHE_CONTROL, "no-cache"))

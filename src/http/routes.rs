@@ -91,7 +91,7 @@ async fn name_revision(mut response: ServiceResponse) -> actix_web::Result<Servi
     if is_error && !response.headers().contains_key(&X_REVISION) {
         let shared = response.request().app_data::<web::Data<Shared>>().cloned();
         if let Some(shared) = shared {
-            insert_revision(response.headers_mut(), &shared.epoch, shared.committed.get());
+            insert_revision(response.headers_mut(), shared.epoch(), shared.committed.get());
         }
     }
     Ok(response)

@@ -48,7 +48,7 @@ pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Res
     let started = Arc::new(AtomicUsize::new(0));
     let application = move || {
         name_thread(&format!("duality-work-{}", started.fetch_add(1, Ordering::Relaxed)));
-        let subscribers = Rc::new(RefCell::new(LiveSubscribers::new(shared.epoch.clone())));
+        let subscribers = Rc::new(RefCell::new(LiveSubscribers::new(shared.epoch().clone())));
         let hub =
             Hub { subscribers: Rc::clone(&subscribers), relay: relay.clone(), heartbeat, handout_time: Arc::default() };
         hubs.lock().expect("nobody panics while pushing to a list").push(hub.start());

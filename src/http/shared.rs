@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::delivery::stream_limiter::StreamLimiter;
 use crate::domain::collection::Registry;
+use crate::domain::history::History;
 use crate::domain::revision::Epoch;
 use crate::projector::registry::Projections;
 use crate::read::collection_cache::CollectionCache;
@@ -20,8 +21,8 @@ use crate::write::aggregator::{Aggregator, CommittedRevision, JournalMark};
 pub(crate) struct Shared {
     /// All registered collections.
     pub(crate) registry: Arc<Registry>,
-    /// The epoch of the database.
-    pub(crate) epoch: Epoch,
+    /// The epochs of the database.
+    pub(crate) history: Arc<History>,
     /// The last committed revision.
     pub(crate) committed: Arc<CommittedRevision>,
     /// The projections and their reports.
@@ -49,4 +50,11 @@ pub(crate) struct Shared {
     pub(crate) queued_bytes: Arc<AtomicUsize>,
     /// The number of session actors that run.
     pub(crate) sessions: Arc<AtomicUsize>,
+}
+
+impl Shared {
+    /// The epoch in which this process writes.
+    pub(crate) fn epoch(&self) -> &Epoch {
+        self.history.epoch()
+    }
 }

@@ -31,7 +31,7 @@ use crate::service::running::{Running, StartError, retention};
 use crate::service::settings::{Settings, bytes};
 use crate::storage::database::Database;
 use crate::storage::verify::{Verified, verify};
-use crate::storage::writer::{EpochMode, Writer};
+use crate::storage::writer::Writer;
 use crate::threads::named_arbiter;
 use crate::write::aggregator::{Aggregator, Listen};
 
@@ -182,10 +182,10 @@ impl Service {
         let clock = Arc::new(Clock::default());
         let database = Arc::new(Database::lock(&settings.database)?);
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
-        let life = if settings.new_epoch { EpochMode::Renew } else { EpochMode::Keep };
-        let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now(), life)?;
+        let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now())?;
         let context = Projections::context(&projections.background, &database, &registry, &clock)?;
-        let (epoch, revision) = (writer.epoch().clone(), writer.revision());
+        let (history, revision) = (Arc::clone(writer.history()), writer.revision());
+        let epoch = history.epoch().clone();
         log::info!("database {} is open: epoch {epoch}, revision {revision}", database.path().display());
 
         let (ours, theirs) = (Arc::clone(&registry), Arc::clone(&inline));
@@ -222,7 +222,7 @@ impl Service {
             collections: Arc::new(CollectionCache::new(registry.ids().count(), bytes(settings.shared_bodies))),
             spool_directory: database.directory().to_owned(),
             registry,
-            epoch,
+            history,
             committed,
             journal,
             projections: Arc::new(projections),

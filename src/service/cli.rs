@@ -21,7 +21,7 @@ use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::page::Progress;
 use crate::storage::verify::verify;
-use crate::storage::writer::{EpochMode, Writer};
+use crate::storage::writer::Writer;
 
 /// Runs a task. An error is one line in the log.
 pub(super) fn run(task: &Task, settings: &Settings, registry: Registry, projections: ProjectionSet) -> ExitCode {
@@ -135,7 +135,7 @@ impl Offline {
         let (database, registry, clock) = (Arc::new(database), Arc::new(registry), Arc::new(Clock::default()));
         let context = Projections::context(&projections.background, &database, &registry, &clock)?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
-        let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now(), EpochMode::Keep)?;
+        let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now())?;
         let mut background = Vec::new();
         for spec in projections.background {
             let status = Status::new(spec.name, spec.version, Mode::Background);

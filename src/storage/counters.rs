@@ -146,10 +146,3 @@ pub(super) fn epoch(connection: &mut SqliteConnection) -> Result<Epoch, StoreErr
     let epoch: String = metadata::table.select(metadata::epoch).first(connection)?;
     epoch.parse().map_err(|_| StoreError::Corrupt(format!("the epoch {epoch:?}")))
 }
-
-/// Gives the database a new epoch, in which every earlier cursor is unknown.
-pub(super) fn renew_epoch(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    let epoch = Epoch::mint().map_err(StoreError::Epoch)?;
-    diesel::update(metadata::table).set(metadata::epoch.eq(epoch.as_str())).execute(connection)?;
-    Ok(())
-}

@@ -3,11 +3,13 @@
 use std::error::Error;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tempfile::TempDir;
 
 use super::error::StoreError;
+use super::health::Health;
+use crate::domain::history::History;
 use crate::domain::revision::HighWaterMark;
 
 /// The database file of this process. No other process opens it for writing while this value lives.
@@ -19,6 +21,9 @@ pub(crate) struct Database {
     lock: File,
     /// The last revision that any reader has seen.
     high_water_mark: HighWaterMark,
+    /// The epochs, from when the writer has begun one.
+    history: OnceLock<Arc<History>>,
+    health: Health,
     /// The directory of a private database, until it is removed.
     private: Mutex<Option<TempDir>>,
 }
@@ -43,7 +48,14 @@ impl Database {
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(with_suffix(&path, ".lock"));
         let lock = lock.map_err(|error| cannot_open(&path, error))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path, lock, high_water_mark: HighWaterMark::default(), private: Mutex::new(private) }),
+            Ok(()) => Ok(Self {
+                path,
+                lock,
+                high_water_mark: HighWaterMark::default(),
+                history: OnceLock::new(),
+                health: Health::default(),
+                private: Mutex::new(private),
+            }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path }),
             Err(TryLockError::Error(error)) => Err(cannot_open(&path, error)),
         }
@@ -65,6 +77,24 @@ impl Database {
 
     pub(crate) fn high_water_mark(&self) -> &HighWaterMark {
         &self.high_water_mark
+    }
+
+    /// The epochs of the database.
+    ///
+    /// # Panics
+    /// No writer has opened the database.
+    pub(crate) fn history(&self) -> &Arc<History> {
+        self.history.get().expect("the writer is opened before everything else")
+    }
+
+    /// Sets the epochs of the database, once.
+    pub(super) fn set_history(&self, history: History) -> &Arc<History> {
+        self.history.get_or_init(|| Arc::new(history))
+    }
+
+    /// What works, and what does not.
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
     }
 
     /// Unlocks the file for another process, or for a later service of this one, and removes a private database. Readers

@@ -10,12 +10,13 @@ use super::error::StoreError;
 use super::journal::{self, Folded};
 use super::outbox::Change;
 use super::schema::{collections, metadata};
-use super::{aggregates, inline_projections, outbox};
+use super::{aggregates, epochs, inline_projections, outbox};
 use crate::domain::body::{Body, patch};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Derivation, Journaled, Registry};
+use crate::domain::history::History;
 use crate::domain::key::{CollectionId, Key};
-use crate::domain::revision::{Epoch, Revision, Version};
+use crate::domain::revision::{Revision, Version};
 use crate::read_model::spec::ProjectionSpec;
 
 /// The maximum number of aggregates that one revision recomputes: an event must fit into memory.
@@ -30,13 +31,15 @@ pub(super) struct Registration<'a> {
 }
 
 impl Registration<'_> {
-    /// Brings the database in line with the program, in one transaction.
-    pub(super) fn write(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    /// Begins an epoch, and brings the database in line with the program, in one transaction.
+    pub(super) fn write(self, connection: &mut SqliteConnection) -> Result<History, StoreError> {
         connection.immediate_transaction(|connection| {
             let state = initialize(connection)?;
+            let history = epochs::begin(connection)?;
             reject_unknown_collections(connection, self.registry)?;
             inline_projections::register(connection, self.registry, self.inline, self.now)?;
-            self.registry.ids().try_for_each(|id| self.write_collection(connection, id, state))
+            self.registry.ids().try_for_each(|id| self.write_collection(connection, id, state))?;
+            Ok(history)
         })
     }
 
@@ -163,19 +166,13 @@ enum DatabaseState {
     Existing,
 }
 
-/// Gives a new database its epoch and its counters.
+/// Gives a new database its counters.
 fn initialize(connection: &mut SqliteConnection) -> Result<DatabaseState, StoreError> {
     if metadata::table.count().get_result::<i64>(connection)? > 0 {
         return Ok(DatabaseState::Existing);
     }
-    let epoch = Epoch::mint().map_err(StoreError::Epoch)?;
     diesel::insert_into(metadata::table)
-        .values((
-            metadata::id.eq(1),
-            metadata::epoch.eq(epoch.as_str()),
-            metadata::revision.eq(0),
-            metadata::pruned.eq(0),
-        ))
+        .values((metadata::id.eq(1), metadata::epoch.eq(""), metadata::revision.eq(0), metadata::pruned.eq(0)))
         .execute(connection)?;
     Ok(DatabaseState::New)
 }

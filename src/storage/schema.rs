@@ -22,6 +22,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    epochs (number) {
+        number -> BigInt,
+        epoch -> Text,
+        first_revision -> BigInt,
+        first_position -> BigInt,
+    }
+}
+
+diesel::table! {
     journal (position) {
         position -> BigInt,
         collection -> Text,
@@ -41,6 +50,7 @@ diesel::table! {
         revision -> BigInt,
         pruned -> BigInt,
         forgotten -> BigInt,
+        log_began -> BigInt,
     }
 }
 
@@ -62,4 +72,4 @@ diesel::table! {
     }
 }
 
-diesel::allow_tables_to_appear_in_same_query!(aggregates, collections, journal, metadata, outbox, projections,);
+diesel::allow_tables_to_appear_in_same_query!(aggregates, collections, epochs, journal, metadata, outbox, projections,);

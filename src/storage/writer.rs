@@ -15,7 +15,8 @@ use super::{aggregates, inline_projections, journal, outbox};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::command::Command;
-use crate::domain::revision::{Epoch, JournalPosition, Revision};
+use crate::domain::history::History;
+use crate::domain::revision::{JournalPosition, Revision};
 use crate::read_model::spec::ProjectionSpec;
 
 /// The only writer of the main database.
@@ -23,7 +24,7 @@ pub(crate) struct Writer {
     connection: SqliteConnection,
     registry: Arc<Registry>,
     inline: Arc<[ProjectionSpec]>,
-    epoch: Epoch,
+    history: Arc<History>,
     /// The counters as they are in the database.
     counters: Counters,
 }
@@ -35,15 +36,12 @@ impl Writer {
         registry: Arc<Registry>,
         inline: Arc<[ProjectionSpec]>,
         now: Timestamp,
-        epoch_mode: EpochMode,
     ) -> Result<Self, StoreError> {
         let mut connection = connection::open_for_writing(database.path(), IfMissing::Create)?;
         connection::migrate(&mut connection)?;
-        Registration { registry: &registry, inline: &inline, now }.write(&mut connection)?;
-        if epoch_mode == EpochMode::Renew {
-            counters::renew_epoch(&mut connection)?;
-        }
-        Self::load(connection, registry, inline)
+        let history = Registration { registry: &registry, inline: &inline, now }.write(&mut connection)?;
+        let history = Arc::clone(database.set_history(history));
+        Self::load(connection, registry, inline, history)
     }
 
     /// Opens the database again after a failure. It must be the same database, with everything that was committed.
@@ -51,12 +49,12 @@ impl Writer {
         database: &Database,
         registry: Arc<Registry>,
         inline: Arc<[ProjectionSpec]>,
-        epoch: &Epoch,
         committed: Revision,
     ) -> Result<Self, StoreError> {
         let connection = connection::open_for_writing(database.path(), IfMissing::Fail)?;
-        let writer = Self::load(connection, registry, inline)?;
-        if writer.epoch != *epoch || writer.counters.revision < committed {
+        let mut writer = Self::load(connection, registry, inline, Arc::clone(database.history()))?;
+        let epoch = counters::epoch(&mut writer.connection)?;
+        if epoch != *writer.history.epoch() || writer.counters.revision < committed {
             return Err(StoreError::Replaced { path: database.path().to_owned() });
         }
         Ok(writer)
@@ -66,15 +64,16 @@ impl Writer {
         mut connection: SqliteConnection,
         registry: Arc<Registry>,
         inline: Arc<[ProjectionSpec]>,
+        history: Arc<History>,
     ) -> Result<Self, StoreError> {
         let position = journal::current(&mut connection)?;
-        let epoch = counters::epoch(&mut connection)?;
         let counters = Counters::load(&mut connection, &registry, position)?;
-        Ok(Self { connection, registry, inline, epoch, counters })
+        Ok(Self { connection, registry, inline, history, counters })
     }
 
-    pub(crate) fn epoch(&self) -> &Epoch {
-        &self.epoch
+    /// The epochs of the database. The last one began when the database was opened.
+    pub(crate) fn history(&self) -> &Arc<History> {
+        &self.history
     }
 
     pub(crate) fn revision(&self) -> Revision {
@@ -116,14 +115,6 @@ impl Writer {
     pub(crate) fn close(mut self) -> Result<(), StoreError> {
         connection::tidy(&mut self.connection)
     }
-}
-
-/// What happens to the epoch at start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum EpochMode {
-    Keep,
-    /// For a copy of a database, which continues separately from the original.
-    Renew,
 }
 
 /// What is retained.
@@ -176,7 +167,7 @@ mod tests {
         registry.document::<Note>();
         let now = Clock::default().now();
         let registry = Arc::new(registry);
-        let mut writer = Writer::open(&database, Arc::clone(&registry), [].into(), now, EpochMode::Keep).unwrap();
+        let mut writer = Writer::open(&database, Arc::clone(&registry), [].into(), now).unwrap();
         let statements = Arc::new(Mutex::new(Statements::default()));
         let seen = Arc::clone(&statements);
         writer.connection.set_instrumentation(move |event: InstrumentationEvent<'_>| match event {

@@ -15,7 +15,7 @@ use crate::domain::collection::Registry;
 use crate::domain::command::{Command, Rejection};
 use crate::domain::error_chain::ErrorChain;
 use crate::domain::key::CollectionId;
-use crate::domain::revision::{Epoch, HighWaterMark, JournalPosition, Revision};
+use crate::domain::revision::{HighWaterMark, JournalPosition, Revision};
 use crate::read_model::spec::ProjectionSpec;
 use crate::storage::commit::Written;
 use crate::storage::database::Database;
@@ -34,7 +34,6 @@ pub(crate) struct Aggregator {
     registry: Arc<Registry>,
     inline: Arc<[ProjectionSpec]>,
     clock: Arc<Clock>,
-    epoch: Epoch,
     /// `None` after a failure. The next batch opens the database again.
     writer: Option<Writer>,
     /// Commands for the next transaction.
@@ -117,7 +116,6 @@ impl Aggregator {
             registry,
             inline,
             clock,
-            epoch: writer.epoch().clone(),
             writer: Some(writer),
             pending: Vec::new(),
             queue,
@@ -177,7 +175,7 @@ impl Aggregator {
             Some(writer) => writer,
             None => {
                 let (registry, inline) = (Arc::clone(&self.registry), Arc::clone(&self.inline));
-                let writer = Writer::reopen(&self.database, registry, inline, &self.epoch, self.committed.get())?;
+                let writer = Writer::reopen(&self.database, registry, inline, self.committed.get())?;
                 // The transaction that failed may have been committed nevertheless.
                 self.committed.set(writer.revision(), &writer.changed());
                 writer

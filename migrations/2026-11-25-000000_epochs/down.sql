@@ -1,0 +1,2 @@
+ALTER TABLE metadata DROP COLUMN log_began;
+DROP TABLE epochs;

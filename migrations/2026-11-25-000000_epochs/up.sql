@@ -1,0 +1,15 @@
+-- The histories of the database, oldest first: each start for writing begins an epoch. A cursor of an earlier epoch is
+-- good up to where the next one began.
+CREATE TABLE epochs (
+    number INTEGER NOT NULL PRIMARY KEY,
+    epoch TEXT NOT NULL UNIQUE,
+    -- The first revision, and the first position of the journal, that belong to it.
+    first_revision BIGINT NOT NULL,
+    first_position BIGINT NOT NULL
+);
+
+INSERT INTO epochs (number, epoch, first_revision, first_position) SELECT 1, epoch, 1, 1 FROM metadata;
+
+-- The revision that the database file alone had when the write-ahead log last began anew: a file with an earlier one
+-- does not belong to its log.
+ALTER TABLE metadata ADD COLUMN log_began BIGINT NOT NULL DEFAULT 0;
