@@ -84,7 +84,9 @@ impl Generations {
         // not be created, because it would be served while it is empty.
         let open = |number: i64| {
             let exists = files.tables(number).exists();
-            exists.then(|| Generation::open(&spec, &files, number, Position { source: state.id(), offset: 0, reached: None }))
+            exists.then(|| {
+                Generation::open(&spec, &files, number, Position { source: state.id(), offset: 0, reached: None })
+            })
         };
         let give_up = |error: &ProjectionError| log::error!("projection {} will be rebuilt: {error}", spec.name);
         let live = manifest.current.and_then(open).and_then(|opened| opened.inspect_err(give_up).ok());
@@ -271,7 +273,9 @@ impl Generations {
             && let Some(live) = self.live.take()
         {
             let (name, number) = (self.spec.name, live.number);
-            log::warn!("projection {name} is built again: generation {number} has events that the database does not have");
+            log::warn!(
+                "projection {name} is built again: generation {number} has events that the database does not have"
+            );
             self.give_up(&live)?;
         }
         let is_current = live == Some(Compatibility::Current);

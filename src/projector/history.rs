@@ -104,11 +104,7 @@ struct Kept {
 
 impl KeptHistory {
     /// The history of these collections. Events of other collections that were kept before are removed.
-    pub(super) fn new(
-        database: &Path,
-        registry: Arc<Registry>,
-        collections: Arc<[CollectionId]>,
-    ) -> Self {
+    pub(super) fn new(database: &Path, registry: Arc<Registry>, collections: Arc<[CollectionId]>) -> Self {
         let path = directory(database).join("history.db");
         let history = Self { path, registry, collections, open: Mutex::new(None) };
         // The service starts even if the file is damaged: the projections that need it show the error.
@@ -358,7 +354,9 @@ impl KeptHistory {
     /// How much is kept of a collection that has been copied.
     fn copied(&self, connection: &mut SqliteConnection, id: CollectionId) -> Result<Kept, ProjectionError> {
         let kept = self.kept(connection, id)?;
-        kept.ok_or_else(|| ProjectionError::new(format!("{} has no {}", self.path.display(), self.registry.get(id).name())))
+        kept.ok_or_else(|| {
+            ProjectionError::new(format!("{} has no {}", self.path.display(), self.registry.get(id).name()))
+        })
     }
 
     fn state(&self, connection: &mut SqliteConnection, of: &[CollectionId]) -> Result<HistoryState, ProjectionError> {

@@ -133,7 +133,8 @@ pub(super) fn directory(database: &Path) -> PathBuf {
 /// Creates a directory if it does not exist.
 pub(super) fn create_directory(directory: &Path) -> Result<(), ProjectionError> {
     let created = fs::create_dir_all(directory);
-    created.map_err(|error| ProjectionError::new(format!("cannot create the directory {}: {error}", directory.display())))
+    created
+        .map_err(|error| ProjectionError::new(format!("cannot create the directory {}: {error}", directory.display())))
 }
 
 /// Removes the copies of change events that earlier versions of this program kept for each projection, permanently.
