@@ -14,7 +14,7 @@ use crate::read_model::error::ProjectionError;
 use crate::read_model::file_id::FileId;
 use crate::read_model::sink::SinkHandle;
 use crate::read_model::spec::ProjectionSpec;
-use crate::storage::connection::open_sidecar;
+use crate::storage::connection::{open_read_only, open_sidecar};
 
 diesel::table! {
     /// How far a generation is. One row.
@@ -102,11 +102,21 @@ impl Generation {
         self.sink.check(&files.output(self.number), self.checkpoint.file)
     }
 
-    /// Fails if the database is damaged. Reads all of it.
-    pub(super) fn check_pages(&mut self) -> Result<(), ProjectionError> {
-        let query = diesel::sql_query("SELECT quick_check AS text FROM pragma_quick_check(1)");
-        let Text { text } = query.get_result(self.sink.connection())?;
-        if text == "ok" { Ok(()) } else { Err(ProjectionError::new(text)) }
+    /// Fails if the database is damaged. Reads all of it through another connection, whose cache is empty.
+    pub(super) fn check_pages(&mut self, files: &Files) -> Result<(), ProjectionError> {
+        let path = files.tables(self.number);
+        let checked = open_read_only(&path).map_err(ProjectionError::from).and_then(|mut connection| {
+            let query = diesel::sql_query("SELECT quick_check AS text FROM pragma_quick_check(1)");
+            Ok(query.get_result::<Text>(&mut connection)?.text)
+        });
+        match checked {
+            Ok(text) if text != "ok" => Err(ProjectionError::new(format!("{} is damaged: {text}", path.display()))),
+            Err(error) if error.is_damage() => {
+                Err(ProjectionError::new(format!("{} is damaged: {error}", path.display())))
+            }
+            // What could not be read for another reason is not damaged.
+            _ => Ok(()),
+        }
     }
 
     fn create(&mut self, spec: &ProjectionSpec) -> Result<(), ProjectionError> {

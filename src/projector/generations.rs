@@ -108,7 +108,7 @@ impl Generations {
 
     /// Gives up the generations whose database is damaged. Reads all of it.
     pub(super) fn discard_damaged(&mut self) -> Result<(), ProjectionError> {
-        self.discard_broken(|generation, _| generation.check_pages())
+        self.discard_broken(Generation::check_pages)
     }
 
     pub(super) fn is_building(&self) -> bool {

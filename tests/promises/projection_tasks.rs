@@ -266,6 +266,8 @@ fn a_killed_rebuild_continues_at_the_next_start() {
     }
     assert_eq!(everything(address), before);
     assert_eq!(before[3].lines().count(), 1 + 10_001);
+    let (code, said) = output_of(&database, &["verify"]);
+    assert_eq!(code, 0, "{said}");
 }
 
 #[test]
