@@ -79,7 +79,7 @@ fn filled() -> App {
 #[track_caller]
 fn assert_recovers(app: &App) {
     write(app, "pear", "Oslo");
-    let moves = json!([["Rome", 1], ["Oslo", 1], ["Rome", null]]);
+    let moves = json!([["Rome", 1], ["Oslo", 1], ["Rome", 0]]);
     wait_for_reports(app, &["apple", "pear"], &moves);
     for name in NAMES {
         eventually("it is live", || status(app, name)["state"] == "live");
