@@ -42,7 +42,8 @@ use crate::events::resume::{Position, REPLAY_THRESHOLD, ReplayMode, resume};
 use crate::storage::database::Database;
 use crate::storage::page::{PageLimit, Span};
 use crate::storage::reader::Reader;
-use crate::storage::writer::{Retained, Writer};
+use crate::storage::retained::Retained;
+use crate::storage::writer::Writer;
 
 struct World {
     directory: TempDir,
@@ -127,9 +128,9 @@ impl World {
             Op::Miss => self.published = self.writer().revision(),
             Op::Tick => self.subscribers.borrow_mut().tick(1),
             Op::Prune(keep) => {
-                self.prune(Retained { events: forever, keep: Some((*keep).into()), tombstones: forever });
+                self.prune(Retained { now, events: forever, keep: Some((*keep).into()), tombstones: forever });
             }
-            Op::Forget => self.prune(Retained { events: forever, keep: Some(0), tombstones: now.after_all() }),
+            Op::Forget => self.prune(Retained { now, events: forever, keep: Some(0), tombstones: now.after_all() }),
             Op::Restart => self.restart(),
             Op::Replace => {
                 self.databases += 1;
