@@ -4,6 +4,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::web::Bytes;
 use tokio::sync::oneshot;
@@ -30,6 +31,9 @@ use crate::storage::reader::{Reader, View};
 pub(crate) struct Readers {
     threads: ThreadPool<ReaderThread>,
 }
+
+/// How long a stopping service waits for a job that reads.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A job for a reading thread.
 pub(crate) trait ReadJob: Send + 'static {
@@ -74,6 +78,13 @@ impl Readers {
     /// Queues a job at once, and returns its output. A job that nobody waits for any more when its turn comes is skipped.
     pub(crate) fn send<J: ReadJob>(&self, job: J) -> impl Future<Output = Result<J::Output, PoolStopped>> + use<J> {
         self.threads.call(|thread| job.run(thread))
+    }
+
+    /// Ends the threads, and waits a while until they have closed their connections.
+    pub(crate) fn stop(&self) {
+        if !self.threads.stop(PATIENCE) {
+            log::warn!("a reading thread is busy, so the write-ahead log stays beside the database");
+        }
     }
 
     /// Queues a job that has no output.

@@ -243,7 +243,8 @@ impl Service {
             shared,
             database,
             control,
-            arbiters: [relaying, writing].into_iter().chain(projecting).collect(),
+            writing,
+            reading: std::iter::once(relaying).chain(projecting).collect(),
             settings,
             clock,
         })

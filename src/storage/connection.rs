@@ -107,7 +107,8 @@ fn embedded_migrations() -> Result<Vec<Box<dyn Migration<Sqlite>>>, StoreError> 
     MIGRATIONS.migrations().map_err(StoreError::Migration)
 }
 
-/// Moves the write-ahead log into the database file, and lets SQLite update its statistics.
+/// Lets SQLite update its statistics, and moves the write-ahead log into the database file. If this is the last
+/// connection, closing it removes the log.
 pub(super) fn tidy(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     connection.batch_execute("PRAGMA optimize")?;
     connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")?;
