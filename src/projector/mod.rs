@@ -11,3 +11,4 @@ pub(crate) mod runner;
 pub(crate) mod snapshot;
 pub(crate) mod source;
 pub(crate) mod status;
+pub(crate) mod verify;
