@@ -20,3 +20,6 @@ ALTER TABLE metadata ADD COLUMN future_events_revision BIGINT NOT NULL DEFAULT 0
 ALTER TABLE metadata ADD COLUMN future_events_seen BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE metadata ADD COLUMN future_tombstones_revision BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE metadata ADD COLUMN future_tombstones_seen BIGINT NOT NULL DEFAULT 0;
+
+-- Marks the file as ours: "dual". SQLite and `file` show it.
+PRAGMA application_id = 1685414252;

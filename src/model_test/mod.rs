@@ -5,8 +5,10 @@
 //! levels, with and without filters; they start at any cursor, read any number of messages, and are disconnected at any
 //! point. Everything runs in one thread and without sockets; the actors only call what is called here.
 
+mod histories;
 mod model;
 mod operation;
+mod site;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -313,7 +315,7 @@ impl World {
         if let Some((partial, _)) = rest.split_once(".partial") {
             let partial: i64 = partial.parse().unwrap();
             // A reset restarts at 0.
-            assert!(partial > connection.named.1 || partial == 0, "{id} after {:?}", connection.named);
+            assert!(partial >= connection.named.1 || partial == 0, "{id} after {:?}", connection.named);
             connection.named = (-1, partial);
             return;
         }

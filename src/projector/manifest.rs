@@ -49,6 +49,11 @@ impl Files {
         create_directory(&self.directory)
     }
 
+    /// The same, without creating anything.
+    pub(super) fn existing(database: &Path, name: &'static str) -> Self {
+        Self { directory: directory(database), name }
+    }
+
     /// The database of a generation.
     pub(crate) fn tables(&self, generation: i64) -> PathBuf {
         self.directory.join(format!("{}.{generation}.db", self.name))

@@ -13,3 +13,4 @@ pub(crate) mod snapshot;
 pub(crate) mod source;
 pub(crate) mod source_id;
 pub(crate) mod status;
+pub(crate) mod verify;

@@ -12,7 +12,7 @@ use super::error::StoreError;
 use super::page::Progress;
 use super::registration::Registration;
 use super::retained::Retained;
-use super::{aggregates, inline_projections, journal, outbox};
+use super::{aggregates, inline_projections, journal, migrations, outbox};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::command::Command;
@@ -39,7 +39,7 @@ impl Writer {
         now: Timestamp,
     ) -> Result<Self, StoreError> {
         let mut connection = connection::open_for_writing(database.path(), IfMissing::Create)?;
-        connection::migrate(&mut connection)?;
+        migrations::migrate(&mut connection)?;
         let history = Registration { registry: &registry, inline: &inline, now }.write(&mut connection)?;
         let history = Arc::clone(database.set_history(history));
         Self::load(connection, registry, inline, history)
