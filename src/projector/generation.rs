@@ -107,7 +107,7 @@ impl Generation {
     pub(super) fn check_pages(&mut self, files: &Files) -> Result<(), ProjectionError> {
         let path = files.tables(self.number);
         let checked = open_read_only(&path).map_err(ProjectionError::from).and_then(|mut connection| {
-            let query = diesel::sql_query("SELECT quick_check AS text FROM pragma_quick_check(1)");
+            let query = diesel::sql_query("SELECT quick_check AS text FROM pragma_quick_check LIMIT 1");
             Ok(query.get_result::<Text>(&mut connection)?.text)
         });
         match checked {
