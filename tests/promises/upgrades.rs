@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use duality::aggregates::{Account, CartItems, CityHistory, ClosedCarts, Location, Person, ShoppingCart};
-use duality::{Service, aggregates};
+use duality::{Service, Verified, aggregates};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -120,7 +120,7 @@ fn an_earlier_database_has_everything_that_it_had() {
         assert_eq!((created.revision(), created.header("Location")), (last + 1, Some("/persons/26")));
         app.stop();
         let verified = service().verify(&fixture.database()).unwrap();
-        assert!(verified.iter().all(|verified| verified.is_sound()), "{verified:?}");
+        assert!(verified.iter().all(Verified::is_sound), "{verified:?}");
     }
     let fixture = Fixture::new("shipped");
     fixture.start(aggregates::shipped).stop();
