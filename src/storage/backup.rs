@@ -16,7 +16,7 @@ use tempfile::NamedTempFile;
 
 use super::at_rest::read_undisturbed;
 use super::connection::open_copy;
-use super::database::{cannot_open, resolve, with_suffix};
+use super::database::{Database, cannot_open, resolve, with_suffix};
 use super::error::StoreError;
 use super::identity::identify;
 use super::integrity::integrity_check;
@@ -229,7 +229,22 @@ fn refuse(source: &Path, target: &Path, if_exists: IfExists) -> Result<(), Store
     if if_exists == IfExists::Fail && target.symlink_metadata().is_ok() {
         return Err(StoreError::Exists { path: target.to_owned() });
     }
-    Ok(())
+    require_unused(target)
+}
+
+/// Refuses to replace a database that a service uses.
+fn require_unused(target: &Path) -> Result<(), StoreError> {
+    if !target.is_file() {
+        return Ok(());
+    }
+    let lock = with_suffix(target, ".lock");
+    let had_lock = lock.exists();
+    let locked = Database::lock(target).map(|database| database.release());
+    if locked.is_ok() && !had_lock {
+        // A file that stays does no harm.
+        let _ = fs::remove_file(lock);
+    }
+    locked
 }
 
 /// The size of a copy in bytes, approximately.

@@ -9,7 +9,7 @@ use diesel::sqlite::SqliteConnection;
 
 use super::at_rest::read_undisturbed;
 use super::backup::{self, Check, CopyObserver, IfExists};
-use super::database::{Database, cannot_open, with_suffix};
+use super::database::{Database, cannot_open, resolve, with_suffix};
 use super::error::StoreError;
 use super::health::FileCheck;
 use super::identity::{Identity, identify};
@@ -106,6 +106,10 @@ pub(crate) struct Plan {
 
 /// Finds out what the next start has to do. Changes nothing. A service may be using the database.
 pub(crate) fn plan(path: &Path, registry: &Registry) -> Result<Plan, StoreError> {
+    let path = &resolve(path)?;
+    if !path.is_file() {
+        return Err(StoreError::Missing { path: path.clone() });
+    }
     let room = backup::room(path).map_err(|error| cannot_open(path, error))?;
     read_undisturbed(path, |connection| {
         identify(connection, path)?;

@@ -6,6 +6,7 @@
 mod harness;
 
 mod architecture;
+mod backups;
 mod bookmarks;
 mod carts;
 mod catch_ups;
@@ -36,6 +37,7 @@ mod projections;
 mod real_clients;
 mod registrations;
 mod rehydration;
+mod restores;
 mod schemas;
 mod sessions;
 mod shared_bodies;
@@ -44,6 +46,7 @@ mod slow_clients;
 mod starting;
 mod stopping;
 mod tables;
+mod tidy_stops;
 mod typed_commands;
 mod verifying;
 mod whole_collections;
