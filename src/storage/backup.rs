@@ -219,6 +219,10 @@ fn refuse(source: &Path, target: &Path, if_exists: IfExists) -> Result<(), Store
     if resolve(source)? == *target {
         return Err(cannot_write(target, "it is the database itself"));
     }
+    if if_exists == IfExists::Fail && target.symlink_metadata().is_ok() {
+        return Err(StoreError::Exists { path: target.to_owned() });
+    }
+    require_unused(target)?;
     for suffix in ["-wal", "-journal"] {
         let log = with_suffix(target, suffix);
         if log.exists() {
@@ -226,10 +230,7 @@ fn refuse(source: &Path, target: &Path, if_exists: IfExists) -> Result<(), Store
             return Err(cannot_write(target, format!("{} is the log of another database; remove it", log.display())));
         }
     }
-    if if_exists == IfExists::Fail && target.symlink_metadata().is_ok() {
-        return Err(StoreError::Exists { path: target.to_owned() });
-    }
-    require_unused(target)
+    Ok(())
 }
 
 /// Refuses to replace a database that a service uses.
