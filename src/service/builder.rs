@@ -188,7 +188,7 @@ impl Service {
         preparation::prepare(&database, &registry, settings.copy_before(), &LogProgress::new())?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
         let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now())?;
-        let context = Projections::context(&projections.background, &database, &registry, &clock)?;
+        let context = Projections::context(&projections.background, &database, &registry, &clock);
         let (history, revision) = (Arc::clone(writer.history()), writer.revision());
         let epoch = history.epoch().clone();
         log::info!("database {} is open: epoch {epoch}, revision {revision}", database.path().display());

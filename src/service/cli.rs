@@ -129,7 +129,7 @@ struct Offline {
 impl Offline {
     fn open(database: Database, registry: Registry, projections: ProjectionSet) -> Result<Self, TaskError> {
         let (database, registry, clock) = (Arc::new(database), Arc::new(registry), Arc::new(Clock::default()));
-        let context = Projections::context(&projections.background, &database, &registry, &clock)?;
+        let context = Projections::context(&projections.background, &database, &registry, &clock);
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
         let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now())?;
         let mut background = Vec::new();

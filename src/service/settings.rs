@@ -59,10 +59,6 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_TOMBSTONE_RETENTION", value_name = "DURATION", default_value = "90d", value_parser = humantime::parse_duration)]
     pub tombstone_retention: Duration,
 
-    /// Start a new epoch; needed once for a copy of a database that was not made by this program.
-    #[arg(long, env = "DUALITY_NEW_EPOCH")]
-    pub new_epoch: bool,
-
     /// Do not copy the database before it is migrated to the tables of a newer version.
     #[arg(long, env = "DUALITY_NO_COPY", global = true)]
     pub no_copy: bool,

@@ -11,6 +11,7 @@ use super::database::Database;
 use super::error::StoreError;
 use super::page::Progress;
 use super::registration::Registration;
+use super::retained::Retained;
 use super::{aggregates, inline_projections, journal, migrations, outbox};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
@@ -97,9 +98,9 @@ impl Writer {
 
     /// Deletes change events and tombstones that are not retained, oldest first, up to a maximum number.
     pub(crate) fn prune(&mut self, retained: Retained) -> Result<Progress, StoreError> {
-        match outbox::prune(&mut self.connection, retained.events, retained.keep)? {
+        match outbox::prune(&mut self.connection, retained)? {
             Progress::More => Ok(Progress::More),
-            Progress::Done => aggregates::prune_tombstones(&mut self.connection, retained.tombstones),
+            Progress::Done => aggregates::prune_tombstones(&mut self.connection, retained),
         }
     }
 
@@ -115,17 +116,6 @@ impl Writer {
     pub(crate) fn close(mut self) -> Result<(), StoreError> {
         connection::tidy(&mut self.connection)
     }
-}
-
-/// What is retained.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Retained {
-    /// Change events from this time on …
-    pub(crate) events: Timestamp,
-    /// … but only those of this many revisions.
-    pub(crate) keep: Option<i64>,
-    /// Tombstones from this time on.
-    pub(crate) tombstones: Timestamp,
 }
 
 #[cfg(test)]
