@@ -18,6 +18,7 @@ mod durability;
 mod errors;
 mod event_sourcing;
 mod feeds;
+mod histories;
 mod inline_projections;
 mod journal;
 mod kills;
