@@ -49,6 +49,7 @@ mod stopping;
 mod tables;
 mod tidy_stops;
 mod typed_commands;
+mod unclean_stops;
 mod verifying;
 mod whole_collections;
 mod writes;

@@ -39,3 +39,17 @@ pub(crate) fn enlarge(database: &Path) {
          UPDATE collections SET changed = 20000, next_key = 20001 WHERE name = 'persons'",
     );
 }
+
+/// Copies a database, and executes SQL statements on the copy, which are only in its log then, as after a kill.
+pub(crate) fn sql_in_log(database: &Path, copy: &Path, statements: &str) {
+    let between = copy.with_extension("between");
+    std::fs::copy(database, &between).unwrap();
+    let mut connection = connect(&between);
+    connection.batch_execute(statements).unwrap();
+    for suffix in ["", "-wal"] {
+        let name = |path: &Path| format!("{}{suffix}", path.display());
+        std::fs::copy(name(&between), name(copy)).unwrap();
+    }
+    // Only now: closing it moves the log into the file.
+    drop(connection);
+}

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use app::{App, count};
 pub(crate) use client::{Client, Response};
-pub(crate) use database::{enlarge, lines, sql};
+pub(crate) use database::{enlarge, lines, sql, sql_in_log};
 pub(crate) use process::{Process, output_of};
 pub(crate) use stream::{Event, Stream};
 
