@@ -98,18 +98,6 @@ impl Health {
     }
 }
 
-impl FileCheck {
-    /// For operators: `not needed`, `running`, `ok` or `damaged`.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::NotNeeded => "not needed",
-            Self::Due => "running",
-            Self::Sound => "ok",
-            Self::Damaged => "damaged",
-        }
-    }
-}
-
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
