@@ -134,8 +134,7 @@ fn changed_collections(
         Err(diesel::result::Error::DatabaseError(_, info)) if info.message().starts_with("no such table") => Vec::new(),
         Err(error) => return Err(error.into()),
     };
-    let registered = registry.ids().map(|id| registry.get(id));
+    let registered = registry.ids().map(|id| (registry.get(id).name(), registry.get(id).rule()));
     let is_unchanged = |name: &str, rule: i64| known.iter().any(|(known, version)| known == name && *version == rule);
-    let changed = registered.filter(|collection| !is_unchanged(collection.name(), collection.rule()));
-    Ok(changed.map(|collection| collection.name()).collect())
+    Ok(registered.filter(|(name, rule)| !is_unchanged(name, *rule)).map(|(name, _)| name).collect())
 }

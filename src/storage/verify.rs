@@ -51,10 +51,9 @@ pub(crate) fn verify_content(
     registry: &Registry,
 ) -> Result<Vec<Verified>, StoreError> {
     for id in registry.ids() {
-        match check_rule(connection, registry, id) {
-            Err(error @ StoreError::NotMigrated { .. }) => return Err(error),
-            // It is a finding of the file.
-            _ => {}
+        // Any other error is a finding of the file.
+        if let Err(error @ StoreError::NotMigrated { .. }) = check_rule(connection, registry, id) {
+            return Err(error);
         }
     }
     let mut results = vec![verify_file(connection)];
