@@ -13,3 +13,6 @@ INSERT INTO epochs (number, epoch, first_revision, first_position) SELECT 1, epo
 -- The revision that the database file alone had when the write-ahead log last began anew: a file with an earlier one
 -- does not belong to its log.
 ALTER TABLE metadata ADD COLUMN log_began BIGINT NOT NULL DEFAULT 0;
+
+-- The `user_version` that the database file alone had at that time. The transaction that begins a log sets another one.
+ALTER TABLE metadata ADD COLUMN log_follows INTEGER NOT NULL DEFAULT 0;

@@ -76,6 +76,11 @@ impl Readers {
         self.threads.call(|thread| job.run(thread))
     }
 
+    /// Ends the threads, and waits until their connections are closed.
+    pub(crate) fn stop(&self) {
+        self.threads.stop();
+    }
+
     /// Queues a job that has no output.
     pub(crate) fn do_send<J: ReadJob<Output = ()>>(&self, job: J) {
         self.threads.post(|thread| job.run(thread));
@@ -93,7 +98,10 @@ impl ReaderThread {
             catch_unwind(AssertUnwindSafe(|| work(&mut reader))).unwrap_or_else(|_| Err(StoreError::Panicked.into()));
         if outcome.is_ok() {
             self.reader = Some(reader);
+            return outcome;
         }
+        // Perhaps it failed because the files are not there any more.
+        self.database.examine()?;
         outcome
     }
 

@@ -1,17 +1,23 @@
 //! A fixed number of named threads for work that blocks.
 
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::{fmt, io, thread};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::{fmt, io, mem, thread};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use tokio::sync::oneshot;
 
-/// A handle to the threads, each of which has a state of type `S`. They end when the last handle is dropped.
+/// A handle to the threads, each of which has a state of type `S`. They end when they are stopped, or when the last handle
+/// is dropped.
 pub(super) struct ThreadPool<S> {
     queue: Sender<Task<S>>,
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
-type Task<S> = Box<dyn FnOnce(&mut S) + Send>;
+/// It breaks off the thread that does it.
+type Task<S> = Box<dyn FnOnce(&mut S) -> ControlFlow<()> + Send>;
 
 /// A task has no result: the threads have ended, or the task has panicked.
 #[derive(Debug, Clone, Copy)]
@@ -28,11 +34,24 @@ impl<S: 'static> ThreadPool<S> {
         state: impl Fn() -> S + Clone + Send + 'static,
     ) -> io::Result<Self> {
         let (queue, tasks) = unbounded();
+        let mut started = Vec::new();
         for number in 0..threads {
             let (state, tasks) = (state.clone(), tasks.clone());
-            thread::Builder::new().name(format!("{name}-{number}")).spawn(move || work(&mut state(), &tasks))?;
+            let thread = thread::Builder::new().name(format!("{name}-{number}"));
+            started.push(thread.spawn(move || work(&mut state(), &tasks))?);
         }
-        Ok(Self { queue })
+        Ok(Self { queue, threads: Arc::new(Mutex::new(started)) })
+    }
+
+    /// Ends the threads after the tasks that are queued, and waits until their states are dropped.
+    pub(super) fn stop(&self) {
+        let threads = mem::take(&mut *self.threads.lock().expect("nobody panics while taking a list"));
+        for _ in &threads {
+            let _ = self.queue.send(Box::new(|_| ControlFlow::Break(())));
+        }
+        for thread in threads {
+            let _ = thread.join();
+        }
     }
 
     /// Queues a task at once, and returns its result when a thread has done it. A task that nobody waits for any more
@@ -55,22 +74,27 @@ impl<S: 'static> ThreadPool<S> {
     /// Queues a task without a result.
     pub(super) fn post(&self, task: impl FnOnce(&mut S) + Send + 'static) {
         // Fails only after the last thread has ended, and threads outlive the handle.
-        let _ = self.queue.send(Box::new(task));
+        let _ = self.queue.send(Box::new(|state| {
+            task(state);
+            ControlFlow::Continue(())
+        }));
     }
 }
 
-/// Does tasks until the last handle is dropped. A panic ends its task only.
+/// Does tasks until one breaks it off or the last handle is dropped. A panic ends its task only.
 fn work<S>(state: &mut S, tasks: &Receiver<Task<S>>) {
     for task in tasks {
-        if catch_unwind(AssertUnwindSafe(|| task(state))).is_err() {
-            log::error!("a task of a reading thread panicked");
+        match catch_unwind(AssertUnwindSafe(|| task(state))) {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => return,
+            Err(_) => log::error!("a task of a reading thread panicked"),
         }
     }
 }
 
 impl<S> Clone for ThreadPool<S> {
     fn clone(&self) -> Self {
-        Self { queue: self.queue.clone() }
+        Self { queue: self.queue.clone(), threads: Arc::clone(&self.threads) }
     }
 }
 
@@ -102,6 +126,18 @@ mod tests {
         assert_eq!(wait(count()).unwrap(), (1, Some("pool-test-0".to_owned())));
         assert!(wait(pool.call(|_| -> i32 { panic!("on purpose") })).is_err());
         assert_eq!(wait(count()).unwrap().0, 2);
+    }
+
+    #[test]
+    fn a_pool_that_is_stopped_has_done_what_was_queued_and_dropped_its_states() {
+        let (pool, done) = (ThreadPool::start("pool-test", 2, Arc::<()>::default).unwrap(), Arc::<()>::default());
+        for _ in 0..10 {
+            let done = Arc::clone(&done);
+            pool.post(move |state| *state = done);
+        }
+        pool.stop();
+        assert_eq!(Arc::strong_count(&done), 1);
+        assert!(wait(pool.call(|_| ())).is_err(), "nobody does it any more");
     }
 
     #[test]

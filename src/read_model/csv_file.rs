@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use diesel::connection::SimpleConnection as _;
@@ -81,7 +82,7 @@ impl CsvFile {
 impl CsvFile {
     /// Opens the file at `path`, or creates it. `length` is the number of bytes that are checkpointed.
     pub(super) fn open(connection: SqliteConnection, path: &Path, length: u64) -> Result<Self, ProjectionError> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
         let found = file.metadata()?.len();
         if found < length {
             return Err(ProjectionError::new(format!("{} has {found} of its {length} bytes", path.display())));

@@ -152,7 +152,12 @@ impl Offline {
                 Err(ProjectionError::new("no service is running, so no projection has stopped at an event").into())
             }
         };
-        self.database.release();
+        // All connections before that of the writer, so that SQLite removes the log.
+        let Self { database, writer, background, .. } = self;
+        drop(background);
+        let closed = writer.close();
+        database.release();
+        closed?;
         outcome
     }
 

@@ -248,7 +248,7 @@ pub(super) fn prune_tombstones(
     connection: &mut SqliteConnection,
     older_than: Timestamp,
 ) -> Result<Progress, StoreError> {
-    connection.immediate_transaction(|connection| {
+    connection.transaction(|connection| {
         let oldest: Vec<(String, i32, String, i64, Option<i64>)> = aggregates::table
             .filter(aggregates::body.is_null())
             .order(aggregates::revision)

@@ -301,7 +301,7 @@ pub(super) fn prune(
     older_than: Timestamp,
     keep: Option<i64>,
 ) -> Result<Progress, StoreError> {
-    connection.immediate_transaction(|connection| {
+    connection.transaction(|connection| {
         let current = horizon(connection)?.current.number();
         let beyond = keep.map_or(i64::MIN, |keep| current.saturating_sub(keep));
         let oldest: Vec<(i64, i64)> = outbox::table

@@ -51,6 +51,7 @@ diesel::table! {
         pruned -> BigInt,
         forgotten -> BigInt,
         log_began -> BigInt,
+        log_follows -> Integer,
     }
 }
 
