@@ -2,6 +2,7 @@
 //!
 //! SQLite notices none of that: it goes on in a file that was removed, and copies its log into one that was overwritten.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -37,10 +38,21 @@ struct Watched {
     /// The number of the page that has the counters.
     counters: u64,
     /// The file when it last had everything. `None` until then.
-    whole: Option<Fingerprint>,
+    whole: Option<Whole>,
     /// The tags that a checkpoint by somebody else may have brought into the file since: that of the log, and that of the
     /// one which is about to begin.
     tags: Vec<Tag>,
+    /// The length of the log at the last look, in pages.
+    frames: u64,
+    /// Whether another process has moved the log into the file since, and the log has begun anew without a tag of ours.
+    was_moved: bool,
+}
+
+/// The file when it had everything.
+struct Whole {
+    file: Fingerprint,
+    /// How far the log was that it had been moved from.
+    log: LogFrames,
 }
 
 /// Something that must not happen to files in use.
@@ -84,16 +96,25 @@ impl DatabaseFile {
         let log = std::fs::metadata(&self.log).map_err(|error| cannot_open(&self.log, error))?;
         let log = FileId::of(&log);
         if let Some(open) = &mut *self.open() {
-            open.watched = Some(Watched { keeper, log, counters, whole: None, tags: vec![tag] });
+            open.watched =
+                Some(Watched { keeper, log, counters, whole: None, tags: vec![tag], frames: 0, was_moved: false });
         }
         Ok(())
+    }
+
+    /// Stops watching: the writer's is the last connection then, and SQLite removes the log when it closes it.
+    pub(super) fn unwatch(&self) {
+        let watched = self.open().as_mut().and_then(|open| open.watched.take());
+        drop(watched);
     }
 
     /// Notes that the file has everything, and its log nothing.
     pub(super) fn is_whole(&self) {
         if let Some(OpenFile { lock, watched: Some(watched) }) = &mut *self.open() {
+            let file = Fingerprint::read(lock.file(), watched.counters).ok().flatten();
             // Without it, the check is less strict.
-            watched.whole = Fingerprint::read(lock.file(), watched.counters).ok().flatten();
+            watched.whole =
+                file.zip(connection::log_frames(&mut watched.keeper).ok()).map(|(file, log)| Whole { file, log });
         }
     }
 
@@ -108,7 +129,16 @@ impl DatabaseFile {
     pub(super) fn has(&self, tag: Tag) {
         if let Some(watched) = self.open().as_mut().and_then(|open| open.watched.as_mut()) {
             watched.tags = vec![tag];
+            watched.frames = 0;
         }
+    }
+
+    /// Whether another process has moved the log into the file since the last call.
+    pub(super) fn take_moved(&self) -> bool {
+        let mut open = self.open();
+        open.as_mut()
+            .and_then(|open| open.watched.as_mut())
+            .is_some_and(|watched| std::mem::take(&mut watched.was_moved))
     }
 
     /// Checks that the files are still those that bear their names: cheap enough for every commit.
@@ -140,7 +170,7 @@ impl DatabaseFile {
 
     fn replaced(&self, damage: &Damage) -> StoreError {
         self.health.replaced(&format!(
-            "the database file was replaced: {damage}. From now on nothing succeeds, and the process ends with exit code \
+            "it was replaced: {damage}. From now on nothing succeeds, and the process ends with exit code \
              1, because what it writes would be lost. Put back the files that you want to continue with ({} together \
              with the -wal that belongs to it, or without any), and start the service again",
             self.path.display()
@@ -185,6 +215,9 @@ impl OpenFile {
             return Ok(());
         };
         let Ok(LogFrames { frames, .. }) = connection::log_frames(&mut watched.keeper) else { return Ok(()) };
+        // While the writer begins a log, it has two tags.
+        watched.was_moved |= frames < watched.frames && watched.tags.len() == 1;
+        watched.frames = frames;
         let needed = log_length(frames, header.page_size());
         let length = std::fs::metadata(log).map_or(needed, |log| log.len());
         // Another process may have moved the log into the file meanwhile, and truncated it as SQLite does.
@@ -200,8 +233,8 @@ impl OpenFile {
         let Some(watched) = &mut self.watched else { return Ok(()) };
         // While another process moves the log into the file, the header may be read before and the counters after that.
         for _ in 0..2 {
-            match Fingerprint::read(self.lock.file(), watched.counters) {
-                Ok(Some(found)) if watched.accepts(&found) => return Ok(()),
+            match Header::read(self.lock.file()) {
+                Ok(Some(header)) if watched.accepts(self.lock.file(), &header) => return Ok(()),
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(Damage::Truncated(path.to_owned())),
                 // A disk that cannot be read is no proof.
@@ -213,17 +246,27 @@ impl OpenFile {
 }
 
 impl Watched {
-    fn accepts(&mut self, found: &Fingerprint) -> bool {
-        if self.whole.as_ref() == Some(found) {
-            return true;
+    fn accepts(&mut self, file: &File, header: &Header) -> bool {
+        let known = self.whole.as_ref().map(|whole| &whole.file);
+        if let (Some(whole), Some(known)) = (&self.whole, known)
+            && known.header == *header
+        {
+            let Ok(Some(found)) = Fingerprint::read(file, self.counters) else { return false };
+            let counters_are_ours = found.counters == known.counters || whole.was_moved_since(&mut self.keeper);
+            return found.header == known.header && found.length >= known.length && counters_are_ours;
         }
-        let (header, known) = (&found.header, self.whole.as_ref().map(|whole| &whole.header));
-        let is_later = known.is_none_or(|known| header.change_counter() >= known.change_counter());
-        let has_tag = self.tags.contains(&header.tag());
-        // A file that `VACUUM INTO` made has its pages in another order, and a later version of the schema.
-        has_tag
-            && is_later
-            && connection::schema_version(&mut self.keeper).is_ok_and(|ours| header.schema_version() <= ours)
+        let is_later = known.is_none_or(|known| header.change_counter() >= known.header.change_counter());
+        // A file that `VACUUM INTO` made has our tag, but its pages are in another order, and its schema is a later one.
+        let is_ours = |ours: u32| header.schema_version() <= ours;
+        self.tags.contains(&header.tag()) && is_later && connection::schema_version(&mut self.keeper).is_ok_and(is_ours)
+    }
+}
+
+impl Whole {
+    /// Whether pages of a later log may be in the file. Usually the header is among them, but not if a reader needs an
+    /// older state of it.
+    fn was_moved_since(&self, connection: &mut SqliteConnection) -> bool {
+        connection::log_frames(connection).is_ok_and(|log| log.moved > 0 && log != self.log)
     }
 }
 

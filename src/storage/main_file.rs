@@ -67,9 +67,9 @@ impl Header {
 pub(super) struct Fingerprint {
     pub(super) header: Header,
     /// The page with the counters, which every revision changes.
-    counters: Vec<u8>,
-    /// In bytes. A checkpoint makes the file longer only after it has written the header.
-    length: u64,
+    pub(super) counters: Vec<u8>,
+    /// In bytes. It does not become shorter as long as the header is the same.
+    pub(super) length: u64,
 }
 
 impl Fingerprint {

@@ -96,6 +96,11 @@ impl WriteAheadLog {
         Ok(outcome)
     }
 
+    /// The writer is about to close the last connection.
+    pub(super) fn close(&self) {
+        self.file.unwatch();
+    }
+
     /// Notes that a transaction has changed this many rows.
     pub(super) fn grow(&mut self, rows: usize) {
         self.growth.changes += 1 + rows as u64;
@@ -103,12 +108,15 @@ impl WriteAheadLog {
 
     /// Moves the log into the database file if it has become long.
     pub(super) fn checkpoint_if_long(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        // Another process gives the log that it begins no tag.
+        if self.file.take_moved() {
+            return self.checkpoint(connection);
+        }
         if self.growth.changes < self.growth.measure_at {
             return Ok(());
         }
         let LogFrames { frames, .. } = connection::log_frames(connection)?;
-        // A shorter one was moved and begun anew by another process, without a tag of ours.
-        if frames < self.growth.frames || frames - self.growth.frames >= PAGES {
+        if frames.saturating_sub(self.growth.frames) >= PAGES {
             return self.checkpoint(connection);
         }
         self.growth = self.growth.measured(frames);

@@ -154,8 +154,9 @@ impl Writer {
         })
     }
 
-    /// Closes the database. All of its data is in one file then.
+    /// Closes the database. If all other connections are closed, all of its data is in one file then.
     pub(crate) fn close(mut self) -> Result<(), StoreError> {
+        self.log.close();
         connection::tidy(&mut self.connection)
     }
 }
