@@ -67,7 +67,7 @@ pub use service::builder::Service;
 pub use service::running::{CommandError, Outcome, ReadError, Running, StartError};
 pub use service::settings::{ProjectionTask, Settings, Task};
 pub use storage::error::StoreError;
-pub use storage::verify::Verified;
+pub use storage::verified::Verified;
 
 /// The Rust in the README and in the guides compiles.
 #[cfg(doctest)]

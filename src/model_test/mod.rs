@@ -5,8 +5,10 @@
 //! levels, with and without filters; they start at any cursor, read any number of messages, and are disconnected at any
 //! point. Everything runs in one thread and without sockets; the actors only call what is called here.
 
+mod histories;
 mod model;
 mod operation;
+mod site;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -40,7 +42,8 @@ use crate::events::resume::{Position, REPLAY_THRESHOLD, ReplayMode, resume};
 use crate::storage::database::Database;
 use crate::storage::page::{PageLimit, Span};
 use crate::storage::reader::Reader;
-use crate::storage::writer::{EpochMode, Retained, Writer};
+use crate::storage::retained::Retained;
+use crate::storage::writer::Writer;
 
 struct World {
     directory: TempDir,
@@ -92,7 +95,7 @@ impl World {
                 connection: None,
             })
             .collect();
-        let subscribers = Rc::new(RefCell::new(LiveSubscribers::new(writer.epoch().clone())));
+        let subscribers = Rc::new(RefCell::new(LiveSubscribers::new(writer.history().epoch().clone())));
         let history = vec![Model::default().document()];
         let (writer, published, model) = (Some(writer), Revision::ZERO, Model::default());
         let mut world = Self {
@@ -125,9 +128,9 @@ impl World {
             Op::Miss => self.published = self.writer().revision(),
             Op::Tick => self.subscribers.borrow_mut().tick(1),
             Op::Prune(keep) => {
-                self.prune(Retained { events: forever, keep: Some((*keep).into()), tombstones: forever });
+                self.prune(Retained { now, events: forever, keep: Some((*keep).into()), tombstones: forever });
             }
-            Op::Forget => self.prune(Retained { events: forever, keep: Some(0), tombstones: now.after_all() }),
+            Op::Forget => self.prune(Retained { now, events: forever, keep: Some(0), tombstones: now.after_all() }),
             Op::Restart => self.restart(),
             Op::Replace => {
                 self.databases += 1;
@@ -173,7 +176,7 @@ impl World {
 
     fn publish(&mut self) {
         loop {
-            let (after, epoch) = (self.published, self.writer().epoch().clone());
+            let (after, epoch) = (self.published, self.writer().history().epoch().clone());
             let (read, current, after) = self
                 .reader
                 .view(|view| {
@@ -205,13 +208,13 @@ impl World {
         let (writer, reader) = open(&self.directory, self.databases, &self.registry);
         self.replay_cache = replay_cache();
         self.published = writer.revision();
-        self.subscribers = Rc::new(RefCell::new(LiveSubscribers::new(writer.epoch().clone())));
+        self.subscribers = Rc::new(RefCell::new(LiveSubscribers::new(writer.history().epoch().clone())));
         (self.writer, self.reader) = (Some(writer), reader);
         self.publish();
     }
 
     fn cursor(&mut self, revision: usize) -> String {
-        format!("{}.{revision}", self.writer().epoch())
+        format!("{}.{revision}", self.writer().history().epoch())
     }
 
     fn begin(&mut self, consumer: usize, begin: &Begin) {
@@ -238,14 +241,15 @@ impl World {
 
     fn connect(&mut self, consumer: usize, mode: ReplayMode) {
         self.cut(consumer);
-        let epoch = self.writer().epoch().clone();
+        let history = Arc::clone(self.writer().history());
+        let epoch = history.epoch().clone();
         let ours = &mut self.consumers[consumer];
         let presented =
             CursorParams { last_event_id: ours.last_id.as_ref().map(String::as_bytes), ..CursorParams::default() };
         let queue = SendQueue::new(200);
         let mut subscription = Subscription {
             feed: ours.feed.clone(),
-            position: Position::of(&presented.cursor().unwrap(), &epoch),
+            position: Position::of(&presented.cursor().unwrap(), &history),
             form: crate::events::sse::Form::Stream(epoch),
             mode,
             replay_threshold: if mode == ReplayMode::Auto { 3 } else { REPLAY_THRESHOLD },
@@ -311,7 +315,7 @@ impl World {
         if let Some((partial, _)) = rest.split_once(".partial") {
             let partial: i64 = partial.parse().unwrap();
             // A reset restarts at 0.
-            assert!(partial > connection.named.1 || partial == 0, "{id} after {:?}", connection.named);
+            assert!(partial >= connection.named.1 || partial == 0, "{id} after {:?}", connection.named);
             connection.named = (-1, partial);
             return;
         }
@@ -344,8 +348,7 @@ impl World {
 
 fn open(directory: &TempDir, number: usize, registry: &Arc<Registry>) -> (Writer, Reader) {
     let database = Database::lock(&directory.path().join(format!("{number}.db"))).unwrap();
-    let writer =
-        Writer::open(&database, Arc::clone(registry), [].into(), Clock::default().now(), EpochMode::Keep).unwrap();
+    let writer = Writer::open(&database, Arc::clone(registry), [].into(), Clock::default().now()).unwrap();
     let reader = Reader::open(&database, Arc::clone(registry)).unwrap();
     (writer, reader)
 }

@@ -1,23 +1,25 @@
 //! A fixed number of named threads for work that blocks.
 
-use std::ops::ControlFlow;
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::{fmt, io, mem, thread};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use std::{fmt, io, thread};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tokio::sync::oneshot;
 
-/// A handle to the threads, each of which has a state of type `S`. They end when they are stopped, or when the last handle
-/// is dropped.
+/// A handle to the threads, each of which has a state of type `S`. They end when the last handle is dropped.
 pub(super) struct ThreadPool<S> {
     queue: Sender<Task<S>>,
-    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    threads: usize,
+    is_stopping: Arc<AtomicBool>,
+    /// Disconnected when the last thread has ended.
+    ended: Receiver<Infallible>,
 }
 
-/// It breaks off the thread that does it.
-type Task<S> = Box<dyn FnOnce(&mut S) -> ControlFlow<()> + Send>;
+type Task<S> = Box<dyn FnOnce(&mut S) + Send>;
 
 /// A task has no result: the threads have ended, or the task has panicked.
 #[derive(Debug, Clone, Copy)]
@@ -34,24 +36,25 @@ impl<S: 'static> ThreadPool<S> {
         state: impl Fn() -> S + Clone + Send + 'static,
     ) -> io::Result<Self> {
         let (queue, tasks) = unbounded();
-        let mut started = Vec::new();
+        let (running, ended) = crossbeam_channel::bounded::<Infallible>(0);
+        let is_stopping = Arc::new(AtomicBool::new(false));
         for number in 0..threads {
-            let (state, tasks) = (state.clone(), tasks.clone());
-            let thread = thread::Builder::new().name(format!("{name}-{number}"));
-            started.push(thread.spawn(move || work(&mut state(), &tasks))?);
+            let (state, tasks, running) = (state.clone(), tasks.clone(), running.clone());
+            let is_stopping = Arc::clone(&is_stopping);
+            thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
+                work(&mut state(), &tasks, &is_stopping);
+                drop(running);
+            })?;
         }
-        Ok(Self { queue, threads: Arc::new(Mutex::new(started)) })
+        Ok(Self { queue, threads, is_stopping, ended })
     }
 
-    /// Ends the threads after the tasks that are queued, and waits until their states are dropped.
-    pub(super) fn stop(&self) {
-        let threads = mem::take(&mut *self.threads.lock().expect("nobody panics while taking a list"));
-        for _ in &threads {
-            let _ = self.queue.send(Box::new(|_| ControlFlow::Break(())));
-        }
-        for thread in threads {
-            let _ = thread.join();
-        }
+    /// Ends the threads, whoever still has a handle, and waits until they have dropped their states. Tasks that have not
+    /// begun are skipped. Returns whether all threads have ended in this time.
+    pub(super) fn stop(&self, patience: Duration) -> bool {
+        self.is_stopping.store(true, Ordering::Release);
+        (0..self.threads).for_each(|_| self.post(|_| ()));
+        self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Disconnected)
     }
 
     /// Queues a task at once, and returns its result when a thread has done it. A task that nobody waits for any more
@@ -74,27 +77,30 @@ impl<S: 'static> ThreadPool<S> {
     /// Queues a task without a result.
     pub(super) fn post(&self, task: impl FnOnce(&mut S) + Send + 'static) {
         // Fails only after the last thread has ended, and threads outlive the handle.
-        let _ = self.queue.send(Box::new(|state| {
-            task(state);
-            ControlFlow::Continue(())
-        }));
+        let _ = self.queue.send(Box::new(task));
     }
 }
 
-/// Does tasks until one breaks it off or the last handle is dropped. A panic ends its task only.
-fn work<S>(state: &mut S, tasks: &Receiver<Task<S>>) {
+/// Does tasks until the last handle is dropped, or the pool is stopped. A panic ends its task only.
+fn work<S>(state: &mut S, tasks: &Receiver<Task<S>>, is_stopping: &AtomicBool) {
     for task in tasks {
-        match catch_unwind(AssertUnwindSafe(|| task(state))) {
-            Ok(ControlFlow::Continue(())) => {}
-            Ok(ControlFlow::Break(())) => return,
-            Err(_) => log::error!("a task of a reading thread panicked"),
+        if is_stopping.load(Ordering::Acquire) {
+            return;
+        }
+        if catch_unwind(AssertUnwindSafe(|| task(state))).is_err() {
+            log::error!("a task of a reading thread panicked");
         }
     }
 }
 
 impl<S> Clone for ThreadPool<S> {
     fn clone(&self) -> Self {
-        Self { queue: self.queue.clone(), threads: Arc::clone(&self.threads) }
+        Self {
+            queue: self.queue.clone(),
+            threads: self.threads,
+            is_stopping: Arc::clone(&self.is_stopping),
+            ended: self.ended.clone(),
+        }
     }
 }
 
@@ -129,15 +135,16 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_that_is_stopped_has_done_what_was_queued_and_dropped_its_states() {
-        let (pool, done) = (ThreadPool::start("pool-test", 2, Arc::<()>::default).unwrap(), Arc::<()>::default());
-        for _ in 0..10 {
-            let done = Arc::clone(&done);
-            pool.post(move |state| *state = done);
-        }
-        pool.stop();
-        assert_eq!(Arc::strong_count(&done), 1);
-        assert!(wait(pool.call(|_| ())).is_err(), "nobody does it any more");
+    fn a_stopped_pool_has_dropped_the_states_of_its_threads_and_skips_what_waits() {
+        let state = Arc::new(());
+        let shared = Arc::clone(&state);
+        let pool = ThreadPool::start("pool-test", 2, move || Arc::clone(&shared)).unwrap();
+        assert!(wait(pool.call(|_| ())).is_ok());
+        let other = pool.clone();
+        assert!(pool.stop(Duration::from_secs(20)));
+        assert!(wait(other.call(|_| ())).is_err());
+        drop((pool, other));
+        assert_eq!(Arc::strong_count(&state), 1);
     }
 
     #[test]

@@ -36,10 +36,10 @@ pub struct Running {
     pub(super) database: Arc<Database>,
     /// `None` for a private database, or if the socket cannot be created.
     pub(super) control: Option<ControlSocket>,
-    /// The thread of the aggregator, which ends last.
+    /// The thread of the aggregator.
     pub(super) writing: Arbiter,
     /// The threads of the relay and of the projections.
-    pub(super) arbiters: Vec<Arbiter>,
+    pub(super) reading: Vec<Arbiter>,
     /// Cuts the streams when the database file was replaced. `None` without HTTP.
     pub(super) cutting: Option<rt::task::JoinHandle<()>>,
     pub(super) settings: Settings,
@@ -162,16 +162,12 @@ impl Running {
         if let Some(control) = self.control {
             control.close();
         }
-        // All connections are closed before that of the writer, so that SQLite removes the log.
-        for arbiter in self.arbiters {
-            arbiter.stop();
-            let _ = arbiter.join();
-        }
+        self.reading.into_iter().for_each(end);
         self.shared.readers.stop();
         self.shared.scanners.stop();
+        // Last, because only the last connection to a database removes its write-ahead log, and only if it may write.
         let closed = self.shared.aggregator.send(Close).await;
-        self.writing.stop();
-        let _ = self.writing.join();
+        end(self.writing);
         self.database.release();
         log::info!("stopped");
         closed.unwrap_or(Ok(()))
@@ -184,6 +180,13 @@ pub(super) fn cut_streams(hubs: &Hubs, shared: &Shared) {
         hub.do_send(Shutdown);
     }
     shared.journal.send_modify(|mark| mark.is_over = true);
+}
+
+/// Stops a thread with its actors, and waits for its end.
+fn end(thread: Arbiter) {
+    thread.stop();
+    // A thread that panicked has ended, too.
+    let _ = thread.join();
 }
 
 /// Steps and faults for tests.

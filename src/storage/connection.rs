@@ -1,23 +1,18 @@
-//! Connections to the database file, and its migrations.
+//! Connections to the database file.
 
 use std::path::Path;
 
 use diesel::connection::SimpleConnection as _;
-use diesel::migration::{Migration, MigrationSource};
 use diesel::prelude::*;
 use diesel::result::Error as QueryError;
 use diesel::sql_types::{BigInt, Integer};
-use diesel::sqlite::{Sqlite, SqliteConnection};
-use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
+use diesel::sqlite::SqliteConnection;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::error::{StoreError, cannot_open};
 use super::file_lock::private;
-use super::location::resolve;
 use super::main_file::Tag;
 use super::page::Progress;
-
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
 /// SQLite's busy timeout, for every connection: another process may be reading the file, or the diesel CLI may use it.
 const BUSY_TIMEOUT: &str = "PRAGMA busy_timeout = 5000";
@@ -54,12 +49,6 @@ pub(crate) fn open_read_only(path: &Path) -> Result<SqliteConnection, StoreError
     connect(path, "ro", &[BUSY_TIMEOUT])
 }
 
-/// A read-only connection to the database file without its log. It takes no locks, and drops those of all other
-/// connections when it is closed: no other connection of this process may be open.
-pub(super) fn open_without_log(path: &Path) -> Result<SqliteConnection, StoreError> {
-    connect(path, "ro&immutable=1", &[])
-}
-
 /// A connection to a database next to the main one, which has one writer as well. The file is created if necessary; only
 /// its owner can read it then.
 ///
@@ -82,20 +71,15 @@ pub(crate) fn open_sidecar(path: &Path) -> Result<SqliteConnection, StoreError> 
     connect(path, "rw", &pragmas)
 }
 
-/// A read-only connection to a database that this process has not locked. Fails unless the database has exactly the
-/// migrations of this program.
-pub(super) fn open_foreign(path: &Path) -> Result<SqliteConnection, StoreError> {
-    let mut connection = open_read_only(&resolve(path)?)?;
-    let not_migrated = |found: String| StoreError::NotMigrated { found };
-    // In a file without a table of migrations this fails, because it would have to create that table.
-    let has_pending = connection.has_pending_migration(MIGRATIONS);
-    let has_pending = has_pending.map_err(|error| not_migrated(error.to_string()))?;
-    let applied = connection.applied_migrations().map_err(StoreError::Migration)?.len();
-    let known = embedded_migrations()?.len();
-    if has_pending || applied != known {
-        return Err(not_migrated(format!("{applied} of {known} migrations")));
-    }
-    Ok(connection)
+/// A read-only connection to a file that nobody writes while it is open, without its log. SQLite creates no other file
+/// beside it. It takes no locks, and drops those of all other connections of the process when it is closed.
+pub(super) fn open_immutable(path: &Path) -> Result<SqliteConnection, StoreError> {
+    connect(path, "ro&immutable=1", &[])
+}
+
+/// A connection to a file that is no database in use yet: the copy of one. It has a rollback journal.
+pub(super) fn open_copy(path: &Path) -> Result<SqliteConnection, StoreError> {
+    connect(path, "rw", &[BUSY_TIMEOUT])
 }
 
 fn connect(file: &Path, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection, StoreError> {
@@ -111,22 +95,8 @@ fn connect(file: &Path, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection
 /// The characters that would end or change the path in a URI.
 const NOT_IN_A_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#');
 
-/// Runs the pending migrations. Fails if a newer program has already migrated the database further.
-pub(super) fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    let known = embedded_migrations()?;
-    let applied = connection.applied_migrations().map_err(StoreError::Migration)?;
-    if let Some(newer) = applied.iter().find(|version| known.iter().all(|known| known.name().version() != **version)) {
-        return Err(StoreError::NewerSchema { version: newer.to_string() });
-    }
-    connection.run_pending_migrations(MIGRATIONS).map_err(StoreError::Migration)?;
-    Ok(())
-}
-
-fn embedded_migrations() -> Result<Vec<Box<dyn Migration<Sqlite>>>, StoreError> {
-    MIGRATIONS.migrations().map_err(StoreError::Migration)
-}
-
-/// Moves the write-ahead log into the database file, and lets SQLite update its statistics.
+/// Lets SQLite update its statistics, and moves the write-ahead log into the database file. If this is the last
+/// connection, closing it removes the log.
 pub(super) fn tidy(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     connection.batch_execute("PRAGMA optimize")?;
     connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")?;

@@ -64,7 +64,7 @@ fn read_log(connection: &mut SqliteConnection) -> Result<Option<Log>, StoreError
 }
 
 fn read_file(file: &DatabaseFile, header: Header) -> File {
-    let revision = connection::open_without_log(file.path())
+    let revision = connection::open_immutable(file.path())
         .and_then(|mut connection| Ok(metadata::table.select(metadata::revision).first(&mut connection)?));
     File { tag: header.tag(), schema_version: header.schema_version(), revision: revision.ok() }
 }

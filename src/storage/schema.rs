@@ -52,6 +52,10 @@ diesel::table! {
         forgotten -> BigInt,
         log_began -> BigInt,
         log_follows -> Integer,
+        future_events_revision -> BigInt,
+        future_events_seen -> BigInt,
+        future_tombstones_revision -> BigInt,
+        future_tombstones_seen -> BigInt,
     }
 }
 

@@ -13,8 +13,9 @@ use super::fence::Fence;
 use super::log_check::reject_foreign_log;
 use super::page::Progress;
 use super::registration::Registration;
+use super::retained::Retained;
 use super::write_ahead_log::WriteAheadLog;
-use super::{aggregates, inline_projections, journal, outbox};
+use super::{aggregates, inline_projections, journal, migrations, outbox};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::command::Command;
@@ -44,7 +45,7 @@ impl Writer {
     ) -> Result<Self, StoreError> {
         reject_foreign_log(database.file())?;
         let mut connection = connection::open_for_writing(database.path(), IfMissing::Create)?;
-        connection::migrate(&mut connection)?;
+        migrations::migrate(&mut connection)?;
         let mut log = WriteAheadLog::open(database.file(), &mut connection)?;
         let registration = Registration { registry: &registry, inline: &inline, now };
         let history = log.write(&mut connection, |connection| registration.write(connection))?;
@@ -117,7 +118,7 @@ impl Writer {
         let (fence, revision) = (&self.fence, self.counters.revision);
         let progress = self.log.write(&mut self.connection, |connection| {
             fence.check(connection, revision)?;
-            outbox::prune(connection, retained.events, retained.keep)
+            outbox::prune(connection, retained)
         })?;
         self.log.grow(PRUNED_PAGES);
         if progress == Progress::More {
@@ -125,7 +126,7 @@ impl Writer {
         }
         self.log.write(&mut self.connection, |connection| {
             fence.check(connection, revision)?;
-            aggregates::prune_tombstones(connection, retained.tombstones)
+            aggregates::prune_tombstones(connection, retained)
         })
     }
 
@@ -163,17 +164,6 @@ impl Writer {
 
 /// A step of pruning counts as this many changed rows: it deletes rows that lie together.
 const PRUNED_PAGES: usize = 64;
-
-/// What is retained.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Retained {
-    /// Change events from this time on …
-    pub(crate) events: Timestamp,
-    /// … but only those of this many revisions.
-    pub(crate) keep: Option<i64>,
-    /// Tombstones from this time on.
-    pub(crate) tombstones: Timestamp,
-}
 
 #[cfg(test)]
 mod tests {

@@ -22,7 +22,8 @@ use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::outbox::Change;
 use crate::storage::page::Progress;
-use crate::storage::writer::{Retained, Writer};
+use crate::storage::retained::Retained;
+use crate::storage::writer::Writer;
 use crate::write::replies::{ReplyBatch, ReplyQueue};
 
 /// The maximum number of commands in one transaction. The first of them waits for all.

@@ -17,6 +17,7 @@ mod durability;
 mod errors;
 mod event_sourcing;
 mod feeds;
+mod histories;
 mod inline_projections;
 mod journal;
 mod kills;
