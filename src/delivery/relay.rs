@@ -118,9 +118,13 @@ impl Relay {
         }
     }
 
-    /// Publishes everything that is in the outbox.
+    /// Publishes everything that is in the outbox. Nothing, if the database is not the one that was opened.
     fn poll(&mut self) {
         self.pending.clear();
+        if self.config.database.examine().is_err() {
+            self.reader = None;
+            return;
+        }
         loop {
             match self.next_page() {
                 Ok(Some(page)) => {

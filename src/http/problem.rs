@@ -73,6 +73,8 @@ pub(crate) enum Kind {
     Internal,
     /// 503: the service is overloaded.
     Busy,
+    /// 503: the database file is another one.
+    Replaced,
 }
 
 impl Kind {
@@ -95,6 +97,7 @@ impl Kind {
             Self::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Validation failed"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal server error"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Service overloaded"),
+            Self::Replaced => (StatusCode::SERVICE_UNAVAILABLE, "replaced", "Database file replaced"),
         }
     }
 }
@@ -144,6 +147,12 @@ impl Problem {
         problem
     }
 
+    /// The file was removed or overwritten, or another one has its name. The process is about to end.
+    pub(crate) fn replaced() -> Self {
+        Self::new(Kind::Replaced, "the database file was replaced; the log of the service contains what was found")
+            .header(RETRY_AFTER.as_str(), "5")
+    }
+
     pub(crate) fn internal() -> Self {
         Self::new(Kind::Internal, "the request failed; the log of the service contains the cause")
     }
@@ -163,6 +172,7 @@ impl Problem {
             }
             // The panic is in the log already, and so is a failure.
             ExecuteError::Rejected(Rejection::Panicked) => Self::internal(),
+            ExecuteError::Replaced => Self::replaced(),
             ExecuteError::Failed => Self::new(
                 Kind::Internal,
                 "it is unknown whether the command was executed; the log of the service contains the cause",
@@ -175,6 +185,9 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
+        if matches!(error, StoreError::Replaced { .. }) {
+            return Self::replaced();
+        }
         log::error!("{}", ErrorChain(&error));
         Self::internal()
     }
@@ -250,7 +263,7 @@ mod tests {
     fn kinds() -> Vec<Kind> {
         use Kind::{
             BrokenRule, Busy, ForeignId, Internal, Invalid, MalformedJson, MalformedRequest, MethodNotAllowed,
-            NoSuchPath, NotAcceptable, NotFound, NotRetained, NotThere, TooLarge, Unexpected, UnknownCommand,
+            NoSuchPath, NotAcceptable, NotFound, NotRetained, NotThere, Replaced, TooLarge, Unexpected, UnknownCommand,
             UnsupportedType,
         };
         let all = [
@@ -271,13 +284,14 @@ mod tests {
             Invalid,
             Internal,
             Busy,
+            Replaced,
         ];
         // A new kind does not compile here, so that nobody forgets to list it above.
         for kind in all {
             match kind {
                 MalformedJson | MalformedRequest | NotFound | UnknownCommand | NoSuchPath | NotThere => {}
                 MethodNotAllowed | NotAcceptable | BrokenRule | NotRetained | Unexpected | ForeignId => {}
-                TooLarge | UnsupportedType | Invalid | Internal | Busy => {}
+                TooLarge | UnsupportedType | Invalid | Internal | Busy | Replaced => {}
             }
         }
         all.into()
@@ -321,6 +335,7 @@ mod tests {
                 Problem::method_not_allowed("BREW", "/persons", "GET, HEAD"),
                 "/persons does not support BREW; expected one of GET, HEAD",
             ),
+            (Problem::replaced(), "the database file was replaced; the log of the service contains what was found"),
             (Problem::internal(), "the request failed; the log of the service contains the cause"),
             (rejected(Rejection::NotFound), "/persons/1 does not exist"),
             (rejected(Rejection::PreconditionFailed(None)), "/persons/1 is not in the expected state"),

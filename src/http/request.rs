@@ -39,6 +39,10 @@ impl FromRequest for RequestContext {
                 Kind::MalformedRequest,
                 "Upgrade: WebSockets are not supported; feeds are streams of Server-Sent Events",
             )),
+            // Health and metrics say so as well.
+            Some(shared) if shared.database.health().is_replaced() && !OPERATIONAL.contains(&request.path()) => {
+                Err(Problem::replaced())
+            }
             Some(shared) => Ok(Self {
                 request: request.clone(),
                 shared: shared.clone(),
@@ -48,6 +52,9 @@ impl FromRequest for RequestContext {
         })
     }
 }
+
+/// The paths that are answered whatever has happened.
+const OPERATIONAL: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// The framework treats such a connection as upgraded, and would send a streamed response without chunk framing.
 fn wants_websocket(request: &HttpRequest) -> bool {

@@ -15,12 +15,15 @@ use crate::domain::revision::Epoch;
 use crate::projector::registry::Projections;
 use crate::read::collection_cache::CollectionCache;
 use crate::read::pool::Readers;
+use crate::storage::database::Database;
 use crate::write::aggregator::{Aggregator, CommittedRevision, JournalMark};
 
 /// The state that all worker threads share.
 pub(crate) struct Shared {
     /// All registered collections.
     pub(crate) registry: Arc<Registry>,
+    /// The database file, and what works of it.
+    pub(crate) database: Arc<Database>,
     /// The epochs of the database.
     pub(crate) history: Arc<History>,
     /// The last committed revision.

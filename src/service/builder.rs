@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_web::dev::ServerHandle;
-use actix_web::web;
+use actix_web::{rt, web};
 
 use crate::delivery::relay::{Relay, RelayConfig};
 use crate::delivery::stream_limiter::StreamLimiter;
@@ -28,7 +28,7 @@ use crate::read_model::spec::ProjectionSpec;
 use crate::service::cli;
 use crate::service::control::ControlSocket;
 use crate::service::progress::LogProgress;
-use crate::service::running::{Running, StartError, retention};
+use crate::service::running::{Running, StartError, cut_streams, retention};
 use crate::service::settings::{Settings, bytes};
 use crate::service::signals::Signals;
 use crate::storage::database::Database;
@@ -108,7 +108,8 @@ impl Service {
         self
     }
 
-    /// Runs until SIGTERM or SIGINT; the whole of a `main`, the log included.
+    /// Runs until SIGTERM or SIGINT; the whole of a `main`, the log included. If the database file is replaced meanwhile, it
+    /// ends with exit code 1.
     ///
     /// The log goes to standard error, by default at level `info`; `RUST_LOG` says otherwise. What keeps the service
     /// from starting is one line there, and exit code 1.
@@ -128,9 +129,19 @@ impl Service {
         }
         let outcome = System::new().block_on(async {
             let mut signals = Signals::new().map_err(StartError::Signal)?;
+            let heartbeat = settings.heartbeat;
             let running = self.start(settings).await?;
-            let name = signals.next().await;
-            log::info!("{name}: stopping");
+            let replaced = async {
+                running.replaced().await;
+                // Until then, clients and load balancers are answered why.
+                rt::time::sleep(heartbeat).await;
+                "the database file was replaced"
+            };
+            let why = tokio::select! {
+                name = signals.next() => name,
+                why = replaced => why,
+            };
+            log::info!("{why}: stopping");
             std::thread::spawn(watchdog);
             Ok::<_, StartError>(running.stop().await?)
         });
@@ -166,6 +177,12 @@ impl Service {
             .map_err(|error| StartError::Listen { address: running.settings.listen.clone(), source: error })?;
         log::info!("listening on http://{address}");
         (running.server, running.addresses) = (Some(server), vec![address]);
+        let (database, hubs, shared) =
+            (Arc::clone(&running.database), Arc::clone(&running.hubs), running.shared.clone());
+        running.cutting = Some(rt::spawn(async move {
+            database.health().wait_until_replaced().await;
+            cut_streams(&hubs, &shared);
+        }));
         Ok(running)
     }
 
@@ -184,6 +201,7 @@ impl Service {
         self.check()?;
         let (registry, projections) = (Arc::new(self.registry), self.projections);
         let clock = Arc::new(Clock::default());
+        preparation::reject_foreign_file(&settings.database)?;
         let database = Arc::new(Database::lock(&settings.database)?);
         preparation::prepare(&database, &registry, settings.copy_before(), &LogProgress::new())?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
@@ -225,6 +243,7 @@ impl Service {
             readers: start_readers("duality-read")?,
             scanners: start_readers("duality-scan")?,
             collections: Arc::new(CollectionCache::new(registry.ids().count(), bytes(settings.shared_bodies))),
+            database: Arc::clone(&database),
             spool_directory: database.directory().to_owned(),
             registry,
             history,
@@ -253,6 +272,7 @@ impl Service {
             control,
             writing,
             reading: std::iter::once(relaying).chain(projecting).collect(),
+            cutting: None,
             settings,
             clock,
         })
@@ -276,7 +296,7 @@ fn start_server(listener: TcpListener, running: &Running) -> std::io::Result<(Se
         },
     )?;
     let handle = server.handle();
-    actix_web::rt::spawn(server);
+    rt::spawn(server);
     Ok((handle, address))
 }
 

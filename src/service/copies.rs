@@ -45,6 +45,7 @@ pub(super) fn back_up(
 /// `duality restore FILE|-`
 pub(super) fn restore_copy(settings: &Settings, registry: &Registry, source: &Path) -> Result<TaskOutcome, TaskError> {
     let progress = CommandProgress::new().map_err(TaskError::Signal)?;
+    preparation::reject_foreign_file(&settings.database)?;
     let database = Database::lock(&settings.database)?;
     let (now, check) = (Clock::default().now(), Check::Everything(registry));
     let restored = if source == Path::new(STANDARD) {
@@ -77,6 +78,7 @@ pub(super) fn migrate(
         return Err(StoreError::Missing { path: settings.database.clone() }.into());
     }
     let progress = CommandProgress::new().map_err(TaskError::Signal)?;
+    preparation::reject_foreign_file(&settings.database)?;
     let database = Database::lock(&settings.database)?;
     preparation::prepare(&database, &registry, settings.copy_before(), &progress)?;
     let writer = Writer::open(&database, Arc::new(registry), projections.inline.into(), Clock::default().now())?;

@@ -248,7 +248,7 @@ const TOMBSTONES_PER_TRANSACTION: u16 = 1000;
 /// Deletes the oldest tombstones that are not retained, up to a maximum number.
 pub(super) fn prune_tombstones(connection: &mut SqliteConnection, retained: Retained) -> Result<Progress, StoreError> {
     let Retained { now, tombstones: older_than, .. } = retained;
-    connection.immediate_transaction(|connection| {
+    connection.transaction(|connection| {
         let sighting = Sighting::load(connection, Rows::Tombstones)?;
         let oldest: Vec<(String, i32, String, i64, Option<i64>)> = aggregates::table
             .filter(aggregates::body.is_null())

@@ -5,12 +5,16 @@ use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Notify;
+
 /// The state of each part. A part that fails again and again is logged once.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     failing: Mutex<BTreeMap<Part, Failure>>,
     /// Whether the file is not the one that was opened. That does not recover.
     is_replaced: AtomicBool,
+    /// Wakes those who wait for that.
+    replaced: Notify,
     file_check: Mutex<FileCheck>,
 }
 
@@ -79,8 +83,17 @@ impl Health {
 
     /// Notes that the file is not the one that was opened: from now on, nothing succeeds.
     pub(crate) fn replaced(&self, reason: &str) {
-        self.is_replaced.store(true, Ordering::Release);
         self.fail(Part::File, reason);
+        self.is_replaced.store(true, Ordering::Release);
+        self.replaced.notify_waiters();
+    }
+
+    /// Waits until the file is not the one that was opened. That may never happen.
+    pub(crate) async fn wait_until_replaced(&self) {
+        let replaced = self.replaced.notified();
+        if !self.is_replaced() {
+            replaced.await;
+        }
     }
 
     /// What the comparison of the file with itself came to.

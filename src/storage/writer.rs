@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use diesel::sqlite::SqliteConnection;
 
-use super::commit::{self, CommitOutcome};
+use super::commit::{CommitContext, CommitOutcome, commit};
 use super::connection::{self, IfMissing};
-use super::counters::{self, Counters};
+use super::counters::Counters;
 use super::database::Database;
 use super::error::StoreError;
+use super::fence::Fence;
+use super::log_check::reject_foreign_log;
 use super::page::Progress;
 use super::registration::Registration;
 use super::retained::Retained;
+use super::write_ahead_log::WriteAheadLog;
 use super::{aggregates, inline_projections, journal, migrations, outbox};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
@@ -26,6 +29,8 @@ pub(crate) struct Writer {
     registry: Arc<Registry>,
     inline: Arc<[ProjectionSpec]>,
     history: Arc<History>,
+    fence: Fence,
+    log: WriteAheadLog,
     /// The counters as they are in the database.
     counters: Counters,
 }
@@ -38,11 +43,14 @@ impl Writer {
         inline: Arc<[ProjectionSpec]>,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
+        reject_foreign_log(database.file())?;
         let mut connection = connection::open_for_writing(database.path(), IfMissing::Create)?;
         migrations::migrate(&mut connection)?;
-        let history = Registration { registry: &registry, inline: &inline, now }.write(&mut connection)?;
-        let history = Arc::clone(database.set_history(history));
-        Self::load(connection, registry, inline, history)
+        let mut log = WriteAheadLog::open(database.file(), &mut connection)?;
+        let registration = Registration { registry: &registry, inline: &inline, now };
+        let history = log.write(&mut connection, |connection| registration.write(connection))?;
+        database.set_history(history);
+        Self::load(connection, registry, inline, log, database)
     }
 
     /// Opens the database again after a failure. It must be the same database, with everything that was committed.
@@ -52,11 +60,13 @@ impl Writer {
         inline: Arc<[ProjectionSpec]>,
         committed: Revision,
     ) -> Result<Self, StoreError> {
-        let connection = connection::open_for_writing(database.path(), IfMissing::Fail)?;
-        let mut writer = Self::load(connection, registry, inline, Arc::clone(database.history()))?;
-        let epoch = counters::epoch(&mut writer.connection)?;
-        if epoch != *writer.history.epoch() || writer.counters.revision < committed {
-            return Err(StoreError::Replaced { path: database.path().to_owned() });
+        database.examine()?;
+        let mut connection = connection::open_for_writing(database.path(), IfMissing::Fail)?;
+        let log = WriteAheadLog::reopen(database.file(), &mut connection)?;
+        let mut writer = Self::load(connection, registry, inline, log, database)?;
+        let current = writer.fence.horizon(&mut writer.connection)?.current;
+        if current < committed {
+            return Err(database.file().has_other_history());
         }
         Ok(writer)
     }
@@ -65,11 +75,13 @@ impl Writer {
         mut connection: SqliteConnection,
         registry: Arc<Registry>,
         inline: Arc<[ProjectionSpec]>,
-        history: Arc<History>,
+        log: WriteAheadLog,
+        database: &Database,
     ) -> Result<Self, StoreError> {
         let position = journal::current(&mut connection)?;
         let counters = Counters::load(&mut connection, &registry, position)?;
-        Ok(Self { connection, registry, inline, history, counters })
+        let (history, fence) = (Arc::clone(database.history()), Fence::of(database));
+        Ok(Self { connection, registry, inline, history, fence, log, counters })
     }
 
     /// The epochs of the database. The last one began when the database was opened.
@@ -93,30 +105,65 @@ impl Writer {
     /// Executes the commands in order, in one transaction. Each command has its own answer. After an error, none was
     /// executed.
     pub(crate) fn commit(&mut self, commands: Vec<Command>, now: Timestamp) -> Result<CommitOutcome, StoreError> {
-        commit::commit(&mut self.connection, &self.registry, &self.inline, &mut self.counters, commands, now)
+        let context = CommitContext { registry: &self.registry, inline: &self.inline, fence: &self.fence, now };
+        let commit = |connection: &mut _| commit(connection, context, &self.counters, commands);
+        let (outcome, counters) = self.log.write(&mut self.connection, commit)?;
+        self.counters = counters;
+        self.log.grow(outcome.rows);
+        Ok(outcome)
     }
 
     /// Deletes change events and tombstones that are not retained, oldest first, up to a maximum number.
     pub(crate) fn prune(&mut self, retained: Retained) -> Result<Progress, StoreError> {
-        match outbox::prune(&mut self.connection, retained)? {
-            Progress::More => Ok(Progress::More),
-            Progress::Done => aggregates::prune_tombstones(&mut self.connection, retained),
+        let (fence, revision) = (&self.fence, self.counters.revision);
+        let progress = self.log.write(&mut self.connection, |connection| {
+            fence.check(connection, revision)?;
+            outbox::prune(connection, retained)
+        })?;
+        self.log.grow(PRUNED_PAGES);
+        if progress == Progress::More {
+            return Ok(Progress::More);
+        }
+        self.log.write(&mut self.connection, |connection| {
+            fence.check(connection, revision)?;
+            aggregates::prune_tombstones(connection, retained)
+        })
+    }
+
+    /// Moves the write-ahead log into the database file if it has become long. To be called when nobody waits.
+    ///
+    /// # Errors
+    /// The database file is another one.
+    pub(crate) fn checkpoint_if_long(&mut self) -> Result<(), StoreError> {
+        match self.log.checkpoint_if_long(&mut self.connection) {
+            Err(StoreError::Query(error)) => {
+                // Nothing is lost: the log keeps everything, and grows until it can be moved.
+                log::warn!("cannot move the write-ahead log into the database file: {error}");
+                Ok(())
+            }
+            outcome => outcome,
         }
     }
 
     /// Rebuilds an inline projection, in one transaction.
     pub(crate) fn rebuild(&mut self, name: &str, now: Timestamp) -> Result<(), StoreError> {
         let Some(projection) = self.inline.iter().find(|projection| projection.name == name) else { return Ok(()) };
-        let registry = &self.registry;
-        self.connection
-            .immediate_transaction(|connection| inline_projections::build(connection, registry, projection, now))
+        let (registry, fence, revision) = (&self.registry, &self.fence, self.counters.revision);
+        self.log.write(&mut self.connection, |connection| {
+            fence.check(connection, revision)?;
+            inline_projections::build(connection, registry, projection, now)
+        })
     }
 
-    /// Closes the database. All of its data is in one file then.
+    /// Closes the database. If all other connections are closed, all of its data is in one file then.
     pub(crate) fn close(mut self) -> Result<(), StoreError> {
+        self.log.close();
         connection::tidy(&mut self.connection)
     }
 }
+
+/// A step of pruning counts as this many changed rows: it deletes rows that lie together.
+const PRUNED_PAGES: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -139,6 +139,16 @@ impl Aggregator {
         if self.pending.is_empty() {
             return;
         }
+        self.commit();
+        // Only now, so that nobody waits for it.
+        if let Some(writer) = &mut self.writer
+            && writer.checkpoint_if_long().is_err()
+        {
+            self.writer = None;
+        }
+    }
+
+    fn commit(&mut self) {
         let (commands, requests): (Vec<_>, Vec<_>) =
             self.pending.drain(..).map(|execute| (execute.command, (execute.replies, execute.reply_to))).unzip();
         let mut replies = ReplyBatch::new();
@@ -162,8 +172,10 @@ impl Aggregator {
             }
             Err(error) => {
                 log::error!("{} commands were not executed: {}", requests.len(), ErrorChain(&error));
+                let is_replaced = matches!(error, StoreError::Replaced { .. });
                 for (queue, reply_to) in requests {
-                    replies.add(queue.as_ref(), reply_to, Err(ExecuteError::Failed));
+                    let error = if is_replaced { ExecuteError::Replaced } else { ExecuteError::Failed };
+                    replies.add(queue.as_ref(), reply_to, Err(error));
                 }
                 replies.send();
             }
@@ -172,6 +184,9 @@ impl Aggregator {
 
     /// Runs `work` with the writer. After a failure or a panic, its connection is closed.
     fn with_writer<T>(&mut self, work: impl FnOnce(&mut Writer) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        if self.database.health().is_replaced() {
+            return Err(StoreError::Replaced { path: self.database.path().to_owned() });
+        }
         let mut writer = match self.writer.take() {
             Some(writer) => writer,
             None => {
@@ -186,7 +201,10 @@ impl Aggregator {
             catch_unwind(AssertUnwindSafe(|| work(&mut writer))).unwrap_or_else(|_| Err(StoreError::Panicked));
         if outcome.is_ok() {
             self.writer = Some(writer);
+            return outcome;
         }
+        // Perhaps it failed because the files are not there any more.
+        self.database.examine()?;
         outcome
     }
 }
@@ -217,6 +235,8 @@ pub(crate) enum ExecuteError {
     Rejected(Rejection),
     /// Too many commands are waiting. This one was not executed.
     Busy,
+    /// The database file was replaced. What became of this command is lost.
+    Replaced,
     /// The database failed; the cause is in the log. It is unknown whether the command was executed.
     Failed,
 }
@@ -332,7 +352,8 @@ impl Handler<RebuildInline> for Aggregator {
     }
 }
 
-/// Commits the pending commands, closes the database, and stops.
+/// Commits the pending commands, closes the database, and stops. All other connections must be closed, for one file to have
+/// everything.
 pub(crate) struct Close;
 
 impl Message for Close {
@@ -345,7 +366,9 @@ impl Handler<Close> for Aggregator {
     fn handle(&mut self, _: Close, ctx: &mut Self::Context) -> Self::Result {
         self.flush();
         ctx.stop();
-        self.writer.take().map_or(Ok(()), Writer::close)
+        let writer = self.writer.take();
+        self.database.examine()?;
+        writer.map_or(Ok(()), Writer::close)
     }
 }
 

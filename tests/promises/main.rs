@@ -26,6 +26,7 @@ mod law;
 mod levels;
 mod limits;
 mod migrations;
+mod one_file;
 mod own_aggregates;
 mod own_collections;
 mod own_projections;
