@@ -45,7 +45,6 @@ pub(super) fn back_up(
 /// `duality restore FILE|-`
 pub(super) fn restore_copy(settings: &Settings, registry: &Registry, source: &Path) -> Result<TaskOutcome, TaskError> {
     let progress = CommandProgress::new().map_err(TaskError::Signal)?;
-    preparation::reject_foreign_file(&settings.database)?;
     let database = Database::lock(&settings.database)?;
     let (now, check) = (Clock::default().now(), Check::Everything(registry));
     let restored = if source == Path::new(STANDARD) {

@@ -130,6 +130,28 @@ fn what_is_no_sound_copy_is_refused_and_the_database_stays() {
 }
 
 #[test]
+fn a_copy_takes_the_place_of_a_file_that_is_damaged_beyond_reading_with_its_log() {
+    let mut app = App::start();
+    app.post("/persons", ANN);
+    let copy = back_up(&app, "copy.db");
+    app.stop();
+    for has_log in [false, true] {
+        if has_log {
+            Process::start(app.database(), &[]).kill();
+        }
+        let mut file = fs::read(app.database()).unwrap();
+        file[..4096].fill(7);
+        fs::write(app.database(), &file).unwrap();
+        let kept_before = kept(app.database()).len();
+        let (code, said) = restore(app.database(), &copy);
+        assert_eq!(code, 0, "{said}");
+        assert_eq!(persons(app.database()), [ANN]);
+        assert_eq!(output_of(app.database(), &["verify"]).0, 0);
+        assert_eq!(kept(app.database()).len(), kept_before + 1);
+    }
+}
+
+#[test]
 fn a_killed_restore_leaves_the_database_before_or_the_copy() {
     let mut app = App::start();
     app.stop();

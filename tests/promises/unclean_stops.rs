@@ -52,7 +52,7 @@ fn a_damaged_file_is_reported() {
 fn a_service_does_not_start_with_a_counter_that_would_give_numbers_twice() {
     let (app, copy) = stopped();
     for (damage, finding) in [
-        ("UPDATE metadata SET revision = 1", "the last revision is 1, but a change event has 6"),
+        ("UPDATE metadata SET pruned = 7", "the last revision is 6, but change events are pruned up to 7"),
         ("UPDATE metadata SET epoch = 'otherone'", "the last epoch is not that of the database"),
     ] {
         sql_in_log(app.database(), &copy, damage);
