@@ -16,6 +16,7 @@ use crate::projector::registry::Projections;
 use crate::read::collection_cache::CollectionCache;
 use crate::read::pool::Readers;
 use crate::write::aggregator::{Aggregator, CommittedRevision, JournalMark};
+use crate::write::write_metrics::WriteMetrics;
 
 /// The state that all worker threads share.
 pub(crate) struct Shared {
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) journal: Arc<watch::Sender<JournalMark>>,
     /// Executes commands. All threads share one address, because the mailbox is bounded per address.
     pub(crate) aggregator: Addr<Aggregator>,
+    /// What the aggregator counts.
+    pub(crate) writes: Arc<WriteMetrics>,
     /// Reads pages and single aggregates.
     pub(crate) readers: Readers,
     /// Reads whole collections, which takes longer: a page must not wait for them.

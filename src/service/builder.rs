@@ -191,7 +191,7 @@ impl Service {
         let (ours, theirs) = (Arc::clone(&registry), Arc::clone(&inline));
         let aggregator =
             Aggregator::new(Arc::clone(&database), ours, theirs, Arc::clone(&clock), writer, settings.queue.get());
-        let (committed, journal) = (aggregator.committed(), aggregator.journal());
+        let (committed, journal, writes) = (aggregator.committed(), aggregator.journal(), aggregator.metrics());
         // A thread each: what they do blocks.
         let (writing, relaying) = (named_arbiter("duality-writer"), named_arbiter("duality-relay"));
         let aggregator = Aggregator::start_in_arbiter(&writing.handle(), |_| aggregator);
@@ -227,6 +227,7 @@ impl Service {
             journal,
             projections: Arc::new(projections),
             aggregator,
+            writes,
             max_body: bytes(settings.max_body),
             session_buffer: bytes(settings.session_buffer),
             heartbeat: settings.heartbeat,

@@ -23,7 +23,8 @@ use crate::service::control::ControlSocket;
 use crate::service::settings::Settings;
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
-use crate::write::aggregator::{Close, ExecuteError, execute};
+use crate::write::aggregator::{Close, ExecuteError, Submission, execute};
+use crate::write::refusal::Refusal;
 
 /// A running service. It runs until [`Running::stop`].
 pub struct Running {
@@ -92,7 +93,8 @@ impl Running {
         let collection = self.collection::<T>().ok_or(CommandError::NotRegistered(T::NAME))?;
         let change = handle::<T>(command).map_err(CommandError::Encoding)?;
         let command = Command { collection, key, precondition: Precondition::default(), change };
-        let written = execute(&self.shared.aggregator, None, command).await.map_err(CommandError::of)?;
+        let submission = Submission { command, replies: None, waiting: self.shared.writes.wait(0) };
+        let written = execute(&self.shared.aggregator, submission).await.map_err(CommandError::of)?;
         let state = written.body.map(|body| body.decode()).transpose();
         let state = state.map_err(|corrupt| CommandError::Corrupt(corrupt.to_string()))?;
         let (version, revision) = (written.version.number(), written.revision.number());
@@ -227,9 +229,9 @@ pub enum CommandError<E> {
     /// The collection does not allow this key for a new aggregate.
     #[error(transparent)]
     Invalid(ValidationError),
-    /// Too many commands are waiting. This one was not executed.
-    #[error("too many commands are waiting; this one was not executed")]
-    Busy,
+    /// The command was not executed, for a reason that has nothing to do with it. The same command may succeed later.
+    #[error("nothing was done: {0}")]
+    NotDone(Refusal),
     /// The type is not registered with the service.
     #[error("{0} is not registered")]
     NotRegistered(&'static str),
@@ -243,7 +245,7 @@ pub enum CommandError<E> {
     /// The aggregate's own code panicked. The command was not executed. The panic is in the log.
     #[error("the code of the aggregate panicked")]
     Panicked,
-    /// The database failed, or the service has stopped. The cause is in the log.
+    /// The commit failed. The cause is in the log.
     #[error("it is unknown whether the command was executed; the log has the cause")]
     Unknown,
 }
@@ -259,8 +261,8 @@ impl<E: 'static> CommandError<E> {
             ExecuteError::Rejected(Rejection::Corrupt(corrupt)) => Self::Corrupt(corrupt.to_string()),
             ExecuteError::Rejected(Rejection::Panicked) => Self::Panicked,
             // Typed commands have no precondition, so the first of these does not happen.
-            ExecuteError::Rejected(Rejection::PreconditionFailed(_)) | ExecuteError::Failed => Self::Unknown,
-            ExecuteError::Busy => Self::Busy,
+            ExecuteError::Rejected(Rejection::PreconditionFailed(_)) | ExecuteError::Unknown => Self::Unknown,
+            ExecuteError::NotDone(refusal) => Self::NotDone(refusal),
         }
     }
 }

@@ -14,6 +14,7 @@ use super::error::StoreError;
 use super::inline_projections;
 use super::journal::{self, Entry, Folded};
 use super::outbox::{self, Change};
+use super::transaction::{self, WriteError};
 use crate::domain::body::{Body, CorruptState, patch};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Journaled, Keys, Registry};
@@ -30,8 +31,8 @@ pub(super) fn commit(
     counters: &mut Counters,
     commands: Vec<Command>,
     now: Timestamp,
-) -> Result<CommitOutcome, StoreError> {
-    let (outcome, after) = connection.immediate_transaction(|connection| {
+) -> Result<CommitOutcome, WriteError> {
+    let (outcome, after) = transaction::write(connection, |connection| {
         let mut batch = StagedBatch::new(registry, inline, counters.clone(), now);
         let mut answers = Vec::with_capacity(commands.len());
         for command in commands {
@@ -50,7 +51,7 @@ pub(super) fn commit(
             position: batch.counters.position,
             changed: batch.counters.changed().collect(),
         };
-        Ok::<_, StoreError>((outcome, batch.counters))
+        Ok((outcome, batch.counters))
     })?;
     *counters = after;
     Ok(outcome)
@@ -170,13 +171,13 @@ impl<'a> StagedBatch<'a> {
             .map(|after| vec![StateChange { collection: id, key: key.clone(), before: None, after: Some(after) }]);
         let savepoint = self.savepoint(&changes);
         let staged = restored.into_iter().chain([changes]).try_for_each(|changes| self.stage(changes));
-        let projected = staged.and_then(|()| {
+        let projected = staged.map_err(ExecuteError::from).and_then(|()| {
             self.stage_events(id, &key, events);
             self.project(connection, &savepoint)
         });
-        if let Err(rejection) = projected {
+        if let Err(error) = projected {
             self.roll_back(savepoint);
-            return Err(rejection.into());
+            return Err(error);
         }
         if is_numbered {
             self.counters.use_key(id);
@@ -247,14 +248,20 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// Applies what was staged since a savepoint to the inline projections.
-    fn project(&self, connection: &mut SqliteConnection, since: &Savepoint) -> Result<(), Rejection> {
+    fn project(&self, connection: &mut SqliteConnection, since: &Savepoint) -> Result<(), ExecuteError> {
         if self.inline.is_empty() {
             return Ok(());
         }
         let events = &self.events[since.events..];
         let changes = &self.changes[since.changes..];
-        inline_projections::project(connection, self.registry, self.inline, events, changes)
-            .map_err(|error| Rejection::Corrupt(CorruptState::new(error.to_string())))
+        inline_projections::project(connection, self.registry, self.inline, events, changes).map_err(|error| {
+            // With a full disk or an I/O error, SQLite may have rolled back the whole transaction, and every command of
+            // the batch would fail in the same way.
+            match inline_projections::failure_of_batch(connection, &error) {
+                Some(error) => ExecuteError::Store(error),
+                None => Rejection::Corrupt(CorruptState::new(error.to_string())).into(),
+            }
+        })
     }
 
     /// Remembers the batch before the changes of a command are staged.

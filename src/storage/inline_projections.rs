@@ -10,7 +10,7 @@ use diesel::sqlite::SqliteConnection;
 
 use super::aggregates;
 use super::counters::horizon;
-use super::error::StoreError;
+use super::error::{DISK_FULL, StoreError};
 use super::journal::{self, Entry};
 use super::outbox::{self, Change};
 use super::page::{PageLimit, Span};
@@ -234,5 +234,18 @@ fn change_event<'a>(registry: &Registry, change: &'a Change) -> Event<'a> {
         collection: registry.get(change.collection).name(),
         key: &change.key,
         what: What::Change { patch: &change.patch },
+    }
+}
+
+/// The error of the whole batch, if it cannot continue after the error of a projection.
+pub(super) fn failure_of_batch(connection: &mut SqliteConnection, error: &ProjectionError) -> Option<StoreError> {
+    let message = error.to_string();
+    // Fails while a transaction is open. If it does not, SQLite has rolled back that of the batch, and the new one will be
+    // rolled back with the batch.
+    let is_open = connection.batch_execute("BEGIN").is_err();
+    match is_open {
+        _ if message.contains(DISK_FULL) => Some(StoreError::Full),
+        true => None,
+        false => Some(StoreError::Projection(message)),
     }
 }

@@ -16,5 +16,6 @@ pub(crate) mod reader;
 mod registration;
 mod schema;
 mod statement;
+pub(crate) mod transaction;
 pub(crate) mod verify;
 pub(crate) mod writer;

@@ -1,7 +1,9 @@
 //! The only writer of the main database. The aggregator owns it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use diesel::connection::SimpleConnection as _;
 use diesel::sqlite::SqliteConnection;
 
 use super::commit::{self, CommitOutcome};
@@ -11,6 +13,7 @@ use super::database::Database;
 use super::error::StoreError;
 use super::page::Progress;
 use super::registration::Registration;
+use super::transaction::{self, WriteError};
 use super::{aggregates, inline_projections, journal, outbox};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
@@ -27,6 +30,7 @@ pub(crate) struct Writer {
     history: Arc<History>,
     /// The counters as they are in the database.
     counters: Counters,
+    patience: Patience,
 }
 
 impl Writer {
@@ -68,7 +72,7 @@ impl Writer {
     ) -> Result<Self, StoreError> {
         let position = journal::current(&mut connection)?;
         let counters = Counters::load(&mut connection, &registry, position)?;
-        Ok(Self { connection, registry, inline, history, counters })
+        Ok(Self { connection, registry, inline, history, counters, patience: Patience::Long })
     }
 
     /// The epochs of the database. The last one began when the database was opened.
@@ -91,7 +95,7 @@ impl Writer {
 
     /// Executes the commands in order, in one transaction. Each command has its own answer. After an error, none was
     /// executed.
-    pub(crate) fn commit(&mut self, commands: Vec<Command>, now: Timestamp) -> Result<CommitOutcome, StoreError> {
+    pub(crate) fn commit(&mut self, commands: Vec<Command>, now: Timestamp) -> Result<CommitOutcome, WriteError> {
         commit::commit(&mut self.connection, &self.registry, &self.inline, &mut self.counters, commands, now)
     }
 
@@ -111,9 +115,44 @@ impl Writer {
             .immediate_transaction(|connection| inline_projections::build(connection, registry, projection, now))
     }
 
+    /// Writes a page that stays as it is, to find out whether a transaction can be committed again.
+    pub(crate) fn probe(&mut self) -> Result<(), WriteError> {
+        transaction::write(&mut self.connection, |connection| Ok(connection.batch_execute(PROBE)?))
+    }
+
+    /// Changes how long this connection waits for the lock of another process.
+    pub(crate) fn wait_for_lock(&mut self, patience: Patience) -> Result<(), StoreError> {
+        if self.patience != patience {
+            connection::set_busy_timeout(&mut self.connection, patience.timeout())?;
+            self.patience = patience;
+        }
+        Ok(())
+    }
+
     /// Closes the database. All of its data is in one file then.
     pub(crate) fn close(mut self) -> Result<(), StoreError> {
         connection::tidy(&mut self.connection)
+    }
+}
+
+/// Two statements, because SQLite does not write a row that is the same afterwards.
+const PROBE: &str = "UPDATE metadata SET pruned = pruned + 1; UPDATE metadata SET pruned = pruned - 1";
+
+/// How long a transaction waits for the lock of another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// As long as every connection does.
+    Long,
+    /// After a transaction waited in vain: the commands that have been queued meanwhile must not wait one after another.
+    Short,
+}
+
+impl Patience {
+    fn timeout(self) -> Duration {
+        match self {
+            Self::Long => connection::BUSY_TIMEOUT,
+            Self::Short => Duration::from_millis(100),
+        }
     }
 }
 
