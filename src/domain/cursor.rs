@@ -22,6 +22,8 @@ pub(crate) enum Cursor {
         after: Revision,
         /// The revision from which on deletions matter: the client may still hold what was deleted later.
         since: Revision,
+        /// The last revision when the client got this part. `None` in a cursor that does not say so.
+        at: Option<Revision>,
     },
     /// A text that this service never handed out.
     Foreign,
@@ -31,18 +33,17 @@ impl FromStr for Cursor {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let (epoch, rest) = text.split_once('.').ok_or(Malformed)?;
+        let parts: Vec<&str> = text.split('.').collect();
+        let [epoch, after, rest @ ..] = &parts[..] else { return Err(Malformed) };
         let epoch: Epoch = epoch.parse()?;
-        match rest.split_once('.') {
-            None => Ok(Self::After { epoch: Some(epoch), after: rest.parse()? }),
-            Some((after, "partial")) => {
-                let after = after.parse()?;
-                Ok(Self::Partial { epoch, after, since: after })
-            }
-            Some((after, rest)) => {
-                let since = rest.strip_prefix("partial.").ok_or(Malformed)?.parse()?;
-                Ok(Self::Partial { epoch, after: after.parse()?, since })
-            }
+        let after: Revision = after.parse()?;
+        match rest {
+            [] => Ok(Self::After { epoch: Some(epoch), after }),
+            // The first two forms are those of version 0.1, and the first one also the id of `data: null`.
+            ["partial"] => Ok(Self::Partial { epoch, after, since: after, at: None }),
+            ["partial", since] => Ok(Self::Partial { epoch, after, since: since.parse()?, at: None }),
+            ["partial", since, at] => Ok(Self::Partial { epoch, after, since: since.parse()?, at: Some(at.parse()?) }),
+            _ => Err(Malformed),
         }
     }
 }
@@ -120,9 +121,21 @@ mod tests {
             Ok(Cursor::Partial {
                 epoch: "4f9c21aa".parse().unwrap(),
                 after: Revision::from_raw(8),
-                since: Revision::from_raw(8)
+                since: Revision::from_raw(8),
+                at: None,
             })
         );
+    }
+
+    #[test]
+    fn a_partial_cursor_names_the_revision_of_its_page_unless_it_is_an_old_one() {
+        for (text, since, at) in
+            [("4f9c21aa.8.partial", 8, None), ("4f9c21aa.8.partial.3", 3, None), ("4f9c21aa.8.partial.3.9", 3, Some(9))]
+        {
+            let (epoch, after) = ("4f9c21aa".parse().unwrap(), Revision::from_raw(8));
+            let (since, at) = (Revision::from_raw(since), at.map(Revision::from_raw));
+            assert_eq!(text.parse(), Ok(Cursor::Partial { epoch, after, since, at }), "{text}");
+        }
     }
 
     #[test]
@@ -156,8 +169,17 @@ mod tests {
         }
         let short = CursorParams { revision: Some("1"), epoch: Some("short"), ..CursorParams::default() };
         assert_eq!(short.cursor(), Err("X-Epoch"));
-        for id in ["8", "4f9c21aa", "4f9c21aa.", "4f9c21aa.x", "4F9C21AA.1", "4f9c21aa.1.whole", "4f9c21aa.1.partial."]
-        {
+        for id in [
+            "8",
+            "4f9c21aa",
+            "4f9c21aa.",
+            "4f9c21aa.x",
+            "4F9C21AA.1",
+            "4f9c21aa.1.whole",
+            "4f9c21aa.1.partial.",
+            "4f9c21aa.1.partial.1.",
+            "4f9c21aa.1.partial.1.1.1",
+        ] {
             assert_eq!(
                 CursorParams { last_event_id: Some(id.as_bytes()), ..CursorParams::default() }.cursor(),
                 Ok(Cursor::Foreign)

@@ -5,6 +5,7 @@
 
 use crate::domain::cursor::Cursor;
 use crate::domain::feed::{Feed, Member, Presence};
+use crate::domain::history::History;
 use crate::domain::revision::{Epoch, Revision};
 use crate::events::replay_cache::{Replay, ReplayCache};
 use crate::events::sse::{Form, Messages};
@@ -24,6 +25,8 @@ pub(crate) enum Position {
         after: Revision,
         /// The consumer may still have aggregates that were deleted after this revision, so it must get those deletions.
         since: Revision,
+        /// The last revision when the consumer got this part.
+        at: Revision,
     },
     /// Something from another history, or older than what is known of deletions: the consumer has to start over.
     Unknown,
@@ -104,12 +107,25 @@ impl Page {
 }
 
 impl Position {
-    /// The position that a cursor means in this epoch.
-    pub(crate) fn of(cursor: &Cursor, ours: &Epoch) -> Self {
+    /// Nothing yet.
+    pub(crate) const NOTHING: Self = Self::State { after: Revision::ZERO, since: Revision::ZERO, at: Revision::ZERO };
+
+    /// The position that a cursor means in this history.
+    pub(crate) fn of(cursor: &Cursor, history: &History) -> Self {
         match cursor {
-            Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| epoch == ours) => Self::Log(*after),
-            Cursor::Partial { epoch, after, since } if epoch == ours => Self::State { after: *after, since: *since },
-            _ => Self::Unknown,
+            Cursor::After { epoch: None, after } => Self::Log(*after),
+            Cursor::After { epoch: Some(epoch), after } if history.has_revision(epoch, *after) => Self::Log(*after),
+            Cursor::Partial { after: Revision::ZERO, .. } => Self::NOTHING,
+            Cursor::Partial { epoch, after, since, at } => {
+                // An aggregate that was read in a later revision, which this history does not have, would be skipped.
+                // Only in the current epoch can that not have happened.
+                let at = at.or((epoch == history.epoch()).then_some(*after));
+                match at.filter(|at| history.has_revision(epoch, (*at).max(*after))) {
+                    Some(at) => Self::State { after: *after, since: *since, at },
+                    None => Self::Unknown,
+                }
+            }
+            Cursor::After { .. } | Cursor::Foreign => Self::Unknown,
         }
     }
 
@@ -117,8 +133,8 @@ impl Position {
     pub(crate) fn id(self, epoch: &Epoch) -> Option<String> {
         match self {
             Self::Log(after) => Some(format!("{epoch}.{after}")),
-            Self::State { after, since } if after == since => Some(format!("{epoch}.{after}.partial")),
-            Self::State { after, since } => Some(format!("{epoch}.{after}.partial.{since}")),
+            Self::NOTHING => Some(format!("{epoch}.0.partial")),
+            Self::State { after, since, at } => Some(format!("{epoch}.{after}.partial.{since}.{at}")),
             Self::Unknown => None,
         }
     }
@@ -128,10 +144,12 @@ impl Position {
         match self {
             Self::Log(after) if after > horizon.current => Self::Unknown,
             Self::Log(after) if after >= horizon.pruned => self,
-            Self::Log(after) => Self::State { after, since: after }.within(horizon),
+            Self::Log(after) => Self::State { after, since: after, at: horizon.current }.within(horizon),
             // A consumer that has nothing cannot miss a deletion.
-            Self::State { after: Revision::ZERO, .. } => Self::State { after: Revision::ZERO, since: horizon.current },
-            Self::State { after, since } if since >= horizon.forgotten && after <= horizon.current => self,
+            Self::State { after: Revision::ZERO, at, .. } => {
+                Self::State { after: Revision::ZERO, since: horizon.current, at }
+            }
+            Self::State { after, since, at } if since >= horizon.forgotten && after.max(at) <= horizon.current => self,
             _ => Self::Unknown,
         }
     }
@@ -146,7 +164,7 @@ pub(crate) fn resume(
     let horizon = view.horizon()?;
     let place = match request.position.within(&horizon) {
         Position::Log(after) if should_compact(view, request, after, &horizon)? => {
-            Position::State { after, since: after }.within(&horizon)
+            Position::State { after, since: after, at: horizon.current }.within(&horizon)
         }
         place => place,
     };
@@ -155,9 +173,9 @@ pub(crate) fn resume(
     match place {
         Position::Log(after) => replay(view, replay_cache, request, after, &mut page)?,
         _ if request.mode == ReplayMode::Strict => return Ok(ResumeReply::Gone(horizon)),
-        Position::State { after, since } => catch_up(view, request, CatchUp { after, since }, &horizon, &mut page)?,
+        Position::State { after, since, .. } => catch_up(view, request, CatchUp { after, since }, &horizon, &mut page)?,
         Position::Unknown => {
-            page.push_message(Some(Position::State { after: Revision::ZERO, since: Revision::ZERO }), "null");
+            page.push_message(Some(Position::NOTHING), "null");
             let everything = CatchUp { after: Revision::ZERO, since: horizon.current };
             catch_up(view, request, everything, &horizon, &mut page)?;
         }
@@ -258,8 +276,8 @@ fn catch_up(
     page.position = match read.to {
         None => Position::Log(page.current),
         // After the last forgotten deletion, the cursor need not contain the begin of the catch-up.
-        Some(after) if after >= horizon.forgotten => Position::State { after, since: after },
-        Some(after) => Position::State { after, since },
+        Some(after) if after >= horizon.forgotten => Position::State { after, since: after, at: horizon.current },
+        Some(after) => Position::State { after, since, at: horizon.current },
     };
     // The document may have new collections, which may be empty.
     if after == Revision::ZERO || matches!(feed, Feed::Everything(_)) {
@@ -293,34 +311,72 @@ fn member<'a>(state: &'a State, patch: &'a str) -> Member<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::history::EpochStart;
+    use crate::domain::revision::JournalPosition;
+
+    fn state(after: i64, since: i64, at: i64) -> Position {
+        let revision = Revision::from_raw;
+        Position::State { after: revision(after), since: revision(since), at: revision(at) }
+    }
 
     #[test]
     fn a_position_continues_where_nothing_is_missed() {
         let revision = Revision::from_raw;
         let log = |after| Position::Log(revision(after));
-        let state = |after, since| Position::State { after: revision(after), since: revision(since) };
         let horizon = Horizon { current: revision(100), pruned: revision(50), forgotten: revision(20) };
         for (position, expected) in [
             // The log reaches back to the position.
             (log(100), log(100)),
             (log(50), log(50)),
             // It does not: a catch-up, as long as no tombstone since then is forgotten.
-            (log(49), state(49, 49)),
-            (log(20), state(20, 20)),
+            (log(49), state(49, 49, 100)),
+            (log(20), state(20, 20, 100)),
             (log(19), Position::Unknown),
             // Nothing was read yet, so no deletion can be missed.
-            (log(0), state(0, 100)),
-            (state(0, 0), state(0, 100)),
+            (log(0), state(0, 100, 100)),
+            (Position::NOTHING, state(0, 100, 0)),
             // In the middle of a catch-up.
-            (state(30, 30), state(30, 30)),
-            (state(10, 30), state(10, 30)),
-            (state(10, 10), Position::Unknown),
+            (state(30, 30, 90), state(30, 30, 90)),
+            (state(10, 30, 30), state(10, 30, 30)),
+            (state(10, 10, 90), Position::Unknown),
             // From the future.
             (log(101), Position::Unknown),
-            (state(101, 101), Position::Unknown),
+            (state(101, 101, 101), Position::Unknown),
+            (state(30, 30, 101), Position::Unknown),
             (Position::Unknown, Position::Unknown),
         ] {
             assert_eq!(position.within(&horizon), expected, "{position:?}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_is_good_up_to_where_the_next_epoch_began() {
+        let start = |name: &str, first| EpochStart {
+            epoch: name.parse().unwrap(),
+            first_revision: Revision::from_raw(first),
+            first_position: JournalPosition::from_raw(1),
+        };
+        let history = History::new(vec![start("00000001", 1)], start("00000002", 10));
+        let log = |after| Position::Log(Revision::from_raw(after));
+        for (cursor, expected) in [
+            ("00000001.9", log(9)),
+            ("00000001.10", Position::Unknown),
+            ("00000002.10", log(10)),
+            // Only the database knows its last revision.
+            ("00000002.99", log(99)),
+            ("00000003.1", Position::Unknown),
+            // Part of a catch-up, whose page was read while the epoch was ours.
+            ("00000001.5.partial.3.9", state(5, 3, 9)),
+            ("00000001.5.partial.3.10", Position::Unknown),
+            ("00000002.5.partial.3.10", state(5, 3, 10)),
+            // Nobody knows when its page was read.
+            ("00000001.5.partial", Position::Unknown),
+            ("00000001.5.partial.3", Position::Unknown),
+            ("00000002.5.partial.3", state(5, 3, 5)),
+            // Who has nothing can have nothing wrong.
+            ("00000003.0.partial", Position::NOTHING),
+        ] {
+            assert_eq!(Position::of(&cursor.parse().unwrap(), &history), expected, "{cursor}");
         }
     }
 }

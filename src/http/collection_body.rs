@@ -73,7 +73,7 @@ fn content_type(form: Form) -> &'static str {
 /// The entity tag for this revision of the last change, without quotes.
 fn tag(context: &RequestContext, form: Form, changed: Revision) -> String {
     let suffix = if form == Form::Lines { "-ndjson" } else { "" };
-    format!("{}.{changed}{suffix}", context.shared.epoch())
+    format!("{}.{changed}{suffix}", context.shared.history.epoch_of(changed))
 }
 
 fn quoted(tag: &str) -> String {

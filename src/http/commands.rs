@@ -122,7 +122,7 @@ fn response(context: &RequestContext, written: &Written) -> HttpResponse {
     response
         .insert_header((CONTENT_TYPE, JSON))
         .insert_header((CACHE_CONTROL, "no-cache"))
-        .insert_header((ETAG, tag(epoch, written.changed)));
+        .insert_header((ETAG, tag(&context.shared.history, written.changed)));
     if let (true, Ok(collection)) = (written.is_new, context.collection()) {
         let key = utf8_percent_encode(written.key.as_str(), PATH_SEGMENT);
         response.insert_header((LOCATION, format!("/{}/{key}", collection.name())));

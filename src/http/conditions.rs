@@ -6,15 +6,17 @@ use serde_json::Value;
 
 use super::problem::{Kind, Problem};
 use super::request::RequestContext;
+use crate::domain::history::History;
 use crate::domain::precondition::{Precondition, Tags};
-use crate::domain::revision::{Epoch, Revision};
+use crate::domain::revision::Revision;
 
 /// The suffix of the tag of a compressed body.
 pub(super) const GZIP: &str = "-gzip";
 
-/// The tag of an aggregate that last changed at this revision.
-pub(super) fn tag(epoch: &Epoch, changed: Revision) -> String {
-    format!("\"{epoch}.{changed}\"")
+/// The tag of what last changed at this revision. It names the epoch in which the revision was made, so it stays the same
+/// when another epoch begins.
+pub(super) fn tag(history: &History, changed: Revision) -> String {
+    format!("\"{}.{changed}\"", history.epoch_of(changed))
 }
 
 /// The conditions of the request.
@@ -46,7 +48,7 @@ fn tags(context: &RequestContext, name: &HeaderName, comparison: Comparison) -> 
         Sent::Any => Tags::Any,
         Sent::These(list) => {
             let usable = list.iter().filter(|tag| comparison == Comparison::Weak || !tag.weak);
-            Tags::These(usable.filter_map(|tag| revision(tag, context.shared.epoch())).collect())
+            Tags::These(usable.filter_map(|tag| revision(tag, &context.shared.history)).collect())
         }
     }))
 }
@@ -103,10 +105,11 @@ fn list(text: &str) -> Option<Vec<EntityTag>> {
     }
 }
 
-/// The revision in a tag of this epoch. A suffix after a hyphen names the representation only.
-fn revision(tag: &EntityTag, ours: &Epoch) -> Option<Revision> {
+/// The revision in a tag, if it belongs to this history. A suffix after a hyphen names the representation only.
+fn revision(tag: &EntityTag, history: &History) -> Option<Revision> {
     let (epoch, revision) = tag.tag().split('-').next()?.split_once('.')?;
-    (epoch == ours.as_str()).then(|| revision.parse().ok()).flatten()
+    let revision = revision.parse().ok()?;
+    history.has_revision(&epoch.parse().ok()?, revision).then_some(revision)
 }
 
 /// The aggregate is in another state, or does not exist.
@@ -114,7 +117,7 @@ pub(super) fn unexpected(context: &RequestContext, actual: Option<Revision>) -> 
     let sent = |name| context.request.headers().get_all(name).filter_map(|value| value.to_str().ok());
     let matching = sent(IF_MATCH).map(str::to_owned);
     let expected: Vec<_> = matching.chain(sent(IF_NONE_MATCH).map(|tags| format!("not {tags}"))).collect();
-    let actual = actual.map(|actual| tag(context.shared.epoch(), actual));
+    let actual = actual.map(|actual| tag(&context.shared.history, actual));
     let path = context.aggregate_path();
     let detail = match &actual {
         Some(actual) => format!("{path} is at {actual}; expected {}", expected.join(", ")),

@@ -98,7 +98,7 @@ fn position(context: &RequestContext, query: &Query) -> Result<Position, Problem
         };
         Problem::new(Kind::MalformedRequest, format!("{name}: expected {form}"))
     })?;
-    Ok(Position::of(&cursor, context.shared.epoch()))
+    Ok(Position::of(&cursor, &context.shared.history))
 }
 
 /// Whether the client needs every event, by `Prefer: handling=strict`

@@ -79,8 +79,10 @@ async fn position(context: &RequestContext, query: &Query) -> Result<JournalPosi
         Problem::new(Kind::MalformedRequest, format!("{name}: expected an event id such as 4f9c21aa.8"))
     })?;
     let claimed = match cursor {
-        Cursor::After { epoch, after } if epoch.as_ref().is_none_or(|epoch| epoch == context.shared.epoch()) => {
-            Some(JournalPosition::from_raw(after.number()))
+        Cursor::After { epoch, after } => {
+            let after = JournalPosition::from_raw(after.number());
+            let is_ours = epoch.is_none_or(|epoch| context.shared.history.has_position(&epoch, after));
+            is_ours.then_some(after)
         }
         _ => None,
     };
@@ -98,12 +100,13 @@ async fn position(context: &RequestContext, query: &Query) -> Result<JournalPosi
     claimed.filter(|after| *after <= last).ok_or_else(|| foreign(context, last))
 }
 
-/// An id of another epoch, or after the last position. Later events cannot undo what the consumer has processed, so this is
+/// An id of another history, or after the last position. Later events cannot undo what the consumer has processed, so this is
 /// an error and not a reset.
 fn foreign(context: &RequestContext, last: JournalPosition) -> Problem {
     let epoch = context.shared.epoch();
-    let detail =
-        format!("the id does not belong to epoch {epoch} and its positions up to {last}; restart from the beginning");
+    let detail = format!(
+        "the id does not belong to the history of this database, which is in epoch {epoch} at position {last}; restart from the beginning"
+    );
     let problem = Problem::new(Kind::ForeignId, detail).with("current", last.number());
     problem.with("epoch", epoch.as_str()).with("bootstrap", "/journal").at(epoch, context.shared.committed.get())
 }

@@ -81,7 +81,7 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
     if !holds(if_match, None) {
         return Err(unexpected(&context, changed).at(context.shared.epoch(), revision));
     }
-    let tag = changed.map(|changed| tag(context.shared.epoch(), changed)).unwrap_or_default();
+    let tag = changed.map(|changed| tag(&context.shared.history, changed)).unwrap_or_default();
     if !holds(None, if_none_match) {
         return Ok(state(&context, StatusCode::NOT_MODIFIED, revision, JSON).insert_header((ETAG, tag)).finish());
     }

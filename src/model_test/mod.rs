@@ -40,7 +40,7 @@ use crate::events::resume::{Position, REPLAY_THRESHOLD, ReplayMode, resume};
 use crate::storage::database::Database;
 use crate::storage::page::{PageLimit, Span};
 use crate::storage::reader::Reader;
-use crate::storage::writer::{EpochMode, Retained, Writer};
+use crate::storage::writer::{Retained, Writer};
 
 struct World {
     directory: TempDir,
@@ -92,7 +92,7 @@ impl World {
                 connection: None,
             })
             .collect();
-        let subscribers = Rc::new(RefCell::new(LiveSubscribers::new(writer.epoch().clone())));
+        let subscribers = Rc::new(RefCell::new(LiveSubscribers::new(writer.history().epoch().clone())));
         let history = vec![Model::default().document()];
         let (writer, published, model) = (Some(writer), Revision::ZERO, Model::default());
         let mut world = Self {
@@ -173,7 +173,7 @@ impl World {
 
     fn publish(&mut self) {
         loop {
-            let (after, epoch) = (self.published, self.writer().epoch().clone());
+            let (after, epoch) = (self.published, self.writer().history().epoch().clone());
             let (read, current, after) = self
                 .reader
                 .view(|view| {
@@ -205,13 +205,13 @@ impl World {
         let (writer, reader) = open(&self.directory, self.databases, &self.registry);
         self.replay_cache = replay_cache();
         self.published = writer.revision();
-        self.subscribers = Rc::new(RefCell::new(LiveSubscribers::new(writer.epoch().clone())));
+        self.subscribers = Rc::new(RefCell::new(LiveSubscribers::new(writer.history().epoch().clone())));
         (self.writer, self.reader) = (Some(writer), reader);
         self.publish();
     }
 
     fn cursor(&mut self, revision: usize) -> String {
-        format!("{}.{revision}", self.writer().epoch())
+        format!("{}.{revision}", self.writer().history().epoch())
     }
 
     fn begin(&mut self, consumer: usize, begin: &Begin) {
@@ -238,14 +238,15 @@ impl World {
 
     fn connect(&mut self, consumer: usize, mode: ReplayMode) {
         self.cut(consumer);
-        let epoch = self.writer().epoch().clone();
+        let history = Arc::clone(self.writer().history());
+        let epoch = history.epoch().clone();
         let ours = &mut self.consumers[consumer];
         let presented =
             CursorParams { last_event_id: ours.last_id.as_ref().map(String::as_bytes), ..CursorParams::default() };
         let queue = SendQueue::new(200);
         let mut subscription = Subscription {
             feed: ours.feed.clone(),
-            position: Position::of(&presented.cursor().unwrap(), &epoch),
+            position: Position::of(&presented.cursor().unwrap(), &history),
             form: crate::events::sse::Form::Stream(epoch),
             mode,
             replay_threshold: if mode == ReplayMode::Auto { 3 } else { REPLAY_THRESHOLD },
@@ -344,8 +345,7 @@ impl World {
 
 fn open(directory: &TempDir, number: usize, registry: &Arc<Registry>) -> (Writer, Reader) {
     let database = Database::lock(&directory.path().join(format!("{number}.db"))).unwrap();
-    let writer =
-        Writer::open(&database, Arc::clone(registry), [].into(), Clock::default().now(), EpochMode::Keep).unwrap();
+    let writer = Writer::open(&database, Arc::clone(registry), [].into(), Clock::default().now()).unwrap();
     let reader = Reader::open(&database, Arc::clone(registry)).unwrap();
     (writer, reader)
 }

@@ -57,10 +57,6 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_TOMBSTONE_RETENTION", value_name = "DURATION", default_value = "90d", value_parser = humantime::parse_duration)]
     pub tombstone_retention: Duration,
 
-    /// Start a new epoch; needed once for a copy of a database that was not made by this program.
-    #[arg(long, env = "DUALITY_NEW_EPOCH")]
-    pub new_epoch: bool,
-
     /// How often older change events are pruned.
     #[arg(long, env = "DUALITY_PRUNE_INTERVAL", value_name = "DURATION", default_value = "1min", value_parser = interval)]
     pub prune_interval: Duration,

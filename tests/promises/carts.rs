@@ -290,7 +290,7 @@ fn time_travel_shows_every_version_as_it_was_answered() {
         for (version, then) in (1..).zip(&answered) {
             let seen = app.get(&format!("{cart}?version={version}"));
             assert_eq!((seen.status, seen.text()), (200, then.text()), "version {version} {when}");
-            assert_eq!(seen.cursor(), answered[5].cursor(), "the headers have the current revision");
+            assert_eq!(seen.revision(), answered[5].revision(), "the headers have the current revision");
         }
         for version in ["0", "7", "9223372036854775807"] {
             let response = app.get(&format!("{cart}?version={version}"));

@@ -261,11 +261,12 @@ fn shutdown_cuts_the_journal_and_positions_continue_after_a_restart() {
     app.stop();
     assert_eq!(stream.try_next(), None, "the stream is cut: after a clean end some clients never reconnect");
     app.resume();
-    assert_eq!(page(&app, ""), before);
+    assert_eq!(page(&app, "")["events"], before["events"]);
     let mut stream = app.follow("/journal", &[("Last-Event-ID", &id)]);
     stream.read_until(|text| text.contains("retry"));
     app.open_cart();
-    assert_eq!(stream.next().id, Some(id.replace(".4", ".5")));
+    let next = format!("{}.5", epoch(&app));
+    assert_eq!(stream.next().id, Some(next), "the id of the earlier epoch is good");
     assert_eq!(app.get(&format!("{cart}/journal")).json()["events"].as_array().unwrap().len(), 3);
 }
 
@@ -363,7 +364,7 @@ fn the_journal_survives_pruning_and_consumers_of_change_events_converge() {
     for _ in 0..2 {
         app.prune_everything();
         app.get("/cart-events?strict=true&revision=1").problem(410, "not-retained");
-        assert_eq!(page(&app, ""), journal);
+        assert_eq!(page(&app, "")["events"], journal["events"]);
         let mut stream = app.follow("/journal", &[]);
         assert_eq!([0; 8].map(|_| stream.next().revision()), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(app.get(&format!("{account}/journal")).json()["events"], json!([journal["events"][2]]));

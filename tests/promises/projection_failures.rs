@@ -268,17 +268,26 @@ fn a_projection_added_after_pruning_starts_from_the_aggregates() {
 }
 
 #[test]
-fn a_new_epoch_rebuilds_projections() {
+fn projections_of_an_abandoned_history_are_rebuilt() {
     let mut app = serving(|| jars().background::<Marbles<10>>().background::<Jars>());
     fill(&app, "a", 1);
     wait_for_report(&app, "jar-marbles", &json!([[1, "a", 1, 1]]));
     wait_until_built(&app, "jars.csv", 1);
-    app.change(|settings| settings.new_epoch = true);
-    app.restart();
+    app.stop();
+    let backup = std::fs::read(app.database()).unwrap();
+    app.resume();
+    fill(&app, "b", 1);
+    wait_for_report(&app, "jar-marbles", &json!([[1, "a", 1, 1], [2, "b", 1, 1]]));
+    wait_for_file(&app, "jars.csv", "jar\r\na\r\nb\r\n");
+    app.stop();
+    std::fs::write(app.database(), backup).unwrap();
+    app.resume();
+    fill(&app, "c", 1);
+    fill(&app, "d", 1);
     wait_until_built(&app, "marbles", 2);
     wait_until_built(&app, "jars.csv", 2);
-    wait_for_report(&app, "jar-marbles", &json!([[1, "a", 1, 1]]));
-    wait_for_file(&app, "jars.csv", "jar\r\na\r\n");
+    wait_for_report(&app, "jar-marbles", &json!([[1, "a", 1, 1], [2, "c", 1, 1], [3, "d", 1, 1]]));
+    wait_for_file(&app, "jars.csv", "jar\r\na\r\nc\r\nd\r\n");
 }
 
 #[test]
