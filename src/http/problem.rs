@@ -199,7 +199,10 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        log::error!("{}", ErrorChain(&error));
+        // If nothing can be read, that is in the log already, once and not for each request.
+        if !error.is_of_file() {
+            log::error!("{}", ErrorChain(&error));
+        }
         Self::internal()
     }
 }

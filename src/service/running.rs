@@ -137,6 +137,7 @@ impl Running {
     /// # Errors
     /// The write-ahead log could not be moved into the database file. All answered commands are on disk nevertheless.
     pub async fn stop(self) -> Result<(), StoreError> {
+        self.database.health().stop();
         let stopped = self.server.as_ref().map(|server| server.stop(true));
         let hubs = std::mem::take(&mut *self.hubs.lock().expect("no thread panics while it holds this lock"));
         for hub in &hubs {

@@ -18,6 +18,7 @@ use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{Revision, Version};
+use crate::metrics::Counter;
 
 /// The row of one aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,6 +248,7 @@ const TOMBSTONES_PER_TRANSACTION: u16 = 1000;
 pub(super) fn prune_tombstones(
     connection: &mut SqliteConnection,
     older_than: Timestamp,
+    pruned: &Counter,
 ) -> Result<Progress, StoreError> {
     connection.immediate_transaction(|connection| {
         let oldest: Vec<(String, i32, String, i64, Option<i64>)> = aggregates::table
@@ -268,6 +270,7 @@ pub(super) fn prune_tombstones(
             diesel::delete(aggregates::table.find((collection, rank, key))).execute(connection)?;
         }
         diesel::update(metadata::table).set(metadata::forgotten.eq(last)).execute(connection)?;
+        pruned.add(old as u64);
         let is_full = old == usize::from(TOMBSTONES_PER_TRANSACTION);
         Ok(if is_full { Progress::More } else { Progress::Done })
     })

@@ -72,12 +72,18 @@ impl Health {
             failure.times += 1;
             failure.is_logged &= failure.is_failing;
         } else {
-            log::error!("{part}: {reason}");
+            let level = if part == Part::Stopping { log::Level::Info } else { log::Level::Error };
+            log::log!(level, "{part}: {reason}");
             failure.reason = reason.to_owned();
             (failure.times, failure.logged, failure.is_logged) = (1, now, true);
         }
         failure.is_failing = true;
         self.failing.fetch_or(part.bit(), Ordering::Relaxed);
+    }
+
+    /// Notes that the service is stopping.
+    pub(crate) fn stop(&self) {
+        self.fail(Part::Stopping, "the service is stopping");
     }
 
     /// Notes that a part works.
@@ -163,7 +169,7 @@ impl fmt::Display for Part {
             Self::Relay => "the relay",
             Self::Disk => "the disk",
             Self::Spool => "the temporary files",
-            Self::Stopping => "the service",
+            Self::Stopping => "shutdown",
         })
     }
 }

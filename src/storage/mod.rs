@@ -5,6 +5,7 @@ pub(crate) mod commit;
 pub(crate) mod connection;
 pub(crate) mod counters;
 pub(crate) mod database;
+pub(crate) mod disk;
 pub(crate) mod epochs;
 pub(crate) mod error;
 pub(crate) mod health;

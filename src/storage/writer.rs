@@ -20,6 +20,7 @@ use crate::domain::collection::Registry;
 use crate::domain::command::Command;
 use crate::domain::history::History;
 use crate::domain::revision::{JournalPosition, Revision};
+use crate::metrics::Counter;
 use crate::read_model::spec::ProjectionSpec;
 
 /// The only writer of the main database.
@@ -99,11 +100,12 @@ impl Writer {
         commit::commit(&mut self.connection, &self.registry, &self.inline, &mut self.counters, commands, now)
     }
 
-    /// Deletes change events and tombstones that are not retained, oldest first, up to a maximum number.
-    pub(crate) fn prune(&mut self, retained: Retained) -> Result<Progress, StoreError> {
+    /// Deletes change events and tombstones that are not retained, oldest first, up to a maximum number. Counts the
+    /// tombstones.
+    pub(crate) fn prune(&mut self, retained: Retained, tombstones: &Counter) -> Result<Progress, StoreError> {
         match outbox::prune(&mut self.connection, retained.events, retained.keep)? {
             Progress::More => Ok(Progress::More),
-            Progress::Done => aggregates::prune_tombstones(&mut self.connection, retained.tombstones),
+            Progress::Done => aggregates::prune_tombstones(&mut self.connection, retained.tombstones, tombstones),
         }
     }
 

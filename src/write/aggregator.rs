@@ -373,7 +373,8 @@ impl Handler<Prune> for Aggregator {
 
     fn handle(&mut self, Prune(retained): Prune, _: &mut Self::Context) -> Self::Result {
         self.flush();
-        let pruned = self.with_writer(|writer| Ok(writer.prune(retained)?));
+        let metrics = Arc::clone(&self.metrics);
+        let pruned = self.with_writer(|writer| Ok(writer.prune(retained, &metrics.pruned_tombstones)?));
         pruned.map_err(WriteError::into_cause)
     }
 }
