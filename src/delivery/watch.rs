@@ -16,6 +16,8 @@ pub(crate) struct Watch {
     pub(crate) disk: Arc<Disk>,
     pub(crate) spool: Arc<SpoolDirectory>,
     pub(crate) aggregator: Addr<Aggregator>,
+    /// Shared with the attempt of the aggregator that is on its way.
+    pub(crate) probing: Arc<()>,
 }
 
 impl Watch {
@@ -24,8 +26,11 @@ impl Watch {
         let health = self.database.health();
         self.disk.check(health);
         if health.is_failing(Part::Writer) {
-            // With a full mailbox, there are commands enough to find out.
-            let _ = self.aggregator.try_send(Probe);
+            // One at a time: an attempt may wait for the lock of another process for longer than a poll takes. With a full
+            // mailbox, there are commands enough to find out.
+            if Arc::strong_count(&self.probing) == 1 {
+                let _ = self.aggregator.try_send(Probe { _running: Arc::clone(&self.probing) });
+            }
         }
         if health.is_failing(Part::Spool) {
             self.spool.probe();

@@ -11,8 +11,9 @@ use prometheus_client::registry::Registry;
 use super::readiness::obstacles;
 use super::shared::Shared;
 use crate::metrics::Histogram;
+use crate::projector::status::State;
 use crate::storage::database::with_suffix;
-use crate::storage::health::Part;
+use crate::storage::health::{Health, Part};
 
 /// All metrics. A help text is a sentence without its full stop, which the registry adds.
 pub(super) fn registry(shared: &Shared) -> Registry {
@@ -30,32 +31,28 @@ pub(super) fn registry(shared: &Shared) -> Registry {
 }
 
 fn of_process(registry: &mut Registry, shared: &Shared) {
-    let build = Metric::family([(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], Value::Gauge(1.0))]);
+    let build = Metric::family([(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], Value::Number(1))]);
     registry.register("build_info", "The version of the program", build);
-    let seconds = shared.started.milliseconds() as f64 / 1000.0;
-    registry.register("start_time_seconds", "When the service was started, in Unix time", Metric::gauge(seconds));
+    let seconds = shared.started.milliseconds() / 1000;
+    registry.register("start_time_seconds", "When the service was started, in Unix time", Metric::number(seconds));
 }
 
 fn of_health(registry: &mut Registry, shared: &Shared) {
     let health = shared.database.health();
-    let parts = |value: fn(&crate::storage::health::Health, Part) -> Value| {
+    let parts = |value: fn(&Health, Part) -> Value| {
         Metric::family(Part::ALL.map(|part| (vec![("part", part.name().to_owned())], value(health, part))))
     };
     registry.register(
         "health",
         "1 while the part works, 0 while it fails",
-        parts(|health, part| Value::Gauge(if health.is_failing(part) { 0.0 } else { 1.0 })),
+        parts(|health, part| Value::Number(i64::from(!health.is_failing(part)))),
     );
     registry.register(
         "failures",
         "Failures of a part, repeated ones included",
         parts(|health, part| Value::Counter(health.failures(part))),
     );
-    registry.register(
-        "ready",
-        "1 while /readyz is a 200",
-        Metric::gauge(if obstacles(shared).is_empty() { 1.0 } else { 0.0 }),
-    );
+    registry.register("ready", "1 while /readyz is a 200", Metric::truth(obstacles(shared).is_empty()));
 }
 
 fn of_writes(registry: &mut Registry, shared: &Shared) {
@@ -110,7 +107,7 @@ fn of_relay(registry: &mut Registry, shared: &Shared) {
     registry.register(
         "relay_lag_seconds",
         "Time since the last publication, while committed revisions are not published",
-        Metric::gauge(lag.time.as_secs_f64()),
+        Metric::fraction(lag.time.as_secs_f64()),
     );
     let pruned = Metric::counter(shared.relay.pruned());
     registry.register("pruned_revisions", "Revisions whose change events were pruned", pruned);
@@ -144,7 +141,7 @@ fn of_reads(registry: &mut Registry, shared: &Shared) {
     registry.register(
         "waiting_reads",
         "Reads that wait for a thread",
-        Metric::family(waiting.map(|(pool, count)| (vec![("pool", pool.to_owned())], Value::Gauge(count as f64)))),
+        Metric::family(waiting.map(|(pool, count)| (vec![("pool", pool.to_owned())], Value::size(count)))),
     );
 }
 
@@ -168,25 +165,25 @@ fn of_requests(registry: &mut Registry, shared: &Shared) {
 
 fn of_disk(registry: &mut Registry, shared: &Shared) {
     let database = shared.database.path();
-    registry.register("database_bytes", "Size of the database file", Metric::gauge(size_of_file(database)));
+    registry.register("database_bytes", "Size of the database file", Metric::number(size_of_file(database)));
     let log = size_of_file(&with_suffix(database, "-wal"));
-    registry.register("wal_bytes", "Size of the write-ahead log", Metric::gauge(log));
+    registry.register("wal_bytes", "Size of the write-ahead log", Metric::number(log));
     registry.register("disk_free_bytes", "Free room on the disk of the database", Metric::number(shared.disk.free()));
     let spool = Metric::number(shared.spool_directory.bytes());
     registry.register("spool_bytes", "Temporary files of responses whose clients are slow", spool);
 }
 
 /// The size of a file in bytes; 0 if there is none. The file is not opened, which would drop SQLite's locks.
-fn size_of_file(path: &Path) -> f64 {
-    std::fs::metadata(path).map_or(0.0, |metadata| metadata.len() as f64)
+fn size_of_file(path: &Path) -> i64 {
+    std::fs::metadata(path).map_or(0, |metadata| i64::try_from(metadata.len()).unwrap_or(i64::MAX))
 }
 
 fn of_projections(registry: &mut Registry, shared: &Shared) {
     let now = shared.projections.now();
     let states: Vec<_> = shared.projections.running.iter().map(|running| running.status.state().clone()).collect();
-    let by_name = |value: &dyn Fn(&crate::projector::status::State) -> i64| {
+    let by_name = |value: &dyn Fn(&State) -> i64| {
         let values =
-            states.iter().map(|state| (vec![("projection", state.name.to_owned())], Value::Gauge(value(state) as f64)));
+            states.iter().map(|state| (vec![("projection", state.name.to_owned())], Value::Number(value(state))));
         Metric::family(values)
     };
     let lag_events = by_name(&|state| state.lag(now).events);
@@ -212,7 +209,8 @@ struct Metric {
 #[derive(Debug)]
 enum Value {
     Counter(u64),
-    Gauge(f64),
+    Number(i64),
+    Fraction(f64),
     Histogram { sum: f64, count: u64, buckets: Vec<(f64, u64)> },
 }
 
@@ -231,18 +229,21 @@ impl Metric {
         Self::single(Value::Counter(count))
     }
 
-    fn gauge(value: f64) -> Self {
-        Self::single(Value::Gauge(value))
+    fn fraction(number: f64) -> Self {
+        Self::single(Value::Fraction(number))
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "Prometheus stores floating-point numbers")]
     fn number(number: i64) -> Self {
-        Self::gauge(number as f64)
+        Self::single(Value::Number(number))
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "Prometheus stores floating-point numbers")]
     fn size(size: usize) -> Self {
-        Self::gauge(size as f64)
+        Self::single(Value::size(size))
+    }
+
+    /// 1 or 0.
+    fn truth(holds: bool) -> Self {
+        Self::number(i64::from(holds))
     }
 }
 
@@ -250,9 +251,13 @@ impl Value {
     fn kind(&self) -> MetricType {
         match self {
             Self::Counter(_) => MetricType::Counter,
-            Self::Gauge(_) => MetricType::Gauge,
+            Self::Number(_) | Self::Fraction(_) => MetricType::Gauge,
             Self::Histogram { .. } => MetricType::Histogram,
         }
+    }
+
+    fn size(size: usize) -> Self {
+        Self::Number(i64::try_from(size).unwrap_or(i64::MAX))
     }
 
     /// A histogram of microseconds.
@@ -265,7 +270,7 @@ impl Value {
     fn histogram(histogram: &Histogram, unit: f64) -> Self {
         let buckets: Vec<_> = histogram
             .ranges()
-            .map(|(bound, count)| (bound.map_or(f64::MAX, |bound| bound as f64 / unit), count))
+            .map(|(bound, count)| (bound.map_or(f64::INFINITY, |bound| bound as f64 / unit), count))
             .collect();
         let count = buckets.iter().map(|(_, count)| count).sum();
         Self::Histogram { sum: histogram.sum() as f64 / unit, count, buckets }
@@ -274,7 +279,8 @@ impl Value {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         match self {
             Self::Counter(count) => encoder.encode_counter::<NoLabelSet, _, u64>(count, None),
-            Self::Gauge(value) => encoder.encode_gauge(value),
+            Self::Number(number) => encoder.encode_gauge(number),
+            Self::Fraction(number) => encoder.encode_gauge(number),
             Self::Histogram { sum, count, buckets } => {
                 encoder.encode_histogram::<NoLabelSet>(*sum, *count, buckets, None)
             }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::metrics::registry;
 use super::problem::{Kind, Problem};
 use super::projections::json_response;
-use super::readiness::{obstacles, reasons};
+use super::readiness::{Reason, obstacles, reasons};
 use super::request::RequestContext;
 
 /// The text format that Prometheus reads.
@@ -35,7 +35,7 @@ pub(super) async fn readiness(context: RequestContext) -> Result<HttpResponse, P
     if reasons.is_empty() {
         return Ok(json_response(&context, StatusCode::OK, &json!({"status": "ready"})));
     }
-    let sentences: Vec<_> = reasons.iter().map(|reason| reason.sentence()).collect();
+    let sentences: Vec<_> = reasons.iter().map(Reason::sentence).collect();
     let problem = Problem::new(Kind::NotReady, sentences.join("; "));
     Err(problem.with("reasons", json!(reasons)).header(RETRY_AFTER.as_str(), "5"))
 }

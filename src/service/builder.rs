@@ -212,6 +212,7 @@ impl Service {
                 disk: Arc::clone(&disk),
                 spool: Arc::clone(&spool),
                 aggregator: aggregator.clone(),
+                probing: Arc::default(),
             },
             database: Arc::clone(&database),
             registry: Arc::clone(&registry),

@@ -204,7 +204,7 @@ impl Aggregator {
         match &outcome {
             Ok(_) => health.recover(Part::Writer),
             Err(error) if error.cause().is_of_file() => {
-                health.fail(Part::Writer, &ErrorChain(error.cause()).to_string())
+                health.fail(Part::Writer, &ErrorChain(error.cause()).to_string());
             }
             Err(error) => log::error!("a transaction failed: {}", ErrorChain(error.cause())),
         }
@@ -399,7 +399,10 @@ impl Handler<RebuildInline> for Aggregator {
 
 /// Finds out whether the writer works again, if it does not: without it, a service that gets no commands any more because
 /// it is not ready would never be ready.
-pub(crate) struct Probe;
+pub(crate) struct Probe {
+    /// Dropped when it is known.
+    pub(crate) _running: Arc<()>,
+}
 
 impl Message for Probe {
     type Result = ();
@@ -408,7 +411,7 @@ impl Message for Probe {
 impl Handler<Probe> for Aggregator {
     type Result = ();
 
-    fn handle(&mut self, _: Probe, _: &mut Self::Context) {
+    fn handle(&mut self, _probe: Probe, _: &mut Self::Context) {
         self.flush();
         if self.database.health().is_failing(Part::Writer) {
             // The outcome is in the health of the writer.
