@@ -69,7 +69,7 @@ pub use service::builder::Service;
 pub use service::running::{CommandError, Outcome, ReadError, Running, StartError};
 pub use service::settings::{ProjectionTask, Settings, Task};
 pub use storage::error::StoreError;
-pub use storage::verify::Verified;
+pub use storage::verified::Verified;
 pub use write::refusal::Refusal;
 
 /// The Rust in the README and in the guides compiles.

@@ -24,7 +24,7 @@ use crate::storage::health::Part;
 use crate::storage::outbox::Change;
 use crate::storage::page::{PageLimit, Progress, Span};
 use crate::storage::reader::Reader;
-use crate::storage::writer::Retained;
+use crate::storage::retained::Retained;
 use crate::write::aggregator::{Aggregator, Committed, Prune};
 
 /// The shortest time between two notifications of the projectors. The cost of a step hardly depends on the number of its
@@ -339,7 +339,7 @@ pub(crate) struct Retention {
 impl Retention {
     /// What is kept at this time.
     pub(crate) fn at(&self, now: Timestamp) -> Retained {
-        Retained { events: now.minus(self.events), keep: self.keep, tombstones: now.minus(self.tombstones) }
+        Retained { now, events: now.minus(self.events), keep: self.keep, tombstones: now.minus(self.tombstones) }
     }
 }
 

@@ -54,6 +54,9 @@ pub(crate) trait Collection: Send + Sync {
     /// For an event-sourced collection, which accepts commands: how its state follows from its events.
     fn journaled(&self) -> Option<&dyn Journaled>;
 
+    /// Fails if a stored state is not one of this type.
+    fn check(&self, body: &Body) -> Result<(), CorruptState>;
+
     /// The version of the rule that computes the collection from other data; 0 for a document.
     fn rule(&self) -> i64 {
         let derived = self.derivation().map(Derivation::version);

@@ -77,7 +77,7 @@ pub(super) async fn report(context: RequestContext) -> Result<HttpResponse, Prob
         Ok(ReportContent::Json(value)) => Ok(json_response(&context, StatusCode::OK, &value)),
         Ok(ReportContent::File { file, length }) => Ok(file_response(&context, file, length)),
         Ok(ReportContent::Building) => {
-            let problem = Problem::new(Kind::Busy, "the projection is being built for the first time");
+            let problem = Problem::new(Kind::Busy, "the projection is being built");
             Err(problem.header(RETRY_AFTER.as_str(), "1"))
         }
         Err(ReportError::Invalid(invalid)) => Err(Problem::new(Kind::MalformedRequest, invalid.to_string())),

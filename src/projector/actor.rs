@@ -87,6 +87,22 @@ impl Handler<NewEvents> for ProjectorActor {
     }
 }
 
+/// A report could not open the generation that is served. Build another one if it is damaged.
+pub(crate) struct CheckFiles;
+
+impl Message for CheckFiles {
+    type Result = ();
+}
+
+impl Handler<CheckFiles> for ProjectorActor {
+    type Result = ();
+
+    fn handle(&mut self, _: CheckFiles, ctx: &mut Self::Context) {
+        self.runner.suspect();
+        self.run(ctx);
+    }
+}
+
 /// Rebuild the projection while the current generation is served. Returns the status when the build has started.
 pub(crate) struct Rebuild;
 

@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::source_id::SourceId;
 use crate::domain::clock::Timestamp;
+use crate::domain::history::History;
 use crate::domain::key::Key;
+use crate::domain::revision::{JournalPosition, Revision};
 use crate::read_model::projection::{Event, What};
 
 /// Consecutive events of a source: all that are wanted up to and including the offset `to`.
@@ -13,6 +16,8 @@ pub(super) struct Page {
     pub(super) to: i64,
     /// The last offset of the source.
     pub(super) last: i64,
+    /// No event in the page, nor any before it, was made after this position of the journal or this revision.
+    pub(super) reached: i64,
 }
 
 /// An event in its source.
@@ -35,9 +40,31 @@ pub(super) enum Form {
     Change { patch: String },
 }
 
-/// Identifies an event permanently: its source, and its place there.
+/// Identifies an event permanently: its source, and its place there. The source starts with an epoch in which the history
+/// of the database had the event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct EventId(pub(super) String, pub(super) i64);
+pub(crate) struct EventId(String, i64);
+
+impl EventId {
+    /// Whether both are the same event, of two that belong to the same history.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.1 == other.1 && self.split().1 == other.split().1
+    }
+
+    /// Whether the event belongs to the history of a database.
+    pub(super) fn belongs_to(&self, epochs: &History) -> bool {
+        let (epoch, source) = self.split();
+        epoch.parse().is_ok_and(|epoch| match source {
+            "" => epochs.has_position(&epoch, JournalPosition::from_raw(self.1)),
+            _ => epochs.has_revision(&epoch, Revision::from_raw(self.1)),
+        })
+    }
+
+    /// The epoch, and the source without it.
+    fn split(&self) -> (&str, &str) {
+        self.0.split_once('/').unwrap_or((&self.0, ""))
+    }
+}
 
 impl PageEvent {
     /// The event as the projection receives it.
@@ -52,10 +79,41 @@ impl PageEvent {
     }
 
     /// The identity of the event in this source. A revision has at most one event of an aggregate.
-    pub(super) fn id(&self, source: &str) -> EventId {
+    pub(super) fn id(&self, source: &SourceId) -> EventId {
         match &self.form {
-            Form::Domain { .. } => EventId(source.to_owned(), self.sequence),
+            Form::Domain { .. } => EventId(source.to_string(), self.sequence),
             Form::Change { .. } => EventId(format!("{source}/{}/{}", self.collection, self.key.as_str()), self.at),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::history::EpochStart;
+
+    #[test]
+    fn an_event_that_is_skipped_is_the_same_after_a_restart_but_not_in_another_history() {
+        let start = |name: &str, first_revision, first_position| EpochStart {
+            epoch: name.parse().unwrap(),
+            first_revision: Revision::from_raw(first_revision),
+            first_position: JournalPosition::from_raw(first_position),
+        };
+        let epochs = History::new(vec![start("00000001", 1, 1)], start("00000002", 16, 6));
+        let id = |source: &str, at| EventId(source.to_owned(), at);
+        for (source, at, expected) in [
+            ("00000001", 5, true),
+            ("00000001", 6, false),
+            ("00000002", 6, true),
+            ("00000001/changes/persons/1", 15, true),
+            ("00000001/changes/persons/1", 16, false),
+            ("00000009/changes/persons/1", 1, false),
+        ] {
+            assert_eq!(id(source, at).belongs_to(&epochs), expected, "{source} {at}");
+        }
+        assert!(id("00000001", 5).is_same(&id("00000002", 5)));
+        assert!(!id("00000001", 5).is_same(&id("00000001", 4)));
+        assert!(!id("00000001/changes/persons/1", 5).is_same(&id("00000001/changes/persons/2", 5)));
+        assert!(!id("00000001/changes/persons/1", 5).is_same(&id("00000001", 5)));
     }
 }

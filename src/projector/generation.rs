@@ -8,7 +8,10 @@ use diesel::sqlite::SqliteConnection;
 
 use super::event_page::{EventId, PageEvent};
 use super::manifest::Files;
+use super::source_id::{SourceId, SourceKind};
+use crate::read_model::csv_file::FileMark;
 use crate::read_model::error::ProjectionError;
+use crate::read_model::file_id::FileId;
 use crate::read_model::sink::SinkHandle;
 use crate::read_model::spec::ProjectionSpec;
 use crate::storage::connection::open_sidecar;
@@ -23,6 +26,8 @@ diesel::table! {
         #[sql_name = "place"]
         offset -> BigInt,
         length -> BigInt,
+        checksum -> Nullable<BigInt>,
+        reached -> Nullable<BigInt>,
     }
 }
 
@@ -31,6 +36,8 @@ pub(super) struct Generation {
     pub(super) number: i64,
     pub(super) checkpoint: Checkpoint,
     sink: SinkHandle,
+    /// The file of the database.
+    tables: FileId,
 }
 
 /// How far a generation is.
@@ -39,16 +46,18 @@ pub(super) struct Checkpoint {
     pub(super) position: Position,
     /// The version of the projection that built the generation.
     pub(super) version: i64,
-    /// The length of the file in bytes; 0 without one.
-    pub(super) length: u64,
+    /// What there is of the file, if the sink is one.
+    pub(super) file: FileMark,
 }
 
 /// An offset in a source: all events up to and including it are applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Position {
-    /// The identity of the source.
-    pub(super) source: String,
+    pub(super) source: SourceId,
     pub(super) offset: i64,
+    /// The data follow from nothing after this position of the journal, or this revision. It is stored because an offset
+    /// in the history does not tell. `None` if an earlier version of this program wrote the checkpoint.
+    pub(super) reached: Option<i64>,
 }
 
 /// An event that could not be applied, by its index in the page.
@@ -64,20 +73,40 @@ impl Generation {
         spec: &ProjectionSpec,
         files: &Files,
         number: i64,
-        source: &str,
+        beginning: Position,
     ) -> Result<Self, ProjectionError> {
-        let mut connection = open_sidecar(&files.tables(number))?;
+        let path = files.tables(number);
+        let mut connection = open_sidecar(&path)?;
+        let tables = FileId::of(&path)?;
+        add_columns(&mut connection)?;
         let known = load(&mut connection)?;
         let is_new = known.is_none();
-        let beginning = Position { source: source.to_owned(), offset: 0 };
-        let first = Checkpoint { position: beginning, version: spec.version, length: 0 };
-        let checkpoint = known.unwrap_or(first);
-        let sink = SinkHandle::open(spec.setup, connection, &files.output(number), checkpoint.length)?;
-        let mut generation = Self { number, checkpoint, sink };
+        let first = Checkpoint { position: beginning, version: spec.version, file: FileMark::default() };
+        let mut checkpoint = known.unwrap_or(first);
+        let mut sink = SinkHandle::open(spec.setup, connection, &files.output(number), checkpoint.file)?;
+        // Nothing is pending: this is what was found, with its checksum.
+        checkpoint.file = sink.write_out()?;
+        let mut generation = Self { number, checkpoint, sink, tables };
         if is_new {
             generation.create(spec)?;
         }
         Ok(generation)
+    }
+
+    /// Fails if somebody else has removed, replaced or changed a file. The pages of the database are not read.
+    pub(super) fn check(&mut self, files: &Files) -> Result<(), ProjectionError> {
+        let path = files.tables(self.number);
+        if !self.tables.is_at(&path) {
+            return Err(ProjectionError::new(format!("{} was removed or replaced", path.display())));
+        }
+        self.sink.check(&files.output(self.number), self.checkpoint.file)
+    }
+
+    /// Fails if the database is damaged. Reads all of it.
+    pub(super) fn check_pages(&mut self) -> Result<(), ProjectionError> {
+        let query = diesel::sql_query("SELECT quick_check AS text FROM pragma_quick_check(1)");
+        let Text { text } = query.get_result(self.sink.connection())?;
+        if text == "ok" { Ok(()) } else { Err(ProjectionError::new(text)) }
     }
 
     fn create(&mut self, spec: &ProjectionSpec) -> Result<(), ProjectionError> {
@@ -85,9 +114,9 @@ impl Generation {
             generation.sink.set_up(spec.setup)?;
             generation.sink.connection().batch_execute(
                 "CREATE TABLE checkpoint (id BIGINT NOT NULL PRIMARY KEY, log TEXT NOT NULL, version BIGINT NOT NULL, \
-                 place BIGINT NOT NULL, length BIGINT NOT NULL)",
+                 place BIGINT NOT NULL, length BIGINT NOT NULL, checksum BIGINT, reached BIGINT)",
             )?;
-            generation.checkpoint.length = generation.sink.write_out()?;
+            generation.checkpoint.file = generation.sink.write_out()?;
             save_checkpoint(generation.sink.connection(), &generation.checkpoint)
         })
     }
@@ -104,13 +133,14 @@ impl Generation {
         let before = self.checkpoint.clone();
         let outcome = self.in_transaction(|generation| {
             for event in events {
-                if skipped.is_empty() || !skipped.contains(&event.id(&before.position.source)) {
+                let is_skipped = |skipped: &EventId| skipped.is_same(&event.id(&before.position.source));
+                if !skipped.iter().any(is_skipped) {
                     generation.apply_one(spec, event)?;
                 }
                 index += 1;
             }
             index = events.len().saturating_sub(1);
-            generation.checkpoint.length = generation.sink.write_out()?;
+            generation.checkpoint.file = generation.sink.write_out()?;
             generation.checkpoint.position = to;
             save_checkpoint(generation.sink.connection(), &generation.checkpoint)
         });
@@ -144,7 +174,7 @@ impl Generation {
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, ProjectionError>,
     ) -> Result<T, ProjectionError> {
-        let length = self.checkpoint.length;
+        let file = self.checkpoint.file;
         AnsiTransactionManager::begin_transaction(self.sink.connection())?;
         match work(self) {
             Ok(value) => {
@@ -152,7 +182,7 @@ impl Generation {
                 Ok(value)
             }
             Err(error) => {
-                self.sink.discard(length);
+                self.sink.discard(file);
                 roll_back(self.sink.connection())?;
                 Err(error)
             }
@@ -165,6 +195,13 @@ impl Generation {
 struct WalCheckpoint {
     #[diesel(sql_type = diesel::sql_types::Integer)]
     busy: i32,
+}
+
+/// A row of a pragma with one column of text.
+#[derive(QueryableByName)]
+struct Text {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    text: String,
 }
 
 /// Reads the checkpoint of a generation.
@@ -180,15 +217,41 @@ fn roll_back(connection: &mut SqliteConnection) -> Result<(), ProjectionError> {
     Ok(())
 }
 
+/// Adds the columns that a checkpoint of an earlier version of this program does not have.
+fn add_columns(connection: &mut SqliteConnection) -> Result<(), ProjectionError> {
+    let query = diesel::sql_query("SELECT name AS text FROM pragma_table_info('checkpoint')");
+    let known: Vec<Text> = query.load(connection)?;
+    // Without columns, there is no table yet.
+    if !known.is_empty() && known.iter().all(|column| column.text != "reached") {
+        connection.batch_execute(
+            "BEGIN; ALTER TABLE checkpoint ADD COLUMN checksum BIGINT; \
+             ALTER TABLE checkpoint ADD COLUMN reached BIGINT; COMMIT",
+        )?;
+    }
+    Ok(())
+}
+
+#[derive(Queryable)]
+struct Row {
+    source: String,
+    version: i64,
+    offset: i64,
+    length: i64,
+    checksum: Option<i64>,
+    reached: Option<i64>,
+}
+
 fn load(connection: &mut SqliteConnection) -> Result<Option<Checkpoint>, ProjectionError> {
-    let row: QueryResult<(String, i64, i64, i64)> = checkpoint::table
-        .select((checkpoint::source, checkpoint::version, checkpoint::offset, checkpoint::length))
-        .first(connection);
-    match row {
-        Ok((source, version, offset, length)) => {
-            let position = Position { source, offset };
-            Ok(Some(Checkpoint { position, version, length: length.unsigned_abs() }))
-        }
+    let columns = (
+        checkpoint::source,
+        checkpoint::version,
+        checkpoint::offset,
+        checkpoint::length,
+        checkpoint::checksum,
+        checkpoint::reached,
+    );
+    match checkpoint::table.select(columns).first::<Row>(connection) {
+        Ok(row) => row.checkpoint().map(Some),
         // The process was killed before the generation was created.
         Err(diesel::result::Error::NotFound) => Ok(None),
         Err(diesel::result::Error::DatabaseError(_, info)) if info.message().starts_with("no such table") => Ok(None),
@@ -196,14 +259,31 @@ fn load(connection: &mut SqliteConnection) -> Result<Option<Checkpoint>, Project
     }
 }
 
+impl Row {
+    fn checkpoint(self) -> Result<Checkpoint, ProjectionError> {
+        let Self { source, version, offset, length, checksum, reached } = self;
+        let source: SourceId =
+            source.parse().map_err(|_| ProjectionError::new(format!("a checkpoint has the source {source:?}")))?;
+        let reached = match source.kind {
+            SourceKind::Journal | SourceKind::Changes => reached.or(Some(offset)),
+            _ => reached,
+        };
+        let position = Position { source, offset, reached };
+        let checksum = checksum.and_then(|checksum| u32::try_from(checksum).ok());
+        Ok(Checkpoint { position, version, file: FileMark { length: length.unsigned_abs(), checksum } })
+    }
+}
+
 fn save_checkpoint(connection: &mut SqliteConnection, now: &Checkpoint) -> Result<(), ProjectionError> {
     diesel::replace_into(checkpoint::table)
         .values((
             checkpoint::id.eq(1),
-            checkpoint::source.eq(&now.position.source),
+            checkpoint::source.eq(now.position.source.to_string()),
             checkpoint::version.eq(now.version),
             checkpoint::offset.eq(now.position.offset),
-            checkpoint::length.eq(now.length.cast_signed()),
+            checkpoint::length.eq(now.file.length.cast_signed()),
+            checkpoint::checksum.eq(now.file.checksum.map(i64::from)),
+            checkpoint::reached.eq(now.position.reached),
         ))
         .execute(connection)?;
     Ok(())

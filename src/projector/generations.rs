@@ -6,10 +6,12 @@ use std::time::Instant;
 
 use super::event_page::{EventId, Page, PageEvent};
 use super::generation::{ApplyError, Checkpoint, Generation, Position, read_checkpoint};
-use super::history::History;
+use super::history::KeptHistory;
+use super::main_reader::MainReader;
 use super::manifest::{Files, Manifest};
 use super::snapshot::Snapshot;
-use super::source::{Compatibility, Source, SourceState, epoch_of, is_snapshot};
+use super::source::{Compatibility, Source, SourceState};
+use super::source_id::{SourceId, SourceKind};
 use super::status::{Behind, Building, Current, FailedEvent, Status, StepError};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::collection::Registry;
@@ -18,7 +20,6 @@ use crate::read_model::spec::ProjectionSpec;
 use crate::storage::connection::open_read_only;
 use crate::storage::database::Database;
 use crate::storage::page::{PageLimit, Progress};
-use crate::storage::reader::Reader;
 
 /// What all background projections of a service use.
 #[derive(Clone)]
@@ -26,7 +27,7 @@ pub(crate) struct ProjectorContext {
     pub(crate) database: Arc<Database>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) clock: Arc<Clock>,
-    pub(super) history: Arc<History>,
+    pub(super) history: Arc<KeptHistory>,
 }
 
 /// The open generations of one projection.
@@ -72,16 +73,20 @@ impl Generations {
         status: Status,
     ) -> Result<Self, ProjectionError> {
         let files = Files::new(context.database.path(), spec.name)?;
-        let reader = Reader::open(&context.database, Arc::clone(&context.registry))?;
+        let reader = MainReader::open(&context.database, &context.registry)?;
         let mut source = Source::new(&spec, Arc::clone(&context.registry), &context.history, reader)?;
         let state = source.refresh(context.clock.now())?;
-        let manifest = files.read_manifest()?;
+        let mut manifest = files.read_manifest()?;
+        // Another history has other events in these places.
+        manifest.skipped.retain(|event| event.belongs_to(&state.epochs));
         files.remove_unnamed(&manifest);
         // A generation that cannot be opened (the disk lost a file) is replaced by a new one. A file that is missing must
         // not be created, because it would be served while it is empty.
         let open = |number: i64| {
             let exists = files.tables(number).exists();
-            exists.then(|| Generation::open(&spec, &files, number, &state.identity))
+            exists.then(|| {
+                Generation::open(&spec, &files, number, Position { source: state.id(), offset: 0, reached: None })
+            })
         };
         let give_up = |error: &ProjectionError| log::error!("projection {} will be rebuilt: {error}", spec.name);
         let live = manifest.current.and_then(open).and_then(|opened| opened.inspect_err(give_up).ok());
@@ -94,9 +99,16 @@ impl Generations {
     /// Looks for new events, and starts or discards generations so that there is one which can apply them.
     pub(super) fn prepare(&mut self) -> Result<(), ProjectionError> {
         self.state = self.source.refresh(self.clock.now())?;
+        self.files.create_directory()?;
+        self.discard_broken(Generation::check)?;
         self.discard_incompatible()?;
         self.publish();
         Ok(())
+    }
+
+    /// Gives up the generations whose database is damaged. Reads all of it.
+    pub(super) fn discard_damaged(&mut self) -> Result<(), ProjectionError> {
+        self.discard_broken(|generation, _| generation.check_pages())
     }
 
     pub(super) fn is_building(&self) -> bool {
@@ -108,8 +120,6 @@ impl Generations {
         self.building = None;
         let given_up = self.manifest.building.take();
         let number = self.manifest.last + 1;
-        // Events of another incarnation of the database do not exist any more.
-        self.manifest.skipped.retain(|EventId(source, _)| epoch_of(source) == self.state.epoch);
         self.manifest.building = Some(number);
         self.manifest.last = number;
         self.files.write_manifest(&self.manifest)?;
@@ -119,11 +129,10 @@ impl Generations {
         // A killed process may have left files of this number.
         self.files.remove(number);
         let snapshot = self.source.take_snapshot(&self.files.snapshot(number), self.clock.now())?;
-        let beginning = match &snapshot {
-            Some(_) => self.state.start_of_snapshot(),
-            None => self.state.identity.clone(),
-        };
-        let generation = Generation::open(&self.spec, &self.files, number, &beginning)?;
+        let kind = snapshot.as_ref().map_or(self.state.kind.clone(), |_| SourceKind::Snapshot);
+        let reached = snapshot.as_ref().map_or(0, |snapshot| snapshot.revision.number());
+        let beginning = Position { source: self.state.id_of(kind), offset: 0, reached: Some(reached) };
+        let generation = Generation::open(&self.spec, &self.files, number, beginning)?;
         let total = snapshot.as_ref().map_or(self.state.last, |snapshot| snapshot.length);
         self.publish();
         self.status.state().building = Some(Building::start(&generation, total));
@@ -154,14 +163,15 @@ impl Generations {
         }
         self.erase_deleted()?;
         let Some(live) = self.live.as_mut() else { return Ok(Progress::Done) };
-        let Position { source, offset } = live.checkpoint.position.clone();
+        let offset = live.checkpoint.position.offset;
         let page = self.source.page(offset, PAGE_LIMIT)?;
         let since = page.events.first().map_or(self.clock.now(), |event| event.time);
         self.status.state().behind = behind(page.last - offset, since);
         if page.to == offset {
             return Ok(progress(&page));
         }
-        apply(live, &self.spec, &page.events, &self.manifest.skipped, Position { source, offset: page.to })?;
+        let to = Position { source: self.state.id(), offset: page.to, reached: Some(page.reached) };
+        apply(live, &self.spec, &page.events, &self.manifest.skipped, to)?;
         self.status.state().behind = behind(page.last - page.to, since);
         Ok(progress(&page))
     }
@@ -171,7 +181,7 @@ impl Generations {
         let Some(building) = self.building.as_mut() else { return Ok(BuildStep::Nothing) };
         let page = building.page(&mut self.source)?;
         let to = building.position_after(&page, &self.state);
-        let is_new_source = to.source != building.generation.checkpoint.position.source;
+        let is_new_source = to.source.kind != building.generation.checkpoint.position.source.kind;
         let is_resumed = self.status.state().building.is_none();
         if is_resumed {
             self.status.state().building = Some(Building::start(&building.generation, page.last));
@@ -225,23 +235,54 @@ impl Generations {
         }
     }
 
+    /// Gives up the generations that fail a check, so that others are built.
+    fn discard_broken(
+        &mut self,
+        check: impl Fn(&mut Generation, &Files) -> Result<(), ProjectionError>,
+    ) -> Result<(), ProjectionError> {
+        let name = self.spec.name;
+        let is_broken = |generation: &mut Generation| {
+            let checked = check(generation, &self.files);
+            checked.inspect_err(|error| log::error!("projection {name} is built again: {error}")).is_err()
+        };
+        let live = self.live.take_if(&is_broken);
+        let build = self.building.take_if(|build| is_broken(&mut build.generation));
+        if let Some(live) = live {
+            self.give_up(&live)?;
+        }
+        if build.is_some() {
+            self.begin()?;
+        }
+        Ok(())
+    }
+
+    /// Gives up the generation that was served, and removes its files.
+    fn give_up(&mut self, live: &Generation) -> Result<(), ProjectionError> {
+        self.manifest.current = None;
+        // No reader must look for the files when they are gone.
+        self.publish();
+        self.files.write_manifest(&self.manifest)?;
+        self.files.remove(live.number);
+        Ok(())
+    }
+
     fn discard_incompatible(&mut self) -> Result<(), ProjectionError> {
         let version = self.spec.version;
         let live = self.live.as_ref().map(|live| self.state.compatibility(&live.checkpoint, version));
-        let is_unfit = |build: &Build| !build.continues(&self.state, version);
-        let was_unfit = self.building.as_ref().is_some_and(is_unfit);
-        if was_unfit || (live != Some(Compatibility::Current) && self.building.is_none()) {
-            let generation = self.begin()?;
-            log::info!("projection {}: building generation {generation}", self.spec.name);
-        }
         if live == Some(Compatibility::Foreign)
             && let Some(live) = self.live.take()
         {
-            self.manifest.current = None;
-            self.files.write_manifest(&self.manifest)?;
-            // No reader must look for the files when they are gone.
-            self.publish();
-            self.files.remove(live.number);
+            let (name, number) = (self.spec.name, live.number);
+            log::warn!(
+                "projection {name} is built again: generation {number} has events that the database does not have"
+            );
+            self.give_up(&live)?;
+        }
+        let is_current = live == Some(Compatibility::Current);
+        let is_unfit = |build: &Build| !build.continues(&self.state, version);
+        if self.building.as_ref().map_or(!is_current, is_unfit) {
+            let generation = self.begin()?;
+            log::info!("projection {}: building generation {generation}", self.spec.name);
         }
         Ok(())
     }
@@ -291,15 +332,13 @@ impl Generations {
 fn is_older(files: &Files, generation: i64, state: &SourceState) -> bool {
     let checkpoint = open_read_only(&files.tables(generation)).map_err(ProjectionError::from);
     let checkpoint = checkpoint.and_then(|mut connection| read_checkpoint(&mut connection));
-    let is_recent =
-        |Checkpoint { position, .. }: Checkpoint| position.source == state.identity && position.offset >= state.first;
-    !checkpoint.is_ok_and(is_recent)
+    !checkpoint.is_ok_and(|Checkpoint { position, .. }| state.is_recent(&position))
 }
 
 /// Continues a build after a restart.
 fn resume(generation: Generation, files: &Files) -> Result<Build, ProjectionError> {
     let path = files.snapshot(generation.number);
-    if is_snapshot(&generation.checkpoint.position.source) {
+    if generation.checkpoint.position.source.kind == SourceKind::Snapshot {
         return Ok(Build { snapshot: Some(Snapshot::open(&path)?), generation });
     }
     super::manifest::remove_database(&path);
@@ -318,12 +357,15 @@ impl Build {
 
     /// The position when a page is applied. After the last page of the snapshot, the change events follow.
     fn position_after(&self, page: &Page, state: &SourceState) -> Position {
-        match &self.snapshot {
+        let kind = match &self.snapshot {
             Some(snapshot) if page.to == snapshot.length => {
-                Position { source: state.identity.clone(), offset: snapshot.revision.number() }
+                let offset = snapshot.revision.number();
+                return Position { source: state.id(), offset, reached: Some(offset) };
             }
-            _ => Position { source: self.generation.checkpoint.position.source.clone(), offset: page.to },
-        }
+            Some(_) => SourceKind::Snapshot,
+            None => state.kind.clone(),
+        };
+        Position { source: state.id_of(kind), offset: page.to, reached: Some(page.reached) }
     }
 
     /// Whether the build can continue, or has to start over.
@@ -344,7 +386,9 @@ fn apply(
     skipped: &[EventId],
     to: Position,
 ) -> Result<(), StepError> {
-    let source = generation.checkpoint.position.source.clone();
+    // The events are those of the current epoch, whatever the epoch of the last checkpoint.
+    let source = SourceId { epoch: to.source.epoch.clone(), kind: generation.checkpoint.position.source.kind.clone() };
+    let reached = to.reached;
     let Err(ApplyError { index, error }) = generation.apply(spec, events, skipped, to) else { return Ok(()) };
     let failed = events.get(index);
     // Events with one offset are applied together.
@@ -353,7 +397,7 @@ fn apply(
         &events[..end.unwrap_or_default()]
     });
     if let Some(last) = before.last() {
-        let to = Position { source: source.clone(), offset: last.sequence };
+        let to = Position { source: source.clone(), offset: last.sequence, reached };
         generation.apply(spec, before, skipped, to).map_err(|ApplyError { error, .. }| error)?;
     }
     let event = failed.map(|event| FailedEvent { id: event.id(&source), at: event.at });

@@ -13,18 +13,20 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
 use super::event_page::{Form, Page, PageEvent};
-use super::manifest::{directory, remove_database};
+use super::main_reader::MainReader;
+use super::manifest::{create_directory, directory, remove_database};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;
+use crate::domain::history::History;
 use crate::domain::key::{CollectionId, Key};
-use crate::domain::revision::Revision;
+use crate::domain::revision::{Epoch, Revision};
 use crate::read_model::error::ProjectionError;
+use crate::read_model::file_id::FileId;
 use crate::storage::connection::open_sidecar;
 use crate::storage::counters::Horizon;
-use crate::storage::outbox::Change;
+use crate::storage::outbox::{Change, Changes};
 use crate::storage::page::{PageLimit, Span};
-use crate::storage::reader::Reader;
 
 diesel::table! {
     /// One row.
@@ -70,34 +72,48 @@ const TABLES: &str = "\
 const COPY_LIMIT: PageLimit = PageLimit { items: 5000, bytes: 4 * 1024 * 1024 };
 
 /// The change events of all collections of which history is kept. Its projections share it.
-pub(crate) struct History {
+pub(crate) struct KeptHistory {
     path: PathBuf,
     registry: Arc<Registry>,
     collections: Arc<[CollectionId]>,
     /// `None` until it is used, and after a failure.
-    connection: Mutex<Option<SqliteConnection>>,
+    open: Mutex<Option<OpenFile>>,
+}
+
+/// The file of the history.
+struct OpenFile {
+    connection: SqliteConnection,
+    id: FileId,
+}
+
+/// What the history of some collections has.
+pub(super) struct HistoryState {
+    /// `locations.1,persons.1`: the collections, and how often each has started over.
+    pub(super) incarnations: String,
+    /// The sequence number of the last event.
+    pub(super) last: i64,
 }
 
 /// How much of a collection is kept.
 struct Kept {
-    epoch: String,
+    /// The epoch of the last event that was copied.
+    epoch: Epoch,
     incarnation: i64,
     revision: Revision,
 }
 
-impl History {
+impl KeptHistory {
     /// The history of these collections. Events of other collections that were kept before are removed.
-    pub(super) fn new(
-        database: &Path,
-        registry: Arc<Registry>,
-        collections: Arc<[CollectionId]>,
-    ) -> Result<Self, ProjectionError> {
+    pub(super) fn new(database: &Path, registry: Arc<Registry>, collections: Arc<[CollectionId]>) -> Self {
         let path = directory(database).join("history.db");
-        let history = Self { path, registry, collections, connection: Mutex::new(None) };
-        if history.path.exists() {
-            history.remove_others()?;
+        let history = Self { path, registry, collections, open: Mutex::new(None) };
+        // The service starts even if the file is damaged: the projections that need it show the error.
+        if history.path.exists()
+            && let Err(error) = history.remove_others()
+        {
+            log::error!("cannot remove what no projection keeps any more: {error}");
         }
-        Ok(history)
+        history
     }
 
     fn remove_others(&self) -> Result<(), ProjectionError> {
@@ -122,25 +138,20 @@ impl History {
         Ok(())
     }
 
-    /// Copies new events, and returns the identity of the history of some collections.
+    /// Copies new events, and returns what there is of some collections.
     pub(super) fn refresh(
         &self,
-        reader: &mut Reader,
+        reader: &mut MainReader,
         of: &[CollectionId],
         now: Timestamp,
-    ) -> Result<String, ProjectionError> {
+    ) -> Result<HistoryState, ProjectionError> {
         let mut open = self.lock();
         let connection = self.connect(&mut open)?;
-        let refreshed = self.copy_new(connection, reader, now).and_then(|()| self.identity(connection, of));
+        let refreshed = self.copy_new(connection, reader, now).and_then(|()| self.state(connection, of));
         if refreshed.is_err() {
             *open = None;
         }
         refreshed
-    }
-
-    /// The sequence number of the last event.
-    pub(super) fn last(&self) -> Result<i64, ProjectionError> {
-        last(self.connect(&mut self.lock())?)
     }
 
     /// The events of some collections after a sequence number.
@@ -148,6 +159,10 @@ impl History {
         let mut open = self.lock();
         let connection = self.connect(&mut open)?;
         let end = last(connection)?;
+        let mut reached = Revision::ZERO;
+        for id in of {
+            reached = reached.max(self.copied(connection, *id)?.revision);
+        }
         let names: Vec<_> = of.iter().map(|id| self.registry.get(*id).name()).collect();
         let query = changes::table
             .filter(changes::sequence.gt(after).and(changes::collection.eq_any(names)))
@@ -173,37 +188,56 @@ impl History {
                 break;
             }
         }
-        Ok(Page { events, to, last: end })
+        Ok(Page { events, to, last: end, reached: reached.number() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<SqliteConnection>> {
-        self.connection.lock().expect("nobody panics while using the history")
+    fn lock(&self) -> MutexGuard<'_, Option<OpenFile>> {
+        self.open.lock().expect("nobody panics while using the history")
     }
 
-    fn connect<'a>(&self, open: &'a mut Option<SqliteConnection>) -> Result<&'a mut SqliteConnection, ProjectionError> {
-        if open.is_none() {
-            if let Some(directory) = self.path.parent() {
-                std::fs::create_dir_all(directory)?;
-            }
-            let mut connection = open_sidecar(&self.path)?;
-            connection.batch_execute(TABLES)?;
-            *open = Some(connection);
+    /// The connection to the file: to another one, if that was removed or replaced.
+    fn connect<'a>(&self, open: &'a mut Option<OpenFile>) -> Result<&'a mut SqliteConnection, ProjectionError> {
+        if open.as_ref().is_some_and(|open| !open.id.is_at(&self.path)) {
+            log::error!("{} was removed or replaced", self.path.display());
+            *open = None;
         }
-        open.as_mut().ok_or_else(|| ProjectionError::new("the history is not open"))
+        let file = match open.take() {
+            Some(file) => file,
+            None => self.open_file()?,
+        };
+        Ok(&mut open.insert(file).connection)
+    }
+
+    fn open_file(&self) -> Result<OpenFile, ProjectionError> {
+        if let Some(directory) = self.path.parent() {
+            create_directory(directory)?;
+        }
+        let opened = open_sidecar(&self.path).map_err(ProjectionError::from);
+        let opened = opened.and_then(|mut connection| {
+            connection.batch_execute(TABLES)?;
+            Ok(OpenFile { connection, id: FileId::of(&self.path)? })
+        });
+        opened.map_err(|error| {
+            ProjectionError::new(format!(
+                "{error}. If {} is damaged, put back a copy of it, or remove it: then the history starts over with what \
+                 the database has",
+                self.path.display()
+            ))
+        })
     }
 
     fn copy_new(
         &self,
         connection: &mut SqliteConnection,
-        reader: &mut Reader,
+        reader: &mut MainReader,
         now: Timestamp,
     ) -> Result<(), ProjectionError> {
         loop {
-            let (epoch, horizon) = reader.view(|view| Ok((view.epoch()?.to_string(), view.horizon()?)))?;
+            let horizon = reader.view(|view| view.horizon())?;
             let mut from = horizon.current;
             for id in self.collections.iter() {
                 let kept = self.kept(connection, *id)?;
-                let revision = match kept.as_ref().filter(|kept| continues(kept, &epoch, horizon)) {
+                let revision = match kept.as_ref().filter(|kept| kept.continues(reader.epochs(), horizon)) {
                     Some(kept) => kept.revision,
                     None => self.start_over(connection, reader, *id, kept, now)?,
                 };
@@ -220,7 +254,7 @@ impl History {
                 Ok(exist.then_some(read))
             })?;
             if let Some(read) = read {
-                self.append_all(connection, &read.changes, read.to)?;
+                self.append_all(connection, reader.epochs(), &read)?;
             }
         }
     }
@@ -228,8 +262,8 @@ impl History {
     fn append_all(
         &self,
         connection: &mut SqliteConnection,
-        read: &[Change],
-        to: Revision,
+        epochs: &History,
+        read: &Changes,
     ) -> Result<(), ProjectionError> {
         connection.immediate_transaction(|connection| {
             let mut known = HashMap::new();
@@ -239,13 +273,16 @@ impl History {
             let mut sequence = last(connection)?;
             let is_new = |change: &&Change| known.get(&change.collection).is_some_and(|known| change.revision > *known);
             // An event without a key says that the collection was registered.
-            for change in read.iter().filter(is_new).filter(|change| !change.key.as_str().is_empty()) {
+            for change in read.changes.iter().filter(is_new).filter(|change| !change.key.as_str().is_empty()) {
                 sequence += 1;
                 append(connection, sequence, self.registry.get(change.collection).name(), change)?;
             }
             for (id, known) in known {
                 diesel::update(collections::table.find(self.registry.get(id).name()))
-                    .set(collections::revision.eq(to.max(known).number()))
+                    .set((
+                        collections::epoch.eq(epochs.epoch().as_str()),
+                        collections::revision.eq(read.to.max(known).number()),
+                    ))
                     .execute(connection)?;
             }
             diesel::update(counter::table).set(counter::last.eq(sequence)).execute(connection)?;
@@ -257,15 +294,16 @@ impl History {
     fn start_over(
         &self,
         connection: &mut SqliteConnection,
-        reader: &mut Reader,
+        reader: &mut MainReader,
         id: CollectionId,
         before: Option<Kept>,
         time: Timestamp,
     ) -> Result<Revision, ProjectionError> {
         let name = self.registry.get(id).name();
-        let incarnation = before.map_or(1, |kept| kept.incarnation + 1);
+        // A file that was removed must not come back with a number that it had before.
+        let incarnation = before.as_ref().map_or(time.milliseconds(), |kept| kept.incarnation + 1);
         let started = reader.view(|view| {
-            let epoch = view.epoch()?.to_string();
+            let epoch = view.epoch()?;
             let Horizon { pruned, current, .. } = view.horizon()?;
             Ok(connection.immediate_transaction(|connection| {
                 diesel::delete(changes::table.filter(changes::collection.eq(name))).execute(connection)?;
@@ -285,7 +323,7 @@ impl History {
                 diesel::replace_into(collections::table)
                     .values((
                         collections::name.eq(name),
-                        collections::epoch.eq(epoch),
+                        collections::epoch.eq(epoch.as_str()),
                         collections::incarnation.eq(incarnation),
                         collections::revision.eq(revision.number()),
                     ))
@@ -293,9 +331,10 @@ impl History {
                 Ok::<_, ProjectionError>(revision)
             }))
         })?;
-        if incarnation > 1 {
+        if before.is_some() {
             log::warn!(
-                "the history of {name} starts over: the epoch is new, or events were pruned before they were copied"
+                "the history of {name} starts over: it has events that the database does not have, or some were pruned \
+                 before they were copied"
             );
         }
         started
@@ -307,30 +346,34 @@ impl History {
             .select((collections::epoch, collections::incarnation, collections::revision))
             .first(connection)
             .optional()?;
-        Ok(row.map(|(epoch, incarnation, revision)| Kept {
-            epoch,
-            incarnation,
-            revision: Revision::from_raw(revision),
-        }))
+        let Some((epoch, incarnation, revision)) = row else { return Ok(None) };
+        let epoch = epoch.parse().map_err(|_| ProjectionError::new(format!("the history has the epoch {epoch:?}")))?;
+        Ok(Some(Kept { epoch, incarnation, revision: Revision::from_raw(revision) }))
     }
 
-    /// `<epoch>/history/locations.1,persons.1`
-    fn identity(&self, connection: &mut SqliteConnection, of: &[CollectionId]) -> Result<String, ProjectionError> {
-        let mut epoch = String::new();
+    /// How much is kept of a collection that has been copied.
+    fn copied(&self, connection: &mut SqliteConnection, id: CollectionId) -> Result<Kept, ProjectionError> {
+        let kept = self.kept(connection, id)?;
+        kept.ok_or_else(|| {
+            ProjectionError::new(format!("{} has no {}", self.path.display(), self.registry.get(id).name()))
+        })
+    }
+
+    fn state(&self, connection: &mut SqliteConnection, of: &[CollectionId]) -> Result<HistoryState, ProjectionError> {
         let mut incarnations = Vec::new();
         for id in of {
-            let kept =
-                self.kept(connection, *id)?.ok_or_else(|| ProjectionError::new("a collection has no history"))?;
-            epoch = kept.epoch;
+            let kept = self.copied(connection, *id)?;
             incarnations.push(format!("{}.{}", self.registry.get(*id).name(), kept.incarnation));
         }
-        Ok(format!("{epoch}/history/{}", incarnations.join(",")))
+        Ok(HistoryState { incarnations: incarnations.join(","), last: last(connection)? })
     }
 }
 
-/// Whether the events after those that are kept are still in the outbox.
-fn continues(kept: &Kept, epoch: &str, horizon: Horizon) -> bool {
-    kept.epoch == epoch && (horizon.pruned..=horizon.current).contains(&kept.revision)
+impl Kept {
+    /// Whether it belongs to the history of the database, and the events after it are still in the outbox.
+    fn continues(&self, epochs: &History, horizon: Horizon) -> bool {
+        epochs.has_revision(&self.epoch, self.revision) && (horizon.pruned..=horizon.current).contains(&self.revision)
+    }
 }
 
 fn last(connection: &mut SqliteConnection) -> Result<i64, ProjectionError> {

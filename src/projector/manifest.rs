@@ -39,9 +39,19 @@ const CLEANED_GENERATIONS: usize = 100;
 impl Files {
     /// The files of the projection `name`. Creates the directory if it does not exist.
     pub(crate) fn new(database: &Path, name: &'static str) -> Result<Self, ProjectionError> {
-        let directory = directory(database);
-        fs::create_dir_all(&directory)?;
-        Ok(Self { directory, name })
+        let files = Self { directory: directory(database), name };
+        files.create_directory()?;
+        Ok(files)
+    }
+
+    /// Creates the directory if it does not exist.
+    pub(crate) fn create_directory(&self) -> Result<(), ProjectionError> {
+        create_directory(&self.directory)
+    }
+
+    /// The same, without creating anything.
+    pub(super) fn existing(database: &Path, name: &'static str) -> Self {
+        Self { directory: directory(database), name }
     }
 
     /// The database of a generation.
@@ -63,12 +73,33 @@ impl Files {
         self.directory.join(format!("{}.json", self.name))
     }
 
+    /// The manifest. One that is missing or unreadable names no generation, so that the projection is built again.
     pub(crate) fn read_manifest(&self) -> Result<Manifest, ProjectionError> {
-        match fs::read(self.manifest_path()) {
-            Ok(text) => Ok(serde_json::from_slice(&text)?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Manifest::default()),
-            Err(error) => Err(error.into()),
+        let path = self.manifest_path();
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return self.empty_manifest(),
+            text => text?,
+        };
+        match serde_json::from_slice(&text) {
+            Ok(manifest) => Ok(manifest),
+            Err(error) => {
+                let (name, path) = (self.name, path.display());
+                log::warn!("projection {name} is built again: {path} is no manifest: {error}");
+                self.empty_manifest()
+            }
         }
+    }
+
+    /// A manifest that names no generation. Files that are there already keep their numbers.
+    fn empty_manifest(&self) -> Result<Manifest, ProjectionError> {
+        let mut last = 0;
+        for entry in fs::read_dir(&self.directory)? {
+            let name = entry?.file_name();
+            let generation = name.to_str().and_then(|name| name.strip_prefix(self.name)?.strip_prefix('.'));
+            let number = generation.and_then(|name| name.split('.').next()?.parse().ok());
+            last = last.max(number.unwrap_or(0));
+        }
+        Ok(Manifest { last, ..Manifest::default() })
     }
 
     /// Replaces the manifest atomically and durably.
@@ -102,6 +133,13 @@ pub(super) fn directory(database: &Path) -> PathBuf {
     let mut directory = database.as_os_str().to_owned();
     directory.push(".projections");
     PathBuf::from(directory)
+}
+
+/// Creates a directory if it does not exist.
+pub(super) fn create_directory(directory: &Path) -> Result<(), ProjectionError> {
+    let created = fs::create_dir_all(directory);
+    created
+        .map_err(|error| ProjectionError::new(format!("cannot create the directory {}: {error}", directory.display())))
 }
 
 /// Removes the copies of change events that earlier versions of this program kept for each projection, permanently.

@@ -8,10 +8,10 @@ use std::time::Duration;
 use actix::prelude::*;
 use serde_json::Value;
 
-use super::actor::{ProjectorActor, Rebuild, Skip};
+use super::actor::{CheckFiles, ProjectorActor, Rebuild, Skip};
 use super::generation::read_checkpoint;
 use super::generations::ProjectorContext;
-use super::history::History;
+use super::history::KeptHistory;
 use super::manifest::{directory, remove_archives};
 use super::runner::ProjectionRunner;
 use super::status::{Current, Mode, Status};
@@ -113,18 +113,21 @@ impl Projections {
         database: &Arc<Database>,
         registry: &Arc<Registry>,
         clock: &Arc<Clock>,
-    ) -> Result<ProjectorContext, ProjectionError> {
-        remove_archives(&directory(database.path()))?;
+    ) -> ProjectorContext {
+        if let Err(error) = remove_archives(&directory(database.path())) {
+            // The service starts nevertheless: the projections show the error, and recover when its cause is gone.
+            log::error!("cannot look for files of earlier versions of this program: {error}");
+        }
         let keeping = background.iter().filter(|spec| spec.feed == Feed::Changes && spec.keeps_history);
         let names: Vec<_> = keeping.flat_map(|spec| spec.collections).collect();
         let collections = registry.ids().filter(|id| names.contains(&&registry.get(*id).name())).collect();
-        let history = History::new(database.path(), Arc::clone(registry), collections)?;
-        Ok(ProjectorContext {
+        let history = KeptHistory::new(database.path(), Arc::clone(registry), collections);
+        ProjectorContext {
             database: Arc::clone(database),
             registry: Arc::clone(registry),
             clock: Arc::clone(clock),
             history: Arc::new(history),
-        })
+        }
     }
 
     /// Starts the background projections, each on its own thread.
@@ -224,19 +227,21 @@ impl Projections {
         // The files of a generation are removed after two swaps. If that happens before they are open, try the next one.
         for _ in 0..MAX_ATTEMPTS {
             let Some(current) = running.status.state().current.clone() else { return Ok(ReportContent::Building) };
-            let error = match read(&current, query.as_ref(), parameters) {
-                Err(ReportError::Failed(error)) => error,
-                content => return content,
-            };
-            let state = running.status.state();
-            let is_same = state.current.as_ref().is_some_and(|now| now.generation == current.generation);
-            if is_same && current.version == state.version {
-                return Err(ReportError::Failed(error));
+            let opened = OpenGeneration::open(&current, query.as_ref());
+            let is_same = running.is_serving(current.generation);
+            match opened {
+                Ok(opened) => match opened.read(query.as_ref(), parameters) {
+                    // The query need not fit the tables of another version.
+                    Err(ReportError::Failed(_)) if current.version != running.status.state().version => {
+                        return Ok(ReportContent::Building);
+                    }
+                    Err(ReportError::Failed(error)) if error.is_damage() => running.suspect(&error),
+                    content => return content,
+                },
+                Err(error) if is_same => running.suspect(&error),
+                Err(_) => continue,
             }
-            // The query need not fit the tables of another version.
-            if is_same {
-                return Ok(ReportContent::Building);
-            }
+            return Ok(ReportContent::Building);
         }
         Ok(ReportContent::Building)
     }
@@ -259,25 +264,61 @@ pub(crate) enum ReportContent {
         file: File,
         length: u64,
     },
-    /// The first generation is being built.
+    /// No generation can be read: the first one is being built, or its files were lost.
     Building,
 }
 
 /// How often a report tries to open a generation that was replaced and removed.
 const MAX_ATTEMPTS: usize = 10;
 
-fn read(current: &Current, query: Option<&Report>, parameters: &Parameters) -> Result<ReportContent, ReportError> {
-    let mut tables: Tables = open_read_only(&current.tables)?;
-    match query {
-        Some(report) => Ok(ReportContent::Json((report.read)(&mut tables, parameters)?)),
-        None => {
-            let length = read_checkpoint(&mut tables).map_err(ReportError::Failed)?.length;
-            Ok(ReportContent::File { file: File::open(&current.output)?, length })
+/// A generation that a report has opened. Its files may be removed meanwhile.
+struct OpenGeneration {
+    tables: Tables,
+    /// The file and the number of bytes in it that are checkpointed, if the report is the file.
+    file: Option<(File, u64)>,
+}
+
+impl OpenGeneration {
+    /// Fails if a file is missing, damaged, or shorter than its checkpoint says.
+    fn open(current: &Current, query: Option<&Report>) -> Result<Self, ProjectionError> {
+        let mut tables: Tables = open_read_only(&current.tables)?;
+        let length = read_checkpoint(&mut tables)?.file.length;
+        if query.is_some() {
+            return Ok(Self { tables, file: None });
+        }
+        let file = File::open(&current.output)?;
+        let found = file.metadata()?.len();
+        if found < length {
+            let path = current.output.display();
+            return Err(ProjectionError::new(format!("{path} has {found} of its {length} bytes")));
+        }
+        Ok(Self { tables, file: Some((file, length)) })
+    }
+
+    fn read(mut self, query: Option<&Report>, parameters: &Parameters) -> Result<ReportContent, ReportError> {
+        match (query, self.file) {
+            (Some(report), _) => Ok(ReportContent::Json((report.read)(&mut self.tables, parameters)?)),
+            (None, Some((file, length))) => Ok(ReportContent::File { file, length }),
+            (None, None) => Ok(ReportContent::Building),
         }
     }
 }
 
 impl RunningProjection {
+    /// Whether this generation is served.
+    fn is_serving(&self, generation: i64) -> bool {
+        self.status.state().current.as_ref().is_some_and(|current| current.generation == generation)
+    }
+
+    /// Has the projector check the files of the generation, which a report could not read.
+    fn suspect(&self, error: &ProjectionError) {
+        log::warn!("a report of {} cannot read its generation: {error}", self.name);
+        if let Host::Background(projector) = &self.host {
+            // If the mailbox is full, the next request does it.
+            let _ = projector.try_send(CheckFiles);
+        }
+    }
+
     /// Skips the event at which the projection stopped.
     pub(crate) async fn skip(&self, at: i64) -> Result<(), ProjectionError> {
         match &self.host {

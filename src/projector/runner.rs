@@ -23,6 +23,8 @@ pub(crate) struct ProjectionRunner {
     live_retry: Option<Retry>,
     /// Set while the generation that is being built fails.
     build_retry: Option<Retry>,
+    /// Set after an error that a damaged database causes, until the generations have been checked.
+    is_suspicious: bool,
 }
 
 /// When a generation that failed is tried again. The other generation continues meanwhile.
@@ -54,7 +56,7 @@ struct Waiting {
 
 impl ProjectionRunner {
     pub(crate) fn new(context: ProjectorContext, spec: Arc<ProjectionSpec>, status: Status) -> Self {
-        Self { context, spec, status, generations: None, live_retry: None, build_retry: None }
+        Self { context, spec, status, generations: None, live_retry: None, build_retry: None, is_suspicious: false }
     }
 
     pub(crate) fn status(&self) -> &Status {
@@ -84,6 +86,11 @@ impl ProjectionRunner {
         Ok(self.status.to_json(self.context.clock.now()))
     }
 
+    /// Has the generations checked in the next step: something could not be read.
+    pub(crate) fn suspect(&mut self) {
+        self.is_suspicious = true;
+    }
+
     /// Omits the event at which the projection stopped, permanently.
     pub(crate) fn skip(&mut self, at: i64) -> Result<(), ProjectionError> {
         let failed = self.status.state().failure.as_ref().and_then(|failure| failure.event.clone());
@@ -108,8 +115,14 @@ impl ProjectionRunner {
         let now = Instant::now();
         let is_waiting = |retry: Option<Retry>| retry.is_some_and(|retry| retry.at > now);
         let waiting = Waiting { live: is_waiting(self.live_retry), build: is_waiting(self.build_retry) };
+        let is_suspicious = self.is_suspicious;
         let generations = self.open()?;
+        if is_suspicious {
+            generations.discard_damaged()?;
+        }
         generations.prepare()?;
+        self.is_suspicious = false;
+        let Some(generations) = &mut self.generations else { return Ok(Progress::Done) };
         let phase = Phase::of(generations.is_building(), waiting);
         let live = if phase.advances_live() { generations.advance_live() } else { Ok(Progress::Done) };
         let build = if phase.advances_build() { generations.advance_build() } else { Ok(BuildStep::Nothing) };
@@ -156,6 +169,7 @@ impl ProjectionRunner {
         // What failed may be an open file.
         if error.event.is_none() {
             self.generations = None;
+            self.is_suspicious |= error.error.is_damage();
         }
         self.status.record_failure(error);
     }

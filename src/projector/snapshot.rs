@@ -10,15 +10,16 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
 use super::event_page::{Form, Page, PageEvent};
+use super::main_reader::MainReader;
 use super::manifest::remove_database;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::key::{CollectionId, Key};
-use crate::domain::revision::Revision;
+use crate::domain::revision::{Epoch, Revision};
 use crate::read_model::error::ProjectionError;
 use crate::storage::connection::open_sidecar;
 use crate::storage::page::PageLimit;
-use crate::storage::reader::{Reader, View};
+use crate::storage::reader::View;
 
 diesel::table! {
     /// One row, which is written last: a copy without it is incomplete.
@@ -55,7 +56,7 @@ const ROWS_PER_TRANSACTION: usize = 2000;
 pub(super) struct Snapshot {
     connection: SqliteConnection,
     path: PathBuf,
-    pub(super) epoch: String,
+    pub(super) epoch: Epoch,
     pub(super) revision: Revision,
     /// The number of aggregates.
     pub(super) length: i64,
@@ -67,7 +68,7 @@ impl Snapshot {
     /// Copies all aggregates of some collections.
     pub(super) fn take(
         path: &Path,
-        reader: &mut Reader,
+        reader: &mut MainReader,
         collections: &[CollectionId],
         time: Timestamp,
     ) -> Result<Self, ProjectionError> {
@@ -79,7 +80,7 @@ impl Snapshot {
         diesel::insert_into(snapshot::table)
             .values((
                 snapshot::id.eq(1),
-                snapshot::epoch.eq(&epoch),
+                snapshot::epoch.eq(epoch.as_str()),
                 snapshot::revision.eq(revision.number()),
                 snapshot::length.eq(length),
                 snapshot::time.eq(time.milliseconds()),
@@ -94,6 +95,7 @@ impl Snapshot {
         let (epoch, revision, length, time): (String, i64, i64, i64) = snapshot::table
             .select((snapshot::epoch, snapshot::revision, snapshot::length, snapshot::time))
             .first(&mut connection)?;
+        let epoch = epoch.parse().map_err(|_| ProjectionError::new(format!("a snapshot has the epoch {epoch:?}")))?;
         let revision = Revision::from_raw(revision);
         let time = Timestamp::from_milliseconds(time);
         Ok(Self { connection, path: path.to_owned(), epoch, revision, length, time })
@@ -117,7 +119,7 @@ impl Snapshot {
                 break;
             }
         }
-        Ok(Page { events, to, last: self.length })
+        Ok(Page { events, to, last: self.length, reached: self.revision.number() })
     }
 
     /// Removes the copy.
@@ -129,7 +131,7 @@ impl Snapshot {
 
 /// What was copied.
 struct Copied {
-    epoch: String,
+    epoch: Epoch,
     revision: Revision,
     length: i64,
 }
@@ -146,7 +148,7 @@ fn copy(
     to: &mut SqliteConnection,
     collections: &[CollectionId],
 ) -> Result<Copied, ProjectionError> {
-    let epoch = view.epoch()?.to_string();
+    let epoch = view.epoch()?;
     let revision = view.horizon()?.current;
     let mut length = 0;
     let mut batch = Vec::new();

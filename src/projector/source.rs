@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use super::event_page::{Form, Page, PageEvent};
 use super::generation::{Checkpoint, Position};
-use super::history::History;
+use super::history::{HistoryState, KeptHistory};
+use super::main_reader::MainReader;
 use super::snapshot::Snapshot;
+use super::source_id::{SourceId, SourceKind};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::feed;
+use crate::domain::history::History;
 use crate::domain::key::CollectionId;
 use crate::domain::revision::{JournalPosition, Revision};
 use crate::read_model::error::ProjectionError;
@@ -16,13 +19,12 @@ use crate::read_model::projection::Feed;
 use crate::read_model::spec::ProjectionSpec;
 use crate::storage::outbox::Change;
 use crate::storage::page::{PageLimit, Span};
-use crate::storage::reader::Reader;
 
 /// The source of one projection.
 pub(super) struct Source {
     registry: Arc<Registry>,
     collections: Arc<[CollectionId]>,
-    reader: Reader,
+    reader: MainReader,
     kind: Kind,
 }
 
@@ -33,16 +35,16 @@ enum Kind {
     /// Offsets are revisions. A generation starts from a snapshot of the aggregates.
     Outbox,
     /// Offsets are sequence numbers of the history.
-    History(Arc<History>),
+    History(Arc<KeptHistory>),
 }
 
 /// What a source has now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct SourceState {
-    /// The epoch of the database.
-    pub(super) epoch: String,
-    /// Offsets of two sources with the same identity can be compared. It starts with the epoch.
-    pub(super) identity: String,
+    /// The epochs of the database.
+    pub(super) epochs: Arc<History>,
+    /// What its offsets count.
+    pub(super) kind: SourceKind,
     /// The first offset after which all events are available.
     pub(super) first: i64,
     /// The offset of the last event.
@@ -56,19 +58,16 @@ pub(super) enum Compatibility {
     Current,
     /// It is served until another one replaces it, but cannot apply further events.
     Outdated,
-    /// It belongs to another incarnation of the database, and is discarded.
+    /// Some of its events do not belong to the history of the database, or that cannot be known. It is discarded.
     Foreign,
 }
-
-/// The end of the identity of a snapshot.
-const SNAPSHOT: &str = "/snapshot";
 
 impl Source {
     pub(super) fn new(
         spec: &ProjectionSpec,
         registry: Arc<Registry>,
-        history: &Arc<History>,
-        reader: Reader,
+        history: &Arc<KeptHistory>,
+        reader: MainReader,
     ) -> Result<Self, ProjectionError> {
         let find = |name: &&str| {
             registry.id(name).ok_or_else(|| ProjectionError::new(format!("the collection {name} is not registered")))
@@ -84,22 +83,20 @@ impl Source {
 
     /// Looks for new events.
     pub(super) fn refresh(&mut self, now: Timestamp) -> Result<SourceState, ProjectionError> {
+        let epochs = Arc::clone(self.reader.epochs());
         if let Kind::History(history) = &self.kind {
-            let identity = history.refresh(&mut self.reader, &self.collections, now)?;
-            let epoch = epoch_of(&identity).to_owned();
-            return Ok(SourceState { epoch, identity, first: 0, last: history.last()? });
+            let HistoryState { incarnations, last } = history.refresh(&mut self.reader, &self.collections, now)?;
+            return Ok(SourceState { epochs, kind: SourceKind::History { incarnations }, first: 0, last });
         }
         let is_journal = matches!(self.kind, Kind::Journal);
         Ok(self.reader.view(|view| {
-            let epoch = view.epoch()?.to_string();
             if is_journal {
                 let last = view.position()?.number();
-                return Ok(SourceState { identity: epoch.clone(), epoch, first: 0, last });
+                return Ok(SourceState { epochs, kind: SourceKind::Journal, first: 0, last });
             }
             let horizon = view.horizon()?;
-            let first = horizon.pruned.number();
-            let last = horizon.current.number();
-            Ok(SourceState { identity: format!("{epoch}/changes"), epoch, first, last })
+            let (first, last) = (horizon.pruned.number(), horizon.current.number());
+            Ok(SourceState { epochs, kind: SourceKind::Changes, first, last })
         })?)
     }
 
@@ -150,7 +147,8 @@ impl Source {
                 fields: entry.event.fields,
             },
         });
-        Ok(Page { events: events.collect(), to: read.to.number(), last: read.current.number() })
+        let to = read.to.number();
+        Ok(Page { events: events.collect(), to, last: read.current.number(), reached: to })
     }
 
     fn outbox_page(&mut self, after: i64, limit: PageLimit) -> Result<Page, ProjectionError> {
@@ -161,7 +159,7 @@ impl Source {
             let horizon = view.horizon()?;
             let last = horizon.current.number();
             if horizon.pruned > from || horizon.current <= from {
-                return Ok(Page { events: Vec::new(), to: after, last });
+                return Ok(Page { events: Vec::new(), to: after, last, reached: after });
             }
             let read = view.changes(&feed, Span { after: from, to: horizon.current }, limit)?;
             // An event without a key says that the collection was registered.
@@ -174,17 +172,28 @@ impl Source {
                 key,
                 form: Form::Change { patch },
             });
-            Ok(Page { events: events.collect(), to: read.to.number(), last })
+            let to = read.to.number();
+            Ok(Page { events: events.collect(), to, last, reached: to })
         })?)
     }
 }
 
 impl SourceState {
+    /// The identity of the source in the current epoch.
+    pub(super) fn id(&self) -> SourceId {
+        self.id_of(self.kind.clone())
+    }
+
+    /// The identity of another source in the current epoch.
+    pub(super) fn id_of(&self, kind: SourceKind) -> SourceId {
+        SourceId { epoch: self.epochs.epoch().clone(), kind }
+    }
+
     /// What can be done with a generation that is served.
     pub(super) fn compatibility(&self, checkpoint: &Checkpoint, version: i64) -> Compatibility {
-        let Position { source, offset } = &checkpoint.position;
-        let is_same = *source == self.identity;
-        if epoch_of(source) != self.epoch || (is_same && *offset > self.last) {
+        let Position { source, offset, .. } = &checkpoint.position;
+        let is_same = source.kind == self.kind;
+        if !self.has(&checkpoint.position) || (is_same && *offset > self.last) {
             Compatibility::Foreign
         } else if is_same && *offset >= self.first && checkpoint.version == version {
             Compatibility::Current
@@ -193,49 +202,94 @@ impl SourceState {
         }
     }
 
+    /// Whether a generation at this position has events of the history of the database only.
+    fn has(&self, Position { source, reached, .. }: &Position) -> bool {
+        let epoch = &source.epoch;
+        match (reached, &source.kind) {
+            (Some(position), SourceKind::Journal) => {
+                self.epochs.has_position(epoch, JournalPosition::from_raw(*position))
+            }
+            (Some(revision), _) => self.epochs.has_revision(epoch, Revision::from_raw(*revision)),
+            // A history that has not started over has events of this database only.
+            (None, kind) => *kind == self.kind && self.epochs.has_revision(epoch, Revision::ZERO),
+        }
+    }
+
+    /// Whether a generation has everything that has been pruned: it has no data that is older than the events.
+    pub(super) fn is_recent(&self, position: &Position) -> bool {
+        position.source.kind == self.kind && self.has(position) && position.offset >= self.first
+    }
+
     /// Whether the events after a snapshot are still available.
     pub(super) fn continues(&self, snapshot: &Snapshot) -> bool {
-        snapshot.epoch == self.epoch && (self.first..=self.last).contains(&snapshot.revision.number())
+        self.epochs.has_revision(&snapshot.epoch, snapshot.revision)
+            && (self.first..=self.last).contains(&snapshot.revision.number())
     }
-
-    /// The position in a snapshot before its first aggregate.
-    pub(super) fn start_of_snapshot(&self) -> String {
-        format!("{}{SNAPSHOT}", self.epoch)
-    }
-}
-
-/// Whether a generation is being built from a snapshot.
-pub(super) fn is_snapshot(source: &str) -> bool {
-    source.ends_with(SNAPSHOT)
-}
-
-/// The epoch that the identity of a source starts with.
-pub(super) fn epoch_of(identity: &str) -> &str {
-    identity.split('/').next().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::history::EpochStart;
+    use crate::read_model::csv_file::FileMark;
+
+    fn start(name: &str, first_revision: i64, first_position: i64) -> EpochStart {
+        EpochStart {
+            epoch: name.parse().unwrap(),
+            first_revision: Revision::from_raw(first_revision),
+            first_position: JournalPosition::from_raw(first_position),
+        }
+    }
+
+    /// The second epoch began after revision 15 and position 5.
+    fn epochs() -> Arc<History> {
+        Arc::new(History::new(vec![start("00000001", 1, 1)], start("00000002", 16, 6)))
+    }
+
+    fn compatibility(state: &SourceState, source: &str, offset: i64, reached: Option<i64>) -> Compatibility {
+        let position = Position { source: source.parse().unwrap(), offset, reached };
+        state.compatibility(&Checkpoint { position, version: 1, file: FileMark::default() }, 1)
+    }
 
     #[test]
     fn a_generation_continues_is_served_or_is_discarded() {
-        let state = SourceState { epoch: "e".to_owned(), identity: "e/changes".to_owned(), first: 10, last: 20 };
-        for (source, offset, version, expected) in [
-            ("e/changes", 10, 1, Compatibility::Current),
-            ("e/changes", 20, 1, Compatibility::Current),
-            ("e/changes", 9, 1, Compatibility::Outdated),
-            ("e/changes", 15, 2, Compatibility::Outdated),
-            ("e/changes", 21, 1, Compatibility::Foreign),
-            ("e/changes", 21, 2, Compatibility::Foreign),
-            ("e/history/cities.1", 99, 1, Compatibility::Outdated),
-            ("e", 15, 1, Compatibility::Outdated),
-            ("f/changes", 15, 1, Compatibility::Foreign),
-            ("f", 15, 1, Compatibility::Foreign),
+        let state = SourceState { epochs: epochs(), kind: SourceKind::Changes, first: 10, last: 20 };
+        for (source, offset, reached, expected) in [
+            ("00000002/changes", 10, Some(10), Compatibility::Current),
+            ("00000002/changes", 20, Some(20), Compatibility::Current),
+            ("00000002/changes", 21, Some(21), Compatibility::Foreign),
+            ("00000001/changes", 15, Some(15), Compatibility::Current),
+            ("00000001/changes", 16, Some(16), Compatibility::Foreign),
+            ("00000001/changes", 9, Some(9), Compatibility::Outdated),
+            ("00000009/changes", 15, Some(15), Compatibility::Foreign),
+            ("00000001/history/cities.1", 99, Some(15), Compatibility::Outdated),
+            ("00000001/history/cities.1", 99, Some(16), Compatibility::Foreign),
+            ("00000001/history/cities.1", 99, None, Compatibility::Foreign),
+            ("00000001", 5, Some(5), Compatibility::Outdated),
+            ("00000001", 6, Some(6), Compatibility::Foreign),
+            ("00000001/1", 5, None, Compatibility::Foreign),
         ] {
-            let position = Position { source: source.to_owned(), offset };
-            let checkpoint = Checkpoint { position, version, length: 0 };
-            assert_eq!(state.compatibility(&checkpoint, 1), expected, "{source} {offset} {version}");
+            assert_eq!(compatibility(&state, source, offset, reached), expected, "{source} {offset} {reached:?}");
+        }
+        let position = Position { source: state.id(), offset: 15, reached: Some(15) };
+        let checkpoint = Checkpoint { position, version: 2, file: FileMark::default() };
+        assert_eq!(state.compatibility(&checkpoint, 1), Compatibility::Outdated, "another version of the projection");
+    }
+
+    #[test]
+    fn a_generation_from_the_history_continues_unless_that_started_over() {
+        let kind = SourceKind::History { incarnations: "cities.1".to_owned() };
+        let state = SourceState { epochs: epochs(), kind, first: 0, last: 7 };
+        for (source, offset, reached, expected) in [
+            ("00000001/history/cities.1", 7, Some(15), Compatibility::Current),
+            ("00000001/history/cities.1", 7, Some(16), Compatibility::Foreign),
+            ("00000001/history/cities.1", 8, Some(15), Compatibility::Foreign),
+            ("00000001/history/cities.2", 7, Some(15), Compatibility::Outdated),
+            ("00000001/history/cities.1", 7, None, Compatibility::Current),
+            ("00000001/history/cities.2", 7, None, Compatibility::Foreign),
+            ("00000009/history/cities.1", 7, None, Compatibility::Foreign),
+        ] {
+            assert_eq!(compatibility(&state, source, offset, reached), expected, "{source} {offset} {reached:?}");
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::web::Bytes;
 use tokio::sync::oneshot;
@@ -22,7 +23,7 @@ use crate::read::thread_pool::{PoolStopped, ThreadPool};
 use crate::storage::aggregates::Row;
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
-use crate::storage::health::Part;
+use crate::storage::health::{FileCheck, Part};
 use crate::storage::journal::{Entries, Entry, Folded};
 use crate::storage::page::PageLimit;
 use crate::storage::reader::{Reader, View};
@@ -41,6 +42,8 @@ pub(crate) struct ReadMetrics {
     /// Consumers that had to start over.
     pub(crate) resets: Counter,
 }
+/// How long a stopping service waits for a job that reads.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A job for a reading thread.
 pub(crate) trait ReadJob: Send + 'static {
@@ -94,6 +97,13 @@ impl Readers {
     /// The number of jobs that no thread has begun.
     pub(crate) fn waiting(&self) -> usize {
         self.threads.waiting()
+    }
+
+    /// Ends the threads, and waits a while until they have closed their connections.
+    pub(crate) fn stop(&self) {
+        if !self.threads.stop(PATIENCE) {
+            log::warn!("a reading thread is busy, so the write-ahead log stays beside the database");
+        }
     }
 
     /// Queues a job that has no output.
@@ -246,6 +256,33 @@ impl ReadJob for CompressJob {
 
     fn run(self, _: &mut ReaderThread) -> Self::Output {
         self.compress()
+    }
+}
+
+/// Compares the file with itself, and notes the result. For a large file this takes a while.
+pub(crate) struct CheckFile;
+
+impl ReadJob for CheckFile {
+    type Output = ();
+
+    fn run(self, thread: &mut ReaderThread) {
+        let database = Arc::clone(&thread.database);
+        let health = database.health();
+        let path = database.path().display();
+        log::info!("the last service on {path} did not stop in order: checking the file in the background");
+        match thread.with_reader(|reader| Ok::<_, StoreError>(reader.quick_check())) {
+            Ok(findings) if findings.is_empty() => {
+                health.set_file_check(FileCheck::Sound);
+                log::info!("{path} is sound");
+            }
+            Ok(findings) => {
+                health.set_file_check(FileCheck::Damaged);
+                let (count, first) = (findings.len(), &findings[0]);
+                health
+                    .fail(Part::File, &format!("{path} is damaged ({count} findings, see `duality verify`): {first}"));
+            }
+            Err(error) => log::warn!("{path} could not be checked: {}", ErrorChain(&error)),
+        }
     }
 }
 

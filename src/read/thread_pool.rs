@@ -1,14 +1,22 @@
 //! A fixed number of named threads for work that blocks.
 
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use std::{fmt, io, thread};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tokio::sync::oneshot;
 
 /// A handle to the threads, each of which has a state of type `S`. They end when the last handle is dropped.
 pub(super) struct ThreadPool<S> {
     queue: Sender<Task<S>>,
+    threads: usize,
+    is_stopping: Arc<AtomicBool>,
+    /// Disconnected when the last thread has ended.
+    ended: Receiver<Infallible>,
 }
 
 type Task<S> = Box<dyn FnOnce(&mut S) + Send>;
@@ -28,11 +36,25 @@ impl<S: 'static> ThreadPool<S> {
         state: impl Fn() -> S + Clone + Send + 'static,
     ) -> io::Result<Self> {
         let (queue, tasks) = unbounded();
+        let (running, ended) = crossbeam_channel::bounded::<Infallible>(0);
+        let is_stopping = Arc::new(AtomicBool::new(false));
         for number in 0..threads {
-            let (state, tasks) = (state.clone(), tasks.clone());
-            thread::Builder::new().name(format!("{name}-{number}")).spawn(move || work(&mut state(), &tasks))?;
+            let (state, tasks, running) = (state.clone(), tasks.clone(), running.clone());
+            let is_stopping = Arc::clone(&is_stopping);
+            thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
+                work(&mut state(), &tasks, &is_stopping);
+                drop(running);
+            })?;
         }
-        Ok(Self { queue })
+        Ok(Self { queue, threads, is_stopping, ended })
+    }
+
+    /// Ends the threads, whoever still has a handle, and waits until they have dropped their states. Tasks that have not
+    /// begun are skipped. Returns whether all threads have ended in this time.
+    pub(super) fn stop(&self, patience: Duration) -> bool {
+        self.is_stopping.store(true, Ordering::Release);
+        (0..self.threads).for_each(|_| self.post(|_| ()));
+        self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Disconnected)
     }
 
     /// Queues a task at once, and returns its result when a thread has done it. A task that nobody waits for any more
@@ -64,9 +86,12 @@ impl<S: 'static> ThreadPool<S> {
     }
 }
 
-/// Does tasks until the last handle is dropped. A panic ends its task only.
-fn work<S>(state: &mut S, tasks: &Receiver<Task<S>>) {
+/// Does tasks until the last handle is dropped, or the pool is stopped. A panic ends its task only.
+fn work<S>(state: &mut S, tasks: &Receiver<Task<S>>, is_stopping: &AtomicBool) {
     for task in tasks {
+        if is_stopping.load(Ordering::Acquire) {
+            return;
+        }
         if catch_unwind(AssertUnwindSafe(|| task(state))).is_err() {
             log::error!("a task of a reading thread panicked");
         }
@@ -75,7 +100,12 @@ fn work<S>(state: &mut S, tasks: &Receiver<Task<S>>) {
 
 impl<S> Clone for ThreadPool<S> {
     fn clone(&self) -> Self {
-        Self { queue: self.queue.clone() }
+        Self {
+            queue: self.queue.clone(),
+            threads: self.threads,
+            is_stopping: Arc::clone(&self.is_stopping),
+            ended: self.ended.clone(),
+        }
     }
 }
 
@@ -107,6 +137,19 @@ mod tests {
         assert_eq!(wait(count()).unwrap(), (1, Some("pool-test-0".to_owned())));
         assert!(wait(pool.call(|_| -> i32 { panic!("on purpose") })).is_err());
         assert_eq!(wait(count()).unwrap().0, 2);
+    }
+
+    #[test]
+    fn a_stopped_pool_has_dropped_the_states_of_its_threads_and_skips_what_waits() {
+        let state = Arc::new(());
+        let shared = Arc::clone(&state);
+        let pool = ThreadPool::start("pool-test", 2, move || Arc::clone(&shared)).unwrap();
+        assert!(wait(pool.call(|_| ())).is_ok());
+        let other = pool.clone();
+        assert!(pool.stop(Duration::from_secs(20)));
+        assert!(wait(other.call(|_| ())).is_err());
+        drop((pool, other));
+        assert_eq!(Arc::strong_count(&state), 1);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! A file for spreadsheets and scripts: CSV ([RFC 4180](https://www.rfc-editor.org/rfc/rfc4180)), to which lines are
 //! appended.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
+use std::time::SystemTime;
 
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
@@ -12,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::ProjectionError;
+use super::file_id::FileId;
 use crate::domain::key::Key;
 
 diesel::table! {
@@ -29,9 +31,29 @@ diesel::table! {
 pub struct CsvFile {
     connection: SqliteConnection,
     file: File,
-    length: u64,
+    /// What was written, whether or not it is checkpointed.
+    mark: FileMark,
+    /// The file after the last write.
+    stamp: Stamp,
     /// Encoded lines that are not written yet.
     pending: Vec<u8>,
+}
+
+/// How much of a file is checkpointed. Nothing of a sink without a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct FileMark {
+    /// In bytes.
+    pub(crate) length: u64,
+    /// The CRC-32 of these bytes. `None` if an earlier version of this program wrote the file.
+    pub(crate) checksum: Option<u32>,
+}
+
+/// What changes if somebody else writes the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    id: FileId,
+    length: u64,
+    modified: SystemTime,
 }
 
 impl CsvFile {
@@ -79,16 +101,30 @@ impl CsvFile {
 }
 
 impl CsvFile {
-    /// Opens the file at `path`, or creates it. `length` is the number of bytes that are checkpointed.
-    pub(super) fn open(connection: SqliteConnection, path: &Path, length: u64) -> Result<Self, ProjectionError> {
+    /// Opens the file at `path`, or creates it. Fails if it does not have what is checkpointed.
+    pub(super) fn open(connection: SqliteConnection, path: &Path, mark: FileMark) -> Result<Self, ProjectionError> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-        let found = file.metadata()?.len();
-        if found < length {
-            return Err(ProjectionError::new(format!("{} has {found} of its {length} bytes", path.display())));
-        }
+        let checksum = compare(path, mark)?;
         // Lines after the last checkpoint will be written again.
-        file.set_len(length)?;
-        Ok(Self { connection, file, length, pending: Vec::new() })
+        file.set_len(mark.length)?;
+        let stamp = Stamp::of(&file.metadata()?)?;
+        let mark = FileMark { checksum: Some(checksum), ..mark };
+        Ok(Self { connection, file, mark, stamp, pending: Vec::new() })
+    }
+
+    /// Fails if somebody else has removed, replaced or changed the file, of which `mark` is checkpointed.
+    pub(super) fn check(&mut self, path: &Path, mark: FileMark) -> Result<(), ProjectionError> {
+        let missing = |error: io::Error| ProjectionError::new(format!("{}: {error}", path.display()));
+        let now = Stamp::of(&path.metadata().map_err(missing)?)?;
+        if now == self.stamp {
+            return Ok(());
+        }
+        if now.id != self.stamp.id {
+            return Err(ProjectionError::new(format!("{} was replaced", path.display())));
+        }
+        compare(path, mark)?;
+        self.stamp = now;
+        Ok(())
     }
 
     pub(super) fn connection(&mut self) -> &mut SqliteConnection {
@@ -100,22 +136,70 @@ impl CsvFile {
         self.line(header)
     }
 
-    /// Writes and syncs the pending lines; returns the length of the file.
-    pub(super) fn write_out(&mut self) -> Result<u64, ProjectionError> {
+    /// Writes and syncs the pending lines; returns what there is of the file then.
+    pub(super) fn write_out(&mut self) -> Result<FileMark, ProjectionError> {
         use std::os::unix::fs::FileExt as _;
         if !self.pending.is_empty() {
             // At a fixed offset, so that a second attempt overwrites the first.
-            self.file.write_all_at(&self.pending, self.length)?;
+            self.file.write_all_at(&self.pending, self.mark.length)?;
             self.file.flush()?;
             self.file.sync_data()?;
-            self.length += self.pending.len() as u64;
+            self.mark.length += self.pending.len() as u64;
+            self.mark.checksum = self.mark.checksum.map(|checksum| checksum_after(checksum, &self.pending));
+            self.stamp = Stamp::of(&self.file.metadata()?)?;
             self.pending.clear();
         }
-        Ok(self.length)
+        Ok(self.mark)
     }
 
-    pub(super) fn discard(&mut self, length: u64) {
+    pub(super) fn discard(&mut self, mark: FileMark) {
         self.pending.clear();
-        self.length = length;
+        self.mark = mark;
+    }
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> io::Result<Self> {
+        Ok(Self { id: FileId::of_metadata(metadata), length: metadata.len(), modified: metadata.modified()? })
+    }
+}
+
+/// Compares the beginning of a file with what is checkpointed, and returns its checksum.
+fn compare(path: &Path, FileMark { length, checksum }: FileMark) -> Result<u32, ProjectionError> {
+    let mut file = File::open(path)?;
+    let found = file.metadata()?.len();
+    if found < length {
+        return Err(ProjectionError::new(format!("{} has {found} of its {length} bytes", path.display())));
+    }
+    let mut left = length;
+    let mut actual = 0;
+    let mut buffer = vec![0; 64 * 1024];
+    while left > 0 {
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        file.read_exact(&mut buffer[..wanted])?;
+        actual = checksum_after(actual, &buffer[..wanted]);
+        left -= wanted as u64;
+    }
+    if checksum.is_some_and(|expected| expected != actual) {
+        return Err(ProjectionError::new(format!("{} was changed by something else", path.display())));
+    }
+    Ok(actual)
+}
+
+/// The checksum of some bytes and those before them.
+fn checksum_after(before: u32, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(before);
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_of_a_file_is_that_of_its_pieces() {
+        let whole = crc32fast::hash(b"cart,item\r\n1,apple\r\n");
+        assert_eq!(checksum_after(checksum_after(0, b"cart,item\r\n"), b"1,apple\r\n"), whole);
     }
 }

@@ -13,6 +13,11 @@ impl ProjectionError {
     pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
+
+    /// Whether SQLite reports a file that is damaged, or not a database. Diesel does not expose its error codes.
+    pub(crate) fn is_damage(&self) -> bool {
+        self.0.contains("database disk image is malformed") || self.0.contains("file is not a database")
+    }
 }
 
 impl fmt::Display for ProjectionError {

@@ -2,6 +2,7 @@
 
 pub(crate) mod csv_file;
 pub(crate) mod error;
+pub(crate) mod file_id;
 pub(crate) mod projection;
 pub(crate) mod report;
 pub(crate) mod sink;

@@ -5,7 +5,7 @@ use std::path::Path;
 use diesel::connection::SimpleConnection as _;
 use diesel::sqlite::SqliteConnection;
 
-use super::csv_file::CsvFile;
+use super::csv_file::{CsvFile, FileMark};
 use super::error::ProjectionError;
 
 /// Tables of SQLite: a connection of [Diesel](https://diesel.rs), in the transaction that also writes the checkpoint.
@@ -84,17 +84,17 @@ pub(crate) enum SinkHandle {
 }
 
 impl SinkHandle {
-    /// Opens the sink of a generation: `connection` is to its database, `file` the path of its file, of which `length`
-    /// bytes are checkpointed.
+    /// Opens the sink of a generation: `connection` is to its database, `file` the path of its file, of which `mark` is
+    /// checkpointed.
     pub(crate) fn open(
         setup: SinkSetup,
         connection: SqliteConnection,
         file: &Path,
-        length: u64,
+        mark: FileMark,
     ) -> Result<Self, ProjectionError> {
         match setup {
             SinkSetup::Tables { .. } => Ok(Self::Tables(connection)),
-            SinkSetup::Csv { .. } => Ok(Self::Csv(CsvFile::open(connection, file, length)?)),
+            SinkSetup::Csv { .. } => Ok(Self::Csv(CsvFile::open(connection, file, mark)?)),
         }
     }
 
@@ -122,19 +122,27 @@ impl SinkHandle {
         }
     }
 
-    /// Writes and syncs what is not part of the database; returns the length of the file in bytes, 0 without one.
-    pub(crate) fn write_out(&mut self) -> Result<u64, ProjectionError> {
+    /// Fails if somebody else has removed, replaced or changed the file, of which `mark` is checkpointed.
+    pub(crate) fn check(&mut self, file: &Path, mark: FileMark) -> Result<(), ProjectionError> {
         match self {
-            Self::Tables(_) => Ok(0),
+            Self::Tables(_) => Ok(()),
+            Self::Csv(csv) => csv.check(file, mark),
+        }
+    }
+
+    /// Writes and syncs what is not part of the database.
+    pub(crate) fn write_out(&mut self) -> Result<FileMark, ProjectionError> {
+        match self {
+            Self::Tables(_) => Ok(FileMark::default()),
             Self::Csv(file) => file.write_out(),
         }
     }
 
-    /// Discards what was not checkpointed: the file has this many bytes.
-    pub(crate) fn discard(&mut self, length: u64) {
+    /// Discards what was not checkpointed.
+    pub(crate) fn discard(&mut self, mark: FileMark) {
         match self {
             Self::Tables(_) => {}
-            Self::Csv(file) => file.discard(length),
+            Self::Csv(file) => file.discard(mark),
         }
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_web::dev::ServerHandle;
-use actix_web::rt::signal::unix::{Signal, SignalKind, signal};
 use actix_web::web;
 
 use crate::delivery::relay::{Relay, RelayConfig};
@@ -22,20 +21,25 @@ use crate::events::replay_cache::ReplayCache;
 use crate::http::request_metrics::RequestMetrics;
 use crate::http::server::{ServerConfig, serve};
 use crate::http::shared::Shared;
+use crate::projector;
 use crate::projector::registry::{ProjectionSet, Projections};
 use crate::read::collection_cache::CollectionCache;
-use crate::read::pool::{ReadMetrics, Readers};
+use crate::read::pool::{CheckFile, ReadMetrics, Readers};
 use crate::read::spooled_body::SpoolDirectory;
 use crate::read_model::projection::Projection;
 use crate::read_model::sink::Tables;
 use crate::read_model::spec::ProjectionSpec;
 use crate::service::cli;
 use crate::service::control::ControlSocket;
+use crate::service::progress::LogProgress;
 use crate::service::running::{Running, StartError, retention};
 use crate::service::settings::{Settings, bytes};
+use crate::service::signals::Signals;
 use crate::storage::database::Database;
 use crate::storage::disk::Disk;
-use crate::storage::verify::{Verified, verify};
+use crate::storage::health::FileCheck;
+use crate::storage::preparation;
+use crate::storage::verified::Verified;
 use crate::storage::writer::Writer;
 use crate::threads::named_arbiter;
 use crate::write::aggregator::{Aggregator, Listen};
@@ -128,7 +132,7 @@ impl Service {
             return cli::run(&task, &settings, self.registry, self.projections);
         }
         let outcome = System::new().block_on(async {
-            let mut signals = Signals::new()?;
+            let mut signals = Signals::new().map_err(StartError::Signal)?;
             let running = self.start(settings).await?;
             let name = signals.next().await;
             log::info!("{name}: stopping");
@@ -144,14 +148,14 @@ impl Service {
         }
     }
 
-    /// Compares the stored states with those that follow from the events. Changes nothing. A service may use the database.
+    /// Checks the database file, its counters, states, events and projections against each other. Changes nothing. A
+    /// service may use the database. The database is sound if all results are.
     ///
     /// # Errors
-    /// The registrations do not fit together, the database cannot be read or belongs to another version of the program,
-    /// or an event cannot be read. The error then names the event's position, kind and version.
+    /// The registrations do not fit together, or the database cannot be read or belongs to another version of the program.
     pub fn verify(self, database: &Path) -> Result<Vec<Verified>, StartError> {
-        self.registry.check()?;
-        Ok(verify(database, &self.registry)?)
+        self.check()?;
+        Ok(projector::verify::verify(database, &self.registry, &self.projections)?)
     }
 
     /// Starts the service inside a running [`actix::System`], and returns when it listens.
@@ -186,9 +190,10 @@ impl Service {
         let (registry, projections) = (Arc::new(self.registry), self.projections);
         let clock = Arc::new(Clock::default());
         let database = Arc::new(Database::lock(&settings.database)?);
+        preparation::prepare(&database, &registry, settings.copy_before(), &LogProgress::new())?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
         let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now())?;
-        let context = Projections::context(&projections.background, &database, &registry, &clock)?;
+        let context = Projections::context(&projections.background, &database, &registry, &clock);
         let (history, revision) = (Arc::clone(writer.history()), writer.revision());
         let epoch = history.epoch().clone();
         log::info!("database {} is open: epoch {epoch}, revision {revision}", database.path().display());
@@ -263,6 +268,9 @@ impl Service {
             queued_bytes: Arc::default(),
             sessions: Arc::default(),
         });
+        if database.health().file_check() == FileCheck::Due {
+            shared.scanners.do_send(CheckFile);
+        }
         let control = ControlSocket::open(&database, shared.clone(), &relaying.handle());
         Ok(Running {
             addresses: Vec::new(),
@@ -272,7 +280,8 @@ impl Service {
             shared,
             database,
             control,
-            arbiters: [relaying, writing].into_iter().chain(projecting).collect(),
+            writing,
+            reading: std::iter::once(relaying).chain(projecting).collect(),
             settings,
             clock,
         })
@@ -316,30 +325,6 @@ fn listen(address: &str) -> std::io::Result<TcpListener> {
         }
     }
     Err(refused)
-}
-
-/// The requests to stop.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, StartError> {
-        let listen = |kind| signal(kind).map_err(StartError::Signal);
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    /// Waits for one, and says which it was.
-    async fn next(&mut self) -> &'static str {
-        std::future::poll_fn(|context| {
-            if self.terminate.poll_recv(context).is_ready() {
-                return std::task::Poll::Ready("SIGTERM");
-            }
-            self.interrupt.poll_recv(context).map(|_| "SIGINT")
-        })
-        .await
-    }
 }
 
 /// Ends a process that does not manage to stop. Everything that was answered is on disk.

@@ -10,28 +10,40 @@ use serde_json::Value;
 use crate::domain::clock::Clock;
 use crate::domain::collection::Registry;
 use crate::domain::error_chain::ErrorChain;
+use crate::projector;
 use crate::projector::registry::{ProjectionSet, Projections};
 use crate::projector::runner::ProjectionRunner;
 use crate::projector::status::{Mode, Status};
 use crate::read_model::error::ProjectionError;
 use crate::read_model::spec::ProjectionSpec;
-use crate::service::control::{ControlClient, ControlError, ControlRequest};
+use crate::service::control::{ControlClient, ControlRequest};
+use crate::service::copies;
+use crate::service::progress::LogProgress;
 use crate::service::settings::{ProjectionTask, Settings, Task};
+use crate::service::task::{TaskError, TaskOutcome, print_line};
+use crate::storage::backup::IfExists;
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::page::Progress;
-use crate::storage::verify::verify;
+use crate::storage::preparation;
+use crate::storage::verified::Verified;
 use crate::storage::writer::Writer;
 
 /// Runs a task. An error is one line in the log.
 pub(super) fn run(task: &Task, settings: &Settings, registry: Registry, projections: ProjectionSet) -> ExitCode {
     let outcome = match task {
-        Task::Verify => verify_states(settings, &registry),
+        Task::Backup { target, force: false } => copies::back_up(settings, &registry, target, IfExists::Fail),
+        Task::Backup { target, force: true } => copies::back_up(settings, &registry, target, IfExists::Replace),
+        Task::Restore { source } => copies::restore_copy(settings, &registry, source),
+        Task::Migrate { check: true } => copies::check_migration(settings, &registry),
+        Task::Migrate { check: false } => copies::migrate(settings, registry, projections),
+        Task::Verify => verify_database(settings, &registry, &projections),
         Task::Projection { task } => run_projection_task(task, settings, registry, projections),
     };
     match outcome {
         Ok(TaskOutcome::Success) => ExitCode::SUCCESS,
         Ok(TaskOutcome::Failure) => ExitCode::FAILURE,
+        Ok(TaskOutcome::Pending) => ExitCode::from(3),
         Err(error) => {
             log::error!("{}", ErrorChain(&error));
             ExitCode::FAILURE
@@ -39,34 +51,15 @@ pub(super) fn run(task: &Task, settings: &Settings, registry: Registry, projecti
     }
 }
 
-/// How a task ended that has printed its result.
-enum TaskOutcome {
-    Success,
-    Failure,
-}
-
-/// Why a task has no result.
-#[derive(Debug, thiserror::Error)]
-enum TaskError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    #[error("{0}")]
-    Projection(ProjectionError),
-}
-
-impl From<ProjectionError> for TaskError {
-    fn from(error: ProjectionError) -> Self {
-        Self::Projection(error)
-    }
-}
-
-fn verify_states(settings: &Settings, registry: &Registry) -> Result<TaskOutcome, TaskError> {
-    let results = verify(&settings.database, registry)?;
+fn verify_database(
+    settings: &Settings,
+    registry: &Registry,
+    projections: &ProjectionSet,
+) -> Result<TaskOutcome, TaskError> {
+    let results = projector::verify::verify(&settings.database, registry, projections)?;
     results.iter().for_each(|verified| print_line(&verified.to_string()));
-    let all_equal = results.iter().all(|verified| verified.differing() == 0);
-    Ok(if all_equal { TaskOutcome::Success } else { TaskOutcome::Failure })
+    let is_sound = results.iter().all(Verified::is_sound);
+    Ok(if is_sound { TaskOutcome::Success } else { TaskOutcome::Failure })
 }
 
 fn run_projection_task(
@@ -79,7 +72,10 @@ fn run_projection_task(
         return Err(StoreError::Missing { path: settings.database.clone() }.into());
     }
     match Database::lock(&settings.database) {
-        Ok(database) => Offline::open(database, registry, projections)?.run(task),
+        Ok(database) => {
+            preparation::prepare(&database, &registry, settings.copy_before(), &LogProgress::new())?;
+            Offline::open(database, registry, projections)?.run(task)
+        }
         Err(StoreError::Locked { path }) => match ControlClient::connect(&path) {
             Ok(mut service) => run_online(task, &mut service),
             Err(_) => Err(StoreError::Locked { path }.into()),
@@ -133,7 +129,7 @@ struct Offline {
 impl Offline {
     fn open(database: Database, registry: Registry, projections: ProjectionSet) -> Result<Self, TaskError> {
         let (database, registry, clock) = (Arc::new(database), Arc::new(registry), Arc::new(Clock::default()));
-        let context = Projections::context(&projections.background, &database, &registry, &clock)?;
+        let context = Projections::context(&projections.background, &database, &registry, &clock);
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
         let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now())?;
         let mut background = Vec::new();
@@ -152,7 +148,12 @@ impl Offline {
                 Err(ProjectionError::new("no service is running, so no projection has stopped at an event").into())
             }
         };
-        self.database.release();
+        // The writer closes last, because only then its database is one file.
+        let Self { database, writer, background, .. } = self;
+        drop(background);
+        let closed = writer.close();
+        database.release();
+        closed?;
         outcome
     }
 
@@ -245,11 +246,6 @@ fn progress(building: &Value) -> String {
         number("events_per_second"),
         building["seconds_left"].as_f64().map_or_else(|| "?".to_owned(), |left| left.to_string()),
     )
-}
-
-/// Prints a line. A closed standard output is no error.
-fn print_line(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Prints the progress of a rebuild: in place on a terminal, otherwise as a new line.

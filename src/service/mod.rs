@@ -3,5 +3,9 @@
 pub(crate) mod builder;
 mod cli;
 mod control;
+mod copies;
+mod progress;
 pub(crate) mod running;
 pub(crate) mod settings;
+mod signals;
+mod task;

@@ -37,7 +37,10 @@ pub struct Running {
     pub(super) database: Arc<Database>,
     /// `None` for a private database, or if the socket cannot be created.
     pub(super) control: Option<ControlSocket>,
-    pub(super) arbiters: Vec<Arbiter>,
+    /// The thread of the aggregator.
+    pub(super) writing: Arbiter,
+    /// The threads of the relay and of the projections.
+    pub(super) reading: Vec<Arbiter>,
     pub(super) settings: Settings,
     #[cfg_attr(not(feature = "test-hooks"), expect(dead_code, reason = "only the hooks change it"))]
     pub(super) clock: Arc<Clock>,
@@ -150,18 +153,26 @@ impl Running {
         }
         // An actor that has already stopped has nothing left to do.
         let _ = self.relay.send(Drain).await;
-        let closed = self.shared.aggregator.send(Close).await;
         if let Some(control) = self.control {
             control.close();
         }
-        for arbiter in self.arbiters {
-            arbiter.stop();
-            let _ = arbiter.join();
-        }
+        self.reading.into_iter().for_each(end);
+        self.shared.readers.stop();
+        self.shared.scanners.stop();
+        // Last, because only the last connection to a database removes its write-ahead log, and only if it may write.
+        let closed = self.shared.aggregator.send(Close).await;
+        end(self.writing);
         self.database.release();
         log::info!("stopped");
         closed.unwrap_or(Ok(()))
     }
+}
+
+/// Stops a thread with its actors, and waits for its end.
+fn end(thread: Arbiter) {
+    thread.stop();
+    // A thread that panicked has ended, too.
+    let _ = thread.join();
 }
 
 /// Steps and faults for tests.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::storage::preparation::CopyBefore;
+
 const ABOUT: &str = "Publishes aggregates and their change events as two views of one truth";
 
 const LONG_ABOUT: &str = "Publishes aggregates and their change events as two views of one truth.
@@ -56,6 +58,10 @@ pub struct Settings {
     /// How long tombstones of deleted aggregates are kept; a client that reconnects later starts from nothing.
     #[arg(long, env = "DUALITY_TOMBSTONE_RETENTION", value_name = "DURATION", default_value = "90d", value_parser = humantime::parse_duration)]
     pub tombstone_retention: Duration,
+
+    /// Do not copy the database before it is migrated to the tables of a newer version.
+    #[arg(long, env = "DUALITY_NO_COPY", global = true)]
+    pub no_copy: bool,
 
     /// How often older change events are pruned.
     #[arg(long, env = "DUALITY_PRUNE_INTERVAL", value_name = "DURATION", default_value = "1min", value_parser = interval)]
@@ -120,8 +126,30 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 #[non_exhaustive]
 pub enum Task {
-    /// Replay all events, and compare the states that follow from them with the stored ones. A service may use the
-    /// database. Changes nothing. Exit code 1 if any state differs.
+    /// Copy the database at one moment to a file, checked and on disk. A service may be using the database.
+    Backup {
+        /// The file to create, or `-` for standard output.
+        #[arg(value_name = "FILE|-")]
+        target: PathBuf,
+        /// Replace the file if it exists.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Check a copy, and put it in the place of the database, which is kept under a name with the time. The service must
+    /// not be running.
+    Restore {
+        /// The copy, or `-` for standard input. A copy with a write-ahead log beside it is used with that log.
+        #[arg(value_name = "FILE|-")]
+        source: PathBuf,
+    },
+    /// Copy the database, and bring it in line with this version of the program, as the next start would.
+    Migrate {
+        /// Only print what there is to do. Changes nothing. Exit code 3 if there is something to do.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check the file, its counters, states, events and projections against each other. A service may be using the
+    /// database. Changes nothing. Exit code 1 if anything is wrong.
     Verify,
     /// Show or rebuild projections. The running service does the task; if none is running, it is done on the files.
     Projection {
@@ -152,6 +180,11 @@ pub enum ProjectionTask {
 }
 
 impl Settings {
+    /// Whether the database is copied before a migration.
+    pub(super) fn copy_before(&self) -> CopyBefore {
+        if self.no_copy { CopyBefore::Never } else { CopyBefore::Migration }
+    }
+
     /// The settings of this process: command line, environment, defaults. Exits the process for `--help` and for an
     /// invalid command line.
     #[must_use]

@@ -10,7 +10,9 @@ use diesel::sqlite::SqliteConnection;
 
 use super::error::StoreError;
 use super::page::{PageLimit, Progress};
+use super::retained::Retained;
 use super::schema::{aggregates, metadata};
+use super::sighting::{self, Rows, Sighting};
 use super::statement::statement;
 use crate::domain::body::Body;
 use crate::domain::clock::Timestamp;
@@ -244,13 +246,15 @@ pub(super) fn has_changed(
 /// The maximum number of tombstones that one transaction deletes, so that no command waits for long.
 const TOMBSTONES_PER_TRANSACTION: u16 = 1000;
 
-/// Deletes the oldest tombstones from before a point in time, up to a maximum number.
+/// Deletes the oldest tombstones that are not retained, up to a maximum number. Counts them.
 pub(super) fn prune_tombstones(
     connection: &mut SqliteConnection,
-    older_than: Timestamp,
+    retained: Retained,
     pruned: &Counter,
 ) -> Result<Progress, StoreError> {
+    let Retained { now, tombstones: older_than, .. } = retained;
     connection.immediate_transaction(|connection| {
+        let sighting = Sighting::load(connection, Rows::Tombstones)?;
         let oldest: Vec<(String, i32, String, i64, Option<i64>)> = aggregates::table
             .filter(aggregates::body.is_null())
             .order(aggregates::revision)
@@ -263,15 +267,27 @@ pub(super) fn prune_tombstones(
             ))
             .limit(TOMBSTONES_PER_TRANSACTION.into())
             .load(connection)?;
-        let is_old = |deleted: &Option<i64>| deleted.is_some_and(|deleted| deleted < older_than.milliseconds());
-        let old = oldest.iter().take_while(|(.., deleted)| is_old(deleted)).count();
-        let Some((.., last, _)) = oldest[..old].last() else { return Ok(Progress::Done) };
-        for (collection, rank, key, ..) in &oldest[..old] {
+        let mut forgotten = None;
+        let mut progress = Progress::More;
+        for (collection, rank, key, revision, deleted) in &oldest {
+            // A tombstone without a time is one from the future.
+            let deleted = Timestamp::from_milliseconds(deleted.unwrap_or(i64::MAX));
+            let written = sighting.written(Revision::from_raw(*revision), deleted, now);
+            if written.unwrap_or(now) >= older_than {
+                if written.is_none() {
+                    sighting::save(connection, Rows::Tombstones, now)?;
+                }
+                progress = Progress::Done;
+                break;
+            }
             diesel::delete(aggregates::table.find((collection, rank, key))).execute(connection)?;
+            pruned.add(1);
+            forgotten = Some(*revision);
         }
-        diesel::update(metadata::table).set(metadata::forgotten.eq(last)).execute(connection)?;
-        pruned.add(old as u64);
-        let is_full = old == usize::from(TOMBSTONES_PER_TRANSACTION);
-        Ok(if is_full { Progress::More } else { Progress::Done })
+        if let Some(last) = forgotten {
+            diesel::update(metadata::table).set(metadata::forgotten.eq(last)).execute(connection)?;
+        }
+        let has_more = oldest.len() == usize::from(TOMBSTONES_PER_TRANSACTION);
+        Ok(if has_more { progress } else { Progress::Done })
     })
 }

@@ -1,20 +1,16 @@
-//! Connections to the database file, and its migrations.
+//! Connections to the database file.
 
 use std::path::Path;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection as _;
-use diesel::migration::{Migration, MigrationSource};
 use diesel::prelude::*;
 use diesel::result::Error as QueryError;
-use diesel::sqlite::{Sqlite, SqliteConnection};
-use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
+use diesel::sqlite::SqliteConnection;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::database::{cannot_open, resolve};
+use super::database::cannot_open;
 use super::error::StoreError;
-
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
 /// SQLite's busy timeout, for every connection: another process may be reading the file, or the diesel CLI may use it.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,20 +58,14 @@ pub(crate) fn open_sidecar(path: &Path) -> Result<SqliteConnection, StoreError> 
     connect(path, "rwc", &pragmas)
 }
 
-/// A read-only connection to a database that this process has not locked. Fails unless the database has exactly the
-/// migrations of this program.
-pub(super) fn open_foreign(path: &Path) -> Result<SqliteConnection, StoreError> {
-    let mut connection = open_read_only(&resolve(path)?)?;
-    let not_migrated = |found: String| StoreError::NotMigrated { found };
-    // In a file without a table of migrations this fails, because it would have to create that table.
-    let has_pending = connection.has_pending_migration(MIGRATIONS);
-    let has_pending = has_pending.map_err(|error| not_migrated(error.to_string()))?;
-    let applied = connection.applied_migrations().map_err(StoreError::Migration)?.len();
-    let known = embedded_migrations()?.len();
-    if has_pending || applied != known {
-        return Err(not_migrated(format!("{applied} of {known} migrations")));
-    }
-    Ok(connection)
+/// A read-only connection to a file that nobody writes while it is open. SQLite creates no other file beside it.
+pub(super) fn open_immutable(path: &Path) -> Result<SqliteConnection, StoreError> {
+    connect(path, "ro&immutable=1", &[])
+}
+
+/// A connection to a file that is no database in use yet: the copy of one. It has a rollback journal.
+pub(super) fn open_copy(path: &Path) -> Result<SqliteConnection, StoreError> {
+    connect(path, "rw", &[])
 }
 
 fn connect(file: &Path, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection, StoreError> {
@@ -97,22 +87,8 @@ pub(super) fn set_busy_timeout(connection: &mut SqliteConnection, timeout: Durat
 /// The characters that would end or change the path in a URI.
 const NOT_IN_A_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#');
 
-/// Runs the pending migrations. Fails if a newer program has already migrated the database further.
-pub(super) fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    let known = embedded_migrations()?;
-    let applied = connection.applied_migrations().map_err(StoreError::Migration)?;
-    if let Some(newer) = applied.iter().find(|version| known.iter().all(|known| known.name().version() != **version)) {
-        return Err(StoreError::NewerSchema { version: newer.to_string() });
-    }
-    connection.run_pending_migrations(MIGRATIONS).map_err(StoreError::Migration)?;
-    Ok(())
-}
-
-fn embedded_migrations() -> Result<Vec<Box<dyn Migration<Sqlite>>>, StoreError> {
-    MIGRATIONS.migrations().map_err(StoreError::Migration)
-}
-
-/// Moves the write-ahead log into the database file, and lets SQLite update its statistics.
+/// Lets SQLite update its statistics, and moves the write-ahead log into the database file. If this is the last
+/// connection, closing it removes the log.
 pub(super) fn tidy(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     connection.batch_execute("PRAGMA optimize")?;
     connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")?;

@@ -31,6 +31,48 @@ pub enum StoreError {
         /// The database file.
         path: PathBuf,
     },
+    /// The file is something else.
+    #[error("{} is not an SQLite database; it was not changed: name another file", .path.display())]
+    NotADatabase {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is a database of another program.
+    #[error("{} is a database of another program ({found}); it was not changed: name another file", .path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What was found in it.
+        found: String,
+    },
+    /// A counter is smaller than a number that was given already. To go on would give a number twice.
+    #[error("the database is damaged: {finding}; restore a backup (`duality restore`), or see `duality verify`")]
+    Counters {
+        /// The counter and what contradicts it.
+        finding: String,
+    },
+    /// A copy is not as it should be, so it was not kept.
+    #[error("the copy of {} is damaged, and so is the file itself, probably: {finding}", .path.display())]
+    DamagedCopy {
+        /// What was copied.
+        path: PathBuf,
+        /// The first finding.
+        finding: String,
+    },
+    /// There is already a file where a copy should be written.
+    #[error("{} exists; another name, or --force to replace it", .path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A copy cannot be written, or cannot get its name. Nothing is left of it.
+    #[error("cannot write {}", .path.display())]
+    Copy {
+        /// The copy.
+        path: PathBuf,
+        /// What the operating system or SQLite reports.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// A newer version of this program has migrated the database.
     #[error(
         "the database belongs to a newer version of this program: this version does not know its migration {version}"

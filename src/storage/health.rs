@@ -14,6 +14,19 @@ pub(crate) struct Health {
     failing: AtomicU32,
     /// Whether the file is not the one that was opened. That does not recover.
     is_replaced: AtomicBool,
+    file_check: Mutex<FileCheck>,
+}
+
+/// The comparison of the file with itself, after a service that did not stop in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum FileCheck {
+    /// The last service stopped in order.
+    #[default]
+    NotNeeded,
+    /// It is not complete.
+    Due,
+    Sound,
+    Damaged,
 }
 
 /// A part that can fail on its own.
@@ -125,6 +138,15 @@ impl Health {
         self.fail(Part::File, reason);
     }
 
+    /// What the comparison of the file with itself came to.
+    pub(crate) fn file_check(&self) -> FileCheck {
+        *self.file_check.lock().expect("no thread panics while it holds this lock")
+    }
+
+    pub(crate) fn set_file_check(&self, result: FileCheck) {
+        *self.file_check.lock().expect("no thread panics while it holds this lock") = result;
+    }
+
     /// Whether the file is not the one that was opened.
     pub(crate) fn is_replaced(&self) -> bool {
         self.is_replaced.load(Ordering::Acquire)
@@ -157,6 +179,18 @@ impl Part {
 
     const fn bit(self) -> u32 {
         1 << self as u32
+    }
+}
+
+impl FileCheck {
+    /// For operators: `not needed`, `running`, `ok` or `damaged`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::NotNeeded => "not needed",
+            Self::Due => "running",
+            Self::Sound => "ok",
+            Self::Damaged => "damaged",
+        }
     }
 }
 

@@ -105,6 +105,24 @@ fn tables(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> 
     Ok(tables.into_iter().map(|table| table.name).collect())
 }
 
+/// The tables of projections that do not exist, each as a sentence.
+pub(super) fn missing_tables(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
+    let existing = tables(connection)?;
+    let known: Vec<(String, String)> =
+        projections::table.select((projections::name, projections::tables)).load(connection)?;
+    let mut missing = Vec::new();
+    for (name, created) in known {
+        match serde_json::from_str::<Vec<String>>(&created) {
+            Ok(created) => {
+                let lost = created.into_iter().filter(|table| !existing.contains(table));
+                missing.extend(lost.map(|table| format!("{name}: its table {table} is missing")));
+            }
+            Err(error) => missing.push(format!("{name}: the list of its tables cannot be read: {error}")),
+        }
+    }
+    Ok(missing)
+}
+
 fn replay_journal(
     connection: &mut SqliteConnection,
     registry: &Registry,

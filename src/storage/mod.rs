@@ -1,6 +1,8 @@
 //! All SQL of the main database: the file, its tables, and the one transaction of a batch of commands.
 
 pub(crate) mod aggregates;
+mod at_rest;
+pub(crate) mod backup;
 pub(crate) mod commit;
 pub(crate) mod connection;
 pub(crate) mod counters;
@@ -9,14 +11,25 @@ pub(crate) mod disk;
 pub(crate) mod epochs;
 pub(crate) mod error;
 pub(crate) mod health;
+mod identity;
 mod inline_projections;
+mod integrity;
 pub(crate) mod journal;
+mod journal_check;
+mod maxima;
+mod migrations;
 pub(crate) mod outbox;
+mod outbox_check;
 pub(crate) mod page;
+pub(crate) mod preparation;
 pub(crate) mod reader;
 mod registration;
+pub(crate) mod restore;
+pub(crate) mod retained;
 mod schema;
+mod sighting;
 mod statement;
 pub(crate) mod transaction;
+pub(crate) mod verified;
 pub(crate) mod verify;
 pub(crate) mod writer;

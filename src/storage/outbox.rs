@@ -9,7 +9,9 @@ use diesel::sqlite::{SqliteConnection, SqliteValue};
 use super::counters::horizon;
 use super::error::StoreError;
 use super::page::{PageLimit, Progress, Span};
+use super::retained::Retained;
 use super::schema::{metadata, outbox};
+use super::sighting::{self, Rows, Sighting};
 use super::statement::statement;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
@@ -293,28 +295,38 @@ fn with_value<'row, T>(
 /// The maximum number of events that one transaction deletes, so that no command waits for long.
 const EVENTS_PER_TRANSACTION: i64 = 10_000;
 
-/// Deletes the events that are older than a point in time, or that come before the last `keep` revisions, up to a maximum
-/// number. It deletes whole revisions, oldest first, and stops at the first that is retained, so that a clock that jumps
-/// leaves no gap.
-pub(super) fn prune(
-    connection: &mut SqliteConnection,
-    older_than: Timestamp,
-    keep: Option<i64>,
-) -> Result<Progress, StoreError> {
+/// Deletes the events that are not retained, up to a maximum number. It deletes whole revisions, oldest first, and stops
+/// at the first that is retained, so that a clock that jumps leaves no gap.
+pub(super) fn prune(connection: &mut SqliteConnection, retained: Retained) -> Result<Progress, StoreError> {
+    let Retained { now, events: older_than, keep, .. } = retained;
     connection.immediate_transaction(|connection| {
         let current = horizon(connection)?.current.number();
-        let beyond = keep.map_or(i64::MIN, |keep| current.saturating_sub(keep));
+        let beyond = Revision::from_raw(keep.map_or(i64::MIN, |keep| current.saturating_sub(keep)));
+        let sighting = Sighting::load(connection, Rows::ChangeEvents)?;
         let oldest: Vec<(i64, i64)> = outbox::table
             .order((outbox::revision, outbox::collection, outbox::key))
             .select((outbox::revision, outbox::time))
             .limit(EVENTS_PER_TRANSACTION)
             .load(connection)?;
-        let old = oldest.iter().take_while(|(revision, time)| *revision <= beyond || *time < older_than.milliseconds());
-        let Some((last, _)) = old.last() else { return Ok(Progress::Done) };
-        diesel::delete(outbox::table.filter(outbox::revision.le(last))).execute(connection)?;
-        diesel::update(metadata::table).set(metadata::pruned.eq(last)).execute(connection)?;
-        let reached_limit = oldest.last().is_some_and(|(revision, _)| revision == last)
-            && i64::try_from(oldest.len()).is_ok_and(|read| read == EVENTS_PER_TRANSACTION);
-        Ok(if reached_limit { Progress::More } else { Progress::Done })
+        let mut deleted = None;
+        let mut progress = Progress::More;
+        for (revision, time) in &oldest {
+            let revision = Revision::from_raw(*revision);
+            let written = sighting.written(revision, Timestamp::from_milliseconds(*time), now);
+            if revision > beyond && written.unwrap_or(now) >= older_than {
+                if written.is_none() {
+                    sighting::save(connection, Rows::ChangeEvents, now)?;
+                }
+                progress = Progress::Done;
+                break;
+            }
+            deleted = Some(revision.number());
+        }
+        if let Some(last) = deleted {
+            diesel::delete(outbox::table.filter(outbox::revision.le(last))).execute(connection)?;
+            diesel::update(metadata::table).set(metadata::pruned.eq(last)).execute(connection)?;
+        }
+        let has_more = i64::try_from(oldest.len()).is_ok_and(|read| read == EVENTS_PER_TRANSACTION);
+        Ok(if has_more { progress } else { Progress::Done })
     })
 }

@@ -10,6 +10,7 @@ use super::connection;
 use super::counters::{self, Horizon};
 use super::database::Database;
 use super::error::StoreError;
+use super::integrity;
 use super::journal::{self, Entries, Entry, Folded};
 use super::outbox::{self, Changes, Members};
 use super::page::{PageLimit, Span};
@@ -41,6 +42,11 @@ impl Reader {
     ) -> Result<T, StoreError> {
         let (registry, high_water_mark) = (&self.registry, &self.high_water_mark);
         connection::read(&mut self.connection, |connection| work(&mut View { connection, registry, high_water_mark }))
+    }
+
+    /// Compares the pages and rows of the file with each other. Returns what is wrong.
+    pub(crate) fn quick_check(&mut self) -> Vec<String> {
+        integrity::quick_check(&mut self.connection)
     }
 
     /// Calls `each` with every aggregate of some collections, in order, at one revision. The read transaction lasts until

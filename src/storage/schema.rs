@@ -51,6 +51,10 @@ diesel::table! {
         pruned -> BigInt,
         forgotten -> BigInt,
         log_began -> BigInt,
+        future_events_revision -> BigInt,
+        future_events_seen -> BigInt,
+        future_tombstones_revision -> BigInt,
+        future_tombstones_seen -> BigInt,
     }
 }
 

@@ -1,127 +1,273 @@
-//! Compares the stored rows with what they follow from: the events of an aggregate, or the source of a derived
-//! collection.
+//! Checks everything that is stored against what it follows from: the file against itself, counters against rows, states
+//! against events.
 
 use std::fmt;
 use std::path::Path;
 
+use diesel::connection::DefaultLoadingMode;
 use diesel::dsl::{exists, not};
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::SqliteConnection;
 
+use super::at_rest::read_undisturbed;
+use super::counters::{self, horizon};
 use super::error::StoreError;
+use super::identity::identify;
+use super::integrity::integrity_check;
 use super::journal::{self, Folded};
-use super::schema::{aggregates, collections, journal as events};
-use super::{aggregates as rows, connection, registration};
+use super::schema::{aggregates, collections, epochs, journal as events};
+use super::verified::Verified;
+use super::{
+    aggregates as rows, connection, inline_projections, journal_check, maxima, migrations, outbox_check, registration,
+};
 use crate::domain::body::{Body, patch};
-use crate::domain::collection::{Derivation, Journaled, Registry};
+use crate::domain::collection::{Collection, Derivation, Journaled, Registry};
+use crate::domain::error_chain::ErrorChain;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::Version;
+use crate::read_model::error::ProjectionError;
 
-/// The result for one collection that follows from events or from another collection.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Verified {
-    /// The collection's name.
-    pub collection: &'static str,
-    /// The number of aggregates that were compared.
-    pub aggregates: u64,
-    /// The number of domain events that were folded.
-    pub events: u64,
-    differing: Vec<Difference>,
+/// Verifies a database. A service may be using it. Changes nothing.
+///
+/// # Errors
+/// The database cannot be read at all, or belongs to another program or to another version of this one.
+pub(crate) fn verify(database: &Path, registry: &Registry) -> Result<Vec<Verified>, StoreError> {
+    read_undisturbed(database, |connection| {
+        identify(connection, database)?;
+        migrations::require_current(connection)?;
+        verify_content(connection, registry)
+    })
 }
 
-/// A row that differs from what it follows from.
-#[derive(Debug, Clone)]
-struct Difference {
-    key: Key,
-    stored: State,
-    expected: State,
+/// Verifies a database that has the migrations of this program.
+///
+/// # Errors
+/// Its collections follow other rules than those of this program. Everything else is a finding.
+pub(crate) fn verify_content(
+    connection: &mut SqliteConnection,
+    registry: &Registry,
+) -> Result<Vec<Verified>, StoreError> {
+    for id in registry.ids() {
+        match check_rule(connection, registry, id) {
+            Err(error @ StoreError::NotMigrated { .. }) => return Err(error),
+            // It is a finding of the file.
+            _ => {}
+        }
+    }
+    let mut results = vec![verify_file(connection)];
+    results.push(check(connection, "counters", |connection| verify_counters(connection, registry)));
+    results.push(check(connection, "epochs", journal_check::verify_epochs));
+    results.push(check(connection, "journal", journal_check::verify_journal));
+    results.push(check(connection, "change events", outbox_check::verify));
+    for id in registry.ids() {
+        let collection = registry.get(id);
+        results.push(match (collection.journaled(), collection.derivation()) {
+            (Some(journaled), _) => verify_folded(connection, collection, journaled),
+            (_, Some(derivation)) => {
+                check(connection, collection.name(), |connection| verify_derived(connection, collection, derivation))
+            }
+            _ => check(connection, collection.name(), |connection| verify_documents(connection, collection)),
+        });
+    }
+    results.push(check(connection, "inline projections", verify_inline));
+    Ok(results)
 }
 
-#[derive(Debug, Clone)]
-struct State {
-    version: Version,
-    body: Option<Body>,
+/// Runs a check in one read transaction. What keeps it from its end is a finding.
+fn check(
+    connection: &mut SqliteConnection,
+    subject: &str,
+    work: impl FnOnce(&mut SqliteConnection) -> Result<Verified, StoreError>,
+) -> Verified {
+    connection::read(connection, work).unwrap_or_else(|error| incomplete(Verified::new(subject), &error))
+}
+
+/// Notes that a check did not get to its end.
+fn incomplete(mut verified: Verified, error: &StoreError) -> Verified {
+    if verified.looked_at.is_empty() {
+        "not everything".clone_into(&mut verified.looked_at);
+    }
+    verified.add(ErrorChain(error).to_string());
+    verified
+}
+
+/// What SQLite itself finds.
+fn verify_file(connection: &mut SqliteConnection) -> Verified {
+    let mut verified = Verified::new("file");
+    let pages = diesel::sql_query("SELECT page_count AS pages FROM pragma_page_count").get_result::<Pages>(connection);
+    verified.looked_at = format!("{} pages with all rows, indices and references", pages.map_or(0, |row| row.pages));
+    verified.extend(integrity_check(connection));
+    verified
+}
+
+#[derive(QueryableByName)]
+struct Pages {
+    #[diesel(sql_type = BigInt)]
+    pages: i64,
+}
+
+/// A collection whose last change is before that of one of its rows would answer 304 for what has changed.
+const LOST_CHANGES: &str = "
+    SELECT name || ': it changed last at revision ' || changed || ', but a row has ' || last AS line FROM (
+        SELECT name, changed, MAX(
+            COALESCE((SELECT MAX(revision) FROM aggregates WHERE collection = name), 0),
+            COALESCE((SELECT MAX(revision) FROM outbox WHERE collection = name), 0)) AS last FROM collections
+    ) WHERE last > changed";
+
+/// Rows that no program would find.
+const UNKNOWN_COLLECTIONS: &str = "
+    SELECT 'there are rows of ' || collection || ', which is no collection' AS line FROM (
+        SELECT collection FROM aggregates UNION SELECT collection FROM outbox UNION SELECT collection FROM journal
+    ) WHERE collection NOT IN (SELECT name FROM collections)";
+
+#[derive(QueryableByName)]
+struct Line {
+    #[diesel(sql_type = Text)]
+    line: String,
+}
+
+fn verify_counters(connection: &mut SqliteConnection, registry: &Registry) -> Result<Verified, StoreError> {
+    let mut verified = Verified::new("counters");
+    verified.looked_at = format!("revision {}, next keys and last changes", horizon(connection)?.current);
+    verified.extend(maxima::findings(connection, registry)?);
+    for query in [LOST_CHANGES, UNKNOWN_COLLECTIONS] {
+        let lines: Vec<Line> = diesel::sql_query(query).load(connection)?;
+        verified.extend(lines.into_iter().map(|row| row.line).collect());
+    }
+    Ok(verified)
+}
+
+/// The tables of inline projections.
+fn verify_inline(connection: &mut SqliteConnection) -> Result<Verified, StoreError> {
+    let mut verified = Verified::new("inline projections");
+    let missing = inline_projections::missing_tables(connection)?;
+    verified.looked_at = format!("the tables of {}", journal_check::count(connection, "projections")?);
+    verified.extend(missing);
+    Ok(verified)
+}
+
+/// Reads every state of a collection of documents.
+fn verify_documents(connection: &mut SqliteConnection, collection: &dyn Collection) -> Result<Verified, StoreError> {
+    let mut verified = Verified::new(collection.name());
+    let states = verify_bodies(connection, collection, &mut verified)?;
+    verified.looked_at = format!("{states} states, which follow from nothing else");
+    Ok(verified)
+}
+
+/// Reads every state of a collection as its type. Returns their number.
+fn verify_bodies(
+    connection: &mut SqliteConnection,
+    collection: &dyn Collection,
+    verified: &mut Verified,
+) -> Result<u64, StoreError> {
+    let query = aggregates::table.filter(aggregates::collection.eq(collection.name())).select((
+        aggregates::key,
+        aggregates::rank,
+        aggregates::body,
+    ));
+    let mut states = 0;
+    for row in query.load_iter::<(String, i32, Option<String>), DefaultLoadingMode>(connection)? {
+        let (key, rank, body) = row?;
+        let expected = Key::from_db(&key).rank();
+        if rank != expected {
+            verified.add(format!("{key}: its rank is {rank} instead of {expected}"));
+        }
+        let Some(body) = body.map(Body::from_db) else { continue };
+        states += 1;
+        if !body.as_str().trim_start().starts_with('{') {
+            verified.add(format!("{key}: its state is no JSON object"));
+        } else if let Err(corrupt) = collection.check(&body) {
+            verified.add(format!("{key}: {corrupt}"));
+        }
+    }
+    Ok(states)
 }
 
 /// Aggregates that are compared in one read transaction.
 const AGGREGATES_PER_TRANSACTION: usize = 1000;
 
-/// Verifies every collection that follows from something else. A service may be using the database.
-pub(crate) fn verify(database: &Path, registry: &Registry) -> Result<Vec<Verified>, StoreError> {
-    let mut connection = connection::open_foreign(database)?;
-    let mut results = Vec::new();
-    for id in registry.ids() {
-        let collection = registry.get(id);
-        if let Some(journaled) = collection.journaled() {
-            results.push(verify_folded(&mut connection, registry, id, journaled)?);
-        } else if let Some(derivation) = collection.derivation() {
-            results.push(connection::read(&mut connection, |connection| {
-                verify_derived(connection, registry, id, derivation)
-            })?);
-        }
-    }
-    Ok(results)
-}
-
 /// Compares the rows of an event-sourced collection with their events, some at a time.
 fn verify_folded(
     connection: &mut SqliteConnection,
-    registry: &Registry,
-    id: CollectionId,
+    collection: &dyn Collection,
     journaled: &dyn Journaled,
-) -> Result<Verified, StoreError> {
-    let name = registry.get(id).name();
-    let mut verified = Verified::new(name);
+) -> Verified {
+    let mut compared = Compared::default();
+    let mut verified = Verified::new(collection.name());
     let mut last: Option<Key> = None;
-    loop {
+    let outcome = loop {
         let next = connection::read(connection, |connection| {
-            check_rule(connection, registry, id)?;
-            let folded = journal::fold_next(connection, name, journaled, last.as_ref(), AGGREGATES_PER_TRANSACTION)?;
-            for Folded { key, body, version } in &folded {
-                let row = rows::load(connection, name, key)?;
-                // A tombstone may have been pruned.
-                let stored = row.map_or(State { version: *version, body: None }, |row| State {
-                    version: row.version,
-                    body: row.body,
-                });
-                verified.aggregates += 1;
-                verified.events += version.number().unsigned_abs();
-                verified.compare(key, stored, State { version: *version, body: body.clone() });
-            }
-            if folded.is_empty() {
-                verified.add_rows_without_events(connection)?;
-            }
-            Ok::<_, StoreError>(folded.last().map(|folded| folded.key.clone()))
-        })?;
-        if next.is_none() {
-            return Ok(verified);
+            fold_some(connection, collection, journaled, last.as_ref(), &mut compared, &mut verified)
+        });
+        match next {
+            Ok(Some(next)) => last = Some(next),
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
         }
-        last = next;
+    };
+    let outcome = outcome.and_then(|()| verify_bodies(connection, collection, &mut verified));
+    verified.looked_at = format!("{} states, compared with {} events", compared.states, compared.events);
+    match outcome {
+        Ok(_) => verified,
+        Err(error) => incomplete(verified, &error),
     }
+}
+
+/// What was compared so far.
+#[derive(Default)]
+struct Compared {
+    states: u64,
+    events: u64,
+}
+
+/// Compares the next aggregates after a key, and returns the last of them; `None` if there are no more.
+fn fold_some(
+    connection: &mut SqliteConnection,
+    collection: &dyn Collection,
+    journaled: &dyn Journaled,
+    after: Option<&Key>,
+    compared: &mut Compared,
+    verified: &mut Verified,
+) -> Result<Option<Key>, StoreError> {
+    let name = collection.name();
+    let folded = journal::fold_next(connection, name, journaled, after, AGGREGATES_PER_TRANSACTION)?;
+    for Folded { key, body, version } in &folded {
+        // A tombstone may have been pruned.
+        let stored = rows::load(connection, name, key)?;
+        let stored = stored
+            .map_or(State { version: *version, body: None }, |row| State { version: row.version, body: row.body });
+        compared.states += 1;
+        compared.events += version.number().unsigned_abs();
+        compare(verified, key, &stored, &State { version: *version, body: body.clone() });
+    }
+    if folded.is_empty() {
+        find_rows_without_events(connection, name, verified)?;
+    }
+    Ok(folded.last().map(|folded| folded.key.clone()))
 }
 
 /// Compares the rows of a derived collection with those that follow from its source.
 fn verify_derived(
     connection: &mut SqliteConnection,
-    registry: &Registry,
-    id: CollectionId,
+    collection: &dyn Collection,
     derivation: &dyn Derivation,
 ) -> Result<Verified, StoreError> {
-    check_rule(connection, registry, id)?;
-    let name = registry.get(id).name();
+    let name = collection.name();
     let state = |body| State { version: Version::ZERO, body };
     let mut derived = registration::derive(connection, derivation)?;
-    let mut verified = Verified { aggregates: derived.len() as u64, ..Verified::new(name) };
+    let mut verified = Verified::new(name);
+    verified.looked_at = format!("{} states, compared with {}", derived.len(), derivation.source());
     rows::scan(connection, name, |key, _, body| {
         let key = Key::from_db(key);
         let expected = derived.remove(&key);
-        verified.compare(&key, state(Some(Body::from_db(body.to_owned()))), state(expected));
+        compare(&mut verified, &key, &state(Some(Body::from_db(body.to_owned()))), &state(expected));
         Ok::<_, StoreError>(())
     })?;
     for (key, body) in derived {
-        verified.compare(&key, state(None), state(Some(body)));
+        compare(&mut verified, &key, &state(None), &state(Some(body)));
     }
+    verify_bodies(connection, collection, &mut verified)?;
     Ok(verified)
 }
 
@@ -136,61 +282,80 @@ fn check_rule(connection: &mut SqliteConnection, registry: &Registry, id: Collec
     Err(StoreError::NotMigrated { found: format!("its {name} follow other rules") })
 }
 
-impl Verified {
-    fn new(collection: &'static str) -> Self {
-        Self { collection, aggregates: 0, events: 0, differing: Vec::new() }
-    }
+/// Where the histories of a database end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) epoch: String,
+    /// The current one and those before it.
+    pub(crate) epochs: Vec<String>,
+    pub(crate) revision: i64,
+    pub(crate) position: i64,
+}
 
-    /// The number of rows that differ from what they follow from.
-    #[must_use]
-    pub fn differing(&self) -> usize {
-        self.differing.len()
-    }
+/// The end of the histories of a database, which a service may be using.
+pub(crate) fn end(database: &Path) -> Result<End, StoreError> {
+    read_undisturbed(database, |connection| {
+        connection::read(connection, |connection| {
+            Ok(End {
+                epoch: counters::epoch(connection)?.to_string(),
+                epochs: epochs::table.select(epochs::epoch).load(connection)?,
+                revision: horizon(connection)?.current.number(),
+                position: journal::current(connection)?.number(),
+            })
+        })
+    })
+}
 
-    fn compare(&mut self, key: &Key, stored: State, expected: State) {
-        // The order of members does not matter: a write would not store such a change either.
-        let is_same_body = matches!(patch(stored.body.as_ref(), expected.body.as_ref()), Ok(None));
-        if stored.version != expected.version || !is_same_body {
-            self.differing.push(Difference { key: key.clone(), stored, expected });
-        }
+/// Checks a database beside the main one, and reads something from it.
+pub(crate) fn check_sidecar<T>(
+    path: &Path,
+    verified: &mut Verified,
+    read: impl Fn(&mut SqliteConnection) -> Result<T, ProjectionError>,
+) -> Result<T, ProjectionError> {
+    let mut outcome = None;
+    let findings = read_undisturbed(path, |connection| {
+        outcome = Some(read(connection));
+        Ok(integrity_check(connection))
+    });
+    match findings {
+        Ok(findings) => verified.extend(findings),
+        Err(error) => return Err(ProjectionError::new(ErrorChain(&error).to_string())),
     }
+    outcome.unwrap_or_else(|| Err(ProjectionError::new("it could not be read")))
+}
 
-    /// Adds the rows of aggregates that have no events.
-    fn add_rows_without_events(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-        let of_row = events::collection.eq(aggregates::collection).and(events::key.eq(aggregates::key));
-        let found: Vec<(String, i64, String)> = aggregates::table
-            .filter(aggregates::collection.eq(self.collection).and(aggregates::body.is_not_null()))
-            .filter(not(exists(events::table.filter(of_row))))
-            .select((aggregates::key, aggregates::version, aggregates::body.assume_not_null()))
-            .load(connection)?;
-        for (key, version, body) in found {
-            let stored = State { version: Version::from_raw(version), body: Some(Body::from_db(body)) };
-            self.compare(&Key::from_db(&key), stored, State { version: Version::ZERO, body: None });
-        }
-        Ok(())
+/// The state of an aggregate.
+#[derive(Debug, Clone)]
+struct State {
+    version: Version,
+    body: Option<Body>,
+}
+
+fn compare(verified: &mut Verified, key: &Key, stored: &State, expected: &State) {
+    // The order of members does not matter: a write would not store such a change either.
+    let is_same_body = matches!(patch(stored.body.as_ref(), expected.body.as_ref()), Ok(None));
+    if stored.version != expected.version || !is_same_body {
+        verified.add(format!("{key}: stored is {stored}; it should be {expected}"));
     }
 }
 
-/// The maximum number of differences of a collection that are displayed.
-const MAX_DISPLAYED: usize = 20;
-
-/// One line for the collection, and one for each difference.
-impl fmt::Display for Verified {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { collection, aggregates, events, differing } = self;
-        write!(f, "{collection}: {aggregates} aggregates, {events} events, ")?;
-        if differing.is_empty() {
-            return f.write_str("all as stored");
-        }
-        write!(f, "{} not as stored", differing.len())?;
-        for Difference { key, stored, expected } in differing.iter().take(MAX_DISPLAYED) {
-            write!(f, "\n{collection}/{key}: stored is {stored}; it should be {expected}")?;
-        }
-        if differing.len() > MAX_DISPLAYED {
-            write!(f, "\n… and {} more", differing.len() - MAX_DISPLAYED)?;
-        }
-        Ok(())
+/// Finds the rows of event-sourced aggregates that have no events.
+fn find_rows_without_events(
+    connection: &mut SqliteConnection,
+    collection: &str,
+    verified: &mut Verified,
+) -> Result<(), StoreError> {
+    let of_row = events::collection.eq(aggregates::collection).and(events::key.eq(aggregates::key));
+    let found: Vec<(String, i64, String)> = aggregates::table
+        .filter(aggregates::collection.eq(collection).and(aggregates::body.is_not_null()))
+        .filter(not(exists(events::table.filter(of_row))))
+        .select((aggregates::key, aggregates::version, aggregates::body.assume_not_null()))
+        .load(connection)?;
+    for (key, version, body) in found {
+        let stored = State { version: Version::from_raw(version), body: Some(Body::from_db(body)) };
+        compare(verified, &Key::from_db(&key), &stored, &State { version: Version::ZERO, body: None });
     }
+    Ok(())
 }
 
 /// The maximum number of characters of a state that are displayed.

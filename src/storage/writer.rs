@@ -13,8 +13,9 @@ use super::database::Database;
 use super::error::StoreError;
 use super::page::Progress;
 use super::registration::Registration;
+use super::retained::Retained;
 use super::transaction::{self, WriteError};
-use super::{aggregates, inline_projections, journal, outbox};
+use super::{aggregates, inline_projections, journal, migrations, outbox};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::command::Command;
@@ -43,7 +44,7 @@ impl Writer {
         now: Timestamp,
     ) -> Result<Self, StoreError> {
         let mut connection = connection::open_for_writing(database.path(), IfMissing::Create)?;
-        connection::migrate(&mut connection)?;
+        migrations::migrate(&mut connection)?;
         let history = Registration { registry: &registry, inline: &inline, now }.write(&mut connection)?;
         let history = Arc::clone(database.set_history(history));
         Self::load(connection, registry, inline, history)
@@ -103,9 +104,9 @@ impl Writer {
     /// Deletes change events and tombstones that are not retained, oldest first, up to a maximum number. Counts the
     /// tombstones.
     pub(crate) fn prune(&mut self, retained: Retained, tombstones: &Counter) -> Result<Progress, StoreError> {
-        match outbox::prune(&mut self.connection, retained.events, retained.keep)? {
+        match outbox::prune(&mut self.connection, retained)? {
             Progress::More => Ok(Progress::More),
-            Progress::Done => aggregates::prune_tombstones(&mut self.connection, retained.tombstones, tombstones),
+            Progress::Done => aggregates::prune_tombstones(&mut self.connection, retained, tombstones),
         }
     }
 
@@ -156,17 +157,6 @@ impl Patience {
             Self::Short => Duration::from_millis(100),
         }
     }
-}
-
-/// What is retained.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Retained {
-    /// Change events from this time on …
-    pub(crate) events: Timestamp,
-    /// … but only those of this many revisions.
-    pub(crate) keep: Option<i64>,
-    /// Tombstones from this time on.
-    pub(crate) tombstones: Timestamp,
 }
 
 #[cfg(test)]

@@ -69,6 +69,10 @@ impl<T: Derived> Collection for DerivedAdapter<T> {
         Err(Rejection::NotFound)
     }
 
+    fn check(&self, body: &Body) -> Result<(), CorruptState> {
+        body.decode::<T>().map(|_| ())
+    }
+
     fn derivation(&self) -> Option<&dyn Derivation> {
         Some(self)
     }

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Collection, Derivation, Journaled, Keys, singular};
-use crate::domain::body::Body;
+use crate::domain::body::{Body, CorruptState};
 use crate::domain::command::{Change, CommandContext, Decision, Rejection, Verb};
 use crate::domain::json::{self, ValidationError};
 use crate::domain::merge_patch;
@@ -100,6 +100,10 @@ impl<T: Document> Collection for DocumentAdapter<T> {
             (Change::Handle { .. }, _) | (_, None) => return Err(Rejection::NotFound),
         };
         Ok(Decision { after, events: Vec::new() })
+    }
+
+    fn check(&self, body: &Body) -> Result<(), CorruptState> {
+        body.decode::<T>().map(|_| ())
     }
 
     fn derivation(&self) -> Option<&dyn Derivation> {

@@ -165,6 +165,10 @@ impl<T: EventSourced> Collection for EventSourcedAdapter<T> {
         Ok(Decision { after: encode(state.as_ref())?, events })
     }
 
+    fn check(&self, body: &Body) -> Result<(), CorruptState> {
+        body.decode::<T>().map(|_| ())
+    }
+
     fn derivation(&self) -> Option<&dyn Derivation> {
         None
     }

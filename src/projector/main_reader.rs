@@ -1,0 +1,42 @@
+//! Reads of the main database, as long as it is the one that this process has opened.
+
+use std::sync::Arc;
+
+use crate::domain::collection::Registry;
+use crate::domain::history::History;
+use crate::storage::database::Database;
+use crate::storage::error::StoreError;
+use crate::storage::reader::{Reader, View};
+
+/// A reader of the main database. What it reads belongs to the current epoch.
+pub(super) struct MainReader {
+    reader: Reader,
+    database: Arc<Database>,
+}
+
+impl MainReader {
+    pub(super) fn open(database: &Arc<Database>, registry: &Arc<Registry>) -> Result<Self, StoreError> {
+        let reader = Reader::open(database, Arc::clone(registry))?;
+        Ok(Self { reader, database: Arc::clone(database) })
+    }
+
+    /// The epochs of the database.
+    pub(super) fn epochs(&self) -> &Arc<History> {
+        self.database.history()
+    }
+
+    /// Runs several queries in one read transaction. Fails if the file has another history now: its events must not be
+    /// applied to the generations of this one.
+    pub(super) fn view<T>(
+        &mut self,
+        work: impl FnOnce(&mut View<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let database = &self.database;
+        self.reader.view(|view| {
+            if view.epoch()? != *database.history().epoch() {
+                return Err(StoreError::Replaced { path: database.path().to_owned() });
+            }
+            work(view)
+        })
+    }
+}

@@ -1,0 +1,105 @@
+//! Checks the files of background projections: `duality verify`.
+
+use std::fs;
+use std::path::Path;
+
+use super::generation::{Checkpoint, read_checkpoint};
+use super::manifest::Files;
+use super::registry::ProjectionSet;
+use super::source::epoch_of;
+use crate::domain::collection::Registry;
+use crate::read_model::error::ProjectionError;
+use crate::read_model::projection::Feed;
+use crate::read_model::spec::ProjectionSpec;
+use crate::storage::error::StoreError;
+use crate::storage::verified::Verified;
+use crate::storage::verify::{self, End, check_sidecar};
+
+/// Verifies a database with its projections. A service may be using them. Changes nothing.
+///
+/// # Errors
+/// The database cannot be read at all, or belongs to another program or to another version of this one.
+pub(crate) fn verify(
+    database: &Path,
+    registry: &Registry,
+    projections: &ProjectionSet,
+) -> Result<Vec<Verified>, StoreError> {
+    let mut results = verify::verify(database, registry)?;
+    for spec in &projections.background {
+        results.push(verify_projection(database, spec)?);
+    }
+    Ok(results)
+}
+
+/// How often a generation is looked up again that a running service has replaced meanwhile.
+const MAX_ATTEMPTS: usize = 10;
+
+fn verify_projection(database: &Path, spec: &ProjectionSpec) -> Result<Verified, StoreError> {
+    let files = Files::existing(database, spec.name);
+    for _ in 1..MAX_ATTEMPTS {
+        let verified = look(database, spec, &files)?;
+        if verified.is_sound() {
+            return Ok(verified);
+        }
+    }
+    look(database, spec, &files)
+}
+
+fn look(database: &Path, spec: &ProjectionSpec, files: &Files) -> Result<Verified, StoreError> {
+    let mut verified = Verified::new(format!("projection {}", spec.name));
+    let manifest = match files.read_manifest() {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            "its manifest".clone_into(&mut verified.looked_at);
+            verified.add(format!("its manifest cannot be read: {error}"));
+            return Ok(verified);
+        }
+    };
+    let Some(generation) = manifest.current else {
+        "nothing is built yet".clone_into(&mut verified.looked_at);
+        return Ok(verified);
+    };
+    verified.looked_at = format!("the files of generation {generation} and its checkpoint");
+    let tables = files.tables(generation);
+    if !tables.is_file() {
+        verified.add(format!("{} is missing", tables.display()));
+        return Ok(verified);
+    }
+    let checkpoint = check_sidecar(&tables, &mut verified, read_checkpoint);
+    // Read after the checkpoint, which moves while a service runs.
+    let end = verify::end(database)?;
+    match checkpoint {
+        Ok(checkpoint) => verify_checkpoint(spec, &checkpoint, &end, &files.output(generation), &mut verified),
+        Err(error) => verified.add(error.to_string()),
+    }
+    Ok(verified)
+}
+
+/// Compares a checkpoint with the end of its source and with the file that it describes.
+fn verify_checkpoint(
+    spec: &ProjectionSpec,
+    checkpoint: &Checkpoint,
+    end: &End,
+    output: &Path,
+    verified: &mut Verified,
+) {
+    let Checkpoint { position, length, .. } = checkpoint;
+    let last = if spec.feed == Feed::Journal { end.position } else { end.revision };
+    // Offsets in a kept history are neither revisions nor positions.
+    if epoch_of(&position.source) == end.epoch && !spec.keeps_history && position.offset > last {
+        verified.add(format!("it has applied events up to {}, but the last one is {last}", position.offset));
+    }
+    if !end.epochs.iter().any(|epoch| epoch == epoch_of(&position.source)) {
+        verified.looked_at.push_str(", which is of another history, so the next start builds it again");
+    }
+    if spec.is_file() {
+        let found = fs::metadata(output).map_err(ProjectionError::from);
+        match found {
+            Ok(file) if file.len() < *length => {
+                verified.add(format!("{} has {} bytes, but its checkpoint says {length}", output.display(), file.len()))
+            }
+            Ok(_) => {}
+            Err(error) => verified.add(format!("{}: {error}", output.display())),
+        }
+    }
+}

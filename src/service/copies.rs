@@ -1,0 +1,124 @@
+//! The tasks that copy the database: backup, restore, migrate.
+
+use std::io::{Write as _, stderr, stdin, stdout};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytesize::ByteSize;
+
+use crate::domain::clock::Clock;
+use crate::domain::collection::Registry;
+use crate::projector::registry::ProjectionSet;
+use crate::service::progress::CommandProgress;
+use crate::service::settings::Settings;
+use crate::service::task::{TaskError, TaskOutcome, print_line};
+use crate::storage::backup::{self, Check, Copied, IfExists};
+use crate::storage::database::{Database, with_suffix};
+use crate::storage::error::StoreError;
+use crate::storage::preparation::{self, Plan};
+use crate::storage::restore::{Restored, restore, restore_from};
+use crate::storage::writer::Writer;
+
+/// The name that means standard output or standard input.
+const STANDARD: &str = "-";
+
+/// `duality backup FILE|-`
+pub(super) fn back_up(
+    settings: &Settings,
+    registry: &Registry,
+    target: &Path,
+    if_exists: IfExists,
+) -> Result<TaskOutcome, TaskError> {
+    let progress = CommandProgress::new().map_err(TaskError::Signal)?;
+    let check = Check::Counters(registry);
+    if target == Path::new(STANDARD) {
+        let copied = backup::stream(&settings.database, &mut stdout().lock(), check, &progress)?;
+        // Standard output is the copy. A closed standard error is no error.
+        let _ = writeln!(stderr(), "copied {}", describe(&copied));
+        return Ok(TaskOutcome::Success);
+    }
+    require_unused(target)?;
+    let copied = backup::copy(&settings.database, target, if_exists, check, &progress)?;
+    print_line(&format!("{}: {}", target.display(), describe(&copied)));
+    Ok(TaskOutcome::Success)
+}
+
+/// Refuses to replace a database that a service uses.
+fn require_unused(target: &Path) -> Result<(), StoreError> {
+    if !target.is_file() {
+        return Ok(());
+    }
+    let lock = with_suffix(target, ".lock");
+    let had_lock = lock.exists();
+    let locked = Database::lock(target).map(|database| database.release());
+    if locked.is_ok() && !had_lock {
+        // A file that stays does no harm.
+        let _ = std::fs::remove_file(lock);
+    }
+    locked
+}
+
+/// `duality restore FILE|-`
+pub(super) fn restore_copy(settings: &Settings, registry: &Registry, source: &Path) -> Result<TaskOutcome, TaskError> {
+    let progress = CommandProgress::new().map_err(TaskError::Signal)?;
+    let database = Database::lock(&settings.database)?;
+    let (now, check) = (Clock::default().now(), Check::Everything(registry));
+    let restored = if source == Path::new(STANDARD) {
+        restore_from(&database, &mut stdin().lock(), now, check, &progress)
+    } else {
+        restore(&database, source, now, check, &progress)
+    };
+    database.release();
+    let Restored { copied, before } = restored?;
+    print_line(&format!("{}: {}", database.path().display(), describe(&copied)));
+    if let Some(before) = before {
+        print_line(&format!("the database before is {0}; to go back: duality restore {0}", before.display()));
+    }
+    Ok(TaskOutcome::Success)
+}
+
+/// `revision 42 of epoch 1a2b3c4d, 1.2 MiB`
+fn describe(copied: &Copied) -> String {
+    let Copied { content, size } = copied;
+    format!("revision {} of epoch {}, {}", content.revision, content.epoch, ByteSize(*size))
+}
+
+/// `duality migrate`
+pub(super) fn migrate(
+    settings: &Settings,
+    registry: Registry,
+    projections: ProjectionSet,
+) -> Result<TaskOutcome, TaskError> {
+    if !settings.database.exists() {
+        return Err(StoreError::Missing { path: settings.database.clone() }.into());
+    }
+    let progress = CommandProgress::new().map_err(TaskError::Signal)?;
+    let database = Database::lock(&settings.database)?;
+    preparation::prepare(&database, &registry, settings.copy_before(), &progress)?;
+    let writer = Writer::open(&database, Arc::new(registry), projections.inline.into(), Clock::default().now())?;
+    let revision = writer.revision();
+    writer.close()?;
+    database.release();
+    print_line(&format!("{}: of this version, revision {revision}", database.path().display()));
+    Ok(TaskOutcome::Success)
+}
+
+/// `duality migrate --check`
+pub(super) fn check_migration(settings: &Settings, registry: &Registry) -> Result<TaskOutcome, TaskError> {
+    let Plan { migrations, collections, size, room } = preparation::plan(&settings.database, registry)?;
+    for migration in &migrations {
+        print_line(&format!("migration {migration}: to run"));
+    }
+    for collection in &collections {
+        print_line(&format!("{collection}: to compute again, because they are new or follow another rule"));
+    }
+    if migrations.is_empty() && collections.is_empty() {
+        print_line("nothing to do");
+        return Ok(TaskOutcome::Success);
+    }
+    if !migrations.is_empty() && !settings.no_copy {
+        let is_enough = if room < size { ": not enough; free some, or migrate with --no-copy" } else { "" };
+        print_line(&format!("copy before: {}; room for {}{is_enough}", ByteSize(size), ByteSize(room)));
+    }
+    Ok(TaskOutcome::Pending)
+}

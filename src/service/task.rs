@@ -1,0 +1,39 @@
+//! How a task of the command line ends.
+
+use std::io::Write as _;
+
+use crate::read_model::error::ProjectionError;
+use crate::service::control::ControlError;
+use crate::storage::error::StoreError;
+
+/// How a task ended that has printed its result.
+pub(super) enum TaskOutcome {
+    Success,
+    Failure,
+    /// There is something to do.
+    Pending,
+}
+
+/// Why a task has no result.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TaskError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error("{0}")]
+    Projection(ProjectionError),
+    #[error("cannot handle signals")]
+    Signal(#[source] std::io::Error),
+}
+
+impl From<ProjectionError> for TaskError {
+    fn from(error: ProjectionError) -> Self {
+        Self::Projection(error)
+    }
+}
+
+/// Prints a line. A closed standard output is no error.
+pub(super) fn print_line(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}

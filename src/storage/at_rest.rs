@@ -1,0 +1,51 @@
+//! Reads of a database file that this process has not locked: beside a running service, or of a file at rest, without
+//! leaving a file behind.
+
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+use diesel::sqlite::SqliteConnection;
+
+use super::connection::{open_immutable, open_read_only};
+use super::database::{cannot_open, resolve, with_suffix};
+use super::error::StoreError;
+
+/// Runs `work` on a read-only connection. If the file changes while it counts as unused, `work` runs a second time.
+///
+/// A read-only connection creates a log and its index, and cannot remove them. So if there is no log, which is so after
+/// every orderly stop, SQLite is told that nobody writes the file; that also works in a directory without write access.
+pub(crate) fn read_undisturbed<T>(
+    path: &Path,
+    mut work: impl FnMut(&mut SqliteConnection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let path = &resolve(path)?;
+    if !path.is_file() {
+        return Err(StoreError::Missing { path: path.clone() });
+    }
+    if let Some(before) = Stamp::at_rest(path)? {
+        let outcome = open_immutable(path).and_then(|mut connection| work(&mut connection));
+        if Stamp::at_rest(path)? == Some(before) {
+            return outcome;
+        }
+    }
+    work(&mut open_read_only(path)?)
+}
+
+/// What changes if somebody writes a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Stamp {
+    /// `None` if there is a log, because a service uses the file, or did not stop in order.
+    fn at_rest(path: &Path) -> Result<Option<Self>, StoreError> {
+        if with_suffix(path, "-wal").exists() {
+            return Ok(None);
+        }
+        let metadata = fs::metadata(path).map_err(|error| cannot_open(path, error))?;
+        Ok(Some(Self { length: metadata.len(), modified: metadata.modified().ok() }))
+    }
+}

@@ -1,0 +1,290 @@
+//! A copy of the database at one moment, while a service may write it.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use diesel::connection::SimpleConnection as _;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+use diesel::sqlite::SqliteConnection;
+use tempfile::NamedTempFile;
+
+use super::at_rest::read_undisturbed;
+use super::connection::open_copy;
+use super::database::{cannot_open, resolve, with_suffix};
+use super::error::StoreError;
+use super::identity::identify;
+use super::integrity::integrity_check;
+use super::schema::metadata;
+use super::verified::Verified;
+use super::verify::verify_content;
+use super::{maxima, migrations};
+use crate::domain::collection::Registry;
+
+/// Which state of which history a database has. Two databases with the same one have the same content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Content {
+    pub(crate) epoch: String,
+    pub(crate) revision: i64,
+}
+
+/// A copy that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Copied {
+    pub(crate) content: Content,
+    /// The length of the file in bytes.
+    pub(crate) size: u64,
+}
+
+/// What happens to a file that has the name of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IfExists {
+    Fail,
+    Replace,
+}
+
+/// Follows a copy while it is made.
+pub(crate) trait CopyObserver: Sync {
+    /// The copy is being written under a temporary name. A process that is interrupted removes that file.
+    fn begin(&self, partial: &Path);
+
+    /// So many bytes of about `total` are written. Called several times a second.
+    fn progress(&self, written: u64, total: u64);
+
+    /// The copy is complete, or was given up, and the file with the temporary name is gone.
+    fn end(&self);
+}
+
+/// How a copy is checked.
+#[derive(Clone, Copy)]
+pub(crate) enum Check<'a> {
+    /// As a file. Its tables may be those of an earlier version.
+    File,
+    /// As a file, and its counters.
+    Counters(&'a Registry),
+    /// As `duality verify` does, if its tables are those of this version.
+    Everything(&'a Registry),
+}
+
+impl Check<'_> {
+    /// Refuses a source with which the check does not go.
+    fn admit(self, connection: &mut SqliteConnection, source: &Path) -> Result<(), StoreError> {
+        match self {
+            Self::Counters(_) => {
+                identify(connection, source)?;
+                migrations::require_current(connection)
+            }
+            Self::File | Self::Everything(_) => Ok(()),
+        }
+    }
+
+    /// What is wrong with a copy.
+    fn findings(self, connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
+        let findings = integrity_check(connection);
+        match self {
+            Self::Counters(registry) if findings.is_empty() => maxima::findings(connection, registry),
+            Self::Everything(registry) if findings.is_empty() && migrations::pending(connection)?.is_empty() => {
+                let results = verify_content(connection, registry)?;
+                Ok(results.into_iter().flat_map(Verified::into_findings).collect())
+            }
+            _ => Ok(findings),
+        }
+    }
+}
+
+/// How often the progress is reported.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Copies the database `source` at one moment to the file `target`, which appears when it is complete, checked and on
+/// disk. Only the user of this process can read it.
+///
+/// # Errors
+/// `target` exists, there is no room for it, the source cannot be read, or the copy fails its check. Nothing is left of
+/// the copy then.
+pub(crate) fn copy(
+    source: &Path,
+    target: &Path,
+    if_exists: IfExists,
+    check: Check<'_>,
+    observer: &dyn CopyObserver,
+) -> Result<Copied, StoreError> {
+    let target = resolve(target)?;
+    refuse(source, &target, if_exists)?;
+    let (partial, copied) = write_beside(source, &target, check, observer)?;
+    let persisted = match if_exists {
+        IfExists::Fail => partial.persist_noclobber(&target),
+        IfExists::Replace => partial.persist(&target),
+    };
+    observer.end();
+    persisted.map_err(|failed| cannot_write(&target, failed.error))?;
+    sync_directory(&target)?;
+    Ok(copied)
+}
+
+/// Copies the database at one moment into a file that has no name in the end, and then to `output`.
+pub(crate) fn stream(
+    source: &Path,
+    output: &mut dyn Write,
+    check: Check<'_>,
+    observer: &dyn CopyObserver,
+) -> Result<Copied, StoreError> {
+    let beside = resolve(source)?;
+    let (partial, copied) = write_beside(source, &beside, check, observer)?;
+    let written = partial.reopen().and_then(|mut file| io::copy(&mut file, output)).and_then(|_| output.flush());
+    drop(partial);
+    observer.end();
+    written.map_err(|error| cannot_write(Path::new("standard output"), error))?;
+    Ok(copied)
+}
+
+/// The epoch and the revision of a database.
+pub(crate) fn content(connection: &mut SqliteConnection) -> Result<Content, StoreError> {
+    let row: Option<(String, i64)> =
+        metadata::table.select((metadata::epoch, metadata::revision)).first(connection).optional()?;
+    let never_used = || StoreError::NotMigrated { found: "no service has ever used it".to_owned() };
+    row.map(|(epoch, revision)| Content { epoch, revision }).ok_or_else(never_used)
+}
+
+/// Writes a copy under a temporary name in the directory of `target`, and checks it. Dropping the file removes it.
+pub(super) fn write_beside(
+    source: &Path,
+    target: &Path,
+    check: Check<'_>,
+    observer: &dyn CopyObserver,
+) -> Result<(NamedTempFile, Copied), StoreError> {
+    let partial = partial(target)?;
+    observer.begin(partial.path());
+    match fill(source, target, &partial, check, observer) {
+        Ok(copied) => Ok((partial, copied)),
+        Err(error) => {
+            drop(partial);
+            observer.end();
+            Err(error)
+        }
+    }
+}
+
+fn fill(
+    source: &Path,
+    target: &Path,
+    partial: &NamedTempFile,
+    check: Check<'_>,
+    observer: &dyn CopyObserver,
+) -> Result<Copied, StoreError> {
+    read_undisturbed(source, |connection| {
+        check.admit(connection, source)?;
+        let total = size(connection)?;
+        require_room(target, total)?;
+        // The first attempt may have been disturbed.
+        partial.as_file().set_len(0).map_err(|error| cannot_write(target, error))?;
+        watched(partial.path(), total, observer, || {
+            let path = partial.path().to_str().unwrap_or_default();
+            diesel::sql_query("VACUUM INTO ?").bind::<Text, _>(path).execute(connection)
+        })
+        .map_err(|error| cannot_write(target, error))?;
+        Ok(())
+    })?;
+    let content = check_copy(source, partial.path(), check)?;
+    let synced = partial.as_file().sync_all().and_then(|()| partial.as_file().metadata());
+    let size = synced.map_err(|error| cannot_write(target, error))?.len();
+    Ok(Copied { content, size })
+}
+
+/// Checks a copy, and takes away what belongs to the service that uses the original: the mark of its log.
+fn check_copy(source: &Path, partial: &Path, check: Check<'_>) -> Result<Content, StoreError> {
+    let mut connection = open_copy(partial)?;
+    connection.batch_execute("PRAGMA user_version = 0")?;
+    match check.findings(&mut connection)?.into_iter().next() {
+        None => content(&mut connection),
+        Some(finding) => Err(StoreError::DamagedCopy { path: source.to_owned(), finding }),
+    }
+}
+
+/// `.duality.db.partial-1a2b3c`, in the directory of the target; a file that only the user of this process can read.
+pub(super) fn partial(target: &Path) -> Result<NamedTempFile, StoreError> {
+    let directory = target.parent().unwrap_or(Path::new("/"));
+    let mut prefix = OsString::from(".");
+    prefix.push(target.file_name().unwrap_or_default());
+    prefix.push(".partial-");
+    tempfile::Builder::new().prefix(&prefix).tempfile_in(directory).map_err(|error| cannot_write(target, error))
+}
+
+/// Refuses a target that would destroy something.
+fn refuse(source: &Path, target: &Path, if_exists: IfExists) -> Result<(), StoreError> {
+    if resolve(source)? == *target {
+        return Err(cannot_write(target, "it is the database itself"));
+    }
+    for suffix in ["-wal", "-journal"] {
+        let log = with_suffix(target, suffix);
+        if log.exists() {
+            // SQLite would apply it to the copy.
+            return Err(cannot_write(target, format!("{} is the log of another database; remove it", log.display())));
+        }
+    }
+    if if_exists == IfExists::Fail && target.symlink_metadata().is_ok() {
+        return Err(StoreError::Exists { path: target.to_owned() });
+    }
+    Ok(())
+}
+
+/// The size of a copy in bytes, approximately.
+pub(crate) fn size(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
+    let query = "SELECT (page_count - freelist_count) * page_size AS bytes
+                 FROM pragma_page_count, pragma_freelist_count, pragma_page_size";
+    let size: Size = diesel::sql_query(query).get_result(connection)?;
+    Ok(size.bytes.unsigned_abs())
+}
+
+/// The bytes that this user may still write where `path` is.
+pub(crate) fn room(path: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(path.parent().unwrap_or(Path::new("/")))?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+fn require_room(target: &Path, needed: u64) -> Result<(), StoreError> {
+    let room = room(target).map_err(|error| cannot_write(target, error))?;
+    if room >= needed {
+        return Ok(());
+    }
+    let (needed, room) = (ByteSize(needed), ByteSize(room));
+    Err(cannot_write(target, format!("it needs {needed}, and the disk has room for {room}")))
+}
+
+/// Runs `work`, which writes a file, and reports the length of the file meanwhile.
+fn watched<T>(path: &Path, total: u64, observer: &dyn CopyObserver, work: impl FnOnce() -> T) -> T {
+    std::thread::scope(|scope| {
+        let (done, working) = sync_channel::<()>(0);
+        scope.spawn(move || watch(path, total, observer, &working));
+        let outcome = work();
+        drop(done);
+        outcome
+    })
+}
+
+fn watch(path: &Path, total: u64, observer: &dyn CopyObserver, working: &Receiver<()>) {
+    while working.recv_timeout(PROGRESS_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        let written = fs::metadata(path).map_or(0, |file| file.len());
+        observer.progress(written.min(total), total);
+    }
+}
+
+/// Makes the names in the directory of a file durable.
+pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| cannot_open(directory, error))
+}
+
+pub(super) fn cannot_write(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
+    StoreError::Copy { path: path.to_owned(), source: source.into() }
+}
+
+#[derive(QueryableByName)]
+struct Size {
+    #[diesel(sql_type = BigInt)]
+    bytes: i64,
+}

@@ -1,0 +1,65 @@
+//! The migrations of the tables.
+
+use diesel::migration::{Migration, MigrationSource as _, MigrationVersion};
+use diesel::sqlite::{Sqlite, SqliteConnection};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
+
+use super::error::StoreError;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
+
+/// Runs the pending migrations. Fails if a newer program has already migrated the database further.
+pub(super) fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    pending(connection)?;
+    connection.run_pending_migrations(MIGRATIONS).map_err(StoreError::Migration)?;
+    Ok(())
+}
+
+/// The names of the migrations that a database lacks, oldest first.
+///
+/// # Errors
+/// A newer version of this program has migrated it.
+pub(super) fn pending(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
+    let known = embedded()?;
+    let applied = applied(connection)?;
+    let is_known = |version: &MigrationVersion<'_>| known.iter().any(|known| known.name().version() == *version);
+    if let Some(newer) = applied.iter().find(|version| !is_known(version)) {
+        return Err(StoreError::NewerSchema { version: newer.to_string() });
+    }
+    let is_pending = |migration: &&Box<dyn Migration<Sqlite>>| !applied.contains(&migration.name().version());
+    Ok(known.iter().filter(is_pending).map(|migration| migration.name().to_string()).collect())
+}
+
+/// Fails unless a database has exactly the migrations of this program.
+pub(super) fn require_current(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let pending = pending(connection)?.len();
+    if pending == 0 {
+        return Ok(());
+    }
+    let known = embedded()?.len();
+    Err(StoreError::NotMigrated { found: format!("{} of {known} migrations", known - pending) })
+}
+
+/// The versions of the migrations that were run. Diesel's own function creates the table of them where it is missing,
+/// which a read-only connection cannot.
+fn applied(connection: &mut SqliteConnection) -> Result<Vec<MigrationVersion<'static>>, StoreError> {
+    use diesel::prelude::*;
+    diesel::table! {
+        __diesel_schema_migrations (version) {
+            version -> Text,
+        }
+    }
+    let versions =
+        __diesel_schema_migrations::table.select(__diesel_schema_migrations::version).load::<String>(connection);
+    match versions {
+        Ok(versions) => Ok(versions.into_iter().map(MigrationVersion::from).collect()),
+        Err(diesel::result::Error::DatabaseError(_, info)) if info.message().starts_with("no such table") => {
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn embedded() -> Result<Vec<Box<dyn Migration<Sqlite>>>, StoreError> {
+    MIGRATIONS.migrations().map_err(StoreError::Migration)
+}
