@@ -13,7 +13,7 @@ use super::shared::Shared;
 use crate::metrics::Histogram;
 use crate::projector::status::State;
 use crate::storage::database::with_suffix;
-use crate::storage::health::{Health, Part};
+use crate::storage::health::{FileCheck, Health, Part};
 
 /// All metrics. A help text is a sentence without its full stop, which the registry adds.
 pub(super) fn registry(shared: &Shared) -> Registry {
@@ -51,6 +51,14 @@ fn of_health(registry: &mut Registry, shared: &Shared) {
         "failures",
         "Failures of a part, repeated ones included",
         parts(|health, part| Value::Counter(health.failures(part))),
+    );
+    let check = health.file_check();
+    let states = FileCheck::ALL
+        .map(|state| (vec![("state", state.as_str().replace(' ', "-"))], Value::Number(i64::from(state == check))));
+    registry.register(
+        "file_check",
+        "1 for the state of the check of the file after a service that did not stop in order",
+        Metric::family(states),
     );
     registry.register("ready", "1 while /readyz is a 200", Metric::truth(obstacles(shared).is_empty()));
 }

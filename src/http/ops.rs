@@ -21,6 +21,7 @@ pub(super) async fn health(context: RequestContext) -> Result<HttpResponse, Prob
     let health = json!({
         "status": if reasons.is_empty() { "ok" } else { "degraded" },
         "reasons": reasons,
+        "file_check": context.shared.database.health().file_check().as_str(),
         "epoch": context.shared.epoch().as_str(),
         "revision": context.shared.committed.get().number(),
         "position": context.shared.journal.borrow().last.number(),

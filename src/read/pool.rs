@@ -139,7 +139,9 @@ impl ReaderThread {
         let health = self.database.health();
         match error {
             None => health.recover(Part::Reader),
-            Some(error) if error.is_of_file() => health.fail(Part::Reader, &ErrorChain(error).to_string()),
+            Some(error) if error.is_of_file() => {
+                health.fail(Part::Reader, &format!("{}: {}", self.database.path().display(), ErrorChain(error)));
+            }
             // It is about some data, and in the log.
             Some(_) => {}
         }

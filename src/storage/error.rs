@@ -114,6 +114,9 @@ pub enum StoreError {
     /// An inline projection rejected an event, so that its transaction was rolled back.
     #[error("{0}")]
     Projection(String),
+    /// SQLite has rolled back a transaction on its own, for example because of an I/O error.
+    #[error("the transaction was rolled back: {0}")]
+    RolledBack(String),
     /// The code that used the database panicked. The panic is in the log.
     #[error("the operation panicked; the panic is in the log")]
     Panicked,

@@ -183,6 +183,9 @@ impl Part {
 }
 
 impl FileCheck {
+    /// Every state.
+    pub(crate) const ALL: [Self; 4] = [Self::NotNeeded, Self::Due, Self::Sound, Self::Damaged];
+
     /// For operators: `not needed`, `running`, `ok` or `damaged`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

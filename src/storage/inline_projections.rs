@@ -211,7 +211,8 @@ pub(super) fn project(
     events: &[Entry],
     changes: &[Change],
 ) -> Result<(), ProjectionError> {
-    connection.transaction(|connection| {
+    let mut cause = None;
+    let outcome = connection.transaction(|connection| {
         for projection in inline {
             let named = |error: ProjectionError| {
                 ProjectionError::new(format!("projection {} rejected the command: {error}", projection.name))
@@ -224,10 +225,13 @@ pub(super) fn project(
                     changes.iter().try_for_each(|change| apply(connection, projection, &change_event(registry, change)))
                 }
             }
-            .map_err(named)?;
+            .map_err(named)
+            .inspect_err(|error| cause = Some(error.clone()))?;
         }
         Ok(())
-    })
+    });
+    // With a full disk, for example, the error would be that there is nothing to roll back any more.
+    outcome.map_err(|error: ProjectionError| cause.unwrap_or(error))
 }
 
 fn domain_event<'a>(registry: &Registry, entry: &'a Entry) -> Event<'a> {
@@ -264,6 +268,6 @@ pub(super) fn failure_of_batch(connection: &mut SqliteConnection, error: &Projec
     match is_open {
         _ if message.contains(DISK_FULL) => Some(StoreError::Full),
         true => None,
-        false => Some(StoreError::Projection(message)),
+        false => Some(StoreError::RolledBack(message)),
     }
 }

@@ -201,13 +201,13 @@ impl Aggregator {
             }
             outcome
         });
-        let health = self.database.health();
+        let (health, path) = (self.database.health(), self.database.path().display());
         match &outcome {
             Ok(_) => health.recover(Part::Writer),
             Err(error) if error.cause().is_of_file() => {
-                health.fail(Part::Writer, &ErrorChain(error.cause()).to_string());
+                health.fail(Part::Writer, &format!("{path}: {}", ErrorChain(error.cause())));
             }
-            Err(error) => log::error!("a transaction failed: {}", ErrorChain(error.cause())),
+            Err(error) => log::error!("a transaction on {path} failed: {}", ErrorChain(error.cause())),
         }
         outcome
     }

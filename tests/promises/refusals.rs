@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use diesel::connection::SimpleConnection as _;
 use duality::aggregates::{CartCommand, ShoppingCart};
-use duality::{CommandError, Refusal};
+use duality::{CommandError, Event, Projection, ProjectionError, Refusal, Report, Tables};
 use serde_json::json;
 
-use crate::harness::{App, Client, Lock, Response, eventually};
+use crate::harness::{App, Client, Lock, Response, eventually, lines};
+use crate::own_projections::{fill, jars};
 
 #[track_caller]
 fn assert_refused(response: &Response, status: u16, slug: &str) {
@@ -80,4 +82,46 @@ fn a_lock_is_logged_once_and_every_failure_is_counted() {
     let failures =
         metrics.text().lines().find_map(|line| line.strip_prefix("duality_failures_total{part=\"writer\"} "));
     assert!(failures.unwrap().parse::<u64>().unwrap() >= 8, "{failures:?}");
+}
+
+/// A projection for which the database has no room when a jar is called `full`.
+struct Greedy;
+
+impl Projection for Greedy {
+    const NAME: &'static str = "greedy";
+    const VERSION: i64 = 1;
+    const COLLECTIONS: &'static [&'static str] = &["jars"];
+    const SETUP: &'static str = "CREATE TABLE greed (jar TEXT NOT NULL, food BLOB NOT NULL)";
+
+    type Sink = Tables;
+
+    fn apply(tables: &mut Tables, event: &Event<'_>) -> Result<(), ProjectionError> {
+        let jar = event.key.as_str();
+        let size = if jar == "full" { 1_000_000 } else { 1 };
+        if jar == "full" {
+            tables.batch_execute("PRAGMA max_page_count = 1")?;
+        }
+        Ok(tables.batch_execute(&format!("INSERT INTO greed VALUES ('{jar}', zeroblob({size}))"))?)
+    }
+
+    fn reports() -> Vec<Report> {
+        Vec::new()
+    }
+}
+
+/// SQLite rolls back the whole transaction then, while the service is in the middle of it.
+#[test]
+fn without_room_for_an_inline_projection_nothing_is_done() {
+    let mut app = App::serving(|| jars().inline::<Greedy>(), |_| {});
+    fill(&app, "a", 1);
+    for _ in 0..3 {
+        assert_refused(&app.write("PUT", "/jars/full", r#"{"marbles":1}"#), 507, "no-space");
+    }
+    fill(&app, "b", 1);
+    assert_eq!(app.get("/jars").json().as_object().unwrap().keys().collect::<Vec<_>>(), ["a", "b"]);
+    app.stop();
+    for (table, column) in [("greed", "jar"), ("journal", "key"), ("outbox", "key"), ("aggregates", "key")] {
+        let rows = lines(app.database(), &format!("SELECT {column} AS line FROM {table} ORDER BY {column}"));
+        assert_eq!(rows, ["a", "b"], "{table}");
+    }
 }
