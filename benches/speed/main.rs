@@ -46,7 +46,7 @@ use tempfile::TempDir;
 
 /// How figures are measured.
 pub struct Setup {
-    binary: PathBuf,
+    pub binary: PathBuf,
     /// The duration of each run of a figure.
     pub seconds: f64,
     pub runs: usize,
@@ -89,6 +89,7 @@ const FIGURES: &[Figure] = &[
     ("post-city", writes::with_a_city),
     ("post-1", writes::one),
     ("mixed", writes::mixed),
+    ("backup", writes::beside_a_backup),
     ("get-1k", reads::thousand),
     ("get-100k", reads::hundred_thousand),
     ("get-moving", reads::while_it_moves),

@@ -1,6 +1,12 @@
 //! Writes, which are durable when they are answered.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::load::{requests, thread, workers};
 use super::process::Process;
@@ -116,4 +122,67 @@ pub fn mixed(setup: &Setup) -> Vec<Line> {
         limit: Some(("POST alone, here".to_owned(), limits)),
         target: Some(Target::Share(0.8)),
     }]
+}
+
+/// Writes a second beside a backup: a rate that leaves both processors half idle without one.
+const BESIDE_A_BACKUP: u32 = 2_000;
+
+pub fn beside_a_backup(setup: &Setup) -> Vec<Line> {
+    let directory = Setup::directory();
+    let database = setup.empty(&directory);
+    sql::fill(&database, 100_000 * setup.scale, sql::Events::Pruned);
+    let service = setup.start(&database);
+    let (figures, limits) = setup.measured(
+        || {
+            let backup = Backup::start(setup, &database);
+            let latency = paced_p99(setup, service.address);
+            backup.stop();
+            latency
+        },
+        || paced_p99(setup, service.address),
+    );
+    vec![Line {
+        name: "backup".to_owned(),
+        what: format!("p99 of {BESIDE_A_BACKUP} POST/s, 64 connections, beside duality backup of 100 k persons"),
+        unit: "ms",
+        figures,
+        limit: Some(("the same without a backup".to_owned(), limits)),
+        target: Some(Target::Times(2.0)),
+    }]
+}
+
+fn paced_p99(setup: &Setup, address: SocketAddr) -> f64 {
+    // Long enough for some backups and for a thousand latencies.
+    let time = setup.time().max(Duration::from_secs(2));
+    let load = thread(move || async move {
+        workers::paced(address, 64, BESIDE_A_BACKUP, time, requests::post(ANN), 201).await.latencies.percentile(99)
+    });
+    load.join().unwrap()
+}
+
+/// Makes one backup after the other.
+struct Backup {
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Backup {
+    fn start(setup: &Setup, database: &Path) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (over, binary, database) = (Arc::clone(&is_over), setup.binary.clone(), database.to_owned());
+        let copy = database.with_extension("backup");
+        let thread = std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                let mut command = Command::new(&binary);
+                command.arg("backup").arg(&copy).args(["--force", "--database"]).arg(&database);
+                assert!(command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+            }
+        });
+        Self { is_over, thread }
+    }
+
+    fn stop(self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+    }
 }

@@ -24,7 +24,7 @@ use crate::domain::revision::{Epoch, JournalPosition, Revision};
 use crate::events::resume::{Position, ReplayMode, ResumeReply, ResumeRequest, resume};
 use crate::events::sse::Form;
 use crate::storage::page::PageLimit;
-use crate::storage::writer::Retained;
+use crate::storage::retained::Retained;
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -124,11 +124,11 @@ impl World {
                 self.sites[site % sites].count(*key, i64::try_from(count).unwrap(), &self.registry);
             }
             Op::Prune(site, keep) => {
-                let retained = Retained { events: forever, keep: Some((*keep).into()), tombstones: forever };
+                let retained = Retained { now, events: forever, keep: Some((*keep).into()), tombstones: forever };
                 self.sites[site % sites].prune(retained);
             }
             Op::Forget(site) => {
-                let retained = Retained { events: forever, keep: Some(0), tombstones: now.after_all() };
+                let retained = Retained { now, events: forever, keep: Some(0), tombstones: now.after_all() };
                 self.sites[site % sites].prune(retained);
             }
             Op::Restart(site) => self.sites[site % sites].restart(&self.registry),

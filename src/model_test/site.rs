@@ -22,7 +22,8 @@ use crate::storage::connection::open_read_only;
 use crate::storage::database::{Database, with_suffix};
 use crate::storage::page::Progress;
 use crate::storage::reader::Reader;
-use crate::storage::writer::{Retained, Writer};
+use crate::storage::retained::Retained;
+use crate::storage::writer::Writer;
 
 /// An aggregate with a journal. Every event is another one, so that histories can be told apart.
 #[derive(Serialize, Deserialize)]

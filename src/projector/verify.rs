@@ -6,7 +6,6 @@ use std::path::Path;
 use super::generation::{Checkpoint, read_checkpoint};
 use super::manifest::Files;
 use super::registry::ProjectionSet;
-use super::source::epoch_of;
 use crate::domain::collection::Registry;
 use crate::read_model::error::ProjectionError;
 use crate::read_model::projection::Feed;
@@ -83,21 +82,25 @@ fn verify_checkpoint(
     output: &Path,
     verified: &mut Verified,
 ) {
-    let Checkpoint { position, length, .. } = checkpoint;
+    let Checkpoint { position, file: mark, .. } = checkpoint;
+    let epoch = position.source.epoch.as_str();
     let last = if spec.feed == Feed::Journal { end.position } else { end.revision };
     // Offsets in a kept history are neither revisions nor positions.
-    if epoch_of(&position.source) == end.epoch && !spec.keeps_history && position.offset > last {
+    if epoch == end.epoch && !spec.keeps_history && position.offset > last {
         verified.add(format!("it has applied events up to {}, but the last one is {last}", position.offset));
     }
-    if !end.epochs.iter().any(|epoch| epoch == epoch_of(&position.source)) {
+    if !end.epochs.iter().any(|known| known == epoch) {
         verified.looked_at.push_str(", which is of another history, so the next start builds it again");
     }
     if spec.is_file() {
         let found = fs::metadata(output).map_err(ProjectionError::from);
         match found {
-            Ok(file) if file.len() < *length => {
-                verified.add(format!("{} has {} bytes, but its checkpoint says {length}", output.display(), file.len()))
-            }
+            Ok(file) if file.len() < mark.length => verified.add(format!(
+                "{} has {} bytes, but its checkpoint says {}",
+                output.display(),
+                file.len(),
+                mark.length
+            )),
             Ok(_) => {}
             Err(error) => verified.add(format!("{}: {error}", output.display())),
         }

@@ -19,6 +19,7 @@ mod event_sourcing;
 mod feeds;
 mod full_disks;
 mod health;
+mod histories;
 mod inline_projections;
 mod journal;
 mod kills;

@@ -4,7 +4,7 @@ use std::io::Read as _;
 
 use serde_json::{Value, json};
 
-use crate::harness::{App, Client, Random, Response, eventually, lines, sql};
+use crate::harness::{App, Client, Random, Response, eventually, sql};
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
