@@ -163,7 +163,7 @@ impl Relay {
         })?;
         // If revisions were pruned before they were published, the hubs see the gap and their sessions catch up.
         self.published = self.published.max(horizon.pruned);
-        self.config.metrics.polled(&horizon);
+        self.config.metrics.polled(&horizon, self.published);
         let progress = if read.to < horizon.current { Progress::More } else { Progress::Done };
         Ok((read.to > self.published).then_some(OutboxPage { changes: read.changes, to: read.to, progress }))
     }

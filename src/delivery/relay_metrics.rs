@@ -37,9 +37,11 @@ impl RelayMetrics {
         self.change(|progress| (progress.published, progress.at) = (published, at));
     }
 
-    /// The relay has read what there is to publish.
-    pub(super) fn polled(&self, horizon: &Horizon) {
+    /// The relay has read what there is to publish after this revision.
+    pub(super) fn polled(&self, horizon: &Horizon, published: Revision) {
         self.change(|progress| {
+            // What was pruned before it was published never will be.
+            progress.published = progress.published.max(published);
             let first = progress.pruned.map_or(horizon.pruned, |(first, _)| first);
             progress.pruned = Some((first, horizon.pruned));
             if progress.published >= horizon.current {
@@ -101,9 +103,10 @@ mod tests {
             forgotten: Revision::ZERO,
         };
         assert_eq!((metrics.pruned(), metrics.retained(Revision::from_raw(20))), (0, 20));
-        metrics.polled(&horizon(10));
+        metrics.polled(&horizon(10), Revision::from_raw(10));
         assert_eq!((metrics.pruned(), metrics.retained(Revision::from_raw(20))), (0, 10));
-        metrics.polled(&horizon(15));
+        metrics.polled(&horizon(15), Revision::from_raw(10));
+        assert_eq!(metrics.lag(Revision::from_raw(20)).revisions, 10);
         assert_eq!((metrics.pruned(), metrics.retained(Revision::from_raw(20))), (5, 5));
     }
 }

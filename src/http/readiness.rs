@@ -1,5 +1,7 @@
 //! Why the service does not do all of its work, and what of it means that others should get the requests.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::shared::Shared;
@@ -7,6 +9,9 @@ use crate::storage::health::Part;
 
 /// The relay may be behind for this many polls: each of them would have published everything.
 const MAX_POLLS_BEHIND: u32 = 5;
+
+/// The relay may be behind for this long, however often it polls: under load, events wait for their turn.
+const MIN_TIME_BEHIND: Duration = Duration::from_secs(5);
 
 /// Why the service does not do all of its work.
 #[derive(Debug, Serialize)]
@@ -38,7 +43,7 @@ pub(super) fn reasons(shared: &Shared) -> Vec<Reason> {
         .map(|(part, reason)| Reason { part: part.name(), reason, prevents_readiness: part.prevents_readiness() })
         .collect();
     let lag = shared.relay.lag(shared.committed.get());
-    if lag.revisions > 0 && lag.time > shared.poll_interval * MAX_POLLS_BEHIND {
+    if lag.revisions > 0 && lag.time > MIN_TIME_BEHIND.max(shared.poll_interval * MAX_POLLS_BEHIND) {
         let reason = "committed events are not published to the streams".to_owned();
         reasons.push(Reason { part: Part::Relay.name(), reason, prevents_readiness: true });
     }
