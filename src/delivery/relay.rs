@@ -123,10 +123,14 @@ impl Relay {
         }
     }
 
-    /// Publishes everything that is in the outbox.
+    /// Publishes everything that is in the outbox. Nothing, if the database is not the one that was opened.
     fn poll(&mut self) {
         self.pending.clear();
         let database = Arc::clone(&self.config.database);
+        if database.examine().is_err() {
+            self.reader = None;
+            return;
+        }
         let health = database.health();
         loop {
             match self.next_page() {

@@ -25,7 +25,7 @@ impl Watch {
     pub(super) fn look(&self) {
         let health = self.database.health();
         self.disk.check(health);
-        if health.is_failing(Part::Writer) {
+        if health.is_failing(Part::Writer) || health.is_failing(Part::Checkpoint) {
             // One at a time: an attempt may wait for the lock of another process for longer than a poll takes. With a full
             // mailbox, there are commands enough to find out.
             if Arc::strong_count(&self.probing) == 1 {

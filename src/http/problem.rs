@@ -82,6 +82,8 @@ pub(crate) enum Kind {
     NotReady,
     /// 507: the disk is full.
     NoSpace,
+    /// 503: the database file is another one.
+    Replaced,
 }
 
 impl Kind {
@@ -108,6 +110,7 @@ impl Kind {
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Service unavailable"),
             Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Service not ready"),
             Self::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "no-space", "Disk full"),
+            Self::Replaced => (StatusCode::SERVICE_UNAVAILABLE, "replaced", "Database file replaced"),
         }
     }
 }
@@ -157,6 +160,12 @@ impl Problem {
         problem
     }
 
+    /// The file was removed or overwritten, or another one has its name. The process is about to end.
+    pub(crate) fn replaced() -> Self {
+        Self::new(Kind::Replaced, "the database file was replaced; the log of the service contains what was found")
+            .header(RETRY_AFTER.as_str(), "5")
+    }
+
     pub(crate) fn internal() -> Self {
         Self::new(Kind::Internal, "the request failed; the log of the service contains the cause")
     }
@@ -176,6 +185,7 @@ impl Problem {
             }
             // The panic is in the log already, and so is a failure.
             ExecuteError::Rejected(Rejection::Panicked) => Self::internal(),
+            ExecuteError::Replaced => Self::replaced(),
             ExecuteError::Unknown => Self::new(
                 Kind::Internal,
                 "it is unknown whether the command was executed; the log of the service contains the cause",
@@ -190,7 +200,8 @@ impl Problem {
             Refusal::QueueFull => (Kind::Busy, "1"),
             Refusal::Locked => (Kind::Locked, "1"),
             Refusal::DiskFull => (Kind::NoSpace, "5"),
-            Refusal::Unavailable | Refusal::Replaced | Refusal::Stopping => (Kind::Unavailable, "5"),
+            Refusal::Replaced => (Kind::Replaced, "5"),
+            Refusal::Unavailable | Refusal::Stopping => (Kind::Unavailable, "5"),
             Refusal::Failed => return Self::new(Kind::Internal, format!("nothing was done: {refusal}")),
         };
         Self::new(kind, format!("nothing was done: {refusal}")).header(RETRY_AFTER.as_str(), seconds)
@@ -199,6 +210,9 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
+        if matches!(error, StoreError::Replaced { .. }) {
+            return Self::replaced();
+        }
         // If nothing can be read, that is in the log already, once and not for each request.
         if !error.is_of_file() {
             log::error!("{}", ErrorChain(&error));
@@ -277,8 +291,8 @@ mod tests {
     fn kinds() -> Vec<Kind> {
         use Kind::{
             BrokenRule, Busy, ForeignId, Internal, Invalid, Locked, MalformedJson, MalformedRequest, MethodNotAllowed,
-            NoSpace, NoSuchPath, NotAcceptable, NotFound, NotReady, NotRetained, NotThere, TooLarge, Unavailable,
-            Unexpected, UnknownCommand, UnsupportedType,
+            NoSpace, NoSuchPath, NotAcceptable, NotFound, NotReady, NotRetained, NotThere, Replaced, TooLarge,
+            Unavailable, Unexpected, UnknownCommand, UnsupportedType,
         };
         let all = [
             MalformedJson,
@@ -302,13 +316,14 @@ mod tests {
             Unavailable,
             NotReady,
             NoSpace,
+            Replaced,
         ];
         // A new kind does not compile here, so that nobody forgets to list it above.
         for kind in all {
             match kind {
                 MalformedJson | MalformedRequest | NotFound | UnknownCommand | NoSuchPath | NotThere => {}
                 MethodNotAllowed | NotAcceptable | BrokenRule | NotRetained | Unexpected | ForeignId => {}
-                TooLarge | UnsupportedType | Invalid | Internal | Busy => {}
+                TooLarge | UnsupportedType | Invalid | Internal | Busy | Replaced => {}
             }
         }
         all.into()
@@ -352,6 +367,7 @@ mod tests {
                 Problem::method_not_allowed("BREW", "/persons", "GET, HEAD"),
                 "/persons does not support BREW; expected one of GET, HEAD",
             ),
+            (Problem::replaced(), "the database file was replaced; the log of the service contains what was found"),
             (Problem::internal(), "the request failed; the log of the service contains the cause"),
             (rejected(Rejection::NotFound), "/persons/1 does not exist"),
             (rejected(Rejection::PreconditionFailed(None)), "/persons/1 is not in the expected state"),

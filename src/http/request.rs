@@ -20,7 +20,6 @@ use crate::domain::command::Verb;
 use crate::domain::json;
 use crate::domain::key::{CollectionId, Key};
 use crate::read_model::report::Parameters;
-use crate::write::refusal::Refusal;
 
 /// A request, with the state of the service.
 pub(super) struct RequestContext {
@@ -40,9 +39,9 @@ impl FromRequest for RequestContext {
                 Kind::MalformedRequest,
                 "Upgrade: WebSockets are not supported; feeds are streams of Server-Sent Events",
             )),
-            // Nothing that is read or written would be true for those who look at the new file.
-            Some(shared) if shared.database.health().is_replaced() && !OF_OPERATORS.contains(&request.path()) => {
-                Err(Problem::of_refusal(Refusal::Replaced))
+            // Health and metrics say so as well.
+            Some(shared) if shared.database.health().is_replaced() && !OPERATIONAL.contains(&request.path()) => {
+                Err(Problem::replaced())
             }
             Some(shared) => Ok(Self {
                 request: request.clone(),
@@ -54,8 +53,8 @@ impl FromRequest for RequestContext {
     }
 }
 
-/// The paths that are served whatever became of the database.
-const OF_OPERATORS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+/// The paths that are answered whatever has happened.
+const OPERATIONAL: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// The framework treats such a connection as upgraded, and would send a streamed response without chunk framing.
 fn wants_websocket(request: &HttpRequest) -> bool {

@@ -29,6 +29,8 @@ use crate::write::write_metrics::WriteMetrics;
 pub(crate) struct Shared {
     /// All registered collections.
     pub(crate) registry: Arc<Registry>,
+    /// The database file, and what works of it.
+    pub(crate) database: Arc<Database>,
     /// The epochs of the database.
     pub(crate) history: Arc<History>,
     /// The last committed revision.
@@ -62,8 +64,6 @@ pub(crate) struct Shared {
     pub(crate) sessions: Arc<AtomicUsize>,
     /// The number of those that are parked.
     pub(crate) parked: Arc<Gauge>,
-    /// What works, and what does not: `health()`.
-    pub(crate) database: Arc<Database>,
     pub(crate) disk: Arc<Disk>,
     pub(crate) relay: Arc<RelayMetrics>,
     /// How often the relay polls.

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -106,7 +107,7 @@ impl Files {
     pub(crate) fn write_manifest(&self, manifest: &Manifest) -> Result<(), ProjectionError> {
         let target = self.manifest_path();
         let new = self.directory.join(format!("{}.json.new", self.name));
-        let mut file = fs::File::create(&new)?;
+        let mut file = fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
         file.write_all(serde_json::to_string(manifest)?.as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, &target)?;

@@ -123,7 +123,10 @@ impl ReaderThread {
             catch_unwind(AssertUnwindSafe(|| work(&mut reader))).unwrap_or_else(|_| Err(StoreError::Panicked.into()));
         if outcome.is_ok() {
             self.reader = Some(reader);
+            return outcome;
         }
+        // Perhaps it failed because the files are not there any more.
+        self.database.examine()?;
         outcome
     }
 

@@ -40,7 +40,6 @@ pub(crate) struct Spool {
 }
 
 /// The directory of the temporary files.
-#[derive(Debug)]
 pub(crate) struct SpoolDirectory {
     path: PathBuf,
     /// For the health of the service.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_web::dev::ServerHandle;
-use actix_web::web;
+use actix_web::{rt, web};
 
 use crate::delivery::relay::{Relay, RelayConfig};
 use crate::delivery::relay_metrics::RelayMetrics;
@@ -32,7 +32,7 @@ use crate::read_model::spec::ProjectionSpec;
 use crate::service::cli;
 use crate::service::control::ControlSocket;
 use crate::service::progress::LogProgress;
-use crate::service::running::{Running, StartError, retention};
+use crate::service::running::{Running, StartError, cut_streams, retention};
 use crate::service::settings::{Settings, bytes};
 use crate::service::signals::Signals;
 use crate::storage::database::Database;
@@ -113,7 +113,8 @@ impl Service {
         self
     }
 
-    /// Runs until SIGTERM or SIGINT; the whole of a `main`, the log included.
+    /// Runs until SIGTERM or SIGINT; the whole of a `main`, the log included. If the database file is replaced meanwhile, it
+    /// ends with exit code 1.
     ///
     /// The log goes to standard error, by default at level `info`; `RUST_LOG` says otherwise. What keeps the service
     /// from starting is one line there, and exit code 1.
@@ -133,9 +134,19 @@ impl Service {
         }
         let outcome = System::new().block_on(async {
             let mut signals = Signals::new().map_err(StartError::Signal)?;
+            let heartbeat = settings.heartbeat;
             let running = self.start(settings).await?;
-            let name = signals.next().await;
-            log::info!("{name}: stopping");
+            let replaced = async {
+                running.replaced().await;
+                // Until then, clients and load balancers are answered why.
+                rt::time::sleep(heartbeat).await;
+                "the database file was replaced"
+            };
+            let why = tokio::select! {
+                name = signals.next() => name,
+                why = replaced => why,
+            };
+            log::info!("{why}: stopping");
             std::thread::spawn(watchdog);
             Ok::<_, StartError>(running.stop().await?)
         });
@@ -171,6 +182,12 @@ impl Service {
             .map_err(|error| StartError::Listen { address: running.settings.listen.clone(), source: error })?;
         log::info!("listening on http://{address}");
         (running.server, running.addresses) = (Some(server), vec![address]);
+        let (database, hubs, shared) =
+            (Arc::clone(&running.database), Arc::clone(&running.hubs), running.shared.clone());
+        running.cutting = Some(rt::spawn(async move {
+            database.health().wait_until_replaced().await;
+            cut_streams(&hubs, &shared);
+        }));
         Ok(running)
     }
 
@@ -282,6 +299,7 @@ impl Service {
             control,
             writing,
             reading: std::iter::once(relaying).chain(projecting).collect(),
+            cutting: None,
             settings,
             clock,
         })
@@ -305,7 +323,7 @@ fn start_server(listener: TcpListener, running: &Running) -> std::io::Result<(Se
         },
     )?;
     let handle = server.handle();
-    actix_web::rt::spawn(server);
+    rt::spawn(server);
     Ok((handle, address))
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use actix_web::dev::ServerHandle;
-use actix_web::web;
+use actix_web::{rt, web};
 
 use crate::delivery::hub::Shutdown;
 use crate::delivery::relay::{Drain, Relay, Retention};
@@ -41,6 +41,8 @@ pub struct Running {
     pub(super) writing: Arbiter,
     /// The threads of the relay and of the projections.
     pub(super) reading: Vec<Arbiter>,
+    /// Cuts the streams when the database file was replaced. `None` without HTTP.
+    pub(super) cutting: Option<rt::task::JoinHandle<()>>,
     pub(super) settings: Settings,
     #[cfg_attr(not(feature = "test-hooks"), expect(dead_code, reason = "only the hooks change it"))]
     pub(super) clock: Arc<Clock>,
@@ -134,19 +136,26 @@ impl Running {
         self.shared.registry.id(T::NAME)
     }
 
+    /// Waits until the database file has been replaced under the running service: removed, overwritten, truncated, or
+    /// exchanged for another one. From then on nothing succeeds, so that the caller should stop the service. The log has
+    /// the cause. Usually this never happens.
+    pub async fn replaced(&self) {
+        self.database.health().wait_until_replaced().await;
+    }
+
     /// Stops the service: it accepts no more connections, cuts the streams, answers the commands in flight, drains the
     /// relay, and leaves all data in one file.
     ///
     /// # Errors
-    /// The write-ahead log could not be moved into the database file. All answered commands are on disk nevertheless.
+    /// The write-ahead log could not be moved into the database file. All answered commands are on disk nevertheless. Or
+    /// the database file was replaced, and nothing is changed any more.
     pub async fn stop(self) -> Result<(), StoreError> {
         self.database.health().stop();
         let stopped = self.server.as_ref().map(|server| server.stop(true));
-        let hubs = std::mem::take(&mut *self.hubs.lock().expect("no thread panics while it holds this lock"));
-        for hub in &hubs {
-            hub.do_send(Shutdown);
+        cut_streams(&self.hubs, &self.shared);
+        if let Some(cutting) = &self.cutting {
+            cutting.abort();
         }
-        self.shared.journal.send_modify(|mark| mark.is_over = true);
         if let Some(stopped) = stopped {
             stopped.await;
             log::info!("connections are closed");
@@ -166,6 +175,14 @@ impl Running {
         log::info!("stopped");
         closed.unwrap_or(Ok(()))
     }
+}
+
+/// Ends all streams, and lets none begin.
+pub(super) fn cut_streams(hubs: &Hubs, shared: &Shared) {
+    for hub in hubs.lock().expect("no thread panics while it holds this lock").iter() {
+        hub.do_send(Shutdown);
+    }
+    shared.journal.send_modify(|mark| mark.is_over = true);
 }
 
 /// Stops a thread with its actors, and waits for its end.
@@ -273,7 +290,9 @@ impl<E: 'static> CommandError<E> {
             ExecuteError::Rejected(Rejection::Corrupt(corrupt)) => Self::Corrupt(corrupt.to_string()),
             ExecuteError::Rejected(Rejection::Panicked) => Self::Panicked,
             // Typed commands have no precondition, so the first of these does not happen.
-            ExecuteError::Rejected(Rejection::PreconditionFailed(_)) | ExecuteError::Unknown => Self::Unknown,
+            ExecuteError::Rejected(Rejection::PreconditionFailed(_))
+            | ExecuteError::Unknown
+            | ExecuteError::Replaced => Self::Unknown,
             ExecuteError::NotDone(refusal) => Self::NotDone(refusal),
         }
     }

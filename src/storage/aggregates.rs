@@ -253,7 +253,7 @@ pub(super) fn prune_tombstones(
     pruned: &Counter,
 ) -> Result<Progress, StoreError> {
     let Retained { now, tombstones: older_than, .. } = retained;
-    connection.immediate_transaction(|connection| {
+    connection.transaction(|connection| {
         let sighting = Sighting::load(connection, Rows::Tombstones)?;
         let oldest: Vec<(String, i32, String, i64, Option<i64>)> = aggregates::table
             .filter(aggregates::body.is_null())

@@ -8,8 +8,9 @@ use std::time::SystemTime;
 use diesel::sqlite::SqliteConnection;
 
 use super::connection::{open_immutable, open_read_only};
-use super::database::{cannot_open, resolve, with_suffix};
-use super::error::StoreError;
+use super::database::with_suffix;
+use super::error::{StoreError, cannot_open};
+use super::location::resolve;
 
 /// Runs `work` on a read-only connection. If the file changes while it counts as unused, `work` runs a second time.
 ///

@@ -16,10 +16,11 @@ use tempfile::NamedTempFile;
 
 use super::at_rest::read_undisturbed;
 use super::connection::open_copy;
-use super::database::{cannot_open, resolve, with_suffix};
-use super::error::StoreError;
+use super::database::with_suffix;
+use super::error::{StoreError, cannot_open};
 use super::identity::identify;
 use super::integrity::integrity_check;
+use super::location::resolve;
 use super::schema::metadata;
 use super::verified::Verified;
 use super::verify::verify_content;

@@ -11,10 +11,10 @@ use diesel::sqlite::SqliteConnection;
 use super::aggregates::{self, Row};
 use super::counters::Counters;
 use super::error::StoreError;
+use super::fence::Fence;
 use super::inline_projections;
 use super::journal::{self, Entry, Folded};
 use super::outbox::{self, Change};
-use super::transaction::{self, WriteError};
 use crate::domain::body::{Body, CorruptState, patch};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Journaled, Keys, Registry};
@@ -23,41 +23,45 @@ use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{JournalPosition, Revision, Version};
 use crate::read_model::spec::ProjectionSpec;
 
-/// Executes a batch of commands in one transaction, and moves the counters. After an error, nothing has changed.
-pub(super) fn commit(
-    connection: &mut SqliteConnection,
-    registry: &Registry,
-    inline: &[ProjectionSpec],
-    counters: &mut Counters,
-    commands: Vec<Command>,
-    now: Timestamp,
-) -> Result<CommitOutcome, WriteError> {
-    let (outcome, after) = transaction::write(connection, |connection| {
-        let mut batch = StagedBatch::new(registry, inline, counters.clone(), now);
-        let mut answers = Vec::with_capacity(commands.len());
-        for command in commands {
-            match batch.execute(connection, command) {
-                Ok(written) => answers.push(Ok(written)),
-                Err(ExecuteError::Rejected(rejection)) => answers.push(Err(rejection)),
-                Err(ExecuteError::Store(error)) => return Err(error),
-            }
-        }
-        batch.write(connection, counters)?;
-        let outcome = CommitOutcome {
-            answers,
-            after: counters.revision,
-            revision: batch.counters.revision,
-            events: batch.changes,
-            position: batch.counters.position,
-            changed: batch.counters.changed().collect(),
-        };
-        Ok((outcome, batch.counters))
-    })?;
-    *counters = after;
-    Ok(outcome)
+/// What commands are executed with.
+#[derive(Clone, Copy)]
+pub(super) struct CommitContext<'a> {
+    pub(super) registry: &'a Registry,
+    pub(super) inline: &'a [ProjectionSpec],
+    pub(super) fence: &'a Fence,
+    pub(super) now: Timestamp,
 }
 
-/// The result of a batch. It is durable.
+/// Executes a batch of commands within a transaction, and returns the counters after it.
+pub(super) fn commit(
+    connection: &mut SqliteConnection,
+    context: CommitContext<'_>,
+    counters: &Counters,
+    commands: Vec<Command>,
+) -> Result<(CommitOutcome, Counters), StoreError> {
+    let mut batch = StagedBatch::new(context.registry, context.inline, counters.clone(), context.now);
+    let mut answers = Vec::with_capacity(commands.len());
+    for command in commands {
+        match batch.execute(connection, command) {
+            Ok(written) => answers.push(Ok(written)),
+            Err(ExecuteError::Rejected(rejection)) => answers.push(Err(rejection)),
+            Err(ExecuteError::Store(error)) => return Err(error),
+        }
+    }
+    batch.write(connection, counters, context.fence)?;
+    let outcome = CommitOutcome {
+        answers,
+        after: counters.revision,
+        revision: batch.counters.revision,
+        rows: batch.rows.len() + batch.events.len() + batch.changes.len(),
+        events: batch.changes,
+        position: batch.counters.position,
+        changed: batch.counters.changed().collect(),
+    };
+    Ok((outcome, batch.counters))
+}
+
+/// The result of a batch. It is durable once the transaction is.
 #[derive(Debug)]
 pub(crate) struct CommitOutcome {
     /// One answer for each command, in the order of the commands.
@@ -66,6 +70,8 @@ pub(crate) struct CommitOutcome {
     pub(crate) after: Revision,
     /// The last revision of the batch.
     pub(crate) revision: Revision,
+    /// How many rows the batch has written, at most.
+    pub(super) rows: usize,
     /// The change events of these revisions.
     pub(crate) events: Vec<Change>,
     /// The last position of the journal.
@@ -321,7 +327,7 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// Writes what was staged.
-    fn write(&self, connection: &mut SqliteConnection, before: &Counters) -> Result<(), StoreError> {
+    fn write(&self, connection: &mut SqliteConnection, before: &Counters, fence: &Fence) -> Result<(), StoreError> {
         for ((collection, key), staged) in self.rows.iter().filter(|(_, staged)| staged.must_be_written()) {
             aggregates::save(connection, self.registry.get(*collection).name(), key, &staged.row, self.now)?;
         }
@@ -331,7 +337,8 @@ impl<'a> StagedBatch<'a> {
         for change in &self.changes {
             outbox::append(connection, self.registry, change)?;
         }
-        self.counters.save(before, connection, self.registry)
+        fence.save(connection, before, &self.counters)?;
+        self.counters.save_collections(before, connection, self.registry)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Errors of the main database.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use diesel::result::Error as QueryError;
 
@@ -19,8 +19,12 @@ pub enum StoreError {
         /// What the operating system or SQLite reports.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// Another process uses the file.
-    #[error("cannot open {}: another process uses it", .path.display())]
+    /// Another process uses the file, or another service of this process; perhaps under another name.
+    #[error(
+        "cannot open {}: another process uses it, perhaps under another name of the file; stop that one first, or \
+         choose another file with --database",
+        .path.display()
+    )]
     Locked {
         /// The database file.
         path: PathBuf,
@@ -120,7 +124,23 @@ pub enum StoreError {
     /// The code that used the database panicked. The panic is in the log.
     #[error("the operation panicked; the panic is in the log")]
     Panicked,
-    /// The file is not the one that was opened at start.
+    /// The write-ahead log beside the file belongs to another file. Nothing was changed.
+    #[error(
+        "cannot open {}: the log {} does not belong to it ({why}). To continue with the database of the log, put its \
+         own file back; to continue with this file, move the -wal and the -shm file away first: what only the log has is \
+         not in it",
+        .path.display(),
+        .log.display()
+    )]
+    ForeignLog {
+        /// The database file.
+        path: PathBuf,
+        /// The log.
+        log: PathBuf,
+        /// How that is known.
+        why: &'static str,
+    },
+    /// The file is not the one that was opened at start, or has another history.
     #[error("{} was replaced by another database", .path.display())]
     Replaced {
         /// The database file.
@@ -157,6 +177,10 @@ impl From<QueryError> for StoreError {
 
 /// SQLite's message for `SQLITE_FULL`.
 pub(super) const DISK_FULL: &str = "database or disk is full";
+
+pub(super) fn cannot_open(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
+    StoreError::Open { path: path.to_owned(), source: source.into() }
+}
 
 impl From<CorruptState> for StoreError {
     fn from(corrupt: CorruptState) -> Self {

@@ -6,6 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 /// The state of each part. A part that fails again and again is logged once.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
@@ -14,6 +16,8 @@ pub(crate) struct Health {
     failing: AtomicU32,
     /// Whether the file is not the one that was opened. That does not recover.
     is_replaced: AtomicBool,
+    /// Wakes those who wait for that.
+    replaced: Notify,
     file_check: Mutex<FileCheck>,
 }
 
@@ -36,6 +40,8 @@ pub(crate) enum Part {
     File,
     /// The last transaction failed, or the database could not be opened again.
     Writer,
+    /// The write-ahead log cannot be moved into the file, so it grows.
+    Checkpoint,
     /// The last read failed.
     Reader,
     /// The outbox cannot be read.
@@ -134,8 +140,17 @@ impl Health {
 
     /// Notes that the file is not the one that was opened: from now on, nothing succeeds.
     pub(crate) fn replaced(&self, reason: &str) {
-        self.is_replaced.store(true, Ordering::Release);
         self.fail(Part::File, reason);
+        self.is_replaced.store(true, Ordering::Release);
+        self.replaced.notify_waiters();
+    }
+
+    /// Waits until the file is not the one that was opened. That may never happen.
+    pub(crate) async fn wait_until_replaced(&self) {
+        let replaced = self.replaced.notified();
+        if !self.is_replaced() {
+            replaced.await;
+        }
     }
 
     /// What the comparison of the file with itself came to.
@@ -155,14 +170,23 @@ impl Health {
 
 impl Part {
     /// Every part.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::File, Self::Writer, Self::Reader, Self::Relay, Self::Disk, Self::Spool, Self::Stopping];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::File,
+        Self::Writer,
+        Self::Checkpoint,
+        Self::Reader,
+        Self::Relay,
+        Self::Disk,
+        Self::Spool,
+        Self::Stopping,
+    ];
 
     /// The name for machines.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::File => "file",
             Self::Writer => "writer",
+            Self::Checkpoint => "checkpoint",
             Self::Reader => "reader",
             Self::Relay => "relay",
             Self::Disk => "disk",
@@ -173,8 +197,9 @@ impl Part {
 
     /// Whether other services should get the requests while this part fails.
     pub(crate) const fn prevents_readiness(self) -> bool {
-        // Only responses that are large and whose clients are slow need a temporary file.
-        !matches!(self, Self::Spool)
+        // Without checkpoints, everything works until the disk is full. Only responses that are large and whose clients
+        // are slow need a temporary file.
+        !matches!(self, Self::Checkpoint | Self::Spool)
     }
 
     const fn bit(self) -> u32 {
@@ -202,6 +227,7 @@ impl fmt::Display for Part {
         f.write_str(match self {
             Self::File => "the database file",
             Self::Writer => "the writer",
+            Self::Checkpoint => "the checkpoint",
             Self::Reader => "the readers",
             Self::Relay => "the relay",
             Self::Disk => "the disk",

@@ -9,10 +9,11 @@ use diesel::sqlite::SqliteConnection;
 
 use super::at_rest::read_undisturbed;
 use super::backup::{self, Check, CopyObserver, IfExists};
-use super::database::{Database, cannot_open, with_suffix};
-use super::error::StoreError;
+use super::database::{Database, with_suffix};
+use super::error::{StoreError, cannot_open};
 use super::health::FileCheck;
 use super::identity::{Identity, identify};
+use super::log_check::reject_foreign_log;
 use super::schema::collections;
 use super::{maxima, migrations};
 use crate::domain::collection::Registry;
@@ -41,6 +42,7 @@ pub(crate) fn prepare(
     if fs::metadata(path).map_or(0, |file| file.len()) == 0 {
         return Ok(());
     }
+    reject_foreign_log(database.file())?;
     // An orderly stop leaves no log.
     let is_unclean = fs::metadata(with_suffix(path, "-wal")).is_ok_and(|log| log.len() > 0);
     let state = read_undisturbed(path, |connection| {

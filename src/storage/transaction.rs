@@ -22,6 +22,14 @@ impl WriteError {
         }
     }
 
+    /// The same outcome, with a better cause.
+    pub(crate) fn because_of(self, cause: StoreError) -> Self {
+        match self {
+            Self::NotDone(_) => Self::NotDone(cause),
+            Self::Unknown(_) => Self::Unknown(cause),
+        }
+    }
+
     /// The cause.
     pub(crate) fn cause(&self) -> &StoreError {
         match self {

@@ -150,6 +150,26 @@ impl Aggregator {
         if self.pending.is_empty() {
             return;
         }
+        self.commit();
+        // Only now, so that nobody waits for it.
+        self.checkpoint();
+    }
+
+    /// Moves the write-ahead log if it has become long.
+    fn checkpoint(&mut self) {
+        let Some(writer) = &mut self.writer else { return };
+        let (health, path) = (self.database.health(), self.database.path().display());
+        match writer.checkpoint_if_long() {
+            Ok(()) => health.recover(Part::Checkpoint),
+            Err(StoreError::Replaced { .. }) => self.writer = None,
+            Err(error) => {
+                let reason = format!("{path}: the write-ahead log cannot be moved into it: {}", ErrorChain(&error));
+                health.fail(Part::Checkpoint, &reason);
+            }
+        }
+    }
+
+    fn commit(&mut self) {
         let pending = self.pending.drain(..);
         let (commands, requests): (Vec<_>, Vec<_>) =
             pending.map(|Execute { command, request }| (command, request)).unzip();
@@ -188,6 +208,9 @@ impl Aggregator {
     /// Runs `work` with the writer. After a failure or a panic, its connection is closed, unless only another process was
     /// in the way.
     fn with_writer<T>(&mut self, work: impl FnOnce(&mut Writer) -> Result<T, WriteError>) -> Result<T, WriteError> {
+        if self.database.health().is_replaced() {
+            return Err(StoreError::Replaced { path: self.database.path().to_owned() }.into());
+        }
         let outcome = self.writer().and_then(|mut writer| {
             let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut writer)))
                 .unwrap_or_else(|_| Err(StoreError::Panicked.into()));
@@ -201,9 +224,16 @@ impl Aggregator {
             }
             outcome
         });
+        // Perhaps it failed because the files are not there any more.
+        let outcome = outcome.map_err(|error| match self.database.examine() {
+            Ok(()) => error,
+            Err(replaced) => error.because_of(replaced),
+        });
         let (health, path) = (self.database.health(), self.database.path().display());
         match &outcome {
             Ok(_) => health.recover(Part::Writer),
+            // It is in the health of the file.
+            Err(error) if matches!(error.cause(), StoreError::Replaced { .. }) => {}
             Err(error) if error.cause().is_of_file() => {
                 health.fail(Part::Writer, &format!("{path}: {}", ErrorChain(error.cause())));
             }
@@ -263,6 +293,8 @@ pub(crate) enum ExecuteError {
     Rejected(Rejection),
     /// The command was not executed, for a reason that has nothing to do with it.
     NotDone(Refusal),
+    /// The database file was replaced. What became of this command is lost.
+    Replaced,
     /// The commit failed; the cause is in the log. It is unknown whether the command was executed.
     Unknown,
 }
@@ -271,6 +303,7 @@ impl ExecuteError {
     fn of(error: &WriteError) -> Self {
         match error {
             WriteError::NotDone(cause) => Self::NotDone(Refusal::of(cause)),
+            WriteError::Unknown(StoreError::Replaced { .. }) => Self::Replaced,
             WriteError::Unknown(_) => Self::Unknown,
         }
     }
@@ -375,7 +408,7 @@ impl Handler<Prune> for Aggregator {
     fn handle(&mut self, Prune(retained): Prune, _: &mut Self::Context) -> Self::Result {
         self.flush();
         let metrics = Arc::clone(&self.metrics);
-        let pruned = self.with_writer(|writer| Ok(writer.prune(retained, &metrics.pruned_tombstones)?));
+        let pruned = self.with_writer(|writer| writer.prune(retained, &metrics.pruned_tombstones));
         pruned.map_err(WriteError::into_cause)
     }
 }
@@ -393,7 +426,7 @@ impl Handler<RebuildInline> for Aggregator {
     fn handle(&mut self, RebuildInline(name): RebuildInline, _: &mut Self::Context) -> Self::Result {
         self.flush();
         let now = self.clock.now();
-        let rebuilt = self.with_writer(|writer| Ok(writer.rebuild(name, now)?));
+        let rebuilt = self.with_writer(|writer| writer.rebuild(name, now));
         rebuilt.map_err(WriteError::into_cause)
     }
 }
@@ -418,10 +451,12 @@ impl Handler<Probe> for Aggregator {
             // The outcome is in the health of the writer.
             let _ = self.with_writer(Writer::probe);
         }
+        self.checkpoint();
     }
 }
 
-/// Commits the pending commands, closes the database, and stops.
+/// Commits the pending commands, closes the database, and stops. All other connections must be closed, for one file to have
+/// everything.
 pub(crate) struct Close;
 
 impl Message for Close {
@@ -434,7 +469,9 @@ impl Handler<Close> for Aggregator {
     fn handle(&mut self, _: Close, ctx: &mut Self::Context) -> Self::Result {
         self.flush();
         ctx.stop();
-        self.writer.take().map_or(Ok(()), Writer::close)
+        let writer = self.writer.take();
+        self.database.examine()?;
+        writer.map_or(Ok(()), Writer::close)
     }
 }
 

@@ -28,6 +28,7 @@ mod levels;
 mod limits;
 mod metrics;
 mod migrations;
+mod one_file;
 mod own_aggregates;
 mod own_collections;
 mod own_projections;
