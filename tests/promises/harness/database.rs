@@ -15,6 +15,19 @@ pub(crate) fn sql(database: &Path, statements: &str) {
     connect(database).batch_execute(statements).unwrap();
 }
 
+/// A lock for writing that another process holds, until it is dropped.
+pub(crate) struct Lock {
+    _connection: SqliteConnection,
+}
+
+impl Lock {
+    pub(crate) fn take(database: &Path) -> Self {
+        let mut connection = connect(database);
+        connection.batch_execute("PRAGMA busy_timeout = 5000; BEGIN IMMEDIATE").unwrap();
+        Self { _connection: connection }
+    }
+}
+
 #[derive(diesel::QueryableByName)]
 struct Line {
     #[diesel(sql_type = Text)]
