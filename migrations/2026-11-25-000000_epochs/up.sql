@@ -14,6 +14,9 @@ INSERT INTO epochs (number, epoch, first_revision, first_position) SELECT 1, epo
 -- does not belong to its log.
 ALTER TABLE metadata ADD COLUMN log_began BIGINT NOT NULL DEFAULT 0;
 
+-- The `user_version` that the database file alone had at that time. The transaction that begins a log sets another one.
+ALTER TABLE metadata ADD COLUMN log_follows INTEGER NOT NULL DEFAULT 0;
+
 -- A clock was ahead: change events, and tombstones, up to this revision that claim a later time than this count as written
 -- at this time, when that was first seen.
 ALTER TABLE metadata ADD COLUMN future_events_revision BIGINT NOT NULL DEFAULT 0;

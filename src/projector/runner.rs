@@ -65,6 +65,10 @@ impl ProjectionRunner {
 
     /// Applies some events. On an error, which is in the status, the caller retries later.
     pub(crate) fn step(&mut self) -> Result<Progress, ()> {
+        // What it would read is not the history of this service any more.
+        if self.context.database.health().is_replaced() {
+            return Ok(Progress::Done);
+        }
         self.try_step().map_err(|error| self.fail(error))
     }
 

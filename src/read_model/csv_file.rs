@@ -3,6 +3,7 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -103,7 +104,7 @@ impl CsvFile {
 impl CsvFile {
     /// Opens the file at `path`, or creates it. Fails if it does not have what is checkpointed.
     pub(super) fn open(connection: SqliteConnection, path: &Path, mark: FileMark) -> Result<Self, ProjectionError> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
         let checksum = mark.compare(path)?;
         // Lines after the last checkpoint will be written again.
         file.set_len(mark.length)?;

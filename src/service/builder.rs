@@ -8,30 +8,35 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_web::dev::ServerHandle;
-use actix_web::web;
+use actix_web::{rt, web};
 
 use crate::delivery::relay::{Relay, RelayConfig};
+use crate::delivery::relay_metrics::RelayMetrics;
 use crate::delivery::stream_limiter::StreamLimiter;
+use crate::delivery::watch::Watch;
 use crate::domain::clock::Clock;
 use crate::domain::collection::{Derived, Document, EventSourced, Registry};
 use crate::domain::error_chain::ErrorChain;
 use crate::events::replay_cache::ReplayCache;
+use crate::http::request_metrics::RequestMetrics;
 use crate::http::server::{ServerConfig, serve};
 use crate::http::shared::Shared;
 use crate::projector;
 use crate::projector::registry::{ProjectionSet, Projections};
 use crate::read::collection_cache::CollectionCache;
-use crate::read::pool::{CheckFile, Readers};
+use crate::read::pool::{CheckFile, ReadMetrics, Readers};
+use crate::read::spooled_body::SpoolDirectory;
 use crate::read_model::projection::Projection;
 use crate::read_model::sink::Tables;
 use crate::read_model::spec::ProjectionSpec;
 use crate::service::cli;
 use crate::service::control::ControlSocket;
 use crate::service::progress::LogProgress;
-use crate::service::running::{Running, StartError, retention};
+use crate::service::running::{Running, StartError, cut_streams, retention};
 use crate::service::settings::{Settings, bytes};
 use crate::service::signals::Signals;
 use crate::storage::database::Database;
+use crate::storage::disk::Disk;
 use crate::storage::health::FileCheck;
 use crate::storage::preparation;
 use crate::storage::verified::Verified;
@@ -108,7 +113,8 @@ impl Service {
         self
     }
 
-    /// Runs until SIGTERM or SIGINT; the whole of a `main`, the log included.
+    /// Runs until SIGTERM or SIGINT; the whole of a `main`, the log included. If the database file is replaced meanwhile, it
+    /// ends with exit code 1.
     ///
     /// The log goes to standard error, by default at level `info`; `RUST_LOG` says otherwise. What keeps the service
     /// from starting is one line there, and exit code 1.
@@ -128,9 +134,19 @@ impl Service {
         }
         let outcome = System::new().block_on(async {
             let mut signals = Signals::new().map_err(StartError::Signal)?;
+            let heartbeat = settings.heartbeat;
             let running = self.start(settings).await?;
-            let name = signals.next().await;
-            log::info!("{name}: stopping");
+            let replaced = async {
+                running.replaced().await;
+                // Until then, clients and load balancers are answered why.
+                rt::time::sleep(heartbeat).await;
+                "the database file was replaced"
+            };
+            let why = tokio::select! {
+                name = signals.next() => name,
+                why = replaced => why,
+            };
+            log::info!("{why}: stopping");
             std::thread::spawn(watchdog);
             Ok::<_, StartError>(running.stop().await?)
         });
@@ -166,6 +182,12 @@ impl Service {
             .map_err(|error| StartError::Listen { address: running.settings.listen.clone(), source: error })?;
         log::info!("listening on http://{address}");
         (running.server, running.addresses) = (Some(server), vec![address]);
+        let (database, hubs, shared) =
+            (Arc::clone(&running.database), Arc::clone(&running.hubs), running.shared.clone());
+        running.cutting = Some(rt::spawn(async move {
+            database.health().wait_until_replaced().await;
+            cut_streams(&hubs, &shared);
+        }));
         Ok(running)
     }
 
@@ -184,6 +206,7 @@ impl Service {
         self.check()?;
         let (registry, projections) = (Arc::new(self.registry), self.projections);
         let clock = Arc::new(Clock::default());
+        preparation::reject_foreign_file(&settings.database)?;
         let database = Arc::new(Database::lock(&settings.database)?);
         preparation::prepare(&database, &registry, settings.copy_before(), &LogProgress::new())?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
@@ -196,11 +219,24 @@ impl Service {
         let (ours, theirs) = (Arc::clone(&registry), Arc::clone(&inline));
         let aggregator =
             Aggregator::new(Arc::clone(&database), ours, theirs, Arc::clone(&clock), writer, settings.queue.get());
-        let (committed, journal) = (aggregator.committed(), aggregator.journal());
+        let (committed, journal, writes) = (aggregator.committed(), aggregator.journal(), aggregator.metrics());
         // A thread each: what they do blocks.
         let (writing, relaying) = (named_arbiter("duality-writer"), named_arbiter("duality-relay"));
         let aggregator = Aggregator::start_in_arbiter(&writing.handle(), |_| aggregator);
+        let min_free = settings.min_free.as_u64();
+        let (disk, spool) =
+            (Arc::new(Disk::new(database.directory().to_owned(), min_free)), SpoolDirectory::beside(&database));
+        disk.check(database.health());
+        let published = Arc::new(RelayMetrics::new(revision));
         let relay = Relay::new(RelayConfig {
+            metrics: Arc::clone(&published),
+            watch: Watch {
+                database: Arc::clone(&database),
+                disk: Arc::clone(&disk),
+                spool: Arc::clone(&spool),
+                aggregator: aggregator.clone(),
+                probing: Arc::default(),
+            },
             database: Arc::clone(&database),
             registry: Arc::clone(&registry),
             clock: Arc::clone(&clock),
@@ -217,21 +253,32 @@ impl Service {
             Projections::start(&inline, &projections.background, &context, &relay, settings.poll_interval);
 
         let replay_cache = Arc::new(ReplayCache::new(bytes(settings.shared_events)));
+        let reads = Arc::new(ReadMetrics::default());
         let start_readers = |name| {
-            Readers::start(name, settings.readers.get(), &database, &registry, &replay_cache)
+            Readers::start(name, settings.readers.get(), &database, &registry, &replay_cache, &reads)
                 .map_err(StartError::Thread)
         };
         let shared = web::Data::new(Shared {
             readers: start_readers("duality-read")?,
             scanners: start_readers("duality-scan")?,
             collections: Arc::new(CollectionCache::new(registry.ids().count(), bytes(settings.shared_bodies))),
-            spool_directory: database.directory().to_owned(),
+            spool_directory: spool,
+            parked: Arc::default(),
+            database: Arc::clone(&database),
+            disk,
+            relay: published,
+            poll_interval: settings.poll_interval,
+            reads,
+            replay_cache,
+            requests: RequestMetrics::default(),
+            started: clock.now(),
             registry,
             history,
             committed,
             journal,
             projections: Arc::new(projections),
             aggregator,
+            writes,
             max_body: bytes(settings.max_body),
             session_buffer: bytes(settings.session_buffer),
             heartbeat: settings.heartbeat,
@@ -253,6 +300,7 @@ impl Service {
             control,
             writing,
             reading: std::iter::once(relaying).chain(projecting).collect(),
+            cutting: None,
             settings,
             clock,
         })
@@ -276,7 +324,7 @@ fn start_server(listener: TcpListener, running: &Running) -> std::io::Result<(Se
         },
     )?;
     let handle = server.handle();
-    actix_web::rt::spawn(server);
+    rt::spawn(server);
     Ok((handle, address))
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use actix_web::dev::ServerHandle;
-use actix_web::web;
+use actix_web::{rt, web};
 
 use crate::delivery::hub::Shutdown;
 use crate::delivery::relay::{Drain, Relay, Retention};
@@ -23,7 +23,8 @@ use crate::service::control::ControlSocket;
 use crate::service::settings::Settings;
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
-use crate::write::aggregator::{Close, ExecuteError, execute};
+use crate::write::aggregator::{Close, ExecuteError, Submission, execute};
+use crate::write::refusal::Refusal;
 
 /// A running service. It runs until [`Running::stop`].
 pub struct Running {
@@ -40,6 +41,8 @@ pub struct Running {
     pub(super) writing: Arbiter,
     /// The threads of the relay and of the projections.
     pub(super) reading: Vec<Arbiter>,
+    /// Cuts the streams when the database file was replaced. `None` without HTTP.
+    pub(super) cutting: Option<rt::task::JoinHandle<()>>,
     pub(super) settings: Settings,
     #[cfg_attr(not(feature = "test-hooks"), expect(dead_code, reason = "only the hooks change it"))]
     pub(super) clock: Arc<Clock>,
@@ -95,7 +98,8 @@ impl Running {
         let collection = self.collection::<T>().ok_or(CommandError::NotRegistered(T::NAME))?;
         let change = handle::<T>(command).map_err(CommandError::Encoding)?;
         let command = Command { collection, key, precondition: Precondition::default(), change };
-        let written = execute(&self.shared.aggregator, None, command).await.map_err(CommandError::of)?;
+        let submission = Submission { command, replies: None, waiting: self.shared.writes.wait(0) };
+        let written = execute(&self.shared.aggregator, submission).await.map_err(CommandError::of)?;
         let state = written.body.map(|body| body.decode()).transpose();
         let state = state.map_err(|corrupt| CommandError::Corrupt(corrupt.to_string()))?;
         let (version, revision) = (written.version.number(), written.revision.number());
@@ -132,18 +136,26 @@ impl Running {
         self.shared.registry.id(T::NAME)
     }
 
+    /// Waits until the database file has been replaced under the running service: removed, overwritten, truncated, or
+    /// exchanged for another one. From then on nothing succeeds, so that the caller should stop the service. The log has
+    /// the cause. Usually this never happens.
+    pub async fn replaced(&self) {
+        self.database.health().wait_until_replaced().await;
+    }
+
     /// Stops the service: it accepts no more connections, cuts the streams, answers the commands in flight, drains the
     /// relay, and leaves all data in one file.
     ///
     /// # Errors
-    /// The write-ahead log could not be moved into the database file. All answered commands are on disk nevertheless.
+    /// The write-ahead log could not be moved into the database file. All answered commands are on disk nevertheless. Or
+    /// the database file was replaced, and nothing is changed any more.
     pub async fn stop(self) -> Result<(), StoreError> {
+        self.database.health().stop();
         let stopped = self.server.as_ref().map(|server| server.stop(true));
-        let hubs = std::mem::take(&mut *self.hubs.lock().expect("no thread panics while it holds this lock"));
-        for hub in &hubs {
-            hub.do_send(Shutdown);
+        cut_streams(&self.hubs, &self.shared);
+        if let Some(cutting) = &self.cutting {
+            cutting.abort();
         }
-        self.shared.journal.send_modify(|mark| mark.is_over = true);
         if let Some(stopped) = stopped {
             stopped.await;
             log::info!("connections are closed");
@@ -163,6 +175,14 @@ impl Running {
         log::info!("stopped");
         closed.unwrap_or(Ok(()))
     }
+}
+
+/// Ends all streams, and lets none begin.
+pub(super) fn cut_streams(hubs: &Hubs, shared: &Shared) {
+    for hub in hubs.lock().expect("no thread panics while it holds this lock").iter() {
+        hub.do_send(Shutdown);
+    }
+    shared.journal.send_modify(|mark| mark.is_over = true);
 }
 
 /// Stops a thread with its actors, and waits for its end.
@@ -238,9 +258,9 @@ pub enum CommandError<E> {
     /// The collection does not allow this key for a new aggregate.
     #[error(transparent)]
     Invalid(ValidationError),
-    /// Too many commands are waiting. This one was not executed.
-    #[error("too many commands are waiting; this one was not executed")]
-    Busy,
+    /// The command was not executed, for a reason that has nothing to do with it. The same command may succeed later.
+    #[error("nothing was done: {0}")]
+    NotDone(Refusal),
     /// The type is not registered with the service.
     #[error("{0} is not registered")]
     NotRegistered(&'static str),
@@ -254,7 +274,7 @@ pub enum CommandError<E> {
     /// The aggregate's own code panicked. The command was not executed. The panic is in the log.
     #[error("the code of the aggregate panicked")]
     Panicked,
-    /// The database failed, or the service has stopped. The cause is in the log.
+    /// The commit failed. The cause is in the log.
     #[error("it is unknown whether the command was executed; the log has the cause")]
     Unknown,
 }
@@ -270,8 +290,10 @@ impl<E: 'static> CommandError<E> {
             ExecuteError::Rejected(Rejection::Corrupt(corrupt)) => Self::Corrupt(corrupt.to_string()),
             ExecuteError::Rejected(Rejection::Panicked) => Self::Panicked,
             // Typed commands have no precondition, so the first of these does not happen.
-            ExecuteError::Rejected(Rejection::PreconditionFailed(_)) | ExecuteError::Failed => Self::Unknown,
-            ExecuteError::Busy => Self::Busy,
+            ExecuteError::Rejected(Rejection::PreconditionFailed(_))
+            | ExecuteError::Unknown
+            | ExecuteError::Replaced => Self::Unknown,
+            ExecuteError::NotDone(refusal) => Self::NotDone(refusal),
         }
     }
 }

@@ -11,6 +11,7 @@ use diesel::sqlite::SqliteConnection;
 use super::aggregates::{self, Row};
 use super::counters::Counters;
 use super::error::StoreError;
+use super::fence::Fence;
 use super::inline_projections;
 use super::journal::{self, Entry, Folded};
 use super::outbox::{self, Change};
@@ -22,41 +23,45 @@ use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{JournalPosition, Revision, Version};
 use crate::read_model::spec::ProjectionSpec;
 
-/// Executes a batch of commands in one transaction, and moves the counters. After an error, nothing has changed.
-pub(super) fn commit(
-    connection: &mut SqliteConnection,
-    registry: &Registry,
-    inline: &[ProjectionSpec],
-    counters: &mut Counters,
-    commands: Vec<Command>,
-    now: Timestamp,
-) -> Result<CommitOutcome, StoreError> {
-    let (outcome, after) = connection.immediate_transaction(|connection| {
-        let mut batch = StagedBatch::new(registry, inline, counters.clone(), now);
-        let mut answers = Vec::with_capacity(commands.len());
-        for command in commands {
-            match batch.execute(connection, command) {
-                Ok(written) => answers.push(Ok(written)),
-                Err(ExecuteError::Rejected(rejection)) => answers.push(Err(rejection)),
-                Err(ExecuteError::Store(error)) => return Err(error),
-            }
-        }
-        batch.write(connection, counters)?;
-        let outcome = CommitOutcome {
-            answers,
-            after: counters.revision,
-            revision: batch.counters.revision,
-            events: batch.changes,
-            position: batch.counters.position,
-            changed: batch.counters.changed().collect(),
-        };
-        Ok::<_, StoreError>((outcome, batch.counters))
-    })?;
-    *counters = after;
-    Ok(outcome)
+/// What commands are executed with.
+#[derive(Clone, Copy)]
+pub(super) struct CommitContext<'a> {
+    pub(super) registry: &'a Registry,
+    pub(super) inline: &'a [ProjectionSpec],
+    pub(super) fence: &'a Fence,
+    pub(super) now: Timestamp,
 }
 
-/// The result of a batch. It is durable.
+/// Executes a batch of commands within a transaction, and returns the counters after it.
+pub(super) fn commit(
+    connection: &mut SqliteConnection,
+    context: CommitContext<'_>,
+    counters: &Counters,
+    commands: Vec<Command>,
+) -> Result<(CommitOutcome, Counters), StoreError> {
+    let mut batch = StagedBatch::new(context.registry, context.inline, counters.clone(), context.now);
+    let mut answers = Vec::with_capacity(commands.len());
+    for command in commands {
+        match batch.execute(connection, command) {
+            Ok(written) => answers.push(Ok(written)),
+            Err(ExecuteError::Rejected(rejection)) => answers.push(Err(rejection)),
+            Err(ExecuteError::Store(error)) => return Err(error),
+        }
+    }
+    batch.write(connection, counters, context.fence)?;
+    let outcome = CommitOutcome {
+        answers,
+        after: counters.revision,
+        revision: batch.counters.revision,
+        rows: batch.rows.len() + batch.events.len() + batch.changes.len(),
+        events: batch.changes,
+        position: batch.counters.position,
+        changed: batch.counters.changed().collect(),
+    };
+    Ok((outcome, batch.counters))
+}
+
+/// The result of a batch. It is durable once the transaction is.
 #[derive(Debug)]
 pub(crate) struct CommitOutcome {
     /// One answer for each command, in the order of the commands.
@@ -65,6 +70,8 @@ pub(crate) struct CommitOutcome {
     pub(crate) after: Revision,
     /// The last revision of the batch.
     pub(crate) revision: Revision,
+    /// How many rows the batch has written, at most.
+    pub(super) rows: usize,
     /// The change events of these revisions.
     pub(crate) events: Vec<Change>,
     /// The last position of the journal.
@@ -170,13 +177,13 @@ impl<'a> StagedBatch<'a> {
             .map(|after| vec![StateChange { collection: id, key: key.clone(), before: None, after: Some(after) }]);
         let savepoint = self.savepoint(&changes);
         let staged = restored.into_iter().chain([changes]).try_for_each(|changes| self.stage(changes));
-        let projected = staged.and_then(|()| {
+        let projected = staged.map_err(ExecuteError::from).and_then(|()| {
             self.stage_events(id, &key, events);
             self.project(connection, &savepoint)
         });
-        if let Err(rejection) = projected {
+        if let Err(error) = projected {
             self.roll_back(savepoint);
-            return Err(rejection.into());
+            return Err(error);
         }
         if is_numbered {
             self.counters.use_key(id);
@@ -247,14 +254,20 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// Applies what was staged since a savepoint to the inline projections.
-    fn project(&self, connection: &mut SqliteConnection, since: &Savepoint) -> Result<(), Rejection> {
+    fn project(&self, connection: &mut SqliteConnection, since: &Savepoint) -> Result<(), ExecuteError> {
         if self.inline.is_empty() {
             return Ok(());
         }
         let events = &self.events[since.events..];
         let changes = &self.changes[since.changes..];
-        inline_projections::project(connection, self.registry, self.inline, events, changes)
-            .map_err(|error| Rejection::Corrupt(CorruptState::new(error.to_string())))
+        inline_projections::project(connection, self.registry, self.inline, events, changes).map_err(|error| {
+            // With a full disk or an I/O error, SQLite may have rolled back the whole transaction, and every command of
+            // the batch would fail in the same way.
+            match inline_projections::failure_of_batch(connection, &error) {
+                Some(error) => ExecuteError::Store(error),
+                None => Rejection::Corrupt(CorruptState::new(error.to_string())).into(),
+            }
+        })
     }
 
     /// Remembers the batch before the changes of a command are staged.
@@ -314,7 +327,7 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// Writes what was staged.
-    fn write(&self, connection: &mut SqliteConnection, before: &Counters) -> Result<(), StoreError> {
+    fn write(&self, connection: &mut SqliteConnection, before: &Counters, fence: &Fence) -> Result<(), StoreError> {
         for ((collection, key), staged) in self.rows.iter().filter(|(_, staged)| staged.must_be_written()) {
             aggregates::save(connection, self.registry.get(*collection).name(), key, &staged.row, self.now)?;
         }
@@ -324,7 +337,8 @@ impl<'a> StagedBatch<'a> {
         for change in &self.changes {
             outbox::append(connection, self.registry, change)?;
         }
-        self.counters.save(before, connection, self.registry)
+        fence.save(connection, before, &self.counters)?;
+        self.counters.save_collections(before, connection, self.registry)
     }
 }
 

@@ -78,16 +78,13 @@ impl Counters {
         self.collections.iter().map(|counters| counters.changed)
     }
 
-    /// Writes the counters that differ from `before`.
-    pub(super) fn save(
+    /// Writes the counters of the collections that differ from `before`.
+    pub(super) fn save_collections(
         &self,
         before: &Self,
         connection: &mut SqliteConnection,
         registry: &Registry,
     ) -> Result<(), StoreError> {
-        if self.revision != before.revision {
-            save_revision(connection, self.revision)?;
-        }
         for id in registry.ids().filter(|id| self.collections[id.index()] != before.collections[id.index()]) {
             let CollectionCounters { next_key, changed } = self.collections[id.index()];
             let name = registry.get(id).name();
@@ -100,6 +97,26 @@ impl Counters {
 pub(super) fn save_revision(connection: &mut SqliteConnection, revision: Revision) -> Result<(), StoreError> {
     SaveRevision { revision: revision.number() }.execute(connection)?;
     Ok(())
+}
+
+/// Writes the last revision, if the database has this epoch and the revision before it. Returns the number of changed
+/// rows: 1, or 0.
+pub(super) fn save_next_revision(
+    connection: &mut SqliteConnection,
+    epoch: &Epoch,
+    before: Revision,
+    revision: Revision,
+) -> Result<usize, StoreError> {
+    let (revision, before) = (revision.number(), before.number());
+    Ok(SaveNextRevision { revision, epoch: epoch.as_str(), before }.execute(connection)?)
+}
+
+statement! {
+    struct SaveNextRevision<'a> {
+        "UPDATE metadata SET revision = " revision: i64 as BigInt,
+        " WHERE epoch = " epoch: &'a str as Text,
+        " AND revision = " before: i64 as BigInt,
+    }
 }
 
 statement! {
@@ -128,13 +145,20 @@ pub(crate) struct Horizon {
 }
 
 pub(super) fn horizon(connection: &mut SqliteConnection) -> Result<Horizon, StoreError> {
-    let columns = (metadata::revision, metadata::pruned, metadata::forgotten);
-    let (current, pruned, forgotten): (i64, i64, i64) = metadata::table.select(columns).get_result(connection)?;
-    Ok(Horizon {
+    Ok(horizon_of_epoch(connection)?.1)
+}
+
+/// The epoch of the database, as text, and the revisions against which its cursors are compared.
+pub(super) fn horizon_of_epoch(connection: &mut SqliteConnection) -> Result<(String, Horizon), StoreError> {
+    let columns = (metadata::epoch, metadata::revision, metadata::pruned, metadata::forgotten);
+    let (epoch, current, pruned, forgotten): (String, i64, i64, i64) =
+        metadata::table.select(columns).get_result(connection)?;
+    let horizon = Horizon {
         current: Revision::from_raw(current),
         pruned: Revision::from_raw(pruned),
         forgotten: Revision::from_raw(forgotten),
-    })
+    };
+    Ok((epoch, horizon))
 }
 
 /// The revision of the last change of a collection.

@@ -1,29 +1,31 @@
 //! The database file: its location, and the lock that gives it to one process.
 
-use std::error::Error;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use tempfile::TempDir;
 
-use super::error::StoreError;
+use super::database_file::DatabaseFile;
+use super::error::{StoreError, cannot_open};
+use super::file_lock::{FileLock, private};
 use super::health::Health;
+use super::location::resolve;
 use crate::domain::history::History;
 use crate::domain::revision::HighWaterMark;
 
 /// The database file of this process. No other process opens it for writing while this value lives.
-#[derive(Debug)]
 pub(crate) struct Database {
     path: PathBuf,
-    /// Locked exclusively. It is a separate file, because opening and closing the database file itself would release
-    /// SQLite's own locks.
+    /// The file itself. It is locked under all of its names.
+    file: Arc<DatabaseFile>,
+    /// Locked exclusively: a file with a name of its own, which works on every file system.
     lock: File,
     /// The last revision that any reader has seen.
     high_water_mark: HighWaterMark,
     /// The epochs, from when the writer has begun one.
     history: OnceLock<Arc<History>>,
-    health: Health,
+    health: Arc<Health>,
     /// The directory of a private database, until it is removed.
     private: Mutex<Option<TempDir>>,
 }
@@ -41,24 +43,30 @@ impl Database {
         Self::lock_file(directory.path().join("duality.db"), Some(directory))
     }
 
-    fn lock_file(path: PathBuf, private: Option<TempDir>) -> Result<Self, StoreError> {
+    fn lock_file(path: PathBuf, private_directory: Option<TempDir>) -> Result<Self, StoreError> {
         if path.to_str().is_none() {
             return Err(cannot_open(&path, "its name is not UTF-8"));
         }
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(with_suffix(&path, ".lock"));
+        let lock = private().create(true).truncate(false).write(true).open(with_suffix(&path, ".lock"));
         let lock = lock.map_err(|error| cannot_open(&path, error))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self {
-                path,
-                lock,
-                high_water_mark: HighWaterMark::default(),
-                history: OnceLock::new(),
-                health: Health::default(),
-                private: Mutex::new(private),
-            }),
-            Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path }),
-            Err(TryLockError::Error(error)) => Err(cannot_open(&path, error)),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { path }),
+            Err(TryLockError::Error(error)) => return Err(cannot_open(&path, error)),
         }
+        let log = with_suffix(&path, "-wal");
+        reject_log_without_database(&path, &log)?;
+        let health = Arc::new(Health::default());
+        let file = Arc::new(DatabaseFile::new(&path, log, FileLock::acquire(&path)?, Arc::clone(&health)));
+        Ok(Self {
+            path,
+            file,
+            lock,
+            high_water_mark: HighWaterMark::default(),
+            history: OnceLock::new(),
+            health,
+            private: Mutex::new(private_directory),
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -97,9 +105,23 @@ impl Database {
         &self.health
     }
 
-    /// Unlocks the file for another process, or for a later service of this one, and removes a private database. Readers
-    /// may still be closing their connections.
+    /// The file itself, and whether it is still the one that was opened.
+    pub(super) fn file(&self) -> &Arc<DatabaseFile> {
+        &self.file
+    }
+
+    /// Looks whether the file and its log are still those that were opened. If not, nothing succeeds from then on.
+    ///
+    /// # Errors
+    /// They are not.
+    pub(crate) fn examine(&self) -> Result<(), StoreError> {
+        self.file.examine()
+    }
+
+    /// Unlocks the file for another process, or for a later service of this one, and removes a private database. All
+    /// connections must be closed.
     pub(crate) fn release(&self) {
+        self.file.close();
         let private = self.private.lock().expect("no thread panics while it holds this lock").take();
         if let Some(Err(error)) = private.map(TempDir::close) {
             log::warn!("cannot remove the private database: {error}");
@@ -110,22 +132,13 @@ impl Database {
     }
 }
 
-/// The path without symbolic links, so that a file has one lock. The file itself need not exist.
-pub(super) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
-    let resolved = if path.exists() { path.canonicalize() } else { resolve_missing(path) };
-    resolved.map_err(|error| cannot_open(path, error))
-}
-
-fn resolve_missing(path: &Path) -> std::io::Result<PathBuf> {
-    let absolute = std::path::absolute(path)?;
-    match (absolute.parent(), absolute.file_name()) {
-        (Some(directory), Some(name)) => Ok(directory.canonicalize()?.join(name)),
-        _ => Err(std::io::ErrorKind::IsADirectory.into()),
+/// SQLite would remove the log.
+fn reject_log_without_database(path: &Path, log: &Path) -> Result<(), StoreError> {
+    let length = |path| std::fs::metadata(path).map_or(0, |file| file.len());
+    if length(path) > 0 || length(log) == 0 {
+        return Ok(());
     }
-}
-
-pub(super) fn cannot_open(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
-    StoreError::Open { path: path.to_owned(), source: source.into() }
+    Err(StoreError::ForeignLog { path: path.to_owned(), log: log.to_owned(), why: "the database file is missing" })
 }
 
 /// `duality.db` → `duality.db.lock`

@@ -1,7 +1,7 @@
 //! Errors of the main database.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use diesel::result::Error as QueryError;
 
@@ -19,8 +19,12 @@ pub enum StoreError {
         /// What the operating system or SQLite reports.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// Another process uses the file.
-    #[error("cannot open {}: another process uses it", .path.display())]
+    /// Another process uses the file, or another service of this process; perhaps under another name.
+    #[error(
+        "cannot open {}: another process uses it, perhaps under another name of the file; stop that one first, or \
+         choose another file with --database",
+        .path.display()
+    )]
     Locked {
         /// The database file.
         path: PathBuf,
@@ -99,24 +103,83 @@ pub enum StoreError {
     /// The operating system has no random numbers for a new epoch.
     #[error("cannot create an epoch")]
     Epoch(#[source] getrandom::Error),
-    /// A statement failed: a full disk, an I/O error.
+    /// Another process has held the lock for writing for too long.
+    #[error("another process has locked the database for writing")]
+    Busy,
+    /// There is no room for the database.
+    #[error("the disk of the database is full")]
+    Full,
+    /// A statement failed, for example with an I/O error.
     #[error("a database statement failed")]
-    Query(#[from] QueryError),
+    Query(#[source] QueryError),
     /// The database has data that this program cannot read.
     #[error("the database has unexpected data: {0}")]
     Corrupt(String),
     /// An inline projection rejected an event, so that its transaction was rolled back.
     #[error("{0}")]
     Projection(String),
+    /// SQLite has rolled back a transaction on its own, for example because of an I/O error.
+    #[error("the transaction was rolled back: {0}")]
+    RolledBack(String),
     /// The code that used the database panicked. The panic is in the log.
     #[error("the operation panicked; the panic is in the log")]
     Panicked,
-    /// The file is not the one that was opened at start.
+    /// The write-ahead log beside the file belongs to another file. Nothing was changed.
+    #[error(
+        "cannot open {}: the log {} does not belong to it ({why}). To continue with the database of the log, put its \
+         own file back; to continue with this file, move the -wal and the -shm file away first: what only the log has is \
+         not in it",
+        .path.display(),
+        .log.display()
+    )]
+    ForeignLog {
+        /// The database file.
+        path: PathBuf,
+        /// The log.
+        log: PathBuf,
+        /// How that is known.
+        why: &'static str,
+    },
+    /// The file is not the one that was opened at start, or has another history.
     #[error("{} was replaced by another database", .path.display())]
     Replaced {
         /// The database file.
         path: PathBuf,
     },
+}
+
+impl StoreError {
+    /// Whether the database as a whole cannot be used, and not only some of its data.
+    pub(crate) fn is_of_file(&self) -> bool {
+        !matches!(self, Self::Corrupt(_) | Self::Projection(_) | Self::Panicked)
+    }
+}
+
+impl From<QueryError> for StoreError {
+    /// SQLite's result codes do not reach us, but its messages for them never change.
+    fn from(error: QueryError) -> Self {
+        let message = match &error {
+            QueryError::DatabaseError(_, information) => information.message(),
+            // The transaction was over when it was to be rolled back.
+            QueryError::RollbackErrorOnCommit { commit_error, .. } => match commit_error.as_ref() {
+                QueryError::DatabaseError(_, information) => information.message(),
+                _ => "",
+            },
+            _ => "",
+        };
+        match message {
+            "database is locked" => Self::Busy,
+            DISK_FULL => Self::Full,
+            _ => Self::Query(error),
+        }
+    }
+}
+
+/// SQLite's message for `SQLITE_FULL`.
+pub(super) const DISK_FULL: &str = "database or disk is full";
+
+pub(super) fn cannot_open(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
+    StoreError::Open { path: path.to_owned(), source: source.into() }
 }
 
 impl From<CorruptState> for StoreError {

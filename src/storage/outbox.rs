@@ -299,7 +299,7 @@ const EVENTS_PER_TRANSACTION: i64 = 10_000;
 /// at the first that is retained, so that a clock that jumps leaves no gap.
 pub(super) fn prune(connection: &mut SqliteConnection, retained: Retained) -> Result<Progress, StoreError> {
     let Retained { now, events: older_than, keep, .. } = retained;
-    connection.immediate_transaction(|connection| {
+    connection.transaction(|connection| {
         let current = horizon(connection)?.current.number();
         let beyond = Revision::from_raw(keep.map_or(i64::MIN, |keep| current.saturating_sub(keep)));
         let sighting = Sighting::load(connection, Rows::ChangeEvents)?;

@@ -10,6 +10,7 @@ use super::connection;
 use super::counters::{self, Horizon};
 use super::database::Database;
 use super::error::StoreError;
+use super::fence::Fence;
 use super::integrity;
 use super::journal::{self, Entries, Entry, Folded};
 use super::outbox::{self, Changes, Members};
@@ -23,14 +24,18 @@ use crate::domain::revision::{Epoch, HighWaterMark, JournalPosition, Revision, V
 pub(crate) struct Reader {
     connection: SqliteConnection,
     registry: Arc<Registry>,
+    fence: Fence,
     high_water_mark: HighWaterMark,
 }
 
 impl Reader {
     pub(crate) fn open(database: &Database, registry: Arc<Registry>) -> Result<Self, StoreError> {
+        // SQLite removes the log of a file that was emptied when it opens that.
+        database.examine()?;
         Ok(Self {
             connection: connection::open_read_only(database.path())?,
             registry,
+            fence: Fence::of(database),
             high_water_mark: database.high_water_mark().clone(),
         })
     }
@@ -40,8 +45,8 @@ impl Reader {
         &mut self,
         work: impl FnOnce(&mut View<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let (registry, high_water_mark) = (&self.registry, &self.high_water_mark);
-        connection::read(&mut self.connection, |connection| work(&mut View { connection, registry, high_water_mark }))
+        let Self { connection, registry, fence, high_water_mark } = self;
+        connection::read(connection, |connection| work(&mut View { connection, registry, fence, high_water_mark }))
     }
 
     /// Compares the pages and rows of the file with each other. Returns what is wrong.
@@ -58,9 +63,9 @@ impl Reader {
         head: impl FnOnce(Revision, Revision),
         mut each: impl FnMut(Part<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let (registry, high_water_mark) = (&self.registry, &self.high_water_mark);
-        connection::read(&mut self.connection, |connection| {
-            let current = counters::horizon(connection)?.current;
+        let Self { connection, registry, fence, high_water_mark } = self;
+        connection::read(connection, |connection| {
+            let current = fence.horizon(connection)?.current;
             high_water_mark.observe(current);
             let changed = match collections {
                 [only] => counters::last_change(connection, registry.get(*only).name())?,
@@ -95,6 +100,7 @@ pub(crate) enum Part<'a> {
 pub(crate) struct View<'a> {
     connection: &'a mut SqliteConnection,
     registry: &'a Registry,
+    fence: &'a Fence,
     high_water_mark: &'a HighWaterMark,
 }
 
@@ -108,7 +114,7 @@ impl<'a> View<'a> {
     }
 
     pub(crate) fn horizon(&mut self) -> Result<Horizon, StoreError> {
-        counters::horizon(self.connection).inspect(|horizon| self.high_water_mark.observe(horizon.current))
+        self.fence.horizon(self.connection).inspect(|horizon| self.high_water_mark.observe(horizon.current))
     }
 
     /// A page of the change events of a feed. None of the span may have been pruned.

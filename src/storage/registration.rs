@@ -31,16 +31,14 @@ pub(super) struct Registration<'a> {
 }
 
 impl Registration<'_> {
-    /// Begins an epoch, and brings the database in line with the program, in one transaction.
+    /// Begins an epoch, and brings the database in line with the program, within one transaction.
     pub(super) fn write(self, connection: &mut SqliteConnection) -> Result<History, StoreError> {
-        connection.immediate_transaction(|connection| {
-            let state = initialize(connection)?;
-            let history = epochs::begin(connection)?;
-            reject_unknown_collections(connection, self.registry)?;
-            inline_projections::register(connection, self.registry, self.inline, self.now)?;
-            self.registry.ids().try_for_each(|id| self.write_collection(connection, id, state))?;
-            Ok(history)
-        })
+        let state = initialize(connection)?;
+        let history = epochs::begin(connection)?;
+        reject_unknown_collections(connection, self.registry)?;
+        inline_projections::register(connection, self.registry, self.inline, self.now)?;
+        self.registry.ids().try_for_each(|id| self.write_collection(connection, id, state))?;
+        Ok(history)
     }
 
     fn write_collection(

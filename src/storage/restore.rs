@@ -11,9 +11,10 @@ use diesel::sqlite::SqliteConnection;
 use super::at_rest::read_undisturbed;
 use super::backup::{Check, Copied, CopyObserver, cannot_write, partial, sync_directory, write_beside};
 use super::connection::open_copy;
-use super::database::{Database, resolve, with_suffix};
+use super::database::{Database, with_suffix};
 use super::error::StoreError;
 use super::identity::{Identity, identify};
+use super::location::resolve;
 use super::migrations;
 use crate::domain::clock::Timestamp;
 

@@ -51,6 +51,7 @@ diesel::table! {
         pruned -> BigInt,
         forgotten -> BigInt,
         log_began -> BigInt,
+        log_follows -> Integer,
         future_events_revision -> BigInt,
         future_events_seen -> BigInt,
         future_tombstones_revision -> BigInt,

@@ -1,23 +1,30 @@
 //! The only writer of the main database. The aggregator owns it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use diesel::connection::SimpleConnection as _;
 use diesel::sqlite::SqliteConnection;
 
-use super::commit::{self, CommitOutcome};
+use super::commit::{CommitContext, CommitOutcome, commit};
 use super::connection::{self, IfMissing};
-use super::counters::{self, Counters};
+use super::counters::Counters;
 use super::database::Database;
 use super::error::StoreError;
+use super::fence::Fence;
+use super::log_check::reject_foreign_log;
 use super::page::Progress;
 use super::registration::Registration;
 use super::retained::Retained;
+use super::transaction::WriteError;
+use super::write_ahead_log::WriteAheadLog;
 use super::{aggregates, inline_projections, journal, migrations, outbox};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::command::Command;
 use crate::domain::history::History;
 use crate::domain::revision::{JournalPosition, Revision};
+use crate::metrics::Counter;
 use crate::read_model::spec::ProjectionSpec;
 
 /// The only writer of the main database.
@@ -26,8 +33,11 @@ pub(crate) struct Writer {
     registry: Arc<Registry>,
     inline: Arc<[ProjectionSpec]>,
     history: Arc<History>,
+    fence: Fence,
+    log: WriteAheadLog,
     /// The counters as they are in the database.
     counters: Counters,
+    patience: Patience,
 }
 
 impl Writer {
@@ -38,11 +48,15 @@ impl Writer {
         inline: Arc<[ProjectionSpec]>,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
+        reject_foreign_log(database.file())?;
         let mut connection = connection::open_for_writing(database.path(), IfMissing::Create)?;
         migrations::migrate(&mut connection)?;
-        let history = Registration { registry: &registry, inline: &inline, now }.write(&mut connection)?;
-        let history = Arc::clone(database.set_history(history));
-        Self::load(connection, registry, inline, history)
+        let mut log = WriteAheadLog::open(database.file(), &mut connection)?;
+        let registration = Registration { registry: &registry, inline: &inline, now };
+        let history =
+            log.write(&mut connection, |connection| registration.write(connection)).map_err(WriteError::into_cause)?;
+        database.set_history(history);
+        Self::load(connection, registry, inline, log, database)
     }
 
     /// Opens the database again after a failure. It must be the same database, with everything that was committed.
@@ -52,11 +66,13 @@ impl Writer {
         inline: Arc<[ProjectionSpec]>,
         committed: Revision,
     ) -> Result<Self, StoreError> {
-        let connection = connection::open_for_writing(database.path(), IfMissing::Fail)?;
-        let mut writer = Self::load(connection, registry, inline, Arc::clone(database.history()))?;
-        let epoch = counters::epoch(&mut writer.connection)?;
-        if epoch != *writer.history.epoch() || writer.counters.revision < committed {
-            return Err(StoreError::Replaced { path: database.path().to_owned() });
+        database.examine()?;
+        let mut connection = connection::open_for_writing(database.path(), IfMissing::Fail)?;
+        let log = WriteAheadLog::reopen(database.file(), &mut connection)?;
+        let mut writer = Self::load(connection, registry, inline, log, database)?;
+        let current = writer.fence.horizon(&mut writer.connection)?.current;
+        if current < committed {
+            return Err(database.file().has_other_history());
         }
         Ok(writer)
     }
@@ -65,11 +81,14 @@ impl Writer {
         mut connection: SqliteConnection,
         registry: Arc<Registry>,
         inline: Arc<[ProjectionSpec]>,
-        history: Arc<History>,
+        log: WriteAheadLog,
+        database: &Database,
     ) -> Result<Self, StoreError> {
         let position = journal::current(&mut connection)?;
         let counters = Counters::load(&mut connection, &registry, position)?;
-        Ok(Self { connection, registry, inline, history, counters })
+        let (history, fence) = (Arc::clone(database.history()), Fence::of(database));
+        let patience = Patience::Long;
+        Ok(Self { connection, registry, inline, history, fence, log, counters, patience })
     }
 
     /// The epochs of the database. The last one began when the database was opened.
@@ -92,31 +111,98 @@ impl Writer {
 
     /// Executes the commands in order, in one transaction. Each command has its own answer. After an error, none was
     /// executed.
-    pub(crate) fn commit(&mut self, commands: Vec<Command>, now: Timestamp) -> Result<CommitOutcome, StoreError> {
-        commit::commit(&mut self.connection, &self.registry, &self.inline, &mut self.counters, commands, now)
+    pub(crate) fn commit(&mut self, commands: Vec<Command>, now: Timestamp) -> Result<CommitOutcome, WriteError> {
+        let context = CommitContext { registry: &self.registry, inline: &self.inline, fence: &self.fence, now };
+        let commit = |connection: &mut _| commit(connection, context, &self.counters, commands);
+        let (outcome, counters) = self.log.write(&mut self.connection, commit)?;
+        self.counters = counters;
+        self.log.grow(outcome.rows);
+        Ok(outcome)
     }
 
-    /// Deletes change events and tombstones that are not retained, oldest first, up to a maximum number.
-    pub(crate) fn prune(&mut self, retained: Retained) -> Result<Progress, StoreError> {
-        match outbox::prune(&mut self.connection, retained)? {
-            Progress::More => Ok(Progress::More),
-            Progress::Done => aggregates::prune_tombstones(&mut self.connection, retained),
+    /// Deletes change events and tombstones that are not retained, oldest first, up to a maximum number. Counts the
+    /// tombstones.
+    pub(crate) fn prune(&mut self, retained: Retained, tombstones: &Counter) -> Result<Progress, WriteError> {
+        let (fence, revision) = (&self.fence, self.counters.revision);
+        let progress = self.log.write(&mut self.connection, |connection| {
+            fence.check(connection, revision)?;
+            outbox::prune(connection, retained)
+        })?;
+        self.log.grow(PRUNED_PAGES);
+        if progress == Progress::More {
+            return Ok(Progress::More);
         }
+        self.log.write(&mut self.connection, |connection| {
+            fence.check(connection, revision)?;
+            aggregates::prune_tombstones(connection, retained, tombstones)
+        })
+    }
+
+    /// Moves the write-ahead log into the database file if it has become long. To be called when nobody waits.
+    ///
+    /// # Errors
+    /// The log cannot be moved: it keeps everything, and grows until it can. Or the database file is another one.
+    pub(crate) fn checkpoint_if_long(&mut self) -> Result<(), StoreError> {
+        self.log.checkpoint_if_long(&mut self.connection)
     }
 
     /// Rebuilds an inline projection, in one transaction.
-    pub(crate) fn rebuild(&mut self, name: &str, now: Timestamp) -> Result<(), StoreError> {
+    pub(crate) fn rebuild(&mut self, name: &str, now: Timestamp) -> Result<(), WriteError> {
         let Some(projection) = self.inline.iter().find(|projection| projection.name == name) else { return Ok(()) };
-        let registry = &self.registry;
-        self.connection
-            .immediate_transaction(|connection| inline_projections::build(connection, registry, projection, now))
+        let (registry, fence, revision) = (&self.registry, &self.fence, self.counters.revision);
+        self.log.write(&mut self.connection, |connection| {
+            fence.check(connection, revision)?;
+            inline_projections::build(connection, registry, projection, now)
+        })
     }
 
-    /// Closes the database. All of its data is in one file then.
+    /// Writes a page that stays as it is, to find out whether a transaction can be committed again.
+    pub(crate) fn probe(&mut self) -> Result<(), WriteError> {
+        let (fence, revision) = (&self.fence, self.counters.revision);
+        self.log.write(&mut self.connection, |connection| {
+            fence.check(connection, revision)?;
+            Ok(connection.batch_execute(PROBE)?)
+        })
+    }
+
+    /// Changes how long this connection waits for the lock of another process.
+    pub(crate) fn wait_for_lock(&mut self, patience: Patience) -> Result<(), StoreError> {
+        if self.patience != patience {
+            connection::set_busy_timeout(&mut self.connection, patience.timeout())?;
+            self.patience = patience;
+        }
+        Ok(())
+    }
+
+    /// Closes the database. If all other connections are closed, all of its data is in one file then.
     pub(crate) fn close(mut self) -> Result<(), StoreError> {
+        self.log.close();
         connection::tidy(&mut self.connection)
     }
 }
+
+/// Two statements, because SQLite does not write a row that is the same afterwards.
+const PROBE: &str = "UPDATE metadata SET pruned = pruned + 1; UPDATE metadata SET pruned = pruned - 1";
+
+/// How long a transaction waits for the lock of another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// As long as every connection does.
+    Long,
+    /// After a transaction waited in vain: the commands that have been queued meanwhile must not wait one after another.
+    Short,
+}
+
+impl Patience {
+    fn timeout(self) -> Duration {
+        match self {
+            Self::Long => connection::BUSY_TIMEOUT,
+            Self::Short => Duration::from_millis(100),
+        }
+    }
+}
+/// A step of pruning counts as this many changed rows: it deletes rows that lie together.
+const PRUNED_PAGES: usize = 64;
 
 #[cfg(test)]
 mod tests {

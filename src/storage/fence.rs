@@ -1,0 +1,57 @@
+//! What proves, within a transaction, that the database has the history that this process writes.
+
+use std::sync::Arc;
+
+use diesel::sqlite::SqliteConnection;
+
+use super::counters::{self, Counters, Horizon};
+use super::database::Database;
+use super::database_file::DatabaseFile;
+use super::error::StoreError;
+use crate::domain::history::History;
+use crate::domain::revision::{Epoch, Revision};
+
+/// Compares the epoch of the database with that in which this process writes. A database with another one was put in its
+/// place.
+#[derive(Clone)]
+pub(super) struct Fence {
+    file: Arc<DatabaseFile>,
+    history: Arc<History>,
+}
+
+impl Fence {
+    /// The writer must have opened the database.
+    pub(super) fn of(database: &Database) -> Self {
+        Self { file: Arc::clone(database.file()), history: Arc::clone(database.history()) }
+    }
+
+    /// The epoch in which this process writes.
+    pub(super) fn epoch(&self) -> &Epoch {
+        self.history.epoch()
+    }
+
+    /// The revisions against which a cursor is compared.
+    pub(super) fn horizon(&self, connection: &mut SqliteConnection) -> Result<Horizon, StoreError> {
+        let (epoch, horizon) = counters::horizon_of_epoch(connection)?;
+        if epoch == self.epoch().as_str() { Ok(horizon) } else { Err(self.file.has_other_history()) }
+    }
+
+    /// Fails unless the last revision is that of these counters.
+    pub(super) fn check(&self, connection: &mut SqliteConnection, revision: Revision) -> Result<(), StoreError> {
+        if self.horizon(connection)?.current == revision { Ok(()) } else { Err(self.file.has_other_history()) }
+    }
+
+    /// Writes the counters of a batch. Fails if the last revision is not that of the counters before it.
+    pub(super) fn save(
+        &self,
+        connection: &mut SqliteConnection,
+        before: &Counters,
+        after: &Counters,
+    ) -> Result<(), StoreError> {
+        if after.revision == before.revision {
+            return self.check(connection, before.revision);
+        }
+        let saved = counters::save_next_revision(connection, self.epoch(), before.revision, after.revision)?;
+        if saved == 1 { Ok(()) } else { Err(self.file.has_other_history()) }
+    }
+}
