@@ -22,7 +22,8 @@ impl SmallDisk {
             let required = std::env::var_os("DUALITY_REQUIRE_CLIENTS").is_some_and(|value| value == "1");
             assert!(!required, "cannot mount a file system");
             // The output of eprintln! is not shown when a test passes.
-            writeln!(std::io::stderr(), "full disks are NOT TESTED: only root can mount a file system").unwrap();
+            let mut terminal = std::io::stderr();
+            writeln!(terminal, "full disks are NOT TESTED: only root can mount a file system").unwrap();
         }
         mounted.then_some(Self { directory })
     }
