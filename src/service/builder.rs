@@ -206,6 +206,7 @@ impl Service {
         self.check()?;
         let (registry, projections) = (Arc::new(self.registry), self.projections);
         let clock = Arc::new(Clock::default());
+        preparation::reject_foreign_file(&settings.database)?;
         let database = Arc::new(Database::lock(&settings.database)?);
         preparation::prepare(&database, &registry, settings.copy_before(), &LogProgress::new())?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();

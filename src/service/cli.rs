@@ -72,6 +72,7 @@ fn run_projection_task(
     if !settings.database.exists() {
         return Err(StoreError::Missing { path: settings.database.clone() }.into());
     }
+    preparation::reject_foreign_file(&settings.database)?;
     match Database::lock(&settings.database) {
         Ok(database) => {
             preparation::prepare(&database, &registry, settings.copy_before(), &LogProgress::new())?;

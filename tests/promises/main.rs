@@ -6,6 +6,7 @@
 mod harness;
 
 mod architecture;
+mod backups;
 mod bookmarks;
 mod carts;
 mod catch_ups;
@@ -42,6 +43,7 @@ mod real_clients;
 mod refusals;
 mod registrations;
 mod rehydration;
+mod restores;
 mod schemas;
 mod sessions;
 mod shared_bodies;
@@ -50,7 +52,9 @@ mod slow_clients;
 mod starting;
 mod stopping;
 mod tables;
+mod tidy_stops;
 mod typed_commands;
+mod unclean_stops;
 mod verifying;
 mod whole_collections;
 mod writes;
