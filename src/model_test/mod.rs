@@ -49,7 +49,7 @@ struct World {
     directory: TempDir,
     registry: Arc<Registry>,
     writer: Option<Writer>,
-    reader: Reader,
+    reader: Option<Reader>,
     replay_cache: ReplayCache,
     subscribers: Rc<RefCell<LiveSubscribers>>,
     published: Revision,
@@ -102,7 +102,7 @@ impl World {
             directory,
             registry,
             writer,
-            reader,
+            reader: Some(reader),
             replay_cache: replay_cache(),
             subscribers,
             published,
@@ -179,6 +179,8 @@ impl World {
             let (after, epoch) = (self.published, self.writer().history().epoch().clone());
             let (read, current, after) = self
                 .reader
+                .as_mut()
+                .unwrap()
                 .view(|view| {
                     let horizon = view.horizon()?;
                     let after = after.max(horizon.pruned);
@@ -204,12 +206,13 @@ impl World {
         for consumer in 0..self.consumers.len() {
             self.cut(consumer);
         }
+        self.reader = None;
         self.writer.take().unwrap().close().unwrap();
         let (writer, reader) = open(&self.directory, self.databases, &self.registry);
         self.replay_cache = replay_cache();
         self.published = writer.revision();
         self.subscribers = Rc::new(RefCell::new(LiveSubscribers::new(writer.history().epoch().clone())));
-        (self.writer, self.reader) = (Some(writer), reader);
+        (self.writer, self.reader) = (Some(writer), Some(reader));
         self.publish();
     }
 
@@ -259,7 +262,12 @@ impl World {
             queue,
             subscribers: Rc::clone(&self.subscribers),
         };
-        let first = self.reader.view(|view| resume(view, &self.replay_cache, &subscription.next_request())).unwrap();
+        let first = self
+            .reader
+            .as_mut()
+            .unwrap()
+            .view(|view| resume(view, &self.replay_cache, &subscription.next_request()))
+            .unwrap();
         subscription.accept(first, None);
         let (decoder, undecoded) = (russe::Decoder::default(), BytesMut::new());
         ours.connection = Some(Connection { subscription, decoder, undecoded, named: (-1, -1) });
@@ -287,7 +295,8 @@ impl World {
                 Poll::Ready(QueueItem::Chunk(chunk)) => connection.undecoded.extend_from_slice(&chunk),
                 Poll::Ready(QueueItem::Drained) => {
                     let request = connection.subscription.next_request();
-                    let answer = self.reader.view(|view| resume(view, &self.replay_cache, &request)).unwrap();
+                    let answer =
+                        self.reader.as_mut().unwrap().view(|view| resume(view, &self.replay_cache, &request)).unwrap();
                     connection.subscription.accept(answer, None);
                 }
                 Poll::Ready(QueueItem::End) => return false,

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime};
 
 use diesel::sqlite::SqliteConnection;
 
@@ -44,9 +45,22 @@ struct Watched {
     tags: Vec<Tag>,
     /// The length of the log at the last look, in pages.
     frames: u64,
-    /// Whether another process has moved the log into the file since, and the log has begun anew without a tag of ours.
+    /// Whether another process has moved the log into the file since, so that a log began without a tag of ours.
     was_moved: bool,
+    /// Whether the writer is moving the log into the file at the moment.
+    is_moving: bool,
+    /// A time at which somebody else has written the file, if that is not explained yet.
+    written: Option<Written>,
 }
+
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    modified: SystemTime,
+    seen: Instant,
+}
+
+/// How long another process may take for the last pages of a checkpoint, until it has flushed them.
+const CHECKPOINT_TIME: Duration = Duration::from_secs(2);
 
 /// The file when it had everything.
 struct Whole {
@@ -96,8 +110,7 @@ impl DatabaseFile {
         let log = std::fs::metadata(&self.log).map_err(|error| cannot_open(&self.log, error))?;
         let log = FileId::of(&log);
         if let Some(open) = &mut *self.open() {
-            open.watched =
-                Some(Watched { keeper, log, counters, whole: None, tags: vec![tag], frames: 0, was_moved: false });
+            open.watched = Some(Watched::new(keeper, log, counters, tag));
         }
         Ok(())
     }
@@ -108,28 +121,40 @@ impl DatabaseFile {
         drop(watched);
     }
 
-    /// Notes that the file has everything, and its log nothing.
+    /// Notes that the writer begins to move the log into the file.
+    pub(super) fn is_moving(&self) {
+        self.note(|_, watched| watched.is_moving = true);
+    }
+
+    /// Notes that the writer has moved a part of the log into the file.
+    pub(super) fn is_partly_moved(&self) {
+        self.note(|_, watched| watched.is_moving = false);
+    }
+
+    /// Notes that the file has everything, and its log nothing else.
     pub(super) fn is_whole(&self) {
-        if let Some(OpenFile { lock, watched: Some(watched) }) = &mut *self.open() {
+        self.note(|lock, watched| {
+            (watched.is_moving, watched.written) = (false, None);
             let file = Fingerprint::read(lock.file(), watched.counters).ok().flatten();
             // Without it, the check is less strict.
             watched.whole =
                 file.zip(connection::log_frames(&mut watched.keeper).ok()).map(|(file, log)| Whole { file, log });
-        }
+        });
     }
 
     /// Notes that a transaction may bring this tag into the file.
     pub(super) fn may_have(&self, tag: Tag) {
-        if let Some(watched) = self.open().as_mut().and_then(|open| open.watched.as_mut()) {
-            watched.tags.push(tag);
-        }
+        self.note(|_, watched| watched.tags.push(tag));
     }
 
     /// Notes that the log has this tag, and no other.
     pub(super) fn has(&self, tag: Tag) {
-        if let Some(watched) = self.open().as_mut().and_then(|open| open.watched.as_mut()) {
-            watched.tags = vec![tag];
-            watched.frames = 0;
+        self.note(|_, watched| (watched.tags, watched.frames) = (vec![tag], 0));
+    }
+
+    fn note(&self, note: impl FnOnce(&FileLock, &mut Watched)) {
+        if let Some(OpenFile { watched: Some(watched), lock }) = &mut *self.open() {
+            note(lock, watched);
         }
     }
 
@@ -246,27 +271,55 @@ impl OpenFile {
 }
 
 impl Watched {
+    fn new(keeper: SqliteConnection, log: FileId, counters: u64, tag: Tag) -> Self {
+        let (whole, tags, written) = (None, vec![tag], None);
+        Self { keeper, log, counters, whole, tags, frames: 0, was_moved: false, is_moving: false, written }
+    }
+
     fn accepts(&mut self, file: &File, header: &Header) -> bool {
         let known = self.whole.as_ref().map(|whole| &whole.file);
-        if let (Some(whole), Some(known)) = (&self.whole, known)
-            && known.header == *header
-        {
-            let Ok(Some(found)) = Fingerprint::read(file, self.counters) else { return false };
-            let counters_are_ours = found.counters == known.counters || whole.was_moved_since(&mut self.keeper);
-            return found.header == known.header && found.length >= known.length && counters_are_ours;
+        if known.is_some_and(|known| known.header == *header) {
+            return self.accepts_as_whole(file);
         }
         let is_later = known.is_none_or(|known| header.change_counter() >= known.header.change_counter());
         // A file that `VACUUM INTO` made has our tag, but its pages are in another order, and its schema is a later one.
         let is_ours = |ours: u32| header.schema_version() <= ours;
         self.tags.contains(&header.tag()) && is_later && connection::schema_version(&mut self.keeper).is_ok_and(is_ours)
     }
-}
 
-impl Whole {
-    /// Whether pages of a later log may be in the file. Usually the header is among them, but not if a reader needs an
-    /// older state of it.
-    fn was_moved_since(&self, connection: &mut SqliteConnection) -> bool {
-        connection::log_frames(connection).is_ok_and(|log| log.moved > 0 && log != self.log)
+    /// Accepts a file with the header that it had when it last had everything.
+    fn accepts_as_whole(&mut self, file: &File) -> bool {
+        let (Ok(Some(found)), Ok(log)) =
+            (Fingerprint::read(file, self.counters), connection::log_frames(&mut self.keeper))
+        else {
+            return false;
+        };
+        let Some(whole) = &self.whole else { return true };
+        if found.header != whole.file.header || found.length < whole.file.length {
+            return false;
+        }
+        // Pages of the log are in the file without the header if a reader needs an older state of that.
+        let has_begun = !self.tags.contains(&whole.file.header.tag());
+        if self.is_moving || (if has_begun { log.moved > 0 } else { log != whole.log }) {
+            return true;
+        }
+        found.counters == whole.file.counters && self.is_settled(found.modified)
+    }
+
+    /// Whether nobody has written the file since it had everything. If it was only just written, a checkpoint may be in
+    /// progress, which counts its pages at its end.
+    fn is_settled(&mut self, modified: SystemTime) -> bool {
+        if self.whole.as_ref().is_some_and(|whole| whole.file.modified == modified) {
+            self.written = None;
+            return true;
+        }
+        match self.written {
+            Some(written) if written.modified == modified => written.seen.elapsed() < CHECKPOINT_TIME,
+            _ => {
+                self.written = Some(Written { modified, seen: Instant::now() });
+                true
+            }
+        }
     }
 }
 

@@ -92,7 +92,12 @@ impl FileLock {
 impl Drop for FileLock {
     fn drop(&mut self) {
         let mut in_use = in_use();
-        drop(self.file.take());
+        if let Some(file) = self.file.take() {
+            // A child that is being started has the descriptor, too, until it runs its program, and the lock with it.
+            if let Err(error) = file.unlock() {
+                log::warn!("a database stays locked until its descriptor is closed: {error}");
+            }
+        }
         in_use.remove(&self.id);
     }
 }

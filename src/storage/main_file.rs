@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::time::SystemTime;
 
 /// Marks the log from which the database file has its last changes. Zero in a file that no service has opened yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,13 +64,15 @@ impl Header {
 }
 
 /// Parts of the file, at a time when it had everything and the log nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Fingerprint {
     pub(super) header: Header,
     /// The page with the counters, which every revision changes.
     pub(super) counters: Vec<u8>,
     /// In bytes. It does not become shorter as long as the header is the same.
     pub(super) length: u64,
+    /// When it was last written.
+    pub(super) modified: SystemTime,
 }
 
 impl Fingerprint {
@@ -79,7 +82,11 @@ impl Fingerprint {
         let size = header.page_size();
         let mut page = vec![0; usize::try_from(size).unwrap_or_default()];
         match file.read_exact_at(&mut page, counters.saturating_sub(1) * size) {
-            Ok(()) => Ok(Some(Self { header, counters: page, length: file.metadata()?.len() })),
+            Ok(()) => {
+                let metadata = file.metadata()?;
+                let (length, modified) = (metadata.len(), metadata.modified()?);
+                Ok(Some(Self { header, counters: page, length, modified }))
+            }
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => Err(error),
         }

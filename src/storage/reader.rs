@@ -30,6 +30,8 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn open(database: &Database, registry: Arc<Registry>) -> Result<Self, StoreError> {
+        // SQLite removes the log of a file that was emptied when it opens that.
+        database.examine()?;
         Ok(Self {
             connection: connection::open_read_only(database.path())?,
             registry,

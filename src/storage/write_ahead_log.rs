@@ -1,5 +1,5 @@
 //! The write-ahead log of the main database: when the writer moves it into the database file, and what it writes when the
-//! log begins anew.
+//! next log begins.
 //!
 //! SQLite would move the log within a commit, while the clients wait. It also takes any log that lies beside a file for
 //! its own. So each log says in its first transaction on which file it follows, see [`super::log_check`].
@@ -28,7 +28,7 @@ pub(super) struct WriteAheadLog {
     file: Arc<DatabaseFile>,
     /// That of the log. The database file has it after a checkpoint.
     tag: Tag,
-    /// Whether the database file has everything, so that the next transaction begins the log anew.
+    /// Whether the database file has everything, so that the next transaction begins another log.
     is_moved: bool,
     growth: Growth,
 }
@@ -128,10 +128,15 @@ impl WriteAheadLog {
     fn checkpoint(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
         // What lies there must not be overwritten with pages of another file.
         self.file.examine()?;
-        self.is_moved = connection::checkpoint(connection)? == Progress::Done;
+        self.file.is_moving();
+        let progress = connection::checkpoint(connection);
+        self.is_moved = matches!(progress, Ok(Progress::Done));
         if self.is_moved {
             self.file.is_whole();
+        } else {
+            self.file.is_partly_moved();
         }
+        progress?;
         // The next transaction writes at the beginning of a log that was moved.
         let frames = if self.is_moved { 0 } else { connection::log_frames(connection)?.frames };
         self.growth = Growth::new(frames);

@@ -1,7 +1,7 @@
 //! One file has one service, whatever its names are, and what lies beside it or in its place does no harm.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::harness::{App, Client, Process, Response, Stream, eventually, lines, output_of, sql};
@@ -239,21 +239,25 @@ fn another_file_in_the_place_of_the_database_is_noticed_and_does_not_get_its_log
     assert_eq!(get(&Process::start(&database, &[]), "/persons").text(), r#"{"1":{"name":"Ann"}}"#);
 }
 
+/// Overwrites a file, without a moment in which it is empty.
+fn write_over(file: &Path, bytes: &[u8]) {
+    OpenOptions::new().write(true).open(file).unwrap().write_all_at(bytes, 0).unwrap();
+}
+
 #[test]
-fn a_copy_over_the_open_database_is_noticed_and_does_not_get_its_log() {
+fn a_copy_of_the_file_as_it_is_over_the_open_database_is_noticed() {
     let (_directory, database) = is_noticed(
-        |ruin| {
-            // Without a moment in which the file is empty.
-            let copy = fs::read(&ruin.copy).unwrap();
-            std::os::unix::fs::FileExt::write_all_at(
-                &OpenOptions::new().write(true).open(&ruin.database).unwrap(),
-                &copy,
-                0,
-            )
-            .unwrap();
-        },
+        |ruin| write_over(&ruin.database, &fs::read(&ruin.database).unwrap()),
         "another file was copied over",
     );
+    let process = Process::start(&database, &[]);
+    assert_eq!(get(&process, "/persons").json().as_object().unwrap().len(), 2, "the log still belongs to it");
+}
+
+#[test]
+fn a_copy_over_the_open_database_is_noticed_and_does_not_get_its_log() {
+    let (_directory, database) =
+        is_noticed(|ruin| write_over(&ruin.database, &fs::read(&ruin.copy).unwrap()), "another file was copied over");
     let before = fs::read(&database).unwrap();
     let log = fs::read(beside(&database, "-wal")).unwrap();
     assert_refused(&database, &["test.db-wal does not belong to it"]);
