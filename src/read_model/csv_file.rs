@@ -159,17 +159,12 @@ impl CsvFile {
     }
 }
 
-impl Stamp {
-    fn of(metadata: &Metadata) -> io::Result<Self> {
-        Ok(Self { id: FileId::of_metadata(metadata), length: metadata.len(), modified: metadata.modified()? })
-    }
-}
-
 impl FileMark {
-    /// Compares the beginning of a file with what is checkpointed, and returns its checksum.
+    /// Compares the beginning of a file with the mark, and returns its checksum. Reads all of it.
     pub(crate) fn compare(self, path: &Path) -> Result<u32, ProjectionError> {
         let Self { length, checksum } = self;
-        let mut file = File::open(path)?;
+        let failed = |error: io::Error| ProjectionError::new(format!("{}: {error}", path.display()));
+        let mut file = File::open(path).map_err(failed)?;
         let found = file.metadata()?.len();
         if found < length {
             return Err(ProjectionError::new(format!("{} has {found} of its {length} bytes", path.display())));
@@ -179,7 +174,7 @@ impl FileMark {
         let mut buffer = vec![0; 64 * 1024];
         while left > 0 {
             let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            file.read_exact(&mut buffer[..wanted])?;
+            file.read_exact(&mut buffer[..wanted]).map_err(failed)?;
             actual = checksum_after(actual, &buffer[..wanted]);
             left -= wanted as u64;
         }
@@ -187,6 +182,12 @@ impl FileMark {
             return Err(ProjectionError::new(format!("{} was changed by something else", path.display())));
         }
         Ok(actual)
+    }
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> io::Result<Self> {
+        Ok(Self { id: FileId::of_metadata(metadata), length: metadata.len(), modified: metadata.modified()? })
     }
 }
 
