@@ -323,7 +323,8 @@ mod tests {
             match kind {
                 MalformedJson | MalformedRequest | NotFound | UnknownCommand | NoSuchPath | NotThere => {}
                 MethodNotAllowed | NotAcceptable | BrokenRule | NotRetained | Unexpected | ForeignId => {}
-                TooLarge | UnsupportedType | Invalid | Internal | Busy | Replaced => {}
+                TooLarge | UnsupportedType | Invalid | Internal | Busy | Locked | Unavailable | NotReady | NoSpace
+                | Replaced => {}
             }
         }
         all.into()

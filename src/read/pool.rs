@@ -142,6 +142,8 @@ impl ReaderThread {
         let health = self.database.health();
         match error {
             None => health.recover(Part::Reader),
+            // It is in the health of the file.
+            Some(StoreError::Replaced { .. }) => {}
             Some(error) if error.is_of_file() => {
                 health.fail(Part::Reader, &format!("{}: {}", self.database.path().display(), ErrorChain(error)));
             }

@@ -68,3 +68,19 @@ fn a_failing_projection_degrades_a_service_that_stays_ready() {
     drop(lock);
     eventually("the service is healthy", || app.get("/healthz").json()["status"] == "ok");
 }
+
+#[test]
+fn a_replaced_file_is_a_reason_while_everything_else_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("test.db");
+    let process = Process::start(&database, &["--poll-interval", "20ms", "--heartbeat", "1h"]);
+    let get = |path: &str| Client::connect(process.address).request("GET", path, &[], None);
+    std::fs::rename(&database, directory.path().join("other.db")).unwrap();
+    eventually("the service is not ready", || get("/readyz").status == 503);
+    let problem = get("/readyz").problem(503, "not-ready");
+    assert_eq!(problem["reasons"][0]["part"], "file", "{problem}");
+    let health = get("/healthz");
+    assert_eq!((health.status, &health.json()["status"]), (200, &json!("degraded")));
+    assert!(get("/metrics").text().contains("duality_health{part=\"file\"} 0\n"));
+    get("/persons").problem(503, "replaced");
+}
