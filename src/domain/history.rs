@@ -2,7 +2,7 @@
 //!
 //! A copy of a database continues in an epoch of its own, and so does the original. Therefore what a client remembers of
 //! an epoch is good up to where the next epoch of this database began; later numbers of it belong to another history.
-//! PostgreSQL keeps its timelines in the same way.
+//! `PostgreSQL` keeps its timelines in the same way.
 
 use std::collections::HashMap;
 

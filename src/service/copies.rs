@@ -45,6 +45,7 @@ pub(super) fn back_up(
 /// `duality restore FILE|-`
 pub(super) fn restore_copy(settings: &Settings, registry: &Registry, source: &Path) -> Result<TaskOutcome, TaskError> {
     let progress = CommandProgress::new().map_err(TaskError::Signal)?;
+    let is_new = !settings.database.exists();
     let database = Database::lock(&settings.database)?;
     let (now, check) = (Clock::default().now(), Check::Everything(registry));
     let restored = if source == Path::new(STANDARD) {
@@ -52,6 +53,10 @@ pub(super) fn restore_copy(settings: &Settings, registry: &Registry, source: &Pa
     } else {
         restore(&database, source, now, check, &progress)
     };
+    if is_new && restored.is_err() {
+        // The lock has created an empty file. One that stays does no harm.
+        let _ = std::fs::remove_file(database.path());
+    }
     database.release();
     let Restored { copied, before } = restored?;
     print_line(&format!("{}: {}", database.path().display(), describe(&copied)));

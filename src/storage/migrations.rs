@@ -26,7 +26,7 @@ pub(super) fn pending(connection: &mut SqliteConnection) -> Result<Vec<String>, 
     if let Some(newer) = applied.iter().find(|version| !is_known(version)) {
         return Err(StoreError::NewerSchema { version: newer.to_string() });
     }
-    let names = known.iter().map(|migration| migration.name());
+    let names = known.iter().map(Migration::name);
     Ok(names.filter(|name| !applied.contains(&name.version())).map(ToString::to_string).collect())
 }
 

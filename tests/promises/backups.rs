@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::harness::{App, Process, Random, enlarge, eventually, kills, lines, output_of, sql};
+use crate::harness::{App, Process, Random, SmallDisk, enlarge, eventually, kills, lines, output_of, sql};
 
 fn backup(database: &Path, copy: &Path) -> (i32, String) {
     output_of(database, &["backup", copy.to_str().unwrap()])
@@ -141,6 +141,21 @@ fn a_damaged_database_has_no_backup() {
     let (code, said) = backup(app.database(), &copy);
     assert!(code == 1 && said.contains("the last revision is 0, but a change event has 1"), "{said}");
     assert!(!copy.exists() && incomplete(app.database()).is_empty());
+}
+
+#[test]
+fn copies_are_refused_without_room_for_them_and_nothing_is_left() {
+    let Some(disk) = SmallDisk::mount(4) else { return };
+    let mut app = App::start();
+    app.stop();
+    enlarge(app.database());
+    let why = "and the disk has room for";
+    let (code, said) = backup(app.database(), &disk.path().join("copy.db"));
+    assert!(code == 1 && said.contains("it needs ") && said.contains(why), "{said}");
+    let (code, said) = output_of(&disk.path().join("new.db"), &["restore", app.database().to_str().unwrap()]);
+    assert!(code == 1 && said.contains(why), "{said}");
+    let names = fs::read_dir(disk.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|name| !name.ends_with(".lock")).count(), 0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::harness::{App, Process, Random, enlarge, kills, lines, output_of, sql};
+use crate::harness::{App, Process, Random, SmallDisk, enlarge, kills, lines, output_of, sql};
 
 /// Runs the diesel CLI against a database; `None` if it is not installed.
 fn diesel(database: &Path, arguments: &[&str]) -> Option<Output> {
@@ -117,6 +117,26 @@ fn a_database_is_migrated_without_a_copy_on_request() {
     let (code, said) = output_of(app.database(), &["migrate", "--no-copy"]);
     assert_eq!(code, 0, "{said}");
     assert_eq!(copies(app.database()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_migration_is_refused_without_room_for_a_copy() {
+    let Some(disk) = SmallDisk::mount(16) else { return };
+    let mut app = App::start();
+    app.stop();
+    enlarge(app.database());
+    make_older(app.database());
+    let database = disk.path().join("test.db");
+    std::fs::copy(app.database(), &database).unwrap();
+    disk.fill(2 * 1024 * 1024);
+    let (code, said) = output_of(&database, &["migrate", "--check"]);
+    assert!(code == 3 && said.contains("not enough; free some, or migrate with --no-copy"), "{said}");
+    let (code, said) = output_of(&database, &[]);
+    assert!(code == 1 && said.contains("and the disk has room for"), "{said}");
+    assert_eq!(copies(&database), Vec::<PathBuf>::new());
+    disk.make_room();
+    let (code, said) = output_of(&database, &["migrate"]);
+    assert_eq!(code, 0, "{said}");
 }
 
 #[test]
