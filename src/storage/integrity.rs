@@ -6,7 +6,7 @@ use diesel::sqlite::SqliteConnection;
 
 /// Compares every page, row and index of the file. Returns what is wrong.
 pub(crate) fn integrity_check(connection: &mut SqliteConnection) -> Vec<String> {
-    let mut findings = run(connection, "SELECT integrity_check AS line FROM pragma_integrity_check(100)");
+    let mut findings = run(connection, "SELECT integrity_check AS line FROM pragma_integrity_check");
     findings.retain(|line| line != "ok");
     let query =
         "SELECT 'a row of ' || \"table\" || ' refers to none of ' || parent AS line FROM pragma_foreign_key_check";
@@ -16,7 +16,7 @@ pub(crate) fn integrity_check(connection: &mut SqliteConnection) -> Vec<String> 
 
 /// The same without the content of indices, which takes less time. Returns what is wrong.
 pub(super) fn quick_check(connection: &mut SqliteConnection) -> Vec<String> {
-    let mut findings = run(connection, "SELECT quick_check AS line FROM pragma_quick_check(100)");
+    let mut findings = run(connection, "SELECT quick_check AS line FROM pragma_quick_check");
     findings.retain(|line| line != "ok");
     findings
 }
