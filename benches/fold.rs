@@ -179,7 +179,8 @@ fn main() {
     let limit = measured(all, |_| assert_eq!(scan(&database, ""), all))[RUNS / 2];
     let verified = measured(all, |_| {
         let found = Service::new().event_sourced::<Tally<1>>().verify(&database).unwrap();
-        assert_eq!((found[0].events, found[0].differing()), (u64::try_from(all).unwrap(), 0));
+        let folded = found.iter().find(|verified| verified.subject == Tally::<1>::NAME).unwrap();
+        assert!(folded.is_sound() && folded.looked_at.ends_with(&format!("{all} events")), "{folded}");
     });
     print_row(&format!("verify, {} aggregates of {all} in all", SHAPE.0 + 1), &verified, limit);
     let refolded = measured(all, |run| {

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Runs what the README shows, in its order, and compares what it says comes out.
+"""Runs what the README and docs/operations.md show, in their order, and compares what they say comes out.
 
 A `sh` block is run; a `text` block right after it is its expected output. An epoch is any epoch, the number of a
 `retry:` line any number, a uuid any uuid, a time any time. A block that begins with `# in another terminal` goes on in
 the background to the end: what is shown is the beginning of its output. The service is the one that the block with `cargo run` starts.
+The blocks of docs/operations.md run in one shell, in an empty directory, with `duality` in the PATH.
 """
 
 import os
@@ -32,6 +33,10 @@ def normal(text):
     text = re.sub(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "UUID", text)
     text = re.sub(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME", text)
     text = re.sub(r"\b[0-9a-z]{8,16}\.(\d+)\b", r"EPOCH.\1", text)
+    text = re.sub(r"\bepoch [0-9a-z]{8,16}\b", "epoch EPOCH", text)
+    text = re.sub(r"\b\d{8}T\d{6}\.\d{3}Z", "TIME", text)
+    text = re.sub(r"\S*/shop\.db", "/shop.db", text)
+    text = re.sub(r"\d+ pages\b|\b\d+(\.\d+)? KiB", "SIZE", text)
     text = re.sub(r"^(x-epoch): \S+", r"\1: EPOCH", text, flags=re.M | re.I)
     return re.sub(r"^retry: \d+", "retry: N", text, flags=re.M).strip()
 
@@ -45,6 +50,32 @@ def wait_for_service(process):
                 sys.exit("the service did not start")
             time.sleep(0.1)
     sys.exit("the service did not start in time")
+
+
+def run_operations(root):
+    """Whether all blocks of the guide succeed, with the output that it shows. Stops at the first one that does not."""
+    with open(os.path.join(root, "docs", "operations.md"), encoding="utf-8") as file:
+        shown = list(blocks(file.read()))
+    mark = "---- end of block"
+    script = "".join(f"{command}echo; echo '{mark}'\n" for command, _ in shown)
+    target = os.environ.get("CARGO_TARGET_DIR", os.path.join(root, "target"))
+    path = os.path.join(os.path.abspath(target), "release") + os.pathsep + os.environ["PATH"]
+    with tempfile.TemporaryDirectory() as directory:
+        # A file, because the service in the background would keep a pipe open.
+        with open(os.path.join(directory, "output"), "w+", encoding="utf-8") as output:
+            shell = ["bash", "-emc", script + "kill %1 2>/dev/null || true"]
+            done = subprocess.run(shell, cwd=directory, env=os.environ | {"PATH": path}, stdout=output, timeout=600)
+            output.seek(0)
+            outputs = output.read().split(mark)[:-1]
+    good = done.returncode == 0 and len(outputs) == len(shown)
+    for (command, expected), output in zip(shown, outputs):
+        if expected is not None and normal(output) != normal(expected):
+            print(f"operations.md: {command.strip()}\n--- expected\n{normal(expected)}\n--- got\n{normal(output)}")
+            good = False
+    if len(outputs) < len(shown):
+        print(f"operations.md: {shown[len(outputs)][0].strip()}\nfailed, exit code {done.returncode}")
+    print(f"operations.md: {len(outputs)} of {len(shown)} blocks were run")
+    return good
 
 
 def main():
@@ -91,6 +122,7 @@ def main():
                 process.wait(timeout=20)
         directory.cleanup()
     print(f"README: {run} blocks were run")
+    failed |= not run_operations(root)
     sys.exit(1 if failed or run == 0 else 0)
 
 

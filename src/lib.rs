@@ -15,7 +15,7 @@
 //!   changes and sends them to the hub of each worker thread, which puts the same bytes into the queues of all live streams.
 //!   A session is the actor of one stream: it reads what the client has missed, and then subscribes at the hub.
 //!
-//! The rooms, from the bottom up: `threads` (names of threads), `domain` (aggregates, commands, revisions and cursors,
+//! The rooms, from the bottom up: `threads` (names of threads), `metrics` (counters), `domain` (aggregates, commands, revisions and cursors,
 //! without SQL, actors or HTTP), `read_model` (projections and reports, as a developer writes them), `storage` (all SQL
 //! of the main database), `events` (change events as bytes, and the next page for a consumer), `write` (the aggregator
 //! and its replies), `read` (reader threads, and bodies of whole collections), `delivery` (relay, hubs and streams),
@@ -25,6 +25,8 @@
 
 // From the bottom up: a room imports only the rooms above it in this list.
 mod threads;
+
+mod metrics;
 
 mod domain;
 
@@ -68,6 +70,7 @@ pub use service::running::{CommandError, Outcome, ReadError, Running, StartError
 pub use service::settings::{ProjectionTask, Settings, Task};
 pub use storage::error::StoreError;
 pub use storage::verified::Verified;
+pub use write::refusal::Refusal;
 
 /// The Rust in the README and in the guides compiles.
 #[cfg(doctest)]

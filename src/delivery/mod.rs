@@ -6,6 +6,8 @@ pub(crate) mod hub;
 pub(crate) mod pacing;
 pub(crate) mod pending;
 pub(crate) mod relay;
+pub(crate) mod relay_metrics;
 pub(crate) mod send_queue;
 pub(crate) mod session;
 pub(crate) mod stream_limiter;
+pub(crate) mod watch;

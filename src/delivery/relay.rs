@@ -10,6 +10,8 @@ use actix::prelude::*;
 
 use super::pacing::pause;
 use super::pending::PendingChanges;
+use super::relay_metrics::RelayMetrics;
+use super::watch::Watch;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::collection::Registry;
 use crate::domain::error_chain::ErrorChain;
@@ -18,6 +20,7 @@ use crate::domain::revision::{Epoch, Revision};
 use crate::events::batch::Batch;
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
+use crate::storage::health::Part;
 use crate::storage::outbox::Change;
 use crate::storage::page::{PageLimit, Progress, Span};
 use crate::storage::reader::Reader;
@@ -45,6 +48,8 @@ pub(crate) struct RelayConfig {
     pub(crate) retention: Retention,
     /// The last revision that need not be published.
     pub(crate) published: Revision,
+    pub(crate) metrics: Arc<RelayMetrics>,
+    pub(crate) watch: Watch,
 }
 
 /// Reads the outbox and publishes batches of change events to the hub of every worker thread.
@@ -121,21 +126,27 @@ impl Relay {
     /// Publishes everything that is in the outbox. Nothing, if the database is not the one that was opened.
     fn poll(&mut self) {
         self.pending.clear();
-        if self.config.database.examine().is_err() {
+        let database = Arc::clone(&self.config.database);
+        if database.examine().is_err() {
             self.reader = None;
             return;
         }
+        let health = database.health();
         loop {
             match self.next_page() {
                 Ok(Some(page)) => {
                     self.publish(page.changes, page.to);
                     if page.progress == Progress::Done {
-                        return;
+                        return health.recover(Part::Relay);
                     }
                 }
-                Ok(None) => return,
+                Ok(None) => {
+                    // What cannot be read for one client only is in the log then, and the service goes on.
+                    health.recover(Part::Reader);
+                    return health.recover(Part::Relay);
+                }
                 Err(error) => {
-                    log::error!("cannot read the outbox: {}", ErrorChain(&error));
+                    health.fail(Part::Relay, &format!("cannot read the outbox: {}", ErrorChain(&error)));
                     self.reader = None;
                     return;
                 }
@@ -156,6 +167,7 @@ impl Relay {
         })?;
         // If revisions were pruned before they were published, the hubs see the gap and their sessions catch up.
         self.published = self.published.max(horizon.pruned);
+        self.config.metrics.polled(&horizon, self.published);
         let progress = if read.to < horizon.current { Progress::More } else { Progress::Done };
         Ok((read.to > self.published).then_some(OutboxPage { changes: read.changes, to: read.to, progress }))
     }
@@ -172,6 +184,7 @@ impl Relay {
         }
         let now = Instant::now();
         if revisions > 0 {
+            self.config.metrics.published(to, now);
             self.last_published_at = Some(now);
             self.last_batch_revisions = u32::try_from(revisions).unwrap_or(u32::MAX);
         }
@@ -227,6 +240,7 @@ impl Actor for Relay {
         ctx.run_interval(self.config.poll_interval, |relay, _| {
             relay.poll();
             relay.publish(Vec::new(), relay.published);
+            relay.config.watch.look();
         });
         ctx.run_interval(self.config.prune_interval, |relay, ctx| {
             let aggregator = relay.config.aggregator.clone();
@@ -338,8 +352,8 @@ pub(crate) async fn prune(aggregator: &Addr<Aggregator>, retained: Retained) {
     loop {
         match aggregator.send(Prune(retained)).await {
             Ok(Ok(Progress::More)) => {}
-            Ok(Err(error)) => return log::error!("cannot prune the outbox: {}", ErrorChain(&error)),
-            Ok(Ok(Progress::Done)) | Err(_) => return,
+            // The aggregator has logged the error.
+            Ok(Err(_) | Ok(Progress::Done)) | Err(_) => return,
         }
     }
 }

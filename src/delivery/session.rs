@@ -19,6 +19,7 @@ use crate::domain::error_chain::ErrorChain;
 use crate::domain::feed::Feed;
 use crate::events::resume::{Page, Position, ReplayMode, ResumeReply, ResumeRequest};
 use crate::events::sse::Form;
+use crate::metrics::{Gauge, Held};
 use crate::read::pool::Readers;
 use crate::read::thread_pool::PoolStopped;
 use crate::storage::error::StoreError;
@@ -29,6 +30,7 @@ pub(crate) struct Session {
     subscription: Subscription,
     readers: Readers,
     _running: Running,
+    parked: Parked,
     /// Released when the session ends.
     _permit: Permit,
 }
@@ -39,14 +41,18 @@ pub(crate) struct SessionConfig {
     pub(crate) permit: Permit,
     /// The number of sessions that run in the service.
     pub(crate) running: Arc<AtomicUsize>,
+    /// The number of parked sessions.
+    pub(crate) parked: Arc<Gauge>,
 }
 
 impl Session {
     /// Starts the session of a client whose first page has been read.
     pub(crate) fn start(subscription: Subscription, first: ResumeReply, config: SessionConfig) -> Addr<Self> {
-        let SessionConfig { readers, permit, running } = config;
+        let SessionConfig { readers, permit, running, parked } = config;
         Self::create(|ctx| {
-            let mut session = Self { subscription, readers, _running: Running::count(running), _permit: permit };
+            let parked = Parked { gauge: parked, held: None };
+            let mut session =
+                Self { subscription, readers, _running: Running::count(running), parked, _permit: permit };
             session.accept(first, ctx);
             session
         })
@@ -55,6 +61,7 @@ impl Session {
     /// Sends a page. After the last one the stream goes live.
     fn accept(&mut self, reply: ResumeReply, ctx: &Context<Self>) {
         self.subscription.accept(reply, Some(ctx.address().downgrade().recipient()));
+        self.parked.count(self.subscription.state);
     }
 
     /// Reads the next page.
@@ -67,7 +74,10 @@ impl Session {
         match reply {
             Ok(Ok(reply)) => self.accept(reply, ctx),
             Ok(Err(error)) => {
-                log::error!("a stream ends, because its next page cannot be read: {}", ErrorChain(&error));
+                // If nothing can be read, that is in the log already, once and not for each stream.
+                if !error.is_of_file() {
+                    log::error!("a stream ends, because its next page cannot be read: {}", ErrorChain(&error));
+                }
                 self.subscription.queue.end();
             }
             // The readers have stopped: the service stops.
@@ -96,11 +106,27 @@ impl Drop for Running {
     }
 }
 
+/// Counts a session while it is parked.
+struct Parked {
+    gauge: Arc<Gauge>,
+    held: Option<Held>,
+}
+
+impl Parked {
+    fn count(&mut self, state: State) {
+        match state {
+            State::Parked => _ = self.held.get_or_insert_with(|| self.gauge.hold(1)),
+            State::CatchingUp | State::Live => self.held = None,
+        }
+    }
+}
+
 impl Handler<Park> for Session {
     type Result = ();
 
     fn handle(&mut self, _: Park, _: &mut Self::Context) {
         self.subscription.state = State::Parked;
+        self.parked.count(State::Parked);
     }
 }
 

@@ -45,7 +45,6 @@ impl StreamLimiter {
     }
 
     /// The number of open streams.
-    #[cfg(any(test, feature = "test-hooks"))]
     pub(crate) fn count(&self) -> usize {
         self.open().all
     }

@@ -85,6 +85,11 @@ impl ReplayCache {
         Self { budget: MemoryBudget::new(limit), revisions, kept: Mutex::default() }
     }
 
+    /// The number of bytes that count against the limit.
+    pub(crate) fn used(&self) -> usize {
+        self.budget.limit() - self.budget.free()
+    }
+
     /// How a consumer of a feed that has everything up to `span.after` gets the next events, up to `span.to`.
     pub(crate) fn next(
         &self,

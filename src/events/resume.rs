@@ -84,6 +84,27 @@ pub(crate) struct Page {
     pub(crate) current: Revision,
     /// Whether the aggregate of the feed exists, in the current state.
     pub(crate) presence: Presence,
+    /// What begins with this page, unless the consumer goes on as before.
+    pub(crate) begins: Option<Beginning>,
+}
+
+/// What a consumer gets instead of the events after its position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// The aggregates that have changed.
+    CatchUp,
+    /// Everything, after it has dropped what it had.
+    Reset,
+}
+
+impl Beginning {
+    fn of(requested: Position, place: Position) -> Option<Self> {
+        match (requested, place) {
+            (_, Position::Unknown) => Some(Self::Reset),
+            (Position::Log(_), Position::State { .. }) => Some(Self::CatchUp),
+            _ => None,
+        }
+    }
 }
 
 impl Page {
@@ -169,7 +190,8 @@ pub(crate) fn resume(
         place => place,
     };
     let messages = Messages::new(request.form.clone());
-    let mut page = Page { messages, position: place, current: horizon.current, presence: Presence::Present };
+    let begins = Beginning::of(request.position, place);
+    let mut page = Page { messages, position: place, current: horizon.current, presence: Presence::Present, begins };
     match place {
         Position::Log(after) => replay(view, replay_cache, request, after, &mut page)?,
         _ if request.mode == ReplayMode::Strict => return Ok(ResumeReply::Gone(horizon)),

@@ -14,7 +14,7 @@ use super::respond::{JSON, answer};
 use crate::domain::command::{Change, Command, Rejection, Verb, catch_panic};
 use crate::domain::key::Key;
 use crate::storage::commit::Written;
-use crate::write::aggregator::{CommandReplies, ExecuteError, execute};
+use crate::write::aggregator::{CommandReplies, ExecuteError, Submission, execute};
 
 /// `POST /persons`, `POST /carts`
 pub(super) async fn create(
@@ -103,7 +103,9 @@ async fn send(
     let collection = context.collection_id()?;
     let precondition = precondition(context)?;
     let command = Command { collection, key, precondition, change };
-    execute(&context.shared.aggregator, Some(replies), command).await.map_err(|error| match error {
+    let waiting = context.shared.writes.wait(context.announced_length());
+    let submission = Submission { command, replies: Some(replies), waiting };
+    execute(&context.shared.aggregator, submission).await.map_err(|error| match error {
         ExecuteError::Rejected(Rejection::PreconditionFailed(actual)) => unexpected(context, actual),
         error => Problem::of_command(error, &context.aggregate_path()),
     })

@@ -135,7 +135,8 @@ async fn stream(context: RequestContext, subscription: Subscription) -> Result<H
     queue.push(prologue());
     #[cfg(feature = "direct-write")]
     queue.connect(direct_writer(&context));
-    let config = SessionConfig { readers: shared.readers.clone(), permit, running: Arc::clone(&shared.sessions) };
+    let (running, parked) = (Arc::clone(&shared.sessions), Arc::clone(&shared.parked));
+    let config = SessionConfig { readers: shared.readers.clone(), permit, running, parked };
     let session = Session::start(subscription, first, config);
     Ok(head(&context, current).body(EventStream::new(queue, Some(session))))
 }

@@ -214,7 +214,7 @@ async fn follow(mut reading: Reading, sender: Sender<Bytes>) {
         next = loop {
             let entries = match reading.next(PageLimit::PAGE).await {
                 Ok((_, entries)) => entries,
-                Err(problem) => return log::error!("a stream of the journal ends: {problem}"),
+                Err(problem) => return log::debug!("a stream of the journal ends: {problem}"),
             };
             if !entries.entries.is_empty() {
                 break entries.entries.iter().map(|entry| frame(&registry, &epoch, entry)).collect::<String>().into();

@@ -1,35 +1,44 @@
-//! For those who operate the service: health and metrics.
-
-use std::sync::atomic::AtomicI64;
+//! For those who operate the service: health, readiness and metrics.
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 use serde_json::json;
 
-use super::problem::Problem;
+use super::metrics::registry;
+use super::problem::{Kind, Problem};
 use super::projections::json_response;
+use super::readiness::{Reason, obstacles, reasons};
 use super::request::RequestContext;
-use super::shared::Shared;
 
 /// The text format that Prometheus reads.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// `GET /healthz`: whether the service is fully operational, and the status of its projections.
+/// `GET /healthz`: a 200 while the process lives. `{"status":"degraded","reasons":[{"part":"writer","reason":"…"}],…}`
 pub(super) async fn health(context: RequestContext) -> Result<HttpResponse, Problem> {
-    let projections = &context.shared.projections;
+    let reasons = reasons(&context.shared);
     let health = json!({
-        "status": if projections.is_failing() { "degraded" } else { "ok" },
+        "status": if reasons.is_empty() { "ok" } else { "degraded" },
+        "reasons": reasons,
+        "file_check": context.shared.database.health().file_check().as_str(),
         "epoch": context.shared.epoch().as_str(),
         "revision": context.shared.committed.get().number(),
         "position": context.shared.journal.borrow().last.number(),
-        "projections": projections.to_json(),
+        "projections": context.shared.projections.to_json(),
     });
     Ok(json_response(&context, StatusCode::OK, &health))
+}
+
+/// `GET /readyz`: whether the service should get requests. `{"status":"ready"}`, or a 503 with all reasons.
+pub(super) async fn readiness(context: RequestContext) -> Result<HttpResponse, Problem> {
+    let reasons = obstacles(&context.shared);
+    if reasons.is_empty() {
+        return Ok(json_response(&context, StatusCode::OK, &json!({"status": "ready"})));
+    }
+    let sentences: Vec<_> = reasons.iter().map(Reason::sentence).collect();
+    let problem = Problem::new(Kind::NotReady, sentences.join("; "));
+    Err(problem.with("reasons", json!(reasons)).header(RETRY_AFTER.as_str(), "5"))
 }
 
 /// `GET /metrics`
@@ -41,45 +50,4 @@ pub(super) async fn metrics(context: RequestContext) -> Result<HttpResponse, Pro
     })?;
     let mut response = HttpResponse::Ok();
     Ok(response.insert_header((CONTENT_TYPE, OPEN_METRICS)).insert_header((CACHE_CONTROL, "no-store")).body(text))
-}
-
-/// All metrics, with their current values. A counter that the service increments is kept in [`Shared`], and a clone of it
-/// is registered here.
-fn registry(shared: &Shared) -> Registry {
-    let mut registry = Registry::with_prefix("duality");
-    register_projections(registry.sub_registry_with_prefix("projection"), shared);
-    registry
-}
-
-fn register_projections(registry: &mut Registry, shared: &Shared) {
-    let lag_events = ByProjection::register(registry, "lag_events", "Events that are not applied yet");
-    let lag_seconds = ByProjection::register(registry, "lag_seconds", "Age of the first event that is not applied yet");
-    let failing = ByProjection::register(registry, "failing", "1 while the projection is failing");
-    let building =
-        ByProjection::register(registry, "building", "1 while a generation of the projection is being built");
-    let now = shared.projections.now();
-    for projection in &shared.projections.running {
-        let state = projection.status.state();
-        let lag = state.lag(now);
-        lag_events.set(projection.name, lag.events);
-        lag_seconds.set(projection.name, lag.seconds);
-        failing.set(projection.name, i64::from(state.name_of_state() == "failing"));
-        building.set(projection.name, i64::from(state.name_of_state() == "building"));
-    }
-}
-
-/// A gauge for each projection.
-struct ByProjection(Family<[(&'static str, &'static str); 1], Gauge<i64, AtomicI64>>);
-
-impl ByProjection {
-    /// `help` is a sentence without its full stop, which the registry adds.
-    fn register(registry: &mut Registry, name: &str, help: &str) -> Self {
-        let family = Family::default();
-        registry.register(name, help, Family::clone(&family));
-        Self(family)
-    }
-
-    fn set(&self, projection: &'static str, value: i64) {
-        self.0.get_or_create(&[("projection", projection)]).set(value);
-    }
 }

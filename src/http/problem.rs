@@ -16,6 +16,7 @@ use crate::domain::revision::{Epoch, Revision};
 use crate::read::thread_pool::PoolStopped;
 use crate::storage::error::StoreError;
 use crate::write::aggregator::ExecuteError;
+use crate::write::refusal::Refusal;
 
 /// An error response.
 #[derive(Debug)]
@@ -73,6 +74,14 @@ pub(crate) enum Kind {
     Internal,
     /// 503: the service is overloaded.
     Busy,
+    /// 503: another process has locked the database.
+    Locked,
+    /// 503: the service cannot do its work at the moment.
+    Unavailable,
+    /// 503: other services should get the requests.
+    NotReady,
+    /// 507: the disk is full.
+    NoSpace,
     /// 503: the database file is another one.
     Replaced,
 }
@@ -97,6 +106,10 @@ impl Kind {
             Self::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Validation failed"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal server error"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Service overloaded"),
+            Self::Locked => (StatusCode::SERVICE_UNAVAILABLE, "locked", "Database locked"),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Service unavailable"),
+            Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Service not ready"),
+            Self::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "no-space", "Disk full"),
             Self::Replaced => (StatusCode::SERVICE_UNAVAILABLE, "replaced", "Database file replaced"),
         }
     }
@@ -173,13 +186,25 @@ impl Problem {
             // The panic is in the log already, and so is a failure.
             ExecuteError::Rejected(Rejection::Panicked) => Self::internal(),
             ExecuteError::Replaced => Self::replaced(),
-            ExecuteError::Failed => Self::new(
+            ExecuteError::Unknown => Self::new(
                 Kind::Internal,
                 "it is unknown whether the command was executed; the log of the service contains the cause",
             ),
-            ExecuteError::Busy => Self::new(Kind::Busy, "too many commands are waiting; this command was not accepted")
-                .header(RETRY_AFTER.as_str(), "1"),
+            ExecuteError::NotDone(refusal) => Self::of_refusal(refusal),
         }
+    }
+
+    /// The problem of a command that was certainly not executed.
+    pub(crate) fn of_refusal(refusal: Refusal) -> Self {
+        let (kind, seconds) = match refusal {
+            Refusal::QueueFull => (Kind::Busy, "1"),
+            Refusal::Locked => (Kind::Locked, "1"),
+            Refusal::DiskFull => (Kind::NoSpace, "5"),
+            Refusal::Replaced => (Kind::Replaced, "5"),
+            Refusal::Unavailable | Refusal::Stopping => (Kind::Unavailable, "5"),
+            Refusal::Failed => return Self::new(Kind::Internal, format!("nothing was done: {refusal}")),
+        };
+        Self::new(kind, format!("nothing was done: {refusal}")).header(RETRY_AFTER.as_str(), seconds)
     }
 }
 
@@ -188,7 +213,10 @@ impl From<StoreError> for Problem {
         if matches!(error, StoreError::Replaced { .. }) {
             return Self::replaced();
         }
-        log::error!("{}", ErrorChain(&error));
+        // If nothing can be read, that is in the log already, once and not for each request.
+        if !error.is_of_file() {
+            log::error!("{}", ErrorChain(&error));
+        }
         Self::internal()
     }
 }
@@ -262,9 +290,9 @@ mod tests {
 
     fn kinds() -> Vec<Kind> {
         use Kind::{
-            BrokenRule, Busy, ForeignId, Internal, Invalid, MalformedJson, MalformedRequest, MethodNotAllowed,
-            NoSuchPath, NotAcceptable, NotFound, NotRetained, NotThere, Replaced, TooLarge, Unexpected, UnknownCommand,
-            UnsupportedType,
+            BrokenRule, Busy, ForeignId, Internal, Invalid, Locked, MalformedJson, MalformedRequest, MethodNotAllowed,
+            NoSpace, NoSuchPath, NotAcceptable, NotFound, NotReady, NotRetained, NotThere, Replaced, TooLarge,
+            Unavailable, Unexpected, UnknownCommand, UnsupportedType,
         };
         let all = [
             MalformedJson,
@@ -284,6 +312,10 @@ mod tests {
             Invalid,
             Internal,
             Busy,
+            Locked,
+            Unavailable,
+            NotReady,
+            NoSpace,
             Replaced,
         ];
         // A new kind does not compile here, so that nobody forgets to list it above.
@@ -291,7 +323,8 @@ mod tests {
             match kind {
                 MalformedJson | MalformedRequest | NotFound | UnknownCommand | NoSuchPath | NotThere => {}
                 MethodNotAllowed | NotAcceptable | BrokenRule | NotRetained | Unexpected | ForeignId => {}
-                TooLarge | UnsupportedType | Invalid | Internal | Busy | Replaced => {}
+                TooLarge | UnsupportedType | Invalid | Internal | Busy | Locked | Unavailable | NotReady | NoSpace
+                | Replaced => {}
             }
         }
         all.into()
@@ -341,12 +374,16 @@ mod tests {
             (rejected(Rejection::PreconditionFailed(None)), "/persons/1 is not in the expected state"),
             (rejected(Rejection::Panicked), "the request failed; the log of the service contains the cause"),
             (
-                Problem::of_command(ExecuteError::Failed, "/persons/1"),
+                Problem::of_command(ExecuteError::Unknown, "/persons/1"),
                 "it is unknown whether the command was executed; the log of the service contains the cause",
             ),
             (
-                Problem::of_command(ExecuteError::Busy, "/persons/1"),
-                "too many commands are waiting; this command was not accepted",
+                Problem::of_command(ExecuteError::NotDone(Refusal::QueueFull), "/persons/1"),
+                "nothing was done: too many commands are waiting",
+            ),
+            (
+                Problem::of_command(ExecuteError::NotDone(Refusal::DiskFull), "/persons/1"),
+                "nothing was done: the disk of the database is full",
             ),
             (ValidationError::new("age", "unknown member; expected name").into(), "age: unknown member; expected name"),
             (JsonError::Malformed("invalid UTF-8 at byte 1".to_owned()).into(), "invalid UTF-8 at byte 1"),

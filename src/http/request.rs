@@ -214,13 +214,17 @@ impl RequestContext {
         }
     }
 
+    /// The length of the body according to its header, in bytes; 0 if there is none.
+    pub(super) fn announced_length(&self) -> usize {
+        let length = self.request.headers().get(CONTENT_LENGTH);
+        length.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
+    }
+
     async fn bytes(&self, payload: web::Payload) -> Result<Bytes, Problem> {
         let limit = self.shared.max_body;
         let too_large =
             || Problem::new(Kind::TooLarge, format!("the body is larger than {limit} bytes")).with("limit", limit);
-        let announced: Option<usize> =
-            self.request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        if announced.is_some_and(|length| length > limit) {
+        if self.announced_length() > limit {
             return Err(too_large());
         }
         let body = payload.to_bytes_limited(limit).await.map_err(|_| too_large())?;

@@ -1,15 +1,22 @@
 //! All routes of the service.
 
+use std::sync::Arc;
+
 use actix_web::dev::ServiceResponse;
 use actix_web::http::Method;
+use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, guard, web};
 use actix_web_lab::middleware::map_response;
 
 use super::problem::Problem;
+use super::request_metrics::observe;
 use super::respond::{X_REVISION, insert_revision};
 use super::shared::Shared;
 use super::{commands, feeds, journal, ops, projections, queries};
 use crate::domain::collection::Keys;
+
+/// The name of all other paths in the metrics.
+const UNMATCHED: &str = "unmatched";
 
 /// Adds the routes of the registered collections, and those of the service itself.
 pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>) {
@@ -43,27 +50,42 @@ pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>
             paths.push((format!("{one}/{{command}}"), vec![(Method::POST, web::post().to(commands::command))]));
         }
         for (path, methods) in [(all, on_all), (one, on_one)].into_iter().chain(paths) {
-            config.service(resource(&path, methods).app_data(id).wrap(map_response(name_revision)));
+            let route = shared.requests.route(&path);
+            let resource = resource(&path, methods).app_data(id).wrap(map_response(name_revision));
+            config.service(resource.wrap(from_fn(move |request, next| observe(Arc::clone(&route), request, next))));
         }
     }
-    config.service(resource("/projections", vec![(Method::GET, read().to(projections::all))]));
-    config.service(resource("/projections/{name}", vec![(Method::GET, read().to(projections::one))]));
-    for (verb, handler) in
-        [("rebuild", web::post().to(projections::rebuild)), ("skip", web::post().to(projections::skip))]
-    {
-        config.service(resource(&format!("/projections/{{name}}/{verb}"), vec![(Method::POST, handler)]));
-    }
-    config.service(resource("/reports/{name}", vec![(Method::GET, read().to(projections::report))]));
-    config.service(resource("/healthz", vec![(Method::GET, read().to(ops::health))]));
-    config.service(resource("/metrics", vec![(Method::GET, read().to(ops::metrics))]));
     for (path, handler) in [
         ("/journal", read().to(journal::everything)),
         ("/aggregates", read().to(queries::document)),
         ("/events", read().to(feeds::everything)),
     ] {
-        config.service(resource(path, vec![(Method::GET, handler)]).wrap(map_response(name_revision)));
+        let route = shared.requests.route(path);
+        let resource = resource(path, vec![(Method::GET, handler)]).wrap(map_response(name_revision));
+        config.service(resource.wrap(from_fn(move |request, next| observe(Arc::clone(&route), request, next))));
     }
-    config.default_service(web::to(no_such_path));
+    for (path, method, handler) in of_operators() {
+        let route = shared.requests.route(path);
+        let resource = resource(path, vec![(method, handler)]);
+        config.service(resource.wrap(from_fn(move |request, next| observe(Arc::clone(&route), request, next))));
+    }
+    let route = shared.requests.route(UNMATCHED);
+    let unmatched = web::route().to(no_such_path);
+    config.default_service(unmatched.wrap(from_fn(move |request, next| observe(Arc::clone(&route), request, next))));
+}
+
+/// The routes for those who operate the service.
+fn of_operators() -> [(&'static str, Method, Route); 8] {
+    [
+        ("/projections", Method::GET, read().to(projections::all)),
+        ("/projections/{name}", Method::GET, read().to(projections::one)),
+        ("/projections/{name}/rebuild", Method::POST, web::post().to(projections::rebuild)),
+        ("/projections/{name}/skip", Method::POST, web::post().to(projections::skip)),
+        ("/reports/{name}", Method::GET, read().to(projections::report)),
+        ("/healthz", Method::GET, read().to(ops::health)),
+        ("/readyz", Method::GET, read().to(ops::readiness)),
+        ("/metrics", Method::GET, read().to(ops::metrics)),
+    ]
 }
 
 /// A route for `GET` and `HEAD`.

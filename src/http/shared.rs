@@ -1,6 +1,5 @@
 //! The state that all worker threads share.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -8,15 +7,23 @@ use std::time::Duration;
 use actix::Addr;
 use tokio::sync::watch;
 
+use super::request_metrics::RequestMetrics;
+use crate::delivery::relay_metrics::RelayMetrics;
 use crate::delivery::stream_limiter::StreamLimiter;
+use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::history::History;
 use crate::domain::revision::Epoch;
+use crate::events::replay_cache::ReplayCache;
+use crate::metrics::Gauge;
 use crate::projector::registry::Projections;
 use crate::read::collection_cache::CollectionCache;
-use crate::read::pool::Readers;
+use crate::read::pool::{ReadMetrics, Readers};
+use crate::read::spooled_body::SpoolDirectory;
 use crate::storage::database::Database;
+use crate::storage::disk::Disk;
 use crate::write::aggregator::{Aggregator, CommittedRevision, JournalMark};
+use crate::write::write_metrics::WriteMetrics;
 
 /// The state that all worker threads share.
 pub(crate) struct Shared {
@@ -34,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) journal: Arc<watch::Sender<JournalMark>>,
     /// Executes commands. All threads share one address, because the mailbox is bounded per address.
     pub(crate) aggregator: Addr<Aggregator>,
+    /// What the aggregator counts.
+    pub(crate) writes: Arc<WriteMetrics>,
     /// Reads pages and single aggregates.
     pub(crate) readers: Readers,
     /// Reads whole collections, which takes longer: a page must not wait for them.
@@ -41,7 +50,7 @@ pub(crate) struct Shared {
     /// Whole collections in memory.
     pub(crate) collections: Arc<CollectionCache>,
     /// The directory of the files that buffer bodies for slow clients.
-    pub(crate) spool_directory: PathBuf,
+    pub(crate) spool_directory: Arc<SpoolDirectory>,
     /// The maximum size of a request body, in bytes.
     pub(crate) max_body: usize,
     /// The size of the buffer of one stream, in bytes.
@@ -53,6 +62,18 @@ pub(crate) struct Shared {
     pub(crate) queued_bytes: Arc<AtomicUsize>,
     /// The number of session actors that run.
     pub(crate) sessions: Arc<AtomicUsize>,
+    /// The number of those that are parked.
+    pub(crate) parked: Arc<Gauge>,
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) relay: Arc<RelayMetrics>,
+    /// How often the relay polls.
+    pub(crate) poll_interval: Duration,
+    /// What the reading threads count.
+    pub(crate) reads: Arc<ReadMetrics>,
+    pub(crate) replay_cache: Arc<ReplayCache>,
+    pub(crate) requests: RequestMetrics,
+    /// When the service was started.
+    pub(crate) started: Timestamp,
 }
 
 impl Shared {

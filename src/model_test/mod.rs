@@ -199,7 +199,9 @@ impl World {
     }
 
     fn prune(&mut self, retained: Retained) {
-        while self.writer().prune(retained).unwrap() == crate::storage::page::Progress::More {}
+        while self.writer().prune(retained, &crate::metrics::Counter::default()).unwrap()
+            == crate::storage::page::Progress::More
+        {}
     }
 
     fn restart(&mut self) {

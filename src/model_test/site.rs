@@ -18,6 +18,7 @@ use crate::domain::history::History;
 use crate::domain::key::Key;
 use crate::domain::precondition::Precondition;
 use crate::events::replay_cache::ReplayCache;
+use crate::metrics::Counter;
 use crate::storage::connection::open_read_only;
 use crate::storage::database::{Database, with_suffix};
 use crate::storage::page::Progress;
@@ -232,7 +233,7 @@ impl Site {
     }
 
     pub(super) fn prune(&mut self, retained: Retained) {
-        while self.writer().prune(retained).unwrap() == Progress::More {}
+        while self.writer().prune(retained, &Counter::default()).unwrap() == Progress::More {}
     }
 
     fn writer(&mut self) -> &mut Writer {

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Nullable};
 use diesel::sqlite::SqliteConnection;
 
 use super::event_page::{EventId, PageEvent};
@@ -14,7 +15,7 @@ use crate::read_model::error::ProjectionError;
 use crate::read_model::file_id::FileId;
 use crate::read_model::sink::SinkHandle;
 use crate::read_model::spec::ProjectionSpec;
-use crate::storage::connection::open_sidecar;
+use crate::storage::connection::{open_read_only, open_sidecar};
 
 diesel::table! {
     /// How far a generation is. One row.
@@ -78,7 +79,7 @@ impl Generation {
         let path = files.tables(number);
         let mut connection = open_sidecar(&path)?;
         let tables = FileId::of(&path)?;
-        add_columns(&mut connection)?;
+        upgrade(&mut connection)?;
         let known = load(&mut connection)?;
         let is_new = known.is_none();
         let first = Checkpoint { position: beginning, version: spec.version, file: FileMark::default() };
@@ -102,11 +103,21 @@ impl Generation {
         self.sink.check(&files.output(self.number), self.checkpoint.file)
     }
 
-    /// Fails if the database is damaged. Reads all of it.
-    pub(super) fn check_pages(&mut self) -> Result<(), ProjectionError> {
-        let query = diesel::sql_query("SELECT quick_check AS text FROM pragma_quick_check(1)");
-        let Text { text } = query.get_result(self.sink.connection())?;
-        if text == "ok" { Ok(()) } else { Err(ProjectionError::new(text)) }
+    /// Fails if the database is damaged. Reads all of it through another connection, whose cache is empty.
+    pub(super) fn check_pages(&mut self, files: &Files) -> Result<(), ProjectionError> {
+        let path = files.tables(self.number);
+        let checked = open_read_only(&path).map_err(ProjectionError::from).and_then(|mut connection| {
+            let query = diesel::sql_query("SELECT quick_check AS text FROM pragma_quick_check LIMIT 1");
+            Ok(query.get_result::<Text>(&mut connection)?.text)
+        });
+        match checked {
+            Ok(text) if text != "ok" => Err(ProjectionError::new(format!("{} is damaged: {text}", path.display()))),
+            Err(error) if error.is_damage() => {
+                Err(ProjectionError::new(format!("{} is damaged: {error}", path.display())))
+            }
+            // What could not be read for another reason is not damaged.
+            _ => Ok(()),
+        }
     }
 
     fn create(&mut self, spec: &ProjectionSpec) -> Result<(), ProjectionError> {
@@ -217,12 +228,29 @@ fn roll_back(connection: &mut SqliteConnection) -> Result<(), ProjectionError> {
     Ok(())
 }
 
-/// Adds the columns that a checkpoint of an earlier version of this program does not have.
-fn add_columns(connection: &mut SqliteConnection) -> Result<(), ProjectionError> {
+/// The table of the checkpoint in a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// There is none: the process was killed before the generation was created.
+    Missing,
+    /// An earlier version of this program created it: without checksum and `reached`.
+    Earlier,
+    Current,
+}
+
+fn form(connection: &mut SqliteConnection) -> Result<Form, ProjectionError> {
     let query = diesel::sql_query("SELECT name AS text FROM pragma_table_info('checkpoint')");
-    let known: Vec<Text> = query.load(connection)?;
-    // Without columns, there is no table yet.
-    if !known.is_empty() && known.iter().all(|column| column.text != "reached") {
+    let columns: Vec<Text> = query.load(connection)?;
+    Ok(match &*columns {
+        [] => Form::Missing,
+        columns if columns.iter().any(|column| column.text == "reached") => Form::Current,
+        _ => Form::Earlier,
+    })
+}
+
+/// Adds the columns that the table of an earlier version does not have.
+fn upgrade(connection: &mut SqliteConnection) -> Result<(), ProjectionError> {
+    if form(connection)? == Form::Earlier {
         connection.batch_execute(
             "BEGIN; ALTER TABLE checkpoint ADD COLUMN checksum BIGINT; \
              ALTER TABLE checkpoint ADD COLUMN reached BIGINT; COMMIT",
@@ -233,35 +261,32 @@ fn add_columns(connection: &mut SqliteConnection) -> Result<(), ProjectionError>
 
 #[derive(Queryable)]
 struct Row {
-    source: String,
-    version: i64,
-    offset: i64,
-    length: i64,
-    checksum: Option<i64>,
-    reached: Option<i64>,
+    /// Source, version, offset and length.
+    first: (String, i64, i64, i64),
+    /// Checksum and `reached`.
+    added: (Option<i64>, Option<i64>),
 }
 
 fn load(connection: &mut SqliteConnection) -> Result<Option<Checkpoint>, ProjectionError> {
-    let columns = (
-        checkpoint::source,
-        checkpoint::version,
-        checkpoint::offset,
-        checkpoint::length,
-        checkpoint::checksum,
-        checkpoint::reached,
-    );
-    match checkpoint::table.select(columns).first::<Row>(connection) {
-        Ok(row) => row.checkpoint().map(Some),
-        // The process was killed before the generation was created.
-        Err(diesel::result::Error::NotFound) => Ok(None),
-        Err(diesel::result::Error::DatabaseError(_, info)) if info.message().starts_with("no such table") => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    let columns = (checkpoint::source, checkpoint::version, checkpoint::offset, checkpoint::length);
+    let row = match form(connection)? {
+        Form::Missing => None,
+        Form::Earlier => {
+            let nothing = (None::<i64>.into_sql::<Nullable<BigInt>>(), None::<i64>.into_sql::<Nullable<BigInt>>());
+            checkpoint::table.select((columns, nothing)).first::<Row>(connection).optional()?
+        }
+        Form::Current => {
+            let added = (checkpoint::checksum, checkpoint::reached);
+            checkpoint::table.select((columns, added)).first::<Row>(connection).optional()?
+        }
+    };
+    row.map(Row::checkpoint).transpose()
 }
 
 impl Row {
     fn checkpoint(self) -> Result<Checkpoint, ProjectionError> {
-        let Self { source, version, offset, length, checksum, reached } = self;
+        let (source, version, offset, length) = self.first;
+        let (checksum, reached) = self.added;
         let source: SourceId =
             source.parse().map_err(|_| ProjectionError::new(format!("a checkpoint has the source {source:?}")))?;
         let reached = match source.kind {

@@ -76,7 +76,7 @@ impl Generations {
         let reader = MainReader::open(&context.database, &context.registry)?;
         let mut source = Source::new(&spec, Arc::clone(&context.registry), &context.history, reader)?;
         let state = source.refresh(context.clock.now())?;
-        let mut manifest = files.read_manifest()?;
+        let mut manifest = files.readable_manifest()?;
         // Another history has other events in these places.
         manifest.skipped.retain(|event| event.belongs_to(&state.epochs));
         files.remove_unnamed(&manifest);
@@ -108,7 +108,7 @@ impl Generations {
 
     /// Gives up the generations whose database is damaged. Reads all of it.
     pub(super) fn discard_damaged(&mut self) -> Result<(), ProjectionError> {
-        self.discard_broken(|generation, _| generation.check_pages())
+        self.discard_broken(Generation::check_pages)
     }
 
     pub(super) fn is_building(&self) -> bool {

@@ -233,13 +233,14 @@ impl KeptHistory {
         now: Timestamp,
     ) -> Result<(), ProjectionError> {
         loop {
+            #[expect(clippy::redundant_closure_for_method_calls, reason = "the method is for one lifetime only")]
             let horizon = reader.view(|view| view.horizon())?;
             let mut from = horizon.current;
             for id in self.collections.iter() {
                 let kept = self.kept(connection, *id)?;
                 let revision = match kept.as_ref().filter(|kept| kept.continues(reader.epochs(), horizon)) {
                     Some(kept) => kept.revision,
-                    None => self.start_over(connection, reader, *id, kept, now)?,
+                    None => self.start_over(connection, reader, *id, kept.as_ref(), now)?,
                 };
                 from = from.min(revision);
             }
@@ -296,12 +297,12 @@ impl KeptHistory {
         connection: &mut SqliteConnection,
         reader: &mut MainReader,
         id: CollectionId,
-        before: Option<Kept>,
+        before: Option<&Kept>,
         time: Timestamp,
     ) -> Result<Revision, ProjectionError> {
         let name = self.registry.get(id).name();
         // A file that was removed must not come back with a number that it had before.
-        let incarnation = before.as_ref().map_or(time.milliseconds(), |kept| kept.incarnation + 1);
+        let incarnation = before.map_or(time.milliseconds(), |kept| kept.incarnation + 1);
         let started = reader.view(|view| {
             let epoch = view.epoch()?;
             let Horizon { pruned, current, .. } = view.horizon()?;

@@ -74,27 +74,42 @@ impl Files {
         self.directory.join(format!("{}.json", self.name))
     }
 
-    /// The manifest. One that is missing or unreadable names no generation, so that the projection is built again.
+    /// The manifest as it is; `None` if there is none.
+    pub(super) fn look_at_manifest(&self) -> Result<Option<Manifest>, ProjectionError> {
+        match fs::read(self.manifest_path()) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The manifest. Fails if it is unreadable; one that is missing names no generation.
     pub(crate) fn read_manifest(&self) -> Result<Manifest, ProjectionError> {
         let path = self.manifest_path();
-        let text = match fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return self.empty_manifest(),
-            text => text?,
-        };
-        match serde_json::from_slice(&text) {
-            Ok(manifest) => Ok(manifest),
-            Err(error) => {
-                let (name, path) = (self.name, path.display());
-                log::warn!("projection {name} is built again: {path} is no manifest: {error}");
-                self.empty_manifest()
-            }
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|error| ProjectionError::new(format!("{} is no manifest: {error}", path.display()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.empty_manifest(),
+            Err(error) => Err(error.into()),
         }
+    }
+
+    /// The manifest. One that is missing or unreadable names no generation, so that the projection is built again.
+    pub(crate) fn readable_manifest(&self) -> Result<Manifest, ProjectionError> {
+        self.read_manifest().or_else(|error| {
+            log::warn!("projection {} is built again: {error}", self.name);
+            self.empty_manifest()
+        })
     }
 
     /// A manifest that names no generation. Files that are there already keep their numbers.
     fn empty_manifest(&self) -> Result<Manifest, ProjectionError> {
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Manifest::default()),
+            entries => entries?,
+        };
         let mut last = 0;
-        for entry in fs::read_dir(&self.directory)? {
+        for entry in entries {
             let name = entry?.file_name();
             let generation = name.to_str().and_then(|name| name.strip_prefix(self.name)?.strip_prefix('.'));
             let number = generation.and_then(|name| name.split('.').next()?.parse().ok());

@@ -187,11 +187,6 @@ impl Projections {
         running.status.to_json(self.clock.now())
     }
 
-    /// Whether at least one projection is failing.
-    pub(crate) fn is_failing(&self) -> bool {
-        self.running.iter().any(|running| running.status.state().failure.is_some())
-    }
-
     /// Rebuilds a projection. Returns its status when the build has started, or, for an inline one, when it is complete.
     pub(crate) async fn rebuild(
         &self,

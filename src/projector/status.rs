@@ -109,12 +109,14 @@ impl Status {
         self.0.lock().expect("nobody panics while reading or writing a status")
     }
 
-    /// Logs the error, and counts the attempts that failed for the same reason.
+    /// Logs the error if it is another one than the last, and counts the attempts that failed for the same reason.
     pub(super) fn record_failure(&self, StepError { event, generation, error }: StepError) {
         let mut state = self.state();
         let known = state.failure.as_ref().filter(|known| known.event == event && known.generation == generation);
         let attempts = known.map_or(0, |known| known.attempts) + 1;
-        log::error!("projection {} is failing: {error}", state.name);
+        if known.is_none_or(|known| known.error != error.0) {
+            log::error!("projection {} is failing: {error}", state.name);
+        }
         state.failure = Some(Failure { event, generation, error: error.0, attempts });
     }
 

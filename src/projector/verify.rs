@@ -1,14 +1,13 @@
 //! Checks the files of background projections: `duality verify`.
 
-use std::fs;
 use std::path::Path;
 
-use super::generation::{Checkpoint, read_checkpoint};
+use super::generation::{Checkpoint, Position, read_checkpoint};
 use super::manifest::Files;
 use super::registry::ProjectionSet;
+use super::source_id::SourceKind;
 use crate::domain::collection::Registry;
-use crate::read_model::error::ProjectionError;
-use crate::read_model::projection::Feed;
+use crate::domain::revision::{JournalPosition, Revision};
 use crate::read_model::spec::ProjectionSpec;
 use crate::storage::error::StoreError;
 use crate::storage::verified::Verified;
@@ -46,8 +45,8 @@ fn verify_projection(database: &Path, spec: &ProjectionSpec) -> Result<Verified,
 
 fn look(database: &Path, spec: &ProjectionSpec, files: &Files) -> Result<Verified, StoreError> {
     let mut verified = Verified::new(format!("projection {}", spec.name));
-    let manifest = match files.read_manifest() {
-        Ok(manifest) => manifest,
+    let manifest = match files.look_at_manifest() {
+        Ok(manifest) => manifest.unwrap_or_default(),
         Err(error) => {
             "its manifest".clone_into(&mut verified.looked_at);
             verified.add(format!("its manifest cannot be read: {error}"));
@@ -69,6 +68,9 @@ fn look(database: &Path, spec: &ProjectionSpec, files: &Files) -> Result<Verifie
     let end = verify::end(database)?;
     match checkpoint {
         Ok(checkpoint) => verify_checkpoint(spec, &checkpoint, &end, &files.output(generation), &mut verified),
+        Err(error) if error.to_string().contains("no such column") => {
+            verified.looked_at.push_str(", which is of an earlier version");
+        }
         Err(error) => verified.add(error.to_string()),
     }
     Ok(verified)
@@ -82,27 +84,23 @@ fn verify_checkpoint(
     output: &Path,
     verified: &mut Verified,
 ) {
-    let Checkpoint { position, file: mark, .. } = checkpoint;
-    let epoch = position.source.epoch.as_str();
-    let last = if spec.feed == Feed::Journal { end.position } else { end.revision };
-    // Offsets in a kept history are neither revisions nor positions.
-    if epoch == end.epoch && !spec.keeps_history && position.offset > last {
-        verified.add(format!("it has applied events up to {}, but the last one is {last}", position.offset));
-    }
-    if !end.epochs.iter().any(|known| known == epoch) {
+    let Position { source, offset, reached } = &checkpoint.position;
+    let reached = reached.unwrap_or(0);
+    let (last, is_known) = match source.kind {
+        SourceKind::Journal => {
+            (end.position, end.history.has_position(&source.epoch, JournalPosition::from_raw(reached)))
+        }
+        _ => (end.revision, end.history.has_revision(&source.epoch, Revision::from_raw(reached))),
+    };
+    let counts_numbers = matches!(source.kind, SourceKind::Journal | SourceKind::Changes);
+    if source.epoch == *end.history.epoch() && counts_numbers && *offset > last {
+        verified.add(format!("it has applied events up to {offset}, but the last one is {last}"));
+    } else if !is_known {
         verified.looked_at.push_str(", which is of another history, so the next start builds it again");
     }
-    if spec.is_file() {
-        let found = fs::metadata(output).map_err(ProjectionError::from);
-        match found {
-            Ok(file) if file.len() < mark.length => verified.add(format!(
-                "{} has {} bytes, but its checkpoint says {}",
-                output.display(),
-                file.len(),
-                mark.length
-            )),
-            Ok(_) => {}
-            Err(error) => verified.add(format!("{}: {error}", output.display())),
-        }
+    if spec.is_file()
+        && let Err(error) = checkpoint.file.compare(output)
+    {
+        verified.add(error.to_string());
     }
 }

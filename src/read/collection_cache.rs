@@ -146,7 +146,6 @@ impl CollectionCache {
     }
 
     /// The number of bytes that count against the budget.
-    #[cfg(feature = "test-hooks")]
     pub(crate) fn used(&self) -> usize {
         self.budget.limit() - self.budget.free()
     }

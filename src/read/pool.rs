@@ -14,7 +14,8 @@ use crate::domain::error_chain::ErrorChain;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{JournalPosition, Revision, Version};
 use crate::events::replay_cache::ReplayCache;
-use crate::events::resume::{ResumeReply, ResumeRequest, resume};
+use crate::events::resume::{Beginning, Page, ResumeReply, ResumeRequest, resume};
+use crate::metrics::Counter;
 use crate::read::collection_cache::{BuildJob, BuildOutcome, CollectionRevision, CompressJob};
 use crate::read::collection_writer::{CollectionWriter, StreamTarget};
 use crate::read::spooled_body::SpoolError;
@@ -33,6 +34,14 @@ pub(crate) struct Readers {
     threads: ThreadPool<ReaderThread>,
 }
 
+/// What the reading threads count.
+#[derive(Debug, Default)]
+pub(crate) struct ReadMetrics {
+    /// Consumers that got the changed aggregates instead of the events.
+    pub(crate) catch_ups: Counter,
+    /// Consumers that had to start over.
+    pub(crate) resets: Counter,
+}
 /// How long a stopping service waits for a job that reads.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -48,6 +57,7 @@ pub(crate) struct ReaderThread {
     database: Arc<Database>,
     registry: Arc<Registry>,
     replay_cache: Arc<ReplayCache>,
+    metrics: Arc<ReadMetrics>,
     /// `None` until the first read, and after a failure.
     reader: Option<Reader>,
 }
@@ -63,14 +73,17 @@ impl Readers {
         database: &Arc<Database>,
         registry: &Arc<Registry>,
         replay_cache: &Arc<ReplayCache>,
+        metrics: &Arc<ReadMetrics>,
     ) -> io::Result<Self> {
         let database = Arc::clone(database);
         let registry = Arc::clone(registry);
         let replay_cache = Arc::clone(replay_cache);
+        let metrics = Arc::clone(metrics);
         let state = move || ReaderThread {
             database: Arc::clone(&database),
             registry: Arc::clone(&registry),
             replay_cache: Arc::clone(&replay_cache),
+            metrics: Arc::clone(&metrics),
             reader: None,
         };
         Ok(Self { threads: ThreadPool::start(name, threads, state)? })
@@ -79,6 +92,11 @@ impl Readers {
     /// Queues a job at once, and returns its output. A job that nobody waits for any more when its turn comes is skipped.
     pub(crate) fn send<J: ReadJob>(&self, job: J) -> impl Future<Output = Result<J::Output, PoolStopped>> + use<J> {
         self.threads.call(|thread| job.run(thread))
+    }
+
+    /// The number of jobs that no thread has begun.
+    pub(crate) fn waiting(&self) -> usize {
+        self.threads.waiting()
     }
 
     /// Ends the threads, and waits a while until they have closed their connections.
@@ -114,7 +132,24 @@ impl ReaderThread {
 
     /// Lends a view of the database, in one read transaction.
     fn view<T>(&mut self, work: impl FnOnce(&mut View<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.with_reader(|reader| reader.view(work))
+        let outcome = self.with_reader(|reader| reader.view(work));
+        self.note(outcome.as_ref().err());
+        outcome
+    }
+
+    /// Notes whether the database can be read.
+    fn note(&self, error: Option<&StoreError>) {
+        let health = self.database.health();
+        match error {
+            None => health.recover(Part::Reader),
+            // It is in the health of the file.
+            Some(StoreError::Replaced { .. }) => {}
+            Some(error) if error.is_of_file() => {
+                health.fail(Part::Reader, &format!("{}: {}", self.database.path().display(), ErrorChain(error)));
+            }
+            // It is about some data, and in the log.
+            Some(_) => {}
+        }
     }
 }
 
@@ -123,7 +158,14 @@ impl ReadJob for ResumeRequest {
 
     fn run(self, thread: &mut ReaderThread) -> Self::Output {
         let replay_cache = Arc::clone(&thread.replay_cache);
-        thread.view(|view| resume(view, &replay_cache, &self))
+        let reply = thread.view(|view| resume(view, &replay_cache, &self))?;
+        if let ResumeReply::Page(Page { begins: Some(beginning), .. }) = &reply {
+            match beginning {
+                Beginning::CatchUp => thread.metrics.catch_ups.add(1),
+                Beginning::Reset => thread.metrics.resets.add(1),
+            }
+        }
+        Ok(reply)
     }
 }
 
@@ -208,7 +250,9 @@ impl ReadJob for BuildJob {
 
     fn run(self, thread: &mut ReaderThread) -> Self::Output {
         thread.view(|view| self.build(view)).unwrap_or_else(|error| {
-            log::error!("a collection was not read: {}", ErrorChain(&error));
+            if !error.is_of_file() {
+                log::error!("a collection was not read: {}", ErrorChain(&error));
+            }
             BuildOutcome::Failed
         })
     }
@@ -275,9 +319,15 @@ impl ReadJob for ReadCollections {
             )
         });
         match outcome.and_then(|()| writer.finish()) {
-            Ok(()) | Err(SpoolError::ClientGone) => {}
+            // The directory of the temporary files has noted a failure.
+            Ok(()) | Err(SpoolError::ClientGone | SpoolError::File(_)) => {}
             // The spool is dropped unfinished, which cuts the response, so that the client does not take it for complete.
-            Err(error) => log::error!("a response was not finished: {error}"),
+            Err(SpoolError::Store(error)) => {
+                thread.note(Some(&error));
+                if !error.is_of_file() {
+                    log::error!("a response was not finished: {}", ErrorChain(&error));
+                }
+            }
         }
     }
 }

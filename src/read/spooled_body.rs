@@ -8,8 +8,9 @@ use std::fmt;
 use std::fs::File;
 use std::future::Future as _;
 use std::io::{Read as _, Seek as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use actix_web::body::{BodySize, MessageBody};
@@ -18,7 +19,10 @@ use actix_web::web::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::error_chain::ErrorChain;
+use crate::metrics::{Gauge, Held};
+use crate::storage::database::Database;
 use crate::storage::error::StoreError;
+use crate::storage::health::Part;
 
 /// The number of chunks that wait in memory for one client; they have about 1 MiB.
 const QUEUE: usize = 16;
@@ -30,9 +34,62 @@ const PIECE: usize = 256 * 1024;
 pub(crate) struct Spool {
     /// `None` after the queue was full.
     queue: Option<mpsc::Sender<Bytes>>,
-    file: Option<File>,
-    rest: oneshot::Sender<Option<File>>,
-    directory: PathBuf,
+    file: Option<SpoolFile>,
+    rest: oneshot::Sender<Option<SpoolFile>>,
+    directory: Arc<SpoolDirectory>,
+}
+
+/// The directory of the temporary files.
+pub(crate) struct SpoolDirectory {
+    path: PathBuf,
+    /// For the health of the service.
+    database: Arc<Database>,
+    /// What all files contain.
+    bytes: Arc<Gauge>,
+}
+
+/// A temporary file, and how much of it counts.
+struct SpoolFile {
+    file: File,
+    bytes: Held,
+}
+
+impl SpoolDirectory {
+    /// A directory on the disk of the database.
+    pub(crate) fn beside(database: &Arc<Database>) -> Arc<Self> {
+        let path = database.directory().to_owned();
+        Arc::new(Self { path, database: Arc::clone(database), bytes: Arc::default() })
+    }
+
+    /// What all temporary files contain, in bytes.
+    pub(crate) fn bytes(&self) -> i64 {
+        self.bytes.get()
+    }
+
+    /// Finds out whether a file can be written again.
+    pub(crate) fn probe(&self) {
+        let written = self.create().and_then(|mut file| self.write(&mut file, &[0; 64 * 1024]));
+        if written.is_ok() {
+            self.database.health().recover(Part::Spool);
+        }
+    }
+
+    fn create(&self) -> Result<SpoolFile, SpoolError> {
+        let file = tempfile::tempfile_in(&self.path).map_err(|error| self.failed(error))?;
+        Ok(SpoolFile { file, bytes: self.bytes.hold(0) })
+    }
+
+    fn write(&self, SpoolFile { file, bytes }: &mut SpoolFile, chunk: &[u8]) -> Result<(), SpoolError> {
+        file.write_all(chunk).map_err(|error| self.failed(error))?;
+        bytes.grow(chunk.len());
+        Ok(())
+    }
+
+    fn failed(&self, error: std::io::Error) -> SpoolError {
+        let reason = format!("cannot write a temporary file in {}: {error}", self.path.display());
+        self.database.health().fail(Part::Spool, &reason);
+        SpoolError::File(error)
+    }
 }
 
 /// Why a body was not completed.
@@ -47,10 +104,10 @@ pub(crate) enum SpoolError {
 }
 
 /// A spool and the body that it fills; its temporary file, if it needs one, will be in `directory`.
-pub(crate) fn spool(directory: &Path) -> (Spool, SpooledBody) {
+pub(crate) fn spool(directory: &Arc<SpoolDirectory>) -> (Spool, SpooledBody) {
     let (queue, chunks) = mpsc::channel(QUEUE);
     let (rest, pending) = oneshot::channel();
-    let spool = Spool { queue: Some(queue), file: None, rest, directory: directory.to_owned() };
+    let spool = Spool { queue: Some(queue), file: None, rest, directory: Arc::clone(directory) };
     (spool, SpooledBody { chunks, rest: Rest::Pending(pending) })
 }
 
@@ -71,17 +128,18 @@ impl Spool {
         }
         let file = match &mut self.file {
             Some(file) => file,
-            none => none.insert(tempfile::tempfile_in(&self.directory).map_err(SpoolError::File)?),
+            none => none.insert(self.directory.create()?),
         };
-        file.write_all(&chunk).map_err(SpoolError::File)
+        self.directory.write(file, &chunk)
     }
 
     /// Completes the body.
     pub(crate) fn finish(mut self) {
-        if let Some(file) = &mut self.file
-            && let Err(error) = file.rewind()
-        {
-            return log::error!("a response was not finished: {error}");
+        if let Some(SpoolFile { file, .. }) = &mut self.file {
+            if let Err(error) = file.rewind() {
+                return log::error!("a response was not finished: {error}");
+            }
+            self.directory.database.health().recover(Part::Spool);
         }
         // The client may have disconnected.
         let _ = self.rest.send(self.file);
@@ -96,8 +154,8 @@ pub(crate) struct SpooledBody {
 
 /// The part of the body after the queue.
 enum Rest {
-    Pending(oneshot::Receiver<Option<File>>),
-    Reading(JoinHandle<std::io::Result<(File, Bytes)>>),
+    Pending(oneshot::Receiver<Option<SpoolFile>>),
+    Reading(JoinHandle<std::io::Result<(SpoolFile, Bytes)>>),
     End,
 }
 
@@ -136,9 +194,9 @@ impl MessageBody for SpooledBody {
 }
 
 /// The next piece of the file; empty at its end.
-fn piece(mut file: File) -> std::io::Result<(File, Bytes)> {
+fn piece(mut file: SpoolFile) -> std::io::Result<(SpoolFile, Bytes)> {
     let mut bytes = Vec::with_capacity(PIECE);
-    (&mut file).take(PIECE as u64).read_to_end(&mut bytes)?;
+    (&mut file.file).take(PIECE as u64).read_to_end(&mut bytes)?;
     Ok((file, bytes.into()))
 }
 
@@ -168,14 +226,17 @@ mod tests {
     fn a_body_whose_client_does_not_read_waits_in_a_file_except_for_the_queue() {
         const CHUNKS: usize = 200;
         let directory = tempfile::tempdir().unwrap();
-        let (mut spool, mut body) = spool(directory.path());
+        let database = Arc::new(Database::lock(&directory.path().join("test.db")).unwrap());
+        let directory = SpoolDirectory::beside(&database);
+        let (mut spool, mut body) = spool(&directory);
         let chunk = |number: usize| vec![u8::try_from(number).unwrap(); 64 * 1024];
         for number in 0..CHUNKS {
             spool.push(chunk(number).into()).unwrap();
         }
         assert_eq!(body.chunks.len(), QUEUE);
-        let on_disk = spool.file.as_ref().unwrap().metadata().unwrap().len();
+        let on_disk = spool.file.as_ref().unwrap().file.metadata().unwrap().len();
         assert_eq!(on_disk, ((CHUNKS - QUEUE) * 64 * 1024) as u64);
+        assert_eq!(directory.bytes(), i64::try_from(on_disk).unwrap());
         spool.finish();
         let received = actix_web::rt::System::new().block_on(async {
             let mut received = Vec::new();
@@ -184,6 +245,7 @@ mod tests {
             }
             received
         });
+        assert_eq!(directory.bytes(), 0);
         assert!(received == (0..CHUNKS).flat_map(chunk).collect::<Vec<u8>>());
     }
 }

@@ -74,6 +74,11 @@ impl<S: 'static> ThreadPool<S> {
         async move { result.await.map_err(|_| PoolStopped) }
     }
 
+    /// The number of tasks that no thread has begun.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Queues a task without a result.
     pub(super) fn post(&self, task: impl FnOnce(&mut S) + Send + 'static) {
         // Fails only after the last thread has ended, and threads outlive the handle.

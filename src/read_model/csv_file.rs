@@ -105,7 +105,7 @@ impl CsvFile {
     /// Opens the file at `path`, or creates it. Fails if it does not have what is checkpointed.
     pub(super) fn open(connection: SqliteConnection, path: &Path, mark: FileMark) -> Result<Self, ProjectionError> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
-        let checksum = compare(path, mark)?;
+        let checksum = mark.compare(path)?;
         // Lines after the last checkpoint will be written again.
         file.set_len(mark.length)?;
         let stamp = Stamp::of(&file.metadata()?)?;
@@ -123,7 +123,7 @@ impl CsvFile {
         if now.id != self.stamp.id {
             return Err(ProjectionError::new(format!("{} was replaced", path.display())));
         }
-        compare(path, mark)?;
+        mark.compare(path)?;
         self.stamp = now;
         Ok(())
     }
@@ -159,32 +159,36 @@ impl CsvFile {
     }
 }
 
+impl FileMark {
+    /// Compares the beginning of a file with the mark, and returns its checksum. Reads all of it.
+    pub(crate) fn compare(self, path: &Path) -> Result<u32, ProjectionError> {
+        let Self { length, checksum } = self;
+        let failed = |error: io::Error| ProjectionError::new(format!("{}: {error}", path.display()));
+        let mut file = File::open(path).map_err(failed)?;
+        let found = file.metadata()?.len();
+        if found < length {
+            return Err(ProjectionError::new(format!("{} has {found} of its {length} bytes", path.display())));
+        }
+        let mut left = length;
+        let mut actual = 0;
+        let mut buffer = vec![0; 64 * 1024];
+        while left > 0 {
+            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            file.read_exact(&mut buffer[..wanted]).map_err(failed)?;
+            actual = checksum_after(actual, &buffer[..wanted]);
+            left -= wanted as u64;
+        }
+        if checksum.is_some_and(|expected| expected != actual) {
+            return Err(ProjectionError::new(format!("{} was changed by something else", path.display())));
+        }
+        Ok(actual)
+    }
+}
+
 impl Stamp {
     fn of(metadata: &Metadata) -> io::Result<Self> {
         Ok(Self { id: FileId::of_metadata(metadata), length: metadata.len(), modified: metadata.modified()? })
     }
-}
-
-/// Compares the beginning of a file with what is checkpointed, and returns its checksum.
-fn compare(path: &Path, FileMark { length, checksum }: FileMark) -> Result<u32, ProjectionError> {
-    let mut file = File::open(path)?;
-    let found = file.metadata()?.len();
-    if found < length {
-        return Err(ProjectionError::new(format!("{} has {found} of its {length} bytes", path.display())));
-    }
-    let mut left = length;
-    let mut actual = 0;
-    let mut buffer = vec![0; 64 * 1024];
-    while left > 0 {
-        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        file.read_exact(&mut buffer[..wanted])?;
-        actual = checksum_after(actual, &buffer[..wanted]);
-        left -= wanted as u64;
-    }
-    if checksum.is_some_and(|expected| expected != actual) {
-        return Err(ProjectionError::new(format!("{} was changed by something else", path.display())));
-    }
-    Ok(actual)
 }
 
 /// The checksum of some bytes and those before them.

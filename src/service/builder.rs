@@ -11,17 +11,21 @@ use actix_web::dev::ServerHandle;
 use actix_web::{rt, web};
 
 use crate::delivery::relay::{Relay, RelayConfig};
+use crate::delivery::relay_metrics::RelayMetrics;
 use crate::delivery::stream_limiter::StreamLimiter;
+use crate::delivery::watch::Watch;
 use crate::domain::clock::Clock;
 use crate::domain::collection::{Derived, Document, EventSourced, Registry};
 use crate::domain::error_chain::ErrorChain;
 use crate::events::replay_cache::ReplayCache;
+use crate::http::request_metrics::RequestMetrics;
 use crate::http::server::{ServerConfig, serve};
 use crate::http::shared::Shared;
 use crate::projector;
 use crate::projector::registry::{ProjectionSet, Projections};
 use crate::read::collection_cache::CollectionCache;
-use crate::read::pool::{CheckFile, Readers};
+use crate::read::pool::{CheckFile, ReadMetrics, Readers};
+use crate::read::spooled_body::SpoolDirectory;
 use crate::read_model::projection::Projection;
 use crate::read_model::sink::Tables;
 use crate::read_model::spec::ProjectionSpec;
@@ -32,6 +36,7 @@ use crate::service::running::{Running, StartError, cut_streams, retention};
 use crate::service::settings::{Settings, bytes};
 use crate::service::signals::Signals;
 use crate::storage::database::Database;
+use crate::storage::disk::Disk;
 use crate::storage::health::FileCheck;
 use crate::storage::preparation;
 use crate::storage::verified::Verified;
@@ -201,6 +206,7 @@ impl Service {
         self.check()?;
         let (registry, projections) = (Arc::new(self.registry), self.projections);
         let clock = Arc::new(Clock::default());
+        preparation::reject_foreign_file(&settings.database)?;
         let database = Arc::new(Database::lock(&settings.database)?);
         preparation::prepare(&database, &registry, settings.copy_before(), &LogProgress::new())?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
@@ -213,11 +219,24 @@ impl Service {
         let (ours, theirs) = (Arc::clone(&registry), Arc::clone(&inline));
         let aggregator =
             Aggregator::new(Arc::clone(&database), ours, theirs, Arc::clone(&clock), writer, settings.queue.get());
-        let (committed, journal) = (aggregator.committed(), aggregator.journal());
+        let (committed, journal, writes) = (aggregator.committed(), aggregator.journal(), aggregator.metrics());
         // A thread each: what they do blocks.
         let (writing, relaying) = (named_arbiter("duality-writer"), named_arbiter("duality-relay"));
         let aggregator = Aggregator::start_in_arbiter(&writing.handle(), |_| aggregator);
+        let min_free = settings.min_free.as_u64();
+        let (disk, spool) =
+            (Arc::new(Disk::new(database.directory().to_owned(), min_free)), SpoolDirectory::beside(&database));
+        disk.check(database.health());
+        let published = Arc::new(RelayMetrics::new(revision));
         let relay = Relay::new(RelayConfig {
+            metrics: Arc::clone(&published),
+            watch: Watch {
+                database: Arc::clone(&database),
+                disk: Arc::clone(&disk),
+                spool: Arc::clone(&spool),
+                aggregator: aggregator.clone(),
+                probing: Arc::default(),
+            },
             database: Arc::clone(&database),
             registry: Arc::clone(&registry),
             clock: Arc::clone(&clock),
@@ -234,22 +253,32 @@ impl Service {
             Projections::start(&inline, &projections.background, &context, &relay, settings.poll_interval);
 
         let replay_cache = Arc::new(ReplayCache::new(bytes(settings.shared_events)));
+        let reads = Arc::new(ReadMetrics::default());
         let start_readers = |name| {
-            Readers::start(name, settings.readers.get(), &database, &registry, &replay_cache)
+            Readers::start(name, settings.readers.get(), &database, &registry, &replay_cache, &reads)
                 .map_err(StartError::Thread)
         };
         let shared = web::Data::new(Shared {
             readers: start_readers("duality-read")?,
             scanners: start_readers("duality-scan")?,
             collections: Arc::new(CollectionCache::new(registry.ids().count(), bytes(settings.shared_bodies))),
+            spool_directory: spool,
+            parked: Arc::default(),
             database: Arc::clone(&database),
-            spool_directory: database.directory().to_owned(),
+            disk,
+            relay: published,
+            poll_interval: settings.poll_interval,
+            reads,
+            replay_cache,
+            requests: RequestMetrics::default(),
+            started: clock.now(),
             registry,
             history,
             committed,
             journal,
             projections: Arc::new(projections),
             aggregator,
+            writes,
             max_body: bytes(settings.max_body),
             session_buffer: bytes(settings.session_buffer),
             heartbeat: settings.heartbeat,

@@ -26,6 +26,7 @@ use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::page::Progress;
 use crate::storage::preparation;
+use crate::storage::transaction::WriteError;
 use crate::storage::verified::Verified;
 use crate::storage::writer::Writer;
 
@@ -71,6 +72,7 @@ fn run_projection_task(
     if !settings.database.exists() {
         return Err(StoreError::Missing { path: settings.database.clone() }.into());
     }
+    preparation::reject_foreign_file(&settings.database)?;
     match Database::lock(&settings.database) {
         Ok(database) => {
             preparation::prepare(&database, &registry, settings.copy_before(), &LogProgress::new())?;
@@ -171,7 +173,7 @@ impl Offline {
 
     fn rebuild(&mut self, name: &str) -> Result<TaskOutcome, TaskError> {
         if self.inline.iter().any(|projection| projection.name == name) {
-            self.writer.rebuild(name, self.clock.now())?;
+            self.writer.rebuild(name, self.clock.now()).map_err(WriteError::into_cause)?;
             print_line(&format!("{name} was rebuilt"));
             return Ok(TaskOutcome::Success);
         }

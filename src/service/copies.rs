@@ -13,7 +13,7 @@ use crate::service::progress::CommandProgress;
 use crate::service::settings::Settings;
 use crate::service::task::{TaskError, TaskOutcome, print_line};
 use crate::storage::backup::{self, Check, Copied, IfExists};
-use crate::storage::database::{Database, with_suffix};
+use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::preparation::{self, Plan};
 use crate::storage::restore::{Restored, restore, restore_from};
@@ -37,25 +37,9 @@ pub(super) fn back_up(
         let _ = writeln!(stderr(), "copied {}", describe(&copied));
         return Ok(TaskOutcome::Success);
     }
-    require_unused(target)?;
     let copied = backup::copy(&settings.database, target, if_exists, check, &progress)?;
     print_line(&format!("{}: {}", target.display(), describe(&copied)));
     Ok(TaskOutcome::Success)
-}
-
-/// Refuses to replace a database that a service uses.
-fn require_unused(target: &Path) -> Result<(), StoreError> {
-    if !target.is_file() {
-        return Ok(());
-    }
-    let lock = with_suffix(target, ".lock");
-    let had_lock = lock.exists();
-    let locked = Database::lock(target).map(|database| database.release());
-    if locked.is_ok() && !had_lock {
-        // A file that stays does no harm.
-        let _ = std::fs::remove_file(lock);
-    }
-    locked
 }
 
 /// `duality restore FILE|-`
@@ -93,6 +77,7 @@ pub(super) fn migrate(
         return Err(StoreError::Missing { path: settings.database.clone() }.into());
     }
     let progress = CommandProgress::new().map_err(TaskError::Signal)?;
+    preparation::reject_foreign_file(&settings.database)?;
     let database = Database::lock(&settings.database)?;
     preparation::prepare(&database, &registry, settings.copy_before(), &progress)?;
     let writer = Writer::open(&database, Arc::new(registry), projections.inline.into(), Clock::default().now())?;

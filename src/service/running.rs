@@ -23,7 +23,8 @@ use crate::service::control::ControlSocket;
 use crate::service::settings::Settings;
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
-use crate::write::aggregator::{Close, ExecuteError, execute};
+use crate::write::aggregator::{Close, ExecuteError, Submission, execute};
+use crate::write::refusal::Refusal;
 
 /// A running service. It runs until [`Running::stop`].
 pub struct Running {
@@ -97,7 +98,8 @@ impl Running {
         let collection = self.collection::<T>().ok_or(CommandError::NotRegistered(T::NAME))?;
         let change = handle::<T>(command).map_err(CommandError::Encoding)?;
         let command = Command { collection, key, precondition: Precondition::default(), change };
-        let written = execute(&self.shared.aggregator, None, command).await.map_err(CommandError::of)?;
+        let submission = Submission { command, replies: None, waiting: self.shared.writes.wait(0) };
+        let written = execute(&self.shared.aggregator, submission).await.map_err(CommandError::of)?;
         let state = written.body.map(|body| body.decode()).transpose();
         let state = state.map_err(|corrupt| CommandError::Corrupt(corrupt.to_string()))?;
         let (version, revision) = (written.version.number(), written.revision.number());
@@ -148,6 +150,7 @@ impl Running {
     /// The write-ahead log could not be moved into the database file. All answered commands are on disk nevertheless. Or
     /// the database file was replaced, and nothing is changed any more.
     pub async fn stop(self) -> Result<(), StoreError> {
+        self.database.health().stop();
         let stopped = self.server.as_ref().map(|server| server.stop(true));
         cut_streams(&self.hubs, &self.shared);
         if let Some(cutting) = &self.cutting {
@@ -255,9 +258,9 @@ pub enum CommandError<E> {
     /// The collection does not allow this key for a new aggregate.
     #[error(transparent)]
     Invalid(ValidationError),
-    /// Too many commands are waiting. This one was not executed.
-    #[error("too many commands are waiting; this one was not executed")]
-    Busy,
+    /// The command was not executed, for a reason that has nothing to do with it. The same command may succeed later.
+    #[error("nothing was done: {0}")]
+    NotDone(Refusal),
     /// The type is not registered with the service.
     #[error("{0} is not registered")]
     NotRegistered(&'static str),
@@ -271,7 +274,7 @@ pub enum CommandError<E> {
     /// The aggregate's own code panicked. The command was not executed. The panic is in the log.
     #[error("the code of the aggregate panicked")]
     Panicked,
-    /// The database failed, or the service has stopped. The cause is in the log.
+    /// The commit failed. The cause is in the log.
     #[error("it is unknown whether the command was executed; the log has the cause")]
     Unknown,
 }
@@ -288,9 +291,9 @@ impl<E: 'static> CommandError<E> {
             ExecuteError::Rejected(Rejection::Panicked) => Self::Panicked,
             // Typed commands have no precondition, so the first of these does not happen.
             ExecuteError::Rejected(Rejection::PreconditionFailed(_))
-            | ExecuteError::Failed
+            | ExecuteError::Unknown
             | ExecuteError::Replaced => Self::Unknown,
-            ExecuteError::Busy => Self::Busy,
+            ExecuteError::NotDone(refusal) => Self::NotDone(refusal),
         }
     }
 }

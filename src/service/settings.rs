@@ -67,6 +67,10 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_PRUNE_INTERVAL", value_name = "DURATION", default_value = "1min", value_parser = interval)]
     pub prune_interval: Duration,
 
+    /// The free room on the disk of the database below which the service is not ready.
+    #[arg(long, env = "DUALITY_MIN_FREE", value_name = "SIZE", default_value = "64MiB")]
+    pub min_free: ByteSize,
+
     /// How long a stream is quiet before it gets a comment line.
     #[arg(long, env = "DUALITY_HEARTBEAT", value_name = "DURATION", default_value = "15s", value_parser = interval)]
     pub heartbeat: Duration,

@@ -20,6 +20,7 @@ use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{Revision, Version};
+use crate::metrics::Counter;
 
 /// The row of one aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -245,8 +246,12 @@ pub(super) fn has_changed(
 /// The maximum number of tombstones that one transaction deletes, so that no command waits for long.
 const TOMBSTONES_PER_TRANSACTION: u16 = 1000;
 
-/// Deletes the oldest tombstones that are not retained, up to a maximum number.
-pub(super) fn prune_tombstones(connection: &mut SqliteConnection, retained: Retained) -> Result<Progress, StoreError> {
+/// Deletes the oldest tombstones that are not retained, up to a maximum number. Counts them.
+pub(super) fn prune_tombstones(
+    connection: &mut SqliteConnection,
+    retained: Retained,
+    pruned: &Counter,
+) -> Result<Progress, StoreError> {
     let Retained { now, tombstones: older_than, .. } = retained;
     connection.transaction(|connection| {
         let sighting = Sighting::load(connection, Rows::Tombstones)?;
@@ -276,6 +281,7 @@ pub(super) fn prune_tombstones(connection: &mut SqliteConnection, retained: Reta
                 break;
             }
             diesel::delete(aggregates::table.find((collection, rank, key))).execute(connection)?;
+            pruned.add(1);
             forgotten = Some(*revision);
         }
         if let Some(last) = forgotten {

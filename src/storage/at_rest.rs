@@ -15,7 +15,7 @@ use super::location::resolve;
 /// Runs `work` on a read-only connection. If the file changes while it counts as unused, `work` runs a second time.
 ///
 /// A read-only connection creates a log and its index, and cannot remove them. So if there is no log, which is so after
-/// every orderly stop, SQLite is told that nobody writes the file; that also works in a directory without write access.
+/// every orderly stop, SQLite may assume that nobody writes the file; that also works in a directory without write access.
 pub(crate) fn read_undisturbed<T>(
     path: &Path,
     mut work: impl FnMut(&mut SqliteConnection) -> Result<T, StoreError>,

@@ -16,7 +16,7 @@ use tempfile::NamedTempFile;
 
 use super::at_rest::read_undisturbed;
 use super::connection::open_copy;
-use super::database::with_suffix;
+use super::database::{Database, with_suffix};
 use super::error::{StoreError, cannot_open};
 use super::identity::identify;
 use super::integrity::integrity_check;
@@ -220,6 +220,10 @@ fn refuse(source: &Path, target: &Path, if_exists: IfExists) -> Result<(), Store
     if resolve(source)? == *target {
         return Err(cannot_write(target, "it is the database itself"));
     }
+    if if_exists == IfExists::Fail && target.symlink_metadata().is_ok() {
+        return Err(StoreError::Exists { path: target.to_owned() });
+    }
+    require_unused(target)?;
     for suffix in ["-wal", "-journal"] {
         let log = with_suffix(target, suffix);
         if log.exists() {
@@ -227,10 +231,22 @@ fn refuse(source: &Path, target: &Path, if_exists: IfExists) -> Result<(), Store
             return Err(cannot_write(target, format!("{} is the log of another database; remove it", log.display())));
         }
     }
-    if if_exists == IfExists::Fail && target.symlink_metadata().is_ok() {
-        return Err(StoreError::Exists { path: target.to_owned() });
-    }
     Ok(())
+}
+
+/// Refuses to replace a database that a service uses.
+fn require_unused(target: &Path) -> Result<(), StoreError> {
+    if !target.is_file() {
+        return Ok(());
+    }
+    let lock = with_suffix(target, ".lock");
+    let had_lock = lock.exists();
+    let locked = Database::lock(target).map(|database| database.release());
+    if locked.is_ok() && !had_lock {
+        // A file that stays does no harm.
+        let _ = fs::remove_file(lock);
+    }
+    locked
 }
 
 /// The size of a copy in bytes, approximately.

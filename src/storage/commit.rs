@@ -177,13 +177,13 @@ impl<'a> StagedBatch<'a> {
             .map(|after| vec![StateChange { collection: id, key: key.clone(), before: None, after: Some(after) }]);
         let savepoint = self.savepoint(&changes);
         let staged = restored.into_iter().chain([changes]).try_for_each(|changes| self.stage(changes));
-        let projected = staged.and_then(|()| {
+        let projected = staged.map_err(ExecuteError::from).and_then(|()| {
             self.stage_events(id, &key, events);
             self.project(connection, &savepoint)
         });
-        if let Err(rejection) = projected {
+        if let Err(error) = projected {
             self.roll_back(savepoint);
-            return Err(rejection.into());
+            return Err(error);
         }
         if is_numbered {
             self.counters.use_key(id);
@@ -254,14 +254,20 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// Applies what was staged since a savepoint to the inline projections.
-    fn project(&self, connection: &mut SqliteConnection, since: &Savepoint) -> Result<(), Rejection> {
+    fn project(&self, connection: &mut SqliteConnection, since: &Savepoint) -> Result<(), ExecuteError> {
         if self.inline.is_empty() {
             return Ok(());
         }
         let events = &self.events[since.events..];
         let changes = &self.changes[since.changes..];
-        inline_projections::project(connection, self.registry, self.inline, events, changes)
-            .map_err(|error| Rejection::Corrupt(CorruptState::new(error.to_string())))
+        inline_projections::project(connection, self.registry, self.inline, events, changes).map_err(|error| {
+            // With a full disk or an I/O error, SQLite may have rolled back the whole transaction, and every command of
+            // the batch would fail in the same way.
+            match inline_projections::failure_of_batch(connection, &error) {
+                Some(error) => ExecuteError::Store(error),
+                None => Rejection::Corrupt(CorruptState::new(error.to_string())).into(),
+            }
+        })
     }
 
     /// Remembers the batch before the changes of a command are staged.

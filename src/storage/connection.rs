@@ -1,6 +1,7 @@
 //! Connections to the database file.
 
 use std::path::Path;
+use std::time::Duration;
 
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
@@ -15,7 +16,7 @@ use super::main_file::Tag;
 use super::page::Progress;
 
 /// SQLite's busy timeout, for every connection: another process may be reading the file, or the diesel CLI may use it.
-const BUSY_TIMEOUT: &str = "PRAGMA busy_timeout = 5000";
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a writer does with a file that does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +33,6 @@ pub(super) fn open_for_writing(path: &Path, if_missing: IfMissing) -> Result<Sql
     };
     // FULL: a commit survives a power failure. Only this connection has a large page cache: 64 MiB at most.
     let pragmas = [
-        BUSY_TIMEOUT,
         "PRAGMA journal_mode = WAL",
         "PRAGMA synchronous = FULL",
         "PRAGMA foreign_keys = ON",
@@ -46,7 +46,7 @@ pub(super) fn open_for_writing(path: &Path, if_missing: IfMissing) -> Result<Sql
 
 /// A read-only connection to the main database or to a sidecar.
 pub(crate) fn open_read_only(path: &Path) -> Result<SqliteConnection, StoreError> {
-    connect(path, "ro", &[BUSY_TIMEOUT])
+    connect(path, "ro", &[])
 }
 
 /// A connection to a database next to the main one, which has one writer as well. The file is created if necessary; only
@@ -56,7 +56,6 @@ pub(crate) fn open_read_only(path: &Path) -> Result<SqliteConnection, StoreError
 /// So a sidecar never makes the main writer wait for the disk.
 pub(crate) fn open_sidecar(path: &Path) -> Result<SqliteConnection, StoreError> {
     let pragmas = [
-        BUSY_TIMEOUT,
         "PRAGMA journal_mode = WAL",
         "PRAGMA synchronous = NORMAL",
         // Deleted rows are overwritten with zeros, because they may contain personal data.
@@ -79,17 +78,23 @@ pub(super) fn open_immutable(path: &Path) -> Result<SqliteConnection, StoreError
 
 /// A connection to a file that is no database in use yet: the copy of one. It has a rollback journal.
 pub(super) fn open_copy(path: &Path) -> Result<SqliteConnection, StoreError> {
-    connect(path, "rw", &[BUSY_TIMEOUT])
+    connect(path, "rw", &[])
 }
 
 fn connect(file: &Path, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection, StoreError> {
     let path = utf8_percent_encode(file.to_str().unwrap_or_default(), NOT_IN_A_PATH).to_string();
     let connection = SqliteConnection::establish(&format!("file:{path}?mode={mode}"));
     let mut connection = connection.map_err(|error| cannot_open(file, error))?;
+    set_busy_timeout(&mut connection, BUSY_TIMEOUT).map_err(|error| cannot_open(file, error))?;
     for pragma in pragmas {
         connection.batch_execute(pragma).map_err(|error| cannot_open(file, error))?;
     }
     Ok(connection)
+}
+
+/// Changes how long a connection waits for the lock of another one.
+pub(super) fn set_busy_timeout(connection: &mut SqliteConnection, timeout: Duration) -> QueryResult<()> {
+    connection.batch_execute(&format!("PRAGMA busy_timeout = {}", timeout.as_millis()))
 }
 
 /// The characters that would end or change the path in a URI.

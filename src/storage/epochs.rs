@@ -35,6 +35,13 @@ pub(super) fn begin(connection: &mut SqliteConnection) -> Result<History, StoreE
     Ok(History::new(earlier, current))
 }
 
+/// The epochs of a database that another process may be writing.
+pub(super) fn history(connection: &mut SqliteConnection) -> Result<History, StoreError> {
+    let mut epochs = load(connection)?;
+    let current = epochs.pop().ok_or_else(|| StoreError::Corrupt("there is no epoch".to_owned()))?;
+    Ok(History::new(epochs, current))
+}
+
 /// The epochs of the database, oldest first.
 fn load(connection: &mut SqliteConnection) -> Result<Vec<EpochStart>, StoreError> {
     let columns = (epochs::epoch, epochs::first_revision, epochs::first_position);

@@ -103,15 +103,24 @@ pub enum StoreError {
     /// The operating system has no random numbers for a new epoch.
     #[error("cannot create an epoch")]
     Epoch(#[source] getrandom::Error),
-    /// A statement failed: a full disk, an I/O error.
+    /// Another process has held the lock for writing for too long.
+    #[error("another process has locked the database for writing")]
+    Busy,
+    /// There is no room for the database.
+    #[error("the disk of the database is full")]
+    Full,
+    /// A statement failed, for example with an I/O error.
     #[error("a database statement failed")]
-    Query(#[from] QueryError),
+    Query(#[source] QueryError),
     /// The database has data that this program cannot read.
     #[error("the database has unexpected data: {0}")]
     Corrupt(String),
     /// An inline projection rejected an event, so that its transaction was rolled back.
     #[error("{0}")]
     Projection(String),
+    /// SQLite has rolled back a transaction on its own, for example because of an I/O error.
+    #[error("the transaction was rolled back: {0}")]
+    RolledBack(String),
     /// The code that used the database panicked. The panic is in the log.
     #[error("the operation panicked; the panic is in the log")]
     Panicked,
@@ -138,6 +147,36 @@ pub enum StoreError {
         path: PathBuf,
     },
 }
+
+impl StoreError {
+    /// Whether the database as a whole cannot be used, and not only some of its data.
+    pub(crate) fn is_of_file(&self) -> bool {
+        !matches!(self, Self::Corrupt(_) | Self::Projection(_) | Self::Panicked)
+    }
+}
+
+impl From<QueryError> for StoreError {
+    /// SQLite's result codes do not reach us, but its messages for them never change.
+    fn from(error: QueryError) -> Self {
+        let message = match &error {
+            QueryError::DatabaseError(_, information) => information.message(),
+            // The transaction was over when it was to be rolled back.
+            QueryError::RollbackErrorOnCommit { commit_error, .. } => match commit_error.as_ref() {
+                QueryError::DatabaseError(_, information) => information.message(),
+                _ => "",
+            },
+            _ => "",
+        };
+        match message {
+            "database is locked" => Self::Busy,
+            DISK_FULL => Self::Full,
+            _ => Self::Query(error),
+        }
+    }
+}
+
+/// SQLite's message for `SQLITE_FULL`.
+pub(super) const DISK_FULL: &str = "database or disk is full";
 
 pub(super) fn cannot_open(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
     StoreError::Open { path: path.to_owned(), source: source.into() }

@@ -10,7 +10,7 @@ use diesel::sqlite::SqliteConnection;
 
 use super::aggregates;
 use super::counters::horizon;
-use super::error::StoreError;
+use super::error::{DISK_FULL, StoreError};
 use super::journal::{self, Entry};
 use super::outbox::{self, Change};
 use super::page::{PageLimit, Span};
@@ -211,7 +211,8 @@ pub(super) fn project(
     events: &[Entry],
     changes: &[Change],
 ) -> Result<(), ProjectionError> {
-    connection.transaction(|connection| {
+    let mut cause = None;
+    let outcome = connection.transaction(|connection| {
         for projection in inline {
             let named = |error: ProjectionError| {
                 ProjectionError::new(format!("projection {} rejected the command: {error}", projection.name))
@@ -224,10 +225,13 @@ pub(super) fn project(
                     changes.iter().try_for_each(|change| apply(connection, projection, &change_event(registry, change)))
                 }
             }
-            .map_err(named)?;
+            .map_err(named)
+            .inspect_err(|error| cause = Some(error.clone()))?;
         }
         Ok(())
-    })
+    });
+    // With a full disk, for example, the error would be that there is nothing to roll back any more.
+    outcome.map_err(|error: ProjectionError| cause.unwrap_or(error))
 }
 
 fn domain_event<'a>(registry: &Registry, entry: &'a Entry) -> Event<'a> {
@@ -252,5 +256,18 @@ fn change_event<'a>(registry: &Registry, change: &'a Change) -> Event<'a> {
         collection: registry.get(change.collection).name(),
         key: &change.key,
         what: What::Change { patch: &change.patch },
+    }
+}
+
+/// The error of the whole batch, if it cannot continue after the error of a projection.
+pub(super) fn failure_of_batch(connection: &mut SqliteConnection, error: &ProjectionError) -> Option<StoreError> {
+    let message = error.to_string();
+    // Fails while a transaction is open. If it does not, SQLite has rolled back that of the batch, and the new one will be
+    // rolled back with the batch.
+    let is_open = connection.batch_execute("BEGIN").is_err();
+    match is_open {
+        _ if message.contains(DISK_FULL) => Some(StoreError::Full),
+        true => None,
+        false => Some(StoreError::RolledBack(message)),
     }
 }

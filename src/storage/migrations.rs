@@ -26,8 +26,8 @@ pub(super) fn pending(connection: &mut SqliteConnection) -> Result<Vec<String>, 
     if let Some(newer) = applied.iter().find(|version| !is_known(version)) {
         return Err(StoreError::NewerSchema { version: newer.to_string() });
     }
-    let is_pending = |migration: &&Box<dyn Migration<Sqlite>>| !applied.contains(&migration.name().version());
-    Ok(known.iter().filter(is_pending).map(|migration| migration.name().to_string()).collect())
+    let names = known.iter().map(|migration| migration.name());
+    Ok(names.filter(|name| !applied.contains(&name.version())).map(ToString::to_string).collect())
 }
 
 /// Fails unless a database has exactly the migrations of this program.

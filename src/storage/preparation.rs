@@ -13,6 +13,7 @@ use super::database::{Database, with_suffix};
 use super::error::{StoreError, cannot_open};
 use super::health::FileCheck;
 use super::identity::{Identity, identify};
+use super::location::resolve;
 use super::log_check::reject_foreign_log;
 use super::schema::collections;
 use super::{maxima, migrations};
@@ -25,6 +26,19 @@ pub(crate) enum CopyBefore {
     Migration,
     /// Not at all.
     Never,
+}
+
+/// Refuses a file of another program before anything is created beside it. A file that cannot be read, or that is in use,
+/// is left to those who lock it.
+pub(crate) fn reject_foreign_file(path: &Path) -> Result<(), StoreError> {
+    let is_filled = fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() > 0);
+    if !is_filled || with_suffix(path, "-wal").exists() {
+        return Ok(());
+    }
+    match read_undisturbed(path, |connection| identify(connection, path)) {
+        Err(error @ (StoreError::Foreign { .. } | StoreError::NotADatabase { .. })) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Prepares the file of a locked database for its writer, which is not open yet: finds out what it is, notes whether its
@@ -108,6 +122,10 @@ pub(crate) struct Plan {
 
 /// Finds out what the next start has to do. Changes nothing. A service may be using the database.
 pub(crate) fn plan(path: &Path, registry: &Registry) -> Result<Plan, StoreError> {
+    let path = &resolve(path)?;
+    if !path.is_file() {
+        return Err(StoreError::Missing { path: path.clone() });
+    }
     let room = backup::room(path).map_err(|error| cannot_open(path, error))?;
     read_undisturbed(path, |connection| {
         identify(connection, path)?;
@@ -132,8 +150,7 @@ fn changed_collections(
         Err(diesel::result::Error::DatabaseError(_, info)) if info.message().starts_with("no such table") => Vec::new(),
         Err(error) => return Err(error.into()),
     };
-    let registered = registry.ids().map(|id| registry.get(id));
+    let registered = registry.ids().map(|id| (registry.get(id).name(), registry.get(id).rule()));
     let is_unchanged = |name: &str, rule: i64| known.iter().any(|(known, version)| known == name && *version == rule);
-    let changed = registered.filter(|collection| !is_unchanged(collection.name(), collection.rule()));
-    Ok(changed.map(|collection| collection.name()).collect())
+    Ok(registered.filter(|(name, rule)| !is_unchanged(name, *rule)).map(|(name, _)| name).collect())
 }

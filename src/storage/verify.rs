@@ -11,19 +11,21 @@ use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::SqliteConnection;
 
 use super::at_rest::read_undisturbed;
-use super::counters::{self, horizon};
+use super::counters::horizon;
 use super::error::StoreError;
 use super::identity::identify;
 use super::integrity::integrity_check;
 use super::journal::{self, Folded};
-use super::schema::{aggregates, collections, epochs, journal as events};
+use super::schema::{aggregates, collections, journal as events};
 use super::verified::Verified;
 use super::{
-    aggregates as rows, connection, inline_projections, journal_check, maxima, migrations, outbox_check, registration,
+    aggregates as rows, connection, epochs, inline_projections, journal_check, maxima, migrations, outbox_check,
+    registration,
 };
 use crate::domain::body::{Body, patch};
 use crate::domain::collection::{Collection, Derivation, Journaled, Registry};
 use crate::domain::error_chain::ErrorChain;
+use crate::domain::history::History;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::Version;
 use crate::read_model::error::ProjectionError;
@@ -49,10 +51,9 @@ pub(crate) fn verify_content(
     registry: &Registry,
 ) -> Result<Vec<Verified>, StoreError> {
     for id in registry.ids() {
-        match check_rule(connection, registry, id) {
-            Err(error @ StoreError::NotMigrated { .. }) => return Err(error),
-            // It is a finding of the file.
-            _ => {}
+        // Any other error is a finding of the file.
+        if let Err(error @ StoreError::NotMigrated { .. }) = check_rule(connection, registry, id) {
+            return Err(error);
         }
     }
     let mut results = vec![verify_file(connection)];
@@ -283,11 +284,9 @@ fn check_rule(connection: &mut SqliteConnection, registry: &Registry, id: Collec
 }
 
 /// Where the histories of a database end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct End {
-    pub(crate) epoch: String,
-    /// The current one and those before it.
-    pub(crate) epochs: Vec<String>,
+    pub(crate) history: History,
     pub(crate) revision: i64,
     pub(crate) position: i64,
 }
@@ -297,8 +296,7 @@ pub(crate) fn end(database: &Path) -> Result<End, StoreError> {
     read_undisturbed(database, |connection| {
         connection::read(connection, |connection| {
             Ok(End {
-                epoch: counters::epoch(connection)?.to_string(),
-                epochs: epochs::table.select(epochs::epoch).load(connection)?,
+                history: epochs::history(connection)?,
                 revision: horizon(connection)?.current.number(),
                 position: journal::current(connection)?.number(),
             })

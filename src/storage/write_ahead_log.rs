@@ -15,6 +15,7 @@ use super::error::StoreError;
 use super::main_file::Tag;
 use super::page::Progress;
 use super::schema::metadata;
+use super::transaction::{self, WriteError};
 
 /// The log is moved when it has grown by this many pages, which are 4 MB.
 const PAGES: u64 = 1000;
@@ -53,7 +54,7 @@ impl WriteAheadLog {
         log.checkpoint(connection)?;
         if tag == Tag::NONE {
             // Copies have no tag, so two of them would look alike.
-            log.write(connection, |_| Ok(()))?;
+            log.write(connection, |_| Ok(())).map_err(WriteError::into_cause)?;
             log.checkpoint(connection)?;
         }
         Ok(log)
@@ -75,12 +76,12 @@ impl WriteAheadLog {
         &mut self,
         connection: &mut SqliteConnection,
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    ) -> Result<T, WriteError> {
         let next = self.is_moved.then(Tag::random).transpose().map_err(StoreError::Epoch)?;
         if let Some(next) = next {
             self.file.may_have(next);
         }
-        let outcome = connection.immediate_transaction(|connection| {
+        let outcome = transaction::write(connection, |connection| {
             let Some(next) = next else { return work(connection) };
             let began = metadata::table.select(metadata::revision).first(connection).optional()?;
             let outcome = work(connection)?;
@@ -92,7 +93,8 @@ impl WriteAheadLog {
             self.is_moved = false;
             self.file.has(next);
         }
-        self.file.check_names()?;
+        // It may be in a file that nobody will find.
+        self.file.check_names().map_err(WriteError::Unknown)?;
         Ok(outcome)
     }
 

@@ -1,7 +1,9 @@
 //! The only writer of the main database. The aggregator owns it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use diesel::connection::SimpleConnection as _;
 use diesel::sqlite::SqliteConnection;
 
 use super::commit::{CommitContext, CommitOutcome, commit};
@@ -14,6 +16,7 @@ use super::log_check::reject_foreign_log;
 use super::page::Progress;
 use super::registration::Registration;
 use super::retained::Retained;
+use super::transaction::WriteError;
 use super::write_ahead_log::WriteAheadLog;
 use super::{aggregates, inline_projections, journal, migrations, outbox};
 use crate::domain::clock::Timestamp;
@@ -21,6 +24,7 @@ use crate::domain::collection::Registry;
 use crate::domain::command::Command;
 use crate::domain::history::History;
 use crate::domain::revision::{JournalPosition, Revision};
+use crate::metrics::Counter;
 use crate::read_model::spec::ProjectionSpec;
 
 /// The only writer of the main database.
@@ -33,6 +37,7 @@ pub(crate) struct Writer {
     log: WriteAheadLog,
     /// The counters as they are in the database.
     counters: Counters,
+    patience: Patience,
 }
 
 impl Writer {
@@ -48,7 +53,8 @@ impl Writer {
         migrations::migrate(&mut connection)?;
         let mut log = WriteAheadLog::open(database.file(), &mut connection)?;
         let registration = Registration { registry: &registry, inline: &inline, now };
-        let history = log.write(&mut connection, |connection| registration.write(connection))?;
+        let history =
+            log.write(&mut connection, |connection| registration.write(connection)).map_err(WriteError::into_cause)?;
         database.set_history(history);
         Self::load(connection, registry, inline, log, database)
     }
@@ -81,7 +87,8 @@ impl Writer {
         let position = journal::current(&mut connection)?;
         let counters = Counters::load(&mut connection, &registry, position)?;
         let (history, fence) = (Arc::clone(database.history()), Fence::of(database));
-        Ok(Self { connection, registry, inline, history, fence, log, counters })
+        let patience = Patience::Long;
+        Ok(Self { connection, registry, inline, history, fence, log, counters, patience })
     }
 
     /// The epochs of the database. The last one began when the database was opened.
@@ -104,7 +111,7 @@ impl Writer {
 
     /// Executes the commands in order, in one transaction. Each command has its own answer. After an error, none was
     /// executed.
-    pub(crate) fn commit(&mut self, commands: Vec<Command>, now: Timestamp) -> Result<CommitOutcome, StoreError> {
+    pub(crate) fn commit(&mut self, commands: Vec<Command>, now: Timestamp) -> Result<CommitOutcome, WriteError> {
         let context = CommitContext { registry: &self.registry, inline: &self.inline, fence: &self.fence, now };
         let commit = |connection: &mut _| commit(connection, context, &self.counters, commands);
         let (outcome, counters) = self.log.write(&mut self.connection, commit)?;
@@ -113,8 +120,9 @@ impl Writer {
         Ok(outcome)
     }
 
-    /// Deletes change events and tombstones that are not retained, oldest first, up to a maximum number.
-    pub(crate) fn prune(&mut self, retained: Retained) -> Result<Progress, StoreError> {
+    /// Deletes change events and tombstones that are not retained, oldest first, up to a maximum number. Counts the
+    /// tombstones.
+    pub(crate) fn prune(&mut self, retained: Retained, tombstones: &Counter) -> Result<Progress, WriteError> {
         let (fence, revision) = (&self.fence, self.counters.revision);
         let progress = self.log.write(&mut self.connection, |connection| {
             fence.check(connection, revision)?;
@@ -126,33 +134,44 @@ impl Writer {
         }
         self.log.write(&mut self.connection, |connection| {
             fence.check(connection, revision)?;
-            aggregates::prune_tombstones(connection, retained)
+            aggregates::prune_tombstones(connection, retained, tombstones)
         })
     }
 
     /// Moves the write-ahead log into the database file if it has become long. To be called when nobody waits.
     ///
     /// # Errors
-    /// The database file is another one.
+    /// The log cannot be moved: it keeps everything, and grows until it can. Or the database file is another one.
     pub(crate) fn checkpoint_if_long(&mut self) -> Result<(), StoreError> {
-        match self.log.checkpoint_if_long(&mut self.connection) {
-            Err(StoreError::Query(error)) => {
-                // Nothing is lost: the log keeps everything, and grows until it can be moved.
-                log::warn!("cannot move the write-ahead log into the database file: {error}");
-                Ok(())
-            }
-            outcome => outcome,
-        }
+        self.log.checkpoint_if_long(&mut self.connection)
     }
 
     /// Rebuilds an inline projection, in one transaction.
-    pub(crate) fn rebuild(&mut self, name: &str, now: Timestamp) -> Result<(), StoreError> {
+    pub(crate) fn rebuild(&mut self, name: &str, now: Timestamp) -> Result<(), WriteError> {
         let Some(projection) = self.inline.iter().find(|projection| projection.name == name) else { return Ok(()) };
         let (registry, fence, revision) = (&self.registry, &self.fence, self.counters.revision);
         self.log.write(&mut self.connection, |connection| {
             fence.check(connection, revision)?;
             inline_projections::build(connection, registry, projection, now)
         })
+    }
+
+    /// Writes a page that stays as it is, to find out whether a transaction can be committed again.
+    pub(crate) fn probe(&mut self) -> Result<(), WriteError> {
+        let (fence, revision) = (&self.fence, self.counters.revision);
+        self.log.write(&mut self.connection, |connection| {
+            fence.check(connection, revision)?;
+            Ok(connection.batch_execute(PROBE)?)
+        })
+    }
+
+    /// Changes how long this connection waits for the lock of another process.
+    pub(crate) fn wait_for_lock(&mut self, patience: Patience) -> Result<(), StoreError> {
+        if self.patience != patience {
+            connection::set_busy_timeout(&mut self.connection, patience.timeout())?;
+            self.patience = patience;
+        }
+        Ok(())
     }
 
     /// Closes the database. If all other connections are closed, all of its data is in one file then.
@@ -162,6 +181,26 @@ impl Writer {
     }
 }
 
+/// Two statements, because SQLite does not write a row that is the same afterwards.
+const PROBE: &str = "UPDATE metadata SET pruned = pruned + 1; UPDATE metadata SET pruned = pruned - 1";
+
+/// How long a transaction waits for the lock of another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// As long as every connection does.
+    Long,
+    /// After a transaction waited in vain: the commands that have been queued meanwhile must not wait one after another.
+    Short,
+}
+
+impl Patience {
+    fn timeout(self) -> Duration {
+        match self {
+            Self::Long => connection::BUSY_TIMEOUT,
+            Self::Short => Duration::from_millis(100),
+        }
+    }
+}
 /// A step of pruning counts as this many changed rows: it deletes rows that lie together.
 const PRUNED_PAGES: usize = 64;
 

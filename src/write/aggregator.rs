@@ -6,6 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Instant;
 
 use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
@@ -20,11 +21,15 @@ use crate::read_model::spec::ProjectionSpec;
 use crate::storage::commit::Written;
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
+use crate::storage::health::Part;
 use crate::storage::outbox::Change;
 use crate::storage::page::Progress;
 use crate::storage::retained::Retained;
-use crate::storage::writer::Writer;
+use crate::storage::transaction::WriteError;
+use crate::storage::writer::{Patience, Writer};
+use crate::write::refusal::Refusal;
 use crate::write::replies::{ReplyBatch, ReplyQueue};
+use crate::write::write_metrics::{Waiting, WriteMetrics};
 
 /// The maximum number of commands in one transaction. The first of them waits for all.
 const MAX_BATCH: usize = 512;
@@ -43,6 +48,7 @@ pub(crate) struct Aggregator {
     queue: usize,
     committed: Arc<CommittedRevision>,
     journal: Arc<watch::Sender<JournalMark>>,
+    metrics: Arc<WriteMetrics>,
     /// The relay, which is notified of commits.
     listener: Option<Recipient<Committed>>,
 }
@@ -122,12 +128,17 @@ impl Aggregator {
             queue,
             committed,
             journal: Arc::new(journal),
+            metrics: Arc::new(WriteMetrics::new()),
             listener: None,
         }
     }
 
     pub(crate) fn committed(&self) -> Arc<CommittedRevision> {
         Arc::clone(&self.committed)
+    }
+
+    pub(crate) fn metrics(&self) -> Arc<WriteMetrics> {
+        Arc::clone(&self.metrics)
     }
 
     pub(crate) fn journal(&self) -> Arc<watch::Sender<JournalMark>> {
@@ -141,26 +152,40 @@ impl Aggregator {
         }
         self.commit();
         // Only now, so that nobody waits for it.
-        if let Some(writer) = &mut self.writer
-            && writer.checkpoint_if_long().is_err()
-        {
-            self.writer = None;
+        self.checkpoint();
+    }
+
+    /// Moves the write-ahead log if it has become long.
+    fn checkpoint(&mut self) {
+        let Some(writer) = &mut self.writer else { return };
+        let (health, path) = (self.database.health(), self.database.path().display());
+        match writer.checkpoint_if_long() {
+            Ok(()) => health.recover(Part::Checkpoint),
+            Err(StoreError::Replaced { .. }) => self.writer = None,
+            Err(error) => {
+                let reason = format!("{path}: the write-ahead log cannot be moved into it: {}", ErrorChain(&error));
+                health.fail(Part::Checkpoint, &reason);
+            }
         }
     }
 
     fn commit(&mut self) {
+        let pending = self.pending.drain(..);
         let (commands, requests): (Vec<_>, Vec<_>) =
-            self.pending.drain(..).map(|execute| (execute.command, (execute.replies, execute.reply_to))).unzip();
+            pending.map(|Execute { command, request }| (command, request)).unzip();
         let mut replies = ReplyBatch::new();
-        let now = self.clock.now();
-        match self.with_writer(|writer| writer.commit(commands, now)) {
+        let (now, started) = (self.clock.now(), Instant::now());
+        let outcome = self.with_writer(|writer| writer.commit(commands, now));
+        self.metrics.latency.observe_time(started.elapsed());
+        match outcome {
             Ok(committed) => {
+                self.metrics.count_batch(&committed.answers);
                 self.committed.set(committed.revision, &committed.changed);
                 self.journal.send_if_modified(|mark| {
                     std::mem::replace(&mut mark.last, committed.position) != committed.position
                 });
-                for ((queue, reply_to), answer) in requests.into_iter().zip(committed.answers) {
-                    replies.add(queue.as_ref(), reply_to, answer.map_err(ExecuteError::Rejected));
+                for (request, answer) in requests.into_iter().zip(committed.answers) {
+                    request.answer(&mut replies, answer.map_err(ExecuteError::Rejected));
                 }
                 replies.send();
                 // The relay comes second: clients wait for replies, but not for events.
@@ -171,41 +196,62 @@ impl Aggregator {
                 }
             }
             Err(error) => {
-                log::error!("{} commands were not executed: {}", requests.len(), ErrorChain(&error));
-                let is_replaced = matches!(error, StoreError::Replaced { .. });
-                for (queue, reply_to) in requests {
-                    let error = if is_replaced { ExecuteError::Replaced } else { ExecuteError::Failed };
-                    replies.add(queue.as_ref(), reply_to, Err(error));
+                self.metrics.count_failure(&error);
+                for request in requests {
+                    request.answer(&mut replies, Err(ExecuteError::of(&error)));
                 }
                 replies.send();
             }
         }
     }
 
-    /// Runs `work` with the writer. After a failure or a panic, its connection is closed.
-    fn with_writer<T>(&mut self, work: impl FnOnce(&mut Writer) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    /// Runs `work` with the writer. After a failure or a panic, its connection is closed, unless only another process was
+    /// in the way.
+    fn with_writer<T>(&mut self, work: impl FnOnce(&mut Writer) -> Result<T, WriteError>) -> Result<T, WriteError> {
         if self.database.health().is_replaced() {
-            return Err(StoreError::Replaced { path: self.database.path().to_owned() });
+            return Err(StoreError::Replaced { path: self.database.path().to_owned() }.into());
         }
-        let mut writer = match self.writer.take() {
-            Some(writer) => writer,
-            None => {
-                let (registry, inline) = (Arc::clone(&self.registry), Arc::clone(&self.inline));
-                let writer = Writer::reopen(&self.database, registry, inline, self.committed.get())?;
-                // The transaction that failed may have been committed nevertheless.
-                self.committed.set(writer.revision(), &writer.changed());
-                writer
+        let outcome = self.writer().and_then(|mut writer| {
+            let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut writer)))
+                .unwrap_or_else(|_| Err(StoreError::Panicked.into()));
+            let patience = match outcome.as_ref().map_err(WriteError::cause) {
+                Ok(_) => Patience::Long,
+                Err(StoreError::Busy) => Patience::Short,
+                Err(_) => return outcome,
+            };
+            if writer.wait_for_lock(patience).is_ok() {
+                self.writer = Some(writer);
             }
-        };
-        let outcome =
-            catch_unwind(AssertUnwindSafe(|| work(&mut writer))).unwrap_or_else(|_| Err(StoreError::Panicked));
-        if outcome.is_ok() {
-            self.writer = Some(writer);
-            return outcome;
-        }
+            outcome
+        });
         // Perhaps it failed because the files are not there any more.
-        self.database.examine()?;
+        let outcome = outcome.map_err(|error| match self.database.examine() {
+            Ok(()) => error,
+            Err(replaced) => error.because_of(replaced),
+        });
+        let (health, path) = (self.database.health(), self.database.path().display());
+        match &outcome {
+            Ok(_) => health.recover(Part::Writer),
+            // It is in the health of the file.
+            Err(error) if matches!(error.cause(), StoreError::Replaced { .. }) => {}
+            Err(error) if error.cause().is_of_file() => {
+                health.fail(Part::Writer, &format!("{path}: {}", ErrorChain(error.cause())));
+            }
+            Err(error) => log::error!("a transaction on {path} failed: {}", ErrorChain(error.cause())),
+        }
         outcome
+    }
+
+    /// The writer, which is opened again after a failure.
+    fn writer(&mut self) -> Result<Writer, WriteError> {
+        if let Some(writer) = self.writer.take() {
+            return Ok(writer);
+        }
+        let (registry, inline) = (Arc::clone(&self.registry), Arc::clone(&self.inline));
+        let writer = Writer::reopen(&self.database, registry, inline, self.committed.get())?;
+        // The transaction that failed may have been committed nevertheless.
+        self.committed.set(writer.revision(), &writer.changed());
+        Ok(writer)
     }
 }
 
@@ -220,9 +266,21 @@ impl Actor for Aggregator {
 /// Executes a command, and replies when it is on disk.
 pub(crate) struct Execute {
     command: Command,
+    request: Request,
+}
+
+/// Who waits for the reply to a command.
+struct Request {
     /// `None` to wake the caller on its own.
     replies: Option<CommandReplies>,
     reply_to: oneshot::Sender<Result<Written, ExecuteError>>,
+    _waiting: Waiting,
+}
+
+impl Request {
+    fn answer(self, batch: &mut ReplyBatch<Result<Written, ExecuteError>>, answer: Result<Written, ExecuteError>) {
+        batch.add(self.replies.as_ref(), self.reply_to, answer);
+    }
 }
 
 /// The replies to the commands of one worker thread.
@@ -233,26 +291,44 @@ pub(crate) type CommandReplies = ReplyQueue<Result<Written, ExecuteError>>;
 pub(crate) enum ExecuteError {
     /// The command was rejected.
     Rejected(Rejection),
-    /// Too many commands are waiting. This one was not executed.
-    Busy,
+    /// The command was not executed, for a reason that has nothing to do with it.
+    NotDone(Refusal),
     /// The database file was replaced. What became of this command is lost.
     Replaced,
-    /// The database failed; the cause is in the log. It is unknown whether the command was executed.
-    Failed,
+    /// The commit failed; the cause is in the log. It is unknown whether the command was executed.
+    Unknown,
+}
+
+impl ExecuteError {
+    fn of(error: &WriteError) -> Self {
+        match error {
+            WriteError::NotDone(cause) => Self::NotDone(Refusal::of(cause)),
+            WriteError::Unknown(StoreError::Replaced { .. }) => Self::Replaced,
+            WriteError::Unknown(_) => Self::Unknown,
+        }
+    }
+}
+
+/// A command for the queue.
+pub(crate) struct Submission<'a> {
+    pub(crate) command: Command,
+    /// The queue of the caller's thread; `None` to wake the caller on its own.
+    pub(crate) replies: Option<&'a CommandReplies>,
+    pub(crate) waiting: Waiting,
 }
 
 /// Sends a command, and waits until it is durable or rejected. `aggregator` must be the one shared address: actix bounds
 /// a mailbox per address, so each clone of it could add a command beyond the capacity.
 pub(crate) async fn execute(
     aggregator: &Addr<Aggregator>,
-    replies: Option<&CommandReplies>,
-    command: Command,
+    Submission { command, replies, waiting }: Submission<'_>,
 ) -> Result<Written, ExecuteError> {
     let (reply_to, answered) = oneshot::channel();
-    match aggregator.try_send(Execute { command, replies: replies.cloned(), reply_to }) {
-        Ok(()) => answered.await.unwrap_or(Err(ExecuteError::Failed)),
-        Err(SendError::Full(_)) => Err(ExecuteError::Busy),
-        Err(SendError::Closed(_)) => Err(ExecuteError::Failed),
+    let request = Request { replies: replies.cloned(), reply_to, _waiting: waiting };
+    match aggregator.try_send(Execute { command, request }) {
+        Ok(()) => answered.await.unwrap_or(Err(ExecuteError::Unknown)),
+        Err(SendError::Full(_)) => Err(ExecuteError::NotDone(Refusal::QueueFull)),
+        Err(SendError::Closed(_)) => Err(ExecuteError::NotDone(Refusal::Stopping)),
     }
 }
 
@@ -331,7 +407,9 @@ impl Handler<Prune> for Aggregator {
 
     fn handle(&mut self, Prune(retained): Prune, _: &mut Self::Context) -> Self::Result {
         self.flush();
-        self.with_writer(|writer| writer.prune(retained))
+        let metrics = Arc::clone(&self.metrics);
+        let pruned = self.with_writer(|writer| writer.prune(retained, &metrics.pruned_tombstones));
+        pruned.map_err(WriteError::into_cause)
     }
 }
 
@@ -348,7 +426,32 @@ impl Handler<RebuildInline> for Aggregator {
     fn handle(&mut self, RebuildInline(name): RebuildInline, _: &mut Self::Context) -> Self::Result {
         self.flush();
         let now = self.clock.now();
-        self.with_writer(|writer| writer.rebuild(name, now))
+        let rebuilt = self.with_writer(|writer| writer.rebuild(name, now));
+        rebuilt.map_err(WriteError::into_cause)
+    }
+}
+
+/// Finds out whether the writer works again, if it does not: without it, a service that gets no commands any more because
+/// it is not ready would never be ready.
+pub(crate) struct Probe {
+    /// Dropped when it is known.
+    pub(crate) _running: Arc<()>,
+}
+
+impl Message for Probe {
+    type Result = ();
+}
+
+impl Handler<Probe> for Aggregator {
+    type Result = ();
+
+    fn handle(&mut self, _probe: Probe, _: &mut Self::Context) {
+        self.flush();
+        if self.database.health().is_failing(Part::Writer) {
+            // The outcome is in the health of the writer.
+            let _ = self.with_writer(Writer::probe);
+        }
+        self.checkpoint();
     }
 }
 

@@ -1,4 +1,6 @@
 //! The aggregator, which is the only actor that writes.
 
 pub(crate) mod aggregator;
+pub(crate) mod refusal;
 mod replies;
+pub(crate) mod write_metrics;

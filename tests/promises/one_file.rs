@@ -225,7 +225,8 @@ fn a_write_into_a_file_that_was_removed_is_no_success() {
 #[test]
 fn a_removed_database_or_log_is_noticed() {
     is_noticed(|ruin| remove(&ruin.database), "was removed or renamed");
-    is_noticed(|ruin| fs::remove_file(beside(&ruin.database, "-wal")).unwrap(), "was removed or renamed");
+    // A connection that is opened before the next look at the files creates another log.
+    is_noticed(|ruin| fs::remove_file(beside(&ruin.database, "-wal")).unwrap(), "test.db-wal");
 }
 
 #[test]

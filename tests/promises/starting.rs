@@ -40,7 +40,7 @@ fn a_file_that_is_not_a_database_is_left_unchanged() {
     let file = directory.path().join("notes.txt");
     let text = "not a database\n".repeat(1000);
     std::fs::write(&file, &text).unwrap();
-    assert_refuses_to_start(&file, &[], "file is not a database");
+    assert_refuses_to_start(&file, &[], "is not an SQLite database; it was not changed");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
 }
 

@@ -15,6 +15,19 @@ pub(crate) fn sql(database: &Path, statements: &str) {
     connect(database).batch_execute(statements).unwrap();
 }
 
+/// A lock for writing that another process holds, until it is dropped.
+pub(crate) struct Lock {
+    _connection: SqliteConnection,
+}
+
+impl Lock {
+    pub(crate) fn take(database: &Path) -> Self {
+        let mut connection = connect(database);
+        connection.batch_execute("PRAGMA busy_timeout = 5000; BEGIN IMMEDIATE").unwrap();
+        Self { _connection: connection }
+    }
+}
+
 #[derive(diesel::QueryableByName)]
 struct Line {
     #[diesel(sql_type = Text)]
@@ -25,4 +38,31 @@ struct Line {
 pub(crate) fn lines(database: &Path, query: &str) -> Vec<String> {
     let rows: Vec<Line> = diesel::sql_query(query).load(&mut connect(database)).unwrap();
     rows.into_iter().map(|row| row.line).collect()
+}
+
+/// Adds many persons to a database that has none, as a service would have done before its change events were pruned. Eight
+/// megabytes, so that copying them takes a while.
+pub(crate) fn enlarge(database: &Path) {
+    sql(
+        database,
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+         INSERT INTO aggregates (collection, rank, key, revision, version, body)
+         SELECT 'persons', length(i), i, i, 0, '{\"name\":\"' || hex(zeroblob(150)) || '\"}' FROM n;
+         UPDATE metadata SET revision = 20000, pruned = 20000;
+         UPDATE collections SET changed = 20000, next_key = 20001 WHERE name = 'persons'",
+    );
+}
+
+/// Copies a database, and executes SQL statements on the copy, which are only in its log then, as after a kill.
+pub(crate) fn sql_in_log(database: &Path, copy: &Path, statements: &str) {
+    let between = copy.with_extension("between");
+    std::fs::copy(database, &between).unwrap();
+    let mut connection = connect(&between);
+    connection.batch_execute(statements).unwrap();
+    for suffix in ["", "-wal"] {
+        let name = |path: &Path| format!("{}{suffix}", path.display());
+        std::fs::copy(name(&between), name(copy)).unwrap();
+    }
+    // Only now: closing it moves the log into the file.
+    drop(connection);
 }

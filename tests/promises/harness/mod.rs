@@ -4,14 +4,16 @@ mod app;
 mod client;
 mod database;
 mod process;
+mod small_disk;
 mod stream;
 
 use std::time::{Duration, Instant};
 
 pub(crate) use app::{App, count};
 pub(crate) use client::{Client, Response};
-pub(crate) use database::{lines, sql};
+pub(crate) use database::{Lock, enlarge, lines, sql, sql_in_log};
 pub(crate) use process::{Process, output_of};
+pub(crate) use small_disk::SmallDisk;
 pub(crate) use stream::{Event, Stream};
 
 /// How long an expected event may take. It is long so that no test fails on a busy machine; a passing test never waits

@@ -67,6 +67,21 @@ impl Process {
         child.wait_with_output().unwrap()
     }
 
+    /// Starts a task, and kills it when a condition holds, unless it ends before. Returns whether it was killed.
+    pub(crate) fn kill_task(database: &Path, flags: &[&str], mut when: impl FnMut() -> bool) -> bool {
+        let mut child = program(ANY_PORT, database, flags).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut status = None;
+        eventually("the task ends or is killed", || {
+            status = child.try_wait().unwrap();
+            status.is_some() || when()
+        });
+        if status.is_none() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        status.is_none()
+    }
+
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
     }

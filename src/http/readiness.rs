@@ -1,0 +1,58 @@
+//! Why the service does not do all of its work, and what of it means that others should get the requests.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::shared::Shared;
+use crate::storage::health::Part;
+
+/// The relay may be behind for this many polls: each of them would have published everything.
+const MAX_POLLS_BEHIND: u32 = 5;
+
+/// The relay may be behind for this long, however often it polls: under load, events wait for their turn.
+const MIN_TIME_BEHIND: Duration = Duration::from_secs(5);
+
+/// Why the service does not do all of its work.
+#[derive(Debug, Serialize)]
+pub(super) struct Reason {
+    part: &'static str,
+    reason: String,
+    #[serde(skip)]
+    prevents_readiness: bool,
+}
+
+impl Reason {
+    /// For people.
+    pub(super) fn sentence(&self) -> &str {
+        &self.reason
+    }
+}
+
+/// What keeps the service from being ready for requests.
+pub(super) fn obstacles(shared: &Shared) -> Vec<Reason> {
+    let mut reasons = reasons(shared);
+    reasons.retain(|reason| reason.prevents_readiness);
+    reasons
+}
+
+/// All reasons why the service does not do all of its work.
+pub(super) fn reasons(shared: &Shared) -> Vec<Reason> {
+    let parts = shared.database.health().reasons().into_iter();
+    let mut reasons: Vec<_> = parts
+        .map(|(part, reason)| Reason { part: part.name(), reason, prevents_readiness: part.prevents_readiness() })
+        .collect();
+    let lag = shared.relay.lag(shared.committed.get());
+    if lag.revisions > 0 && lag.time > MIN_TIME_BEHIND.max(shared.poll_interval * MAX_POLLS_BEHIND) {
+        let reason = "committed events are not published to the streams".to_owned();
+        reasons.push(Reason { part: Part::Relay.name(), reason, prevents_readiness: true });
+    }
+    // Writes and feeds continue without them.
+    let failing = shared.projections.running.iter().filter(|running| running.status.state().failure.is_some());
+    reasons.extend(failing.map(|running| Reason {
+        part: "projection",
+        reason: format!("the projection {} is failing", running.name),
+        prevents_readiness: false,
+    }));
+    reasons
+}

@@ -1,0 +1,130 @@
+//! Transactions that write, and what is certain after one that failed.
+
+use diesel::result::Error as QueryError;
+use diesel::sqlite::SqliteConnection;
+
+use super::error::StoreError;
+
+/// Why a transaction has no result.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    /// The transaction did not begin, or it was rolled back: nothing was written.
+    NotDone(StoreError),
+    /// `COMMIT` failed, for example because the log could not be synced: the transaction may be on disk.
+    Unknown(StoreError),
+}
+
+impl WriteError {
+    /// The cause.
+    pub(crate) fn into_cause(self) -> StoreError {
+        match self {
+            Self::NotDone(cause) | Self::Unknown(cause) => cause,
+        }
+    }
+
+    /// The same outcome, with a better cause.
+    pub(crate) fn because_of(self, cause: StoreError) -> Self {
+        match self {
+            Self::NotDone(_) => Self::NotDone(cause),
+            Self::Unknown(_) => Self::Unknown(cause),
+        }
+    }
+
+    /// The cause.
+    pub(crate) fn cause(&self) -> &StoreError {
+        match self {
+            Self::NotDone(cause) | Self::Unknown(cause) => cause,
+        }
+    }
+}
+
+impl From<StoreError> for WriteError {
+    /// An error outside of `COMMIT`.
+    fn from(error: StoreError) -> Self {
+        Self::NotDone(error)
+    }
+}
+
+/// How far a transaction has come.
+enum Stage {
+    Begin,
+    Rollback(StoreError),
+    Commit,
+}
+
+/// Runs `work` in a transaction that holds the lock for writing from its begin.
+pub(super) fn write<T>(
+    connection: &mut SqliteConnection,
+    work: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError>,
+) -> Result<T, WriteError> {
+    let mut stage = Stage::Begin;
+    let outcome = connection.immediate_transaction(|connection| match work(connection) {
+        Ok(done) => {
+            stage = Stage::Commit;
+            Ok(done)
+        }
+        Err(error) => {
+            stage = Stage::Rollback(error);
+            Err(QueryError::RollbackTransaction)
+        }
+    });
+    outcome.map_err(|error| match (stage, StoreError::from(error)) {
+        // Whatever became of `ROLLBACK`: what was not committed is not read from the log.
+        (Stage::Rollback(cause), _) => WriteError::NotDone(cause),
+        (Stage::Begin, error) => WriteError::NotDone(error),
+        // The last frame of the transaction, which commits it, did not get into the log as a whole.
+        (Stage::Commit, error @ (StoreError::Full | StoreError::Busy)) => WriteError::NotDone(error),
+        (Stage::Commit, error) => WriteError::Unknown(error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::connection::SimpleConnection as _;
+    use diesel::prelude::*;
+
+    use super::*;
+
+    fn database(directory: &std::path::Path) -> SqliteConnection {
+        let mut connection = SqliteConnection::establish(directory.join("test.db").to_str().unwrap()).unwrap();
+        connection.batch_execute("PRAGMA journal_mode = WAL; CREATE TABLE IF NOT EXISTS t (x)").unwrap();
+        connection
+    }
+
+    fn insert(connection: &mut SqliteConnection, size: usize) -> Result<(), StoreError> {
+        Ok(connection.batch_execute(&format!("INSERT INTO t VALUES (zeroblob({size}))"))?)
+    }
+
+    #[test]
+    fn a_transaction_that_cannot_begin_is_not_done() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ours, mut theirs) = (database(directory.path()), database(directory.path()));
+        theirs.batch_execute("BEGIN IMMEDIATE").unwrap();
+        let refused = write(&mut ours, |connection| insert(connection, 1));
+        assert!(matches!(refused, Err(WriteError::NotDone(StoreError::Busy))), "{refused:?}");
+        theirs.batch_execute("ROLLBACK").unwrap();
+        write(&mut ours, |connection| insert(connection, 1)).unwrap();
+    }
+
+    #[test]
+    fn a_transaction_without_room_is_not_done() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut connection = database(directory.path());
+        connection.batch_execute("PRAGMA max_page_count = 5").unwrap();
+        let refused = write(&mut connection, |connection| insert(connection, 100_000));
+        assert!(matches!(refused, Err(WriteError::NotDone(StoreError::Full))), "{refused:?}");
+    }
+
+    #[test]
+    fn a_transaction_whose_commit_fails_is_unknown() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut connection = database(directory.path());
+        let constraint = "CREATE TABLE parent (id INTEGER PRIMARY KEY);
+            CREATE TABLE child (id INTEGER REFERENCES parent DEFERRABLE INITIALLY DEFERRED); PRAGMA foreign_keys = ON";
+        connection.batch_execute(constraint).unwrap();
+        let failed = write(&mut connection, |connection| {
+            Ok(connection.batch_execute("INSERT INTO child VALUES (1)").map_err(StoreError::from)?)
+        });
+        assert!(matches!(failed, Err(WriteError::Unknown(StoreError::Query(_)))), "{failed:?}");
+    }
+}

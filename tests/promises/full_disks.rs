@@ -1,0 +1,127 @@
+//! A full disk: nothing that was answered is lost, refusals are certain, and the service recovers by itself.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Process, SmallDisk, eventually};
+
+/// The body of a person whose name has this many bytes.
+fn person(bytes: usize) -> Vec<u8> {
+    json!({"name": "x".repeat(bytes), "city": "Rome"}).to_string().into_bytes()
+}
+
+fn post(client: &mut Client, body: &[u8]) -> crate::harness::Response {
+    client.request("POST", "/persons", &[("Content-Type", "application/json")], Some(body))
+}
+
+fn get(process: &Process, path: &str) -> crate::harness::Response {
+    Client::connect(process.address).request("GET", path, &[], None)
+}
+
+/// The parts in the reasons of `/healthz`.
+fn failing(process: &Process) -> Vec<String> {
+    let health = get(process, "/healthz");
+    assert_eq!(health.status, 200);
+    let health = health.json();
+    let reasons = health["reasons"].as_array().unwrap();
+    assert_eq!(health["status"] == "ok", reasons.is_empty(), "{health}");
+    reasons.iter().map(|reason| reason["part"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The keys of all persons.
+fn keys(process: &Process) -> BTreeSet<String> {
+    let Value::Object(persons) = get(process, "/persons").json() else { panic!("no object") };
+    persons.into_iter().map(|(key, _)| key).collect()
+}
+
+#[test]
+fn with_a_full_disk_writes_are_refused_for_certain_until_there_is_room() {
+    let Some(disk) = SmallDisk::mount(16) else { return };
+    let database = disk.path().join("test.db");
+    let process = Process::start(&database, &["--min-free", "1MiB", "--poll-interval", "100ms"]);
+    let mut client = Client::connect(process.address);
+    let mut answered = BTreeSet::new();
+    for _ in 0..20 {
+        let created = post(&mut client, &person(3000));
+        assert_eq!(created.status, 201);
+        answered.insert(created.header("Location").unwrap().trim_start_matches("/persons/").to_owned());
+    }
+    disk.fill(300_000);
+    let mut refused = 0;
+    while refused < 20 {
+        let response = post(&mut client, &person(3000));
+        if response.status == 201 {
+            answered.insert(response.header("Location").unwrap().trim_start_matches("/persons/").to_owned());
+            continue;
+        }
+        let problem = response.problem(507, "no-space");
+        assert_eq!(problem["detail"], "nothing was done: the disk of the database is full");
+        assert!(response.header("Retry-After").is_some());
+        refused += 1;
+    }
+    assert_eq!(keys(&process), answered, "what was refused was not done, and reads go on");
+    eventually("health names the writer and the disk", || {
+        let failing = failing(&process);
+        failing.iter().any(|part| part == "writer") && failing.iter().any(|part| part == "disk")
+    });
+    get(&process, "/readyz").problem(503, "not-ready");
+    disk.make_room();
+    eventually("the service is ready without a write", || get(&process, "/readyz").status == 200);
+    let created = post(&mut client, &person(3000));
+    assert_eq!(created.status, 201);
+    answered.insert(created.header("Location").unwrap().trim_start_matches("/persons/").to_owned());
+    let lines = process.log().lines().filter(|line| line.contains("the disk of the database is full")).count();
+    assert_eq!(lines, 1, "{}", process.log());
+    process.kill();
+    let process = Process::start(&database, &["--min-free", "1MiB"]);
+    assert_eq!(keys(&process), answered);
+}
+
+#[test]
+fn a_projection_whose_disk_is_full_continues_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount(8) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("test.db");
+    std::os::unix::fs::symlink(disk.path(), directory.path().join("test.db.projections")).unwrap();
+    let process = Process::start(&database, &["--poll-interval", "100ms"]);
+    let mut client = Client::connect(process.address);
+    eventually("the projection is live", || get(&process, "/projections/city_history").json()["state"] == "live");
+    assert_eq!(post(&mut client, &person(10)).status, 201);
+    disk.fill(0);
+    let mut written = 1;
+    eventually("the projection is failing", || {
+        written += 1;
+        assert_eq!(post(&mut client, &person(10)).status, 201, "writes go on");
+        failing(&process).contains(&"projection".to_owned())
+    });
+    assert_eq!(get(&process, "/readyz").status, 200);
+    disk.make_room();
+    eventually("the projection continues", || failing(&process).is_empty());
+    eventually("the projection has everything", || {
+        let report = get(&process, "/reports/city-history?city=Rome&limit=1000").json();
+        report.to_string().contains(&format!(":{written}"))
+    });
+}
+
+#[test]
+fn a_response_that_needs_a_temporary_file_is_cut_while_the_disk_is_full() {
+    let Some(disk) = SmallDisk::mount(64) else { return };
+    let process = Process::start(&disk.path().join("test.db"), &["--min-free", "0", "--poll-interval", "100ms"]);
+    let mut client = Client::connect(process.address);
+    for _ in 0..20 {
+        assert_eq!(post(&mut client, &person(900_000)).status, 201);
+    }
+    // The kernel buffers some megabytes for a client that does not read.
+    disk.fill(2 << 20);
+    let mut slow = Client::connect(process.address);
+    slow.send("GET", "/aggregates", &[], None);
+    eventually("the temporary file has no room", || {
+        failing(&process).contains(&"spool".to_owned()) || { process.log().contains("cannot write a temporary file") }
+    });
+    assert!(slow.try_response("GET").is_err(), "a response that is not complete is cut");
+    assert_eq!(post(&mut client, &person(10)).status, 201);
+    disk.make_room();
+    eventually("the service is healthy without a request", || failing(&process).is_empty());
+    assert_eq!(get(&process, "/aggregates").json()["persons"].as_object().unwrap().len(), 21);
+}
