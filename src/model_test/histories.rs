@@ -1,7 +1,7 @@
 //! Checks that nobody is wrong after copies of a database were put back, or went on elsewhere.
 //!
 //! Consumers come to any database with any cursor, tag or position of the journal that they ever had at any other. They
-//! end with the exact state, or are told that theirs is of another history.
+//! end with the exact state, or get an answer by which theirs is of another history.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -196,7 +196,7 @@ impl World {
             let at = &mut self.sites[site];
             let reply = at.reader.as_mut().unwrap().view(|view| resume(view, &at.replay_cache, &request)).unwrap();
             let ResumeReply::Page(page) = reply else {
-                // The consumer needs every event, and is told that it cannot have them.
+                // The consumer needs every event, and cannot have them: it loads the state.
                 self.load(consumer, site);
                 return true;
             };
@@ -240,7 +240,7 @@ impl World {
         let known = ours.cursor.take().filter(|(epoch, after)| history.has_position(epoch, *after) && *after <= last);
         let after = known.map_or(JournalPosition::ZERO, |(_, after)| after);
         if after == JournalPosition::ZERO {
-            // It was told to start over.
+            // Its position is of another history, so it starts over.
             ours.entries.clear();
         }
         let limit = PageLimit { items: 2, bytes: usize::MAX };

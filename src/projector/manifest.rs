@@ -74,15 +74,6 @@ impl Files {
         self.directory.join(format!("{}.json", self.name))
     }
 
-    /// The manifest as it is; `None` if there is none.
-    pub(super) fn look_at_manifest(&self) -> Result<Option<Manifest>, ProjectionError> {
-        match fs::read(self.manifest_path()) {
-            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// The manifest. One that is missing or unreadable names no generation, so that the projection is built again.
     pub(crate) fn read_manifest(&self) -> Result<Manifest, ProjectionError> {
         let path = self.manifest_path();

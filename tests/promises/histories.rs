@@ -1,5 +1,5 @@
 //! Copies of a database are put back, under a running service too, or go on elsewhere. Whoever comes to any of them with
-//! anything from any other ends exact, or is told that it is of another history.
+//! anything from any other ends exact, or gets an answer by which that is of another history.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -258,7 +258,7 @@ impl World {
         self.consumers[consumer] = Consumer { level: LEVELS[consumer], state, cursor };
     }
 
-    /// A consumer of the journal reads a page after its cursor, or starts over if it is told to.
+    /// A consumer of the journal reads a page after its cursor, or starts over if its position is of another history.
     fn read_journal(&mut self, consumer: usize, site: usize) -> bool {
         let (events, cursor) = &mut self.journals[consumer];
         let page = self.sites[site].get(&format!("/journal?limit=2&lastEventId={cursor}"), &[PAGE]);
