@@ -9,6 +9,7 @@ The blocks of docs/operations.md run in one shell, in an empty directory, with `
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -56,15 +57,21 @@ def run_operations(root):
     """Whether all blocks of the guide succeed, with the output that it shows. Stops at the first one that does not."""
     with open(os.path.join(root, "docs", "operations.md"), encoding="utf-8") as file:
         shown = list(blocks(file.read()))
+    if not shutil.which("systemctl"):
+        print("systemctl is not installed: a block of operations.md is NOT CHECKED")
+        if os.environ.get("DUALITY_REQUIRE_CLIENTS") == "1":
+            return False
+        shown = [block for block in shown if "systemctl" not in block[0]]
     mark = "---- end of block"
     script = "".join(f"{command}echo; echo '{mark}'\n" for command, _ in shown)
     target = os.environ.get("CARGO_TARGET_DIR", os.path.join(root, "target"))
     path = os.path.join(os.path.abspath(target), "release") + os.pathsep + os.environ["PATH"]
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryDirectory() as machine:
+        shutil.copy(os.path.join(root, "docs", "duality.service"), directory)
         # A file, because the service in the background would keep a pipe open.
         with open(os.path.join(directory, "output"), "w+", encoding="utf-8") as output:
             shell = ["bash", "-emc", script + "kill %1 2>/dev/null || true"]
-            done = subprocess.run(shell, cwd=directory, env=os.environ | {"PATH": path}, stdout=output, timeout=600)
+            done = subprocess.run(shell, cwd=directory, env=os.environ | {"PATH": path, "root": machine}, stdout=output, timeout=600)
             output.seek(0)
             outputs = output.read().split(mark)[:-1]
     good = done.returncode == 0 and len(outputs) == len(shown)

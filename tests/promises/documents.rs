@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::harness::not_tested;
+
 #[test]
 fn every_setting_is_in_the_readme_with_its_default() {
     use clap::CommandFactory as _;
@@ -66,4 +68,25 @@ fn the_guides_show_the_examples_verbatim() {
         assert!(code.contains(shown), "{guide} does not show {example} verbatim");
         assert!(code.lines().count() < 100, "{example} is too long for a guide");
     }
+}
+
+#[test]
+fn the_unit_for_systemd_is_valid_and_names_settings_that_there_are() {
+    use clap::CommandFactory as _;
+    let unit = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/duality.service")).unwrap();
+    let named = unit.lines().filter_map(|line| line.strip_prefix("Environment=")?.split_once('='));
+    let named: Vec<&str> = named.map(|(variable, _)| variable).collect();
+    assert!(named.contains(&"DUALITY_DATABASE"), "{named:?}");
+    for variable in named {
+        let settings = duality::Settings::command();
+        let mut known = settings.get_arguments().filter_map(|setting| setting.get_env()?.to_str());
+        assert!(known.any(|known| known == variable), "{variable} is no setting");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("duality.service");
+    std::fs::write(&path, unit.replace("/usr/local/bin/duality", env!("CARGO_BIN_EXE_duality"))).unwrap();
+    let verified = std::process::Command::new("systemd-analyze").arg("verify").arg(&path).output();
+    let Ok(verified) = verified else { return not_tested("the unit for systemd is", "there is no systemd-analyze") };
+    let said = String::from_utf8_lossy(&verified.stderr);
+    assert!(verified.status.success() && !said.contains("duality.service"), "{said}");
 }

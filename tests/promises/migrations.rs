@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::harness::{App, Process, Random, SmallDisk, enlarge, kills, lines, output_of, sql};
+use crate::harness::{App, Process, Random, SmallDisk, enlarge, kills, lines, not_tested, output_of, sql};
 
 /// Runs the diesel CLI against a database; `None` if it is not installed.
 fn diesel(database: &Path, arguments: &[&str]) -> Option<Output> {
@@ -16,7 +16,7 @@ fn diesel(database: &Path, arguments: &[&str]) -> Option<Output> {
             Some(output)
         }
         Err(_) => {
-            eprintln!("the diesel CLI is not installed: not tested");
+            not_tested("the diesel CLI is", "it is not installed");
             None
         }
     }

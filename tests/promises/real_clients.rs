@@ -2,7 +2,7 @@
 //! and JSON merge patches from npm and `PyPI`, used by the programs in `tests/clients`.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, DEADLINE, Process, Response, eventually};
+use crate::harness::{Client, DEADLINE, Process, Response, eventually, not_tested};
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
@@ -99,15 +99,7 @@ fn assert_keeps_an_exact_copy(language: Result<Language, String>, program: &str)
 
 /// Skips a missing language, unless the environment requires it.
 fn available(language: Result<Language, String>, program: &str) -> Option<Language> {
-    let required = std::env::var_os("DUALITY_REQUIRE_CLIENTS").is_some_and(|value| value == "1");
-    language
-        .inspect_err(|why| {
-            assert!(!required, "{why}");
-            // The output of eprintln! is not shown when a test passes.
-            let mut terminal = std::io::stderr();
-            writeln!(terminal, "{program} is NOT TESTED: {why}").unwrap();
-        })
-        .ok()
+    language.inspect_err(|why| not_tested(&format!("{program} is"), why)).ok()
 }
 
 #[track_caller]

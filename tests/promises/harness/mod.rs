@@ -7,6 +7,7 @@ mod process;
 mod small_disk;
 mod stream;
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 pub(crate) use app::{App, count};
@@ -29,6 +30,17 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::yield_now();
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Prints that something is not tested, because of what this machine lacks. Fails where it must have everything
+/// (`DUALITY_REQUIRE_CLIENTS=1`, as in CI).
+#[track_caller]
+pub(crate) fn not_tested(what: &str, why: &str) {
+    let required = std::env::var_os("DUALITY_REQUIRE_CLIENTS").is_some_and(|value| value == "1");
+    assert!(!required, "{what}: {why}");
+    // The output of eprintln! is not shown when a test passes.
+    let mut terminal = std::io::stderr();
+    writeln!(terminal, "{what} NOT TESTED: {why}").unwrap();
 }
 
 /// The number of cases of a property test: `DUALITY_CASES` thousandths of `all`, by default a tenth.
