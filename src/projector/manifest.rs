@@ -74,6 +74,18 @@ impl Files {
         self.directory.join(format!("{}.json", self.name))
     }
 
+    /// The manifest as it is; `None` if there is none. Fails if it is no manifest.
+    pub(super) fn look_at_manifest(&self) -> Result<Option<Manifest>, ProjectionError> {
+        let path = self.manifest_path();
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|error| ProjectionError::new(format!("{} is no manifest: {error}", path.display()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The manifest. One that is missing or unreadable names no generation, so that the projection is built again.
     pub(crate) fn read_manifest(&self) -> Result<Manifest, ProjectionError> {
         let path = self.manifest_path();

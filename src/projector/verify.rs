@@ -45,8 +45,8 @@ fn verify_projection(database: &Path, spec: &ProjectionSpec) -> Result<Verified,
 
 fn look(database: &Path, spec: &ProjectionSpec, files: &Files) -> Result<Verified, StoreError> {
     let mut verified = Verified::new(format!("projection {}", spec.name));
-    let manifest = match files.read_manifest() {
-        Ok(manifest) => manifest,
+    let manifest = match files.look_at_manifest() {
+        Ok(manifest) => manifest.unwrap_or_default(),
         Err(error) => {
             "its manifest".clone_into(&mut verified.looked_at);
             verified.add(format!("its manifest cannot be read: {error}"));
