@@ -25,7 +25,8 @@ impl Watch {
     pub(super) fn look(&self) {
         let health = self.database.health();
         self.disk.check(health);
-        if health.is_failing(Part::Writer) || health.is_failing(Part::Checkpoint) {
+        let has_failed = health.is_failing(Part::Writer) || health.is_failing(Part::Checkpoint);
+        if has_failed || self.database.is_log_untagged() {
             // One at a time: an attempt may wait for the lock of another process for longer than a poll takes. With a full
             // mailbox, there are commands enough to find out.
             if Arc::strong_count(&self.probing) == 1 {

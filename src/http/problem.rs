@@ -185,7 +185,6 @@ impl Problem {
             }
             // The panic is in the log already, and so is a failure.
             ExecuteError::Rejected(Rejection::Panicked) => Self::internal(),
-            ExecuteError::Replaced => Self::replaced(),
             ExecuteError::Unknown => Self::new(
                 Kind::Internal,
                 "it is unknown whether the command was executed; the log of the service contains the cause",

@@ -261,10 +261,24 @@ fn upgrade(connection: &mut SqliteConnection) -> Result<(), ProjectionError> {
 
 #[derive(Queryable)]
 struct Row {
-    /// Source, version, offset and length.
-    first: (String, i64, i64, i64),
-    /// Checksum and `reached`.
-    added: (Option<i64>, Option<i64>),
+    first: FirstColumns,
+    added: AddedColumns,
+}
+
+/// The columns that every version of the table has.
+#[derive(Queryable)]
+struct FirstColumns {
+    source: String,
+    version: i64,
+    offset: i64,
+    length: i64,
+}
+
+/// The columns that were added to it.
+#[derive(Queryable)]
+struct AddedColumns {
+    checksum: Option<i64>,
+    reached: Option<i64>,
 }
 
 fn load(connection: &mut SqliteConnection) -> Result<Option<Checkpoint>, ProjectionError> {
@@ -285,8 +299,8 @@ fn load(connection: &mut SqliteConnection) -> Result<Option<Checkpoint>, Project
 
 impl Row {
     fn checkpoint(self) -> Result<Checkpoint, ProjectionError> {
-        let (source, version, offset, length) = self.first;
-        let (checksum, reached) = self.added;
+        let FirstColumns { source, version, offset, length } = self.first;
+        let AddedColumns { checksum, reached } = self.added;
         let source: SourceId =
             source.parse().map_err(|_| ProjectionError::new(format!("a checkpoint has the source {source:?}")))?;
         let reached = match source.kind {

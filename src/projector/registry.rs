@@ -222,7 +222,7 @@ impl Projections {
         };
         let running = &self.running[*projection];
         if let (Host::Inline, Some(report)) = (&running.host, query) {
-            return Ok(ReportContent::Json((report.read)(&mut open_read_only(self.database.path())?, parameters)?));
+            return Ok(ReportContent::Json((report.read)(&mut *self.database.open_for_reading()?, parameters)?));
         }
         // The files of a generation are removed after two swaps. If that happens before they are open, try the next one.
         for _ in 0..MAX_ATTEMPTS {

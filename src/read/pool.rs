@@ -115,6 +115,10 @@ impl Readers {
 impl ReaderThread {
     /// Lends the connection, which is reopened after a failure. A panic fails this work only.
     fn with_reader<T, E: From<StoreError>>(&mut self, work: impl FnOnce(&mut Reader) -> Result<T, E>) -> Result<T, E> {
+        // An open connection still reads from a file that is gone.
+        if self.database.health().is_replaced() {
+            return Err(StoreError::Replaced { path: self.database.path().to_owned() }.into());
+        }
         let mut reader = match self.reader.take() {
             Some(reader) => reader,
             None => Reader::open(&self.database, Arc::clone(&self.registry))?,

@@ -102,8 +102,8 @@ impl Running {
         let written = execute(&self.shared.aggregator, submission).await.map_err(CommandError::of)?;
         let state = written.body.map(|body| body.decode()).transpose();
         let state = state.map_err(|corrupt| CommandError::Corrupt(corrupt.to_string()))?;
-        let (version, revision) = (written.version.number(), written.revision.number());
-        Ok(Outcome { key: written.key, state, version, revision })
+        let version = written.version.number();
+        Ok(Outcome { key: written.key, state, version, revision: written.revision.number() })
     }
 
     /// The current state of an aggregate. `None` if it does not exist.
@@ -274,7 +274,7 @@ pub enum CommandError<E> {
     /// The aggregate's own code panicked. The command was not executed. The panic is in the log.
     #[error("the code of the aggregate panicked")]
     Panicked,
-    /// The commit failed. The cause is in the log.
+    /// The commit failed, or went into a file that was replaced. The cause is in the log.
     #[error("it is unknown whether the command was executed; the log has the cause")]
     Unknown,
 }
@@ -290,9 +290,7 @@ impl<E: 'static> CommandError<E> {
             ExecuteError::Rejected(Rejection::Corrupt(corrupt)) => Self::Corrupt(corrupt.to_string()),
             ExecuteError::Rejected(Rejection::Panicked) => Self::Panicked,
             // Typed commands have no precondition, so the first of these does not happen.
-            ExecuteError::Rejected(Rejection::PreconditionFailed(_))
-            | ExecuteError::Unknown
-            | ExecuteError::Replaced => Self::Unknown,
+            ExecuteError::Rejected(Rejection::PreconditionFailed(_)) | ExecuteError::Unknown => Self::Unknown,
             ExecuteError::NotDone(refusal) => Self::NotDone(refusal),
         }
     }

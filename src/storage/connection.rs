@@ -71,7 +71,7 @@ pub(crate) fn open_sidecar(path: &Path) -> Result<SqliteConnection, StoreError> 
 }
 
 /// A read-only connection to a file that nobody writes while it is open, without its log. SQLite creates no other file
-/// beside it. It takes no locks, and drops those of all other connections of the process when it is closed.
+/// beside it. It takes no locks.
 pub(super) fn open_immutable(path: &Path) -> Result<SqliteConnection, StoreError> {
     connect(path, "ro&immutable=1", &[])
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use tempfile::TempDir;
 
-use super::database_file::DatabaseFile;
+use super::database_file::{DatabaseFile, MainConnection};
 use super::error::{StoreError, cannot_open};
 use super::file_lock::{FileLock, private};
 use super::health::Health;
@@ -118,8 +118,21 @@ impl Database {
         self.file.examine()
     }
 
-    /// Unlocks the file for another process, or for a later service of this one, and removes a private database. All
-    /// connections must be closed.
+    /// A connection that only reads. The file stays locked until it is closed.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or was released.
+    pub(crate) fn open_for_reading(&self) -> Result<MainConnection, StoreError> {
+        self.file.open_for_reading()
+    }
+
+    /// Whether another process may have begun a log without a tag. The writer can correct that.
+    pub(crate) fn is_log_untagged(&self) -> bool {
+        self.file.is_untagged()
+    }
+
+    /// Unlocks the file for another process, or for a later service of this one, as soon as the last connection is closed,
+    /// and removes a private database.
     pub(crate) fn release(&self) {
         self.file.close();
         let private = self.private.lock().expect("no thread panics while it holds this lock").take();

@@ -4,13 +4,14 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use diesel::sqlite::SqliteConnection;
 
-use super::connection::{self, LogFrames};
+use super::connection::{self, IfMissing, LogFrames};
 use super::error::{StoreError, cannot_open};
 use super::file_lock::{FileId, FileLock, Reach};
 use super::health::Health;
@@ -28,7 +29,16 @@ pub(super) struct DatabaseFile {
 struct OpenFile {
     /// `None` until the writer has opened the database. It has a connection, so it is dropped before the lock.
     watched: Option<Watched>,
-    lock: FileLock,
+    /// Every connection has a part in it.
+    lock: Arc<FileLock>,
+}
+
+/// A connection to the database file, which stays locked until the last one is closed. To close the descriptor of the lock
+/// earlier would drop the locks of SQLite, under which this connection still reads or writes.
+pub(crate) struct MainConnection {
+    /// Closed before the lock ends.
+    connection: SqliteConnection,
+    _lock: Arc<FileLock>,
 }
 
 /// What is known about a database that the writer has opened.
@@ -40,31 +50,31 @@ struct Watched {
     counters: u64,
     /// The file when it last had everything. `None` until then.
     whole: Option<Whole>,
-    /// The tags that a checkpoint by somebody else may have brought into the file since: that of the log, and that of the
-    /// one which is about to begin.
-    tags: Vec<Tag>,
+    tags: Tags,
     /// The length of the log at the last look, in pages.
     frames: u64,
-    /// Whether another process has moved the log into the file since, so that a log began without a tag of ours.
-    was_moved: bool,
+    /// Whether another process has moved the log into the file, and perhaps begun one without a tag of ours.
+    is_untagged: bool,
     /// Whether the writer is moving the log into the file at the moment.
     is_moving: bool,
-    /// A time at which somebody else has written the file, if that is not explained yet.
-    written: Option<Written>,
 }
 
+/// The tags that a checkpoint by somebody else may have brought into the file since it had everything.
 #[derive(Debug, Clone, Copy)]
-struct Written {
-    modified: SystemTime,
-    seen: Instant,
+pub(super) struct Tags {
+    /// That of the log.
+    pub(super) log: Tag,
+    /// That of the file on which the log follows, as far as it has not been moved.
+    pub(super) follows: Option<Tag>,
+    /// That of the log which the current transaction begins.
+    pub(super) next: Option<Tag>,
 }
-
-/// How long another process may take for the last pages of a checkpoint, until it has flushed them.
-const CHECKPOINT_TIME: Duration = Duration::from_secs(2);
 
 /// The file when it had everything.
 struct Whole {
     file: Fingerprint,
+    /// When it was last written by a checkpoint. `None` after a warning that somebody else has written it.
+    modified: Option<SystemTime>,
     /// How far the log was that it had been moved from.
     log: LogFrames,
 }
@@ -86,7 +96,8 @@ enum Damage {
 
 impl DatabaseFile {
     pub(super) fn new(path: &Path, log: PathBuf, lock: FileLock, health: Arc<Health>) -> Self {
-        Self { path: path.to_owned(), log, health, open: Mutex::new(Some(OpenFile { watched: None, lock })) }
+        let open = OpenFile { watched: None, lock: Arc::new(lock) };
+        Self { path: path.to_owned(), log, health, open: Mutex::new(Some(open)) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -103,14 +114,34 @@ impl DatabaseFile {
         self.open().as_ref().map_or(Ok(None), |open| Header::read(open.lock.file()))
     }
 
+    /// Opens a connection that only reads.
+    pub(super) fn open_for_reading(&self) -> Result<MainConnection, StoreError> {
+        self.connect(connection::open_read_only)
+    }
+
+    /// Opens the connection of the only writer.
+    pub(super) fn open_for_writing(&self, if_missing: IfMissing) -> Result<MainConnection, StoreError> {
+        self.connect(|path| connection::open_for_writing(path, if_missing))
+    }
+
+    fn connect(
+        &self,
+        open: impl FnOnce(&Path) -> Result<SqliteConnection, StoreError>,
+    ) -> Result<MainConnection, StoreError> {
+        let lock = self.open().as_ref().map(|open| Arc::clone(&open.lock));
+        // Without the lock, it may belong to another process already.
+        let lock = lock.ok_or_else(|| cannot_open(&self.path, "the service has stopped"))?;
+        Ok(MainConnection { connection: open(&self.path)?, _lock: lock })
+    }
+
     /// Watches the database, which the writer has opened.
-    pub(super) fn watch(&self, tag: Tag) -> Result<(), StoreError> {
+    pub(super) fn watch(&self, tags: Tags) -> Result<(), StoreError> {
         let mut keeper = connection::open_read_only(&self.path)?;
         let counters = connection::root_page(&mut keeper, "metadata")?;
         let log = std::fs::metadata(&self.log).map_err(|error| cannot_open(&self.log, error))?;
         let log = FileId::of(&log);
         if let Some(open) = &mut *self.open() {
-            open.watched = Some(Watched::new(keeper, log, counters, tag));
+            open.watched = Some(Watched::new(keeper, log, counters, tags));
         }
         Ok(())
     }
@@ -122,34 +153,51 @@ impl DatabaseFile {
     }
 
     /// Notes that the writer begins to move the log into the file.
-    pub(super) fn is_moving(&self) {
+    pub(super) fn note_checkpoint_begun(&self) {
         self.note(|_, watched| watched.is_moving = true);
     }
 
-    /// Notes that the writer has moved a part of the log into the file.
-    pub(super) fn is_partly_moved(&self) {
-        self.note(|_, watched| watched.is_moving = false);
-    }
-
-    /// Notes that the file has everything, and its log nothing else.
-    pub(super) fn is_whole(&self) {
+    /// Notes that the writer could not move the whole log into the file. It may have written some pages nevertheless.
+    pub(super) fn note_checkpoint_partial(&self) {
         self.note(|lock, watched| {
-            (watched.is_moving, watched.written) = (false, None);
-            let file = Fingerprint::read(lock.file(), watched.counters).ok().flatten();
-            // Without it, the check is less strict.
-            watched.whole =
-                file.zip(connection::log_frames(&mut watched.keeper).ok()).map(|(file, log)| Whole { file, log });
+            watched.is_moving = false;
+            watched.read_again(lock.file());
         });
     }
 
-    /// Notes that a transaction may bring this tag into the file.
-    pub(super) fn may_have(&self, tag: Tag) {
-        self.note(|_, watched| watched.tags.push(tag));
+    /// Notes that the file has everything, and its log nothing else.
+    pub(super) fn note_whole(&self) {
+        self.note(|lock, watched| {
+            watched.is_moving = false;
+            let file = Fingerprint::read(lock.file(), watched.counters).ok().flatten();
+            let log = connection::log_frames(&mut watched.keeper).ok();
+            // Without it, the check is less strict.
+            watched.whole = file.zip(log).map(|(file, log)| Whole { modified: Some(file.modified), file, log });
+        });
     }
 
-    /// Notes that the log has this tag, and no other.
-    pub(super) fn has(&self, tag: Tag) {
-        self.note(|_, watched| (watched.tags, watched.frames) = (vec![tag], 0));
+    /// Notes that the current transaction may bring this tag into the file.
+    pub(super) fn expect_tag(&self, tag: Tag) {
+        self.note(|_, watched| watched.tags.next = Some(tag));
+    }
+
+    /// Notes that the transaction was rolled back that would have brought another tag.
+    pub(super) fn withdraw_tag(&self) {
+        self.note(|_, watched| watched.tags.next = None);
+    }
+
+    /// Notes that the log has begun with this tag.
+    pub(super) fn note_log_begun(&self, tag: Tag) {
+        self.note(|_, watched| {
+            watched.tags = Tags::of(tag);
+            watched.frames = 0;
+            watched.is_untagged = false;
+        });
+    }
+
+    /// Notes which tags were found after the writer had to open the database again.
+    pub(super) fn set_tags(&self, tags: Tags) {
+        self.note(|_, watched| watched.tags = tags);
     }
 
     fn note(&self, note: impl FnOnce(&FileLock, &mut Watched)) {
@@ -158,12 +206,28 @@ impl DatabaseFile {
         }
     }
 
-    /// Whether another process has moved the log into the file since the last call.
-    pub(super) fn take_moved(&self) -> bool {
-        let mut open = self.open();
-        open.as_mut()
-            .and_then(|open| open.watched.as_mut())
-            .is_some_and(|watched| std::mem::take(&mut watched.was_moved))
+    /// Whether the log may have begun without a tag of ours.
+    pub(super) fn is_untagged(&self) -> bool {
+        let open = self.open();
+        open.as_ref().and_then(|open| open.watched.as_ref()).is_some_and(|watched| watched.is_untagged)
+    }
+
+    /// Whether the file has everything, so that the transaction in progress begins another log.
+    ///
+    /// # Errors
+    /// It does not have what this process wrote.
+    pub(super) fn is_log_moved(&self) -> Result<bool, StoreError> {
+        let place = self.open().as_mut().and_then(|open| open.watched.as_mut()).map(Watched::place);
+        match place.transpose()? {
+            None | Some(Place::Log) => Ok(false),
+            Some(Place::File) => Ok(true),
+            Some(Place::FileByAnother) => {
+                // What lies there counts as whole from now on.
+                self.examine()?;
+                self.note_whole();
+                Ok(true)
+            }
+        }
     }
 
     /// Checks that the files are still those that bear their names: cheap enough for every commit.
@@ -180,8 +244,8 @@ impl DatabaseFile {
         })
     }
 
-    /// The error for a database with another epoch or revision than the one that this process writes.
-    pub(super) fn has_other_history(&self) -> StoreError {
+    /// From now on nothing succeeds: the database has another epoch or revision than the one that this process writes.
+    pub(super) fn report_other_history(&self) -> StoreError {
         self.replaced(&Damage::OtherHistory(self.path.clone()))
     }
 
@@ -203,7 +267,7 @@ impl DatabaseFile {
         StoreError::Replaced { path: self.path.clone() }
     }
 
-    /// Unlocks the file. No connection may be open.
+    /// Lets nobody open the file any more. It is unlocked when the last connection is closed.
     pub(super) fn close(&self) {
         let open = self.open().take();
         if self.health.is_replaced() {
@@ -240,8 +304,8 @@ impl OpenFile {
             return Ok(());
         };
         let Ok(LogFrames { frames, .. }) = connection::log_frames(&mut watched.keeper) else { return Ok(()) };
-        // While the writer begins a log, it has two tags.
-        watched.was_moved |= frames < watched.frames && watched.tags.len() == 1;
+        // The writer may be beginning a log itself.
+        watched.is_untagged |= frames < watched.frames && watched.tags.next.is_none();
         watched.frames = frames;
         let needed = log_length(frames, header.page_size());
         let length = std::fs::metadata(log).map_or(needed, |log| log.len());
@@ -259,7 +323,7 @@ impl OpenFile {
         // While another process moves the log into the file, the header may be read before and the counters after that.
         for _ in 0..2 {
             match Header::read(self.lock.file()) {
-                Ok(Some(header)) if watched.accepts(self.lock.file(), &header) => return Ok(()),
+                Ok(Some(header)) if watched.accepts(self.lock.file(), &header, path) => return Ok(()),
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(Damage::Truncated(path.to_owned())),
                 // A disk that cannot be read is no proof.
@@ -270,56 +334,114 @@ impl OpenFile {
     }
 }
 
+/// Where all that was written is.
+enum Place {
+    /// A part of it is in the log only.
+    Log,
+    /// In the file, by a checkpoint of this process.
+    File,
+    /// In the file, by a checkpoint of another process.
+    FileByAnother,
+}
+
 impl Watched {
-    fn new(keeper: SqliteConnection, log: FileId, counters: u64, tag: Tag) -> Self {
-        let (whole, tags, written) = (None, vec![tag], None);
-        Self { keeper, log, counters, whole, tags, frames: 0, was_moved: false, is_moving: false, written }
+    fn new(keeper: SqliteConnection, log: FileId, counters: u64, tags: Tags) -> Self {
+        Self { keeper, log, counters, whole: None, tags, frames: 0, is_untagged: false, is_moving: false }
     }
 
-    fn accepts(&mut self, file: &File, header: &Header) -> bool {
+    fn place(&mut self) -> Result<Place, StoreError> {
+        let log = connection::log_frames(&mut self.keeper)?;
+        Ok(match &self.whole {
+            _ if log.frames != log.moved => Place::Log,
+            Some(whole) if whole.log == log => Place::File,
+            _ => Place::FileByAnother,
+        })
+    }
+
+    /// Notes what the writer has changed in a file that does not have everything. The header is another one as soon as it
+    /// has pages of a log that has begun with another tag.
+    fn read_again(&mut self, file: &File) {
+        if let (Some(whole), Ok(Some(found))) = (&mut self.whole, Fingerprint::read(file, self.counters))
+            && whole.file.header == found.header
+        {
+            whole.modified = Some(found.modified);
+            whole.file = found;
+        }
+    }
+
+    fn accepts(&mut self, file: &File, header: &Header, path: &Path) -> bool {
         let known = self.whole.as_ref().map(|whole| &whole.file);
         if known.is_some_and(|known| known.header == *header) {
-            return self.accepts_as_whole(file);
+            return self.accepts_as_whole(file, path);
         }
         let is_later = known.is_none_or(|known| header.change_counter() >= known.header.change_counter());
         // A file that `VACUUM INTO` made has our tag, but its pages are in another order, and its schema is a later one.
         let is_ours = |ours: u32| header.schema_version() <= ours;
-        self.tags.contains(&header.tag()) && is_later && connection::schema_version(&mut self.keeper).is_ok_and(is_ours)
+        self.tags.contain(header.tag()) && is_later && connection::schema_version(&mut self.keeper).is_ok_and(is_ours)
     }
 
     /// Accepts a file with the header that it had when it last had everything.
-    fn accepts_as_whole(&mut self, file: &File) -> bool {
-        let (Ok(Some(found)), Ok(log)) =
-            (Fingerprint::read(file, self.counters), connection::log_frames(&mut self.keeper))
-        else {
-            return false;
-        };
-        let Some(whole) = &self.whole else { return true };
+    fn accepts_as_whole(&mut self, file: &File, path: &Path) -> bool {
+        let Ok(Some(found)) = Fingerprint::read(file, self.counters) else { return false };
+        let Ok(log) = connection::log_frames(&mut self.keeper) else { return false };
+        let Some(whole) = &mut self.whole else { return true };
         if found.header != whole.file.header || found.length < whole.file.length {
             return false;
         }
         // Pages of the log are in the file without the header if a reader needs an older state of that.
-        let has_begun = !self.tags.contains(&whole.file.header.tag());
+        let has_begun = self.tags.log != whole.file.header.tag();
         if self.is_moving || (if has_begun { log.moved > 0 } else { log != whole.log }) {
             return true;
         }
-        found.counters == whole.file.counters && self.is_settled(found.modified)
+        if found.counters != whole.file.counters {
+            return false;
+        }
+        whole.note_time(found.modified, path);
+        true
+    }
+}
+
+impl Whole {
+    /// Warns once if somebody else has written the file, although it has the same header and the same counters.
+    ///
+    /// That is no proof of damage. The tag in the header came by chance, and each revision changes the counters, so no
+    /// other state of this or another history has both: whoever copied the file over itself has changed nothing. Others
+    /// who write it like that are `touch`, file systems that invent times, and a checkpoint of another process that was
+    /// interrupted: its pages are still in the log, from which they are read. Only who changes rows in a copy, leaves its
+    /// counters alone and puts it back would have to be stopped, and cannot be told from those without reading all pages.
+    fn note_time(&mut self, found: SystemTime, path: &Path) {
+        if self.modified.is_some_and(|known| known != found) {
+            self.modified = None;
+            log::warn!(
+                "another program has written {}, or changed its time; what was compared is as before, so the service \
+                 goes on",
+                path.display()
+            );
+        }
+    }
+}
+
+impl Tags {
+    pub(super) const fn of(log: Tag) -> Self {
+        Self { log, follows: None, next: None }
     }
 
-    /// Whether nobody has written the file since it had everything. If it was only just written, a checkpoint may be in
-    /// progress, which counts its pages at its end.
-    fn is_settled(&mut self, modified: SystemTime) -> bool {
-        if self.whole.as_ref().is_some_and(|whole| whole.file.modified == modified) {
-            self.written = None;
-            return true;
-        }
-        match self.written {
-            Some(written) if written.modified == modified => written.seen.elapsed() < CHECKPOINT_TIME,
-            _ => {
-                self.written = Some(Written { modified, seen: Instant::now() });
-                true
-            }
-        }
+    fn contain(&self, tag: Tag) -> bool {
+        tag == self.log || Some(tag) == self.follows || Some(tag) == self.next
+    }
+}
+
+impl Deref for MainConnection {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &Self::Target {
+        &self.connection
+    }
+}
+
+impl DerefMut for MainConnection {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.connection
     }
 }
 

@@ -149,6 +149,13 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether SQLite has found pages that do not fit together.
+    pub(super) fn is_malformed(&self) -> bool {
+        let Self::Query(error) = self else { return false };
+        let message = error.to_string();
+        message.starts_with("database disk image is malformed") || message.starts_with("malformed database schema")
+    }
+
     /// Whether the database as a whole cannot be used, and not only some of its data.
     pub(crate) fn is_of_file(&self) -> bool {
         !matches!(self, Self::Corrupt(_) | Self::Projection(_) | Self::Panicked)

@@ -33,12 +33,12 @@ impl Fence {
     /// The revisions against which a cursor is compared.
     pub(super) fn horizon(&self, connection: &mut SqliteConnection) -> Result<Horizon, StoreError> {
         let (epoch, horizon) = counters::horizon_of_epoch(connection)?;
-        if epoch == self.epoch().as_str() { Ok(horizon) } else { Err(self.file.has_other_history()) }
+        if epoch == self.epoch().as_str() { Ok(horizon) } else { Err(self.file.report_other_history()) }
     }
 
     /// Fails unless the last revision is that of these counters.
     pub(super) fn check(&self, connection: &mut SqliteConnection, revision: Revision) -> Result<(), StoreError> {
-        if self.horizon(connection)?.current == revision { Ok(()) } else { Err(self.file.has_other_history()) }
+        if self.horizon(connection)?.current == revision { Ok(()) } else { Err(self.file.report_other_history()) }
     }
 
     /// Writes the counters of a batch. Fails if the last revision is not that of the counters before it.
@@ -52,6 +52,6 @@ impl Fence {
             return self.check(connection, before.revision);
         }
         let saved = counters::save_next_revision(connection, self.epoch(), before.revision, after.revision)?;
-        if saved == 1 { Ok(()) } else { Err(self.file.has_other_history()) }
+        if saved == 1 { Ok(()) } else { Err(self.file.report_other_history()) }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Closing any descriptor of a file drops all POSIX locks that the process holds on it, and SQLite's locks are of that
 //! kind. So this process has one descriptor of the file besides SQLite's own, from before the first connection until after
-//! the last, and never opens a file that is in use here already.
+//! the last. Only SQLite opens a file besides that: it closes its own descriptors when no connection has a lock any more.
 
 use std::collections::BTreeSet;
 use std::fs::{File, Metadata, OpenOptions, TryLockError};

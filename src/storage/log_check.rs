@@ -43,12 +43,17 @@ pub(super) fn reject_foreign_log(file: &DatabaseFile) -> Result<(), StoreError> 
     let header = file.header().map_err(|error| cannot_open(file.path(), error))?;
     let Some(header) = header else { return Ok(()) };
     let mut connection = connection::open_read_only(file.path())?;
-    let Some(log) = read_log(&mut connection)? else { return Ok(()) };
+    let log = read_log(&mut connection);
     drop(connection);
-    match mismatch(read_file(file, header), log) {
-        None => Ok(()),
-        Some(why) => Err(StoreError::ForeignLog { path: file.path().to_owned(), log: file.log().to_owned(), why }),
-    }
+    let mismatch = match log {
+        Ok(Some(log)) => mismatch(read_file(file, header), log),
+        Ok(None) => None,
+        Err(error) if error.is_malformed() => Some("together they are no database"),
+        Err(error) => return Err(error),
+    };
+    mismatch.map_or(Ok(()), |why| {
+        Err(StoreError::ForeignLog { path: file.path().to_owned(), log: file.log().to_owned(), why })
+    })
 }
 
 /// `None` if a version of this program wrote the log that did not say anything about it.
@@ -59,7 +64,8 @@ fn read_log(connection: &mut SqliteConnection) -> Result<Option<Log>, StoreError
     let columns = (metadata::revision, metadata::log_began, metadata::log_follows);
     let row: Option<(i64, i64, i32)> = metadata::table.select(columns).first(connection).optional()?;
     let Some((revision, began, follows)) = row else { return Ok(None) };
-    let (tag, schema_version) = (connection::tag(connection)?, connection::schema_version(connection)?);
+    let tag = connection::tag(connection)?;
+    let schema_version = connection::schema_version(connection)?;
     Ok(Some(Log { began, follows: Tag(follows), tag, revision, schema_version }))
 }
 

@@ -84,8 +84,8 @@ impl Fingerprint {
         match file.read_exact_at(&mut page, counters.saturating_sub(1) * size) {
             Ok(()) => {
                 let metadata = file.metadata()?;
-                let (length, modified) = (metadata.len(), metadata.modified()?);
-                Ok(Some(Self { header, counters: page, length, modified }))
+                let modified = metadata.modified()?;
+                Ok(Some(Self { header, counters: page, length: metadata.len(), modified }))
             }
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => Err(error),

@@ -9,6 +9,7 @@ use super::aggregates::{self, Row, States};
 use super::connection;
 use super::counters::{self, Horizon};
 use super::database::Database;
+use super::database_file::MainConnection;
 use super::error::StoreError;
 use super::fence::Fence;
 use super::integrity;
@@ -22,7 +23,7 @@ use crate::domain::revision::{Epoch, HighWaterMark, JournalPosition, Revision, V
 
 /// A read-only connection.
 pub(crate) struct Reader {
-    connection: SqliteConnection,
+    connection: MainConnection,
     registry: Arc<Registry>,
     fence: Fence,
     high_water_mark: HighWaterMark,
@@ -33,7 +34,7 @@ impl Reader {
         // SQLite removes the log of a file that was emptied when it opens that.
         database.examine()?;
         Ok(Self {
-            connection: connection::open_read_only(database.path())?,
+            connection: database.file().open_for_reading()?,
             registry,
             fence: Fence::of(database),
             high_water_mark: database.high_water_mark().clone(),

@@ -1,5 +1,7 @@
 //! Transactions that write, and what is certain after one that failed.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use diesel::result::Error as QueryError;
 use diesel::sqlite::SqliteConnection;
 
@@ -58,14 +60,18 @@ pub(super) fn write<T>(
     work: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError>,
 ) -> Result<T, WriteError> {
     let mut stage = Stage::Begin;
-    let outcome = connection.immediate_transaction(|connection| match work(connection) {
-        Ok(done) => {
-            stage = Stage::Commit;
-            Ok(done)
-        }
-        Err(error) => {
-            stage = Stage::Rollback(error);
-            Err(QueryError::RollbackTransaction)
+    let outcome = connection.immediate_transaction(|connection| {
+        // A panic here is as certain as an error. Anywhere else it could be one after `COMMIT`.
+        let worked = catch_unwind(AssertUnwindSafe(|| work(connection)));
+        match worked.unwrap_or(Err(StoreError::Panicked)) {
+            Ok(done) => {
+                stage = Stage::Commit;
+                Ok(done)
+            }
+            Err(error) => {
+                stage = Stage::Rollback(error);
+                Err(QueryError::RollbackTransaction)
+            }
         }
     });
     outcome.map_err(|error| match (stage, StoreError::from(error)) {
@@ -84,6 +90,12 @@ mod tests {
     use diesel::prelude::*;
 
     use super::*;
+
+    #[derive(QueryableByName)]
+    struct Rows {
+        #[diesel(sql_type = diesel::sql_types::BigInt)]
+        number: i64,
+    }
 
     fn database(directory: &std::path::Path) -> SqliteConnection {
         let mut connection = SqliteConnection::establish(directory.join("test.db").to_str().unwrap()).unwrap();
@@ -113,6 +125,19 @@ mod tests {
         connection.batch_execute("PRAGMA max_page_count = 5").unwrap();
         let refused = write(&mut connection, |connection| insert(connection, 100_000));
         assert!(matches!(refused, Err(WriteError::NotDone(StoreError::Full))), "{refused:?}");
+    }
+
+    #[test]
+    fn a_transaction_whose_work_panics_is_not_done() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut connection = database(directory.path());
+        let panicked: Result<(), _> = write(&mut connection, |connection| {
+            insert(connection, 1)?;
+            panic!("on purpose")
+        });
+        assert!(matches!(panicked, Err(WriteError::NotDone(StoreError::Panicked))), "{panicked:?}");
+        let rows = diesel::sql_query("SELECT count(*) AS number FROM t").get_result::<Rows>(&mut connection).unwrap();
+        assert_eq!(rows.number, 0);
     }
 
     #[test]

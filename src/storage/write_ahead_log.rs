@@ -10,7 +10,7 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
 use super::connection::{self, LogFrames};
-use super::database_file::DatabaseFile;
+use super::database_file::{DatabaseFile, Tags};
 use super::error::StoreError;
 use super::main_file::Tag;
 use super::page::Progress;
@@ -28,9 +28,18 @@ pub(super) struct WriteAheadLog {
     file: Arc<DatabaseFile>,
     /// That of the log. The database file has it after a checkpoint.
     tag: Tag,
-    /// Whether the database file has everything, so that the next transaction begins another log.
-    is_moved: bool,
     growth: Growth,
+}
+
+/// The beginning of a log.
+#[derive(Debug, Clone, Copy)]
+struct Beginning {
+    /// The tag of the file, on which the log follows.
+    follows: Tag,
+    /// The revision of the file.
+    revision: i64,
+    /// The tag of the log.
+    tag: Tag,
 }
 
 /// An estimate of how much the log has grown. To measure it for each commit would cost more than to count rows.
@@ -47,12 +56,11 @@ struct Growth {
 impl WriteAheadLog {
     /// Takes over the log of a database that this connection has opened and migrated. It need not be empty.
     pub(super) fn open(file: &Arc<DatabaseFile>, connection: &mut SqliteConnection) -> Result<Self, StoreError> {
-        let tag = connection::tag(connection)?;
-        file.watch(tag)?;
-        file.may_have(Tag(metadata::table.select(metadata::log_follows).first(connection).optional()?.unwrap_or(0)));
-        let mut log = Self::resume(file, tag);
+        let tags = read_tags(connection)?;
+        file.watch(tags)?;
+        let mut log = Self { file: Arc::clone(file), tag: tags.log, growth: Growth::new(0) };
         log.checkpoint(connection)?;
-        if tag == Tag::NONE {
+        if tags.log == Tag::NONE {
             // Copies have no tag, so two of them would look alike.
             log.write(connection, |_| Ok(())).map_err(WriteError::into_cause)?;
             log.checkpoint(connection)?;
@@ -62,13 +70,9 @@ impl WriteAheadLog {
 
     /// Continues after the writer had to open the database again.
     pub(super) fn reopen(file: &Arc<DatabaseFile>, connection: &mut SqliteConnection) -> Result<Self, StoreError> {
-        let tag = connection::tag(connection)?;
-        file.may_have(tag);
-        Ok(Self::resume(file, tag))
-    }
-
-    fn resume(file: &Arc<DatabaseFile>, tag: Tag) -> Self {
-        Self { file: Arc::clone(file), tag, is_moved: false, growth: Growth::new(0) }
+        let tags = read_tags(connection)?;
+        file.set_tags(tags);
+        Ok(Self { file: Arc::clone(file), tag: tags.log, growth: Growth::new(0) })
     }
 
     /// Runs `work` in a write transaction. It is a success only if its files are still there afterwards.
@@ -77,25 +81,42 @@ impl WriteAheadLog {
         connection: &mut SqliteConnection,
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError>,
     ) -> Result<T, WriteError> {
-        let next = self.is_moved.then(Tag::random).transpose().map_err(StoreError::Epoch)?;
-        if let Some(next) = next {
-            self.file.may_have(next);
-        }
+        let mut beginning = None;
         let outcome = transaction::write(connection, |connection| {
-            let Some(next) = next else { return work(connection) };
-            let began = metadata::table.select(metadata::revision).first(connection).optional()?;
+            beginning = self.beginning(connection)?;
             let outcome = work(connection)?;
-            begin(connection, began.unwrap_or(0), self.tag, next)?;
+            if let Some(beginning) = beginning {
+                beginning.write(connection)?;
+            }
+            // What is noticed before `COMMIT` is certain.
+            self.file.check_names()?;
             Ok(outcome)
-        })?;
-        if let Some(next) = next {
-            self.tag = next;
-            self.is_moved = false;
-            self.file.has(next);
+        });
+        match (&outcome, beginning) {
+            (Ok(_), Some(beginning)) => {
+                self.tag = beginning.tag;
+                self.file.note_log_begun(beginning.tag);
+            }
+            (Err(WriteError::NotDone(_)), Some(_)) => self.file.withdraw_tag(),
+            // If it is unknown whether the log has begun, the writer opens the database again, and looks.
+            _ => {}
         }
+        let outcome = outcome?;
         // It may be in a file that nobody will find.
         self.file.check_names().map_err(WriteError::Unknown)?;
         Ok(outcome)
+    }
+
+    /// What the transaction in progress has to say about its log, if it begins one: whoever has moved the log before it.
+    /// That is only certain after its begin, when no other process can write any more.
+    fn beginning(&self, connection: &mut SqliteConnection) -> Result<Option<Beginning>, StoreError> {
+        if !self.file.is_log_moved()? {
+            return Ok(None);
+        }
+        let revision = metadata::table.select(metadata::revision).first(connection).optional()?;
+        let tag = Tag::random().map_err(StoreError::Epoch)?;
+        self.file.expect_tag(tag);
+        Ok(Some(Beginning { follows: self.tag, revision: revision.unwrap_or(0), tag }))
     }
 
     /// The writer is about to close the last connection.
@@ -108,48 +129,57 @@ impl WriteAheadLog {
         self.growth.changes += 1 + rows as u64;
     }
 
-    /// Moves the log into the database file if it has become long.
-    pub(super) fn checkpoint_if_long(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-        // Another process gives the log that it begins no tag.
-        if self.file.take_moved() {
-            return self.checkpoint(connection);
-        }
+    /// Whether the log is so long that it has to be moved into the database file.
+    pub(super) fn is_long(&mut self, connection: &mut SqliteConnection) -> bool {
         if self.growth.changes < self.growth.measure_at {
-            return Ok(());
+            return false;
         }
-        let LogFrames { frames, .. } = connection::log_frames(connection)?;
+        // What prevents the log from being measured is found by the checkpoint.
+        let Ok(LogFrames { frames, .. }) = connection::log_frames(connection) else { return true };
         if frames.saturating_sub(self.growth.frames) >= PAGES {
-            return self.checkpoint(connection);
+            return true;
         }
         self.growth = self.growth.measured(frames);
-        Ok(())
+        false
     }
 
-    fn checkpoint(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    /// Moves the log into the database file, as far as nobody reads from it.
+    pub(super) fn checkpoint(&mut self, connection: &mut SqliteConnection) -> Result<Progress, StoreError> {
         // What lies there must not be overwritten with pages of another file.
         self.file.examine()?;
-        self.file.is_moving();
+        self.file.note_checkpoint_begun();
         let progress = connection::checkpoint(connection);
-        self.is_moved = matches!(progress, Ok(Progress::Done));
-        if self.is_moved {
-            self.file.is_whole();
+        if matches!(progress, Ok(Progress::Done)) {
+            self.file.note_whole();
         } else {
-            self.file.is_partly_moved();
+            self.file.note_checkpoint_partial();
         }
-        progress?;
         // The next transaction writes at the beginning of a log that was moved.
-        let frames = if self.is_moved { 0 } else { connection::log_frames(connection)?.frames };
+        let progress = progress?;
+        let frames = match progress {
+            Progress::Done => 0,
+            Progress::More => connection::log_frames(connection)?.frames,
+        };
         self.growth = Growth::new(frames);
-        Ok(())
+        Ok(progress)
     }
 }
 
-/// Says in the first transaction of a log on which file it follows, and which revision that has.
-fn begin(connection: &mut SqliteConnection, revision: i64, before: Tag, next: Tag) -> Result<(), StoreError> {
-    diesel::update(metadata::table)
-        .set((metadata::log_began.eq(revision), metadata::log_follows.eq(before.0)))
-        .execute(connection)?;
-    connection::set_tag(connection, next)
+/// The tags of the log and of the file on which it follows.
+fn read_tags(connection: &mut SqliteConnection) -> Result<Tags, StoreError> {
+    let log = connection::tag(connection)?;
+    let follows = metadata::table.select(metadata::log_follows).first(connection).optional()?.map(Tag);
+    Ok(Tags { follows, ..Tags::of(log) })
+}
+
+impl Beginning {
+    /// Says in the first transaction of a log on which file it follows, and which revision that has.
+    fn write(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        diesel::update(metadata::table)
+            .set((metadata::log_began.eq(self.revision), metadata::log_follows.eq(self.follows.0)))
+            .execute(connection)?;
+        connection::set_tag(connection, self.tag)
+    }
 }
 
 impl Growth {

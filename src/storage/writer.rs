@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection as _;
-use diesel::sqlite::SqliteConnection;
 
 use super::commit::{CommitContext, CommitOutcome, commit};
 use super::connection::{self, IfMissing};
 use super::counters::Counters;
 use super::database::Database;
+use super::database_file::MainConnection;
 use super::error::StoreError;
 use super::fence::Fence;
 use super::log_check::reject_foreign_log;
@@ -29,7 +29,7 @@ use crate::read_model::spec::ProjectionSpec;
 
 /// The only writer of the main database.
 pub(crate) struct Writer {
-    connection: SqliteConnection,
+    connection: MainConnection,
     registry: Arc<Registry>,
     inline: Arc<[ProjectionSpec]>,
     history: Arc<History>,
@@ -49,7 +49,7 @@ impl Writer {
         now: Timestamp,
     ) -> Result<Self, StoreError> {
         reject_foreign_log(database.file())?;
-        let mut connection = connection::open_for_writing(database.path(), IfMissing::Create)?;
+        let mut connection = database.file().open_for_writing(IfMissing::Create)?;
         migrations::migrate(&mut connection)?;
         let mut log = WriteAheadLog::open(database.file(), &mut connection)?;
         let registration = Registration { registry: &registry, inline: &inline, now };
@@ -67,18 +67,18 @@ impl Writer {
         committed: Revision,
     ) -> Result<Self, StoreError> {
         database.examine()?;
-        let mut connection = connection::open_for_writing(database.path(), IfMissing::Fail)?;
+        let mut connection = database.file().open_for_writing(IfMissing::Fail)?;
         let log = WriteAheadLog::reopen(database.file(), &mut connection)?;
         let mut writer = Self::load(connection, registry, inline, log, database)?;
         let current = writer.fence.horizon(&mut writer.connection)?.current;
         if current < committed {
-            return Err(database.file().has_other_history());
+            return Err(database.file().report_other_history());
         }
         Ok(writer)
     }
 
     fn load(
-        mut connection: SqliteConnection,
+        mut connection: MainConnection,
         registry: Arc<Registry>,
         inline: Arc<[ProjectionSpec]>,
         log: WriteAheadLog,
@@ -86,7 +86,8 @@ impl Writer {
     ) -> Result<Self, StoreError> {
         let position = journal::current(&mut connection)?;
         let counters = Counters::load(&mut connection, &registry, position)?;
-        let (history, fence) = (Arc::clone(database.history()), Fence::of(database));
+        let history = Arc::clone(database.history());
+        let fence = Fence::of(database);
         let patience = Patience::Long;
         Ok(Self { connection, registry, inline, history, fence, log, counters, patience })
     }
@@ -109,8 +110,8 @@ impl Writer {
         self.counters.changed().collect()
     }
 
-    /// Executes the commands in order, in one transaction. Each command has its own answer. After an error, none was
-    /// executed.
+    /// Executes the commands in order, in one transaction. Each command has its own answer. After an error, either none was
+    /// executed, or it is unknown whether all were: the error tells which.
     pub(crate) fn commit(&mut self, commands: Vec<Command>, now: Timestamp) -> Result<CommitOutcome, WriteError> {
         let context = CommitContext { registry: &self.registry, inline: &self.inline, fence: &self.fence, now };
         let commit = |connection: &mut _| commit(connection, context, &self.counters, commands);
@@ -123,7 +124,8 @@ impl Writer {
     /// Deletes change events and tombstones that are not retained, oldest first, up to a maximum number. Counts the
     /// tombstones.
     pub(crate) fn prune(&mut self, retained: Retained, tombstones: &Counter) -> Result<Progress, WriteError> {
-        let (fence, revision) = (&self.fence, self.counters.revision);
+        let fence = &self.fence;
+        let revision = self.counters.revision;
         let progress = self.log.write(&mut self.connection, |connection| {
             fence.check(connection, revision)?;
             outbox::prune(connection, retained)
@@ -138,18 +140,25 @@ impl Writer {
         })
     }
 
-    /// Moves the write-ahead log into the database file if it has become long. To be called when nobody waits.
+    /// Whether the write-ahead log is so long that it has to be moved into the database file.
+    pub(crate) fn is_log_long(&mut self) -> bool {
+        self.log.is_long(&mut self.connection)
+    }
+
+    /// Moves the write-ahead log into the database file, as far as nobody reads from it. To be called when nobody waits.
     ///
     /// # Errors
     /// The log cannot be moved: it keeps everything, and grows until it can. Or the database file is another one.
-    pub(crate) fn checkpoint_if_long(&mut self) -> Result<(), StoreError> {
-        self.log.checkpoint_if_long(&mut self.connection)
+    pub(crate) fn checkpoint(&mut self) -> Result<Progress, StoreError> {
+        self.log.checkpoint(&mut self.connection)
     }
 
     /// Rebuilds an inline projection, in one transaction.
     pub(crate) fn rebuild(&mut self, name: &str, now: Timestamp) -> Result<(), WriteError> {
         let Some(projection) = self.inline.iter().find(|projection| projection.name == name) else { return Ok(()) };
-        let (registry, fence, revision) = (&self.registry, &self.fence, self.counters.revision);
+        let registry = &self.registry;
+        let fence = &self.fence;
+        let revision = self.counters.revision;
         self.log.write(&mut self.connection, |connection| {
             fence.check(connection, revision)?;
             inline_projections::build(connection, registry, projection, now)
@@ -158,7 +167,8 @@ impl Writer {
 
     /// Writes a page that stays as it is, to find out whether a transaction can be committed again.
     pub(crate) fn probe(&mut self) -> Result<(), WriteError> {
-        let (fence, revision) = (&self.fence, self.counters.revision);
+        let fence = &self.fence;
+        let revision = self.counters.revision;
         self.log.write(&mut self.connection, |connection| {
             fence.check(connection, revision)?;
             Ok(connection.batch_execute(PROBE)?)

@@ -152,21 +152,28 @@ impl Aggregator {
         }
         self.commit();
         // Only now, so that nobody waits for it.
-        self.checkpoint();
+        if self.writer.as_mut().is_some_and(Writer::is_log_long) {
+            self.checkpoint();
+        }
     }
 
-    /// Moves the write-ahead log if it has become long.
-    fn checkpoint(&mut self) {
-        let Some(writer) = &mut self.writer else { return };
-        let (health, path) = (self.database.health(), self.database.path().display());
-        match writer.checkpoint_if_long() {
-            Ok(()) => health.recover(Part::Checkpoint),
+    /// Moves the write-ahead log into the file. `None` if that failed.
+    fn checkpoint(&mut self) -> Option<Progress> {
+        let writer = self.writer.as_mut()?;
+        let health = self.database.health();
+        match writer.checkpoint() {
+            Ok(progress) => {
+                health.recover(Part::Checkpoint);
+                return Some(progress);
+            }
             Err(StoreError::Replaced { .. }) => self.writer = None,
             Err(error) => {
+                let path = self.database.path().display();
                 let reason = format!("{path}: the write-ahead log cannot be moved into it: {}", ErrorChain(&error));
                 health.fail(Part::Checkpoint, &reason);
             }
         }
+        None
     }
 
     fn commit(&mut self) {
@@ -174,7 +181,8 @@ impl Aggregator {
         let (commands, requests): (Vec<_>, Vec<_>) =
             pending.map(|Execute { command, request }| (command, request)).unzip();
         let mut replies = ReplyBatch::new();
-        let (now, started) = (self.clock.now(), Instant::now());
+        let now = self.clock.now();
+        let started = Instant::now();
         let outcome = self.with_writer(|writer| writer.commit(commands, now));
         self.metrics.latency.observe_time(started.elapsed());
         match outcome {
@@ -213,7 +221,8 @@ impl Aggregator {
         }
         let outcome = self.writer().and_then(|mut writer| {
             let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut writer)))
-                .unwrap_or_else(|_| Err(StoreError::Panicked.into()));
+                // One in the transaction, before its `COMMIT`, was caught there.
+                .unwrap_or(Err(WriteError::Unknown(StoreError::Panicked)));
             let patience = match outcome.as_ref().map_err(WriteError::cause) {
                 Ok(_) => Patience::Long,
                 Err(StoreError::Busy) => Patience::Short,
@@ -229,7 +238,8 @@ impl Aggregator {
             Ok(()) => error,
             Err(replaced) => error.because_of(replaced),
         });
-        let (health, path) = (self.database.health(), self.database.path().display());
+        let health = self.database.health();
+        let path = self.database.path().display();
         match &outcome {
             Ok(_) => health.recover(Part::Writer),
             // It is in the health of the file.
@@ -247,7 +257,8 @@ impl Aggregator {
         if let Some(writer) = self.writer.take() {
             return Ok(writer);
         }
-        let (registry, inline) = (Arc::clone(&self.registry), Arc::clone(&self.inline));
+        let registry = Arc::clone(&self.registry);
+        let inline = Arc::clone(&self.inline);
         let writer = Writer::reopen(&self.database, registry, inline, self.committed.get())?;
         // The transaction that failed may have been committed nevertheless.
         self.committed.set(writer.revision(), &writer.changed());
@@ -293,9 +304,8 @@ pub(crate) enum ExecuteError {
     Rejected(Rejection),
     /// The command was not executed, for a reason that has nothing to do with it.
     NotDone(Refusal),
-    /// The database file was replaced. What became of this command is lost.
-    Replaced,
-    /// The commit failed; the cause is in the log. It is unknown whether the command was executed.
+    /// The commit failed, or went into a file that was replaced; the cause is in the log. It is unknown whether the command
+    /// was executed.
     Unknown,
 }
 
@@ -303,7 +313,6 @@ impl ExecuteError {
     fn of(error: &WriteError) -> Self {
         match error {
             WriteError::NotDone(cause) => Self::NotDone(Refusal::of(cause)),
-            WriteError::Unknown(StoreError::Replaced { .. }) => Self::Replaced,
             WriteError::Unknown(_) => Self::Unknown,
         }
     }
@@ -431,8 +440,8 @@ impl Handler<RebuildInline> for Aggregator {
     }
 }
 
-/// Finds out whether the writer works again, if it does not: without it, a service that gets no commands any more because
-/// it is not ready would never be ready.
+/// Tries again what has failed: without it, a service that gets no commands any more because it is not ready would never be
+/// ready, and one that gets none would never correct a log without a tag.
 pub(crate) struct Probe {
     /// Dropped when it is known.
     pub(crate) _running: Arc<()>,
@@ -447,11 +456,18 @@ impl Handler<Probe> for Aggregator {
 
     fn handle(&mut self, _probe: Probe, _: &mut Self::Context) {
         self.flush();
-        if self.database.health().is_failing(Part::Writer) {
+        if self.writer.is_none() || self.database.health().is_failing(Part::Writer) {
             // The outcome is in the health of the writer.
             let _ = self.with_writer(Writer::probe);
         }
-        self.checkpoint();
+        if self.database.is_log_untagged() {
+            // The log that begins then has a tag.
+            if self.checkpoint() == Some(Progress::Done) {
+                let _ = self.with_writer(Writer::probe);
+            }
+        } else if self.database.health().is_failing(Part::Checkpoint) {
+            self.checkpoint();
+        }
     }
 }
 
@@ -469,9 +485,9 @@ impl Handler<Close> for Aggregator {
     fn handle(&mut self, _: Close, ctx: &mut Self::Context) -> Self::Result {
         self.flush();
         ctx.stop();
-        let writer = self.writer.take();
         self.database.examine()?;
-        writer.map_or(Ok(()), Writer::close)
+        // After a failure there is none, and the log would stay beside the file.
+        self.writer().map_err(WriteError::into_cause)?.close()
     }
 }
 

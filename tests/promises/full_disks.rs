@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Process, SmallDisk, eventually};
+use crate::harness::{Client, Process, SmallDisk, Snapshot, eventually, output_of};
 
 /// The body of a person whose name has this many bytes.
 fn person(bytes: usize) -> Vec<u8> {
@@ -76,6 +76,66 @@ fn with_a_full_disk_writes_are_refused_for_certain_until_there_is_room() {
     process.kill();
     let process = Process::start(&database, &["--min-free", "1MiB"]);
     assert_eq!(keys(&process), answered);
+}
+
+/// How often the writer has failed.
+fn failures(process: &Process) -> u64 {
+    let metrics = get(process, "/metrics");
+    let count = metrics.text().lines().find_map(|line| line.strip_prefix("duality_failures_total{part=\"writer\"} "));
+    count.unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_checkpoint_without_room_beside_a_reader_is_not_taken_for_a_replaced_file() {
+    let Some(disk) = SmallDisk::mount(16) else { return };
+    let database = disk.path().join("test.db");
+    let process = Process::start(&database, &["--min-free", "0", "--poll-interval", "100ms"]);
+    let mut client = Client::connect(process.address);
+    // Almost as much as a log may have before it is moved into the file.
+    for _ in 0..35 {
+        assert_eq!(post(&mut client, &person(90_000)).status, 201);
+    }
+    // Whoever reads this state keeps the later pages out of the file, the first page with the header among them.
+    let snapshot = Snapshot::take(&database);
+    disk.fill(2 << 20);
+    let mut persons = 35;
+    let is_full = || failing(&process).contains(&"checkpoint".to_owned());
+    eventually("the log cannot be moved into the file", || {
+        persons += usize::from(post(&mut client, &person(90_000)).status == 201);
+        is_full()
+    });
+    eventually("nothing can be written", || {
+        let status = post(&mut client, &person(90_000)).status;
+        persons += usize::from(status == 201);
+        status == 507
+    });
+    // Longer than the checkpoint of another process may take.
+    let failed = failures(&process);
+    eventually("the writer has been tried many times", || failures(&process) > failed + 30);
+    assert!(!process.log().contains("another program has written"), "{}", process.log());
+    disk.make_room();
+    eventually("the service recovers by itself", || get(&process, "/healthz").json()["status"] == "ok");
+    drop(snapshot);
+    assert_eq!(post(&mut client, &person(90_000)).status, 201);
+    assert_eq!(keys(&process).len(), persons + 1);
+    process.kill();
+    assert_eq!(output_of(&database, &["verify"]).0, 0);
+}
+
+#[test]
+fn a_stop_after_a_transaction_that_failed_leaves_one_file() {
+    let Some(disk) = SmallDisk::mount(16) else { return };
+    let database = disk.path().join("test.db");
+    let mut process = Process::start(&database, &["--min-free", "0", "--poll-interval", "1h"]);
+    let mut client = Client::connect(process.address);
+    assert_eq!(post(&mut client, &person(10)).status, 201);
+    disk.fill(300_000);
+    eventually("the disk is full", || post(&mut client, &person(90_000)).status == 507);
+    disk.make_room();
+    process.signal("TERM");
+    assert!(process.wait().success(), "{}", process.log());
+    let log = database.with_extension("db-wal");
+    assert!(!log.exists(), "the log is in the file");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Process, Random, Response, Stream, eventually, kills};
+use crate::harness::{Client, Process, Random, Response, Stream, eventually, kills, output_of};
 
 const WRITERS: u64 = 8;
 
@@ -124,4 +124,52 @@ fn every_answered_command_is_in_the_journal_exactly_once_after_kills() {
     }
     paths.sort();
     assert_eq!(paths, versions.into_keys().collect::<Vec<_>>(), "the aggregates with rows are those with events");
+}
+
+/// Posts persons until the connection breaks, and returns the paths of those that were answered.
+fn post_until_killed(mut client: Client) -> Vec<String> {
+    let person = json!({"name": "x".repeat(60_000)}).to_string();
+    let mut created = Vec::new();
+    loop {
+        let json = [("Content-Type", "application/json")];
+        if client.try_send("POST", "/persons", &json, Some(person.as_bytes())).is_err() {
+            return created;
+        }
+        let Ok(response) = client.try_response("POST") else { return created };
+        assert_eq!(response.status, 201, "{}", response.text());
+        created.push(response.header("Location").unwrap().to_owned());
+    }
+}
+
+/// The file grows only while the log is moved into it.
+#[test]
+fn a_kill_while_the_log_is_moved_into_the_file_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("killed.db");
+    let length = || std::fs::metadata(&database).map_or(0, |file| file.len());
+    let (mut known, mut random) = (Vec::new(), Random::new(5));
+    for _ in 0..kills() {
+        let process = Process::start(&database, &[]);
+        let address = process.address;
+        let enough = length() + random.below(4_000_000);
+        std::thread::scope(|scope| {
+            let writers: Vec<_> =
+                (0..3).map(|_| scope.spawn(move || post_until_killed(Client::connect(address)))).collect();
+            let start = std::time::Instant::now();
+            // Without a rest between two looks, because a checkpoint is short.
+            while length() <= enough {
+                assert!(start.elapsed() < crate::harness::DEADLINE, "no checkpoint");
+                std::thread::yield_now();
+            }
+            process.kill();
+            known.extend(writers.into_iter().flat_map(|writer| writer.join().unwrap()));
+        });
+        let (code, said) = output_of(&database, &["verify"]);
+        assert_eq!(code, 0, "{said}");
+    }
+    let process = Process::start(&database, &[]);
+    let mut client = Client::connect(process.address);
+    let persons = client.request("GET", "/persons", &[], None).json();
+    let is_there = |path: &String| persons.get(path.trim_start_matches("/persons/")).is_some();
+    assert!(known.len() > 10 && known.iter().all(is_there), "every answered command happened");
 }

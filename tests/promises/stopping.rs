@@ -1,8 +1,14 @@
 //! Shutdown is quick and orderly, and loses nothing.
 
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use crate::harness::{App, Client, Process, Stream, sql};
+use duality::{Event, Parameters, Projection, ProjectionError, Report, ReportError, Tables};
+use serde_json::Value;
+
+use crate::harness::{App, Client, Process, Stream, eventually, sql};
+use crate::own_projections::{fill, jars};
 
 const SUBSCRIBERS: usize = 1000;
 
@@ -91,4 +97,51 @@ fn a_journal_stream_is_cut_in_the_middle_of_a_replay() {
     app.stop();
     eprintln!("stopping took {:?}", begin.elapsed());
     assert!(reading.join().unwrap() < 200_000, "the stream was cut midway");
+}
+
+/// Its report waits for the test, with an open connection to the database.
+struct Slow;
+
+static GATE: Mutex<Option<Receiver<()>>> = Mutex::new(None);
+
+impl Projection for Slow {
+    const NAME: &'static str = "slow";
+    const COLLECTIONS: &'static [&'static str] = &["jars"];
+    const SETUP: &'static str = "CREATE TABLE slow (jar TEXT NOT NULL)";
+
+    type Sink = Tables;
+
+    fn apply(_: &mut Tables, _: &Event<'_>) -> Result<(), ProjectionError> {
+        Ok(())
+    }
+
+    fn reports() -> Vec<Report> {
+        vec![Report { name: "slow", parameters: &[], read: wait_for_gate }]
+    }
+}
+
+fn wait_for_gate(_: &mut Tables, _: &Parameters) -> Result<Value, ReportError> {
+    let gate = GATE.lock().unwrap().take().unwrap();
+    gate.recv().unwrap();
+    Ok(Value::Null)
+}
+
+#[test]
+fn a_database_stays_locked_until_the_last_read_of_a_stopped_service_has_ended() {
+    let collections = || jars().inline::<Slow>();
+    let mut app = App::serving(collections, |_| {});
+    fill(&app, "a", 1);
+    let (open, gate) = channel();
+    *GATE.lock().unwrap() = Some(gate);
+    let mut client = app.client();
+    client.send("GET", "/reports/slow", &[], None);
+    eventually("the report is being read", || GATE.lock().unwrap().is_none());
+    app.stop();
+    let refused = app.try_resume_serving(collections).unwrap_err();
+    assert!(refused.contains("another process uses it"), "{refused}");
+    let (code, said) = crate::harness::output_of(app.database(), &["migrate"]);
+    assert!(code == 1 && said.contains("another process uses it"), "{said}");
+    open.send(()).unwrap();
+    eventually("the database is free", || app.try_resume_serving(collections).is_ok());
+    assert_eq!(app.get("/jars").json().as_object().unwrap().len(), 1);
 }

@@ -86,10 +86,14 @@ impl App {
     }
 
     pub(crate) fn stop(&mut self) {
-        if let Some((sender, thread)) = self.running.take() {
-            drop(sender);
-            thread.join().unwrap().unwrap();
-        }
+        self.try_stop().unwrap();
+    }
+
+    /// Stops it, or returns the error of the stop.
+    pub(crate) fn try_stop(&mut self) -> Result<(), String> {
+        let Some((sender, thread)) = self.running.take() else { return Ok(()) };
+        drop(sender);
+        thread.join().unwrap().map_err(|error| chain(&error))
     }
 
     pub(crate) fn restart(&mut self) {

@@ -6,8 +6,11 @@ use diesel::connection::SimpleConnection as _;
 use diesel::sql_types::Text;
 use diesel::{Connection as _, RunQueryDsl as _, SqliteConnection};
 
+/// A service that is running may have a lock for a moment.
 fn connect(database: &Path) -> SqliteConnection {
-    SqliteConnection::establish(database.to_str().unwrap()).unwrap()
+    let mut connection = SqliteConnection::establish(database.to_str().unwrap()).unwrap();
+    connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
+    connection
 }
 
 /// Executes SQL statements.
@@ -23,7 +26,20 @@ pub(crate) struct Lock {
 impl Lock {
     pub(crate) fn take(database: &Path) -> Self {
         let mut connection = connect(database);
-        connection.batch_execute("PRAGMA busy_timeout = 5000; BEGIN IMMEDIATE").unwrap();
+        connection.batch_execute("BEGIN IMMEDIATE").unwrap();
+        Self { _connection: connection }
+    }
+}
+
+/// A state of the database that another process is reading, until it is dropped.
+pub(crate) struct Snapshot {
+    _connection: SqliteConnection,
+}
+
+impl Snapshot {
+    pub(crate) fn take(database: &Path) -> Self {
+        let mut connection = connect(database);
+        connection.batch_execute("BEGIN; SELECT count(*) FROM metadata").unwrap();
         Self { _connection: connection }
     }
 }
