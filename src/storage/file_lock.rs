@@ -2,7 +2,8 @@
 //!
 //! Closing any descriptor of a file drops all POSIX locks that the process holds on it, and SQLite's locks are of that
 //! kind. So this process has one descriptor of the file besides SQLite's own, from before the first connection until after
-//! the last. Only SQLite opens a file besides that: it closes its own descriptors when no connection has a lock any more.
+//! the last. A file that is in use here already is known by its number, and is not opened. Besides that, only SQLite opens
+//! the file, and it closes its own descriptors when no connection has a lock any more.
 
 use std::collections::BTreeSet;
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
@@ -148,7 +149,8 @@ mod tests {
     #[test]
     fn a_file_is_locked_once_whatever_its_names_are() {
         let directory = tempfile::tempdir().unwrap();
-        let (one, other) = (directory.path().join("one.db"), directory.path().join("other.db"));
+        let one = directory.path().join("one.db");
+        let other = directory.path().join("other.db");
         let lock = FileLock::acquire(&one).unwrap();
         assert_eq!(lock.file().metadata().unwrap().mode() & 0o777, 0o600);
         std::fs::hard_link(&one, &other).unwrap();

@@ -94,7 +94,9 @@ impl Health {
             let level = if part == Part::Stopping { log::Level::Info } else { log::Level::Error };
             log::log!(level, "{part}: {reason}");
             failure.reason = reason.to_owned();
-            (failure.times, failure.logged, failure.is_logged) = (1, now, true);
+            failure.times = 1;
+            failure.logged = now;
+            failure.is_logged = true;
         }
         failure.is_failing = true;
         self.failing.fetch_or(part.bit(), Ordering::Relaxed);

@@ -110,7 +110,8 @@ mod tests {
     #[test]
     fn a_transaction_that_cannot_begin_is_not_done() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut ours, mut theirs) = (database(directory.path()), database(directory.path()));
+        let mut ours = database(directory.path());
+        let mut theirs = database(directory.path());
         theirs.batch_execute("BEGIN IMMEDIATE").unwrap();
         let refused = write(&mut ours, |connection| insert(connection, 1));
         assert!(matches!(refused, Err(WriteError::NotDone(StoreError::Busy))), "{refused:?}");

@@ -42,7 +42,7 @@ struct Beginning {
     tag: Tag,
 }
 
-/// An estimate of how much the log has grown. To measure it for each commit would cost more than to count rows.
+/// An estimate of how much the log has grown, so that it need not be measured after each commit as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Growth {
     /// Changed rows since the log was measured.

@@ -112,6 +112,7 @@ fn a_checkpoint_without_room_beside_a_reader_is_not_taken_for_a_replaced_file() 
     // Longer than the checkpoint of another process may take.
     let failed = failures(&process);
     eventually("the writer has been tried many times", || failures(&process) > failed + 30);
+    assert!(is_full(), "a checkpoint that failed is tried until one succeeds");
     assert!(!process.log().contains("another program has written"), "{}", process.log());
     disk.make_room();
     eventually("the service recovers by itself", || get(&process, "/healthz").json()["status"] == "ok");

@@ -147,7 +147,8 @@ fn a_kill_while_the_log_is_moved_into_the_file_loses_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("killed.db");
     let length = || std::fs::metadata(&database).map_or(0, |file| file.len());
-    let (mut known, mut random) = (Vec::new(), Random::new(5));
+    let mut known = Vec::new();
+    let mut random = Random::new(5);
     for _ in 0..kills() {
         let process = Process::start(&database, &[]);
         let address = process.address;
