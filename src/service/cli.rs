@@ -21,7 +21,7 @@ use crate::service::copies;
 use crate::service::progress::LogProgress;
 use crate::service::settings::{ProjectionTask, Settings, Task};
 use crate::service::task::{TaskError, TaskOutcome, print_line};
-use crate::storage::backup::IfExists;
+use crate::storage::backup::{Check, IfExists};
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::page::Progress;
@@ -35,7 +35,8 @@ pub(super) fn run(task: &Task, settings: &Settings, registry: Registry, projecti
     let outcome = match task {
         Task::Backup { target, force: false } => copies::back_up(settings, &registry, target, IfExists::Fail),
         Task::Backup { target, force: true } => copies::back_up(settings, &registry, target, IfExists::Replace),
-        Task::Restore { source } => copies::restore_copy(settings, &registry, source),
+        Task::Restore { source, force: false } => copies::restore_copy(settings, source, Check::Everything(&registry)),
+        Task::Restore { source, force: true } => copies::restore_copy(settings, source, Check::Report(&registry)),
         Task::Migrate { check: true } => copies::check_migration(settings, &registry),
         Task::Migrate { check: false } => copies::migrate(settings, registry, projections),
         Task::Verify => verify_database(settings, &registry, &projections),
