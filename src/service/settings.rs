@@ -166,7 +166,7 @@ pub enum Task {
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 #[non_exhaustive]
 pub enum ProjectionTask {
-    /// List the name, version, state, lag and last error of each projection.
+    /// List the name, version, state, lag and last error of each projection. Changes nothing.
     List,
     /// Rebuild a projection while its current generation is served. Exit code 0 when the new generation is served.
     Rebuild {

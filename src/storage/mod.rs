@@ -2,6 +2,7 @@
 
 pub(crate) mod aggregates;
 pub(crate) mod at_rest;
+pub(crate) mod backlog;
 pub(crate) mod backup;
 pub(crate) mod commit;
 pub(crate) mod connection;

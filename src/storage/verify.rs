@@ -11,7 +11,7 @@ use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::SqliteConnection;
 
 use super::at_rest::read_undisturbed;
-use super::counters::horizon;
+use super::counters::{Horizon, horizon};
 use super::error::StoreError;
 use super::identity::identify;
 use super::integrity::integrity_check;
@@ -298,15 +298,19 @@ pub(crate) struct End {
     pub(crate) history: History,
     pub(crate) revision: i64,
     pub(crate) position: i64,
+    /// The last revision whose change events are pruned.
+    pub(crate) pruned: i64,
 }
 
 /// The end of the histories of a database, which a service may be using.
 pub(crate) fn end(database: &Path) -> Result<End, StoreError> {
     read_undisturbed(database, |connection| {
         connection::read(connection, |connection| {
+            let Horizon { current, pruned, .. } = horizon(connection)?;
             Ok(End {
                 history: epochs::history(connection)?,
-                revision: horizon(connection)?.current.number(),
+                revision: current.number(),
+                pruned: pruned.number(),
                 position: journal::current(connection)?.number(),
             })
         })

@@ -35,6 +35,7 @@ mod one_file;
 mod own_aggregates;
 mod own_collections;
 mod own_projections;
+mod owners;
 mod pages;
 mod preconditions;
 mod projection_checkpoints;
