@@ -207,19 +207,6 @@ impl Generations {
         Ok(BuildStep::Swapped)
     }
 
-    /// Shows the lag without applying anything.
-    pub(super) fn look(&mut self) -> Result<(), ProjectionError> {
-        self.publish();
-        let Some(live) = &self.live else { return Ok(()) };
-        if self.state.compatibility(&live.checkpoint, self.spec.version) == Compatibility::Current {
-            let offset = live.checkpoint.position.offset;
-            let page = self.source.page(offset, PageLimit { items: 1, ..PAGE_LIMIT })?;
-            let since = page.events.first().map_or(self.clock.now(), |event| event.time);
-            self.status.state().behind = behind(page.last - offset, since);
-        }
-        Ok(())
-    }
-
     /// Writes the generations to the status.
     pub(super) fn publish(&self) {
         let mut state = self.status.state();

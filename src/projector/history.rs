@@ -23,6 +23,7 @@ use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{Epoch, Revision};
 use crate::read_model::error::ProjectionError;
 use crate::read_model::file_id::FileId;
+use crate::storage::at_rest::read_undisturbed;
 use crate::storage::connection::open_sidecar;
 use crate::storage::counters::Horizon;
 use crate::storage::outbox::{Change, Changes};
@@ -368,6 +369,46 @@ impl KeptHistory {
         }
         Ok(HistoryState { incarnations: incarnations.join(","), last: last(connection)? })
     }
+}
+
+/// What the file of a history has.
+pub(super) struct KeptFile {
+    /// `locations.1,persons.1`, as in [`HistoryState`].
+    pub(super) incarnations: String,
+    /// The sequence number of the last event.
+    pub(super) last: i64,
+    /// All events up to and including this revision are kept.
+    pub(super) revision: i64,
+    /// The time of the first event after an offset.
+    pub(super) first_time: Option<Timestamp>,
+}
+
+/// Looks at the history of some collections after an offset, without copying new events. `None` if there is none of one of
+/// them.
+pub(super) fn look(database: &Path, of: &[&str], after: i64) -> Result<Option<KeptFile>, ProjectionError> {
+    let path = directory(database).join("history.db");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    read_undisturbed(&path, |connection| Ok(look_at(connection, of, after)))?
+}
+
+fn look_at(connection: &mut SqliteConnection, of: &[&str], after: i64) -> Result<Option<KeptFile>, ProjectionError> {
+    let (mut incarnations, mut revision) = (Vec::new(), i64::MAX);
+    for name in of {
+        let row = collections::table.find(name).select((collections::incarnation, collections::revision));
+        let Some((incarnation, kept)) = row.first::<(i64, i64)>(connection).optional()? else { return Ok(None) };
+        incarnations.push(format!("{name}.{incarnation}"));
+        revision = revision.min(kept);
+    }
+    let time: Option<i64> = changes::table
+        .filter(changes::sequence.gt(after).and(changes::collection.eq_any(of)))
+        .order(changes::sequence)
+        .select(changes::time)
+        .first(connection)
+        .optional()?;
+    let first_time = time.map(Timestamp::from_milliseconds);
+    Ok(Some(KeptFile { incarnations: incarnations.join(","), last: last(connection)?, revision, first_time }))
 }
 
 impl Kept {

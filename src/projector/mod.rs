@@ -1,6 +1,7 @@
 //! Background projections: one actor each, with its own generations and checkpoint.
 
 pub(crate) mod actor;
+pub(crate) mod at_rest;
 pub(crate) mod event_page;
 pub(crate) mod generation;
 pub(crate) mod generations;

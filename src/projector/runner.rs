@@ -72,11 +72,6 @@ impl ProjectionRunner {
         self.try_step().map_err(|error| self.fail(error))
     }
 
-    /// Shows the status without applying anything.
-    pub(crate) fn look(&mut self) -> Result<(), ProjectionError> {
-        self.open()?.look()
-    }
-
     /// Starts to build another generation while the live one is served. Returns the status then.
     pub(crate) fn rebuild(&mut self) -> Result<Value, ProjectionError> {
         self.open()?.rebuild()?;

@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use super::generation::{Checkpoint, Position, read_checkpoint};
-use super::manifest::Files;
+use super::manifest::{Files, Manifest};
 use super::registry::ProjectionSet;
 use super::source_id::SourceKind;
 use crate::domain::collection::Registry;
 use crate::domain::revision::{JournalPosition, Revision};
+use crate::read_model::error::ProjectionError;
 use crate::read_model::spec::ProjectionSpec;
 use crate::storage::error::StoreError;
 use crate::storage::verified::Verified;
@@ -29,23 +30,31 @@ pub(crate) fn verify(
     Ok(results)
 }
 
-/// How often a generation is looked up again that a running service has replaced meanwhile.
+/// How often a projection is looked at again whose generation a running service has replaced meanwhile.
 const MAX_ATTEMPTS: usize = 10;
 
 fn verify_projection(database: &Path, spec: &ProjectionSpec) -> Result<Verified, StoreError> {
     let files = Files::existing(database, spec.name);
-    for _ in 1..MAX_ATTEMPTS {
-        let verified = look(database, spec, &files)?;
-        if verified.is_sound() {
+    let mut attempts = 0;
+    loop {
+        let manifest = files.look_at_manifest();
+        let known = manifest.as_ref().ok().cloned();
+        let verified = look(database, spec, &files, manifest)?;
+        attempts += 1;
+        if verified.is_sound() || attempts == MAX_ATTEMPTS || files.look_at_manifest().ok() == known {
             return Ok(verified);
         }
     }
-    look(database, spec, &files)
 }
 
-fn look(database: &Path, spec: &ProjectionSpec, files: &Files) -> Result<Verified, StoreError> {
+fn look(
+    database: &Path,
+    spec: &ProjectionSpec,
+    files: &Files,
+    manifest: Result<Option<Manifest>, ProjectionError>,
+) -> Result<Verified, StoreError> {
     let mut verified = Verified::new(format!("projection {}", spec.name));
-    let manifest = match files.look_at_manifest() {
+    let manifest = match manifest {
         Ok(manifest) => manifest.unwrap_or_default(),
         Err(error) => {
             "its manifest".clone_into(&mut verified.looked_at);

@@ -23,7 +23,7 @@ use crate::read::thread_pool::{PoolStopped, ThreadPool};
 use crate::storage::aggregates::Row;
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
-use crate::storage::health::{FileCheck, Part};
+use crate::storage::health::Part;
 use crate::storage::journal::{Entries, Entry, Folded};
 use crate::storage::page::PageLimit;
 use crate::storage::reader::{Reader, View};
@@ -267,33 +267,6 @@ impl ReadJob for CompressJob {
 
     fn run(self, _: &mut ReaderThread) -> Self::Output {
         self.compress()
-    }
-}
-
-/// Compares the file with itself, and notes the result. For a large file this takes a while.
-pub(crate) struct CheckFile;
-
-impl ReadJob for CheckFile {
-    type Output = ();
-
-    fn run(self, thread: &mut ReaderThread) {
-        let database = Arc::clone(&thread.database);
-        let health = database.health();
-        let path = database.path().display();
-        log::info!("the last service on {path} did not stop in order: checking the file in the background");
-        match thread.with_reader(|reader| Ok::<_, StoreError>(reader.quick_check())) {
-            Ok(findings) if findings.is_empty() => {
-                health.set_file_check(FileCheck::Sound);
-                log::info!("{path} is sound");
-            }
-            Ok(findings) => {
-                health.set_file_check(FileCheck::Damaged);
-                let (count, first) = (findings.len(), &findings[0]);
-                health
-                    .fail(Part::File, &format!("{path} is damaged ({count} findings, see `duality verify`): {first}"));
-            }
-            Err(error) => log::warn!("{path} could not be checked: {}", ErrorChain(&error)),
-        }
     }
 }
 

@@ -24,20 +24,21 @@ use crate::http::shared::Shared;
 use crate::projector;
 use crate::projector::registry::{ProjectionSet, Projections};
 use crate::read::collection_cache::CollectionCache;
-use crate::read::pool::{CheckFile, ReadMetrics, Readers};
+use crate::read::pool::{ReadMetrics, Readers};
 use crate::read::spooled_body::SpoolDirectory;
 use crate::read_model::projection::Projection;
 use crate::read_model::sink::Tables;
 use crate::read_model::spec::ProjectionSpec;
 use crate::service::cli;
 use crate::service::control::ControlSocket;
-use crate::service::progress::LogProgress;
+use crate::service::progress::{LogProgress, StartProgress};
 use crate::service::running::{Running, StartError, cut_streams, retention};
 use crate::service::settings::{Settings, bytes};
 use crate::service::signals::Signals;
+use crate::storage::backup::CopyObserver;
 use crate::storage::database::Database;
 use crate::storage::disk::Disk;
-use crate::storage::health::FileCheck;
+use crate::storage::file_check;
 use crate::storage::preparation;
 use crate::storage::verified::Verified;
 use crate::storage::writer::Writer;
@@ -135,7 +136,7 @@ impl Service {
         let outcome = System::new().block_on(async {
             let mut signals = Signals::new().map_err(StartError::Signal)?;
             let heartbeat = settings.heartbeat;
-            let running = self.start(settings).await?;
+            let running = self.start_observed(settings, &StartProgress::new())?;
             let replaced = async {
                 running.replaced().await;
                 // Until then, clients and load balancers are answered why.
@@ -173,11 +174,16 @@ impl Service {
     ///
     /// # Errors
     /// The registrations do not fit together, the database cannot be opened, or the address is taken.
+    #[expect(clippy::unused_async, reason = "it needs a running system, and may wait one day")]
     pub async fn start(self, settings: Settings) -> Result<Running, StartError> {
+        self.start_observed(settings, &LogProgress::new())
+    }
+
+    fn start_observed(self, settings: Settings, observer: &dyn CopyObserver) -> Result<Running, StartError> {
         self.check()?;
         // Before anything is started that would have to be stopped. Who connects already waits a moment.
         let listener = listen(&settings.listen).map_err(|source| cannot_listen(&settings, source))?;
-        let mut running = self.open(settings)?;
+        let mut running = self.open_observed(settings, observer)?;
         let (server, address) = start_server(listener, &running)
             .map_err(|error| StartError::Listen { address: running.settings.listen.clone(), source: error })?;
         log::info!("listening on http://{address}");
@@ -201,14 +207,18 @@ impl Service {
     ///
     /// # Errors
     /// The registrations do not fit together, or the database cannot be opened.
-    #[expect(clippy::too_many_lines, reason = "all wiring is in one function, in the order of the start")]
     pub fn open(self, settings: Settings) -> Result<Running, StartError> {
+        self.open_observed(settings, &LogProgress::new())
+    }
+
+    #[expect(clippy::too_many_lines, reason = "all wiring is in one function, in the order of the start")]
+    fn open_observed(self, settings: Settings, observer: &dyn CopyObserver) -> Result<Running, StartError> {
         self.check()?;
         let (registry, projections) = (Arc::new(self.registry), self.projections);
         let clock = Arc::new(Clock::default());
         preparation::reject_foreign_file(&settings.database)?;
         let database = Arc::new(Database::lock(&settings.database)?);
-        preparation::prepare(&database, &registry, settings.copy_before(), &LogProgress::new())?;
+        preparation::prepare(&database, &registry, settings.copy_before(), observer)?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
         let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now())?;
         let context = Projections::context(&projections.background, &database, &registry, &clock);
@@ -286,9 +296,7 @@ impl Service {
             queued_bytes: Arc::default(),
             sessions: Arc::default(),
         });
-        if database.health().file_check() == FileCheck::Due {
-            shared.scanners.do_send(CheckFile);
-        }
+        file_check::begin(&database);
         let control = ControlSocket::open(&database, shared.clone(), &relaying.handle());
         Ok(Running {
             addresses: Vec::new(),

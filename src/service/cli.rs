@@ -21,9 +21,12 @@ use crate::service::copies;
 use crate::service::progress::LogProgress;
 use crate::service::settings::{ProjectionTask, Settings, Task};
 use crate::service::task::{TaskError, TaskOutcome, print_line};
-use crate::storage::backup::IfExists;
+use crate::storage::backlog;
+use crate::storage::backup::{Check, IfExists};
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
+use crate::storage::location::resolve;
+use crate::storage::ownership::require_owner;
 use crate::storage::page::Progress;
 use crate::storage::preparation;
 use crate::storage::transaction::WriteError;
@@ -35,7 +38,8 @@ pub(super) fn run(task: &Task, settings: &Settings, registry: Registry, projecti
     let outcome = match task {
         Task::Backup { target, force: false } => copies::back_up(settings, &registry, target, IfExists::Fail),
         Task::Backup { target, force: true } => copies::back_up(settings, &registry, target, IfExists::Replace),
-        Task::Restore { source } => copies::restore_copy(settings, &registry, source),
+        Task::Restore { source, force: false } => copies::restore_copy(settings, source, Check::Everything(&registry)),
+        Task::Restore { source, force: true } => copies::restore_copy(settings, source, Check::Report(&registry)),
         Task::Migrate { check: true } => copies::check_migration(settings, &registry),
         Task::Migrate { check: false } => copies::migrate(settings, registry, projections),
         Task::Verify => verify_database(settings, &registry, &projections),
@@ -72,9 +76,13 @@ fn run_projection_task(
     if !settings.database.exists() {
         return Err(StoreError::Missing { path: settings.database.clone() }.into());
     }
+    if *task == ProjectionTask::List {
+        return list_projections(settings, &projections);
+    }
     preparation::reject_foreign_file(&settings.database)?;
     match Database::lock(&settings.database) {
         Ok(database) => {
+            require_owner(database.path())?;
             preparation::prepare(&database, &registry, settings.copy_before(), &LogProgress::new())?;
             Offline::open(database, registry, projections)?.run(task)
         }
@@ -84,6 +92,25 @@ fn run_projection_task(
         },
         Err(error) => Err(error.into()),
     }
+}
+
+/// Asks the running service for the list, or reads the files, which are not changed.
+fn list_projections(settings: &Settings, projections: &ProjectionSet) -> Result<TaskOutcome, TaskError> {
+    let path = resolve(&settings.database)?;
+    if let Ok(mut service) = ControlClient::connect(&path) {
+        return run_online(&ProjectionTask::List, &mut service);
+    }
+    backlog::require_current(&path)?;
+    let now = Clock::default().now();
+    for projection in &projections.inline {
+        let status = Status::new(projection.name, projection.version, Mode::Inline);
+        print_line(&status_line(&status.to_json(now)));
+    }
+    for projection in &projections.background {
+        let status = projector::at_rest::status(&path, projection, now)?;
+        print_line(&status_line(&status.to_json(now)));
+    }
+    Ok(TaskOutcome::Success)
 }
 
 /// Asks the running service to do a task.
@@ -144,9 +171,8 @@ impl Offline {
 
     fn run(mut self, task: &ProjectionTask) -> Result<TaskOutcome, TaskError> {
         let outcome = match task {
-            ProjectionTask::List => self.list(),
             ProjectionTask::Rebuild { name } => self.rebuild(name),
-            ProjectionTask::Skip { .. } => {
+            ProjectionTask::List | ProjectionTask::Skip { .. } => {
                 Err(ProjectionError::new("no service is running, so no projection has stopped at an event").into())
             }
         };
@@ -157,18 +183,6 @@ impl Offline {
         database.release();
         closed?;
         outcome
-    }
-
-    fn list(&mut self) -> Result<TaskOutcome, TaskError> {
-        for projection in self.inline.iter() {
-            let status = Status::new(projection.name, projection.version, Mode::Inline);
-            print_line(&status_line(&status.to_json(self.clock.now())));
-        }
-        for runner in &mut self.background {
-            runner.look()?;
-            print_line(&status_line(&runner.status().to_json(self.clock.now())));
-        }
-        Ok(TaskOutcome::Success)
     }
 
     fn rebuild(&mut self, name: &str) -> Result<TaskOutcome, TaskError> {

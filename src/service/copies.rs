@@ -16,7 +16,7 @@ use crate::storage::backup::{self, Check, Copied, IfExists};
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::preparation::{self, Plan};
-use crate::storage::restore::{Restored, restore, restore_from};
+use crate::storage::restore::{Kept, Restored, restore, restore_from};
 use crate::storage::writer::Writer;
 
 /// The name that means standard output or standard input.
@@ -43,11 +43,11 @@ pub(super) fn back_up(
 }
 
 /// `duality restore FILE|-`
-pub(super) fn restore_copy(settings: &Settings, registry: &Registry, source: &Path) -> Result<TaskOutcome, TaskError> {
+pub(super) fn restore_copy(settings: &Settings, source: &Path, check: Check<'_>) -> Result<TaskOutcome, TaskError> {
     let progress = CommandProgress::new().map_err(TaskError::Signal)?;
     let is_new = !settings.database.exists();
     let database = Database::lock(&settings.database)?;
-    let (now, check) = (Clock::default().now(), Check::Everything(registry));
+    let now = Clock::default().now();
     let restored = if source == Path::new(STANDARD) {
         restore_from(&database, &mut stdin().lock(), now, check, &progress)
     } else {
@@ -60,15 +60,29 @@ pub(super) fn restore_copy(settings: &Settings, registry: &Registry, source: &Pa
     database.release();
     let Restored { copied, before } = restored?;
     print_line(&format!("{}: {}", database.path().display(), describe(&copied)));
-    if let Some(before) = before {
-        print_line(&format!("the database before is {0}; to go back: duality restore {0}", before.display()));
+    for finding in &copied.findings {
+        log::warn!("restored as it is: {finding}");
     }
+    before.iter().for_each(print_way_back);
     Ok(TaskOutcome::Success)
+}
+
+/// Says where the database before a restore is. It may be one that its user would not take for sound.
+fn print_way_back(before: &Kept) {
+    let Kept { path, foreign_log, problem } = before;
+    let path = path.display();
+    print_line(&match problem {
+        None => format!("the database before is {path}; to go back: duality restore --force {path}"),
+        Some(problem) => format!("the file before is {path}, which cannot be restored: {problem}"),
+    });
+    if let Some(log) = foreign_log {
+        print_line(&format!("the log beside it was that of another file; it is {}", log.display()));
+    }
 }
 
 /// `revision 42 of epoch 1a2b3c4d, 1.2 MiB`
 fn describe(copied: &Copied) -> String {
-    let Copied { content, size } = copied;
+    let Copied { content, size, .. } = copied;
     format!("revision {} of epoch {}, {}", content.revision, content.epoch, ByteSize(*size))
 }
 
@@ -95,18 +109,18 @@ pub(super) fn migrate(
 
 /// `duality migrate --check`
 pub(super) fn check_migration(settings: &Settings, registry: &Registry) -> Result<TaskOutcome, TaskError> {
-    let Plan { migrations, collections, size, room } = preparation::plan(&settings.database, registry)?;
-    for migration in &migrations {
+    let Plan { changes, size, room } = preparation::plan(&settings.database, registry)?;
+    for migration in &changes.migrations {
         print_line(&format!("migration {migration}: to run"));
     }
-    for collection in &collections {
+    for collection in &changes.collections {
         print_line(&format!("{collection}: to compute again, because they are new or follow another rule"));
     }
-    if migrations.is_empty() && collections.is_empty() {
+    if changes.is_empty() {
         print_line("nothing to do");
         return Ok(TaskOutcome::Success);
     }
-    if !migrations.is_empty() && !settings.no_copy {
+    if changes.need_a_copy() && !settings.no_copy {
         let is_enough = if room < size { ": not enough; free some, or migrate with --no-copy" } else { "" };
         print_line(&format!("copy before: {}; room for {}{is_enough}", ByteSize(size), ByteSize(room)));
     }

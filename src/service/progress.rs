@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
@@ -45,51 +45,111 @@ pub(super) struct CommandProgress {
     /// `None` if nobody looks at standard error.
     bar: Option<ProgressBar>,
     log: LogProgress,
-    incomplete: Arc<Mutex<Vec<PathBuf>>>,
+    incomplete: Arc<Incomplete>,
 }
 
 impl CommandProgress {
     /// # Errors
     /// The process cannot handle signals.
     pub(super) fn new() -> std::io::Result<Self> {
-        let incomplete = Arc::<Mutex<Vec<PathBuf>>>::default();
-        let on_stop = Arc::clone(&incomplete);
-        let (ready, readiness) = std::sync::mpsc::channel();
-        std::thread::Builder::new().name("duality-signals".to_owned()).spawn(move || {
-            actix::System::new().block_on(async {
-                match Signals::new() {
-                    Ok(signals) => {
-                        // Its receiver waits.
-                        let _ = ready.send(Ok(()));
-                        stop_on_signal(signals, &on_stop).await;
-                    }
-                    Err(error) => {
-                        let _ = ready.send(Err(error));
-                    }
-                }
-            });
-        })?;
-        readiness.recv().unwrap_or(Ok(()))?;
+        let incomplete = Arc::<Incomplete>::default();
+        stop_on_signal(&incomplete, Scope::Process)?;
         let bar = std::io::stderr().is_terminal().then(new_bar);
         Ok(Self { bar, log: LogProgress::new(), incomplete })
     }
 }
 
+/// Writes the progress of the copy at the start of a service to the log, and ends the process if it is asked to stop
+/// meanwhile. Before and after the copy, signals are the service's own business.
+pub(super) struct StartProgress {
+    log: LogProgress,
+    incomplete: Arc<Incomplete>,
+}
+
+impl StartProgress {
+    pub(super) fn new() -> Self {
+        Self { log: LogProgress::new(), incomplete: Arc::default() }
+    }
+}
+
+/// The incomplete copies of this process.
+#[derive(Default)]
+struct Incomplete {
+    /// The last one is the one that is being written.
+    files: Mutex<Vec<PathBuf>>,
+}
+
+/// When a signal ends the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// At any time.
+    Process,
+    /// While there is an incomplete copy.
+    Copy,
+}
+
 /// The exit code of a process that was asked to stop, as shells have it.
 const INTERRUPTED: i32 = 130;
 
-async fn stop_on_signal(mut signals: Signals, incomplete: &Mutex<Vec<PathBuf>>) {
-    let name = signals.next().await;
-    let incomplete = incomplete.lock().expect("no thread panics while it holds this lock");
-    for file in incomplete.iter() {
-        // It may have got its name already.
-        let _ = std::fs::remove_file(file);
-        let mut journal = file.clone().into_os_string();
-        journal.push("-journal");
-        let _ = std::fs::remove_file(journal);
+impl Incomplete {
+    fn lock(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.files.lock().expect("no thread panics while it holds this lock")
     }
-    log::error!("{name}: given up; nothing is left of the copy");
-    std::process::exit(INTERRUPTED);
+
+    fn push(&self, file: &Path) {
+        self.lock().push(file.to_owned());
+    }
+
+    fn pop(&self) {
+        self.lock().pop();
+    }
+
+    /// Ends the process, unless it is none of its scope. No copy can begin meanwhile.
+    fn give_up(&self, signal: &str, scope: Scope) {
+        let files = self.lock();
+        let Some(last) = files.last() else {
+            if scope == Scope::Process {
+                log::error!("{signal}: given up");
+                std::process::exit(INTERRUPTED);
+            }
+            return;
+        };
+        // It may have got its name already; then it is complete.
+        let is_removed = std::fs::remove_file(last).is_ok();
+        files.iter().for_each(|file| remove_with_journal(file));
+        let outcome = if is_removed { "nothing is left of the copy" } else { "the copy is complete" };
+        log::error!("{signal}: given up; {outcome}");
+        std::process::exit(INTERRUPTED);
+    }
+}
+
+fn remove_with_journal(file: &Path) {
+    let mut journal = file.as_os_str().to_owned();
+    journal.push("-journal");
+    for file in [file, Path::new(&journal)] {
+        // Most of them are not there.
+        let _ = std::fs::remove_file(file);
+    }
+}
+
+/// Listens for signals on a thread of its own, because a copy blocks the one that makes it.
+fn stop_on_signal(incomplete: &Arc<Incomplete>, scope: Scope) -> std::io::Result<()> {
+    let incomplete = Arc::clone(incomplete);
+    let (ready, readiness) = std::sync::mpsc::channel();
+    std::thread::Builder::new().name("duality-signals".to_owned()).spawn(move || {
+        actix::System::new().block_on(async {
+            let (mut signals, listening) = match Signals::new() {
+                Ok(signals) => (Some(signals), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            // Its receiver waits.
+            let _ = ready.send(listening);
+            while let Some(signals) = &mut signals {
+                incomplete.give_up(signals.next().await, scope);
+            }
+        });
+    })?;
+    readiness.recv().unwrap_or(Ok(()))
 }
 
 fn new_bar() -> ProgressBar {
@@ -103,7 +163,7 @@ fn new_bar() -> ProgressBar {
 
 impl CopyObserver for CommandProgress {
     fn begin(&self, partial: &Path) {
-        self.incomplete.lock().expect("no thread panics while it holds this lock").push(partial.to_owned());
+        self.incomplete.push(partial);
     }
 
     fn progress(&self, written: u64, total: u64) {
@@ -117,8 +177,27 @@ impl CopyObserver for CommandProgress {
     }
 
     fn end(&self) {
+        self.incomplete.pop();
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+impl CopyObserver for StartProgress {
+    fn begin(&self, partial: &Path) {
+        self.incomplete.push(partial);
+        // Most starts copy nothing, so the thread begins here.
+        if let Err(error) = stop_on_signal(&self.incomplete, Scope::Copy) {
+            log::warn!("signals do not end the copy: {error}");
+        }
+    }
+
+    fn progress(&self, written: u64, total: u64) {
+        self.log.progress(written, total);
+    }
+
+    fn end(&self) {
+        self.incomplete.pop();
     }
 }

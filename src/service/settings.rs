@@ -59,7 +59,7 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_TOMBSTONE_RETENTION", value_name = "DURATION", default_value = "90d", value_parser = humantime::parse_duration)]
     pub tombstone_retention: Duration,
 
-    /// Do not copy the database before it is migrated to the tables of a newer version.
+    /// Do not copy the database before a newer version changes its tables or recomputes its states.
     #[arg(long, env = "DUALITY_NO_COPY", global = true)]
     pub no_copy: bool,
 
@@ -141,6 +141,9 @@ pub enum Task {
         /// The copy, or `-` for standard input. A copy with a write-ahead log beside it is used with that log.
         #[arg(value_name = "FILE|-")]
         source: PathBuf,
+        /// Restore it whatever the check finds, as long as it can be read.
+        #[arg(long)]
+        force: bool,
     },
     /// Copy the database, and bring it in line with this version of the program, as the next start would.
     Migrate {
@@ -163,7 +166,7 @@ pub enum Task {
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 #[non_exhaustive]
 pub enum ProjectionTask {
-    /// List the name, version, state, lag and last error of each projection.
+    /// List the name, version, state, lag and last error of each projection. Changes nothing.
     List,
     /// Rebuild a projection while its current generation is served. Exit code 0 when the new generation is served.
     Rebuild {
@@ -180,9 +183,9 @@ pub enum ProjectionTask {
 }
 
 impl Settings {
-    /// Whether the database is copied before a migration.
+    /// Whether the database is copied before an upgrade changes it.
     pub(super) fn copy_before(&self) -> CopyBefore {
-        if self.no_copy { CopyBefore::Never } else { CopyBefore::Migration }
+        if self.no_copy { CopyBefore::Never } else { CopyBefore::Upgrade }
     }
 
     /// The settings of this process: command line, environment, defaults. Exits the process for `--help` and for an

@@ -17,13 +17,13 @@ use tempfile::NamedTempFile;
 use super::at_rest::read_undisturbed;
 use super::connection::open_copy;
 use super::database::{Database, with_suffix};
-use super::error::{StoreError, cannot_open};
-use super::identity::identify;
+use super::error::{StoreError, cannot_open, cannot_write};
+use super::identity::{Identity, identify};
 use super::integrity::integrity_check;
 use super::location::resolve;
 use super::schema::metadata;
 use super::verified::Verified;
-use super::verify::verify_content;
+use super::verify::verify_copy;
 use super::{maxima, migrations};
 use crate::domain::collection::Registry;
 
@@ -40,6 +40,8 @@ pub(crate) struct Copied {
     pub(crate) content: Content,
     /// The length of the file in bytes.
     pub(crate) size: u64,
+    /// What is wrong with it, if its check does not refuse that.
+    pub(crate) findings: Vec<String>,
 }
 
 /// What happens to a file that has the name of a copy.
@@ -66,36 +68,46 @@ pub(crate) trait CopyObserver: Sync {
 pub(crate) enum Check<'a> {
     /// As a file. Its tables may be those of an earlier version.
     File,
-    /// As a file, and its counters.
+    /// As a file, and its counters, if its tables are those of this version.
     Counters(&'a Registry),
-    /// As `duality verify` does, if its tables are those of this version.
+    /// As `duality verify` does, as far as its tables and its rules are those of this version.
     Everything(&'a Registry),
+    /// The same, but what is wrong is only noted.
+    Report(&'a Registry),
 }
 
 impl Check<'_> {
     /// Refuses a source with which the check does not go.
     fn admit(self, connection: &mut SqliteConnection, source: &Path) -> Result<(), StoreError> {
         match self {
-            Self::Counters(_) => {
-                identify(connection, source)?;
-                migrations::require_current(connection)
-            }
-            Self::File | Self::Everything(_) => Ok(()),
+            Self::Counters(_) => require_ours(connection, source),
+            Self::File | Self::Everything(_) | Self::Report(_) => Ok(()),
         }
     }
 
     /// What is wrong with a copy.
     fn findings(self, connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
-        let findings = integrity_check(connection);
+        let is_current = migrations::pending(connection).is_ok_and(|pending| pending.is_empty());
         match self {
-            Self::Counters(registry) if findings.is_empty() => maxima::findings(connection, registry),
-            Self::Everything(registry) if findings.is_empty() && migrations::pending(connection)?.is_empty() => {
-                let results = verify_content(connection, registry)?;
+            Self::Everything(registry) | Self::Report(registry) if is_current => {
+                let results = verify_copy(connection, registry);
                 Ok(results.into_iter().flat_map(Verified::into_findings).collect())
             }
-            _ => Ok(findings),
+            Self::Counters(registry) if is_current => {
+                let findings = integrity_check(connection);
+                if findings.is_empty() { maxima::findings(connection, registry) } else { Ok(findings) }
+            }
+            _ => Ok(integrity_check(connection)),
         }
     }
+}
+
+/// Refuses what is not a database of this program that a service has used, or of a newer version.
+pub(super) fn require_ours(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    if identify(connection, path)? == Identity::New {
+        return Err(StoreError::Foreign { path: path.to_owned(), found: "it is empty".to_owned() });
+    }
+    migrations::pending(connection).map(|_| ())
 }
 
 /// How often the progress is reported.
@@ -144,7 +156,7 @@ pub(crate) fn stream(
 }
 
 /// The epoch and the revision of a database.
-pub(crate) fn content(connection: &mut SqliteConnection) -> Result<Content, StoreError> {
+fn content(connection: &mut SqliteConnection) -> Result<Content, StoreError> {
     let row: Option<(String, i64)> =
         metadata::table.select((metadata::epoch, metadata::revision)).first(connection).optional()?;
     let never_used = || StoreError::NotMigrated { found: "no service has ever used it".to_owned() };
@@ -190,19 +202,22 @@ fn fill(
         .map_err(|error| cannot_write(target, error))?;
         Ok(())
     })?;
-    let content = check_copy(source, partial.path(), check)?;
+    let (content, findings) = check_copy(source, partial.path(), check)?;
     let synced = partial.as_file().sync_all().and_then(|()| partial.as_file().metadata());
     let size = synced.map_err(|error| cannot_write(target, error))?.len();
-    Ok(Copied { content, size })
+    Ok(Copied { content, size, findings })
 }
 
 /// Checks a copy, and takes away what belongs to the service that uses the original: the mark of its log.
-fn check_copy(source: &Path, partial: &Path, check: Check<'_>) -> Result<Content, StoreError> {
+fn check_copy(source: &Path, partial: &Path, check: Check<'_>) -> Result<(Content, Vec<String>), StoreError> {
     let mut connection = open_copy(partial)?;
     connection.batch_execute("PRAGMA user_version = 0")?;
-    match check.findings(&mut connection)?.into_iter().next() {
-        None => content(&mut connection),
-        Some(finding) => Err(StoreError::DamagedCopy { path: source.to_owned(), finding }),
+    let findings = check.findings(&mut connection)?;
+    let path = source.to_owned();
+    match (findings.first().cloned(), check) {
+        (None, _) | (_, Check::Report(_)) => Ok((content(&mut connection)?, findings)),
+        (Some(finding), Check::Everything(_)) => Err(StoreError::DamagedSource { path, finding }),
+        (Some(finding), _) => Err(StoreError::DamagedCopy { path, finding }),
     }
 }
 
@@ -213,6 +228,21 @@ pub(super) fn partial(target: &Path) -> Result<NamedTempFile, StoreError> {
     prefix.push(target.file_name().unwrap_or_default());
     prefix.push(".partial-");
     tempfile::Builder::new().prefix(&prefix).tempfile_in(directory).map_err(|error| cannot_write(target, error))
+}
+
+/// Removes what copies left beside a locked database when their process was killed: those before a migration or a restore,
+/// which only the process that has the lock makes.
+pub(super) fn remove_leftovers(path: &Path) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!(".{name}.before-");
+    let entries = path.parent().map(fs::read_dir).into_iter().flatten().flatten().filter_map(Result::ok);
+    let is_leftover = |file: &str| file.starts_with(&prefix) && file.contains(".partial-");
+    for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(is_leftover)) {
+        match fs::remove_file(entry.path()) {
+            Ok(()) => log::info!("removed {}, an incomplete copy", entry.path().display()),
+            Err(error) => log::warn!("cannot remove {}, an incomplete copy: {error}", entry.path().display()),
+        }
+    }
 }
 
 /// Refuses a target that would destroy something.
@@ -294,10 +324,6 @@ fn watch(path: &Path, total: u64, observer: &dyn CopyObserver, working: &Receive
 pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| cannot_open(directory, error))
-}
-
-pub(super) fn cannot_write(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
-    StoreError::Copy { path: path.to_owned(), source: source.into() }
 }
 
 #[derive(QueryableByName)]

@@ -136,8 +136,20 @@ pub(super) fn log_frames(connection: &mut SqliteConnection) -> Result<LogFrames,
 /// Moves as much of the log into the database file as nobody reads from, and waits for nobody.
 pub(super) fn checkpoint(connection: &mut SqliteConnection) -> Result<Progress, StoreError> {
     let row: LogRow = diesel::sql_query("PRAGMA wal_checkpoint(PASSIVE)").get_result(connection)?;
-    let LogFrames { frames, moved } = LogFrames::of(&row);
-    Ok(if row.busy == 0 && frames == moved { Progress::Done } else { Progress::More })
+    Ok(progress(&row))
+}
+
+/// Moves all of the log into the database file, and empties it. Waits for other processes, but not for ever.
+pub(super) fn move_log(connection: &mut SqliteConnection) -> Result<Progress, StoreError> {
+    // Without a read before it, SQLite does not look for a log.
+    number(connection, "SELECT count(*) AS number FROM sqlite_schema")?;
+    let row: LogRow = diesel::sql_query("PRAGMA wal_checkpoint(TRUNCATE)").get_result(connection)?;
+    Ok(progress(&row))
+}
+
+fn progress(row: &LogRow) -> Progress {
+    let LogFrames { frames, moved } = LogFrames::of(row);
+    if row.busy == 0 && frames == moved { Progress::Done } else { Progress::More }
 }
 
 impl LogFrames {

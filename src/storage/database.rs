@@ -11,6 +11,7 @@ use super::error::{StoreError, cannot_open};
 use super::file_lock::{FileLock, private};
 use super::health::Health;
 use super::location::resolve;
+use super::ownership::give_to_owner;
 use crate::domain::history::History;
 use crate::domain::revision::HighWaterMark;
 
@@ -47,8 +48,7 @@ impl Database {
         if path.to_str().is_none() {
             return Err(cannot_open(&path, "its name is not UTF-8"));
         }
-        let lock = private().create(true).truncate(false).write(true).open(with_suffix(&path, ".lock"));
-        let lock = lock.map_err(|error| cannot_open(&path, error))?;
+        let lock = lock_beside(&path)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { path }),
@@ -143,6 +143,19 @@ impl Database {
             log::warn!("{} stays locked until this process ends: {error}", self.path.display());
         }
     }
+}
+
+/// Opens the file that is locked. A new one belongs to the owner of the database, whoever creates it.
+fn lock_beside(path: &Path) -> Result<File, StoreError> {
+    let lock = with_suffix(path, ".lock");
+    let is_new = !lock.exists();
+    let file = private().create(true).truncate(false).write(true).open(&lock);
+    let file = file.map_err(|error| cannot_open(path, error))?;
+    if is_new && path.exists() {
+        // Only root can. Another user who may write the database keeps the file.
+        let _ = give_to_owner(&lock, path);
+    }
+    Ok(file)
 }
 
 /// SQLite would remove the log.

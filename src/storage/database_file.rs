@@ -109,6 +109,10 @@ impl DatabaseFile {
         &self.log
     }
 
+    pub(super) fn health(&self) -> &Health {
+        &self.health
+    }
+
     /// The header of the file without its log. `None` if the file is too short, or closed.
     pub(super) fn header(&self) -> io::Result<Option<Header>> {
         self.open().as_ref().map_or(Ok(None), |open| Header::read(open.lock.file()))

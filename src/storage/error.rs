@@ -63,6 +63,26 @@ pub enum StoreError {
         /// The first finding.
         finding: String,
     },
+    /// What should be restored is not as it should be.
+    #[error("{} is damaged: {finding}; `duality restore --force` restores it nevertheless", .path.display())]
+    DamagedSource {
+        /// What should be restored.
+        path: PathBuf,
+        /// The first finding.
+        finding: String,
+    },
+    /// A task would leave files that the owner of the database cannot use.
+    #[error(
+        "{} belongs to the user {owner}, who could not use the files that this command writes: run it as that user, or \
+         start the service, which does it when it is asked",
+        .path.display()
+    )]
+    OtherOwner {
+        /// The database file.
+        path: PathBuf,
+        /// The number of its owner.
+        owner: u32,
+    },
     /// There is already a file where a copy should be written.
     #[error("{} exists; another name, or --force to replace it", .path.display())]
     Exists {
@@ -160,6 +180,17 @@ impl StoreError {
     pub(crate) fn is_of_file(&self) -> bool {
         !matches!(self, Self::Corrupt(_) | Self::Projection(_) | Self::Panicked)
     }
+
+    /// Whether SQLite reports a file that is damaged, or not a database. Diesel does not expose its error codes.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Self::NotADatabase { .. } => true,
+            Self::Query(QueryError::DatabaseError(_, info)) => {
+                ["database disk image is malformed", "file is not a database"].contains(&info.message())
+            }
+            _ => false,
+        }
+    }
 }
 
 impl From<QueryError> for StoreError {
@@ -187,6 +218,10 @@ pub(super) const DISK_FULL: &str = "database or disk is full";
 
 pub(super) fn cannot_open(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
     StoreError::Open { path: path.to_owned(), source: source.into() }
+}
+
+pub(super) fn cannot_write(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
+    StoreError::Copy { path: path.to_owned(), source: source.into() }
 }
 
 impl From<CorruptState> for StoreError {

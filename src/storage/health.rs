@@ -31,6 +31,8 @@ pub(crate) enum FileCheck {
     Due,
     Sound,
     Damaged,
+    /// It could not be done.
+    Failed,
 }
 
 /// A part that can fail on its own.
@@ -211,15 +213,16 @@ impl Part {
 
 impl FileCheck {
     /// Every state.
-    pub(crate) const ALL: [Self; 4] = [Self::NotNeeded, Self::Due, Self::Sound, Self::Damaged];
+    pub(crate) const ALL: [Self; 5] = [Self::NotNeeded, Self::Due, Self::Sound, Self::Damaged, Self::Failed];
 
-    /// For operators: `not needed`, `running`, `ok` or `damaged`.
+    /// For operators: `not needed`, `running`, `ok`, `damaged` or `failed`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::NotNeeded => "not needed",
             Self::Due => "running",
             Self::Sound => "ok",
             Self::Damaged => "damaged",
+            Self::Failed => "failed",
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::error::{StoreError, cannot_open};
 
 /// The path without symbolic links, so that a file has one lock. The file itself need not exist.
-pub(super) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
+pub(crate) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
     let resolved = if path.exists() { path.canonicalize() } else { resolve_missing(path) };
     resolved.map_err(|error| cannot_open(path, error))
 }

@@ -3,10 +3,13 @@
 //! After a crash the log has what the file lacks. If an older copy is then put in the place of the file alone, SQLite
 //! replays the pages of one history over those of another, and what comes of it is no database.
 
+use std::path::Path;
+
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
 use super::connection;
+use super::database::with_suffix;
 use super::database_file::DatabaseFile;
 use super::error::{StoreError, cannot_open};
 use super::main_file::{Header, Tag};
@@ -41,18 +44,32 @@ pub(super) fn reject_foreign_log(file: &DatabaseFile) -> Result<(), StoreError> 
         return Ok(());
     }
     let header = file.header().map_err(|error| cannot_open(file.path(), error))?;
-    let Some(header) = header else { return Ok(()) };
-    let mut connection = connection::open_read_only(file.path())?;
+    header.map_or(Ok(()), |header| compare(file.path(), file.log(), header))
+}
+
+/// The same for a file that this process does not use.
+pub(super) fn reject_foreign_log_beside(path: &Path) -> Result<(), StoreError> {
+    let log = with_suffix(path, "-wal");
+    if std::fs::metadata(&log).map_or(0, |log| log.len()) == 0 {
+        return Ok(());
+    }
+    let header = std::fs::File::open(path).and_then(|file| Header::read(&file));
+    let header = header.map_err(|error| cannot_open(path, error))?;
+    header.map_or(Ok(()), |header| compare(path, &log, header))
+}
+
+fn compare(path: &Path, log_path: &Path, header: Header) -> Result<(), StoreError> {
+    let mut connection = connection::open_read_only(path)?;
     let log = read_log(&mut connection);
     drop(connection);
     let mismatch = match log {
-        Ok(Some(log)) => mismatch(read_file(file, header), log),
+        Ok(Some(log)) => mismatch(read_file(path, header), log),
         Ok(None) => None,
         Err(error) if error.is_malformed() => Some("together they are no database"),
         Err(error) => return Err(error),
     };
     mismatch.map_or(Ok(()), |why| {
-        Err(StoreError::ForeignLog { path: file.path().to_owned(), log: file.log().to_owned(), why })
+        Err(StoreError::ForeignLog { path: path.to_owned(), log: log_path.to_owned(), why })
     })
 }
 
@@ -69,8 +86,8 @@ fn read_log(connection: &mut SqliteConnection) -> Result<Option<Log>, StoreError
     Ok(Some(Log { began, follows: Tag(follows), tag, revision, schema_version }))
 }
 
-fn read_file(file: &DatabaseFile, header: Header) -> File {
-    let revision = connection::open_immutable(file.path())
+fn read_file(path: &Path, header: Header) -> File {
+    let revision = connection::open_immutable(path)
         .and_then(|mut connection| Ok(metadata::table.select(metadata::revision).first(&mut connection)?));
     File { tag: header.tag(), schema_version: header.schema_version(), revision: revision.ok() }
 }

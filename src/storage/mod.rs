@@ -1,7 +1,8 @@
 //! All SQL of the main database: the file, its tables, and the one transaction of a batch of commands.
 
 pub(crate) mod aggregates;
-mod at_rest;
+pub(crate) mod at_rest;
+pub(crate) mod backlog;
 pub(crate) mod backup;
 pub(crate) mod commit;
 pub(crate) mod connection;
@@ -12,6 +13,7 @@ pub(crate) mod disk;
 pub(crate) mod epochs;
 pub(crate) mod error;
 mod fence;
+pub(crate) mod file_check;
 pub(crate) mod file_lock;
 pub(crate) mod health;
 mod identity;
@@ -19,13 +21,14 @@ mod inline_projections;
 mod integrity;
 pub(crate) mod journal;
 mod journal_check;
-mod location;
+pub(crate) mod location;
 mod log_check;
 mod main_file;
 mod maxima;
 mod migrations;
 pub(crate) mod outbox;
 mod outbox_check;
+pub(crate) mod ownership;
 pub(crate) mod page;
 pub(crate) mod preparation;
 pub(crate) mod reader;

@@ -1,10 +1,12 @@
 //! What happens to a database file before its writer opens it: it is identified, its counters are compared after an unclean
-//! stop, and it is copied before a migration.
+//! stop, and it is copied before this version of the program changes its tables or its states.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use diesel::prelude::*;
+use diesel::sql_types::Text;
 use diesel::sqlite::SqliteConnection;
 
 use super::at_rest::read_undisturbed;
@@ -15,15 +17,16 @@ use super::health::FileCheck;
 use super::identity::{Identity, identify};
 use super::location::resolve;
 use super::log_check::reject_foreign_log;
+use super::ownership::give_to_service;
 use super::schema::collections;
 use super::{maxima, migrations};
 use crate::domain::collection::Registry;
 
-/// Whether a database is copied before it is migrated.
+/// Whether a database is copied before its tables or its states are changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CopyBefore {
     /// To a file beside it.
-    Migration,
+    Upgrade,
     /// Not at all.
     Never,
 }
@@ -42,7 +45,8 @@ pub(crate) fn reject_foreign_file(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Prepares the file of a locked database for its writer, which is not open yet: finds out what it is, notes whether its
-/// last user stopped in order, compares its counters if not, and copies it before a migration. Writes nothing else.
+/// last user stopped in order, compares its counters if not, and copies it before its tables or its
+/// states are changed. Writes nothing else.
 ///
 /// # Errors
 /// The file belongs to another program or to a newer version, its counters are wrong, or there is no room for a copy.
@@ -59,46 +63,75 @@ pub(crate) fn prepare(
     reject_foreign_log(database.file())?;
     // An orderly stop leaves no log.
     let is_unclean = fs::metadata(with_suffix(path, "-wal")).is_ok_and(|log| log.len() > 0);
-    let state = read_undisturbed(path, |connection| {
+    let changes = read_undisturbed(path, |connection| {
         if identify(connection, path)? == Identity::New {
-            return Ok(None);
+            return Ok(Changes::default());
         }
-        let pending = migrations::pending(connection)?;
-        if is_unclean && pending.is_empty() {
+        let changes = Changes::find(connection, registry)?;
+        if is_unclean && changes.migrations.is_empty() {
             maxima::require(connection, registry)?;
         }
-        Ok(Some(pending))
+        Ok(changes)
     })?;
     if is_unclean {
         database.health().set_file_check(FileCheck::Due);
     }
-    match state {
-        Some(pending) if !pending.is_empty() && copy_before == CopyBefore::Migration => {
-            log::info!("{} is copied before {} migrations", path.display(), pending.len());
-            let copy = copy_before_migration(database, observer)?;
-            log::info!("the database before the migrations is {}; to go back, restore it", copy.display());
-            Ok(())
-        }
-        _ => Ok(()),
+    backup::remove_leftovers(path);
+    if copy_before == CopyBefore::Upgrade && changes.need_a_copy() {
+        log::info!("{} is copied before {changes}", path.display());
+        let copy = copy_before_upgrade(database, observer)?;
+        log::info!("the database before that is {}; to go back, restore it", copy.display());
     }
+    Ok(())
 }
 
 /// Copies the database to `duality.db.before-0.2.0`, with the version of this program, or to the next free name. A copy
-/// with the same content, from a migration that failed, is as good.
-fn copy_before_migration(database: &Database, observer: &dyn CopyObserver) -> Result<PathBuf, StoreError> {
-    let current = read_undisturbed(database.path(), backup::content)?;
+/// with the same content, from a start that failed, is as good.
+fn copy_before_upgrade(database: &Database, observer: &dyn CopyObserver) -> Result<PathBuf, StoreError> {
+    let current = read_undisturbed(database.path(), state_of_numbers)?;
     let mut number = 1;
     loop {
         let copy = name_of_copy(database, number);
         if !copy.exists() {
             backup::copy(database.path(), &copy, IfExists::Fail, Check::File, observer)?;
+            give_to_service(&copy, database.path())?;
             return Ok(copy);
         }
-        if read_undisturbed(&copy, backup::content).is_ok_and(|content| content == current) {
+        if read_undisturbed(&copy, state_of_numbers).is_ok_and(|numbers| numbers == current) {
             return Ok(copy);
         }
         number += 1;
     }
+}
+
+/// All counters of a database, whatever version it has: epoch and revision, what is pruned, next keys and last changes, the
+/// ends of the journal and of the outbox. Two databases with the same have the same content.
+fn state_of_numbers(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
+    let mut numbers = Vec::new();
+    for table in ["metadata", "collections", "journal", "outbox", "__diesel_schema_migrations"] {
+        let query = format!("SELECT name AS line FROM pragma_table_info('{table}') ORDER BY name");
+        let columns = lines(connection, &query)?;
+        let values = match table {
+            "journal" => "max(position)".to_owned(),
+            "outbox" => "min(revision), max(revision)".to_owned(),
+            _ => columns.join(", "),
+        };
+        if !columns.is_empty() {
+            numbers.extend(lines(connection, &format!("SELECT json_array({values}) AS line FROM {table} ORDER BY 1"))?);
+        }
+    }
+    Ok(numbers)
+}
+
+#[derive(QueryableByName)]
+struct Line {
+    #[diesel(sql_type = Text)]
+    line: String,
+}
+
+fn lines(connection: &mut SqliteConnection, query: &str) -> Result<Vec<String>, StoreError> {
+    let rows: Vec<Line> = diesel::sql_query(query).load(connection)?;
+    Ok(rows.into_iter().map(|row| row.line).collect())
 }
 
 fn name_of_copy(database: &Database, number: u32) -> PathBuf {
@@ -107,13 +140,54 @@ fn name_of_copy(database: &Database, number: u32) -> PathBuf {
     with_suffix(database.path(), &suffix)
 }
 
-/// What the next start has to do, and what it needs for that.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Plan {
+/// What this version of the program changes in a database when it starts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
     /// The names of the pending migrations.
     pub(crate) migrations: Vec<String>,
     /// The collections that are new, or whose states are computed by another rule than before.
     pub(crate) collections: Vec<&'static str>,
+    /// Whether a service has used the database.
+    is_used: bool,
+}
+
+impl Changes {
+    fn find(connection: &mut SqliteConnection, registry: &Registry) -> Result<Self, StoreError> {
+        let known = known_collections(connection)?;
+        let registered = registry.ids().map(|id| (registry.get(id).name(), registry.get(id).rule()));
+        let is_known = |name: &str, rule: i64| known.iter().any(|(known, version)| known == name && *version == rule);
+        Ok(Self {
+            migrations: migrations::pending(connection)?,
+            collections: registered.filter(|(name, rule)| !is_known(name, *rule)).map(|(name, _)| name).collect(),
+            is_used: !known.is_empty(),
+        })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.migrations.is_empty() && self.collections.is_empty()
+    }
+
+    /// Whether there is something to lose.
+    pub(crate) fn need_a_copy(&self) -> bool {
+        self.is_used && !self.is_empty()
+    }
+}
+
+/// `2 migrations and changes of carts, cities`
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { migrations, collections, .. } = self;
+        let collections = (!collections.is_empty()).then(|| format!("changes of {}", collections.join(", ")));
+        let migrations = (!migrations.is_empty()).then(|| format!("{} migrations", migrations.len()));
+        let parts: Vec<_> = migrations.into_iter().chain(collections).collect();
+        f.write_str(&parts.join(" and "))
+    }
+}
+
+/// What the next start has to do, and what it needs for that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) changes: Changes,
     /// The size of a copy in bytes.
     pub(crate) size: u64,
     /// The bytes that may still be written where the copy would be.
@@ -129,28 +203,20 @@ pub(crate) fn plan(path: &Path, registry: &Registry) -> Result<Plan, StoreError>
     let room = backup::room(path).map_err(|error| cannot_open(path, error))?;
     read_undisturbed(path, |connection| {
         identify(connection, path)?;
-        Ok(Plan {
-            migrations: migrations::pending(connection)?,
-            collections: changed_collections(connection, registry)?,
-            size: backup::size(connection)?,
-            room,
-        })
+        Ok(Plan { changes: Changes::find(connection, registry)?, size: backup::size(connection)?, room })
     })
 }
 
-fn changed_collections(
-    connection: &mut SqliteConnection,
-    registry: &Registry,
-) -> Result<Vec<&'static str>, StoreError> {
+/// The collections that the database has, with their rules.
+fn known_collections(connection: &mut SqliteConnection) -> Result<Vec<(String, i64)>, StoreError> {
     let known: QueryResult<Vec<(String, i64)>> =
         collections::table.select((collections::name, collections::version)).load(connection);
-    let known = match known {
-        Ok(known) => known,
+    match known {
+        Ok(known) => Ok(known),
         // A file without tables.
-        Err(diesel::result::Error::DatabaseError(_, info)) if info.message().starts_with("no such table") => Vec::new(),
-        Err(error) => return Err(error.into()),
-    };
-    let registered = registry.ids().map(|id| (registry.get(id).name(), registry.get(id).rule()));
-    let is_unchanged = |name: &str, rule: i64| known.iter().any(|(known, version)| known == name && *version == rule);
-    Ok(registered.filter(|(name, rule)| !is_unchanged(name, *rule)).map(|(name, _)| name).collect())
+        Err(diesel::result::Error::DatabaseError(_, info)) if info.message().starts_with("no such table") => {
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error.into()),
+    }
 }

@@ -12,7 +12,6 @@ use super::database::Database;
 use super::database_file::MainConnection;
 use super::error::StoreError;
 use super::fence::Fence;
-use super::integrity;
 use super::journal::{self, Entries, Entry, Folded};
 use super::outbox::{self, Changes, Members};
 use super::page::{PageLimit, Span};
@@ -48,11 +47,6 @@ impl Reader {
     ) -> Result<T, StoreError> {
         let Self { connection, registry, fence, high_water_mark } = self;
         connection::read(connection, |connection| work(&mut View { connection, registry, fence, high_water_mark }))
-    }
-
-    /// Compares the pages and rows of the file with each other. Returns what is wrong.
-    pub(crate) fn quick_check(&mut self) -> Vec<String> {
-        integrity::quick_check(&mut self.connection)
     }
 
     /// Calls `each` with every aggregate of some collections, in order, at one revision. The read transaction lasts until

@@ -2,32 +2,57 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use diesel::connection::SimpleConnection as _;
-use diesel::sqlite::SqliteConnection;
-
 use super::at_rest::read_undisturbed;
-use super::backup::{Check, Copied, CopyObserver, cannot_write, partial, sync_directory, write_beside};
-use super::connection::open_copy;
+use super::backup::{
+    Check, Copied, CopyObserver, partial, remove_leftovers, require_ours, sync_directory, write_beside,
+};
+use super::connection::{move_log, open_copy};
 use super::database::{Database, with_suffix};
-use super::error::StoreError;
-use super::identity::{Identity, identify};
+use super::error::{StoreError, cannot_write};
 use super::location::resolve;
-use super::migrations;
+use super::log_check::{reject_foreign_log, reject_foreign_log_beside};
+use super::ownership::{give_to_owner, give_to_service};
+use super::page::Progress;
 use crate::domain::clock::Timestamp;
+use crate::domain::error_chain::ErrorChain;
 
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Restored {
     pub(crate) copied: Copied,
     /// The database before; `None` if there was none.
-    pub(crate) before: Option<PathBuf>,
+    pub(crate) before: Option<Kept>,
 }
 
-/// The files in which SQLite keeps what is not in the database file yet.
-const LOGS: [&str; 2] = ["-wal", "-journal"];
+/// The database before a restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) path: PathBuf,
+    /// A log that lay beside it, and belongs to another file.
+    pub(crate) foreign_log: Option<PathBuf>,
+    /// Why it cannot be restored.
+    pub(crate) problem: Option<String>,
+}
+
+/// A file in which SQLite keeps what is not in the database file yet.
+struct Log {
+    path: PathBuf,
+    /// The name under which it is kept.
+    kept: PathBuf,
+    belonging: Belonging,
+}
+
+/// Whose log it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Belonging {
+    /// That of the file beside which it lies.
+    Own,
+    /// That of another file. SQLite must not see it beside this one.
+    Foreign,
+}
 
 /// Puts a copy of `source` in the place of a locked database, and keeps that one under a name with the time.
 ///
@@ -36,8 +61,11 @@ const LOGS: [&str; 2] = ["-wal", "-journal"];
 /// after each of which a kill leaves the old database or the new one whole:
 ///
 /// 1. The copy is written under a temporary name, checked and synced.
-/// 2. The old file is kept under another name. If it has a log, both are copied; otherwise a second name is enough.
-/// 3. If there is a log, SQLite moves it into the old file, as the next start would have done, and removes it.
+/// 2. The old file is kept under another name. If it has a log, both are copied, the log first, so that the kept file is
+///    never without it; otherwise a second name is enough. A log of another file is kept as well, but under a name by
+///    which SQLite does not apply it.
+/// 3. If there is a log, SQLite moves all of it into the old file, as the next start would have done. Only then is it
+///    removed.
 /// 4. The copy is renamed to the name of the database: the old one until here, the new one from here on.
 ///
 /// # Errors
@@ -51,13 +79,23 @@ pub(crate) fn restore(
     observer: &dyn CopyObserver,
 ) -> Result<Restored, StoreError> {
     let path = database.path();
-    inspect(path, source)?;
+    remove_leftovers(path);
+    let source = &resolve(source)?;
+    if is_same_file(path, source) {
+        return Err(cannot_write(path, "it is the file to restore from"));
+    }
+    inspect(source)?;
     let (copy, copied) = write_beside(source, path, check, observer)?;
-    adopt_owner(copy.path(), path)?;
-    let before = keep(path, &with_suffix(path, &format!(".before-restore-{}", compact(now))))?;
-    let replaced = copy.persist(path);
+    let kept = with_suffix(path, &format!(".before-restore-{}", compact(now)));
+    let before = give_to_service(copy.path(), path)
+        .and_then(|()| give_to_service(&with_suffix(path, ".lock"), path))
+        .and_then(|()| keep(database, &kept));
+    let replaced = before.and_then(|before| match copy.persist(path) {
+        Ok(_) => Ok(before),
+        Err(failed) => Err(cannot_write(path, failed.error)),
+    });
     observer.end();
-    replaced.map_err(|failed| cannot_write(path, failed.error))?;
+    let before = replaced?;
     sync_directory(path)?;
     Ok(Restored { copied, before })
 }
@@ -82,83 +120,90 @@ pub(crate) fn restore_from(
     outcome
 }
 
-/// Refuses what is not a database of this program, or of a newer version, or the database itself.
-fn inspect(path: &Path, source: &Path) -> Result<(), StoreError> {
-    let source = &resolve(source)?;
-    if is_same_file(path, source) {
-        return Err(cannot_write(path, "it is the file to restore from"));
+/// Refuses what is not a database of this program, or of a newer version, or has the log of another file.
+fn inspect(source: &Path) -> Result<(), StoreError> {
+    if source.is_file() {
+        reject_foreign_log_beside(source)?;
     }
-    read_undisturbed(source, |connection| {
-        if identify(connection, source)? == Identity::New {
-            return Err(StoreError::Foreign { path: source.clone(), found: "it is empty".to_owned() });
-        }
-        migrations::pending(connection).map(|_| ())
-    })
+    read_undisturbed(source, |connection| require_ours(connection, source))
 }
 
-/// Keeps the database under another name, and leaves it without a log. Returns the name; `None` if there is no database.
-fn keep(path: &Path, kept: &Path) -> Result<Option<PathBuf>, StoreError> {
-    let logs: Vec<_> = LOGS.into_iter().filter(|suffix| is_filled(&with_suffix(path, suffix))).collect();
+/// Keeps the database under another name, and leaves it without a log. `None` if there is no database.
+fn keep(database: &Database, kept: &Path) -> Result<Option<Kept>, StoreError> {
+    let path = database.path();
+    let logs = logs(database, kept)?;
     let exists = is_filled(path);
-    if exists && logs.is_empty() {
-        // A file system without second names gets a copy.
-        fs::hard_link(path, kept).or_else(|_| keep_copy(path, kept)).map_err(|error| cannot_write(kept, error))?;
-    } else if exists {
-        keep_copy(path, kept).map_err(|error| cannot_write(kept, error))?;
-    }
-    for suffix in &logs {
-        let kept = with_suffix(kept, suffix);
-        keep_copy(&with_suffix(path, suffix), &kept).map_err(|error| cannot_write(&kept, error))?;
-    }
-    sync_directory(path)?;
-    if exists && !logs.is_empty() {
-        // A file that SQLite cannot even open has nothing to lose that is not kept.
-        if let Err(error) = merge_log(path) {
-            log::warn!("the log of {} is kept, but cannot be moved into it: {error}", path.display());
-        }
+    if let Err(error) = keep_and_merge(path, kept, &logs) {
+        // The database is as it was, so nobody needs them.
+        logs.iter().map(|log| &log.kept).chain([&kept.to_owned()]).for_each(|kept| {
+            let _ = fs::remove_file(kept);
+        });
+        return Err(error);
     }
     for suffix in ["-wal", "-journal", "-shm"] {
         remove(&with_suffix(path, suffix))?;
     }
     sync_directory(path)?;
-    Ok(exists.then(|| kept.to_owned()))
+    let foreign_log = logs.into_iter().find(|log| log.belonging == Belonging::Foreign).map(|log| log.kept);
+    let problem = || inspect(kept).err().map(|error| ErrorChain(&error).to_string());
+    Ok(exists.then(|| Kept { path: kept.to_owned(), foreign_log, problem: problem() }))
 }
 
-/// Moves the log of a database into its file.
+/// The logs beside the database.
+fn logs(database: &Database, kept: &Path) -> Result<Vec<Log>, StoreError> {
+    let belonging = match reject_foreign_log(database.file()) {
+        Err(StoreError::ForeignLog { .. }) => Belonging::Foreign,
+        // Nothing can be said of a file that is damaged, and nothing will be moved into it.
+        Err(error) if !error.is_damage() => return Err(error),
+        _ => Belonging::Own,
+    };
+    let log_with = |suffix: &str, kept_suffix: &str, belonging| Log {
+        path: with_suffix(database.path(), suffix),
+        kept: with_suffix(kept, kept_suffix),
+        belonging,
+    };
+    let write_ahead = match belonging {
+        Belonging::Own => log_with("-wal", "-wal", belonging),
+        Belonging::Foreign => log_with("-wal", ".foreign-wal", belonging),
+    };
+    let logs = [write_ahead, log_with("-journal", "-journal", Belonging::Own)];
+    Ok(logs.into_iter().filter(|log| is_filled(&log.path)).collect())
+}
+
+fn keep_and_merge(path: &Path, kept: &Path, logs: &[Log]) -> Result<(), StoreError> {
+    for log in logs {
+        keep_copy(&log.path, &log.kept)?;
+    }
+    let has_log = logs.iter().any(|log| log.belonging == Belonging::Own);
+    if is_filled(path) && (has_log || fs::hard_link(path, kept).is_err()) {
+        // A file system without second names gets a copy, too.
+        keep_copy(path, kept)?;
+    }
+    sync_directory(path)?;
+    if is_filled(path) && has_log { merge_log(path) } else { Ok(()) }
+}
+
+/// Moves the log of a database into its file. Fails unless the file has everything then.
 fn merge_log(path: &Path) -> Result<(), StoreError> {
-    let mut connection: SqliteConnection = open_copy(path)?;
-    Ok(connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")?)
-}
-
-/// Copies a file that no connection of this process has open.
-fn keep_copy(from: &Path, to: &Path) -> io::Result<()> {
-    let copied = fs::copy(from, to).and_then(|_| File::open(to)?.sync_all());
-    let owned = copied.and_then(|()| give_to_owner(to, from));
-    owned.inspect_err(|_| {
-        let _ = fs::remove_file(to);
-    })
-}
-
-/// Gives a new file to the owner of the database, or, if there is none, of its directory: the user of the service, even if
-/// another one restores it.
-fn adopt_owner(new: &Path, path: &Path) -> Result<(), StoreError> {
-    let like = if path.exists() { path } else { path.parent().unwrap_or(Path::new("/")) };
-    let is_replaced = path.exists();
-    match give_to_owner(new, like) {
-        Err(error) if is_replaced => {
-            let why = format!("it belongs to another user, who has to restore it ({error})");
-            Err(cannot_write(path, why))
+    match open_copy(path).and_then(|mut connection| move_log(&mut connection)) {
+        Ok(Progress::Done) => Ok(()),
+        Ok(Progress::More) => Err(cannot_write(path, "another process is reading it; end that one first")),
+        Err(error) if error.is_damage() => {
+            // What there is of it is kept, and SQLite cannot make more of it.
+            log::warn!("the log of {} is kept, but cannot be moved into it: {error}", path.display());
+            Ok(())
         }
-        _ => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
-fn give_to_owner(file: &Path, like: &Path) -> io::Result<()> {
-    let (owner, file_owner) = (fs::metadata(like)?, fs::metadata(file)?);
-    if owner.uid() == file_owner.uid() {
-        return Ok(());
-    }
-    chown(file, Some(owner.uid()), Some(owner.gid()))
+/// Copies a file that no connection of this process has open. It gets its name when it is complete.
+fn keep_copy(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let mut copy = partial(to)?;
+    let copied = File::open(from).and_then(|mut file| io::copy(&mut file, copy.as_file_mut()));
+    let synced = copied.and_then(|_| copy.as_file().sync_all()).and_then(|()| give_to_owner(copy.path(), from));
+    synced.map_err(|error| cannot_write(to, error))?;
+    copy.persist_noclobber(to).map(|_| ()).map_err(|failed| cannot_write(to, failed.error))
 }
 
 fn is_same_file(one: &Path, other: &Path) -> bool {

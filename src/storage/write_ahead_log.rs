@@ -12,6 +12,7 @@ use diesel::sqlite::SqliteConnection;
 use super::connection::{self, LogFrames};
 use super::database_file::{DatabaseFile, Tags};
 use super::error::StoreError;
+use super::health::FileCheck;
 use super::main_file::Tag;
 use super::page::Progress;
 use super::schema::metadata;
@@ -122,6 +123,11 @@ impl WriteAheadLog {
     /// The writer is about to close the last connection.
     pub(super) fn close(&self) {
         self.file.unwatch();
+    }
+
+    /// Whether the check after an unclean stop is reading the file. For a large one, that takes a while.
+    pub(super) fn is_being_checked(&self) -> bool {
+        self.file.health().file_check() == FileCheck::Due
     }
 
     /// Notes that a transaction has changed this many rows.

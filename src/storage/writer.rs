@@ -187,6 +187,10 @@ impl Writer {
     /// Closes the database. If all other connections are closed, all of its data is in one file then.
     pub(crate) fn close(mut self) -> Result<(), StoreError> {
         self.log.close();
+        if self.log.is_being_checked() {
+            log::info!("the check of the file is not complete; the next start begins it again");
+            connection::set_busy_timeout(&mut self.connection, Duration::ZERO)?;
+        }
         connection::tidy(&mut self.connection)
     }
 }

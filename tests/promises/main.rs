@@ -36,6 +36,7 @@ mod outcomes;
 mod own_aggregates;
 mod own_collections;
 mod own_projections;
+mod owners;
 mod pages;
 mod preconditions;
 mod projection_checkpoints;

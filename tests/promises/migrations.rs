@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::harness::{App, Process, Random, SmallDisk, enlarge, kills, lines, not_tested, output_of, sql};
+use crate::harness::{
+    App, Process, Random, SmallDisk, enlarge, eventually, kills, lines, make_older, not_tested, output_of, sql,
+};
 
 /// Runs the diesel CLI against a database; `None` if it is not installed.
 fn diesel(database: &Path, arguments: &[&str]) -> Option<Output> {
@@ -62,12 +64,6 @@ fn redoing_the_migrations_leaves_an_empty_database_with_a_new_epoch() {
     assert_ne!(persons.header("X-Epoch"), Some(epoch.as_str()), "otherwise consumers would not notice");
 }
 
-/// Makes a database one of the version before the last migration.
-fn make_older(database: &Path) {
-    let down = include_str!("../../migrations/2026-11-25-000000_epochs/down.sql");
-    sql(database, &format!("{down}; DELETE FROM __diesel_schema_migrations WHERE version = '20261125000000'"));
-}
-
 fn copies(database: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(database.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
     let mut copies: Vec<_> = entries.filter(|path| path.to_str().unwrap().contains(".before-")).collect();
@@ -105,6 +101,106 @@ fn a_database_is_copied_before_it_is_migrated_and_the_copy_can_be_restored() {
     assert_eq!(code, 0, "{said}");
     // The copy of the same content was there.
     assert_eq!(copies(app.database()).iter().filter(|path| !path.to_str().unwrap().contains("restore")).count(), 1);
+    app.resume();
+    assert_eq!(app.get("/persons").text(), r#"{"1":{"name":"Ann"}}"#);
+}
+
+#[test]
+fn a_database_is_copied_before_other_rules_change_its_states() {
+    let mut app = App::start();
+    let cart = app.open_cart();
+    app.add_item(&cart, "apple");
+    for other_rules in
+        ["UPDATE collections SET version = 99 WHERE name = 'carts'", "DELETE FROM collections WHERE name = 'accounts'"]
+    {
+        app.stop();
+        sql(app.database(), other_rules);
+        let known = copies(app.database()).len();
+        let (code, said) = output_of(app.database(), &["migrate", "--check"]);
+        assert!(code == 3 && said.contains("to compute again") && said.contains("copy before: "), "{said}");
+        app.resume();
+        let copies = copies(app.database());
+        assert_eq!(copies.len(), known + 1);
+        let versions = "SELECT name || ' ' || version AS line FROM collections ORDER BY name";
+        assert!(copies.iter().any(|copy| lines(copy, versions) != lines(app.database(), versions)));
+    }
+    app.stop();
+    assert_eq!(output_of(app.database(), &["migrate", "--check"]), (0, "nothing to do\n".to_owned()));
+}
+
+#[test]
+fn an_earlier_copy_is_used_again_only_if_no_number_of_the_database_differs() {
+    let mut app = App::start();
+    let cart = app.open_cart();
+    app.add_item(&cart, "apple");
+    app.stop();
+    sql(app.database(), "UPDATE collections SET version = 99 WHERE name = 'carts'");
+    let before = std::fs::read(app.database()).unwrap();
+    let back = |change: &str| {
+        std::fs::write(app.database(), &before).unwrap();
+        sql(app.database(), change);
+        let (code, said) = output_of(app.database(), &["migrate"]);
+        assert_eq!(code, 0, "{said}");
+        copies(app.database()).len()
+    };
+    assert_eq!(back("SELECT 1"), 1);
+    assert_eq!(back("SELECT 1"), 1, "nothing differs");
+    assert_eq!(back("UPDATE collections SET next_key = next_key + 1 WHERE name = 'persons'"), 2);
+    assert_eq!(back("DELETE FROM journal WHERE position = 2"), 3);
+    assert_eq!(back("UPDATE metadata SET pruned = 1; DELETE FROM outbox WHERE revision = 1"), 4);
+}
+
+/// The incomplete copies beside a database.
+fn incomplete(database: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(database.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.to_str().unwrap().contains(".partial-")).collect()
+}
+
+#[test]
+fn a_signal_ends_the_copy_at_the_start_of_a_service_and_nothing_is_left_of_it() {
+    let mut app = App::start();
+    app.stop();
+    enlarge(app.database());
+    make_older(app.database());
+    let child = Command::new(env!("CARGO_BIN_EXE_duality"))
+        .args(["--listen", "127.0.0.1:0", "--database"])
+        .arg(app.database())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("it copies", || !incomplete(app.database()).is_empty() || !copies(app.database()).is_empty());
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said.contains("nothing is left of the copy"), copies(app.database()).is_empty(), "{said}");
+    assert!(output.status.success() || output.status.code() == Some(130), "{said}");
+    assert_eq!(incomplete(app.database()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_start_removes_what_a_killed_copy_has_left_but_not_what_a_backup_is_writing() {
+    let mut app = App::start();
+    app.stop();
+    let killed = app.database().with_file_name(".test.db.before-0.1.0.partial-1a2b3c");
+    let writing = app.database().with_file_name(".test.db.partial-1a2b3c");
+    for file in [&killed, &writing] {
+        std::fs::write(file, "half").unwrap();
+    }
+    app.resume();
+    assert_eq!((killed.exists(), writing.exists()), (false, true));
+}
+
+#[test]
+fn a_database_of_an_older_version_can_be_backed_up_and_the_backup_restored_and_migrated() {
+    let mut app = App::start();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    app.stop();
+    make_older(app.database());
+    let copy = app.database().with_file_name("copy.db");
+    let (code, said) = output_of(app.database(), &["backup", copy.to_str().unwrap()]);
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = output_of(app.database(), &["restore", copy.to_str().unwrap()]);
+    assert_eq!(code, 0, "{said}");
     app.resume();
     assert_eq!(app.get("/persons").text(), r#"{"1":{"name":"Ann"}}"#);
 }

@@ -1,11 +1,12 @@
 //! How operators manage projections, from the command line and over HTTP.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::harness::{App, Client, Process, eventually, lines, output_of, sql};
+use crate::harness::{App, Client, Process, SmallDisk, eventually, lines, make_older, output_of, sql};
 
 /// Runs `duality projection`, and returns its exit code and output.
 fn projection(database: &Path, task: &[&str]) -> (i32, String) {
@@ -56,6 +57,50 @@ fn projections_can_be_listed_with_and_without_a_running_service() {
         }
         app.stop();
     }
+}
+
+/// Every file in a directory and in those below it, with its content.
+fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let of = |path: PathBuf| {
+        if path.is_dir() { files(&path) } else { [(path.clone(), std::fs::read(path).unwrap())].into() }
+    };
+    entries.flat_map(of).collect()
+}
+
+#[test]
+fn the_list_without_a_service_changes_nothing_and_shows_what_is_not_applied_yet() {
+    let mut app = filled();
+    app.stop();
+    sql(app.database(), "UPDATE metadata SET revision = revision + 3");
+    sql(
+        app.database(),
+        r#"INSERT INTO outbox (revision, collection, key, patch, time) VALUES (13, 'locations', 'Oslo', '{"total":1}', 0)"#,
+    );
+    let before = files(app.database().parent().unwrap());
+    let (code, said) = projection(app.database(), &["list"]);
+    assert_eq!(files(app.database().parent().unwrap()), before);
+    let lags: Vec<_> = said.lines().map(|line| line.split_whitespace().nth(5).unwrap()).collect();
+    assert_eq!((code, lags), (0, vec!["0", "0", "1"]), "{said}");
+    std::fs::remove_dir_all(format!("{}.projections", app.database().display())).unwrap();
+    let (code, said) = projection(app.database(), &["list"]);
+    assert!(code == 0 && said.lines().all(|line| line.contains("building")), "{said}");
+    assert!(!Path::new(&format!("{}.projections", app.database().display())).exists());
+    make_older(app.database());
+    let (code, said) = projection(app.database(), &["list"]);
+    assert!(code == 1 && said.contains("another version of this program (5 of 6 migrations)"), "{said}");
+}
+
+#[test]
+fn projections_of_a_copy_on_a_read_only_disk_can_be_listed() {
+    let Some(disk) = SmallDisk::mount(4) else { return };
+    let mut app = filled();
+    app.stop();
+    let database = disk.path().join("test.db");
+    std::fs::copy(app.database(), &database).unwrap();
+    disk.forbid_writing();
+    let (code, said) = projection(&database, &["list"]);
+    assert_eq!((code, said.lines().count()), (0, 3), "{said}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::harness::{App, Client, Process, Random, enlarge, kills, lines, output_of, sql};
+use crate::harness::{App, Client, Process, Random, SmallDisk, Snapshot, enlarge, kills, lines, output_of, sql};
 
 fn restore(database: &Path, copy: &Path) -> (i32, String) {
     output_of(database, &["restore", copy.to_str().unwrap()])
@@ -21,7 +21,10 @@ fn kept(database: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(database.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
     let is_kept = |path: &PathBuf| {
         let name = path.to_str().unwrap();
-        name.contains(".before-restore-") && !name.ends_with("-wal") && !name.ends_with("-shm")
+        name.contains(".before-restore-")
+            && !name.ends_with("-wal")
+            && !name.ends_with("-shm")
+            && !name.contains(".partial-")
     };
     entries.filter(is_kept).collect()
 }
@@ -45,7 +48,7 @@ fn a_restored_copy_is_served_and_the_database_before_can_be_restored_again() {
     let (code, said) = restore(app.database(), &copy);
     assert_eq!(code, 0, "{said}");
     let [before] = kept(app.database()).try_into().unwrap();
-    assert!(said.contains(&format!("to go back: duality restore {}", before.display())), "{said}");
+    assert!(said.contains(&format!("to go back: duality restore --force {}", before.display())), "{said}");
     assert_eq!((persons(app.database()).len(), persons(&before).len()), (1, 2));
     assert_eq!(output_of(app.database(), &["verify"]).0, 0);
     app.resume();
@@ -148,7 +151,129 @@ fn a_copy_takes_the_place_of_a_file_that_is_damaged_beyond_reading_with_its_log(
         assert_eq!(persons(app.database()), [ANN]);
         assert_eq!(output_of(app.database(), &["verify"]).0, 0);
         assert_eq!(kept(app.database()).len(), kept_before + 1);
+        assert!(said.contains("which cannot be restored") && !said.contains("to go back"), "{said}");
     }
+}
+
+#[test]
+fn a_backup_from_before_other_rules_is_restored_and_the_next_start_computes_its_states() {
+    let mut app = App::start();
+    let cart = app.open_cart();
+    app.add_item(&cart, "apple");
+    let before = app.get("/carts").text().to_owned();
+    let copy = back_up(&app, "copy.db");
+    app.stop();
+    sql(
+        &copy,
+        r#"UPDATE collections SET version = 99 WHERE name = 'carts';
+           UPDATE aggregates SET body = '{"open":"otherwise"}' WHERE collection = 'carts';
+           DELETE FROM outbox; UPDATE metadata SET pruned = revision;
+           DELETE FROM collections WHERE name = 'accounts'"#,
+    );
+    let (code, said) = restore(app.database(), &copy);
+    assert_eq!(code, 0, "{said}");
+    app.resume();
+    assert_eq!(app.get("/carts").text(), before);
+    assert_eq!(app.get("/accounts").text(), "{}");
+}
+
+#[test]
+fn the_way_back_works_for_a_database_with_findings_and_says_what_they_are() {
+    let mut app = App::start();
+    app.post("/persons", ANN);
+    let copy = back_up(&app, "copy.db");
+    app.stop();
+    sql(app.database(), r#"UPDATE aggregates SET body = '{"name":"Eve"}' WHERE collection = 'persons'"#);
+    let (code, said) = restore(app.database(), &copy);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(persons(app.database()), [ANN]);
+    let [before] = kept(app.database()).try_into().unwrap();
+    let (code, said) = restore(app.database(), &before);
+    assert!(code == 1 && said.contains("duality restore --force"), "{said}");
+    let (code, said) = output_of(app.database(), &["restore", "--force", before.to_str().unwrap()]);
+    let finding = r#"stored is {"name":"Eve"}; its change events give {"name":"Ann"}"#;
+    assert!(code == 0 && said.contains(finding), "{said}");
+    assert_eq!(persons(app.database()), [r#"{"name":"Eve"}"#]);
+}
+
+/// A database of a killed service, with Ann in the file and Bob in the log.
+fn killed(directory: &Path) -> PathBuf {
+    let database = directory.join("test.db");
+    let json = [("Content-Type", "application/json")];
+    let mut process = Process::start(&database, &[]);
+    Client::connect(process.address).request("POST", "/persons", &json, Some(ANN.as_bytes()));
+    process.signal("TERM");
+    assert!(process.wait().success());
+    let process = Process::start(&database, &[]);
+    Client::connect(process.address).request("POST", "/persons", &json, Some(BOB.as_bytes()));
+    process.kill();
+    database
+}
+
+#[test]
+fn a_log_of_another_file_is_kept_and_applied_to_nothing() {
+    let mut app = App::start();
+    let copy = back_up(&app, "copy.db");
+    app.stop();
+    let directory = tempfile::tempdir().unwrap();
+    let database = killed(directory.path());
+    fs::copy(&copy, &database).unwrap();
+    let log = fs::read(directory.path().join("test.db-wal")).unwrap();
+    // Neither as a source …
+    let (code, said) = restore(app.database(), &database);
+    assert!(code == 1 && said.contains("does not belong to it"), "{said}");
+    // … nor as what is replaced.
+    let (code, said) = restore(&database, &copy);
+    assert_eq!(code, 0, "{said}");
+    assert!(!directory.path().join("test.db-wal").exists());
+    let [before] = kept(&database).try_into().unwrap();
+    let foreign = PathBuf::from(format!("{}.foreign-wal", before.display()));
+    assert_eq!(fs::read(&foreign).unwrap(), log);
+    assert!(said.contains(foreign.to_str().unwrap()), "{said}");
+    let (code, said) = restore(&database, &before);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(persons(&database), Vec::<String>::new());
+}
+
+#[test]
+fn a_restore_fails_while_the_log_cannot_be_moved_and_leaves_the_database_as_it_is() {
+    let mut app = App::start();
+    let copy = back_up(&app, "copy.db");
+    app.stop();
+    let directory = tempfile::tempdir().unwrap();
+    let database = killed(directory.path());
+    let reading = Snapshot::take(&database);
+    let (code, said) = restore(&database, &copy);
+    assert!(code == 1 && said.contains("another process is reading it"), "{said}");
+    assert_eq!(kept(&database), Vec::<PathBuf>::new());
+    drop(reading);
+    assert_eq!(persons(&database), [ANN, BOB]);
+    let (code, said) = restore(&database, &copy);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(persons(&database), Vec::<String>::new());
+}
+
+#[test]
+fn a_restore_without_room_for_the_database_before_leaves_that_and_nothing_else() {
+    let Some(disk) = SmallDisk::mount(24) else { return };
+    let mut app = App::start();
+    app.stop();
+    enlarge(app.database());
+    let database = disk.path().join("test.db");
+    fs::copy(app.database(), &database).unwrap();
+    Process::start(&database, &[]).kill();
+    let size = fs::metadata(&database).unwrap().len();
+    // For the copy, but not for the file before it as well.
+    disk.fill(size + size / 2);
+    let (code, said) = restore(&database, app.database());
+    assert!(code == 1 && said.contains("No space left on device"), "{said}");
+    let names = fs::read_dir(disk.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let left: Vec<_> = names.filter(|name| name.contains("before") || name.contains("partial")).collect();
+    assert_eq!(left, Vec::<String>::new());
+    disk.make_room();
+    let (code, said) = output_of(&database, &["verify"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(persons(&database).len(), 20_000);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::harness::{App, Process, eventually, lines, sql_in_log};
+use crate::harness::{App, Client, Process, enlarge, eventually, lines, output_of, sql_in_log};
 
 /// A stopped database with some events, and the name for a copy of it.
 fn stopped() -> (App, PathBuf) {
@@ -30,6 +30,24 @@ fn a_sound_file_is_checked_in_the_background_once() {
     starts_with_log(&copy, "copy.db is sound");
     let process = Process::start(&copy, &[]);
     assert!(!process.log().contains("did not stop in order"), "{}", process.log());
+}
+
+#[test]
+fn the_check_takes_no_reading_thread_and_a_stop_does_not_wait_for_it() {
+    let mut app = App::start();
+    app.stop();
+    enlarge(app.database());
+    let copy = app.database().with_file_name("copy.db");
+    sql_in_log(app.database(), &copy, "UPDATE collections SET next_key = next_key + 1 WHERE name = 'persons'");
+    let mut process = Process::start(&copy, &["--readers", "1"]);
+    let persons = Client::connect(process.address).request("GET", "/persons", &[], None);
+    assert_eq!(persons.json().as_object().unwrap().len(), 20_000);
+    process.signal("TERM");
+    assert!(process.wait().success(), "{}", process.log());
+    assert!(!process.log().contains("is busy"), "{}", process.log());
+    // Whether or not the check had ended, nothing is lost.
+    assert_eq!(output_of(&copy, &["verify"]).0, 0);
+    starts_with_log(&copy, "is open");
 }
 
 #[test]

@@ -44,6 +44,19 @@ impl Snapshot {
     }
 }
 
+/// A moment of the database that another process reads, until it is dropped.
+pub(crate) struct Snapshot {
+    _connection: SqliteConnection,
+}
+
+impl Snapshot {
+    pub(crate) fn take(database: &Path) -> Self {
+        let mut connection = connect(database);
+        connection.batch_execute("BEGIN; SELECT count(*) FROM aggregates").unwrap();
+        Self { _connection: connection }
+    }
+}
+
 #[derive(diesel::QueryableByName)]
 struct Line {
     #[diesel(sql_type = Text)]
@@ -67,6 +80,12 @@ pub(crate) fn enlarge(database: &Path) {
          UPDATE metadata SET revision = 20000, pruned = 20000;
          UPDATE collections SET changed = 20000, next_key = 20001 WHERE name = 'persons'",
     );
+}
+
+/// Makes a database one of the version before the last migration.
+pub(crate) fn make_older(database: &Path) {
+    let down = include_str!("../../../migrations/2026-11-25-000000_epochs/down.sql");
+    sql(database, &format!("{down}; DELETE FROM __diesel_schema_migrations WHERE version = '20261125000000'"));
 }
 
 /// Copies a database, and executes SQL statements on the copy, which are only in its log then, as after a kill.

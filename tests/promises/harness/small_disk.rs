@@ -43,6 +43,11 @@ impl SmallDisk {
         assert!(filled.is_ok() || leave == 0, "cannot fill the disk");
     }
 
+    /// Nobody can write it from here on.
+    pub(crate) fn forbid_writing(&self) {
+        assert!(Command::new("mount").args(["-o", "remount,ro"]).arg(self.path()).status().unwrap().success());
+    }
+
     pub(crate) fn make_room(&self) {
         std::fs::remove_file(self.filler()).unwrap();
     }
