@@ -132,10 +132,12 @@ impl Writer {
         if progress == Progress::More {
             return Ok(Progress::More);
         }
-        self.log.write(&mut self.connection, |connection| {
+        let pruned = self.log.write(&mut self.connection, |connection| {
             fence.check(connection, revision)?;
-            aggregates::prune_tombstones(connection, retained, tombstones)
-        })
+            aggregates::prune_tombstones(connection, retained)
+        })?;
+        tombstones.add(pruned.number);
+        Ok(pruned.progress)
     }
 
     /// Moves the write-ahead log into the database file if it has become long. To be called when nobody waits.
