@@ -200,6 +200,22 @@ fn metrics_of(expression: &str) -> Vec<(String, BTreeSet<String>)> {
 }
 
 #[test]
+fn the_alert_rules_name_routes_that_exist() {
+    let app = App::start();
+    app.get("/readyz");
+    app.get("/reports/city-history");
+    let metrics = app.get("/metrics").text().to_owned();
+    let alerts = document("alerts.yml");
+    let patterns = alerts.split("route").filter_map(|rest| rest.trim_start_matches(['!', '=', '~']).strip_prefix('"'));
+    let patterns: BTreeSet<_> = patterns.flat_map(|rest| rest.split('"').next().unwrap().split('|')).collect();
+    assert!(!patterns.is_empty());
+    for pattern in patterns {
+        let route = format!("route=\"{}", pattern.trim_end_matches(".*"));
+        assert!(metrics.contains(&route), "{pattern} is not in {metrics}");
+    }
+}
+
+#[test]
 fn the_dashboard_and_the_alert_rules_name_metrics_that_exist() {
     let dashboard: serde_json::Value = serde_json::from_str(&document("grafana-dashboard.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap().iter();

@@ -124,6 +124,30 @@ fn verify_compares_states_with_their_changes_after_a_prune_too() {
 }
 
 #[test]
+fn verify_compares_change_events_that_do_not_fit_into_one_page() {
+    let mut app = App::start();
+    // 3 MB of events, and an aggregate whose events are on several pages.
+    for letter in ["a", "b", "c", "d", "e"] {
+        let person = json!({ "name": letter.repeat(300_000) }).to_string();
+        app.post("/persons", &person);
+        app.patch("/persons/1", &person);
+    }
+    app.stop();
+    let (code, said) = verify(&app);
+    assert!(code == 0 && said.contains("change events: 9 after revision 0, 5 states compared"), "{said}");
+    each_is_found(
+        &app,
+        &[
+            ("DELETE FROM outbox WHERE revision = 9", "persons/1: its last change event is of revision 7"),
+            (
+                r#"UPDATE outbox SET patch = '{"name":"Eve"}' WHERE revision = 8"#,
+                r#"persons/5: stored is {"name":"eeee"#,
+            ),
+        ],
+    );
+}
+
+#[test]
 fn verify_reports_counters_epochs_and_journals_that_contradict_the_rows() {
     let mut app = filled();
     app.stop();
