@@ -35,8 +35,8 @@ const WITHOUT_EVENT: &str = "
     SELECT a.collection || '/' || a.key || ': it changed at revision ' || a.revision || ', but that change event is missing'
         AS line
     FROM aggregates a, metadata m
-    WHERE a.revision > m.pruned AND NOT EXISTS (
-        SELECT 1 FROM outbox o WHERE o.revision = a.revision AND o.collection = a.collection AND o.key = a.key)";
+    WHERE a.revision > m.pruned
+        AND (a.revision, a.collection, a.key) NOT IN (SELECT revision, collection, key FROM outbox)";
 
 #[derive(QueryableByName)]
 struct ChangeRow {
