@@ -310,7 +310,7 @@ fn catch_up(
     let there = feed.patch(view.registry(), there);
     match (all, there) {
         (Some(all), Some(there)) => {
-            page.push_message(begun(request, range, horizon), &all);
+            page.push_message(begun(range, horizon), &all);
             page.push_message(Some(page.position), &there);
         }
         (Some(all), None) => page.push_message(Some(page.position), &all),
@@ -326,12 +326,12 @@ fn catch_up(
     Ok(())
 }
 
-/// Where a consumer is that had everything up to a revision and now got the null of a catch-up, but not yet the state. From
-/// its former position, the log could not bring it any further.
-fn begun(request: &ResumeRequest, range: CatchUp, horizon: &Horizon) -> Option<Position> {
+/// Where a consumer is that got the null of a page, but not yet the state. The log could not bring it any further from its
+/// former position; nor could a history that ended before this page, in which the aggregates did not change that it now
+/// lacks.
+fn begun(range: CatchUp, horizon: &Horizon) -> Option<Position> {
     let CatchUp { after, since } = range;
-    let had_everything = matches!(request.position, Position::Log(_)) && after != Revision::ZERO;
-    had_everything.then_some(Position::State { after, since, at: horizon.current })
+    (after != Revision::ZERO).then_some(Position::State { after, since, at: horizon.current })
 }
 
 fn member<'a>(state: &'a State, patch: &'a str) -> Member<'a> {

@@ -353,3 +353,22 @@ proptest! {
         world.converge();
     }
 }
+
+#[test]
+fn the_null_of_a_page_that_was_abandoned_is_noticed() {
+    let mut world = World::new(&[(2, 1); CONSUMERS]);
+    world.act(&Op::Write(0, Write::Create(None)));
+    world.act(&Op::Write(0, Write::Create(None)));
+    world.act(&Op::Prune(0, 0));
+    // The empty collection, and the first person: its null and its state.
+    assert!(!world.follow(0, 0, 3, ReplayMode::Auto));
+    world.act(&Op::Copy(0, CopyKind::Online));
+    // The first person comes again in the next page, of which the consumer only gets the null.
+    world.act(&Op::Write(0, Write::Move(1, Some(0))));
+    world.consumers[0].limit = 2;
+    assert!(!world.follow(0, 0, 1, ReplayMode::Auto));
+    assert_eq!(world.consumers[0].state, serde_json::json!({}));
+    // In the copy, the first person has not changed since the consumer got it.
+    world.act(&Op::PutBack(0, 0));
+    world.converge();
+}
