@@ -94,28 +94,34 @@ mod tests {
         History::new(starts, current)
     }
 
+    /// The number of the last common revision, if the database has these epochs.
+    fn common_with(connection: &mut SqliteConnection, epochs: &[(&str, i64)]) -> Option<i64> {
+        common(connection, "cities", &history(epochs)).unwrap().map(Revision::number)
+    }
+
     #[test]
     fn kept_events_are_common_up_to_where_the_histories_part() {
         let mut connection = SqliteConnection::establish(":memory:").unwrap();
         connection.batch_execute(TABLE).unwrap();
-        let mut common = |epochs: &[(&str, i64)]| super::common(&mut connection, "cities", &history(epochs)).unwrap();
-        assert_eq!(common(&[("00000001", 1)]), None, "nothing is recorded");
-        let mut connection = SqliteConnection::establish(":memory:").unwrap();
-        connection.batch_execute(TABLE).unwrap();
+        assert_eq!(common_with(&mut connection, &[("00000001", 1)]), None, "nothing is recorded");
         let original = [("00000001", 1), ("00000002", 51), ("00000003", 81)];
         for length in 1..=original.len() {
             record(&mut connection, "cities", &history(&original[..length])).unwrap();
         }
-        let mut common = |epochs: &[(&str, i64)]| super::common(&mut connection, "cities", &history(epochs)).unwrap();
-        let number = |common: Option<Revision>| common.map(Revision::number);
-        assert_eq!(common(&original), Some(Revision::MAX), "the epoch goes on");
-        assert_eq!(number(common(&[("00000001", 1), ("00000009", 41)])), Some(40), "put back within the first epoch");
-        assert_eq!(number(common(&[("00000001", 1), ("00000009", 61)])), Some(50), "a copy that went on beyond it");
-        assert_eq!(number(common(&[("00000001", 1), ("00000002", 51), ("00000009", 71)])), Some(70));
-        assert_eq!(common(&[("00000009", 1)]), None, "another database");
-        // After it was put back to 40, what was abandoned must not count again.
+        for (epochs, expected) in [
+            (&original[..], Some(Revision::MAX.number())),
+            // Put back within the first epoch.
+            (&[("00000001", 1), ("00000009", 41)], Some(40)),
+            // A copy whose first epoch went on longer.
+            (&[("00000001", 1), ("00000009", 61)], Some(50)),
+            (&[("00000001", 1), ("00000002", 51), ("00000009", 71)], Some(70)),
+            // Another database.
+            (&[("00000009", 1)], None),
+        ] {
+            assert_eq!(common_with(&mut connection, epochs), expected, "{epochs:?}");
+        }
+        // After it was put back to 40, what was abandoned does not count again.
         record(&mut connection, "cities", &history(&[("00000001", 1), ("00000009", 41)])).unwrap();
-        let mut common = |epochs: &[(&str, i64)]| super::common(&mut connection, "cities", &history(epochs)).unwrap();
-        assert_eq!(number(common(&original)), Some(40));
+        assert_eq!(common_with(&mut connection, &original), Some(40));
     }
 }
