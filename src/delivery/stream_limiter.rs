@@ -4,12 +4,18 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::metrics::Counter;
+
 /// Counts the streams that are open.
 #[derive(Debug)]
 pub(crate) struct StreamLimiter {
     max: usize,
     max_per_address: usize,
     open: Mutex<Open>,
+    /// Streams that were refused because there were `max`.
+    pub(crate) refused: Counter,
+    /// Streams that were refused because there were `max_per_address` of their address.
+    pub(crate) refused_to_address: Counter,
 }
 
 #[derive(Debug, Default)]
@@ -27,14 +33,25 @@ pub(crate) struct Permit {
 
 impl StreamLimiter {
     pub(crate) fn new(max: usize, max_per_address: usize) -> Arc<Self> {
-        Arc::new(Self { max, max_per_address, open: Mutex::default() })
+        Arc::new(Self {
+            max,
+            max_per_address,
+            open: Mutex::default(),
+            refused: Counter::default(),
+            refused_to_address: Counter::default(),
+        })
     }
 
     /// A permit for one more stream, unless a limit is reached.
     pub(crate) fn try_acquire(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Permit> {
         let mut open = self.open();
         let here = address.map_or(0, |address| open.by_address.get(&address).copied().unwrap_or(0));
-        if open.all >= self.max || here >= self.max_per_address {
+        if open.all >= self.max {
+            self.refused.add(1);
+            return None;
+        }
+        if here >= self.max_per_address {
+            self.refused_to_address.add(1);
             return None;
         }
         open.all += 1;
@@ -42,6 +59,11 @@ impl StreamLimiter {
             open.by_address.insert(address, here + 1);
         }
         Some(Permit { stream_limiter: Arc::clone(self), address })
+    }
+
+    /// The maximum number of open streams.
+    pub(crate) fn max(&self) -> usize {
+        self.max
     }
 
     /// The number of open streams.

@@ -42,10 +42,21 @@ impl History {
         &self.current
     }
 
+    /// The first revision that this process can write.
+    pub(crate) fn first_revision(&self) -> Revision {
+        self.epochs.last().map_or(Revision::ZERO, |current| current.first_revision)
+    }
+
+    /// The last revision of an epoch that belongs to this database; `None` if it does not know the epoch. The current epoch
+    /// has no end.
+    pub(crate) fn end_of(&self, epoch: &Epoch) -> Option<Revision> {
+        self.next_start(epoch).map(|next| next.map_or(Revision::MAX, |next| next.first_revision.previous()))
+    }
+
     /// Whether the state at this revision of an epoch is one that this database had. For the current epoch it is always
     /// true: only the database knows its last revision.
     pub(crate) fn has_revision(&self, epoch: &Epoch, revision: Revision) -> bool {
-        self.next_start(epoch).is_some_and(|next| next.is_none_or(|next| revision < next.first_revision))
+        self.end_of(epoch).is_some_and(|end| revision <= end)
     }
 
     /// The same for a position of the journal.

@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 pub(crate) struct Revision(i64);
 
 impl Revision {
+    /// After all others.
+    pub(crate) const MAX: Self = Self(i64::MAX);
+
     /// The revision before this one; 0 stays 0.
     pub(crate) const fn previous(self) -> Self {
         Self(if self.0 > 0 { self.0 - 1 } else { 0 })

@@ -8,6 +8,7 @@ use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use super::process::Process;
 use super::readiness::obstacles;
 use super::shared::Shared;
 use crate::metrics::Histogram;
@@ -35,6 +36,16 @@ fn of_process(registry: &mut Registry, shared: &Shared) {
     registry.register("build_info", "The version of the program", build);
     let seconds = shared.started.milliseconds() / 1000;
     registry.register("start_time_seconds", "When the service was started, in Unix time", Metric::number(seconds));
+    // Other systems have no /proc.
+    let Some(process) = Process::read() else { return };
+    let registry = registry.sub_registry_with_prefix("process");
+    let memory = Metric::size(process.resident_memory);
+    registry.register("resident_memory_bytes", "Memory of the process that is in RAM", memory);
+    registry.register("open_fds", "Open file descriptors", Metric::size(process.open_files));
+    let limit = process.max_files.map(|limit| (Vec::new(), Value::number(limit)));
+    registry.register("max_fds", "The limit of open file descriptors", Metric::family(limit));
+    let time = Metric::single(Value::Time(process.cpu_seconds));
+    registry.register("cpu_seconds", "CPU time of all threads, in user and in system mode", time);
 }
 
 fn of_health(registry: &mut Registry, shared: &Shared) {
@@ -88,6 +99,7 @@ fn of_writes(registry: &mut Registry, shared: &Shared) {
         Metric::counter(writes.rejected.get()),
     );
     registry.register("waiting_commands", "Commands that wait for their reply", Metric::number(writes.waiting()));
+    registry.register("max_waiting_commands", "The limit of waiting commands, --queue", Metric::size(shared.queue));
     registry.register(
         "waiting_command_bytes",
         "Request bodies of the commands that wait for their reply",
@@ -127,7 +139,15 @@ fn of_relay(registry: &mut Registry, shared: &Shared) {
 }
 
 fn of_streams(registry: &mut Registry, shared: &Shared) {
-    registry.register("open_streams", "Open streams", Metric::size(shared.stream_limiter.count()));
+    let limiter = &shared.stream_limiter;
+    registry.register("open_streams", "Open streams", Metric::size(limiter.count()));
+    registry.register("max_streams", "The limit of open streams, --max-sessions", Metric::size(limiter.max()));
+    let refused = [("all", limiter.refused.get()), ("address", limiter.refused_to_address.get())];
+    registry.register(
+        "refused_streams",
+        "Streams that were refused because of the limit for all of them or for those of an address",
+        Metric::family(refused.map(|(limit, count)| (vec![("limit", limit.to_owned())], Value::Counter(count)))),
+    );
     registry.register("parked_streams", "Streams whose clients are too slow", Metric::number(shared.parked.get()));
     let queued = Metric::size(shared.queued_bytes.load(Ordering::Relaxed));
     registry.register("stream_queue_bytes", "Bytes that wait for the clients of all streams", queued);
@@ -177,6 +197,11 @@ fn of_disk(registry: &mut Registry, shared: &Shared) {
     let log = size_of_file(&with_suffix(database, "-wal"));
     registry.register("wal_bytes", "Size of the write-ahead log", Metric::number(log));
     registry.register("disk_free_bytes", "Free room on the disk of the database", Metric::number(shared.disk.free()));
+    registry.register(
+        "min_free_bytes",
+        "With less free room the service is not ready",
+        Metric::number(shared.disk.min_free()),
+    );
     let spool = Metric::number(shared.spool_directory.bytes());
     registry.register("spool_bytes", "Temporary files of responses whose clients are slow", spool);
 }
@@ -217,9 +242,15 @@ struct Metric {
 #[derive(Debug)]
 enum Value {
     Counter(u64),
+    /// A counter of seconds.
+    Time(f64),
     Number(i64),
     Fraction(f64),
-    Histogram { sum: f64, count: u64, buckets: Vec<(f64, u64)> },
+    Histogram {
+        sum: f64,
+        count: u64,
+        buckets: Vec<(f64, u64)>,
+    },
 }
 
 impl Metric {
@@ -258,10 +289,14 @@ impl Metric {
 impl Value {
     fn kind(&self) -> MetricType {
         match self {
-            Self::Counter(_) => MetricType::Counter,
+            Self::Counter(_) | Self::Time(_) => MetricType::Counter,
             Self::Number(_) | Self::Fraction(_) => MetricType::Gauge,
             Self::Histogram { .. } => MetricType::Histogram,
         }
+    }
+
+    fn number(number: u64) -> Self {
+        Self::Number(i64::try_from(number).unwrap_or(i64::MAX))
     }
 
     fn size(size: usize) -> Self {
@@ -287,6 +322,7 @@ impl Value {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         match self {
             Self::Counter(count) => encoder.encode_counter::<NoLabelSet, _, u64>(count, None),
+            Self::Time(seconds) => encoder.encode_counter::<NoLabelSet, _, u64>(seconds, None),
             Self::Number(number) => encoder.encode_gauge(number),
             Self::Fraction(number) => encoder.encode_gauge(number),
             Self::Histogram { sum, count, buckets } => {

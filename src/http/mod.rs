@@ -15,6 +15,7 @@ mod metrics;
 pub(crate) mod ops;
 pub(crate) mod pages;
 pub(crate) mod problem;
+mod process;
 pub(crate) mod projections;
 pub(crate) mod queries;
 pub(crate) mod query;

@@ -14,6 +14,7 @@ use super::problem::{Kind, Problem};
 use super::request::RequestContext;
 use super::respond::{JSON, answer};
 use crate::projector::registry::{ReportContent, ReportKind, RunningProjection};
+use crate::read::pool::ReadReport;
 use crate::read::spooled_body::{Spool, spool};
 use crate::read_model::error::ProjectionError;
 use crate::read_model::report::ReportError;
@@ -69,11 +70,22 @@ pub(super) async fn report(context: RequestContext) -> Result<HttpResponse, Prob
     let (media_type, allowed) = match kind {
         ReportKind::File => ("text/csv", &[][..]),
         ReportKind::Query { parameters } => (JSON, parameters),
+        ReportKind::Inline(report) => (JSON, report.parameters),
     };
     accepted(&context.request, &[media_type])?;
     let parameters = context.query(allowed)?.into_parameters();
-    let read = web::block(move || projections.read(&name, &parameters)).await;
-    match read.map_err(|error| failed(&error.into()))? {
+    let content = match kind {
+        // A part of the database, so it is read and refused like everything else in it.
+        ReportKind::Inline(report) => {
+            let read = context.shared.scanners.send(ReadReport { report, parameters }).await??;
+            read.map(ReportContent::Json)
+        }
+        ReportKind::File | ReportKind::Query { .. } => {
+            let read = web::block(move || projections.read(&name, &parameters)).await;
+            read.map_err(|error| failed(&error.into()))?
+        }
+    };
+    match content {
         Ok(ReportContent::Json(value)) => Ok(json_response(&context, StatusCode::OK, &value)),
         Ok(ReportContent::File { file, length }) => Ok(file_response(&context, file, length)),
         Ok(ReportContent::Building) => {

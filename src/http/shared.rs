@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) projections: Arc<Projections>,
     /// The last position of the journal; journal consumers wait for it to change.
     pub(crate) journal: Arc<watch::Sender<JournalMark>>,
+    /// The maximum number of commands that wait for it.
+    pub(crate) queue: usize,
     /// Executes commands. All threads share one address, because the mailbox is bounded per address.
     pub(crate) aggregator: Addr<Aggregator>,
     /// What the aggregator counts.

@@ -60,7 +60,7 @@ fn unseen(database: &Path, spec: &ProjectionSpec, checkpoint: &Checkpoint) -> Re
             let backlog = Backlog { events: position - offset, since };
             Ok(is_current(SourceKind::Journal, 0, position).then_some(backlog))
         }
-        Feed::Changes if spec.keeps_history => {
+        Feed::Changes if spec.has_history() => {
             let Some(kept) = history::look(database, spec.collections, offset)? else { return Ok(None) };
             let newer = backlog::changes(database, spec.collections, kept.revision)?;
             let backlog = Backlog { events: kept.last - offset + newer.events, since: kept.first_time.or(newer.since) };

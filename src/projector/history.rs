@@ -1,8 +1,8 @@
 //! All change events of some collections, kept permanently for the projections that declare `KEEPS_HISTORY`.
 //!
 //! One file for all of them, each event once. For each collection it starts with the first change event of the database, or
-//! with the aggregates as they are if change events were pruned already. If pruning overtakes it, the collection starts
-//! over.
+//! with the aggregates as they are if change events were pruned already. If the database is put back to an earlier moment,
+//! only the events after that moment are removed. If pruning overtakes it, the collection starts over.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
 use super::event_page::{Form, Page, PageEvent};
+use super::history_epochs;
 use super::main_reader::MainReader;
 use super::manifest::{create_directory, directory, remove_database};
 use crate::domain::clock::Timestamp;
@@ -20,7 +21,7 @@ use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;
 use crate::domain::history::History;
 use crate::domain::key::{CollectionId, Key};
-use crate::domain::revision::{Epoch, Revision};
+use crate::domain::revision::Revision;
 use crate::read_model::error::ProjectionError;
 use crate::read_model::file_id::FileId;
 use crate::storage::at_rest::read_undisturbed;
@@ -42,9 +43,10 @@ diesel::table! {
     /// The collections whose events are kept.
     collections (name) {
         name -> Text,
-        epoch -> Text,
-        /// How often the collection has started over.
+        /// Another number after events were removed.
         incarnation -> BigInt,
+        /// The revision of the aggregates with which it started; 0 if it started with the first event.
+        began -> BigInt,
         /// All events up to and including this revision are kept.
         revision -> BigInt,
     }
@@ -64,8 +66,8 @@ diesel::table! {
 const TABLES: &str = "\
     CREATE TABLE IF NOT EXISTS counter (id BIGINT NOT NULL PRIMARY KEY, last BIGINT NOT NULL);
     INSERT OR IGNORE INTO counter (id, last) VALUES (1, 0);
-    CREATE TABLE IF NOT EXISTS collections (name TEXT NOT NULL PRIMARY KEY, epoch TEXT NOT NULL, \
-        incarnation BIGINT NOT NULL, revision BIGINT NOT NULL);
+    CREATE TABLE IF NOT EXISTS collections (name TEXT NOT NULL PRIMARY KEY, incarnation BIGINT NOT NULL, \
+        began BIGINT NOT NULL, revision BIGINT NOT NULL);
     CREATE TABLE IF NOT EXISTS changes (sequence INTEGER NOT NULL PRIMARY KEY, revision BIGINT NOT NULL, \
         collection TEXT NOT NULL, key TEXT NOT NULL, patch TEXT NOT NULL, time BIGINT NOT NULL);";
 
@@ -89,7 +91,7 @@ struct OpenFile {
 
 /// What the history of some collections has.
 pub(super) struct HistoryState {
-    /// `locations.1,persons.1`: the collections, and how often each has started over.
+    /// `locations.1,persons.1`: the collections with their incarnations.
     pub(super) incarnations: String,
     /// The sequence number of the last event.
     pub(super) last: i64,
@@ -97,16 +99,21 @@ pub(super) struct HistoryState {
 
 /// How much of a collection is kept.
 struct Kept {
-    /// The epoch of the last event that was copied.
-    epoch: Epoch,
     incarnation: i64,
+    /// What is kept is complete from this revision on.
+    began: Revision,
     revision: Revision,
+}
+
+/// Where the history of a database is.
+pub(super) fn history_file(database: &Path) -> PathBuf {
+    directory(database).join("history.db")
 }
 
 impl KeptHistory {
     /// The history of these collections. Events of other collections that were kept before are removed.
     pub(super) fn new(database: &Path, registry: Arc<Registry>, collections: Arc<[CollectionId]>) -> Self {
-        let path = directory(database).join("history.db");
+        let path = history_file(database);
         let history = Self { path, registry, collections, open: Mutex::new(None) };
         // The service starts even if the file is damaged: the projections that need it show the error.
         if history.path.exists()
@@ -131,6 +138,7 @@ impl KeptHistory {
             log::warn!("removing the history of {name}: no projection keeps it any more");
             connection.immediate_transaction(|connection| {
                 diesel::delete(changes::table.filter(changes::collection.eq(&name))).execute(connection)?;
+                history_epochs::forget(connection, &name)?;
                 diesel::delete(collections::table.find(&name)).execute(connection)
             })?;
             // Deleted rows are zero in the database then, and no longer in the write-ahead log.
@@ -216,6 +224,7 @@ impl KeptHistory {
         let opened = open_sidecar(&self.path).map_err(ProjectionError::from);
         let opened = opened.and_then(|mut connection| {
             connection.batch_execute(TABLES)?;
+            connection.batch_execute(history_epochs::TABLE)?;
             Ok(OpenFile { connection, id: FileId::of(&self.path)? })
         });
         opened.map_err(|error| {
@@ -238,11 +247,7 @@ impl KeptHistory {
             let horizon = reader.view(|view| view.horizon())?;
             let mut from = horizon.current;
             for id in self.collections.iter() {
-                let kept = self.kept(connection, *id)?;
-                let revision = match kept.as_ref().filter(|kept| kept.continues(reader.epochs(), horizon)) {
-                    Some(kept) => kept.revision,
-                    None => self.start_over(connection, reader, *id, kept.as_ref(), now)?,
-                };
+                let revision = self.prepare(connection, reader, *id, horizon, now)?;
                 from = from.min(revision);
             }
             if from >= horizon.current {
@@ -280,16 +285,35 @@ impl KeptHistory {
                 append(connection, sequence, self.registry.get(change.collection).name(), change)?;
             }
             for (id, known) in known {
-                diesel::update(collections::table.find(self.registry.get(id).name()))
-                    .set((
-                        collections::epoch.eq(epochs.epoch().as_str()),
-                        collections::revision.eq(read.to.max(known).number()),
-                    ))
+                let name = self.registry.get(id).name();
+                history_epochs::record(connection, name, epochs)?;
+                diesel::update(collections::table.find(name))
+                    .set(collections::revision.eq(read.to.max(known).number()))
                     .execute(connection)?;
             }
             diesel::update(counter::table).set(counter::last.eq(sequence)).execute(connection)?;
             Ok(())
         })
+    }
+
+    /// Removes what does not belong to the history of the database, or starts over if the next events are not there.
+    /// Returns the revision after which events are missing.
+    fn prepare(
+        &self,
+        connection: &mut SqliteConnection,
+        reader: &mut MainReader,
+        id: CollectionId,
+        horizon: Horizon,
+        now: Timestamp,
+    ) -> Result<Revision, ProjectionError> {
+        let name = self.registry.get(id).name();
+        let Some(kept) = self.kept(connection, id)? else { return self.start_over(connection, reader, id, None, now) };
+        let common = history_epochs::common(connection, name, reader.epochs())?;
+        match common.and_then(|common| kept.usable(common, horizon)) {
+            Some(end) if end < kept.revision => cut(connection, name, &kept, end, now).map(|()| end),
+            Some(end) => Ok(end),
+            None => self.start_over(connection, reader, id, Some(&kept), now),
+        }
     }
 
     /// Starts a collection with the first change event, or with the aggregates if some were pruned. Returns the revision.
@@ -302,10 +326,9 @@ impl KeptHistory {
         time: Timestamp,
     ) -> Result<Revision, ProjectionError> {
         let name = self.registry.get(id).name();
-        // A file that was removed must not come back with a number that it had before.
-        let incarnation = before.map_or(time.milliseconds(), |kept| kept.incarnation + 1);
+        let incarnation = next_incarnation(before, time);
+        let epochs = Arc::clone(reader.epochs());
         let started = reader.view(|view| {
-            let epoch = view.epoch()?;
             let Horizon { pruned, current, .. } = view.horizon()?;
             Ok(connection.immediate_transaction(|connection| {
                 diesel::delete(changes::table.filter(changes::collection.eq(name))).execute(connection)?;
@@ -322,11 +345,13 @@ impl KeptHistory {
                     })?;
                 }
                 diesel::update(counter::table).set(counter::last.eq(sequence)).execute(connection)?;
+                history_epochs::forget(connection, name)?;
+                history_epochs::record(connection, name, &epochs)?;
                 diesel::replace_into(collections::table)
                     .values((
                         collections::name.eq(name),
-                        collections::epoch.eq(epoch.as_str()),
                         collections::incarnation.eq(incarnation),
+                        collections::began.eq(revision.number()),
                         collections::revision.eq(revision.number()),
                     ))
                     .execute(connection)?;
@@ -343,14 +368,16 @@ impl KeptHistory {
     }
 
     fn kept(&self, connection: &mut SqliteConnection, id: CollectionId) -> Result<Option<Kept>, ProjectionError> {
-        let row: Option<(String, i64, i64)> = collections::table
+        let row: Option<(i64, i64, i64)> = collections::table
             .find(self.registry.get(id).name())
-            .select((collections::epoch, collections::incarnation, collections::revision))
+            .select((collections::incarnation, collections::began, collections::revision))
             .first(connection)
             .optional()?;
-        let Some((epoch, incarnation, revision)) = row else { return Ok(None) };
-        let epoch = epoch.parse().map_err(|_| ProjectionError::new(format!("the history has the epoch {epoch:?}")))?;
-        Ok(Some(Kept { epoch, incarnation, revision: Revision::from_raw(revision) }))
+        Ok(row.map(|(incarnation, began, revision)| Kept {
+            incarnation,
+            began: Revision::from_raw(began),
+            revision: Revision::from_raw(revision),
+        }))
     }
 
     /// How much is kept of a collection that has been copied.
@@ -412,10 +439,42 @@ fn look_at(connection: &mut SqliteConnection, of: &[&str], after: i64) -> Result
 }
 
 impl Kept {
-    /// Whether it belongs to the history of the database, and the events after it are still in the outbox.
-    fn continues(&self, epochs: &History, horizon: Horizon) -> bool {
-        epochs.has_revision(&self.epoch, self.revision) && (horizon.pruned..=horizon.current).contains(&self.revision)
+    /// The last revision up to which it can be used, if it has everything up to there, and the events after it are still in
+    /// the outbox. `common` is the last revision that belongs to the history of the database.
+    fn usable(&self, common: Revision, horizon: Horizon) -> Option<Revision> {
+        let end = self.revision.min(common);
+        (end >= self.began && (horizon.pruned..=horizon.current).contains(&end)).then_some(end)
     }
+}
+
+/// A number that the collection never had. A file that was removed or put back must not have the number of another one.
+fn next_incarnation(before: Option<&Kept>, now: Timestamp) -> i64 {
+    before.map_or(0, |kept| kept.incarnation + 1).max(now.milliseconds())
+}
+
+/// Removes the events of a collection after a revision, because the database was put back to it.
+fn cut(
+    connection: &mut SqliteConnection,
+    name: &str,
+    kept: &Kept,
+    end: Revision,
+    now: Timestamp,
+) -> Result<(), ProjectionError> {
+    let removed = connection.immediate_transaction(|connection| {
+        let later = changes::collection.eq(name).and(changes::revision.gt(end.number()));
+        let removed = diesel::delete(changes::table.filter(later)).execute(connection)?;
+        diesel::update(collections::table.find(name))
+            .set((
+                collections::incarnation.eq(next_incarnation(Some(kept), now)),
+                collections::revision.eq(end.number()),
+            ))
+            .execute(connection)?;
+        Ok::<_, ProjectionError>(removed)
+    })?;
+    log::warn!(
+        "the database was put back: the history of {name} loses {removed} events after revision {end}, and keeps those before"
+    );
+    Ok(())
 }
 
 fn last(connection: &mut SqliteConnection) -> Result<i64, ProjectionError> {

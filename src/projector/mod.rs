@@ -6,6 +6,8 @@ pub(crate) mod event_page;
 pub(crate) mod generation;
 pub(crate) mod generations;
 pub(crate) mod history;
+pub(crate) mod history_check;
+pub(crate) mod history_epochs;
 pub(crate) mod main_reader;
 pub(crate) mod manifest;
 pub(crate) mod registry;

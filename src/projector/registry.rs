@@ -30,7 +30,6 @@ use crate::write::aggregator::{Aggregator, RebuildInline};
 
 /// The projections of a running service, and their reports.
 pub(crate) struct Projections {
-    database: Arc<Database>,
     clock: Arc<Clock>,
     /// Inline projections first, then those in the background.
     pub(crate) running: Vec<RunningProjection>,
@@ -118,7 +117,7 @@ impl Projections {
             // The service starts nevertheless: the projections show the error, and recover when its cause is gone.
             log::error!("cannot look for files of earlier versions of this program: {error}");
         }
-        let keeping = background.iter().filter(|spec| spec.feed == Feed::Changes && spec.keeps_history);
+        let keeping = background.iter().filter(|spec| spec.has_history());
         let names: Vec<_> = keeping.flat_map(|spec| spec.collections).collect();
         let collections = registry.ids().filter(|id| names.contains(&&registry.get(*id).name())).collect();
         let history = KeptHistory::new(database.path(), Arc::clone(registry), collections);
@@ -138,9 +137,8 @@ impl Projections {
         relay: &Addr<Relay>,
         poll_interval: Duration,
     ) -> (Self, Vec<Arbiter>) {
-        let database = Arc::clone(&context.database);
         let clock = Arc::clone(&context.clock);
-        let mut projections = Self { database, clock, running: Vec::new(), reports: HashMap::new() };
+        let mut projections = Self { clock, running: Vec::new(), reports: HashMap::new() };
         let mut threads = Vec::new();
         for spec in inline {
             projections.add(spec, Status::new(spec.name, spec.version, Mode::Inline), Host::Inline);
@@ -211,19 +209,20 @@ impl Projections {
 
     /// What a report is: `None` if there is no report with this name.
     pub(crate) fn report(&self, name: &str) -> Option<ReportKind> {
-        let registered = self.reports.get(name)?;
-        Some(registered.query.map_or(ReportKind::File, |query| ReportKind::Query { parameters: query.parameters }))
+        let RegisteredReport { projection, query } = self.reports.get(name)?;
+        Some(match (query, &self.running[*projection].host) {
+            (Some(report), Host::Inline) => ReportKind::Inline(*report),
+            (Some(report), Host::Background(_)) => ReportKind::Query { parameters: report.parameters },
+            (None, _) => ReportKind::File,
+        })
     }
 
-    /// Reads a report from the generation that is served. Blocks.
+    /// Reads a report of a background projection from the generation that is served. Blocks.
     pub(crate) fn read(&self, name: &str, parameters: &Parameters) -> Result<ReportContent, ReportError> {
         let Some(RegisteredReport { projection, query }) = self.reports.get(name) else {
             return Ok(ReportContent::Building);
         };
         let running = &self.running[*projection];
-        if let (Host::Inline, Some(report)) = (&running.host, query) {
-            return Ok(ReportContent::Json((report.read)(&mut *self.database.open_for_reading()?, parameters)?));
-        }
         // The files of a generation are removed after two swaps. If that happens before they are open, try the next one.
         for _ in 0..MAX_ATTEMPTS {
             let Some(current) = running.status.state().current.clone() else { return Ok(ReportContent::Building) };
@@ -248,12 +247,14 @@ impl Projections {
 }
 
 /// What a report is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) enum ReportKind {
     /// The CSV file of a projection.
     File,
-    /// JSON, from a query of the tables.
+    /// JSON, from a query of the tables of a background projection.
     Query { parameters: &'static [&'static str] },
+    /// JSON, from a query of tables in the main database.
+    Inline(Report),
 }
 
 /// The content of a report.

@@ -75,7 +75,7 @@ impl Source {
         let collections = spec.collections.iter().map(find).collect::<Result<Vec<_>, _>>()?.into();
         let kind = match spec.feed {
             Feed::Journal => Kind::Journal,
-            Feed::Changes if spec.keeps_history => Kind::History(Arc::clone(history)),
+            Feed::Changes if spec.has_history() => Kind::History(Arc::clone(history)),
             Feed::Changes => Kind::Outbox,
         };
         Ok(Self { registry, collections, reader, kind })

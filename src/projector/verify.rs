@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::generation::{Checkpoint, Position, read_checkpoint};
+use super::history_check::verify_history;
 use super::manifest::{Files, Manifest};
 use super::registry::ProjectionSet;
 use super::source_id::SourceKind;
@@ -24,6 +25,9 @@ pub(crate) fn verify(
     projections: &ProjectionSet,
 ) -> Result<Vec<Verified>, StoreError> {
     let mut results = verify::verify(database, registry)?;
+    if projections.background.iter().any(|spec| spec.has_history()) {
+        results.push(verify_history(database)?);
+    }
     for spec in &projections.background {
         results.push(verify_projection(database, spec)?);
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::Bytes;
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::domain::collection::Registry;
@@ -20,6 +21,7 @@ use crate::read::collection_cache::{BuildJob, BuildOutcome, CollectionRevision, 
 use crate::read::collection_writer::{CollectionWriter, StreamTarget};
 use crate::read::spooled_body::SpoolError;
 use crate::read::thread_pool::{PoolStopped, ThreadPool};
+use crate::read_model::report::{Parameters, Report, ReportError};
 use crate::storage::aggregates::Row;
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
@@ -246,6 +248,25 @@ impl ReadJob for ReadJournal {
     fn run(self, thread: &mut ReaderThread) -> Self::Output {
         let Self { only, after, limit } = self;
         thread.view(|view| Ok((view.horizon()?.current, view.journal(only.as_deref(), after, limit)?)))
+    }
+}
+
+/// Returns the report of an inline projection.
+pub(crate) struct ReadReport {
+    pub(crate) report: Report,
+    pub(crate) parameters: Parameters,
+}
+
+impl ReadJob for ReadReport {
+    type Output = Result<Result<Value, ReportError>, StoreError>;
+
+    fn run(self, thread: &mut ReaderThread) -> Self::Output {
+        let Self { report, parameters } = self;
+        thread.view(|view| match view.query(|connection| (report.read)(connection, &parameters))? {
+            // The tables are a part of the database.
+            Err(ReportError::Failed(error)) if error.is_damage() => Err(StoreError::Report(error.to_string())),
+            content => Ok(content),
+        })
     }
 }
 

@@ -11,8 +11,7 @@ pub(crate) struct ProjectionSpec {
     pub(crate) version: i64,
     pub(crate) feed: Feed,
     pub(crate) collections: &'static [&'static str],
-    /// Whether it is rebuilt from all change events that it has received; see [`Projection::KEEPS_HISTORY`].
-    pub(crate) keeps_history: bool,
+    keeps_history: bool,
     /// The kind of its sink, and what a new one is created with.
     pub(crate) setup: SinkSetup,
     pub(crate) reports: Vec<Report>,
@@ -41,6 +40,11 @@ impl ProjectionSpec {
     /// Whether it receives the events of a collection.
     pub(crate) fn reads(&self, collection: &str) -> bool {
         self.collections.contains(&collection)
+    }
+
+    /// Whether it is rebuilt from all change events of its collections; see [`Projection::KEEPS_HISTORY`].
+    pub(crate) fn has_history(&self) -> bool {
+        self.feed == Feed::Changes && self.keeps_history
     }
 
     /// Whether it produces a file, which is a report with the name of the projection.

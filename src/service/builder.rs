@@ -288,6 +288,7 @@ impl Service {
             journal,
             projections: Arc::new(projections),
             aggregator,
+            queue: settings.queue.get(),
             writes,
             max_body: bytes(settings.max_body),
             session_buffer: bytes(settings.session_buffer),

@@ -20,7 +20,6 @@ use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{Revision, Version};
-use crate::metrics::Counter;
 
 /// The row of one aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -246,12 +245,18 @@ pub(super) fn has_changed(
 /// The maximum number of tombstones that one transaction deletes, so that no command waits for long.
 const TOMBSTONES_PER_TRANSACTION: u16 = 1000;
 
-/// Deletes the oldest tombstones that are not retained, up to a maximum number. Counts them.
+/// Tombstones that were deleted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PrunedTombstones {
+    pub(super) number: u64,
+    pub(super) progress: Progress,
+}
+
+/// Deletes the oldest tombstones that are not retained, up to a maximum number.
 pub(super) fn prune_tombstones(
     connection: &mut SqliteConnection,
     retained: Retained,
-    pruned: &Counter,
-) -> Result<Progress, StoreError> {
+) -> Result<PrunedTombstones, StoreError> {
     let Retained { now, tombstones: older_than, .. } = retained;
     connection.transaction(|connection| {
         let sighting = Sighting::load(connection, Rows::Tombstones)?;
@@ -268,6 +273,7 @@ pub(super) fn prune_tombstones(
             .limit(TOMBSTONES_PER_TRANSACTION.into())
             .load(connection)?;
         let mut forgotten = None;
+        let mut number = 0;
         let mut progress = Progress::More;
         for (collection, rank, key, revision, deleted) in &oldest {
             // A tombstone without a time is one from the future.
@@ -281,13 +287,14 @@ pub(super) fn prune_tombstones(
                 break;
             }
             diesel::delete(aggregates::table.find((collection, rank, key))).execute(connection)?;
-            pruned.add(1);
+            number += 1;
             forgotten = Some(*revision);
         }
         if let Some(last) = forgotten {
             diesel::update(metadata::table).set(metadata::forgotten.eq(last)).execute(connection)?;
         }
         let has_more = oldest.len() == usize::from(TOMBSTONES_PER_TRANSACTION);
-        Ok(if has_more { progress } else { Progress::Done })
+        let progress = if has_more { progress } else { Progress::Done };
+        Ok(PrunedTombstones { number, progress })
     })
 }

@@ -16,7 +16,12 @@ use super::main_file::Tag;
 use super::page::Progress;
 
 /// SQLite's busy timeout, for every connection: another process may be reading the file, or the diesel CLI may use it.
-pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = if cfg!(feature = "test-hooks") {
+    // Tests hold locks on purpose, until the wait ends in vain.
+    Duration::from_secs(1)
+} else {
+    Duration::from_secs(5)
+};
 
 /// What a writer does with a file that does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -118,14 +118,6 @@ impl Database {
         self.file.examine()
     }
 
-    /// A connection that only reads. The file stays locked until it is closed.
-    ///
-    /// # Errors
-    /// The file cannot be opened, or was released.
-    pub(crate) fn open_for_reading(&self) -> Result<MainConnection, StoreError> {
-        self.file.open_for_reading()
-    }
-
     /// Whether another process may have begun a log without a tag. The writer can correct that.
     pub(crate) fn is_log_untagged(&self) -> bool {
         self.file.is_untagged()

@@ -21,6 +21,11 @@ impl Disk {
         Self { directory, min_free, free: Gauge::default() }
     }
 
+    /// The room below which the service is not ready, in bytes.
+    pub(crate) fn min_free(&self) -> i64 {
+        i64::try_from(self.min_free).unwrap_or(i64::MAX)
+    }
+
     /// Looks how much room is left.
     pub(crate) fn check(&self, health: &Health) {
         let directory = self.directory.display();

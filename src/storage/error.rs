@@ -138,6 +138,9 @@ pub enum StoreError {
     /// An inline projection rejected an event, so that its transaction was rolled back.
     #[error("{0}")]
     Projection(String),
+    /// SQLite found damage while it read the tables of an inline projection.
+    #[error("a report cannot be read: {0}")]
+    Report(String),
     /// SQLite has rolled back a transaction on its own, for example because of an I/O error.
     #[error("the transaction was rolled back: {0}")]
     RolledBack(String),

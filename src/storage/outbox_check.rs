@@ -1,6 +1,6 @@
 //! Compares the states with the change events that are still there.
 
-use diesel::connection::SimpleConnection as _;
+use diesel::connection::{DefaultLoadingMode, SimpleConnection as _};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::SqliteConnection;
@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::aggregates;
 use super::counters::{Horizon, horizon};
 use super::error::StoreError;
+use super::page::PageLimit;
 use super::verified::Verified;
 use crate::domain::body::{Body, CorruptState};
 use crate::domain::key::Key;
@@ -24,15 +25,18 @@ const PAGE: &str = "
     SELECT s.rowid AS number, o.collection, o.key, o.revision, o.patch
     FROM sorted_changes s JOIN outbox o
       ON o.revision = s.revision AND o.collection = s.collection AND o.key = s.key
-    WHERE s.rowid > ? ORDER BY s.rowid LIMIT 2000";
+    WHERE s.rowid > ? ORDER BY s.rowid";
+
+/// The number of change events that are in memory at a time.
+const PAGE_LIMIT: PageLimit = PageLimit { items: 2000, bytes: 1024 * 1024 };
 
 /// States whose last change is not in the outbox, although it reaches back to it.
 const WITHOUT_EVENT: &str = "
     SELECT a.collection || '/' || a.key || ': it changed at revision ' || a.revision || ', but that change event is missing'
         AS line
     FROM aggregates a, metadata m
-    WHERE a.revision > m.pruned AND NOT EXISTS (
-        SELECT 1 FROM outbox o WHERE o.revision = a.revision AND o.collection = a.collection AND o.key = a.key)";
+    WHERE a.revision > m.pruned
+        AND (a.revision, a.collection, a.key) NOT IN (SELECT revision, collection, key FROM outbox)";
 
 #[derive(QueryableByName)]
 struct ChangeRow {
@@ -71,7 +75,7 @@ fn compare(connection: &mut SqliteConnection) -> Result<Verified, StoreError> {
     let (mut last, mut events, mut aggregates) = (0, 0_u64, 0_u64);
     let mut open: Option<Replay> = None;
     loop {
-        let page: Vec<ChangeRow> = diesel::sql_query(PAGE).bind::<BigInt, _>(last).load(connection)?;
+        let page = page(connection, last)?;
         let Some(end) = page.last() else { break };
         last = end.number;
         for row in page {
@@ -92,6 +96,22 @@ fn compare(connection: &mut SqliteConnection) -> Result<Verified, StoreError> {
     verified.extend(missing.into_iter().map(|row| row.line).collect());
     verified.looked_at = format!("{events} after revision {}, {aggregates} states compared with them", horizon.pruned);
     Ok(verified)
+}
+
+/// The change events after a number, in the order of their aggregates.
+fn page(connection: &mut SqliteConnection, after: i64) -> Result<Vec<ChangeRow>, StoreError> {
+    let query = diesel::sql_query(PAGE).bind::<BigInt, _>(after);
+    let mut page = Vec::new();
+    let mut bytes = 0;
+    for row in query.load_iter::<ChangeRow, DefaultLoadingMode>(connection)? {
+        let row = row?;
+        bytes += row.key.len() + row.patch.len();
+        page.push(row);
+        if page.len() >= PAGE_LIMIT.items || bytes >= PAGE_LIMIT.bytes {
+            break;
+        }
+    }
+    Ok(page)
 }
 
 /// One aggregate, to which its change events are applied.

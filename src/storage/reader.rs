@@ -218,6 +218,12 @@ impl<'a> View<'a> {
         journal::of_aggregate(self.connection, self.registry, collection, key, after, limit)
     }
 
+    /// Lends the connection to a query of other tables: those of inline projections. Fails if the database is another one.
+    pub(crate) fn query<T>(&mut self, work: impl FnOnce(&mut SqliteConnection) -> T) -> Result<T, StoreError> {
+        self.horizon()?;
+        Ok(work(self.connection))
+    }
+
     /// The position of the last domain event.
     pub(crate) fn position(&mut self) -> Result<JournalPosition, StoreError> {
         journal::current(self.connection)

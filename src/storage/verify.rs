@@ -5,7 +5,6 @@ use std::fmt;
 use std::path::Path;
 
 use diesel::connection::DefaultLoadingMode;
-use diesel::dsl::{exists, not};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::SqliteConnection;
@@ -356,10 +355,11 @@ fn find_rows_without_events(
     collection: &str,
     verified: &mut Verified,
 ) -> Result<(), StoreError> {
-    let of_row = events::collection.eq(aggregates::collection).and(events::key.eq(aggregates::key));
+    // Not `NOT EXISTS`: with statistics from when the journal was short, SQLite would read all of it for each row.
+    let with_events = events::table.filter(events::collection.eq(collection)).select(events::key);
     let found: Vec<(String, i64, String)> = aggregates::table
         .filter(aggregates::collection.eq(collection).and(aggregates::body.is_not_null()))
-        .filter(not(exists(events::table.filter(of_row))))
+        .filter(aggregates::key.ne_all(with_events))
         .select((aggregates::key, aggregates::version, aggregates::body.assume_not_null()))
         .load(connection)?;
     for (key, version, body) in found {

@@ -134,10 +134,12 @@ impl Writer {
         if progress == Progress::More {
             return Ok(Progress::More);
         }
-        self.log.write(&mut self.connection, |connection| {
+        let pruned = self.log.write(&mut self.connection, |connection| {
             fence.check(connection, revision)?;
-            aggregates::prune_tombstones(connection, retained, tombstones)
-        })
+            aggregates::prune_tombstones(connection, retained)
+        })?;
+        tombstones.add(pruned.number);
+        Ok(pruned.progress)
     }
 
     /// Whether the write-ahead log is so long that it has to be moved into the database file.

@@ -40,7 +40,7 @@ fn expect_only_comments(stream: &mut Stream) {
 #[test]
 fn a_quiet_feed_gets_a_bookmark_when_the_revision_advances_and_then_comments() {
     let app = app();
-    for (path, data) in [
+    let feeds = [
         ("/person-events?key=999", "{}"),
         ("/location-events", "{}"),
         ("/location-events?key=Rome&key=Oslo", "{}"),
@@ -48,13 +48,14 @@ fn a_quiet_feed_gets_a_bookmark_when_the_revision_advances_and_then_comments() {
         ("/persons/2/events", "{}"),
         ("/persons/999/events", "null"),
         ("/locations/Rome/events", "null"),
-    ] {
-        let mut stream = live(&app, path);
-        expect_only_comments(&mut stream);
-        for _ in 0..2 {
-            app.post("/persons", r#"{"name":"Cid"}"#);
+    ];
+    let mut streams = feeds.map(|(path, _)| live(&app, path));
+    streams.iter_mut().for_each(expect_only_comments);
+    for _ in 0..2 {
+        app.post("/persons", r#"{"name":"Cid"}"#);
+        for (stream, (path, data)) in streams.iter_mut().zip(feeds) {
             assert_eq!(stream.message().unwrap(), bookmark(&app, data), "{path}");
-            expect_only_comments(&mut stream);
+            expect_only_comments(stream);
         }
     }
 }

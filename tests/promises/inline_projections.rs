@@ -1,9 +1,11 @@
 //! Inline projections are written in the transaction of the command: with it, or not at all.
 
+use std::time::Duration;
+
 use duality::{Service, Settings};
 use serde_json::{Value, json};
 
-use crate::harness::{App, lines};
+use crate::harness::{App, lines, sql};
 use crate::own_projections::{Jars, Marbles, Sights, cities, fail_at, fill, jars, status};
 
 fn rows(app: &App) -> Value {
@@ -226,4 +228,36 @@ fn invalid_registrations_are_rejected_with_the_reason() {
     }
     let app = App::serving(|| jars().background::<File>(), |_| {});
     assert_eq!(app.get("/projections").json()["projections"][0]["name"], "file");
+}
+
+#[test]
+fn a_report_of_another_history_is_refused() {
+    let mut app = App::serving(
+        || jars().inline::<Marbles<17>>(),
+        // Nothing else notices it.
+        |settings| settings.poll_interval = Duration::from_secs(3600),
+    );
+    fill(&app, "a", 1);
+    assert_eq!(rows(&app), json!([[1, "a", 1, 1]]));
+    sql(app.database(), "UPDATE metadata SET epoch = 'otherone'; UPDATE marbles SET number = 7");
+    app.get("/reports/jar-marbles").problem(503, "replaced");
+    assert!(app.stop_failing().contains("was replaced"));
+}
+
+#[test]
+fn a_report_from_damaged_tables_is_a_failed_read() {
+    let mut app = App::serving(|| jars().inline::<Marbles<18>>(), |_| {});
+    fill(&app, "a", 1);
+    app.stop();
+    let number = |query: &str| lines(app.database(), query)[0].parse::<usize>().unwrap();
+    let root = number("SELECT rootpage || '' AS line FROM sqlite_schema WHERE name = 'marbles'");
+    let size = number("SELECT page_size || '' AS line FROM pragma_page_size");
+    let mut file = std::fs::read(app.database()).unwrap();
+    file[(root - 1) * size..root * size].fill(0xa5);
+    std::fs::write(app.database(), file).unwrap();
+    app.resume();
+    assert_eq!(app.get("/reports/jar-marbles").status, 500);
+    let reasons = app.get("/healthz").json()["reasons"].clone();
+    assert_eq!(reasons[0]["part"], "reader", "{reasons}");
+    assert!(app.get("/metrics").text().contains("duality_failures_total{part=\"reader\"} 1\n"));
 }

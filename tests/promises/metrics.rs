@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::harness::{App, eventually};
+use crate::harness::{App, count, eventually, lines, sql};
 
 /// The value of a sample, with its labels as `/metrics` writes them.
 #[track_caller]
@@ -94,6 +94,61 @@ fn streams_catch_ups_and_pruning_are_counted() {
 }
 
 #[test]
+fn refused_streams_are_counted_by_the_limit_that_refused_them() {
+    let app = App::with(|settings| {
+        settings.max_sessions = count(2);
+        settings.max_sessions_per_address = count(1);
+    });
+    assert_eq!(value(&app, "duality_max_streams"), 2.0);
+    let _stream = app.follow("/person-events", &[]);
+    app.request("GET", "/journal", &[], None).problem(503, "busy");
+    assert_eq!(value(&app, "duality_refused_streams_total{limit=\"address\"}"), 1.0);
+    assert_eq!(value(&app, "duality_refused_streams_total{limit=\"all\"}"), 0.0);
+    let app = App::with(|settings| settings.max_sessions = count(1));
+    let _stream = app.follow("/journal", &[]);
+    for _ in 0..2 {
+        app.request("GET", "/person-events", &[], None).problem(503, "busy");
+    }
+    assert_eq!(value(&app, "duality_refused_streams_total{limit=\"all\"}"), 2.0);
+    assert_eq!(value(&app, "duality_open_streams"), 1.0);
+}
+
+#[test]
+fn the_limits_and_what_the_process_uses_are_measured() {
+    let app = App::with(|settings| {
+        settings.queue = count(77);
+        settings.min_free = duality::ByteSize::mib(3);
+    });
+    assert_eq!(value(&app, "duality_max_waiting_commands"), 77.0);
+    assert_eq!(value(&app, "duality_min_free_bytes"), 3.0 * 1024.0 * 1024.0);
+    assert!(value(&app, "duality_process_resident_memory_bytes") > 1e6);
+    let open = value(&app, "duality_process_open_fds");
+    assert!((10.0..value(&app, "duality_process_max_fds")).contains(&open), "{open}");
+    eventually("CPU time has passed", || value(&app, "duality_process_cpu_seconds_total") > 0.0);
+}
+
+#[test]
+fn a_tombstone_whose_deletion_was_rolled_back_does_not_count_as_pruned() {
+    let mut app = App::with(|settings| settings.tombstone_retention = settings.retention);
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    app.delete("/persons/1");
+    app.stop();
+    sql(
+        app.database(),
+        "CREATE TRIGGER refuse BEFORE UPDATE OF forgotten ON metadata BEGIN SELECT RAISE(ABORT, 'not now'); END",
+    );
+    app.resume();
+    app.prune_everything();
+    let tombstones = || lines(app.database(), "SELECT key AS line FROM aggregates WHERE body IS NULL");
+    assert_eq!(tombstones(), ["1"]);
+    assert_eq!(value(&app, "duality_pruned_tombstones_total"), 0.0);
+    sql(app.database(), "DROP TRIGGER refuse");
+    app.prune_everything();
+    assert!(tombstones().is_empty());
+    assert_eq!(value(&app, "duality_pruned_tombstones_total"), 1.0);
+}
+
+#[test]
 fn no_request_adds_a_route_or_a_method() {
     let app = App::start();
     for path in ["/a", "/b", "/persons/1/nothing", "/persons/77", "/persons/78"] {
@@ -142,6 +197,22 @@ fn metrics_of(expression: &str) -> Vec<(String, BTreeSet<String>)> {
         (rest[..end].to_owned(), labels)
     });
     found.collect()
+}
+
+#[test]
+fn the_alert_rules_name_routes_that_exist() {
+    let app = App::start();
+    app.get("/readyz");
+    app.get("/reports/city-history");
+    let metrics = app.get("/metrics").text().to_owned();
+    let alerts = document("alerts.yml");
+    let patterns = alerts.split("route").filter_map(|rest| rest.trim_start_matches(['!', '=', '~']).strip_prefix('"'));
+    let patterns: BTreeSet<_> = patterns.flat_map(|rest| rest.split('"').next().unwrap().split('|')).collect();
+    assert!(!patterns.is_empty());
+    for pattern in patterns {
+        let route = format!("route=\"{}", pattern.trim_end_matches(".*"));
+        assert!(metrics.contains(&route), "{pattern} is not in {metrics}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use duality::aggregates::{CityHistory, Location, Person};
 use duality::{Event, Feed, Parameters, Projection, ProjectionError, Report, ReportError, Service, Tables};
 use serde_json::{Value, json};
 
-use crate::harness::{App, eventually, lines, sql};
+use crate::harness::{App, eventually, lines, output_of, sql};
 use crate::own_projections::{Sights, cities, fail_at, status, wait_for_report, wait_for_state, wait_until_built};
 
 diesel::table! {
@@ -190,4 +190,94 @@ fn copies_of_change_events_from_an_earlier_version_are_removed_at_start() {
     eventually("it is rebuilt", || status(&app, "people")["generation"] == 2);
     wait_for_report(&app, "people", &json!([["1", "Ann", 1]]));
     assert!(files_with(&side_file(app.database(), ""), "a former name").is_empty());
+}
+
+#[test]
+fn a_database_that_was_put_back_keeps_the_history_before_that_moment() {
+    for restarts in [false, true] {
+        let mut app = App::with(|settings| settings.poll_interval = Duration::from_millis(20));
+        let moved = |app: &App, city: &str, totals: &Value| {
+            app.patch("/persons/1", &json!({ "city": city }).to_string());
+            eventually("the move is in the report", || city_totals(app) == *totals);
+        };
+        app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
+        moved(&app, "Oslo", &json!([["Oslo", 1], ["Rome", 0], ["Rome", 1]]));
+        // Only the history has the events before this.
+        app.prune_everything();
+        moved(&app, "Bern", &json!([["Bern", 1], ["Oslo", 0], ["Oslo", 1], ["Rome", 0], ["Rome", 1]]));
+        let kept = city_totals(&app);
+        let copy = app.database().with_file_name("copy.db");
+        assert_eq!(output_of(app.database(), &["backup", copy.to_str().unwrap()]).0, 0);
+        if restarts {
+            // The copy does not know this epoch.
+            app.restart();
+        }
+        app.patch("/persons/1", r#"{"city":"Lima"}"#);
+        eventually("the last move is in the report", || city_totals(&app).to_string().contains("Lima"));
+        app.stop();
+        assert_eq!(output_of(app.database(), &["restore", copy.to_str().unwrap()]).0, 0);
+        let (_, said) = output_of(app.database(), &["verify"]);
+        assert!(said.contains("and some of locations of another history, which the next start removes: ok"), "{said}");
+        app.resume();
+        eventually("what came later is gone", || city_totals(&app) == kept);
+        moved(
+            &app,
+            "Kiel",
+            &json!([["Bern", 0], ["Bern", 1], ["Kiel", 1], ["Oslo", 0], ["Oslo", 1], ["Rome", 0], ["Rome", 1]]),
+        );
+        let after = city_totals(&app);
+        let generation = status(&app, "city_history")["generation"].as_i64().unwrap();
+        assert_eq!(app.command("/projections/city_history/rebuild").status, 202);
+        wait_until_built(&app, "city_history", generation + 1);
+        assert_eq!(city_totals(&app), after);
+        let (code, said) = output_of(app.database(), &["verify"]);
+        assert!(code == 0 && said.contains("history: 7 change events of 1 collections: ok"), "{said}");
+    }
+}
+
+/// Each total that a city had, sorted; null if the report is being built.
+fn city_totals(app: &App) -> Value {
+    let report = app.get("/reports/city-history");
+    if report.status != 200 {
+        return Value::Null;
+    }
+    let report = report.json();
+    let changes = report["changes"].as_array().unwrap().iter();
+    let mut totals: Vec<_> = changes.map(|change| json!([change["city"], change["total"]])).collect();
+    totals.sort_by_key(Value::to_string);
+    totals.into()
+}
+
+#[test]
+fn verify_reports_a_history_that_contradicts_itself_or_the_database() {
+    let mut app = App::with(|settings| settings.poll_interval = Duration::from_millis(20));
+    app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
+    wait_until_built(&app, "city_history", 1);
+    eventually("it is in the report", || city_totals(&app) == json!([["Rome", 1]]));
+    app.stop();
+    let history = side_file(app.database(), "history.db");
+    let sound = std::fs::read(&history).unwrap();
+    for (damage, finding) in [
+        ("UPDATE counter SET last = 0", "the last number is 0, but there is an event with 1"),
+        (
+            "UPDATE collections SET revision = 0",
+            "locations: it has everything up to revision 0, but there is an event of 1",
+        ),
+        ("UPDATE changes SET collection = 'boxes'", "there are events of boxes, which is no collection"),
+        ("UPDATE changes SET patch = '{'", "locations/Rome: its change at revision 1 is not JSON"),
+        ("DROP TABLE counter", "no such table: counter"),
+    ] {
+        sql(&history, damage);
+        let (code, said) = output_of(app.database(), &["verify"]);
+        assert!(code == 1 && said.contains(&format!("history: {finding}")), "{damage}: {said}");
+        std::fs::write(&history, &sound).unwrap();
+    }
+    let mut torn = sound.clone();
+    let pages = torn.len() / 4096;
+    torn[(pages - 1) * 4096..].fill(0xa5);
+    std::fs::write(&history, torn).unwrap();
+    let (code, said) = output_of(app.database(), &["verify"]);
+    assert!(code == 1 && said.contains("history: "), "{said}");
+    std::fs::write(&history, sound).unwrap();
+    assert_eq!(output_of(app.database(), &["verify"]).0, 0);
 }

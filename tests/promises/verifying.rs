@@ -43,6 +43,7 @@ fn verify_says_what_it_checked_with_and_without_a_running_service() {
             "carts: 3 states, compared with 9 events: ok",
             "accounts: 1 states, compared with 2 events: ok",
             "inline projections: the tables of 0: ok",
+            "history: 1 change events of 1 collections: ok",
             "projection cart_items: the files of generation 1 and its checkpoint: ok",
             "projection carts.csv: the files of generation 1 and its checkpoint: ok",
             "projection city_history: the files of generation 1 and its checkpoint: ok",
@@ -119,6 +120,30 @@ fn verify_compares_states_with_their_changes_after_a_prune_too() {
             r#"UPDATE aggregates SET body = '{"name":"Ann","city":"Rome"}' WHERE key = '1'"#,
             r#"its change events give {"name":"Eve","city":"Rome"}"#,
         )],
+    );
+}
+
+#[test]
+fn verify_compares_change_events_that_do_not_fit_into_one_page() {
+    let mut app = App::start();
+    // 3 MB of events, and an aggregate whose events are on several pages.
+    for letter in ["a", "b", "c", "d", "e"] {
+        let person = json!({ "name": letter.repeat(300_000) }).to_string();
+        app.post("/persons", &person);
+        app.patch("/persons/1", &person);
+    }
+    app.stop();
+    let (code, said) = verify(&app);
+    assert!(code == 0 && said.contains("change events: 9 after revision 0, 5 states compared"), "{said}");
+    each_is_found(
+        &app,
+        &[
+            ("DELETE FROM outbox WHERE revision = 9", "persons/1: its last change event is of revision 7"),
+            (
+                r#"UPDATE outbox SET patch = '{"name":"Eve"}' WHERE revision = 8"#,
+                r#"persons/5: stored is {"name":"eeee"#,
+            ),
+        ],
     );
 }
 

@@ -96,6 +96,13 @@ impl App {
         thread.join().unwrap().map_err(|error| chain(&error))
     }
 
+    /// Stops it, and returns the error with which it ends.
+    pub(crate) fn stop_failing(&mut self) -> String {
+        let (sender, thread) = self.running.take().unwrap();
+        drop(sender);
+        chain(&thread.join().unwrap().unwrap_err())
+    }
+
     pub(crate) fn restart(&mut self) {
         self.stop();
         self.resume();

@@ -31,19 +31,6 @@ impl Lock {
     }
 }
 
-/// A state of the database that another process is reading, until it is dropped.
-pub(crate) struct Snapshot {
-    _connection: SqliteConnection,
-}
-
-impl Snapshot {
-    pub(crate) fn take(database: &Path) -> Self {
-        let mut connection = connect(database);
-        connection.batch_execute("BEGIN; SELECT count(*) FROM metadata").unwrap();
-        Self { _connection: connection }
-    }
-}
-
 /// A moment of the database that another process reads, until it is dropped.
 pub(crate) struct Snapshot {
     _connection: SqliteConnection,
