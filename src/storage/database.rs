@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use tempfile::TempDir;
 
-use super::database_file::{DatabaseFile, MainConnection};
+use super::database_file::DatabaseFile;
 use super::error::{StoreError, cannot_open};
 use super::file_lock::{FileLock, private};
 use super::health::Health;

@@ -68,9 +68,7 @@ fn compare(path: &Path, log_path: &Path, header: Header) -> Result<(), StoreErro
         Err(error) if error.is_malformed() => Some("together they are no database"),
         Err(error) => return Err(error),
     };
-    mismatch.map_or(Ok(()), |why| {
-        Err(StoreError::ForeignLog { path: path.to_owned(), log: log_path.to_owned(), why })
-    })
+    mismatch.map_or(Ok(()), |why| Err(StoreError::ForeignLog { path: path.to_owned(), log: log_path.to_owned(), why }))
 }
 
 /// `None` if a version of this program wrote the log that did not say anything about it.
