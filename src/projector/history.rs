@@ -223,8 +223,11 @@ impl KeptHistory {
         }
         let opened = open_sidecar(&self.path).map_err(ProjectionError::from);
         let opened = opened.and_then(|mut connection| {
-            connection.batch_execute(TABLES)?;
-            connection.batch_execute(history_epochs::TABLE)?;
+            // All of them or none, if it is killed.
+            connection.transaction(|connection| {
+                connection.batch_execute(TABLES)?;
+                connection.batch_execute(history_epochs::TABLE)
+            })?;
             Ok(OpenFile { connection, id: FileId::of(&self.path)? })
         });
         opened.map_err(|error| {

@@ -84,8 +84,14 @@ pub(super) fn verify_history(database: &Path) -> Result<Verified, StoreError> {
     Ok(verified)
 }
 
+/// A kill while the file is created leaves it without any table. The next start adds them.
+const TABLES: &str = "SELECT name AS line FROM sqlite_schema WHERE type = 'table'";
+
 fn look(connection: &mut SqliteConnection) -> Result<Content, ProjectionError> {
     let mut findings = Vec::new();
+    if diesel::sql_query(TABLES).load::<Line>(connection)?.is_empty() {
+        return Ok(Content { findings, collections: Vec::new() });
+    }
     for rule in RULES {
         findings.extend(diesel::sql_query(rule).load::<Line>(connection)?.into_iter().map(|row| row.line));
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use diesel::sqlite::SqliteConnection;
 
@@ -51,6 +51,9 @@ struct Watched {
     /// The file when it last had everything. `None` until then.
     whole: Option<Whole>,
     tags: Tags,
+    /// When the file was last written, if a part of what was committed is in the log only. Nobody moves that without writing
+    /// the file again, so the log need not be measured for each transaction.
+    in_log_since: Option<SystemTime>,
     /// The length of the log at the last look, in pages.
     frames: u64,
     /// Whether another process has moved the log into the file, and perhaps begun one without a tag of ours.
@@ -221,8 +224,11 @@ impl DatabaseFile {
     /// # Errors
     /// It does not have what this process wrote.
     pub(super) fn is_log_moved(&self) -> Result<bool, StoreError> {
-        let place = self.open().as_mut().and_then(|open| open.watched.as_mut()).map(Watched::place);
-        match place.transpose()? {
+        let place = match &mut *self.open() {
+            Some(OpenFile { watched: Some(watched), lock }) => Some(watched.place(lock.file())?),
+            _ => None,
+        };
+        match place {
             None | Some(Place::Log) => Ok(false),
             Some(Place::File) => Ok(true),
             Some(Place::FileByAnother) => {
@@ -338,6 +344,9 @@ impl OpenFile {
     }
 }
 
+/// A file that is written twice within a tick of the kernel's clock may have the same time.
+const TICK: Duration = Duration::from_millis(20);
+
 /// Where all that was written is.
 enum Place {
     /// A part of it is in the log only.
@@ -350,13 +359,32 @@ enum Place {
 
 impl Watched {
     fn new(keeper: SqliteConnection, log: FileId, counters: u64, tags: Tags) -> Self {
-        Self { keeper, log, counters, whole: None, tags, frames: 0, is_untagged: false, is_moving: false }
+        Self {
+            keeper,
+            log,
+            counters,
+            whole: None,
+            tags,
+            in_log_since: None,
+            frames: 0,
+            is_untagged: false,
+            is_moving: false,
+        }
     }
 
-    fn place(&mut self) -> Result<Place, StoreError> {
+    fn place(&mut self, file: &File) -> Result<Place, StoreError> {
+        let written = file.metadata().and_then(|found| found.modified()).ok();
+        if written.is_some() && written == self.in_log_since {
+            return Ok(Place::Log);
+        }
+        self.in_log_since = None;
         let log = connection::log_frames(&mut self.keeper)?;
         Ok(match &self.whole {
-            _ if log.frames != log.moved => Place::Log,
+            _ if log.frames != log.moved => {
+                let is_past = |written: &SystemTime| written.elapsed().is_ok_and(|elapsed| elapsed > TICK);
+                self.in_log_since = written.filter(is_past);
+                Place::Log
+            }
             Some(whole) if whole.log == log => Place::File,
             _ => Place::FileByAnother,
         })
