@@ -295,9 +295,9 @@ impl OpenFile {
     fn check_names(&self, path: &Path, log: &Path) -> Result<(), Damage> {
         let Some(watched) = &self.watched else { return Ok(()) };
         for (path, id) in [(path, self.lock.id()), (log, watched.log)] {
-            match std::fs::metadata(path) {
+            match FileId::at(path) {
                 // Remote file systems number files as they like.
-                Ok(found) if FileId::of(&found) != id && self.lock.reach() == Reach::Everyone => {
+                Ok(found) if found != id && self.lock.reach() == Reach::Everyone => {
                     return Err(Damage::Exchanged(path.to_owned()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Damage::Removed(path.to_owned())),
