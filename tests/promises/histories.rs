@@ -211,6 +211,8 @@ impl World {
                 std::fs::rename(beside, &database).unwrap();
                 self.expect_its_end(site, &copy);
             }
+            // The file that is there already changes nothing.
+            _ if std::fs::read(&copy).unwrap() == std::fs::read(&database).unwrap() => return,
             _ => {
                 std::fs::copy(&copy, &database).unwrap();
                 self.expect_its_end(site, &copy);
