@@ -8,7 +8,7 @@ use crate::domain::revision::Revision;
 pub(crate) enum Tags {
     /// Any existing state: `*`.
     Any,
-    /// One of these. Tags of another epoch are left out, because they match no state of this one.
+    /// One of these. Tags of another history are left out, because they match no state of this one.
     These(Vec<Revision>),
 }
 

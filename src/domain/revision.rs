@@ -95,8 +95,7 @@ impl HighWaterMark {
     }
 }
 
-/// Identifies a database and its history: generated when the database is created, and again for every copy of it that is
-/// written to independently.
+/// Identifies one history of a database: generated at each start that writes, so that a copy is never taken for the original.
 ///
 /// 8 to 16 characters of `[0-9a-z]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

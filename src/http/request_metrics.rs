@@ -14,7 +14,7 @@ use crate::metrics::{Counter, Histogram, MICROSECONDS};
 /// The methods that are counted on their own.
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", OTHER];
 
-/// The statuses that are counted on their own; the last one stands for all others.
+/// The statuses that are counted on their own; any other counts as the last one.
 const STATUSES: [u16; 24] = [
     200, 201, 202, 204, 304, 400, 401, 403, 404, 405, 406, 408, 409, 410, 412, 413, 415, 421, 422, 429, 500, 503, 507,
     0,

@@ -413,10 +413,10 @@ pub(super) struct KeptFile {
     pub(super) first_time: Option<Timestamp>,
 }
 
-/// Looks at the history of some collections after an offset, without copying new events. `None` if there is none of one of
-/// them.
+/// Looks at the history of some collections after an offset, without copying new events. `None` if one of
+/// them has no history yet.
 pub(super) fn look(database: &Path, of: &[&str], after: i64) -> Result<Option<KeptFile>, ProjectionError> {
-    let path = directory(database).join("history.db");
+    let path = history_file(database);
     if !path.is_file() {
         return Ok(None);
     }

@@ -25,6 +25,7 @@ use crate::storage::backlog;
 use crate::storage::backup::{Check, IfExists};
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
+use crate::storage::location::existing;
 use crate::storage::location::resolve;
 use crate::storage::ownership::require_owner;
 use crate::storage::page::Progress;
@@ -73,9 +74,7 @@ fn run_projection_task(
     registry: Registry,
     projections: ProjectionSet,
 ) -> Result<TaskOutcome, TaskError> {
-    if !settings.database.exists() {
-        return Err(StoreError::Missing { path: settings.database.clone() }.into());
-    }
+    existing(&settings.database)?;
     if *task == ProjectionTask::List {
         return list_projections(settings, &projections);
     }

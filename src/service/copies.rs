@@ -14,7 +14,7 @@ use crate::service::settings::Settings;
 use crate::service::task::{TaskError, TaskOutcome, print_line};
 use crate::storage::backup::{self, Check, Copied, IfExists};
 use crate::storage::database::Database;
-use crate::storage::error::StoreError;
+use crate::storage::location::existing;
 use crate::storage::preparation::{self, Plan};
 use crate::storage::restore::{Kept, Restored, restore, restore_from};
 use crate::storage::writer::Writer;
@@ -92,9 +92,7 @@ pub(super) fn migrate(
     registry: Registry,
     projections: ProjectionSet,
 ) -> Result<TaskOutcome, TaskError> {
-    if !settings.database.exists() {
-        return Err(StoreError::Missing { path: settings.database.clone() }.into());
-    }
+    existing(&settings.database)?;
     let progress = CommandProgress::new().map_err(TaskError::Signal)?;
     preparation::reject_foreign_file(&settings.database)?;
     let database = Database::lock(&settings.database)?;

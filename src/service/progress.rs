@@ -104,7 +104,7 @@ impl Incomplete {
         self.lock().pop();
     }
 
-    /// Ends the process, unless it is none of its scope. No copy can begin meanwhile.
+    /// Removes the incomplete copies and ends the process. Without a copy, only a command ends. No copy can begin meanwhile.
     fn give_up(&self, signal: &str, scope: Scope) {
         let files = self.lock();
         let Some(last) = files.last() else {

@@ -10,7 +10,7 @@ use diesel::sqlite::SqliteConnection;
 use super::connection::{open_immutable, open_read_only};
 use super::database::with_suffix;
 use super::error::{StoreError, cannot_open};
-use super::location::resolve;
+use super::location::existing;
 
 /// Runs `work` on a read-only connection. If the file changes while it counts as unused, `work` runs a second time.
 ///
@@ -20,10 +20,7 @@ pub(crate) fn read_undisturbed<T>(
     path: &Path,
     mut work: impl FnMut(&mut SqliteConnection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    let path = &resolve(path)?;
-    if !path.is_file() {
-        return Err(StoreError::Missing { path: path.clone() });
-    }
+    let path = &existing(path)?;
     if let Some(before) = Stamp::at_rest(path)? {
         let outcome = open_immutable(path).and_then(|mut connection| work(&mut connection));
         if Stamp::at_rest(path)? == Some(before) {

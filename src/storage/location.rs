@@ -17,3 +17,9 @@ fn resolve_missing(path: &Path) -> std::io::Result<PathBuf> {
         _ => Err(std::io::ErrorKind::IsADirectory.into()),
     }
 }
+
+/// The path without symbolic links of a database that exists.
+pub(crate) fn existing(path: &Path) -> Result<PathBuf, StoreError> {
+    let path = resolve(path)?;
+    if path.is_file() { Ok(path) } else { Err(StoreError::Missing { path }) }
+}

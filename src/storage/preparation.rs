@@ -15,7 +15,7 @@ use super::database::{Database, with_suffix};
 use super::error::{StoreError, cannot_open};
 use super::health::FileCheck;
 use super::identity::{Identity, identify};
-use super::location::resolve;
+use super::location::existing;
 use super::log_check::reject_foreign_log;
 use super::ownership::give_to_service;
 use super::schema::collections;
@@ -196,10 +196,7 @@ pub(crate) struct Plan {
 
 /// Finds out what the next start has to do. Changes nothing. A service may be using the database.
 pub(crate) fn plan(path: &Path, registry: &Registry) -> Result<Plan, StoreError> {
-    let path = &resolve(path)?;
-    if !path.is_file() {
-        return Err(StoreError::Missing { path: path.clone() });
-    }
+    let path = &existing(path)?;
     let room = backup::room(path).map_err(|error| cannot_open(path, error))?;
     read_undisturbed(path, |connection| {
         identify(connection, path)?;
