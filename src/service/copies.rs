@@ -12,9 +12,10 @@ use crate::projector::registry::ProjectionSet;
 use crate::service::progress::CommandProgress;
 use crate::service::settings::Settings;
 use crate::service::task::{TaskError, TaskOutcome, print_line};
-use crate::storage::backup::{self, Check, Copied, IfExists};
-use crate::storage::database::Database;
+use crate::storage::backup::{self, Check, Copied, IfExists, Manner};
+use crate::storage::database::{Database, with_suffix};
 use crate::storage::location::existing;
+use crate::storage::pace::Pace;
 use crate::storage::preparation::{self, Plan};
 use crate::storage::restore::{Kept, Restored, restore, restore_from};
 use crate::storage::writer::Writer;
@@ -30,16 +31,22 @@ pub(super) fn back_up(
     if_exists: IfExists,
 ) -> Result<TaskOutcome, TaskError> {
     let progress = CommandProgress::new().map_err(TaskError::Signal)?;
-    let check = Check::Counters(registry);
+    let manner = Manner { check: Check::Counters(registry), pace: pace_beside(&settings.database) };
     if target == Path::new(STANDARD) {
-        let copied = backup::stream(&settings.database, &mut stdout().lock(), check, &progress)?;
+        let copied = backup::stream(&settings.database, &mut stdout().lock(), manner, &progress)?;
         // Standard output is the copy. A closed standard error is no error.
         let _ = writeln!(stderr(), "copied {}", describe(&copied));
         return Ok(TaskOutcome::Success);
     }
-    let copied = backup::copy(&settings.database, target, if_exists, check, &progress)?;
+    let copied = backup::copy(&settings.database, target, if_exists, manner, &progress)?;
     print_line(&format!("{}: {}", target.display(), describe(&copied)));
     Ok(TaskOutcome::Success)
+}
+
+/// A database with a log is in use, or was not closed in order.
+fn pace_beside(database: &Path) -> Pace {
+    let is_in_use = existing(database).is_ok_and(|database| with_suffix(&database, "-wal").exists());
+    if is_in_use { Pace::Background } else { Pace::Full }
 }
 
 /// `duality restore FILE|-`

@@ -21,6 +21,7 @@ use super::error::{StoreError, cannot_open, cannot_write};
 use super::identity::{Identity, identify};
 use super::integrity::integrity_check;
 use super::location::resolve;
+use super::pace::Pace;
 use super::schema::metadata;
 use super::verified::Verified;
 use super::verify::verify_copy;
@@ -76,6 +77,20 @@ pub(crate) enum Check<'a> {
     Report(&'a Registry),
 }
 
+/// How a copy is made.
+#[derive(Clone, Copy)]
+pub(crate) struct Manner<'a> {
+    pub(crate) check: Check<'a>,
+    pub(crate) pace: Pace,
+}
+
+impl<'a> From<Check<'a>> for Manner<'a> {
+    /// At full speed.
+    fn from(check: Check<'a>) -> Self {
+        Self { check, pace: Pace::Full }
+    }
+}
+
 impl Check<'_> {
     /// Refuses a source with which the check does not go.
     fn admit(self, connection: &mut SqliteConnection, source: &Path) -> Result<(), StoreError> {
@@ -123,12 +138,12 @@ pub(crate) fn copy(
     source: &Path,
     target: &Path,
     if_exists: IfExists,
-    check: Check<'_>,
+    manner: Manner<'_>,
     observer: &dyn CopyObserver,
 ) -> Result<Copied, StoreError> {
     let target = resolve(target)?;
     refuse(source, &target, if_exists)?;
-    let (partial, copied) = write_beside(source, &target, check, observer)?;
+    let (partial, copied) = write_beside(source, &target, manner, observer)?;
     let persisted = match if_exists {
         IfExists::Fail => partial.persist_noclobber(&target),
         IfExists::Replace => partial.persist(&target),
@@ -143,11 +158,11 @@ pub(crate) fn copy(
 pub(crate) fn stream(
     source: &Path,
     output: &mut dyn Write,
-    check: Check<'_>,
+    manner: Manner<'_>,
     observer: &dyn CopyObserver,
 ) -> Result<Copied, StoreError> {
     let beside = resolve(source)?;
-    let (partial, copied) = write_beside(source, &beside, check, observer)?;
+    let (partial, copied) = write_beside(source, &beside, manner, observer)?;
     let written = partial.reopen().and_then(|mut file| io::copy(&mut file, output)).and_then(|_| output.flush());
     drop(partial);
     observer.end();
@@ -167,12 +182,12 @@ fn content(connection: &mut SqliteConnection) -> Result<Content, StoreError> {
 pub(super) fn write_beside(
     source: &Path,
     target: &Path,
-    check: Check<'_>,
+    manner: Manner<'_>,
     observer: &dyn CopyObserver,
 ) -> Result<(NamedTempFile, Copied), StoreError> {
     let partial = partial(target)?;
     observer.begin(partial.path());
-    match fill(source, target, &partial, check, observer) {
+    match fill(source, target, &partial, manner, observer) {
         Ok(copied) => Ok((partial, copied)),
         Err(error) => {
             drop(partial);
@@ -186,9 +201,11 @@ fn fill(
     source: &Path,
     target: &Path,
     partial: &NamedTempFile,
-    check: Check<'_>,
+    manner: Manner<'_>,
     observer: &dyn CopyObserver,
 ) -> Result<Copied, StoreError> {
+    let Manner { check, pace } = manner;
+    pace.begin();
     read_undisturbed(source, |connection| {
         check.admit(connection, source)?;
         let total = size(connection)?;
@@ -197,11 +214,14 @@ fn fill(
         partial.as_file().set_len(0).map_err(|error| cannot_write(target, error))?;
         watched(partial.path(), total, observer, || {
             let path = partial.path().to_str().unwrap_or_default();
+            // The copy is synced below, before it gets its name.
+            connection.batch_execute("PRAGMA synchronous = OFF")?;
             diesel::sql_query("VACUUM INTO ?").bind::<Text, _>(path).execute(connection)
         })
         .map_err(|error| cannot_write(target, error))?;
         Ok(())
     })?;
+    pace.write_out(partial.as_file()).map_err(|error| cannot_write(target, error))?;
     let (content, findings) = check_copy(source, partial.path(), check)?;
     let synced = partial.as_file().sync_all().and_then(|()| partial.as_file().metadata());
     let size = synced.map_err(|error| cannot_write(target, error))?.len();

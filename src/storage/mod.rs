@@ -29,6 +29,7 @@ mod migrations;
 pub(crate) mod outbox;
 mod outbox_check;
 pub(crate) mod ownership;
+pub(crate) mod pace;
 pub(crate) mod page;
 pub(crate) mod preparation;
 pub(crate) mod reader;

@@ -93,7 +93,7 @@ fn copy_before_upgrade(database: &Database, observer: &dyn CopyObserver) -> Resu
     loop {
         let copy = name_of_copy(database, number);
         if !copy.exists() {
-            backup::copy(database.path(), &copy, IfExists::Fail, Check::File, observer)?;
+            backup::copy(database.path(), &copy, IfExists::Fail, Check::File.into(), observer)?;
             give_to_service(&copy, database.path())?;
             return Ok(copy);
         }

@@ -85,7 +85,7 @@ pub(crate) fn restore(
         return Err(cannot_write(path, "it is the file to restore from"));
     }
     inspect(source)?;
-    let (copy, copied) = write_beside(source, path, check, observer)?;
+    let (copy, copied) = write_beside(source, path, check.into(), observer)?;
     let kept = with_suffix(path, &format!(".before-restore-{}", compact(now)));
     let before = give_to_service(copy.path(), path)
         .and_then(|()| give_to_service(&with_suffix(path, ".lock"), path))
