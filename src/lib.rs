@@ -28,6 +28,8 @@ mod threads;
 
 mod metrics;
 
+mod memory;
+
 mod domain;
 
 mod read_model;

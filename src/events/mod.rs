@@ -1,7 +1,6 @@
 //! Change events as bytes, and as the next page for a consumer.
 
 pub(crate) mod batch;
-pub(crate) mod memory_budget;
 pub(crate) mod replay_cache;
 pub(crate) mod resume;
 pub(crate) mod sse;

@@ -12,8 +12,8 @@ use actix_web::web::Bytes;
 use crate::domain::feed::Feed;
 use crate::domain::key::CollectionId;
 use crate::domain::revision::Revision;
-use crate::events::memory_budget::{MemoryBudget, Tracked};
 use crate::events::sse::{Form, Messages};
+use crate::memory::budget::{MemoryBudget, Tracked};
 use crate::storage::error::StoreError;
 use crate::storage::page::{PageLimit, Span};
 use crate::storage::reader::View;
@@ -76,18 +76,13 @@ struct Kept {
 }
 
 impl ReplayCache {
-    /// With a limit in bytes, which counts segments until their last holder drops them.
-    pub(crate) fn new(limit: usize) -> Self {
-        Self::between_cuts(limit, SEGMENT_REVISIONS)
+    /// With a budget, against which segments count until their last holder drops them.
+    pub(crate) fn new(budget: &Arc<MemoryBudget>) -> Self {
+        Self::between_cuts(budget, SEGMENT_REVISIONS)
     }
 
-    pub(crate) fn between_cuts(limit: usize, revisions: i64) -> Self {
-        Self { budget: MemoryBudget::new(limit), revisions, kept: Mutex::default() }
-    }
-
-    /// The number of bytes that count against the limit.
-    pub(crate) fn used(&self) -> usize {
-        self.budget.limit() - self.budget.free()
+    pub(crate) fn between_cuts(budget: &Arc<MemoryBudget>, revisions: i64) -> Self {
+        Self { budget: Arc::clone(budget), revisions, kept: Mutex::default() }
     }
 
     /// How a consumer of a feed that has everything up to `span.after` gets the next events, up to `span.to`.

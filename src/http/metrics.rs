@@ -11,6 +11,8 @@ use prometheus_client::registry::Registry;
 use super::process::Process;
 use super::readiness::obstacles;
 use super::shared::Shared;
+use crate::memory::budget::MemoryBudget;
+use crate::memory::ledger::Usage;
 use crate::metrics::Histogram;
 use crate::projector::status::State;
 use crate::storage::database::with_suffix;
@@ -20,6 +22,7 @@ use crate::storage::health::{FileCheck, Health, Part};
 pub(super) fn registry(shared: &Shared) -> Registry {
     let mut registry = Registry::with_prefix("duality");
     of_process(&mut registry, shared);
+    of_memory(&mut registry, shared);
     of_health(&mut registry, shared);
     of_writes(&mut registry, shared);
     of_relay(&mut registry, shared);
@@ -46,6 +49,16 @@ fn of_process(registry: &mut Registry, shared: &Shared) {
     registry.register("max_fds", "The limit of open file descriptors", Metric::family(limit));
     let time = Metric::single(Value::Time(process.cpu_seconds));
     registry.register("cpu_seconds", "CPU time of all threads, in user and in system mode", time);
+}
+
+fn of_memory(registry: &mut Registry, shared: &Shared) {
+    let budgets = |value: fn(&MemoryBudget) -> usize| {
+        let values = Usage::ALL
+            .map(|usage| (vec![("what", usage.name().to_owned())], Value::size(value(shared.memory.of(usage)))));
+        Metric::family(values)
+    };
+    registry.register("memory_bytes", "Memory that counts against a limit", budgets(MemoryBudget::used));
+    registry.register("max_memory_bytes", "The limits of that", budgets(MemoryBudget::limit));
 }
 
 fn of_health(registry: &mut Registry, shared: &Shared) {
@@ -158,13 +171,9 @@ fn of_streams(registry: &mut Registry, shared: &Shared) {
     );
     let resets = Metric::counter(shared.reads.resets.get());
     registry.register("resets", "Consumers that had to drop what they had", resets);
-    let events = Metric::size(shared.replay_cache.used());
-    registry.register("shared_events_bytes", "Replayed events in memory that consumers share", events);
 }
 
 fn of_reads(registry: &mut Registry, shared: &Shared) {
-    let bodies = Metric::size(shared.collections.used());
-    registry.register("shared_bodies_bytes", "Bodies of whole collections in memory that clients share", bodies);
     let waiting = [("pages", shared.readers.waiting()), ("collections", shared.scanners.waiting())];
     registry.register(
         "waiting_reads",

@@ -14,7 +14,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::history::History;
 use crate::domain::revision::Epoch;
-use crate::events::replay_cache::ReplayCache;
+use crate::memory::ledger::Ledger;
 use crate::metrics::Gauge;
 use crate::projector::registry::Projections;
 use crate::read::collection_cache::CollectionCache;
@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) scanners: Readers,
     /// Whole collections in memory.
     pub(crate) collections: Arc<CollectionCache>,
+    /// What takes memory, and how much it may take.
+    pub(crate) memory: Ledger,
     /// The directory of the files that buffer bodies for slow clients.
     pub(crate) spool_directory: Arc<SpoolDirectory>,
     /// The maximum size of a request body, in bytes.
@@ -72,7 +74,6 @@ pub(crate) struct Shared {
     pub(crate) poll_interval: Duration,
     /// What the reading threads count.
     pub(crate) reads: Arc<ReadMetrics>,
-    pub(crate) replay_cache: Arc<ReplayCache>,
     pub(crate) requests: RequestMetrics,
     /// When the service was started.
     pub(crate) started: Timestamp,

@@ -39,6 +39,7 @@ use crate::domain::revision::Revision;
 use crate::events::batch::Batch;
 use crate::events::replay_cache::ReplayCache;
 use crate::events::resume::{Position, REPLAY_THRESHOLD, ReplayMode, resume};
+use crate::memory::budget::MemoryBudget;
 use crate::storage::database::Database;
 use crate::storage::page::{PageLimit, Span};
 use crate::storage::reader::Reader;
@@ -366,7 +367,7 @@ fn open(directory: &TempDir, number: usize, registry: &Arc<Registry>) -> (Writer
 
 /// A cache with a cut every three revisions, so that consumers share many segments.
 fn replay_cache() -> ReplayCache {
-    ReplayCache::between_cuts(4 << 20, 3)
+    ReplayCache::between_cuts(&MemoryBudget::new(4 << 20), 3)
 }
 
 fn feed(level: u8, registry: &Registry) -> Feed {

@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 use crate::domain::feed::push_member;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::Revision;
-use crate::events::memory_budget::{BudgetExceeded, MemoryBudget, Reservation, Tracked};
+use crate::memory::budget::{BudgetExceeded, MemoryBudget, Reservation, Tracked};
 use crate::storage::counters::Horizon;
 use crate::storage::error::StoreError;
 use crate::storage::page::PageLimit;

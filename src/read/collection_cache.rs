@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 
 use crate::domain::key::CollectionId;
 use crate::domain::revision::Revision;
-use crate::events::memory_budget::MemoryBudget;
+use crate::memory::budget::MemoryBudget;
 use crate::read::body::{self, Body, BuildError, Room};
 use crate::read::gzip::compress;
 use crate::storage::counters::Horizon;
@@ -102,11 +102,11 @@ pub(crate) struct SizeObserver {
 }
 
 impl CollectionCache {
-    /// For this many collections and a budget of `limit` bytes.
-    pub(crate) fn new(collections: usize, limit: usize) -> Self {
+    /// For this many collections.
+    pub(crate) fn new(collections: usize, budget: &Arc<MemoryBudget>) -> Self {
         let slots = (0..collections).map(|_| Slot::default()).collect();
         let state = State { bodies: LruCache::unbounded(), slots };
-        Self { budget: MemoryBudget::new(limit), state: Mutex::new(state) }
+        Self { budget: Arc::clone(budget), state: Mutex::new(state) }
     }
 
     /// A body that is exact at a durable revision or at a later one.
@@ -143,11 +143,6 @@ impl CollectionCache {
 
     pub(crate) fn size_observer(self: &Arc<Self>, collection: CollectionId) -> SizeObserver {
         SizeObserver { cache: Arc::clone(self), collection }
-    }
-
-    /// The number of bytes that count against the budget.
-    pub(crate) fn used(&self) -> usize {
-        self.budget.limit() - self.budget.free()
     }
 
     /// The number of bytes that are free or can be freed by eviction.
@@ -282,7 +277,7 @@ mod tests {
         registry.document::<Person>();
         registry.derived::<Location>();
         let id = |name| registry.id(name).unwrap();
-        let cache = Arc::new(CollectionCache::new(2, limit));
+        let cache = Arc::new(CollectionCache::new(2, &MemoryBudget::new(limit)));
         Cache { cache, persons: id("persons"), locations: id("locations") }
     }
 

@@ -7,7 +7,7 @@ use actix_web::web::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::events::memory_budget::{MemoryBudget, Reservation};
+use crate::memory::budget::{MemoryBudget, Reservation};
 
 /// From 0 to 9: about 10 ms for a megabyte. At 6, names and cities take twice as long and become only 2 % smaller.
 const LEVEL: u32 = 4;

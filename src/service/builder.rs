@@ -21,6 +21,7 @@ use crate::events::replay_cache::ReplayCache;
 use crate::http::request_metrics::RequestMetrics;
 use crate::http::server::{ServerConfig, serve};
 use crate::http::shared::Shared;
+use crate::memory::ledger::Usage;
 use crate::projector;
 use crate::projector::registry::{ProjectionSet, Projections};
 use crate::read::collection_cache::CollectionCache;
@@ -262,7 +263,8 @@ impl Service {
         let (projections, projecting) =
             Projections::start(&inline, &projections.background, &context, &relay, settings.poll_interval);
 
-        let replay_cache = Arc::new(ReplayCache::new(bytes(settings.shared_events)));
+        let memory = settings.ledger();
+        let replay_cache = Arc::new(ReplayCache::new(memory.of(Usage::SharedEvents)));
         let reads = Arc::new(ReadMetrics::default());
         let start_readers = |name| {
             Readers::start(name, settings.readers.get(), &database, &registry, &replay_cache, &reads)
@@ -271,7 +273,8 @@ impl Service {
         let shared = web::Data::new(Shared {
             readers: start_readers("duality-read")?,
             scanners: start_readers("duality-scan")?,
-            collections: Arc::new(CollectionCache::new(registry.ids().count(), bytes(settings.shared_bodies))),
+            collections: Arc::new(CollectionCache::new(registry.ids().count(), memory.of(Usage::SharedBodies))),
+            memory,
             spool_directory: spool,
             parked: Arc::default(),
             database: Arc::clone(&database),
@@ -279,7 +282,6 @@ impl Service {
             relay: published,
             poll_interval: settings.poll_interval,
             reads,
-            replay_cache,
             requests: RequestMetrics::default(),
             started: clock.now(),
             registry,

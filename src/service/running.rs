@@ -17,6 +17,7 @@ use crate::domain::key::{CollectionId, Key};
 use crate::domain::precondition::Precondition;
 use crate::http::server::Hubs;
 use crate::http::shared::Shared;
+use crate::memory::ledger::Usage;
 use crate::read::pool::{FoldAggregate, ReadAggregates};
 use crate::read_model::error::ProjectionError;
 use crate::service::control::ControlSocket;
@@ -219,7 +220,7 @@ impl Running {
     /// The number of bytes that count against `--shared-bodies`.
     #[must_use]
     pub fn shared_body_bytes(&self) -> usize {
-        self.shared.collections.used()
+        self.shared.memory.of(Usage::SharedBodies).used()
     }
 
     /// The bytes that wait in the service for the clients of all streams.

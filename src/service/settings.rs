@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::memory::ledger::{Ledger, Usage};
 use crate::storage::preparation::CopyBefore;
 
 const ABOUT: &str = "Publishes aggregates and their change events as two views of one truth";
@@ -183,6 +184,16 @@ pub enum ProjectionTask {
 }
 
 impl Settings {
+    /// The budgets of memory.
+    pub(super) fn ledger(&self) -> Ledger {
+        Ledger::new(|usage| match usage {
+            Usage::SharedBodies => bytes(self.shared_bodies),
+            Usage::SharedEvents => bytes(self.shared_events),
+            Usage::Streams | Usage::Commands | Usage::Answers => 64 << 20,
+            Usage::Filters | Usage::Aggregates => 32 << 20,
+        })
+    }
+
     /// Whether the database is copied before an upgrade changes it.
     pub(super) fn copy_before(&self) -> CopyBefore {
         if self.no_copy { CopyBefore::Never } else { CopyBefore::Upgrade }

@@ -6,7 +6,7 @@ use std::io;
 /// How much a copy may disturb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// Nobody waits for the disk but who wants the copy.
+    /// Nobody waits for the disk, only whoever makes the copy.
     Full,
     /// A service may be writing: processor time is taken only if nobody else wants it, and the disk in small pieces, about
     /// 16 MiB/s.

@@ -11,7 +11,7 @@ use std::path::Path;
 const ALLOWED_CRATES: [(&str, &[&str]); 5] = [
     ("diesel", &["storage", "read_model", "projector", "aggregates", "model_test"]),
     ("actix::", &["threads", "write", "read", "delivery", "projector", "http", "service"]),
-    ("actix_web", &["write", "events", "read", "delivery", "http", "service", "model_test"]),
+    ("actix_web", &["memory", "write", "events", "read", "delivery", "http", "service", "model_test"]),
     ("russe", &["events", "model_test"]),
     ("flate2", &["read"]),
 ];

@@ -1,4 +1,4 @@
-//! A common limit for the memory of bytes that many clients share.
+//! A limit for memory, and bytes that count against it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,8 +27,13 @@ impl MemoryBudget {
     }
 
     /// In bytes.
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// In bytes.
     pub(crate) fn free(&self) -> usize {
-        self.limit.saturating_sub(self.used.load(Ordering::Relaxed))
+        self.limit.saturating_sub(self.used())
     }
 
     /// Bytes that count from now on and until they are dropped. `overhead` is the size in bytes of other data that lives

@@ -1,0 +1,66 @@
+//! One place for all budgets of memory: what each is for, its limit, and how much of it is in use.
+
+use std::sync::Arc;
+
+use super::budget::MemoryBudget;
+
+/// What memory is used for. Bytes are charged once, to what made them, until their last holder drops them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Usage {
+    /// Request bodies that are being read, parsed and queued commands, and their batch.
+    Commands,
+    /// Bodies of whole collections that clients share.
+    SharedBodies,
+    /// Replayed events that consumers share.
+    SharedEvents,
+    /// What waits for the clients of streams.
+    Streams,
+    /// Other responses that are being made or sent.
+    Answers,
+    /// The keys that filter streams.
+    Filters,
+    /// The states of aggregates that the writer keeps between batches.
+    Aggregates,
+}
+
+impl Usage {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Commands,
+        Self::SharedBodies,
+        Self::SharedEvents,
+        Self::Streams,
+        Self::Answers,
+        Self::Filters,
+        Self::Aggregates,
+    ];
+
+    /// As in metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Commands => "commands",
+            Self::SharedBodies => "shared-bodies",
+            Self::SharedEvents => "shared-events",
+            Self::Streams => "streams",
+            Self::Answers => "answers",
+            Self::Filters => "filters",
+            Self::Aggregates => "aggregates",
+        }
+    }
+}
+
+/// A budget for each usage.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    budgets: [Arc<MemoryBudget>; Usage::ALL.len()],
+}
+
+impl Ledger {
+    /// With the limit of each usage in bytes.
+    pub(crate) fn new(limit: impl Fn(Usage) -> usize) -> Self {
+        Self { budgets: Usage::ALL.map(|usage| MemoryBudget::new(limit(usage))) }
+    }
+
+    pub(crate) fn of(&self, usage: Usage) -> &Arc<MemoryBudget> {
+        &self.budgets[usage as usize]
+    }
+}

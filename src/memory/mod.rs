@@ -1,0 +1,4 @@
+//! How much memory everything that a client can make large takes, and may take.
+
+pub(crate) mod budget;
+pub(crate) mod ledger;
