@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::budget::MemoryBudget;
+use super::budget::{BudgetExceeded, MemoryBudget, Reservation};
 
 /// What memory is used for. Bytes are charged once, to what made them, until their last holder drops them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,10 +21,12 @@ pub(crate) enum Usage {
     Filters,
     /// The states of aggregates that the writer keeps between batches.
     Aggregates,
+    /// The pages of the database and of the projections that SQLite keeps.
+    PageCaches,
 }
 
 impl Usage {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Commands,
         Self::SharedBodies,
         Self::SharedEvents,
@@ -32,6 +34,7 @@ impl Usage {
         Self::Answers,
         Self::Filters,
         Self::Aggregates,
+        Self::PageCaches,
     ];
 
     /// As in metrics.
@@ -44,6 +47,7 @@ impl Usage {
             Self::Answers => "answers",
             Self::Filters => "filters",
             Self::Aggregates => "aggregates",
+            Self::PageCaches => "page-caches",
         }
     }
 }
@@ -52,15 +56,25 @@ impl Usage {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     budgets: [Arc<MemoryBudget>; Usage::ALL.len()],
+    /// What counts as long as the ledger exists.
+    charged: Vec<Reservation>,
 }
 
 impl Ledger {
     /// With the limit of each usage in bytes.
     pub(crate) fn new(limit: impl Fn(Usage) -> usize) -> Self {
-        Self { budgets: Usage::ALL.map(|usage| MemoryBudget::new(limit(usage))) }
+        Self { budgets: Usage::ALL.map(|usage| MemoryBudget::new(limit(usage))), charged: Vec::new() }
     }
 
     pub(crate) fn of(&self, usage: Usage) -> &Arc<MemoryBudget> {
         &self.budgets[usage as usize]
+    }
+
+    /// Charges bytes for as long as the ledger exists.
+    pub(crate) fn charge(&mut self, usage: Usage, bytes: usize) -> Result<(), BudgetExceeded> {
+        let mut reservation = self.of(usage).reservation();
+        reservation.resize(bytes)?;
+        self.charged.push(reservation);
+        Ok(())
     }
 }

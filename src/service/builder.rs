@@ -32,6 +32,7 @@ use crate::read_model::sink::Tables;
 use crate::read_model::spec::ProjectionSpec;
 use crate::service::cli;
 use crate::service::control::ControlSocket;
+use crate::service::memory_limits::MemoryLimits;
 use crate::service::progress::{LogProgress, StartProgress};
 use crate::service::running::{Running, StartError, cut_streams, retention};
 use crate::service::settings::{Settings, bytes};
@@ -40,6 +41,7 @@ use crate::storage::backup::CopyObserver;
 use crate::storage::database::Database;
 use crate::storage::disk::Disk;
 use crate::storage::file_check;
+use crate::storage::page_caches::Connections;
 use crate::storage::preparation;
 use crate::storage::verified::Verified;
 use crate::storage::writer::Writer;
@@ -216,9 +218,11 @@ impl Service {
     fn open_observed(self, settings: Settings, observer: &dyn CopyObserver) -> Result<Running, StartError> {
         self.check()?;
         let (registry, projections) = (Arc::new(self.registry), self.projections);
+        let (memory, page_caches) = MemoryLimits::of(&settings)?.into_ledger(connections(&settings, &projections))?;
         let clock = Arc::new(Clock::default());
         preparation::reject_foreign_file(&settings.database)?;
         let database = Arc::new(Database::lock(&settings.database)?);
+        database.limit_caches(page_caches);
         preparation::prepare(&database, &registry, settings.copy_before(), observer)?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
         let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now())?;
@@ -263,7 +267,6 @@ impl Service {
         let (projections, projecting) =
             Projections::start(&inline, &projections.background, &context, &relay, settings.poll_interval);
 
-        let memory = settings.ledger();
         let replay_cache = Arc::new(ReplayCache::new(memory.of(Usage::SharedEvents)));
         let reads = Arc::new(ReadMetrics::default());
         let start_readers = |name| {
@@ -337,6 +340,17 @@ fn start_server(listener: TcpListener, running: &Running) -> std::io::Result<(Se
     let handle = server.handle();
     rt::spawn(server);
     Ok((handle, address))
+}
+
+/// The connections that a service has at most.
+fn connections(settings: &Settings, projections: &ProjectionSet) -> Connections {
+    let (readers, projections) = (settings.readers.get(), projections.background.len());
+    Connections {
+        // Pages and collections, one for each projection, the one that watches the file, and the check of the file.
+        readers: 2 * readers + projections + 2,
+        // Two generations and a snapshot of each projection, the history, and reports.
+        sidecars: 3 * projections + 1 + readers,
+    }
 }
 
 fn cannot_listen(settings: &Settings, source: std::io::Error) -> StartError {

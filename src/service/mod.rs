@@ -4,6 +4,7 @@ pub(crate) mod builder;
 mod cli;
 mod control;
 mod copies;
+mod memory_limits;
 mod progress;
 pub(crate) mod running;
 pub(crate) mod settings;

@@ -21,6 +21,7 @@ use crate::memory::ledger::Usage;
 use crate::read::pool::{FoldAggregate, ReadAggregates};
 use crate::read_model::error::ProjectionError;
 use crate::service::control::ControlSocket;
+use crate::service::memory_limits::InvalidMemory;
 use crate::service::settings::Settings;
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
@@ -319,6 +320,9 @@ pub enum StartError {
     /// The registrations do not fit together.
     #[error("the collections do not fit together: {0}")]
     Registration(InvalidRegistration),
+    /// The parts of the memory do not fit into it.
+    #[error("{0}")]
+    Memory(String),
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -339,6 +343,12 @@ pub enum StartError {
     /// The process cannot handle signals.
     #[error("cannot handle signals")]
     Signal(#[source] std::io::Error),
+}
+
+impl From<InvalidMemory> for StartError {
+    fn from(invalid: InvalidMemory) -> Self {
+        Self::Memory(invalid.to_string())
+    }
 }
 
 impl From<InvalidRegistration> for StartError {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::memory::ledger::{Ledger, Usage};
 use crate::storage::preparation::CopyBefore;
 
 const ABOUT: &str = "Publishes aggregates and their change events as two views of one truth";
@@ -88,15 +87,45 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_SESSION_BUFFER", value_name = "SIZE", default_value = "256KiB", value_parser = positive_size)]
     pub session_buffer: ByteSize,
 
-    /// How much memory the shared bodies of whole collections may take; a collection that does not fit is streamed, and
-    /// with 0 all are.
-    #[arg(long, env = "DUALITY_SHARED_BODIES", value_name = "SIZE", default_value = "64MiB")]
-    pub shared_bodies: ByteSize,
+    /// How much memory everything that clients can make large may take, and SQLite's page caches; the next eight are its
+    /// parts.
+    #[arg(long, env = "DUALITY_MEMORY", value_name = "SIZE", default_value = "512MiB")]
+    pub memory: ByteSize,
 
-    /// How much memory replayed events may take that reconnecting clients share; below 257 KiB nothing is shared and
-    /// every client reads from the database.
-    #[arg(long, env = "DUALITY_SHARED_EVENTS", value_name = "SIZE", default_value = "32MiB")]
-    pub shared_events: ByteSize,
+    /// How much memory request bodies may take, and the commands that wait for the database; an eighth of --memory by
+    /// default.
+    #[arg(long, env = "DUALITY_COMMAND_MEMORY", value_name = "SIZE")]
+    pub command_memory: Option<ByteSize>,
+
+    /// How much memory the shared bodies of whole collections may take; an eighth of --memory by default. A collection
+    /// that does not fit is streamed, and with 0 all are.
+    #[arg(long, env = "DUALITY_SHARED_BODIES", value_name = "SIZE")]
+    pub shared_bodies: Option<ByteSize>,
+
+    /// How much memory replayed events may take that reconnecting clients share; a sixteenth of --memory by default. Below
+    /// 257 KiB nothing is shared and every client reads from the database.
+    #[arg(long, env = "DUALITY_SHARED_EVENTS", value_name = "SIZE")]
+    pub shared_events: Option<ByteSize>,
+
+    /// How much memory may wait for the clients of streams; a quarter of --memory by default.
+    #[arg(long, env = "DUALITY_STREAM_MEMORY", value_name = "SIZE")]
+    pub stream_memory: Option<ByteSize>,
+
+    /// How much memory other responses may take; an eighth of --memory by default.
+    #[arg(long, env = "DUALITY_ANSWER_MEMORY", value_name = "SIZE")]
+    pub answer_memory: Option<ByteSize>,
+
+    /// How much memory the keys of filtered streams may take; a sixteenth of --memory by default.
+    #[arg(long, env = "DUALITY_FILTER_MEMORY", value_name = "SIZE")]
+    pub filter_memory: Option<ByteSize>,
+
+    /// How much memory the states of aggregates may take that the writer keeps; a sixteenth of --memory by default.
+    #[arg(long, env = "DUALITY_AGGREGATE_MEMORY", value_name = "SIZE")]
+    pub aggregate_memory: Option<ByteSize>,
+
+    /// How much memory SQLite may take for pages, in all connections; three sixteenths of --memory by default.
+    #[arg(long, env = "DUALITY_PAGE_CACHES", value_name = "SIZE")]
+    pub page_caches: Option<ByteSize>,
 
     /// An origin whose pages may use the service (CORS), or `*` for any; separate several with commas.
     #[arg(long, env = "DUALITY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
@@ -184,16 +213,6 @@ pub enum ProjectionTask {
 }
 
 impl Settings {
-    /// The budgets of memory.
-    pub(super) fn ledger(&self) -> Ledger {
-        Ledger::new(|usage| match usage {
-            Usage::SharedBodies => bytes(self.shared_bodies),
-            Usage::SharedEvents => bytes(self.shared_events),
-            Usage::Streams | Usage::Commands | Usage::Answers => 64 << 20,
-            Usage::Filters | Usage::Aggregates => 32 << 20,
-        })
-    }
-
     /// Whether the database is copied before an upgrade changes it.
     pub(super) fn copy_before(&self) -> CopyBefore {
         if self.no_copy { CopyBefore::Never } else { CopyBefore::Upgrade }

@@ -14,6 +14,7 @@ use super::error::{StoreError, cannot_open};
 use super::file_lock::private;
 use super::main_file::Tag;
 use super::page::Progress;
+use super::page_caches::SIDECAR_CACHE;
 
 /// SQLite's busy timeout, for every connection: another process may be reading the file, or the diesel CLI may use it.
 pub(super) const BUSY_TIMEOUT: Duration = if cfg!(feature = "test-hooks") {
@@ -36,7 +37,7 @@ pub(super) fn open_for_writing(path: &Path, if_missing: IfMissing) -> Result<Sql
         IfMissing::Create => "rwc",
         IfMissing::Fail => "rw",
     };
-    // FULL: a commit survives a power failure. Only this connection has a large page cache: 64 MiB at most.
+    // FULL: a commit survives a power failure.
     let pragmas = [
         "PRAGMA journal_mode = WAL",
         "PRAGMA synchronous = FULL",
@@ -44,7 +45,6 @@ pub(super) fn open_for_writing(path: &Path, if_missing: IfMissing) -> Result<Sql
         // The writer moves the log into the file itself, after it has answered.
         "PRAGMA wal_autocheckpoint = 0",
         "PRAGMA journal_size_limit = 67108864",
-        "PRAGMA cache_size = -65536",
     ];
     connect(path, mode, &pragmas)
 }
@@ -91,6 +91,7 @@ fn connect(file: &Path, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection
     let connection = SqliteConnection::establish(&format!("file:{path}?mode={mode}"));
     let mut connection = connection.map_err(|error| cannot_open(file, error))?;
     set_busy_timeout(&mut connection, BUSY_TIMEOUT).map_err(|error| cannot_open(file, error))?;
+    limit_cache(&mut connection, SIDECAR_CACHE).map_err(|error| cannot_open(file, error))?;
     for pragma in pragmas {
         connection.batch_execute(pragma).map_err(|error| cannot_open(file, error))?;
     }
@@ -100,6 +101,12 @@ fn connect(file: &Path, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection
 /// Changes how long a connection waits for the lock of another one.
 pub(super) fn set_busy_timeout(connection: &mut SqliteConnection, timeout: Duration) -> QueryResult<()> {
     connection.batch_execute(&format!("PRAGMA busy_timeout = {}", timeout.as_millis()))
+}
+
+/// Limits the memory for pages that a connection keeps, in bytes.
+pub(super) fn limit_cache(connection: &mut SqliteConnection, bytes: usize) -> QueryResult<()> {
+    // A negative number is one of KiB.
+    connection.batch_execute(&format!("PRAGMA cache_size = -{}", bytes / 1024))
 }
 
 /// The characters that would end or change the path in a URI.

@@ -12,6 +12,7 @@ use super::file_lock::{FileLock, private};
 use super::health::Health;
 use super::location::resolve;
 use super::ownership::give_to_owner;
+use super::page_caches::PageCaches;
 use crate::domain::history::History;
 use crate::domain::revision::HighWaterMark;
 
@@ -98,6 +99,11 @@ impl Database {
     /// Sets the epochs of the database, once.
     pub(super) fn set_history(&self, history: History) -> &Arc<History> {
         self.history.get_or_init(|| Arc::new(history))
+    }
+
+    /// Limits the memory for pages of each connection that is opened from now on. It can be called once.
+    pub(crate) fn limit_caches(&self, caches: PageCaches) {
+        self.file.limit_caches(caches);
     }
 
     /// What works, and what does not.

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use diesel::sqlite::SqliteConnection;
@@ -16,12 +16,15 @@ use super::error::{StoreError, cannot_open};
 use super::file_lock::{FileId, FileLock, Reach};
 use super::health::Health;
 use super::main_file::{Fingerprint, Header, Tag};
+use super::page_caches::PageCaches;
 
 /// The database file and its log, as they are open.
 pub(super) struct DatabaseFile {
     path: PathBuf,
     log: PathBuf,
     health: Arc<Health>,
+    /// The limits of the page caches, once a service has set them.
+    caches: OnceLock<PageCaches>,
     /// `None` after the file has been closed.
     open: Mutex<Option<OpenFile>>,
 }
@@ -100,7 +103,7 @@ enum Damage {
 impl DatabaseFile {
     pub(super) fn new(path: &Path, log: PathBuf, lock: FileLock, health: Arc<Health>) -> Self {
         let open = OpenFile { watched: None, lock: Arc::new(lock) };
-        Self { path: path.to_owned(), log, health, open: Mutex::new(Some(open)) }
+        Self { path: path.to_owned(), log, health, caches: OnceLock::new(), open: Mutex::new(Some(open)) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -123,22 +126,34 @@ impl DatabaseFile {
 
     /// Opens a connection that only reads.
     pub(super) fn open_for_reading(&self) -> Result<MainConnection, StoreError> {
-        self.connect(connection::open_read_only)
+        self.connect(connection::open_read_only, self.page_caches().reader)
     }
 
     /// Opens the connection of the only writer.
     pub(super) fn open_for_writing(&self, if_missing: IfMissing) -> Result<MainConnection, StoreError> {
-        self.connect(|path| connection::open_for_writing(path, if_missing))
+        self.connect(|path| connection::open_for_writing(path, if_missing), self.page_caches().writer)
+    }
+
+    /// Limits the memory for pages of each connection that is opened from now on. It can be called once.
+    pub(super) fn limit_caches(&self, caches: PageCaches) {
+        let _ = self.caches.set(caches);
+    }
+
+    fn page_caches(&self) -> PageCaches {
+        self.caches.get().copied().unwrap_or(PageCaches::OF_TASK)
     }
 
     fn connect(
         &self,
         open: impl FnOnce(&Path) -> Result<SqliteConnection, StoreError>,
+        cache: usize,
     ) -> Result<MainConnection, StoreError> {
         let lock = self.open().as_ref().map(|open| Arc::clone(&open.lock));
         // Without the lock, it may belong to another process already.
         let lock = lock.ok_or_else(|| cannot_open(&self.path, "the service has stopped"))?;
-        Ok(MainConnection { connection: open(&self.path)?, _lock: lock })
+        let mut connection = open(&self.path)?;
+        connection::limit_cache(&mut connection, cache)?;
+        Ok(MainConnection { connection, _lock: lock })
     }
 
     /// Watches the database, which the writer has opened.

@@ -31,6 +31,7 @@ mod outbox_check;
 pub(crate) mod ownership;
 pub(crate) mod pace;
 pub(crate) mod page;
+pub(crate) mod page_caches;
 pub(crate) mod preparation;
 pub(crate) mod reader;
 mod registration;

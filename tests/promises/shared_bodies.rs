@@ -240,7 +240,7 @@ fn gzip_gives_the_same_text_compressed() {
 
 #[test]
 fn a_collection_over_budget_is_streamed_until_it_fits() {
-    let app = App::with(|settings| settings.shared_bodies = duality::ByteSize(100_000));
+    let app = App::with(|settings| settings.shared_bodies = Some(duality::ByteSize(100_000)));
     let mut client = app.client();
     fill(&mut client, 50, 1000);
     assert!(is_shared(&app.get("/persons")));
@@ -255,14 +255,14 @@ fn a_collection_over_budget_is_streamed_until_it_fits() {
     // Streaming measures the new size.
     eventually("it is shared again", || is_shared(&app.get("/persons")));
     assert_eq!(app.get("/persons").json().as_object().unwrap().len(), 30);
-    let none = App::with(|settings| settings.shared_bodies = duality::ByteSize(0));
+    let none = App::with(|settings| settings.shared_bodies = Some(duality::ByteSize(0)));
     assert!(!is_shared(&none.get("/persons")));
 }
 
 #[test]
 fn slow_readers_of_many_revisions_stay_within_the_budget() {
     const BUDGET: usize = 16 * 1024 * 1024;
-    let app = App::with(|settings| settings.shared_bodies = duality::ByteSize(BUDGET as u64));
+    let app = App::with(|settings| settings.shared_bodies = Some(duality::ByteSize(BUDGET as u64)));
     let mut writer = app.client();
     // 10 MB are more than the kernel's buffers for one client, and more than half of the budget.
     fill(&mut writer, 200, 50_000);
@@ -299,7 +299,7 @@ fn slow_readers_of_many_revisions_stay_within_the_budget() {
 #[test]
 fn a_collection_that_needs_room_evicts_one_that_nobody_reads() {
     const BUDGET: usize = 50_000;
-    let app = App::with(|settings| settings.shared_bodies = duality::ByteSize(BUDGET as u64));
+    let app = App::with(|settings| settings.shared_bodies = Some(duality::ByteSize(BUDGET as u64)));
     for number in 0..60 {
         let person = json!({"name": "x".repeat(500), "city": format!("{number}{}", "x".repeat(200))}).to_string();
         assert_eq!(app.post("/persons", &person).status, 201);

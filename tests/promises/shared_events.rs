@@ -55,7 +55,7 @@ fn replayed(app: &App, from: &[i64]) -> Vec<Vec<Event>> {
 
 /// Checks that the events are the same with every limit for shared events.
 fn assert_same_events_with_limits(limits: &[u64], revisions: u64, longest: u64) -> Vec<Event> {
-    let mut app = App::with(|settings| settings.shared_events = duality::ByteSize(0));
+    let mut app = App::with(|settings| settings.shared_events = Some(duality::ByteSize(0)));
     let mut random = Random::new(revisions);
     write(&app, revisions, longest, &mut random);
     let revisions = i64::try_from(revisions).unwrap();
@@ -64,7 +64,7 @@ fn assert_same_events_with_limits(limits: &[u64], revisions: u64, longest: u64) 
     // The last event is different each time.
     let without_the_last = |events: &[Event]| events[..events.len() - 1].to_vec();
     for limit in limits {
-        app.change(|settings| settings.shared_events = duality::ByteSize(*limit));
+        app.change(|settings| settings.shared_events = Some(duality::ByteSize(*limit)));
         app.restart();
         // The second round finds the entries of the first.
         for _ in 0..2 {

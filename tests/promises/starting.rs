@@ -54,6 +54,15 @@ fn a_database_of_a_newer_version_is_refused() {
 }
 
 #[test]
+fn parts_of_the_memory_that_do_not_fit_are_refused_with_the_figures() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("test.db");
+    assert_refuses_to_start(&database, &["--memory", "64MiB", "--shared-bodies", "64MiB"], "--shared-bodies 64.0 MiB");
+    assert_refuses_to_start(&database, &["--page-caches", "1MiB"], "--page-caches 1.0 MiB is too little");
+    assert!(!database.exists(), "nothing is opened before");
+}
+
+#[test]
 fn the_error_names_an_address_that_is_in_use() {
     let directory = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
