@@ -8,10 +8,18 @@ use thiserror::Error;
 use self::{AccountCommand as Command, AccountError as Error, AccountEvent as Event};
 use crate::{BusinessRule, EventSourced, Key, Root};
 
-/// An account. Its balance is the sum of its bookings that were not reverted, and is never negative.
+/// An account. Its balance is what was carried over from the last period, and the bookings of the open period that were not
+/// reverted. It is never negative.
+///
+/// A period ends with a command, say once a month. Its bookings then leave the state, so that an account that is used for
+/// years stays small, and a booking stays fast. The journal has all of them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Account {
     balance: i64,
+    /// The balance at the end of the last period, if there is any. Earlier events result in the same state as before there
+    /// were periods, so that `STATE_VERSION` is still 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    carried_over: Option<i64>,
     bookings: BTreeMap<Key, Booking>,
 }
 
@@ -35,6 +43,7 @@ pub enum AccountCommand {
     Open,
     Book { amount: i64, text: String },
     RevertBooking { booking: Key },
+    ClosePeriod,
 }
 
 /// The events of an account. Amounts are in cents.
@@ -44,6 +53,7 @@ pub enum AccountEvent {
     AccountOpened,
     AmountBooked { booking: Key, amount: i64, text: String },
     BookingReverted { booking: Key },
+    PeriodClosed { balance: i64 },
 }
 
 /// The business rules of an account.
@@ -52,10 +62,12 @@ pub enum AccountEvent {
 pub enum AccountError {
     #[error("account {account} has {balance} cents; a booking of {amount} would leave it below zero")]
     InsufficientFunds { account: Key, balance: i64, amount: i64 },
-    #[error("account {account} has no booking {booking}")]
+    #[error("account {account} has no booking {booking} in the open period")]
     BookingNotFound { account: Key, booking: Key },
     #[error("booking {booking} of account {account} has already been reverted")]
     AlreadyReverted { account: Key, booking: Key },
+    #[error("account {account} has no bookings in the open period")]
+    PeriodEmpty { account: Key },
     #[error("account {account} has already been opened")]
     AccountAlreadyOpen { account: Key },
     #[error("amount: {amount} is too large; expected an amount and a balance of at most {MAX_CENTS} cents")]
@@ -87,6 +99,13 @@ impl Account {
         }
     }
 
+    fn close_period(&self, root: &Root<'_, Self>) -> Result<Event, Error> {
+        if self.bookings.is_empty() {
+            return Err(Error::PeriodEmpty { account: root.key().clone() });
+        }
+        Ok(Event::PeriodClosed { balance: self.balance })
+    }
+
     fn check_balance(&self, root: &Root<'_, Self>, amount: i64) -> Result<(), Error> {
         if !(-MAX_CENTS..=MAX_CENTS).contains(&amount) || self.balance + amount > MAX_CENTS {
             return Err(Error::AmountTooLarge { amount });
@@ -100,6 +119,8 @@ impl Account {
 
 impl EventSourced for Account {
     const NAME: &'static str = "accounts";
+    const REMEDY: &'static str =
+        "close the period first (POST close-period): its bookings leave the state, and stay in the journal";
 
     type Command = Command;
     type Event = Event;
@@ -111,6 +132,7 @@ impl EventSourced for Account {
             (Some(_), Command::Open) => return Err(Error::AccountAlreadyOpen { account: root.key().clone() }),
             (Some(account), Command::Book { amount, text }) => account.book(root, amount, text)?,
             (Some(account), Command::RevertBooking { booking }) => account.revert(root, booking)?,
+            (Some(account), Command::ClosePeriod) => account.close_period(root)?,
         };
         root.record(event);
         Ok(())
@@ -131,6 +153,10 @@ impl EventSourced for Account {
                     entry.reverted = true;
                 }
             }
+            Event::PeriodClosed { balance } => {
+                account.carried_over = Some(*balance);
+                account.bookings.clear();
+            }
         }
         Some(account)
     }
@@ -140,11 +166,11 @@ impl EventSourced for Account {
 mod tests {
     use serde_json::json;
 
-    use super::AccountCommand::{Book, Open, RevertBooking};
+    use super::AccountCommand::{Book, ClosePeriod, Open, RevertBooking};
     use super::AccountError::{
-        AccountAlreadyOpen, AlreadyReverted, AmountTooLarge, BookingNotFound, InsufficientFunds,
+        AccountAlreadyOpen, AlreadyReverted, AmountTooLarge, BookingNotFound, InsufficientFunds, PeriodEmpty,
     };
-    use super::AccountEvent::{AccountOpened, AmountBooked, BookingReverted};
+    use super::AccountEvent::{AccountOpened, AmountBooked, BookingReverted, PeriodClosed};
     use super::*;
     use crate::testing::{KEY, given, key};
 
@@ -194,6 +220,41 @@ mod tests {
             .then_fails(AlreadyReverted { account: key(KEY), booking: key("b") })
             .when(revert("c"))
             .then_fails(BookingNotFound { account: key(KEY), booking: key("c") });
+    }
+
+    #[test]
+    fn the_bookings_of_a_closed_period_leave_the_state_and_the_balance_stays() {
+        given::<Account>([AccountOpened, booked("a", 500), booked("b", -200), BookingReverted { booking: key("b") }])
+            .when(ClosePeriod)
+            .then([PeriodClosed { balance: 500 }])
+            .then_patch(json!({"carried_over":500,"bookings":{"a":null,"b":null}}))
+            .then_state(json!({"balance":500,"carried_over":500,"bookings":{}}))
+            .when(book(-501))
+            .then_fails(InsufficientFunds { account: key(KEY), balance: 500, amount: -501 })
+            .when(book(-100))
+            .then_patch(json!({"balance":400,"bookings":{"6":{"amount":-100,"text":"rent"}}}))
+            .when(ClosePeriod)
+            .then_state(json!({"balance":400,"carried_over":400,"bookings":{}}));
+    }
+
+    #[test]
+    fn a_booking_of_a_closed_period_is_not_reverted() {
+        given::<Account>([AccountOpened, booked("a", 500), PeriodClosed { balance: 500 }])
+            .when(revert("a"))
+            .then_fails(BookingNotFound { account: key(KEY), booking: key("a") })
+            .then_says(&format!("account {KEY} has no booking a in the open period"));
+    }
+
+    #[test]
+    fn a_period_without_bookings_is_not_closed() {
+        given::<Account>([AccountOpened])
+            .when(ClosePeriod)
+            .then_fails(PeriodEmpty { account: key(KEY) })
+            .when(book(1))
+            .when(ClosePeriod)
+            .when(ClosePeriod)
+            .then_fails(PeriodEmpty { account: key(KEY) });
+        given::<Account>([]).when(ClosePeriod).then_not_found();
     }
 
     #[test]

@@ -54,6 +54,11 @@ pub(crate) trait Collection: Send + Sync {
     /// For an event-sourced collection, which accepts commands: how its state follows from its events.
     fn journaled(&self) -> Option<&dyn Journaled>;
 
+    /// What a client can do when an aggregate would become too large.
+    fn remedy(&self) -> &'static str {
+        "remove what is no longer needed, or split it into several aggregates"
+    }
+
     /// Fails if a stored state is not one of this type.
     fn check(&self, body: &Body) -> Result<(), CorruptState>;
 

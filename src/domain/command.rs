@@ -97,6 +97,8 @@ pub(crate) enum Rejection {
     NotFound,
     /// The resulting state would be invalid.
     Invalid(ValidationError),
+    /// The resulting state would be larger than an aggregate may be.
+    TooLarge(Oversize),
     /// It would violate a business rule.
     RuleBroken(Box<dyn ErasedDomainError>),
     /// The client expected another state. The revision of the last change, or `None` if the aggregate does not exist.
@@ -105,6 +107,17 @@ pub(crate) enum Rejection {
     Corrupt(CorruptState),
     /// The collection's code panicked; the log has the panic.
     Panicked,
+}
+
+/// A state that is larger than an aggregate may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Oversize {
+    /// In bytes of JSON text.
+    pub(crate) size: usize,
+    /// In bytes of JSON text.
+    pub(crate) limit: usize,
+    /// What a client can do about it.
+    pub(crate) remedy: &'static str,
 }
 
 impl From<CorruptState> for Rejection {

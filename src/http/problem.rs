@@ -9,7 +9,7 @@ use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
-use crate::domain::command::{ErasedDomainError, Rejection};
+use crate::domain::command::{ErasedDomainError, Oversize, Rejection};
 use crate::domain::error_chain::ErrorChain;
 use crate::domain::json::{JsonError, ValidationError};
 use crate::domain::revision::{Epoch, Revision};
@@ -70,6 +70,8 @@ pub(crate) enum Kind {
     UnsupportedType,
     /// 422: the body is valid JSON, but not valid for the aggregate or command.
     Invalid,
+    /// 422: the aggregate would be larger than the limit.
+    AggregateTooLarge,
     /// 500: a failure of the service; the log has the cause.
     Internal,
     /// 503: the service is overloaded.
@@ -104,6 +106,7 @@ impl Kind {
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Request body too large"),
             Self::UnsupportedType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", "Unsupported media type"),
             Self::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Validation failed"),
+            Self::AggregateTooLarge => (StatusCode::UNPROCESSABLE_ENTITY, "aggregate-too-large", "Aggregate too large"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal server error"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Service overloaded"),
             Self::Locked => (StatusCode::SERVICE_UNAVAILABLE, "locked", "Database locked"),
@@ -175,6 +178,7 @@ impl Problem {
         match error {
             ExecuteError::Rejected(Rejection::NotFound) => Self::not_found(path),
             ExecuteError::Rejected(Rejection::Invalid(invalid)) => invalid.into(),
+            ExecuteError::Rejected(Rejection::TooLarge(oversize)) => Self::of_oversize(oversize),
             ExecuteError::Rejected(Rejection::RuleBroken(rule)) => Self::of_rule(rule.as_ref()),
             ExecuteError::Rejected(Rejection::PreconditionFailed(_)) => {
                 Self::new(Kind::Unexpected, format!("{path} is not in the expected state"))
@@ -191,6 +195,12 @@ impl Problem {
             ),
             ExecuteError::NotDone(refusal) => Self::of_refusal(refusal),
         }
+    }
+
+    fn of_oversize(Oversize { size, limit, remedy }: Oversize) -> Self {
+        let detail =
+            format!("the state would have {size} bytes, more than the limit of {limit} (--max-aggregate); {remedy}");
+        Self::new(Kind::AggregateTooLarge, detail).with("size", size).with("limit", limit)
     }
 
     /// The problem of a command that was certainly not executed.
@@ -289,9 +299,9 @@ mod tests {
 
     fn kinds() -> Vec<Kind> {
         use Kind::{
-            BrokenRule, Busy, ForeignId, Internal, Invalid, Locked, MalformedJson, MalformedRequest, MethodNotAllowed,
-            NoSpace, NoSuchPath, NotAcceptable, NotFound, NotReady, NotRetained, NotThere, Replaced, TooLarge,
-            Unavailable, Unexpected, UnknownCommand, UnsupportedType,
+            AggregateTooLarge, BrokenRule, Busy, ForeignId, Internal, Invalid, Locked, MalformedJson, MalformedRequest,
+            MethodNotAllowed, NoSpace, NoSuchPath, NotAcceptable, NotFound, NotReady, NotRetained, NotThere, Replaced,
+            TooLarge, Unavailable, Unexpected, UnknownCommand, UnsupportedType,
         };
         let all = [
             MalformedJson,
@@ -309,6 +319,7 @@ mod tests {
             TooLarge,
             UnsupportedType,
             Invalid,
+            AggregateTooLarge,
             Internal,
             Busy,
             Locked,
@@ -322,8 +333,8 @@ mod tests {
             match kind {
                 MalformedJson | MalformedRequest | NotFound | UnknownCommand | NoSuchPath | NotThere => {}
                 MethodNotAllowed | NotAcceptable | BrokenRule | NotRetained | Unexpected | ForeignId => {}
-                TooLarge | UnsupportedType | Invalid | Internal | Busy | Locked | Unavailable | NotReady | NoSpace
-                | Replaced => {}
+                TooLarge | UnsupportedType | Invalid | AggregateTooLarge | Internal | Busy | Locked | Unavailable
+                | NotReady | NoSpace | Replaced => {}
             }
         }
         all.into()

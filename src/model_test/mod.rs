@@ -44,7 +44,7 @@ use crate::storage::database::Database;
 use crate::storage::page::{PageLimit, Span};
 use crate::storage::reader::Reader;
 use crate::storage::retained::Retained;
-use crate::storage::writer::Writer;
+use crate::storage::writer::{Writer, WriterConfig};
 
 struct World {
     directory: TempDir,
@@ -360,7 +360,7 @@ impl World {
 
 fn open(directory: &TempDir, number: usize, registry: &Arc<Registry>) -> (Writer, Reader) {
     let database = Database::lock(&directory.path().join(format!("{number}.db"))).unwrap();
-    let writer = Writer::open(&database, Arc::clone(registry), [].into(), Clock::default().now()).unwrap();
+    let writer = Writer::open(&database, WriterConfig::new(registry, &[].into()), Clock::default().now()).unwrap();
     let reader = Reader::open(&database, Arc::clone(registry)).unwrap();
     (writer, reader)
 }

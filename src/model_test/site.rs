@@ -24,7 +24,7 @@ use crate::storage::database::{Database, with_suffix};
 use crate::storage::page::Progress;
 use crate::storage::reader::Reader;
 use crate::storage::retained::Retained;
-use crate::storage::writer::Writer;
+use crate::storage::writer::{Writer, WriterConfig};
 
 /// An aggregate with a journal. Every event is another one, so that histories can be told apart.
 #[derive(Serialize, Deserialize)]
@@ -143,7 +143,7 @@ impl Site {
 
     fn open(path: &Path, registry: &Arc<Registry>, mut expected: Expected, life: usize) -> Self {
         let database = Arc::new(Database::lock(path).unwrap());
-        let writer = Writer::open(&database, Arc::clone(registry), [].into(), Clock::default().now()).unwrap();
+        let writer = Writer::open(&database, WriterConfig::new(registry, &[].into()), Clock::default().now()).unwrap();
         let reader = Some(Reader::open(&database, Arc::clone(registry)).unwrap());
         // A copy can have less than the original when it was made.
         expected.states.truncate(usize::try_from(writer.revision().number()).unwrap() + 1);

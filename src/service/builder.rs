@@ -44,7 +44,7 @@ use crate::storage::file_check;
 use crate::storage::page_caches::Connections;
 use crate::storage::preparation;
 use crate::storage::verified::Verified;
-use crate::storage::writer::Writer;
+use crate::storage::writer::{Writer, WriterConfig};
 use crate::threads::named_arbiter;
 use crate::write::aggregator::{Aggregator, Listen};
 
@@ -225,15 +225,16 @@ impl Service {
         database.limit_caches(page_caches);
         preparation::prepare(&database, &registry, settings.copy_before(), observer)?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
-        let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now())?;
+        let config =
+            WriterConfig { max_aggregate: bytes(settings.max_aggregate), ..WriterConfig::new(&registry, &inline) };
+        let writer = Writer::open(&database, config.clone(), clock.now())?;
         let context = Projections::context(&projections.background, &database, &registry, &clock);
         let (history, revision) = (Arc::clone(writer.history()), writer.revision());
         let epoch = history.epoch().clone();
         log::info!("database {} is open: epoch {epoch}, revision {revision}", database.path().display());
 
-        let (ours, theirs) = (Arc::clone(&registry), Arc::clone(&inline));
         let aggregator =
-            Aggregator::new(Arc::clone(&database), ours, theirs, Arc::clone(&clock), writer, settings.queue.get());
+            Aggregator::new(Arc::clone(&database), config, Arc::clone(&clock), writer, settings.queue.get());
         let (committed, journal, writes) = (aggregator.committed(), aggregator.journal(), aggregator.metrics());
         // A thread each: what they do blocks.
         let (writing, relaying) = (named_arbiter("duality-writer"), named_arbiter("duality-relay"));

@@ -32,7 +32,7 @@ use crate::storage::page::Progress;
 use crate::storage::preparation;
 use crate::storage::transaction::WriteError;
 use crate::storage::verified::Verified;
-use crate::storage::writer::Writer;
+use crate::storage::writer::{Writer, WriterConfig};
 
 /// Runs a task. An error is one line in the log.
 pub(super) fn run(task: &Task, settings: &Settings, registry: Registry, projections: ProjectionSet) -> ExitCode {
@@ -159,7 +159,7 @@ impl Offline {
         let (database, registry, clock) = (Arc::new(database), Arc::new(registry), Arc::new(Clock::default()));
         let context = Projections::context(&projections.background, &database, &registry, &clock);
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
-        let writer = Writer::open(&database, Arc::clone(&registry), Arc::clone(&inline), clock.now())?;
+        let writer = Writer::open(&database, WriterConfig::new(&registry, &inline), clock.now())?;
         let mut background = Vec::new();
         for spec in projections.background {
             let status = Status::new(spec.name, spec.version, Mode::Background);

@@ -18,7 +18,7 @@ use crate::storage::location::existing;
 use crate::storage::pace::Pace;
 use crate::storage::preparation::{self, Plan};
 use crate::storage::restore::{Kept, Restored, restore, restore_from};
-use crate::storage::writer::Writer;
+use crate::storage::writer::{Writer, WriterConfig};
 
 /// The name that means standard output or standard input.
 const STANDARD: &str = "-";
@@ -104,7 +104,11 @@ pub(super) fn migrate(
     preparation::reject_foreign_file(&settings.database)?;
     let database = Database::lock(&settings.database)?;
     preparation::prepare(&database, &registry, settings.copy_before(), &progress)?;
-    let writer = Writer::open(&database, Arc::new(registry), projections.inline.into(), Clock::default().now())?;
+    let writer = Writer::open(
+        &database,
+        WriterConfig::new(&Arc::new(registry), &projections.inline.into()),
+        Clock::default().now(),
+    )?;
     let revision = writer.revision();
     writer.close()?;
     database.release();

@@ -11,7 +11,7 @@ use crate::delivery::hub::Shutdown;
 use crate::delivery::relay::{Drain, Relay, Retention};
 use crate::domain::clock::Clock;
 use crate::domain::collection::{EventSourced, InvalidRegistration, handle};
-use crate::domain::command::{Command, Rejection};
+use crate::domain::command::{Command, Oversize, Rejection};
 use crate::domain::json::ValidationError;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::precondition::Precondition;
@@ -260,6 +260,14 @@ pub enum CommandError<E> {
     /// The collection does not allow this key for a new aggregate.
     #[error(transparent)]
     Invalid(ValidationError),
+    /// The state after the command would be larger than [`Settings::max_aggregate`]. The command was not executed.
+    #[error("the state would have {size} bytes, more than the limit of {limit} bytes")]
+    TooLarge {
+        /// In bytes of JSON text.
+        size: usize,
+        /// In bytes of JSON text.
+        limit: usize,
+    },
     /// The command was not executed, for a reason that has nothing to do with it. The same command may succeed later.
     #[error("nothing was done: {0}")]
     NotDone(Refusal),
@@ -289,6 +297,7 @@ impl<E: 'static> CommandError<E> {
             }
             ExecuteError::Rejected(Rejection::NotFound) => Self::NotFound,
             ExecuteError::Rejected(Rejection::Invalid(invalid)) => Self::Invalid(invalid),
+            ExecuteError::Rejected(Rejection::TooLarge(Oversize { size, limit, .. })) => Self::TooLarge { size, limit },
             ExecuteError::Rejected(Rejection::Corrupt(corrupt)) => Self::Corrupt(corrupt.to_string()),
             ExecuteError::Rejected(Rejection::Panicked) => Self::Panicked,
             // Typed commands have no precondition, so the first of these does not happen.

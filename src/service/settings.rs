@@ -139,6 +139,10 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_MAX_BODY", value_name = "SIZE", default_value = "1MiB")]
     pub max_body: ByteSize,
 
+    /// The maximum size of the state of an aggregate, as JSON text; a command that would make one larger gets a 422.
+    #[arg(long, env = "DUALITY_MAX_AGGREGATE", value_name = "SIZE", default_value = "1MiB", value_parser = positive_size)]
+    pub max_aggregate: ByteSize,
+
     /// The maximum number of commands waiting for the database; further ones get a 503.
     #[arg(long, env = "DUALITY_QUEUE", value_name = "COMMANDS", default_value = "4096")]
     pub queue: NonZeroUsize,

@@ -18,7 +18,7 @@ use super::outbox::{self, Change};
 use crate::domain::body::{Body, CorruptState, patch};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Journaled, Keys, Registry};
-use crate::domain::command::{Command, CommandContext, Decision, RecordedEvent, Rejection, catch_panic};
+use crate::domain::command::{Command, CommandContext, Decision, Oversize, RecordedEvent, Rejection, catch_panic};
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{JournalPosition, Revision, Version};
 use crate::read_model::spec::ProjectionSpec;
@@ -29,6 +29,8 @@ pub(super) struct CommitContext<'a> {
     pub(super) registry: &'a Registry,
     pub(super) inline: &'a [ProjectionSpec],
     pub(super) fence: &'a Fence,
+    /// The largest state that a command may result in, in bytes of JSON text.
+    pub(super) max_aggregate: usize,
     pub(super) now: Timestamp,
 }
 
@@ -39,7 +41,7 @@ pub(super) fn commit(
     counters: &Counters,
     commands: Vec<Command>,
 ) -> Result<(CommitOutcome, Counters), StoreError> {
-    let mut batch = StagedBatch::new(context.registry, context.inline, counters.clone(), context.now);
+    let mut batch = StagedBatch::new(context, counters.clone());
     let mut answers = Vec::with_capacity(commands.len());
     for command in commands {
         match batch.execute(connection, command) {
@@ -100,6 +102,7 @@ pub(crate) struct Written {
 struct StagedBatch<'a> {
     registry: &'a Registry,
     inline: &'a [ProjectionSpec],
+    max_aggregate: usize,
     now: Timestamp,
     counters: Counters,
     rows: HashMap<(CollectionId, Key), StagedRow>,
@@ -141,8 +144,18 @@ enum ExecuteError {
 }
 
 impl<'a> StagedBatch<'a> {
-    fn new(registry: &'a Registry, inline: &'a [ProjectionSpec], counters: Counters, now: Timestamp) -> Self {
-        Self { registry, inline, now, counters, rows: HashMap::new(), events: Vec::new(), changes: Vec::new() }
+    fn new(context: CommitContext<'a>, counters: Counters) -> Self {
+        let CommitContext { registry, inline, max_aggregate, now, .. } = context;
+        Self {
+            registry,
+            inline,
+            max_aggregate,
+            now,
+            counters,
+            rows: HashMap::new(),
+            events: Vec::new(),
+            changes: Vec::new(),
+        }
     }
 
     /// Decides one command, and stages its result.
@@ -168,6 +181,7 @@ impl<'a> StagedBatch<'a> {
         }
         let at = CommandContext { key: &key, version: row.version, now, new_id: &|| Key::uuid(now) };
         let Decision { after, events } = catch_panic(|| collection.decide(at, state, change))?;
+        self.check_size(id, state, after.as_ref())?;
         let is_new = state.is_none();
         let decided = StateChange { collection: id, key: key.clone(), before: state.cloned(), after };
         let changes = self.with_derived(connection, decided)?;
@@ -191,6 +205,22 @@ impl<'a> StagedBatch<'a> {
         let StagedRow { row, .. } = self.load(connection, id, &key)?;
         let revision = self.counters.revision;
         Ok(Written { key, body: row.body, revision, changed: row.revision, version: row.version, is_new })
+    }
+
+    /// A state may be too large if it is no larger than it was: it has to be possible to make one smaller step by step.
+    fn check_size(
+        &self,
+        collection: CollectionId,
+        before: Option<&Body>,
+        after: Option<&Body>,
+    ) -> Result<(), Rejection> {
+        let size = |body: Option<&Body>| body.map_or(0, |body| body.as_str().len());
+        let limit = self.max_aggregate;
+        if size(after) <= limit.max(size(before)) {
+            return Ok(());
+        }
+        let remedy = self.registry.get(collection).remedy();
+        Err(Rejection::TooLarge(Oversize { size: size(after), limit, remedy }))
     }
 
     /// The change of a source, and the changes that follow from it in its derived collections.

@@ -27,11 +27,26 @@ use crate::domain::revision::{JournalPosition, Revision};
 use crate::metrics::Counter;
 use crate::read_model::spec::ProjectionSpec;
 
+/// What a writer executes commands with.
+#[derive(Clone)]
+pub(crate) struct WriterConfig {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) inline: Arc<[ProjectionSpec]>,
+    /// The largest state that a command may result in, in bytes of JSON text.
+    pub(crate) max_aggregate: usize,
+}
+
+impl WriterConfig {
+    /// Without limits.
+    pub(crate) fn new(registry: &Arc<Registry>, inline: &Arc<[ProjectionSpec]>) -> Self {
+        Self { registry: Arc::clone(registry), inline: Arc::clone(inline), max_aggregate: usize::MAX }
+    }
+}
+
 /// The only writer of the main database.
 pub(crate) struct Writer {
     connection: MainConnection,
-    registry: Arc<Registry>,
-    inline: Arc<[ProjectionSpec]>,
+    config: WriterConfig,
     history: Arc<History>,
     fence: Fence,
     log: WriteAheadLog,
@@ -42,34 +57,24 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Opens the database, migrates its tables, and writes the consequences of new or changed registrations.
-    pub(crate) fn open(
-        database: &Database,
-        registry: Arc<Registry>,
-        inline: Arc<[ProjectionSpec]>,
-        now: Timestamp,
-    ) -> Result<Self, StoreError> {
+    pub(crate) fn open(database: &Database, config: WriterConfig, now: Timestamp) -> Result<Self, StoreError> {
         reject_foreign_log(database.file())?;
         let mut connection = database.file().open_for_writing(IfMissing::Create)?;
         migrations::migrate(&mut connection)?;
         let mut log = WriteAheadLog::open(database.file(), &mut connection)?;
-        let registration = Registration { registry: &registry, inline: &inline, now };
+        let registration = Registration { registry: &config.registry, inline: &config.inline, now };
         let history =
             log.write(&mut connection, |connection| registration.write(connection)).map_err(WriteError::into_cause)?;
         database.set_history(history);
-        Self::load(connection, registry, inline, log, database)
+        Self::load(connection, config, log, database)
     }
 
     /// Opens the database again after a failure. It must be the same database, with everything that was committed.
-    pub(crate) fn reopen(
-        database: &Database,
-        registry: Arc<Registry>,
-        inline: Arc<[ProjectionSpec]>,
-        committed: Revision,
-    ) -> Result<Self, StoreError> {
+    pub(crate) fn reopen(database: &Database, config: WriterConfig, committed: Revision) -> Result<Self, StoreError> {
         database.examine()?;
         let mut connection = database.file().open_for_writing(IfMissing::Fail)?;
         let log = WriteAheadLog::reopen(database.file(), &mut connection)?;
-        let mut writer = Self::load(connection, registry, inline, log, database)?;
+        let mut writer = Self::load(connection, config, log, database)?;
         let current = writer.fence.horizon(&mut writer.connection)?.current;
         if current < committed {
             return Err(database.file().report_other_history());
@@ -79,17 +84,16 @@ impl Writer {
 
     fn load(
         mut connection: MainConnection,
-        registry: Arc<Registry>,
-        inline: Arc<[ProjectionSpec]>,
+        config: WriterConfig,
         log: WriteAheadLog,
         database: &Database,
     ) -> Result<Self, StoreError> {
         let position = journal::current(&mut connection)?;
-        let counters = Counters::load(&mut connection, &registry, position)?;
+        let counters = Counters::load(&mut connection, &config.registry, position)?;
         let history = Arc::clone(database.history());
         let fence = Fence::of(database);
         let patience = Patience::Long;
-        Ok(Self { connection, registry, inline, history, fence, log, counters, patience })
+        Ok(Self { connection, config, history, fence, log, counters, patience })
     }
 
     /// The epochs of the database. The last one began when the database was opened.
@@ -113,7 +117,8 @@ impl Writer {
     /// Executes the commands in order, in one transaction. Each command has its own answer. After an error, either none was
     /// executed, or it is unknown whether all were: the error tells which.
     pub(crate) fn commit(&mut self, commands: Vec<Command>, now: Timestamp) -> Result<CommitOutcome, WriteError> {
-        let context = CommitContext { registry: &self.registry, inline: &self.inline, fence: &self.fence, now };
+        let WriterConfig { registry, inline, max_aggregate } = &self.config;
+        let context = CommitContext { registry, inline, fence: &self.fence, max_aggregate: *max_aggregate, now };
         let commit = |connection: &mut _| commit(connection, context, &self.counters, commands);
         let (outcome, counters) = self.log.write(&mut self.connection, commit)?;
         self.counters = counters;
@@ -157,8 +162,10 @@ impl Writer {
 
     /// Rebuilds an inline projection, in one transaction.
     pub(crate) fn rebuild(&mut self, name: &str, now: Timestamp) -> Result<(), WriteError> {
-        let Some(projection) = self.inline.iter().find(|projection| projection.name == name) else { return Ok(()) };
-        let registry = &self.registry;
+        let Some(projection) = self.config.inline.iter().find(|projection| projection.name == name) else {
+            return Ok(());
+        };
+        let registry = &self.config.registry;
         let fence = &self.fence;
         let revision = self.counters.revision;
         self.log.write(&mut self.connection, |connection| {
@@ -259,7 +266,7 @@ mod tests {
         registry.document::<Note>();
         let now = Clock::default().now();
         let registry = Arc::new(registry);
-        let mut writer = Writer::open(&database, Arc::clone(&registry), [].into(), now).unwrap();
+        let mut writer = Writer::open(&database, WriterConfig::new(&registry, &[].into()), now).unwrap();
         let statements = Arc::new(Mutex::new(Statements::default()));
         let seen = Arc::clone(&statements);
         writer.connection.set_instrumentation(move |event: InstrumentationEvent<'_>| match event {

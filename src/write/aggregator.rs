@@ -12,12 +12,10 @@ use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
 
 use crate::domain::clock::Clock;
-use crate::domain::collection::Registry;
 use crate::domain::command::{Command, Rejection};
 use crate::domain::error_chain::ErrorChain;
 use crate::domain::key::CollectionId;
 use crate::domain::revision::{HighWaterMark, JournalPosition, Revision};
-use crate::read_model::spec::ProjectionSpec;
 use crate::storage::commit::Written;
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
@@ -26,7 +24,7 @@ use crate::storage::outbox::Change;
 use crate::storage::page::Progress;
 use crate::storage::retained::Retained;
 use crate::storage::transaction::WriteError;
-use crate::storage::writer::{Patience, Writer};
+use crate::storage::writer::{Patience, Writer, WriterConfig};
 use crate::write::refusal::Refusal;
 use crate::write::replies::{ReplyBatch, ReplyQueue};
 use crate::write::write_metrics::{Waiting, WriteMetrics};
@@ -37,8 +35,7 @@ const MAX_BATCH: usize = 512;
 /// The only writer of the main database.
 pub(crate) struct Aggregator {
     database: Arc<Database>,
-    registry: Arc<Registry>,
-    inline: Arc<[ProjectionSpec]>,
+    config: WriterConfig,
     clock: Arc<Clock>,
     /// `None` after a failure. The next batch opens the database again.
     writer: Option<Writer>,
@@ -109,8 +106,7 @@ pub(crate) struct JournalMark {
 impl Aggregator {
     pub(crate) fn new(
         database: Arc<Database>,
-        registry: Arc<Registry>,
-        inline: Arc<[ProjectionSpec]>,
+        config: WriterConfig,
         clock: Arc<Clock>,
         writer: Writer,
         queue: usize,
@@ -120,8 +116,7 @@ impl Aggregator {
         let journal = watch::Sender::new(JournalMark { last: writer.position(), is_over: false });
         Self {
             database,
-            registry,
-            inline,
+            config,
             clock,
             writer: Some(writer),
             pending: Vec::new(),
@@ -257,9 +252,7 @@ impl Aggregator {
         if let Some(writer) = self.writer.take() {
             return Ok(writer);
         }
-        let registry = Arc::clone(&self.registry);
-        let inline = Arc::clone(&self.inline);
-        let writer = Writer::reopen(&self.database, registry, inline, self.committed.get())?;
+        let writer = Writer::reopen(&self.database, self.config.clone(), self.committed.get())?;
         // The transaction that failed may have been committed nevertheless.
         self.committed.set(writer.revision(), &writer.changed());
         Ok(writer)

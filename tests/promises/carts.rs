@@ -148,7 +148,7 @@ fn an_unknown_command_is_rejected_with_the_known_ones() {
     let account = app.command("/accounts");
     let path = account.header("Location").unwrap();
     let problem = app.command(&format!("{path}/bookings")).problem(404, "unknown-command");
-    assert_eq!(problem["expected"], json!(["book", "revert-booking"]));
+    assert_eq!(problem["expected"], json!(["book", "revert-booking", "close-period"]));
 }
 
 #[test]
@@ -308,6 +308,34 @@ fn time_travel_shows_every_version_as_it_was_answered() {
     for path in ["/persons/1?version=1", "/locations/Rome?version=1", "/carts?version=1"] {
         app.get(path).problem(400, "malformed-request");
     }
+}
+
+#[test]
+fn a_closed_period_leaves_the_state_and_stays_in_the_journal() {
+    let app = App::start();
+    let account = app.command("/accounts").header("Location").unwrap().to_owned();
+    let mut feed = app.follow(&format!("{account}/events"), &[]);
+    let book = |amount: i64| {
+        app.post(&format!("{account}/book"), &json!({"amount": amount, "text": "rent"}).to_string()).json()
+    };
+    let empty = app.command(&format!("{account}/close-period")).problem(409, "period-empty");
+    assert_eq!(empty["account"], key(&account));
+    book(700);
+    let before = book(-200);
+    let closed = app.command(&format!("{account}/close-period"));
+    assert_eq!((closed.status, closed.text()), (200, r#"{"balance":500,"carried_over":500,"bookings":{}}"#));
+    let booking = before["bookings"].as_object().unwrap().keys().next().unwrap();
+    let revert = app.post(&format!("{account}/revert-booking"), &json!({ "booking": booking }).to_string());
+    assert_eq!(revert.problem(409, "booking-not-found")["booking"], *booking);
+    let after = book(-100);
+    assert_eq!((&after["balance"], after["bookings"].as_object().unwrap().len()), (&json!(400), 1));
+
+    let kinds: Vec<_> = journal(&app, &account).into_iter().map(|event| event["kind"].clone()).collect();
+    assert_eq!(kinds, ["AccountOpened", "AmountBooked", "AmountBooked", "PeriodClosed", "AmountBooked"]);
+    assert_eq!(app.get(&format!("{account}?version=3")).json(), before, "the bookings that have left the state");
+    let mut state = Value::Null;
+    feed.follow(&mut state, app.get(&account).revision());
+    assert_eq!(state, after);
 }
 
 #[test]

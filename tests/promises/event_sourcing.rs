@@ -22,6 +22,7 @@ enum Op {
     Book(u8, i64),
     /// Reverts one of the account's bookings, or one that does not exist.
     Revert(u8, u8),
+    ClosePeriod(u8),
     /// An invalid command.
     Nonsense(u8),
 }
@@ -69,6 +70,7 @@ enum Effect {
     Closed,
     Booked(i64),
     Reverted(String),
+    PeriodClosed,
 }
 
 impl Effect {
@@ -81,6 +83,7 @@ impl Effect {
             Self::Closed => "CartClosed",
             Self::Booked(_) => "AmountBooked",
             Self::Reverted(_) => "BookingReverted",
+            Self::PeriodClosed => "PeriodClosed",
         }
     }
 }
@@ -151,6 +154,15 @@ impl Model {
                 };
                 sent("POST", path + "/revert-booking", json!({ "booking": booking }), expected)
             }
+            Op::ClosePeriod(account) => {
+                let path = Kind::Account.key(*account);
+                let expected = match self.state(&path).map(|state| state["bookings"].as_object().unwrap().len()) {
+                    None => Err("not-found"),
+                    Some(0) => Err("period-empty"),
+                    Some(_) => Ok(Effect::PeriodClosed),
+                };
+                sent("POST", path + "/close-period", json!({}), expected)
+            }
             Op::Nonsense(number) => match number % 4 {
                 0 => sent("POST", Kind::Cart.key(*number) + "/add-item", json!({"item": 7}), Err("invalid")),
                 1 => sent("POST", Kind::Cart.key(*number) + "/melt", json!({}), Err("unknown-command")),
@@ -200,6 +212,10 @@ impl Model {
                 let amount = state["bookings"][booking]["amount"].as_i64().unwrap();
                 state["balance"] = json!(state["balance"].as_i64().unwrap() - amount);
             }
+            Effect::PeriodClosed => {
+                state["carried_over"] = state["balance"].clone();
+                state["bookings"] = json!({});
+            }
         }
         self.histories.entry(path.to_owned()).or_default().push(state);
         self.journal.push((path.to_owned(), effect.kind()));
@@ -217,6 +233,7 @@ fn ops() -> impl Strategy<Value = Op> {
         1 => any::<u8>().prop_map(Op::Close),
         6 => (any::<u8>(), amount).prop_map(|(account, amount)| Op::Book(account, amount)),
         3 => (any::<u8>(), any::<u8>()).prop_map(|(account, choice)| Op::Revert(account, choice)),
+        1 => any::<u8>().prop_map(Op::ClosePeriod),
         1 => any::<u8>().prop_map(Op::Nonsense),
     ]
 }

@@ -26,6 +26,7 @@ mod histories;
 mod inline_projections;
 mod journal;
 mod kills;
+mod large_aggregates;
 mod law;
 mod levels;
 mod limits;

@@ -40,6 +40,10 @@ pub trait EventSourced: Serialize + DeserializeOwned + 'static {
     /// their events at the next start.
     const STATE_VERSION: i64 = 1;
 
+    /// What a client can do when the state would be larger than `--max-aggregate`: the end of a sentence in the problem
+    /// document that it gets.
+    const REMEDY: &'static str = "remove what is no longer needed, or split it into several aggregates";
+
     /// The commands: an enum in serde's default representation (externally tagged).
     type Command: Serialize + DeserializeOwned + Send + 'static;
 

@@ -165,6 +165,10 @@ impl<T: EventSourced> Collection for EventSourcedAdapter<T> {
         Ok(Decision { after: encode(state.as_ref())?, events })
     }
 
+    fn remedy(&self) -> &'static str {
+        T::REMEDY
+    }
+
     fn check(&self, body: &Body) -> Result<(), CorruptState> {
         body.decode::<T>().map(|_| ())
     }
