@@ -2,7 +2,7 @@
 
 /// A request without a body.
 pub fn get(path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n").into_bytes()
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes()
 }
 
 /// Creates a person.
@@ -17,13 +17,13 @@ pub fn patch(key: &str, body: &str) -> Vec<u8> {
 
 /// Deletes a person.
 pub fn delete(key: &str) -> Vec<u8> {
-    format!("DELETE /persons/{key} HTTP/1.1\r\nHost: bench\r\n\r\n").into_bytes()
+    format!("DELETE /persons/{key} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes()
 }
 
 fn with_body(method: &str, path: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!(
-        "{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
 }

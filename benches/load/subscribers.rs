@@ -36,7 +36,7 @@ impl Subscribers {
     /// Opens this many streams after a revision, and starts to read them immediately.
     pub async fn open(address: SocketAddr, path: &str, count: usize, after: i64) -> Self {
         let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\nX-Revision: {}\r\n\r\n",
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nX-Revision: {}\r\n\r\n",
             after + 1
         );
         let mut subscribers = Self {

@@ -1,6 +1,12 @@
 //! Cross-origin requests: which origins can read responses ([Fetch, section 3.2](https://fetch.spec.whatwg.org/#http-cors-protocol)).
 
-use actix_cors::Cors;
+use actix_cors::{Cors, CorsError};
+use actix_web::ResponseError as _;
+use actix_web::body::MessageBody;
+use actix_web::dev::ServiceResponse;
+use actix_web::http::header::ORIGIN;
+
+use super::problem::{Kind, Problem};
 
 /// The headers that scripts of other origins can read, in addition to those that browsers always expose.
 const EXPOSED: [&str; 5] = ["X-Revision", "X-Epoch", "ETag", "Location", "Retry-After"];
@@ -14,4 +20,21 @@ pub(crate) fn cors(origins: &[String]) -> Cors {
     // Other origins get the response without CORS headers, as from a service without CORS support.
     let cors = cors.block_on_origin_mismatch(false);
     origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin))
+}
+
+/// Replaces the plain text with which a preflight is refused by a problem.
+pub(crate) async fn explain_refusal<B: MessageBody + 'static>(
+    response: ServiceResponse<B>,
+) -> actix_web::Result<ServiceResponse> {
+    let error = response.response().error().and_then(|error| error.as_error::<CorsError>());
+    let Some(error) = error else { return Ok(response.map_into_boxed_body()) };
+    let origin = response.request().headers().get(ORIGIN);
+    let origin = origin.map(|origin| String::from_utf8_lossy(origin.as_bytes())).unwrap_or_default();
+    let problem = match error {
+        CorsError::OriginNotAllowed => {
+            Problem::new(Kind::ForeignOrigin, format!("Origin: {origin} is not one of those of --cors-origin"))
+        }
+        other => Problem::new(Kind::MalformedRequest, format!("the preflight is refused: {other}")),
+    };
+    Ok(ServiceResponse::new(response.request().clone(), problem.error_response()))
 }

@@ -44,6 +44,8 @@ pub(crate) enum Kind {
     MalformedJson,
     /// 400: a header or a query parameter is invalid.
     MalformedRequest,
+    /// 403: a write by a page of another origin.
+    ForeignOrigin,
     /// 404: no aggregate has this key.
     NotFound,
     /// 404: the collection has no such command.
@@ -68,6 +70,8 @@ pub(crate) enum Kind {
     TooLarge,
     /// 415: the media type or the encoding of the body is not supported.
     UnsupportedType,
+    /// 421: the `Host` is not a name of this service.
+    UnknownHost,
     /// 422: the body is valid JSON, but not valid for the aggregate or command.
     Invalid,
     /// 422: the aggregate would be larger than the limit.
@@ -93,6 +97,7 @@ impl Kind {
         match self {
             Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "Malformed JSON"),
             Self::MalformedRequest => (StatusCode::BAD_REQUEST, "malformed-request", "Malformed request"),
+            Self::ForeignOrigin => (StatusCode::FORBIDDEN, "foreign-origin", "Origin not allowed"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Aggregate not found"),
             Self::UnknownCommand => (StatusCode::NOT_FOUND, "unknown-command", "Unknown command"),
             Self::NoSuchPath => (StatusCode::NOT_FOUND, "no-such-path", "Resource not found"),
@@ -105,6 +110,7 @@ impl Kind {
             Self::ForeignId => (StatusCode::GONE, "foreign-id", "Unknown event id"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Request body too large"),
             Self::UnsupportedType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", "Unsupported media type"),
+            Self::UnknownHost => (StatusCode::MISDIRECTED_REQUEST, "unknown-host", "Unknown host"),
             Self::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Validation failed"),
             Self::AggregateTooLarge => (StatusCode::UNPROCESSABLE_ENTITY, "aggregate-too-large", "Aggregate too large"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal server error"),
@@ -121,6 +127,11 @@ impl Kind {
 impl Problem {
     pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
         Self { kind, rule: None, detail: detail.into(), members: Vec::new(), headers: Vec::new() }
+    }
+
+    /// The stable name of its kind, or of the violated rule.
+    pub(super) fn slug(&self) -> &str {
+        self.rule.as_ref().map_or(self.kind.parts().1, |rule| &rule.slug)
     }
 
     pub(crate) fn with(mut self, member: &'static str, value: impl Into<Value>) -> Self {
@@ -272,8 +283,8 @@ impl ResponseError for Problem {
 
     fn error_response(&self) -> HttpResponse<BoxBody> {
         let status = self.status_code();
-        let (_, slug, title) = self.kind.parts();
-        let slug = self.rule.as_ref().map_or(slug, |rule| &rule.slug);
+        let (_, _, title) = self.kind.parts();
+        let slug = self.slug();
         let title = self.rule.as_ref().map_or_else(|| title.to_owned(), |rule| sentence(&rule.slug));
         let mut body = json!({"type": slug, "title": title, "status": status.as_u16(), "detail": self.detail});
         for (member, value) in &self.members {
@@ -299,13 +310,14 @@ mod tests {
 
     fn kinds() -> Vec<Kind> {
         use Kind::{
-            AggregateTooLarge, BrokenRule, Busy, ForeignId, Internal, Invalid, Locked, MalformedJson, MalformedRequest,
-            MethodNotAllowed, NoSpace, NoSuchPath, NotAcceptable, NotFound, NotReady, NotRetained, NotThere, Replaced,
-            TooLarge, Unavailable, Unexpected, UnknownCommand, UnsupportedType,
+            AggregateTooLarge, BrokenRule, Busy, ForeignId, ForeignOrigin, Internal, Invalid, Locked, MalformedJson,
+            MalformedRequest, MethodNotAllowed, NoSpace, NoSuchPath, NotAcceptable, NotFound, NotReady, NotRetained,
+            NotThere, Replaced, TooLarge, Unavailable, Unexpected, UnknownCommand, UnknownHost, UnsupportedType,
         };
         let all = [
             MalformedJson,
             MalformedRequest,
+            ForeignOrigin,
             NotFound,
             UnknownCommand,
             NoSuchPath,
@@ -318,6 +330,7 @@ mod tests {
             ForeignId,
             TooLarge,
             UnsupportedType,
+            UnknownHost,
             Invalid,
             AggregateTooLarge,
             Internal,
@@ -331,7 +344,8 @@ mod tests {
         // A new kind does not compile here, so that nobody forgets to list it above.
         for kind in all {
             match kind {
-                MalformedJson | MalformedRequest | NotFound | UnknownCommand | NoSuchPath | NotThere => {}
+                MalformedJson | MalformedRequest | ForeignOrigin | UnknownHost | NotFound | UnknownCommand
+                | NoSuchPath | NotThere => {}
                 MethodNotAllowed | NotAcceptable | BrokenRule | NotRetained | Unexpected | ForeignId => {}
                 TooLarge | UnsupportedType | Invalid | AggregateTooLarge | Internal | Busy | Locked | Unavailable
                 | NotReady | NoSpace | Replaced => {}

@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use actix_web::body::MessageBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode};
-use actix_web::middleware::Next;
 
 use crate::metrics::{Counter, Histogram, MICROSECONDS};
 
@@ -56,7 +53,8 @@ impl RouteMetrics {
         Self { counts, duration: Histogram::new(MICROSECONDS) }
     }
 
-    fn count(&self, method: &Method, status: StatusCode, started: Instant) {
+    /// Counts a request that came at `started`.
+    pub(super) fn count(&self, method: &Method, status: StatusCode, started: Instant) {
         let method = METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1);
         let status = STATUSES.iter().position(|known| *known == status.as_u16()).unwrap_or(STATUSES.len() - 1);
         self.counts[method][status].add(1);
@@ -73,22 +71,6 @@ impl RouteMetrics {
             })
         })
     }
-}
-
-/// Counts a request when the head of its response is known.
-pub(super) async fn observe<B: MessageBody>(
-    route: Arc<RouteMetrics>,
-    request: ServiceRequest,
-    next: Next<B>,
-) -> actix_web::Result<ServiceResponse<B>> {
-    let (method, started) = (request.method().clone(), Instant::now());
-    let outcome = next.call(request).await;
-    let status = match &outcome {
-        Ok(response) => response.status(),
-        Err(error) => error.as_response_error().status_code(),
-    };
-    route.count(&method, status, started);
-    outcome
 }
 
 #[cfg(test)]

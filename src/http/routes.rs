@@ -2,76 +2,128 @@
 
 use std::sync::Arc;
 
-use actix_web::dev::ServiceResponse;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, guard, web};
 use actix_web_lab::middleware::map_response;
 
-use super::problem::Problem;
-use super::request_metrics::observe;
+use super::front::pass;
+use super::problem::{Kind, Problem};
 use super::respond::{X_REVISION, insert_revision};
 use super::shared::Shared;
 use super::{commands, feeds, journal, ops, projections, queries};
-use crate::domain::collection::Keys;
+use crate::domain::collection::{Keys, Registry};
+use crate::domain::key::CollectionId;
 
 /// The name of all other paths in the metrics.
 const UNMATCHED: &str = "unmatched";
 
 /// Adds the routes of the registered collections, and those of the service itself.
 pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>) {
-    for id in shared.registry.ids() {
-        let collection = shared.registry.get(id);
-        let all = format!("/{}", collection.name());
-        let one = format!("{all}/{{key}}");
-        let events = format!("/{}-events", collection.singular());
-
-        let journaled = collection.journaled().is_some();
-        let keys = collection.keys();
-        let mut on_all = vec![(Method::GET, read().to(queries::collection))];
-        let mut on_one = vec![(Method::GET, read().to(queries::aggregate))];
-        if collection.derivation().is_none() && keys != Keys::Text {
-            on_all.push((Method::POST, web::post().to(commands::create)));
+    for Path { path, methods, subject } in paths(&shared.registry) {
+        let route = shared.requests.route(&path);
+        let mut resource = resource(&path, methods);
+        if let Subject::Collection(id) = subject {
+            resource = resource.app_data(id);
         }
-        if journaled && keys != Keys::Sequence {
-            on_one.push((Method::PUT, web::put().to(commands::replace)));
-        }
-        if collection.derivation().is_none() && !journaled {
-            on_one.push((Method::PUT, web::put().to(commands::replace)));
-            on_one.push((Method::PATCH, web::patch().to(commands::patch)));
-            on_one.push((Method::DELETE, web::delete().to(commands::delete)));
-        }
-        let mut paths = vec![
-            (events, vec![(Method::GET, read().to(feeds::collection))]),
-            (format!("{one}/events"), vec![(Method::GET, read().to(feeds::aggregate))]),
-        ];
-        if journaled {
-            paths.push((format!("{one}/journal"), vec![(Method::GET, read().to(journal::aggregate))]));
-            paths.push((format!("{one}/{{command}}"), vec![(Method::POST, web::post().to(commands::command))]));
-        }
-        for (path, methods) in [(all, on_all), (one, on_one)].into_iter().chain(paths) {
-            let route = shared.requests.route(&path);
-            let resource = resource(&path, methods).app_data(id).wrap(map_response(name_revision));
-            config.service(resource.wrap(from_fn(move |request, next| observe(Arc::clone(&route), request, next))));
-        }
-    }
-    for (path, handler) in [
-        ("/journal", read().to(journal::everything)),
-        ("/aggregates", read().to(queries::document)),
-        ("/events", read().to(feeds::everything)),
-    ] {
-        let route = shared.requests.route(path);
-        let resource = resource(path, vec![(Method::GET, handler)]).wrap(map_response(name_revision));
-        config.service(resource.wrap(from_fn(move |request, next| observe(Arc::clone(&route), request, next))));
-    }
-    for (path, method, handler) in of_operators() {
-        let route = shared.requests.route(path);
-        let resource = resource(path, vec![(method, handler)]);
-        config.service(resource.wrap(from_fn(move |request, next| observe(Arc::clone(&route), request, next))));
+        let shared = shared.clone();
+        let front = from_fn(move |request: ServiceRequest, next| {
+            pass(Arc::clone(&route), shared.access.check(request.head()), request, next)
+        });
+        match subject {
+            Subject::Operation => config.service(resource.wrap(front)),
+            Subject::Collection(_) | Subject::Document => {
+                config.service(resource.wrap(map_response(name_revision)).wrap(front))
+            }
+        };
     }
     let route = shared.requests.route(UNMATCHED);
     let unmatched = web::route().to(no_such_path);
-    config.default_service(unmatched.wrap(from_fn(move |request, next| observe(Arc::clone(&route), request, next))));
+    let shared = shared.clone();
+    config.default_service(unmatched.wrap(from_fn(move |request: ServiceRequest, next| {
+        pass(Arc::clone(&route), shared.access.check(request.head()), request, next)
+    })));
+}
+
+/// The paths of all routes, such as `/persons/{key}`.
+pub(crate) fn path_names(registry: &Registry) -> Vec<String> {
+    paths(registry).into_iter().map(|path| path.path).collect()
+}
+
+/// A path with its methods.
+struct Path {
+    path: String,
+    methods: Vec<(Method, Route)>,
+    subject: Subject,
+}
+
+/// What a path is about.
+#[derive(Clone, Copy)]
+enum Subject {
+    Collection(CollectionId),
+    /// More than one collection.
+    Document,
+    /// The service itself.
+    Operation,
+}
+
+fn paths(registry: &Registry) -> Vec<Path> {
+    let mut paths: Vec<_> = registry.ids().flat_map(|id| of_collection(registry, id)).collect();
+    let document = [
+        ("/journal", read().to(journal::everything)),
+        ("/aggregates", read().to(queries::document)),
+        ("/events", read().to(feeds::everything)),
+    ];
+    paths.extend(document.map(|(path, handler)| Path {
+        path: path.to_owned(),
+        methods: vec![(Method::GET, handler)],
+        subject: Subject::Document,
+    }));
+    paths.extend(of_operators().map(|(path, method, handler)| Path {
+        path: path.to_owned(),
+        methods: vec![(method, handler)],
+        subject: Subject::Operation,
+    }));
+    paths
+}
+
+/// The routes of one collection.
+fn of_collection(registry: &Registry, id: CollectionId) -> Vec<Path> {
+    let collection = registry.get(id);
+    let all = format!("/{}", collection.name());
+    let one = format!("{all}/{{key}}");
+
+    let journaled = collection.journaled().is_some();
+    let keys = collection.keys();
+    let mut on_all = vec![(Method::GET, read().to(queries::collection))];
+    let mut on_one = vec![(Method::GET, read().to(queries::aggregate))];
+    if collection.derivation().is_none() && keys != Keys::Text {
+        on_all.push((Method::POST, web::post().to(commands::create)));
+    }
+    if journaled && keys != Keys::Sequence {
+        on_one.push((Method::PUT, web::put().to(commands::replace)));
+    }
+    if collection.derivation().is_none() && !journaled {
+        on_one.push((Method::PUT, web::put().to(commands::replace)));
+        on_one.push((Method::PATCH, web::patch().to(commands::patch)));
+        on_one.push((Method::DELETE, web::delete().to(commands::delete)));
+    }
+    let follow = || vec![(Method::GET, read().to(feeds::collection))];
+    let mut paths = vec![
+        (all.clone(), on_all),
+        (one.clone(), on_one),
+        (format!("/{}-events", collection.singular()), follow()),
+        // The same feed under a path that follows from the name of the collection.
+        (format!("/events{all}"), follow()),
+        (format!("{one}/events"), vec![(Method::GET, read().to(feeds::aggregate))]),
+    ];
+    if journaled {
+        paths.push((format!("{one}/journal"), vec![(Method::GET, read().to(journal::aggregate))]));
+        paths.push((format!("{one}/{{command}}"), vec![(Method::POST, web::post().to(commands::command))]));
+    }
+    let subject = Subject::Collection(id);
+    paths.into_iter().map(|(path, methods)| Path { path, methods, subject }).collect()
 }
 
 /// The routes for those who operate the service.
@@ -120,5 +172,14 @@ async fn name_revision(mut response: ServiceResponse) -> actix_web::Result<Servi
 }
 
 async fn no_such_path(request: HttpRequest) -> Result<HttpResponse, Problem> {
-    Err(Problem::no_such_path(request.path()))
+    let path = request.path();
+    let meant = path.trim_end_matches('/');
+    let problem = if meant.len() < path.len() && request.resource_map().has_resource(meant) {
+        Problem::new(Kind::NoSuchPath, format!("no route matches {path}; expected {meant}, without a slash at the end"))
+    } else {
+        Problem::no_such_path(path)
+    };
+    let shared = request.app_data::<web::Data<Shared>>();
+    let paths = shared.map(|shared| path_names(&shared.registry));
+    Err(problem.with("paths", paths.unwrap_or_default()))
 }

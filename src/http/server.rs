@@ -13,10 +13,11 @@ use actix_web::dev::Server;
 use actix_web::middleware::Condition;
 use actix_web::{App, web};
 use actix_web_lab::extract::LocalData;
+use actix_web_lab::middleware::map_response;
 
 #[cfg(not(feature = "direct-write"))]
 use super::connection::{DISCONNECT_TIMEOUT, STOP_TIMEOUT, WRITE_BUFFER, set_up};
-use super::cors::cors;
+use super::cors::{cors, explain_refusal};
 use super::routes::routes;
 use super::shared::Shared;
 use crate::delivery::hub::{Hub, LiveSubscribers};
@@ -54,6 +55,7 @@ pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Res
         hubs.lock().expect("nobody panics while pushing to a list").push(hub.start());
         App::new()
             .wrap(Condition::new(!cors_origins.is_empty(), cors(&cors_origins)))
+            .wrap(Condition::new(!cors_origins.is_empty(), map_response(explain_refusal)))
             .app_data(shared.clone())
             .app_data(subscribers)
             .app_data(LocalData::new(CommandReplies::here()))

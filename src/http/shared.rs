@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix::Addr;
 use tokio::sync::watch;
 
+use super::origin::AccessPolicy;
 use super::request_metrics::RequestMetrics;
 use crate::delivery::relay_metrics::RelayMetrics;
 use crate::delivery::stream_limiter::StreamLimiter;
@@ -27,6 +28,8 @@ use crate::write::write_metrics::WriteMetrics;
 
 /// The state that all worker threads share.
 pub(crate) struct Shared {
+    /// Which requests may be answered.
+    pub(crate) access: AccessPolicy,
     /// All registered collections.
     pub(crate) registry: Arc<Registry>,
     /// The database file, and what works of it.

@@ -18,7 +18,9 @@ use crate::domain::clock::Clock;
 use crate::domain::collection::{Derived, Document, EventSourced, Registry};
 use crate::domain::error_chain::ErrorChain;
 use crate::events::replay_cache::ReplayCache;
+use crate::http::origin::AccessPolicy;
 use crate::http::request_metrics::RequestMetrics;
+use crate::http::routes::path_names;
 use crate::http::server::{ServerConfig, serve};
 use crate::http::shared::Shared;
 use crate::memory::ledger::Usage;
@@ -189,6 +191,12 @@ impl Service {
         let mut running = self.open_observed(settings, observer)?;
         let (server, address) = start_server(listener, &running)
             .map_err(|error| StartError::Listen { address: running.settings.listen.clone(), source: error })?;
+        log::info!("paths: {}", path_names(&running.shared.registry).join(" "));
+        if address.ip().is_unspecified() && running.settings.host.is_empty() {
+            log::info!(
+                "requests are answered under IP addresses and localhost; for another name, start with --host NAME"
+            );
+        }
         log::info!("listening on http://{address}");
         (running.server, running.addresses) = (Some(server), vec![address]);
         let (database, hubs, shared) =
@@ -275,6 +283,7 @@ impl Service {
                 .map_err(StartError::Thread)
         };
         let shared = web::Data::new(Shared {
+            access: AccessPolicy::new(&settings.listen, &settings.host, &settings.cors_origin),
             readers: start_readers("duality-read")?,
             scanners: start_readers("duality-scan")?,
             collections: Arc::new(CollectionCache::new(registry.ids().count(), memory.of(Usage::SharedBodies))),

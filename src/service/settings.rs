@@ -39,6 +39,11 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:3000")]
     pub listen: String,
 
+    /// A name under which clients reach the service, in addition to IP addresses and `localhost`, or `*` for any; separate
+    /// several with commas.
+    #[arg(long, env = "DUALITY_HOST", value_name = "NAME", value_delimiter = ',', value_parser = host_name)]
+    pub host: Vec<String>,
+
     /// The database file; `:memory:` is a private database that is removed at exit.
     #[arg(long, env = "DUALITY_DATABASE", value_name = "FILE", default_value = "duality.db", global = true)]
     pub database: PathBuf,
@@ -127,7 +132,7 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_PAGE_CACHES", value_name = "SIZE")]
     pub page_caches: Option<ByteSize>,
 
-    /// An origin whose pages may use the service (CORS), or `*` for any; separate several with commas.
+    /// An origin whose pages may read and write (CORS); `*` lets those of any origin read; separate several with commas.
     #[arg(long, env = "DUALITY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<String>,
 
@@ -244,6 +249,14 @@ pub(super) fn bytes(size: ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
+/// A host name without a scheme and a path; a port is ignored.
+fn host_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(['/', '@', ' ']) {
+        return Err("expected a host name such as shop.example, or *".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// A duration for a repeated step, which cannot be zero.
 fn interval(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
@@ -292,6 +305,7 @@ mod tests {
             ["--queue", "0"],
             ["--workers", "0"],
             ["--session-buffer", "0KiB"],
+            ["--host", "https://shop.example"],
             ["--nonsense", "1"],
         ] {
             assert!(parse(&flags).is_err(), "{flags:?}");

@@ -76,8 +76,24 @@ fn a_city_that_is_not_a_valid_key_is_rejected() {
 #[test]
 fn an_unknown_path_is_a_404() {
     let app = App::start();
-    for path in ["/", "/person", "/persons/", "/persons/1/2", "/events-person", "/Persons"] {
-        problem(&app.get(path), 404, "no-such-path", path);
+    for path in
+        ["/", "/person", "/persons/", "/persons/1/2", "/events-person", "/Persons", "/events/person", "/nothing/"]
+    {
+        let body = problem(&app.get(path), 404, "no-such-path", path);
+        let paths: Vec<_> = body["paths"].as_array().unwrap().iter().map(|path| path.as_str().unwrap()).collect();
+        for known in ["/persons", "/persons/{key}", "/person-events", "/events/persons", "/journal", "/healthz"] {
+            assert!(paths.contains(&known), "{known} in {paths:?}");
+        }
+        assert!(!body["detail"].as_str().unwrap().contains("expected") || path == "/persons/", "{body}");
+    }
+}
+
+#[test]
+fn a_slash_at_the_end_is_a_404_with_the_path_that_was_meant() {
+    let app = App::start();
+    for path in ["/persons", "/persons/1", "/person-events", "/events/persons", "/carts/1/add-item", "/reports/x"] {
+        let body = problem(&app.get(&format!("{path}/")), 404, "no-such-path", &format!("expected {path},"));
+        assert_eq!(body["detail"], format!("no route matches {path}/; expected {path}, without a slash at the end"));
     }
 }
 

@@ -269,3 +269,26 @@ fn the_empty_state_is_sent_once() {
         assert!(stream.message().unwrap().id.is_some(), "{}", stream.raw);
     }
 }
+
+#[test]
+fn the_feed_of_a_collection_has_a_second_path() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
+    app.post("/persons", r#"{"name":"Bob","city":"Rome"}"#);
+    let carts = app.open_cart();
+    app.add_item(&carts, "apple");
+    let json = [("Accept", "application/json")];
+    for (one, other) in [
+        ("/person-events", "/events/persons"),
+        ("/location-events", "/events/locations"),
+        ("/cart-events", "/events/carts"),
+        ("/person-events?key=2", "/events/persons?key=2"),
+    ] {
+        let (mut first, mut second) = (app.follow(one, &[]), app.follow(other, &[]));
+        assert_eq!(first.next(), second.next(), "{other}");
+        let page = |path| app.request("GET", path, &json, None);
+        assert_eq!(page(one).text(), page(other).text(), "{other}");
+    }
+    let strict = app.get("/events/persons?strict=true&lastEventId=zzzzzzzz.1").problem(410, "not-retained");
+    assert_eq!(strict["bootstrap"], "/persons");
+}

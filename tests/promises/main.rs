@@ -33,6 +33,7 @@ mod limits;
 mod metrics;
 mod migrations;
 mod one_file;
+mod origins;
 mod outcomes;
 mod own_aggregates;
 mod own_collections;

@@ -66,7 +66,7 @@ fn a_write_in_flight_is_answered() {
     let mut client = Client::connect(process.address);
     let body = br#"{"name":"Ann"}"#;
     let head = format!(
-        "POST /persons HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "POST /persons HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     client.send_raw(head.as_bytes());

@@ -39,8 +39,8 @@ impl fmt::Display for InvalidRegistration {
 impl std::error::Error for InvalidRegistration {}
 
 /// Names of paths of the service itself, which a collection cannot have.
-const RESERVED: [&str; 8] =
-    ["aggregates", "events", "journal", "projections", "reports", "healthz", "metrics", "openapi"];
+const RESERVED: [&str; 9] =
+    ["aggregates", "events", "journal", "projections", "reports", "healthz", "readyz", "metrics", "openapi"];
 
 impl Registry {
     pub(crate) fn document<T: Document>(&mut self) {
