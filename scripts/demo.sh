@@ -40,7 +40,7 @@ operation() {
 event() {
     for _ in $(seq 100); do
         if grep -qx "id: $epoch.$2" "$directory/$1"; then
-            grep -x -A1 "id: $epoch.$2" "$directory/$1" | sed -n 's/^data: //p'
+            grep -x -B1 "id: $epoch.$2" "$directory/$1" | sed -n 's/^data: //p'
             return
         fi
         grep -q "^id: $epoch.[$(($2 + 1))-9]" "$directory/$1" && break

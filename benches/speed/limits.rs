@@ -127,7 +127,7 @@ async fn sockets() {
 }
 
 fn event(number: i64) -> String {
-    format!("id: 4f9c21aa.{number}\ndata: {{\"{number}\":{{\"name\":\"Ann\"}}}}\n\n")
+    format!("data: {{\"{number}\":{{\"name\":\"Ann\"}}}}\nid: 4f9c21aa.{number}\n\n")
 }
 
 async fn triggered(mut control: TcpStream, subscribers: Rc<RefCell<Vec<Rc<TcpStream>>>>) {

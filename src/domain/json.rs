@@ -1,11 +1,13 @@
 //! Reads all JSON from clients: stricter than `serde_json`, and with errors that name the invalid member.
 
 mod declared;
+mod number;
 mod variant;
 
 use std::fmt;
 
 pub(crate) use declared::{member_names, member_names_of, variant_names};
+pub(crate) use number::check_text as check_numbers;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 pub(crate) use variant::{Variant, kebab_case, tagged};
@@ -54,7 +56,8 @@ impl fmt::Display for ValidationError {
 
 impl std::error::Error for ValidationError {}
 
-/// Parses one JSON text: UTF-8, no duplicate members, at most [`MAX_DEPTH`] levels, no trailing characters.
+/// Parses one JSON text: UTF-8, no duplicate members, no numbers that JavaScript would change, at most [`MAX_DEPTH`] levels,
+/// no trailing characters.
 ///
 /// # Errors
 /// See [`JsonError`].
@@ -193,9 +196,16 @@ impl Position {
         self.path.push(member);
         Ok(())
     }
+
+    fn number<E: serde::de::Error>(&mut self, number: Number) -> Result<Value, E> {
+        match number::check(&number, || self.path.join(".")) {
+            Ok(()) => Ok(Value::Number(number)),
+            Err(invalid) => Err(self.reject(JsonError::Invalid(invalid))),
+        }
+    }
 }
 
-/// Reads a [`Value`], and rejects duplicate members and deep nesting, which `serde_json` accepts.
+/// Reads a [`Value`], and rejects what `serde_json` accepts: duplicate members, deep nesting and inexact numbers.
 struct Strict<'a>(&'a mut Position);
 
 impl<'de> DeserializeSeed<'de> for Strict<'_> {
@@ -221,16 +231,17 @@ impl<'de> Visitor<'de> for Strict<'_> {
         Ok(value.into())
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
+        self.0.number(value.into())
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
+        self.0.number(value.into())
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
+        let number = Number::from_f64(value).ok_or_else(|| E::custom("number out of range"))?;
+        self.0.number(number)
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -327,6 +338,23 @@ mod tests {
     fn a_duplicate_member_is_named_by_its_path() {
         let duplicate = JsonError::Invalid(ValidationError::new("a.1.b", "duplicate member"));
         assert_eq!(parse(br#"{"a":[0,{"b":1,"b":1}]}"#), Err(duplicate));
+    }
+
+    #[test]
+    fn a_number_that_javascript_would_change_is_named_by_its_path() {
+        for number in ["9007199254740992", "-9007199254740992", "18446744073709551615", "18446744073709551616", "1e17"]
+        {
+            let text = format!(r#"{{"a":[0,{{"b":{number}}}]}}"#);
+            let invalid = match parse(text.as_bytes()) {
+                Err(JsonError::Invalid(invalid)) => invalid,
+                other => panic!("{number}: {other:?}"),
+            };
+            assert_eq!(invalid.member, "a.1.b");
+            assert!(invalid.detail.starts_with("expected a number from -9007199254740991 to "), "{}", invalid.detail);
+        }
+        for number in ["9007199254740991", "-9007199254740991", "0.1", "1e15", "-0"] {
+            assert!(parse(number.as_bytes()).is_ok(), "{number}");
+        }
     }
 
     #[test]

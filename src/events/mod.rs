@@ -1,6 +1,7 @@
 //! Change events as bytes, and as the next page for a consumer.
 
 pub(crate) mod batch;
+pub(crate) mod line_safe;
 pub(crate) mod replay_cache;
 pub(crate) mod resume;
 pub(crate) mod sse;

@@ -5,6 +5,7 @@ use actix_web::web::Bytes;
 use crate::domain::collection::Registry;
 use crate::domain::feed::{Feed, Presence};
 use crate::domain::revision::{Epoch, Revision};
+use crate::events::line_safe::escape_separators;
 use crate::storage::outbox::Change;
 
 /// Encoded events of one feed.
@@ -23,11 +24,12 @@ impl Frames {
         let mut frames = Self::default();
         for revision in changes.chunk_by(|one, other| one.revision == other.revision) {
             let (start, number) = (text.len(), revision[0].revision);
-            push_id(&mut text, epoch, number);
+            text.push_str(DATA);
             let patch = text.len();
             if feed.write(&mut text, registry, revision.iter().map(Change::member)) {
+                escape_separators(&mut text, patch);
                 frames.presence = Presence::after(&text[patch..]);
-                text.push_str(END);
+                push_id(&mut text, epoch, number);
                 frames.ends.push((number, text.len() - HEAD));
             } else {
                 text.truncate(start);
@@ -123,27 +125,36 @@ pub(crate) fn named_event(name: &str, id: &str, data: &str) -> String {
 }
 
 /// Appends a message ([the HTML standard, section 9.2](https://html.spec.whatwg.org/multipage/server-sent-events.html)).
+///
+/// The id is the last line. Some clients take an id as soon as its line has arrived: one before the data would count
+/// even if the connection broke before the data.
 fn push_message(text: &mut String, id: Option<&str>, event: Option<&str>, data: &str) {
-    for (field, value) in [("id: ", id), ("event: ", event), ("data: ", Some(data))] {
+    let start = text.len();
+    for (field, value) in [("event: ", event), (DATA, Some(data)), (ID, id)] {
         if let Some(value) = value {
             for piece in [field, value, "\n"] {
                 text.push_str(piece);
             }
         }
     }
+    escape_separators(text, start);
     text.push('\n');
 }
 
-/// The end of a message.
-const END: &str = "\n\n";
+/// The beginning of a message: JSON text without line breaks follows, so nothing else needs framing.
+const DATA: &str = "data: ";
 
-/// Appends a message up to its patch. A patch is JSON text without line breaks, so nothing else needs framing.
+/// The beginning of the line with the id.
+const ID: &str = "id: ";
+
+/// Appends the end of a message, from the end of its data.
 fn push_id(text: &mut String, epoch: &Epoch, revision: Revision) {
-    text.push_str("id: ");
+    text.push('\n');
+    text.push_str(ID);
     text.push_str(epoch.as_str());
     text.push('.');
     push_number(text, revision.number().unsigned_abs());
-    text.push_str("\ndata: ");
+    text.push_str("\n\n");
 }
 
 /// Appends a number, at a tenth of the cost of the standard library's formatting, which is noticeable for each event.
@@ -191,7 +202,7 @@ impl Messages {
     pub(crate) fn event(&mut self, revision: Revision, write: impl FnOnce(&mut String) -> bool) {
         let (start, text) = (self.text.len(), &mut self.text);
         match &self.form {
-            Form::Stream(epoch) => push_id(text, epoch, revision),
+            Form::Stream(_) => text.push_str(DATA),
             Form::Array | Form::Lines => {
                 text.push_str(if start > 0 && matches!(self.form, Form::Array) { "," } else { "" });
                 text.push_str("{\"revision\":");
@@ -199,8 +210,14 @@ impl Messages {
                 text.push_str(",\"patch\":");
             }
         }
+        let patch = text.len();
         if write(text) {
-            text.push_str(self.form.end());
+            escape_separators(text, patch);
+            match &self.form {
+                Form::Stream(epoch) => push_id(text, epoch, revision),
+                Form::Array => text.push('}'),
+                Form::Lines => text.push_str("}\n"),
+            }
             (self.last_id, self.has_news) = (Some(revision), true);
         } else {
             text.truncate(start);
@@ -227,57 +244,91 @@ impl Messages {
 
     /// Adds a part of a catch-up, with an id if the position after it has one.
     pub(crate) fn part(&mut self, id: Option<&str>, patch: &str) {
-        let is_first = self.text.is_empty();
-        match &self.form {
-            Form::Stream(_) => return push_message(&mut self.text, id, None, patch),
-            Form::Array if !is_first => self.text.push_str(",{\"patch\":"),
-            Form::Array | Form::Lines => self.text.push_str("{\"patch\":"),
+        let (start, text) = (self.text.len(), &mut self.text);
+        let end = match &self.form {
+            Form::Stream(_) => return push_message(text, id, None, patch),
+            Form::Array => "}",
+            Form::Lines => "}\n",
+        };
+        text.push_str(if start > 0 && end == "}" { "," } else { "" });
+        for piece in ["{\"patch\":", patch, end] {
+            text.push_str(piece);
         }
-        self.text.push_str(patch);
-        self.text.push_str(self.form.end());
-    }
-}
-
-impl Form {
-    fn end(&self) -> &'static str {
-        match self {
-            Self::Stream(_) => END,
-            Self::Array => "}",
-            Self::Lines => "}\n",
-        }
+        escape_separators(text, start);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use actix_web::web::BytesMut;
+    use tokio_util::codec::Decoder as _;
+
     use super::*;
     use crate::aggregates::Person;
     use crate::domain::key::Key;
 
-    /// The same message by another encoder.
-    fn encoded(id: Option<&str>, event: Option<&str>, data: &str) -> String {
-        let (id, event) = (id.map(|id| id.to_owned().into()), event.map(|event| event.to_owned().into()));
-        let message = russe::Message { data: data.to_owned().into(), id, event, retry: None };
-        russe::Event::Message(message).into_bytestring().unwrap().into()
+    /// The messages as another implementation reads them.
+    fn decoded(text: &str) -> Vec<(String, Option<String>, Option<String>)> {
+        let (mut decoder, mut bytes) = (russe::Decoder::default(), BytesMut::from(text));
+        let mut messages = Vec::new();
+        while let Some(russe::Event::Message(message)) = decoder.decode(&mut bytes).unwrap() {
+            let (event, id) = (message.event.map(Into::into), message.id.map(Into::into));
+            messages.push((message.data.into(), event, id));
+        }
+        messages
     }
 
     #[test]
-    fn a_message_equals_that_of_another_encoder() {
+    fn another_implementation_reads_what_was_written() {
         let epoch: Epoch = "4f9c21aa".parse().unwrap();
         for number in [0, 7, 10, 1_234_567_890, i64::MAX] {
             let (revision, patch) = (Revision::from_raw(number), r#"{"1":{"name":"\n🍎"},"2":null}"#);
+            let message = |event: Option<&str>, id: Option<&str>| {
+                (patch.to_owned(), event.map(str::to_owned), id.map(str::to_owned))
+            };
+            let id = id(&epoch, revision);
             let mut messages = Messages::new(Form::Stream(epoch.clone()));
             messages.event(revision, |_| false);
             messages.event(revision, |text| {
                 text.push_str(patch);
                 true
             });
-            assert_eq!(messages.text, encoded(Some(&id(&epoch, revision)), None, patch));
-            messages.text.clear();
             messages.part(Some("4f9c21aa.3.partial"), patch);
-            messages.part(None, "null");
-            let first = encoded(Some("4f9c21aa.3.partial"), None, patch);
-            assert_eq!(messages.text, first + &encoded(None, None, "null"));
+            messages.part(None, patch);
+            messages.text += &named_event("ItemAdded", &id, patch);
+            let expected = [
+                message(None, Some(&id)),
+                message(None, Some("4f9c21aa.3.partial")),
+                message(None, None),
+                message(Some("ItemAdded"), Some(&id)),
+            ];
+            assert_eq!(decoded(&messages.text), expected);
+        }
+    }
+
+    #[test]
+    fn the_id_comes_after_the_data() {
+        assert_eq!(event(Some("4f9c21aa.3"), "{}"), "data: {}\nid: 4f9c21aa.3\n\n");
+        assert_eq!(named_event("Opened", "4f9c21aa.3", "{}"), "event: Opened\ndata: {}\nid: 4f9c21aa.3\n\n");
+    }
+
+    #[test]
+    fn separators_that_some_clients_take_for_the_end_of_a_line_are_escaped_in_every_form() {
+        let (raw, escaped) = ("{\"a\u{2028}\":\"\u{85}\"}", r#"{"a\u2028":"\u0085"}"#);
+        let revision = Revision::from_raw(3);
+        for (form, head, tail) in [
+            (Form::Stream("4f9c21aa".parse().unwrap()), "data: ", "\nid: 4f9c21aa.3\n\n"),
+            (Form::Array, r#"{"revision":3,"patch":"#, "}"),
+            (Form::Lines, r#"{"revision":3,"patch":"#, "}\n"),
+        ] {
+            let mut messages = Messages::new(form);
+            messages.event(revision, |text| {
+                text.push_str(raw);
+                true
+            });
+            assert_eq!(messages.text, format!("{head}{escaped}{tail}"));
+            messages.part(None, raw);
+            assert!(!messages.text.contains(['\u{85}', '\u{2028}']), "{}", messages.text);
         }
     }
 
@@ -301,8 +352,8 @@ mod tests {
         let text = String::from_utf8(frames.all().content().to_vec()).unwrap();
         let framed = String::from_utf8(frames.all().framed().to_vec()).unwrap();
         assert_eq!(framed, format!("{:x}\r\n{text}\r\n", text.len()));
-        let first = "id: 4f9c21aa.3\ndata: {\"1\":{\"city\":\"Oslo\"},\"2\":null}\n\n";
-        assert_eq!(text, format!("{first}id: 4f9c21aa.5\ndata: {{\"\\\"\":{{}}}}\n\n"));
+        let first = "data: {\"1\":{\"city\":\"Oslo\"},\"2\":null}\nid: 4f9c21aa.3\n\n";
+        assert_eq!(text, format!("{first}data: {{\"\\\"\":{{}}}}\nid: 4f9c21aa.5\n\n"));
         assert_eq!(frames.after(Revision::from_raw(2)), text);
         assert_eq!(frames.after(Revision::from_raw(3)), text[first.len()..]);
         assert_eq!(frames.after(Revision::from_raw(4)), text[first.len()..]);

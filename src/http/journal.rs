@@ -25,6 +25,7 @@ use crate::domain::cursor::{Cursor, CursorParams};
 use crate::domain::feed::push_member;
 use crate::domain::key::CollectionId;
 use crate::domain::revision::{Epoch, JournalPosition, Revision, Version};
+use crate::events::line_safe::escape_separators;
 use crate::events::sse::named_event;
 use crate::read::pool::{ReadEvents, ReadJournal};
 use crate::storage::journal::{Entries, Entry};
@@ -292,5 +293,6 @@ fn object(registry: &Registry, entry: &Entry) -> String {
         push_member(&mut object, name, &value);
     }
     object.push('}');
+    escape_separators(&mut object, 0);
     object
 }

@@ -2,6 +2,7 @@
 
 use crate::domain::collection::Registry;
 use crate::domain::feed::push_member;
+use crate::events::line_safe::escape_separators;
 use crate::read::collection_cache::SizeObserver;
 use crate::read::spooled_body::{Spool, SpoolError};
 use crate::storage::reader::Part;
@@ -53,10 +54,12 @@ impl<'a> CollectionWriter<'a> {
                 push_member(&mut self.text, self.registry.get(id).name(), "{");
             }
             (Form::Lines, Part::Aggregate { key, body, .. }) => {
+                let start = self.text.len();
                 self.text.push('{');
                 push_member(&mut self.text, "key", &serde_json::Value::from(key).to_string());
                 self.text.push(',');
                 push_member(&mut self.text, "aggregate", body);
+                escape_separators(&mut self.text, start);
                 self.text.push_str("}\n");
             }
             (_, Part::Aggregate { key, body, first }) => {

@@ -19,6 +19,7 @@ use crate::domain::body::{Body, CorruptState, patch};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Journaled, Keys, Registry};
 use crate::domain::command::{Command, CommandContext, Decision, Oversize, RecordedEvent, Rejection, catch_panic};
+use crate::domain::json::{self, ValidationError};
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{JournalPosition, Revision, Version};
 use crate::read_model::spec::ProjectionSpec;
@@ -190,11 +191,13 @@ impl<'a> StagedBatch<'a> {
         let restored = folded
             .map(|after| vec![StateChange { collection: id, key: key.clone(), before: None, after: Some(after) }]);
         let savepoint = self.savepoint(&changes);
-        let staged = restored.into_iter().chain([changes]).try_for_each(|changes| self.stage(changes));
-        let projected = staged.map_err(ExecuteError::from).and_then(|()| {
+        let staged = restored.map_or(Ok(()), |restored| self.stage(restored)).and_then(|()| {
+            let (first_change, first_event) = (self.changes.len(), self.events.len());
+            self.stage(changes)?;
             self.stage_events(id, &key, events);
-            self.project(connection, &savepoint)
+            check_numbers(id, &self.changes[first_change..], &self.events[first_event..])
         });
+        let projected = staged.map_err(ExecuteError::from).and_then(|()| self.project(connection, &savepoint));
         if let Err(error) = projected {
             self.roll_back(savepoint);
             return Err(error);
@@ -382,6 +385,26 @@ impl StagedRow {
     fn must_be_written(&self) -> bool {
         self.is_changed && self.row.revision != Revision::ZERO
     }
+}
+
+/// Rejects a command that would publish a number that JavaScript changes, also as the result of a fold or a derivation.
+///
+/// Looks at what changes only: what an earlier version of the program has stored does not keep anything else from changing.
+fn check_numbers(collection: CollectionId, changes: &[Change], events: &[Entry]) -> Result<(), Rejection> {
+    for change in changes {
+        json::check_numbers(&change.patch).map_err(|invalid| {
+            let is_derived = change.collection != collection;
+            let of = if is_derived { format!("{}.", change.key.as_str()) } else { String::new() };
+            Rejection::Invalid(ValidationError { member: of + &invalid.member, ..invalid })
+        })?;
+    }
+    for Entry { event, .. } in events {
+        json::check_numbers(&event.fields).map_err(|invalid| {
+            let member = format!("{}.{}", event.kind, invalid.member);
+            Rejection::Invalid(ValidationError { member, ..invalid })
+        })?;
+    }
+    Ok(())
 }
 
 fn reject_corrupt(error: StoreError) -> ExecuteError {

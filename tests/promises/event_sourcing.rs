@@ -178,9 +178,12 @@ impl Model {
     }
 
     fn bookable(&self, path: &str, amount: i64) -> Result<(), &'static str> {
+        if amount.abs() > MOST {
+            // A body is checked before the account.
+            return Err("invalid");
+        }
         let balance = self.state(path).ok_or("not-found")?["balance"].as_i64().unwrap();
         match balance + amount {
-            _ if amount.abs() > MOST => Err("amount-too-large"),
             after if after > MOST => Err("amount-too-large"),
             after if after < 0 => Err("insufficient-funds"),
             _ => Ok(()),

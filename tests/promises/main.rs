@@ -19,6 +19,7 @@ mod documents;
 mod durability;
 mod errors;
 mod event_sourcing;
+mod every_client;
 mod feeds;
 mod full_disks;
 mod health;
