@@ -69,7 +69,7 @@ pub use read_model::report::{Parameters, Report, ReportError};
 pub use read_model::sink::{Sink, Tables};
 pub use service::builder::Service;
 pub use service::running::{CommandError, Outcome, ReadError, Running, StartError};
-pub use service::settings::{ProjectionTask, Settings, Task};
+pub use service::settings::{InvalidSetting, ProjectionTask, Settings, Task};
 pub use storage::error::StoreError;
 pub use storage::verified::Verified;
 pub use write::refusal::Refusal;

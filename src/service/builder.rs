@@ -1,5 +1,6 @@
 //! The one place that wires: collections, actors, HTTP server, and the order in which they stop.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ use crate::read_model::sink::Tables;
 use crate::read_model::spec::ProjectionSpec;
 use crate::service::cli;
 use crate::service::control::ControlSocket;
+use crate::service::log_output;
 use crate::service::memory_limits::MemoryLimits;
 use crate::service::progress::{LogProgress, StartProgress};
 use crate::service::running::{Running, StartError, cut_streams, retention};
@@ -122,15 +124,12 @@ impl Service {
     /// Runs until SIGTERM or SIGINT; the whole of a `main`, the log included. If the database file is replaced meanwhile, it
     /// ends with exit code 1.
     ///
-    /// The log goes to standard error, by default at level `info`; `RUST_LOG` says otherwise. What keeps the service
-    /// from starting is one line there, and exit code 1.
+    /// The log goes to standard error, by default at level `info`; `RUST_LOG` adds to that or replaces it. What keeps the
+    /// service from starting is one line there, and exit code 1.
     #[must_use]
     pub fn run(self, settings: Settings) -> ExitCode {
-        let mut log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,duality=info"));
-        // It reports a stream that we cut on purpose as an error; what really fails is in our own log.
-        log.filter_module("actix_http::h1::dispatcher", log::LevelFilter::Off);
-        // A program around this one may have a log already.
-        drop(log.try_init());
+        log_output::start();
+        Settings::unknown_variables().iter().for_each(|line| log::warn!("{line}"));
         if let Some(task) = settings.task.clone() {
             if let Err(error) = self.check() {
                 log::error!("{}", ErrorChain(&error));
@@ -178,7 +177,8 @@ impl Service {
     /// Starts the service inside a running [`actix::System`], and returns when it listens.
     ///
     /// # Errors
-    /// The registrations do not fit together, the database cannot be opened, or the address is taken.
+    /// The registrations do not fit together, a setting is out of its range, the database cannot be opened, or the address
+    /// is in use.
     #[expect(clippy::unused_async, reason = "it needs a running system, and may wait one day")]
     pub async fn start(self, settings: Settings) -> Result<Running, StartError> {
         self.start_observed(settings, &LogProgress::new())
@@ -186,11 +186,13 @@ impl Service {
 
     fn start_observed(self, settings: Settings, observer: &dyn CopyObserver) -> Result<Running, StartError> {
         self.check()?;
+        settings.check()?;
         // Before anything is started that would have to be stopped. Who connects already waits a moment.
         let listener = listen(&settings.listen).map_err(|source| cannot_listen(&settings, source))?;
         let mut running = self.open_observed(settings, observer)?;
         let (server, address) = start_server(listener, &running)
             .map_err(|error| StartError::Listen { address: running.settings.listen.clone(), source: error })?;
+        running.database.record_address(address);
         log::info!("paths: {}", path_names(&running.shared.registry).join(" "));
         if address.ip().is_unspecified() && running.settings.host.is_empty() {
             log::info!(
@@ -217,7 +219,7 @@ impl Service {
     /// [`Running::execute`].
     ///
     /// # Errors
-    /// The registrations do not fit together, or the database cannot be opened.
+    /// The registrations do not fit together, a setting is out of its range, or the database cannot be opened.
     pub fn open(self, settings: Settings) -> Result<Running, StartError> {
         self.open_observed(settings, &LogProgress::new())
     }
@@ -225,6 +227,7 @@ impl Service {
     #[expect(clippy::too_many_lines, reason = "all wiring is in one function, in the order of the start")]
     fn open_observed(self, settings: Settings, observer: &dyn CopyObserver) -> Result<Running, StartError> {
         self.check()?;
+        settings.check()?;
         let (registry, projections) = (Arc::new(self.registry), self.projections);
         let (memory, page_caches) = MemoryLimits::of(&settings)?.into_ledger(connections(&settings, &projections))?;
         let clock = Arc::new(Clock::default());
@@ -332,7 +335,7 @@ impl Service {
 }
 
 /// Starts the HTTP server.
-fn start_server(listener: TcpListener, running: &Running) -> std::io::Result<(ServerHandle, SocketAddr)> {
+fn start_server(listener: TcpListener, running: &Running) -> io::Result<(ServerHandle, SocketAddr)> {
     let address = listener.local_addr()?;
     let settings = &running.settings;
     let server = serve(
@@ -363,13 +366,20 @@ fn connections(settings: &Settings, projections: &ProjectionSet) -> Connections 
     }
 }
 
-fn cannot_listen(settings: &Settings, source: std::io::Error) -> StartError {
-    StartError::Listen { address: settings.listen.clone(), source }
+fn cannot_listen(settings: &Settings, source: io::Error) -> StartError {
+    let address = settings.listen.clone();
+    let (io::ErrorKind::AddrInUse, Some((host, Ok(port)))) =
+        (source.kind(), address.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())))
+    else {
+        return StartError::Listen { address, source };
+    };
+    let other = format!("{host}:{}", port.checked_add(1).unwrap_or(0));
+    StartError::AddressInUse { address, other }
 }
 
 /// Takes the first of the address's forms that can be had.
-fn listen(address: &str) -> std::io::Result<TcpListener> {
-    let mut refused = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+fn listen(address: &str) -> io::Result<TcpListener> {
+    let mut refused = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in address.to_socket_addrs()? {
         let listener = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
         listener.set_reuse_address(true)?;

@@ -85,9 +85,9 @@ fn run_projection_task(
             preparation::prepare(&database, &registry, settings.copy_before(), &LogProgress::new())?;
             Offline::open(database, registry, projections)?.run(task)
         }
-        Err(StoreError::Locked { path }) => match ControlClient::connect(&path) {
+        Err(StoreError::Locked { path, holder }) => match ControlClient::connect(&path) {
             Ok(mut service) => run_online(task, &mut service),
-            Err(_) => Err(StoreError::Locked { path }.into()),
+            Err(_) => Err(StoreError::Locked { path, holder }.into()),
         },
         Err(error) => Err(error.into()),
     }

@@ -22,7 +22,7 @@ use crate::read::pool::{FoldAggregate, ReadAggregates};
 use crate::read_model::error::ProjectionError;
 use crate::service::control::ControlSocket;
 use crate::service::memory_limits::InvalidMemory;
-use crate::service::settings::Settings;
+use crate::service::settings::{InvalidSetting, Settings};
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::write::aggregator::{Close, ExecuteError, Submission, execute};
@@ -329,12 +329,23 @@ pub enum StartError {
     /// The registrations do not fit together.
     #[error("the collections do not fit together: {0}")]
     Registration(InvalidRegistration),
+    /// A setting is out of its range.
+    #[error("{0}")]
+    Setting(InvalidSetting),
     /// The parts of the memory do not fit into it.
     #[error("{0}")]
     Memory(String),
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Another program listens on the address.
+    #[error("cannot listen on {address}: it is in use; another port: --listen {other}")]
+    AddressInUse {
+        /// The address as it is in the settings.
+        address: String,
+        /// The same with the next port.
+        other: String,
+    },
     /// The service cannot listen on its address.
     #[error("cannot listen on {address}")]
     Listen {
@@ -363,6 +374,12 @@ impl From<InvalidMemory> for StartError {
 impl From<InvalidRegistration> for StartError {
     fn from(invalid: InvalidRegistration) -> Self {
         Self::Registration(invalid)
+    }
+}
+
+impl From<InvalidSetting> for StartError {
+    fn from(invalid: InvalidSetting) -> Self {
+        Self::Setting(invalid)
     }
 }
 

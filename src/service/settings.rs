@@ -1,5 +1,11 @@
 //! All settings: flag, environment variable, unit and default.
 
+mod environment;
+mod origin;
+mod range;
+
+use std::ffi::OsString;
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +13,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use self::range::RANGES;
 use crate::storage::preparation::CopyBefore;
 
 const ABOUT: &str = "Publishes aggregates and their change events as two views of one truth";
@@ -49,19 +56,19 @@ pub struct Settings {
     pub database: PathBuf,
 
     /// How often the relay polls the outbox when it receives no notification.
-    #[arg(long, env = "DUALITY_POLL_INTERVAL", value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    #[arg(long, env = "DUALITY_POLL_INTERVAL", value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub poll_interval: Duration,
 
     /// How long change events are kept for reconnecting clients.
-    #[arg(long, env = "DUALITY_RETENTION", value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "DUALITY_RETENTION", value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub retention: Duration,
 
     /// The maximum number of revisions whose change events are kept; not limited by default.
-    #[arg(long, env = "DUALITY_RETENTION_EVENTS", value_name = "REVISIONS", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, env = "DUALITY_RETENTION_EVENTS", value_name = "REVISIONS", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(0..))]
     pub retention_events: Option<i64>,
 
     /// How long tombstones of deleted aggregates are kept; a client that reconnects later starts from nothing.
-    #[arg(long, env = "DUALITY_TOMBSTONE_RETENTION", value_name = "DURATION", default_value = "90d", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "DUALITY_TOMBSTONE_RETENTION", value_name = "DURATION", default_value = "90d", value_parser = duration)]
     pub tombstone_retention: Duration,
 
     /// Do not copy the database before a newer version changes its tables or recomputes its states.
@@ -69,15 +76,15 @@ pub struct Settings {
     pub no_copy: bool,
 
     /// How often older change events are pruned.
-    #[arg(long, env = "DUALITY_PRUNE_INTERVAL", value_name = "DURATION", default_value = "1min", value_parser = interval)]
+    #[arg(long, env = "DUALITY_PRUNE_INTERVAL", value_name = "DURATION", default_value = "1min", value_parser = duration)]
     pub prune_interval: Duration,
 
     /// The free room on the disk of the database below which the service is not ready.
-    #[arg(long, env = "DUALITY_MIN_FREE", value_name = "SIZE", default_value = "64MiB")]
+    #[arg(long, env = "DUALITY_MIN_FREE", value_name = "SIZE", default_value = "64MiB", value_parser = size)]
     pub min_free: ByteSize,
 
     /// How long a stream is quiet before it gets a comment line.
-    #[arg(long, env = "DUALITY_HEARTBEAT", value_name = "DURATION", default_value = "15s", value_parser = interval)]
+    #[arg(long, env = "DUALITY_HEARTBEAT", value_name = "DURATION", default_value = "15s", value_parser = duration)]
     pub heartbeat: Duration,
 
     /// The maximum number of open streams in total.
@@ -89,63 +96,64 @@ pub struct Settings {
     pub max_sessions_per_address: NonZeroUsize,
 
     /// How much the service buffers for one stream whose client does not read.
-    #[arg(long, env = "DUALITY_SESSION_BUFFER", value_name = "SIZE", default_value = "256KiB", value_parser = positive_size)]
+    #[arg(long, env = "DUALITY_SESSION_BUFFER", value_name = "SIZE", default_value = "256KiB", value_parser = size)]
     pub session_buffer: ByteSize,
 
     /// How much memory everything that clients can make large may take, and SQLite's page caches; the next eight are its
     /// parts.
-    #[arg(long, env = "DUALITY_MEMORY", value_name = "SIZE", default_value = "512MiB")]
+    #[arg(long, env = "DUALITY_MEMORY", value_name = "SIZE", default_value = "512MiB", value_parser = size)]
     pub memory: ByteSize,
 
     /// How much memory request bodies may take, and the commands that wait for the database; an eighth of --memory by
     /// default.
-    #[arg(long, env = "DUALITY_COMMAND_MEMORY", value_name = "SIZE")]
+    #[arg(long, env = "DUALITY_COMMAND_MEMORY", value_name = "SIZE", value_parser = size)]
     pub command_memory: Option<ByteSize>,
 
     /// How much memory the shared bodies of whole collections may take; an eighth of --memory by default. A collection
     /// that does not fit is streamed, and with 0 all are.
-    #[arg(long, env = "DUALITY_SHARED_BODIES", value_name = "SIZE")]
+    #[arg(long, env = "DUALITY_SHARED_BODIES", value_name = "SIZE", value_parser = size)]
     pub shared_bodies: Option<ByteSize>,
 
     /// How much memory replayed events may take that reconnecting clients share; a sixteenth of --memory by default. Below
     /// 257 KiB nothing is shared and every client reads from the database.
-    #[arg(long, env = "DUALITY_SHARED_EVENTS", value_name = "SIZE")]
+    #[arg(long, env = "DUALITY_SHARED_EVENTS", value_name = "SIZE", value_parser = size)]
     pub shared_events: Option<ByteSize>,
 
     /// How much memory may wait for the clients of streams; a quarter of --memory by default.
-    #[arg(long, env = "DUALITY_STREAM_MEMORY", value_name = "SIZE")]
+    #[arg(long, env = "DUALITY_STREAM_MEMORY", value_name = "SIZE", value_parser = size)]
     pub stream_memory: Option<ByteSize>,
 
     /// How much memory other responses may take; an eighth of --memory by default.
-    #[arg(long, env = "DUALITY_ANSWER_MEMORY", value_name = "SIZE")]
+    #[arg(long, env = "DUALITY_ANSWER_MEMORY", value_name = "SIZE", value_parser = size)]
     pub answer_memory: Option<ByteSize>,
 
     /// How much memory the keys of filtered streams may take; a sixteenth of --memory by default.
-    #[arg(long, env = "DUALITY_FILTER_MEMORY", value_name = "SIZE")]
+    #[arg(long, env = "DUALITY_FILTER_MEMORY", value_name = "SIZE", value_parser = size)]
     pub filter_memory: Option<ByteSize>,
 
     /// How much memory the states of aggregates may take that the writer keeps; a sixteenth of --memory by default.
-    #[arg(long, env = "DUALITY_AGGREGATE_MEMORY", value_name = "SIZE")]
+    #[arg(long, env = "DUALITY_AGGREGATE_MEMORY", value_name = "SIZE", value_parser = size)]
     pub aggregate_memory: Option<ByteSize>,
 
     /// How much memory SQLite may take for pages, in all connections; three sixteenths of --memory by default.
-    #[arg(long, env = "DUALITY_PAGE_CACHES", value_name = "SIZE")]
+    #[arg(long, env = "DUALITY_PAGE_CACHES", value_name = "SIZE", value_parser = size)]
     pub page_caches: Option<ByteSize>,
 
-    /// An origin whose pages may read and write (CORS); `*` lets those of any origin read; separate several with commas.
+    /// An origin whose pages may read and write (CORS), as browsers send it: `https://app.example` or `null`; `*` lets
+    /// those of any origin read; separate several with commas.
     #[arg(long, env = "DUALITY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<String>,
 
     /// How long a peer may leave sent data unacknowledged, or its window closed, before it counts as dead.
-    #[arg(long, env = "DUALITY_PEER_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = interval)]
+    #[arg(long, env = "DUALITY_PEER_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub peer_timeout: Duration,
 
     /// The maximum size of a request body.
-    #[arg(long, env = "DUALITY_MAX_BODY", value_name = "SIZE", default_value = "1MiB")]
+    #[arg(long, env = "DUALITY_MAX_BODY", value_name = "SIZE", default_value = "1MiB", value_parser = size)]
     pub max_body: ByteSize,
 
     /// The maximum size of the state of an aggregate, as JSON text; a command that would make one larger gets a 422.
-    #[arg(long, env = "DUALITY_MAX_AGGREGATE", value_name = "SIZE", default_value = "1MiB", value_parser = positive_size)]
+    #[arg(long, env = "DUALITY_MAX_AGGREGATE", value_name = "SIZE", default_value = "1MiB", value_parser = size)]
     pub max_aggregate: ByteSize,
 
     /// The maximum number of commands waiting for the database; further ones get a 503.
@@ -231,9 +239,70 @@ impl Settings {
     /// invalid command line.
     #[must_use]
     pub fn parse() -> Self {
-        <Self as Parser>::parse()
+        Self::read(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// The settings of a command line, and of the environment of this process.
+    fn read(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+        let mut command = environment::ignore_empty(range::describe(Self::command()));
+        let matches = command.try_get_matches_from_mut(arguments);
+        matches
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .map_err(|error| environment::explain(error, &mut command))
+    }
+
+    /// Checks everything that can be checked before anything is opened.
+    ///
+    /// # Errors
+    /// Names the setting, and what was expected.
+    pub(super) fn check(&self) -> Result<(), InvalidSetting> {
+        let invalid =
+            |flag, expected: String, value: &str| Err(InvalidSetting { flag, expected, value: value.to_owned() });
+        for range in RANGES {
+            if let Some(value) = range.violation(self) {
+                return invalid(range.flag, range.to_string(), &value);
+            }
+        }
+        if !is_address(&self.listen) {
+            return invalid("listen", "a host and a port, such as 127.0.0.1:3000".to_owned(), &self.listen);
+        }
+        if self.database.as_os_str().is_empty() {
+            return invalid("database", "the name of a file, or :memory:".to_owned(), "");
+        }
+        if let Some(host) = self.host.iter().find(|host| host_name(host).is_err()) {
+            return invalid("host", "a host name such as shop.example, or *".to_owned(), host);
+        }
+        for origin in self.cors_origin.iter().filter(|origin| *origin != "*") {
+            if let Err(why) = origin::check(origin) {
+                let expected = format!("an origin such as https://app.example, null or * ({why})");
+                return invalid("cors-origin", expected, origin);
+            }
+        }
+        Ok(())
+    }
+
+    /// A line for each variable of the environment that looks like a setting and is none.
+    pub(super) fn unknown_variables() -> Vec<String> {
+        environment::unknown(&Self::command(), std::env::vars_os())
     }
 }
+
+/// A setting that the service cannot work with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidSetting {
+    flag: &'static str,
+    expected: String,
+    value: String,
+}
+
+impl fmt::Display for InvalidSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { flag, expected, value } = self;
+        write!(f, "--{flag} (DUALITY_{}): expected {expected}, got {value:?}", flag.replace('-', "_").to_uppercase())
+    }
+}
+
+impl std::error::Error for InvalidSetting {}
 
 impl Default for Settings {
     /// The defaults. The environment is not read.
@@ -257,20 +326,20 @@ fn host_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A duration for a repeated step, which cannot be zero.
-fn interval(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("expected more than zero".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(error.to_string()),
-    }
+/// Whether a text has the form `HOST:PORT`. Whether there is such a host is another question.
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_bare_ipv6 = host.contains(':') && !host.ends_with(']');
+        !host.is_empty() && !is_bare_ipv6 && port.parse::<u16>().is_ok()
+    })
 }
 
-fn positive_size(text: &str) -> Result<ByteSize, String> {
-    match text.parse()? {
-        ByteSize(0) => Err("expected more than zero".to_owned()),
-        size => Ok(size),
-    }
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "expected a duration such as 200ms, 15s or 24h".to_owned())
+}
+
+fn size(text: &str) -> Result<ByteSize, String> {
+    text.parse().map_err(|_| "expected a size such as 65536, 64KiB or 1MiB".to_owned())
 }
 
 #[cfg(test)]
@@ -280,7 +349,15 @@ mod tests {
     use super::*;
 
     fn parse(flags: &[&str]) -> Result<Settings, clap::Error> {
-        Settings::try_parse_from([&["duality"], flags].concat())
+        Settings::read([&["duality"], flags].concat())
+    }
+
+    /// What a user sees of an invalid setting.
+    fn rejection(flag: &str, value: &str) -> String {
+        match parse(&[flag, value]) {
+            Ok(settings) => settings.check().expect_err(value).to_string(),
+            Err(error) => error.to_string(),
+        }
     }
 
     #[test]
@@ -295,20 +372,44 @@ mod tests {
     }
 
     #[test]
-    fn invalid_values_are_rejected() {
-        for flags in [
-            ["--poll-interval", "0s"],
-            ["--poll-interval", "5"],
-            ["--max-body", "1XB"],
-            ["--max-body", "-1"],
-            ["--max-body", "x"],
-            ["--queue", "0"],
-            ["--workers", "0"],
-            ["--session-buffer", "0KiB"],
-            ["--host", "https://shop.example"],
-            ["--nonsense", "1"],
+    fn an_invalid_value_is_rejected_with_what_was_expected() {
+        for (flag, value, expected) in [
+            ("--poll-interval", "0s", "10ms to 1h"),
+            ("--poll-interval", "1ns", "10ms to 1h"),
+            ("--poll-interval", "5", "10ms to 1h"),
+            ("--retention", "292277026596y", "0s to 36500d"),
+            ("--retention", "100000000d", "0s to 36500d"),
+            ("--retention-events", "18446744073709551615", "0 to 1000000000000"),
+            ("--retention-events", "9223372036854775807", "0 to 1000000000000"),
+            ("--max-body", "1XB", "64B to 1GiB"),
+            ("--max-body", "0", "64B to 1GiB"),
+            ("--session-buffer", "16EiB", "4KiB to 1GiB"),
+            ("--queue", "0", "1 to 1000000"),
+            ("--workers", "513", "1 to 512"),
+            ("--workers", "0", "1 to 512"),
+            ("--readers", "100000", "1 to 256"),
+            ("--listen", "3000", "a host and a port, such as 127.0.0.1:3000"),
+            ("--listen", "::1:3000", "a host and a port"),
+            ("--listen", ":3000", "a host and a port"),
+            ("--listen", "localhost:99999", "a host and a port"),
+            ("--host", "https://shop.example", "a host name such as shop.example"),
+            ("--cors-origin", "http://", "an origin such as https://app.example"),
+            ("--cors-origin", "*,https://app.example/", "not even a slash at its end"),
         ] {
-            assert!(parse(&flags).is_err(), "{flags:?}");
+            let rejection = rejection(flag, value);
+            assert!(rejection.contains(expected), "{flag} {value}: {rejection}");
+            assert!(rejection.contains(flag.trim_start_matches('-')), "{rejection}");
+        }
+        assert!(parse(&["--nonsense", "1"]).is_err());
+    }
+
+    #[test]
+    fn every_form_of_an_address_and_of_an_origin_is_accepted() {
+        for listen in ["127.0.0.1:0", "[::]:3000", "localhost:3000", "0.0.0.0:65535"] {
+            assert_eq!(parse(&["--listen", listen]).unwrap().check(), Ok(()), "{listen}");
+        }
+        for origins in ["*", "null", "https://app.example,http://localhost:5173"] {
+            assert_eq!(parse(&["--cors-origin", origins]).unwrap().check(), Ok(()), "{origins}");
         }
     }
 

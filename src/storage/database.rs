@@ -1,6 +1,8 @@
 //! The database file: its location, and the lock that gives it to one process.
 
 use std::fs::{File, TryLockError};
+use std::io::{Seek as _, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -52,13 +54,14 @@ impl Database {
         let lock = lock_beside(&path)?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { path }),
+            Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { holder: holder(&path), path }),
             Err(TryLockError::Error(error)) => return Err(cannot_open(&path, error)),
         }
         let log = with_suffix(&path, "-wal");
         reject_log_without_database(&path, &log)?;
         let health = Arc::new(Health::default());
         let file = Arc::new(DatabaseFile::new(&path, log, FileLock::acquire(&path)?, Arc::clone(&health)));
+        write_holder(&lock, &format!("pid {}", std::process::id()));
         Ok(Self {
             path,
             file,
@@ -68,6 +71,11 @@ impl Database {
             health,
             private: Mutex::new(private_directory),
         })
+    }
+
+    /// Leaves the address of the service in the lock file, for the error of a second process.
+    pub(crate) fn record_address(&self, address: SocketAddr) {
+        write_holder(&self.lock, &format!("pid {}, http://{address}", std::process::id()));
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -137,6 +145,7 @@ impl Database {
         if let Some(Err(error)) = private.map(TempDir::close) {
             log::warn!("cannot remove the private database: {error}");
         }
+        write_holder(&self.lock, "");
         if let Err(error) = self.lock.unlock() {
             log::warn!("{} stays locked until this process ends: {error}", self.path.display());
         }
@@ -155,6 +164,23 @@ fn lock_beside(path: &Path) -> Result<File, StoreError> {
     }
     Ok(file)
 }
+
+/// Writes who has the lock into its file. It is for people: nothing depends on it.
+fn write_holder(mut lock: &File, holder: &str) {
+    let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(holder.as_bytes()));
+    if let Err(error) = written {
+        log::debug!("cannot write into the lock file: {error}");
+    }
+}
+
+/// The process that has the lock, as it has written it.
+fn holder(path: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(with_suffix(path, ".lock")).ok()?;
+    (text.starts_with("pid ") && text.len() <= MAX_HOLDER && !text.contains(char::is_control)).then_some(text)
+}
+
+/// The longest text of [`write_holder`], in bytes: a number of at most ten digits and the address of an IPv6 socket.
+const MAX_HOLDER: usize = 100;
 
 /// SQLite would remove the log.
 fn reject_log_without_database(path: &Path, log: &Path) -> Result<(), StoreError> {

@@ -21,13 +21,15 @@ pub enum StoreError {
     },
     /// Another process uses the file, or another service of this process; perhaps under another name.
     #[error(
-        "cannot open {}: another process uses it, perhaps under another name of the file; stop that one first, or \
-         choose another file with --database",
-        .path.display()
+        "cannot open {}: another process uses it ({}); stop that one first, or choose another file with --database",
+        .path.display(),
+        .holder.as_deref().unwrap_or("perhaps under another name of the file")
     )]
     Locked {
         /// The database file.
         path: PathBuf,
+        /// The process and the address of its service, as far as they are known: `pid 4711, http://127.0.0.1:3000`.
+        holder: Option<String>,
     },
     /// The file does not exist, and this operation does not create it.
     #[error("there is no database {}", .path.display())]

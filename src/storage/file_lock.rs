@@ -68,7 +68,7 @@ pub(super) enum Reach {
 impl FileLock {
     /// Locks a file, which is created if it does not exist. Only its owner can read it then.
     pub(super) fn acquire(path: &Path) -> Result<Self, StoreError> {
-        let locked = || StoreError::Locked { path: path.to_owned() };
+        let locked = || StoreError::Locked { path: path.to_owned(), holder: None };
         let mut in_use = in_use();
         let known = std::fs::metadata(path).ok().map(|metadata| FileId::of(&metadata));
         if known.is_some_and(|id| in_use.contains(&id)) {
@@ -171,7 +171,7 @@ mod tests {
         let lock = FileLock::acquire(&one).unwrap();
         assert_eq!(lock.file().metadata().unwrap().mode() & 0o777, 0o600);
         std::fs::hard_link(&one, &other).unwrap();
-        assert!(matches!(FileLock::acquire(&other), Err(StoreError::Locked { path }) if path == other));
+        assert!(matches!(FileLock::acquire(&other), Err(StoreError::Locked { path, .. }) if path == other));
         drop(lock);
         FileLock::acquire(&other).unwrap();
     }

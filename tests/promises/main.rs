@@ -54,6 +54,7 @@ mod rehydration;
 mod restores;
 mod schemas;
 mod sessions;
+mod settings;
 mod shared_bodies;
 mod shared_events;
 mod slow_clients;

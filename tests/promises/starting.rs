@@ -20,7 +20,9 @@ fn a_second_process_on_the_same_file_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("test.db");
     let process = Process::start(&database, &[]);
-    assert_refuses_to_start(&database, &[], "another process uses it");
+    let holder = format!("another process uses it (pid {}, http://{})", process.id(), process.address);
+    assert_refuses_to_start(&database, &[], &holder);
+    assert_refuses_to_start(&database, &["migrate"], &holder);
     drop(process);
     Process::start(&database, &[]);
 }
@@ -73,7 +75,13 @@ fn the_error_names_an_address_that_is_in_use() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8(output.stderr).unwrap().contains(&format!("cannot listen on {address}")));
+    let port = taken.local_addr().unwrap().port();
+    let error = format!(
+        "cannot listen on {address}: it is in use; another port: --listen 127.0.0.1:{}",
+        port.checked_add(1).unwrap_or(0)
+    );
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains(&error), "{errors}");
 }
 
 #[test]

@@ -44,6 +44,28 @@ impl Process {
         Self::spawn(program(listen, database, flags))
     }
 
+    /// Starts it on any free port, with variables in its environment.
+    pub(crate) fn start_in(environment: &[(&str, &str)], database: &Path, flags: &[&str]) -> Self {
+        let mut program = program(ANY_PORT, database, flags);
+        program.envs(environment.iter().copied());
+        Self::spawn(program)
+    }
+
+    /// Starts it with another program in front of it, which gets its command line: `nohup`.
+    pub(crate) fn start_by(starter: &[&str], database: &Path, flags: &[&str]) -> Self {
+        let program = program(ANY_PORT, database, flags);
+        let mut by = Command::new(starter[0]);
+        by.args(&starter[1..]).arg(program.get_program()).args(program.get_args());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => by.env(name, value),
+                None => by.env_remove(name),
+            };
+        }
+        by.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::spawn(by)
+    }
+
     fn spawn(mut program: Command) -> Self {
         let mut child = program.spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -64,6 +86,12 @@ impl Process {
     /// Runs it where it is expected to fail immediately.
     pub(crate) fn output(database: &Path, flags: &[&str]) -> Output {
         let child = program(ANY_PORT, database, flags).spawn().unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    /// The same, with variables in its environment.
+    pub(crate) fn output_in(environment: &[(&str, &str)], database: &Path, flags: &[&str]) -> Output {
+        let child = program(ANY_PORT, database, flags).envs(environment.iter().copied()).spawn().unwrap();
         child.wait_with_output().unwrap()
     }
 
