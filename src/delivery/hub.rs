@@ -11,6 +11,7 @@ use std::time::Duration;
 use actix::WeakRecipient;
 use actix::prelude::*;
 
+use super::filtered_feeds::FilteredFeeds;
 use super::relay::{HandoutTime, Published, RegisterHub, Relay};
 use super::send_queue::SendQueue;
 use crate::domain::feed::Feed;
@@ -75,10 +76,10 @@ pub(crate) struct LiveSubscribers {
     recent: VecDeque<Arc<Batch>>,
     /// Of `recent`, in bytes.
     recent_weight: usize,
-    /// Subscribers of the document or of a collection.
+    /// Subscribers of the whole document or of a whole collection.
     by_feed: HashMap<Feed, Vec<Subscriber>>,
-    /// Subscribers of one aggregate: found through what changed, not by a scan.
-    by_aggregate: HashMap<Feed, Vec<Subscriber>>,
+    /// Subscribers of some aggregates or collections: found through what changed, not by a scan.
+    filtered: FilteredFeeds<Vec<Subscriber>>,
     /// The number of checks for quiet streams so far.
     ticks: u64,
     is_stopping: bool,
@@ -113,7 +114,7 @@ impl LiveSubscribers {
             recent: VecDeque::new(),
             recent_weight: 0,
             by_feed: HashMap::new(),
-            by_aggregate: HashMap::new(),
+            filtered: FilteredFeeds::default(),
             ticks: 0,
             is_stopping: false,
         }
@@ -126,16 +127,26 @@ impl LiveSubscribers {
         }
         let ticks = self.ticks;
         for (feed, subscribers) in &mut self.by_feed {
-            deliver(&batch, feed, subscribers, ticks);
+            deliver(&batch, &batch.frames(feed), subscribers, ticks);
         }
-        if !self.by_aggregate.is_empty() {
-            for feed in batch.aggregate_feeds() {
-                if let Some(subscribers) = self.by_aggregate.get_mut(&feed) {
-                    deliver(&batch, &feed, subscribers, ticks);
-                }
-            }
+        if !self.filtered.is_empty() {
+            self.publish_filtered(&batch);
         }
         self.remember(batch);
+    }
+
+    /// Delivers a batch to the subscribers that follow some of the aggregates that it changes.
+    fn publish_filtered(&mut self, batch: &Batch) {
+        let changes = batch.changes();
+        for touched in self.filtered.touched(changes).chunk_by(|one, other| one.feed == other.feed) {
+            let number = touched[0].feed;
+            let Some((feed, subscribers)) = self.filtered.get_mut(number) else { continue };
+            let changes: Vec<_> = touched.iter().map(|touch| &changes[touch.change as usize]).collect();
+            deliver(batch, &batch.frames_of(feed, &changes), subscribers, self.ticks);
+            if subscribers.is_empty() {
+                self.filtered.remove(number);
+            }
+        }
     }
 
     /// Keeps a batch for the sessions that are about to go live.
@@ -158,7 +169,7 @@ impl LiveSubscribers {
     /// After a missed batch: every subscriber has everything up to the last published revision, and reads on from there.
     fn park_all(&mut self) {
         let published = self.published.unwrap_or(Revision::ZERO);
-        for (_, subscribers) in self.by_feed.drain().chain(self.by_aggregate.drain()) {
+        for (_, subscribers) in self.by_feed.drain().chain(self.filtered.drain()) {
             for subscriber in subscribers {
                 subscriber.queue.advance_to(published);
                 subscriber.park();
@@ -183,9 +194,12 @@ impl LiveSubscribers {
                 send(batch, &batch.frames(&feed), queue);
             }
         }
-        let group = if matches!(feed, Feed::Aggregate(..)) { &mut self.by_aggregate } else { &mut self.by_feed };
         let subscriber = Subscriber { queue: Rc::clone(queue), session, active: self.ticks };
-        group.entry(feed).or_default().push(subscriber);
+        let group = match feed {
+            Feed::Everything(None) | Feed::Collection(_, None) => self.by_feed.entry(feed).or_default(),
+            _ => self.filtered.entry(feed),
+        };
+        group.push(subscriber);
         Added::Live
     }
 
@@ -198,28 +212,30 @@ impl LiveSubscribers {
         let checks_closed = ticks.is_multiple_of(CLOSED_CHECK_TICKS);
         // No blank line after a comment: some clients would dispatch an empty message.
         let comment = Chunk::new(":\n");
-        for group in [&mut self.by_feed, &mut self.by_aggregate] {
-            for (feed, subscribers) in group.iter_mut() {
-                subscribers.retain_mut(|Subscriber { queue, active, .. }| {
-                    let is_quiet = ticks - *active >= quiet;
-                    if (is_quiet || checks_closed) && queue.is_closed() {
-                        return false;
-                    }
-                    if is_quiet && !queue.is_full() {
-                        queue.send(bookmark(epoch, feed, queue, published).as_ref().unwrap_or(&comment));
-                        *active = ticks;
-                    }
-                    true
-                });
-            }
-            group.retain(|_, subscribers| !subscribers.is_empty());
-        }
+        let check = |feed: &Feed, subscribers: &mut Vec<Subscriber>| {
+            subscribers.retain_mut(|Subscriber { queue, active, .. }| {
+                let is_quiet = ticks - *active >= quiet;
+                if (is_quiet || checks_closed) && queue.is_closed() {
+                    return false;
+                }
+                if is_quiet && !queue.is_full() {
+                    queue.send(bookmark(epoch, feed, queue, published).as_ref().unwrap_or(&comment));
+                    *active = ticks;
+                }
+                true
+            });
+            subscribers.is_empty()
+        };
+        self.by_feed.retain(|feed, subscribers| !check(feed, subscribers));
+        let filtered = self.filtered.iter_mut();
+        let left: Vec<_> = filtered.filter_map(|(number, feed, group)| check(feed, group).then_some(number)).collect();
+        left.into_iter().for_each(|number| self.filtered.remove(number));
     }
 
     /// Ends every stream that is up to date. The others end when they are about to go live.
     pub(crate) fn end(&mut self) {
         self.is_stopping = true;
-        for (feed, subscribers) in self.by_feed.drain().chain(self.by_aggregate.drain()) {
+        for (feed, subscribers) in self.by_feed.drain().chain(self.filtered.drain()) {
             for Subscriber { queue, .. } in subscribers {
                 if let Some(bookmark) = bookmark(&self.epoch, &feed, &queue, self.published) {
                     queue.send(&bookmark);
@@ -241,8 +257,7 @@ impl Subscriber {
 }
 
 /// Delivers the events of a batch to the subscribers of a feed, and parks those that do not keep up.
-fn deliver(batch: &Batch, feed: &Feed, subscribers: &mut Vec<Subscriber>, ticks: u64) {
-    let frames = batch.frames(feed);
+fn deliver(batch: &Batch, frames: &Frames, subscribers: &mut Vec<Subscriber>, ticks: u64) {
     if frames.is_empty() {
         return;
     }
@@ -257,7 +272,7 @@ fn deliver(batch: &Batch, feed: &Feed, subscribers: &mut Vec<Subscriber>, ticks:
             subscriber.park();
             return false;
         }
-        if send(batch, &frames, queue) {
+        if send(batch, frames, queue) {
             subscriber.active = ticks;
         }
         true

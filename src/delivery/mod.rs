@@ -2,7 +2,9 @@
 
 #[cfg(feature = "direct-write")]
 pub(crate) mod direct_write;
+pub(crate) mod filtered_feeds;
 pub(crate) mod hub;
+mod key_index;
 pub(crate) mod pacing;
 pub(crate) mod pending;
 pub(crate) mod relay;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::domain::collection::Registry;
 use crate::domain::key::{CollectionId, Key};
+use crate::domain::selection::Selection;
 
 /// One of the three levels at which clients can follow the document, and the selection within it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -11,7 +12,7 @@ pub(crate) enum Feed {
     /// The whole document, or some of its collections.
     Everything(Option<Arc<[CollectionId]>>),
     /// A collection, or some of its aggregates.
-    Collection(CollectionId, Option<Arc<[Key]>>),
+    Collection(CollectionId, Option<Selection>),
     /// One aggregate, whether it exists or not.
     Aggregate(CollectionId, Key),
 }
@@ -33,7 +34,7 @@ impl Feed {
             Self::Everything(None) => true,
             Self::Everything(Some(only)) => only.contains(&collection),
             Self::Collection(ours, None) => *ours == collection && !key.is_empty(),
-            Self::Collection(ours, Some(only)) => *ours == collection && only.iter().any(|only| only.as_str() == key),
+            Self::Collection(ours, Some(only)) => *ours == collection && only.contains(key),
             Self::Aggregate(ours, only) => *ours == collection && only.as_str() == key,
         }
     }
@@ -46,12 +47,17 @@ impl Feed {
         }
     }
 
-    /// The selected aggregates, if the feed covers only some of its collection.
-    pub(crate) fn keys(&self) -> Option<&[Key]> {
+    /// Whether the feed covers only some aggregates of its collection, which it names.
+    pub(crate) fn names_keys(&self) -> bool {
+        matches!(self, Self::Collection(_, Some(_)) | Self::Aggregate(..))
+    }
+
+    /// The aggregates that the feed names, if it covers only some of its collection.
+    pub(crate) fn keys(&self) -> Option<Vec<Key>> {
         match self {
             Self::Everything(_) | Self::Collection(_, None) => None,
-            Self::Collection(_, Some(only)) => Some(only),
-            Self::Aggregate(_, only) => Some(std::slice::from_ref(only)),
+            Self::Collection(_, Some(only)) => Some(only.iter().map(Key::from_db).collect()),
+            Self::Aggregate(_, only) => Some(vec![only.clone()]),
         }
     }
 
@@ -178,6 +184,7 @@ fn push_name(object: &mut String, name: &str) {
 mod tests {
     use super::*;
     use crate::aggregates::{Location, Person};
+    use crate::memory::budget::MemoryBudget;
 
     fn registry() -> Registry {
         let mut registry = Registry::default();
@@ -215,7 +222,8 @@ mod tests {
         );
         assert_eq!(of(Feed::Everything(Some([persons].into()))).unwrap(), r#"{"persons":{"1":{"city":"Oslo"}}}"#);
         assert_eq!(of(Feed::Collection(locations, None)).unwrap(), r#"{"Oslo":{"total":1},"Rome":null}"#);
-        assert_eq!(of(Feed::Collection(locations, Some([rome.clone()].into()))).unwrap(), r#"{"Rome":null}"#);
+        let selection = Selection::new(&[rome.clone()], 0, &MemoryBudget::new(1000)).unwrap();
+        assert_eq!(of(Feed::Collection(locations, Some(selection))).unwrap(), r#"{"Rome":null}"#);
         assert_eq!(of(Feed::Aggregate(locations, oslo.clone())).unwrap(), r#"{"total":1}"#);
         assert_eq!(of(Feed::Aggregate(locations, rome)).unwrap(), "null");
         assert_eq!(of(Feed::Aggregate(persons, oslo)), None);

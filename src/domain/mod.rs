@@ -13,3 +13,4 @@ pub(crate) mod key;
 pub(crate) mod merge_patch;
 pub(crate) mod precondition;
 pub(crate) mod revision;
+pub(crate) mod selection;

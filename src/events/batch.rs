@@ -1,6 +1,5 @@
 //! The change events of consecutive revisions, encoded once for each feed that has a subscriber.
 
-use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use super::sse::Frames;
@@ -44,9 +43,14 @@ impl Batch {
         }
     }
 
-    /// The feeds of the single aggregates that this batch changes.
-    pub(crate) fn aggregate_feeds(&self) -> HashSet<Feed> {
-        self.changes.iter().map(|change| Feed::Aggregate(change.collection, change.key.clone())).collect()
+    /// The events of a feed, all of whose changes are among these, in their order.
+    pub(crate) fn frames_of(&self, feed: &Feed, changes: &[&Change]) -> Frames {
+        Frames::encode(feed, &self.registry, &self.epoch, changes)
+    }
+
+    /// All changes, in order.
+    pub(crate) fn changes(&self) -> &[Change] {
+        &self.changes
     }
 
     /// An estimate of the memory that the batch takes, in bytes.

@@ -225,7 +225,7 @@ fn should_compact(
         ReplayMode::Strict => Ok(false),
         ReplayMode::Compact => Ok(true),
         ReplayMode::Auto if behind <= request.replay_threshold => Ok(false),
-        ReplayMode::Auto if request.feed.keys().is_some() => Ok(true),
+        ReplayMode::Auto if request.feed.names_keys() => Ok(true),
         ReplayMode::Auto => {
             let few = behind / MUCH_SHORTER;
             Ok(!view.has_changed(after, few)?)

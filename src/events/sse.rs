@@ -1,5 +1,7 @@
 //! Events as bytes on the wire, encoded once for all subscribers of a feed.
 
+use std::borrow::Borrow;
+
 use actix_web::web::Bytes;
 
 use crate::domain::collection::Registry;
@@ -19,14 +21,14 @@ pub(crate) struct Frames {
 
 impl Frames {
     /// Encodes the events of a feed; `changes` are whole revisions, in order.
-    pub(crate) fn encode(feed: &Feed, registry: &Registry, epoch: &Epoch, changes: &[Change]) -> Self {
+    pub(crate) fn encode<C: Borrow<Change>>(feed: &Feed, registry: &Registry, epoch: &Epoch, changes: &[C]) -> Self {
         let mut text = Chunk::begin();
         let mut frames = Self::default();
-        for revision in changes.chunk_by(|one, other| one.revision == other.revision) {
-            let (start, number) = (text.len(), revision[0].revision);
+        for revision in changes.chunk_by(|one, other| one.borrow().revision == other.borrow().revision) {
+            let (start, number) = (text.len(), revision[0].borrow().revision);
             text.push_str(DATA);
             let patch = text.len();
-            if feed.write(&mut text, registry, revision.iter().map(Change::member)) {
+            if feed.write(&mut text, registry, revision.iter().map(|change| change.borrow().member())) {
                 escape_separators(&mut text, patch);
                 frames.presence = Presence::after(&text[patch..]);
                 push_id(&mut text, epoch, number);

@@ -114,18 +114,23 @@ impl fmt::Display for StreamAborted {
 
 impl std::error::Error for StreamAborted {}
 
-/// The response to a stream above the limits. A client that reconnects by itself gets a stream that ends at once, because
+/// The response to a stream above the limits, whose `reason` a client gets that does not reconnect by itself. One that reconnects by itself gets a stream that ends at once, because
 /// any status but 200 would stop it for good.
-pub(super) fn too_many_streams(context: &RequestContext) -> Result<HttpResponse, Problem> {
+pub(super) fn refused(context: &RequestContext, reason: &str) -> Result<HttpResponse, Problem> {
     let mut accepts = context.request.headers().get_all(ACCEPT).filter_map(|accept| accept.to_str().ok());
     if !accepts.any(|accept| accept.contains(SSE)) {
-        let problem = Problem::new(Kind::Busy, "too many streams are open");
+        let problem = Problem::new(Kind::Busy, reason);
         return Err(problem.header(RETRY_AFTER.as_str(), "5"));
     }
     let queue = SendQueue::new(1);
     queue.push(prologue());
     queue.end();
     Ok(head(context, context.shared.committed.get()).body(EventStream::new(queue, None)))
+}
+
+/// The response to a stream beyond the number that may be open.
+pub(super) fn too_many_streams(context: &RequestContext) -> Result<HttpResponse, Problem> {
+    refused(context, "too many streams are open")
 }
 
 /// The response to a strict client whose cursor is older than the oldest event, or foreign.

@@ -8,22 +8,28 @@ use actix_web::HttpResponse;
 use actix_web::http::header::HeaderValue;
 
 use super::accept::accepted;
-use super::feed_response::{EventStream, head, not_retained, prologue, too_many_streams};
+use super::feed_response::{EventStream, head, not_retained, prologue, refused, too_many_streams};
 use super::pages::{self, Extent};
 use super::problem::{Kind, Problem};
 use super::request::{Query, RequestContext};
 use super::respond::{JSON, NDJSON, SSE};
+use crate::delivery::filtered_feeds::BYTES_PER_KEY;
 use crate::delivery::hub::LiveSubscribers;
 use crate::delivery::send_queue::SendQueue;
 use crate::delivery::session::{Session, SessionConfig, State, Subscription};
 use crate::domain::cursor::CursorParams;
 use crate::domain::feed::Feed;
+use crate::domain::selection::Selection;
 use crate::events::resume::{Position, REPLAY_THRESHOLD, ReplayMode, ResumeReply};
 use crate::events::sse::Form;
+use crate::memory::ledger::Usage;
 use crate::storage::page::PageLimit;
 
 /// The query parameters of every feed.
 const FEED_PARAMS: [&str; 7] = ["lastEventId", "revision", "epoch", "strict", "compact", "limit", "wait"];
+
+/// The most keys of one feed.
+const MAX_KEYS: usize = 1000;
 
 /// `GET /events`
 pub(super) async fn everything(context: RequestContext) -> Result<HttpResponse, Problem> {
@@ -35,7 +41,17 @@ pub(super) async fn everything(context: RequestContext) -> Result<HttpResponse, 
 /// `GET /person-events`
 pub(super) async fn collection(context: RequestContext) -> Result<HttpResponse, Problem> {
     let query = context.query(&[&FEED_PARAMS[..], &["key"]].concat())?;
-    let feed = Feed::Collection(context.collection_id()?, context.keys(&query)?.map(Into::into));
+    let sent = query.count("key");
+    if sent > MAX_KEYS {
+        let detail = format!("key: a feed takes at most {MAX_KEYS} keys, not {sent}; follow the rest by another one");
+        return Err(Problem::new(Kind::MalformedRequest, detail).with("parameter", "key").with("limit", MAX_KEYS));
+    }
+    let memory = context.shared.memory.of(Usage::Filters);
+    let selection = context.keys(&query)?.map(|keys| Selection::new(&keys, BYTES_PER_KEY, memory));
+    let Ok(selection) = selection.transpose() else {
+        return refused(&context, "the keys of all filtered feeds together take too much memory");
+    };
+    let feed = Feed::Collection(context.collection_id()?, selection);
     follow(context, query, feed).await
 }
 

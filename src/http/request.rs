@@ -253,6 +253,11 @@ impl Query {
         Parameters(self.0)
     }
 
+    /// The number of values of a parameter.
+    pub(super) fn count(&self, parameter: &str) -> usize {
+        self.all(parameter).count()
+    }
+
     fn all(&self, parameter: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(name, _)| name == parameter).map(|(_, value)| value.as_str())
     }

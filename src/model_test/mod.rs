@@ -36,6 +36,7 @@ use crate::domain::feed::Feed;
 use crate::domain::key::Key;
 use crate::domain::precondition::Precondition;
 use crate::domain::revision::Revision;
+use crate::domain::selection::Selection;
 use crate::events::batch::Batch;
 use crate::events::replay_cache::ReplayCache;
 use crate::events::resume::{Position, REPLAY_THRESHOLD, ReplayMode, resume};
@@ -378,7 +379,10 @@ fn feed(level: u8, registry: &Registry) -> Feed {
         1 => Feed::Everything(Some([locations].into())),
         2 => Feed::Collection(persons, None),
         3 => Feed::Collection(locations, None),
-        4 => Feed::Collection(persons, Some([key("1"), key("3")].into())),
+        4 => {
+            let selection = Selection::new(&[key("1"), key("3")], 0, &MemoryBudget::new(1000)).unwrap();
+            Feed::Collection(persons, Some(selection))
+        }
         5 => Feed::Aggregate(persons, key("2")),
         _ => Feed::Aggregate(locations, key("Rome")),
     }

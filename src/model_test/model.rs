@@ -90,7 +90,7 @@ pub(super) fn shown(document: &Value, feed: &Feed, registry: &Registry) -> Value
         Feed::Collection(id, None) => document[name(*id)].clone(),
         Feed::Collection(id, Some(keys)) => {
             let aggregates = document[name(*id)].as_object().unwrap().iter();
-            let picked = aggregates.filter(|(key, _)| keys.iter().any(|wanted| wanted.as_str() == key.as_str()));
+            let picked = aggregates.filter(|(key, _)| keys.iter().any(|wanted| wanted == key.as_str()));
             picked.map(|(key, value)| (key.clone(), value.clone())).collect::<Map<_, _>>().into()
         }
         Feed::Aggregate(id, key) => document[name(*id)].get(key.as_str()).cloned().unwrap_or(Value::Null),

@@ -134,7 +134,7 @@ pub(super) fn changed(
     if let (Some(collection), Some(keys)) = (feed.collection(), feed.keys()) {
         let mut states = Vec::new();
         for key in keys {
-            let row = load(connection, registry.get(collection).name(), key)?;
+            let row = load(connection, registry.get(collection).name(), &key)?;
             states.extend(row.filter(|row| row.revision > after).map(|row| State {
                 collection,
                 key: key.clone(),

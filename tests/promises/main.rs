@@ -21,6 +21,7 @@ mod errors;
 mod event_sourcing;
 mod every_client;
 mod feeds;
+mod filtered_feeds;
 mod full_disks;
 mod health;
 mod histories;
