@@ -10,9 +10,11 @@ use super::conditions::{precondition, tag, unexpected};
 use super::problem::Problem;
 use super::query::NoParams;
 use super::request::RequestContext;
+use super::request_body::{ParsedBody, charge_change};
 use super::respond::{JSON, answer};
 use crate::domain::command::{Change, Command, Rejection, Verb, catch_panic};
 use crate::domain::key::Key;
+use crate::memory::fair_shares::Share;
 use crate::storage::commit::Written;
 use crate::write::aggregator::{CommandReplies, ExecuteError, Submission, execute};
 
@@ -63,7 +65,7 @@ pub(super) async fn delete(
     replies: LocalData<CommandReplies>,
 ) -> Result<HttpResponse, Problem> {
     let NoParams {} = context.params()?;
-    let written = send(&context, &replies, Some(context.key()?), Change::Delete).await?;
+    let written = send(&context, &replies, Some(context.key()?), Change::Delete, None).await?;
     Ok(response(&context, &written))
 }
 
@@ -87,11 +89,12 @@ async fn write(
         Target::New => None,
         Target::Keyed => Some(context.key()?),
     };
-    let json = context.json(verb, payload).await?;
+    let ParsedBody { json, mut charge } = context.json(verb, payload).await?;
     let collection = context.collection()?;
     let change = catch_panic(|| collection.change(verb, json).map_err(Rejection::Invalid))
         .map_err(|rejection| Problem::of_command(ExecuteError::Rejected(rejection), context.request.path()))?;
-    send(context, replies, key, change).await
+    charge_change(&mut charge, &change);
+    send(context, replies, key, change, Some(charge)).await
 }
 
 async fn send(
@@ -99,12 +102,13 @@ async fn send(
     replies: &CommandReplies,
     key: Option<Key>,
     change: Change,
+    charge: Option<Share>,
 ) -> Result<Written, Problem> {
     let collection = context.collection_id()?;
     let precondition = precondition(context)?;
     let command = Command { collection, key, precondition, change };
     let waiting = context.shared.writes.wait(context.announced_length());
-    let submission = Submission { command, replies: Some(replies), waiting };
+    let submission = Submission { command, replies: Some(replies), waiting, charge };
     execute(&context.shared.aggregator, submission).await.map_err(|error| match error {
         ExecuteError::Rejected(Rejection::PreconditionFailed(actual)) => unexpected(context, actual),
         error => Problem::of_command(error, &context.aggregate_path()),

@@ -23,6 +23,7 @@ pub(crate) mod queries;
 pub(crate) mod query;
 mod readiness;
 pub(crate) mod request;
+pub(crate) mod request_body;
 pub(crate) mod request_metrics;
 pub(crate) mod respond;
 pub(crate) mod routes;

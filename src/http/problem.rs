@@ -52,6 +52,8 @@ pub(crate) enum Kind {
     UnknownCommand,
     /// 404: no route matches the path.
     NoSuchPath,
+    /// 408: the body does not arrive in time.
+    TooSlow,
     /// 409: the projection is not stopped at the event that the request names.
     NotThere,
     /// 405: the path does not support the method.
@@ -101,6 +103,7 @@ impl Kind {
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Aggregate not found"),
             Self::UnknownCommand => (StatusCode::NOT_FOUND, "unknown-command", "Unknown command"),
             Self::NoSuchPath => (StatusCode::NOT_FOUND, "no-such-path", "Resource not found"),
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too-slow", "Request timed out"),
             Self::NotThere => (StatusCode::CONFLICT, "not-there", "Projection not stopped at this event"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
             Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not-acceptable", "Not acceptable"),
@@ -312,7 +315,8 @@ mod tests {
         use Kind::{
             AggregateTooLarge, BrokenRule, Busy, ForeignId, ForeignOrigin, Internal, Invalid, Locked, MalformedJson,
             MalformedRequest, MethodNotAllowed, NoSpace, NoSuchPath, NotAcceptable, NotFound, NotReady, NotRetained,
-            NotThere, Replaced, TooLarge, Unavailable, Unexpected, UnknownCommand, UnknownHost, UnsupportedType,
+            NotThere, Replaced, TooLarge, TooSlow, Unavailable, Unexpected, UnknownCommand, UnknownHost,
+            UnsupportedType,
         };
         let all = [
             MalformedJson,
@@ -329,6 +333,7 @@ mod tests {
             Unexpected,
             ForeignId,
             TooLarge,
+            TooSlow,
             UnsupportedType,
             UnknownHost,
             Invalid,
@@ -347,8 +352,8 @@ mod tests {
                 MalformedJson | MalformedRequest | ForeignOrigin | UnknownHost | NotFound | UnknownCommand
                 | NoSuchPath | NotThere => {}
                 MethodNotAllowed | NotAcceptable | BrokenRule | NotRetained | Unexpected | ForeignId => {}
-                TooLarge | UnsupportedType | Invalid | AggregateTooLarge | Internal | Busy | Locked | Unavailable
-                | NotReady | NoSpace | Replaced => {}
+                TooLarge | TooSlow | UnsupportedType | Invalid | AggregateTooLarge | Internal | Busy | Locked
+                | Unavailable | NotReady | NoSpace | Replaced => {}
             }
         }
         all.into()

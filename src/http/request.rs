@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use actix_web::dev::Payload;
 use actix_web::http::Method;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
-use actix_web::web::{self, Bytes};
+use actix_web::web;
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 
 use super::problem::{Kind, Problem};
 use super::query;
+use super::request_body::{ParsedBody, RequestBody};
 use super::shared::Shared;
 use crate::domain::collection::Collection;
 use crate::domain::command::Verb;
-use crate::domain::json;
 use crate::domain::key::{CollectionId, Key};
 use crate::read_model::report::Parameters;
 
@@ -168,24 +168,24 @@ impl RequestContext {
     }
 
     /// The JSON body of a write.
-    pub(super) async fn json(&self, verb: Verb<'_>, payload: web::Payload) -> Result<Value, Problem> {
+    pub(super) async fn json(&self, verb: Verb<'_>, payload: web::Payload) -> Result<ParsedBody, Problem> {
         let types: &[&str] = match verb {
             Verb::Patch => &["application/merge-patch+json", "application/json"],
             Verb::Create | Verb::Replace | Verb::Command(_) => &["application/json"],
         };
-        let body = self.bytes(payload).await?;
+        let body = self.body(payload).await?;
         // A command without fields needs no body.
         if body.is_empty() && self.collection()?.journaled().is_some() {
-            return Ok(json!({}));
+            return Ok(body.replace(json!({})));
         }
         self.check_type(types)?;
-        Ok(json::parse(&body)?)
+        self.shared.bodies.parse(body)
     }
 
     /// The JSON body of an administrative request.
     pub(super) async fn json_body(&self, payload: web::Payload) -> Result<Value, Problem> {
         self.check_type(&["application/json"])?;
-        Ok(json::parse(&self.bytes(payload).await?)?)
+        Ok(self.shared.bodies.parse(self.body(payload).await?)?.json)
     }
 
     fn check_type(&self, types: &[&str]) -> Result<(), Problem> {
@@ -220,15 +220,10 @@ impl RequestContext {
         length.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
     }
 
-    async fn bytes(&self, payload: web::Payload) -> Result<Bytes, Problem> {
-        let limit = self.shared.max_body;
-        let too_large =
-            || Problem::new(Kind::TooLarge, format!("the body is larger than {limit} bytes")).with("limit", limit);
-        if self.announced_length() > limit {
-            return Err(too_large());
-        }
-        let body = payload.to_bytes_limited(limit).await.map_err(|_| too_large())?;
-        body.map_err(|error| Problem::new(Kind::MalformedRequest, format!("the body cannot be read: {error}")))
+    async fn body(&self, payload: web::Payload) -> Result<RequestBody, Problem> {
+        let address = self.request.peer_addr().map(|address| address.ip());
+        let bodies = &self.shared.bodies;
+        bodies.receive(payload, self.announced_length(), bodies.memory.share(address)).await
     }
 }
 

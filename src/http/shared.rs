@@ -8,6 +8,7 @@ use actix::Addr;
 use tokio::sync::watch;
 
 use super::origin::AccessPolicy;
+use super::request_body::BodyLimits;
 use super::request_metrics::RequestMetrics;
 use crate::delivery::relay_metrics::RelayMetrics;
 use crate::delivery::stream_limiter::StreamLimiter;
@@ -58,8 +59,8 @@ pub(crate) struct Shared {
     pub(crate) memory: Ledger,
     /// The directory of the files that buffer bodies for slow clients.
     pub(crate) spool_directory: Arc<SpoolDirectory>,
-    /// The maximum size of a request body, in bytes.
-    pub(crate) max_body: usize,
+    /// What request bodies may take.
+    pub(crate) bodies: BodyLimits,
     /// The size of the buffer of one stream, in bytes.
     pub(crate) session_buffer: usize,
     /// The idle time after which a stream gets a comment line.

@@ -20,10 +20,12 @@ use crate::domain::collection::{Derived, Document, EventSourced, Registry};
 use crate::domain::error_chain::ErrorChain;
 use crate::events::replay_cache::ReplayCache;
 use crate::http::origin::AccessPolicy;
+use crate::http::request_body::BodyLimits;
 use crate::http::request_metrics::RequestMetrics;
 use crate::http::routes::path_names;
 use crate::http::server::{ServerConfig, serve};
 use crate::http::shared::Shared;
+use crate::memory::fair_shares::FairShares;
 use crate::memory::ledger::Usage;
 use crate::projector;
 use crate::projector::registry::{ProjectionSet, Projections};
@@ -290,7 +292,6 @@ impl Service {
             readers: start_readers("duality-read")?,
             scanners: start_readers("duality-scan")?,
             collections: Arc::new(CollectionCache::new(registry.ids().count(), memory.of(Usage::SharedBodies))),
-            memory,
             spool_directory: spool,
             parked: Arc::default(),
             database: Arc::clone(&database),
@@ -308,12 +309,17 @@ impl Service {
             aggregator,
             queue: settings.queue.get(),
             writes,
-            max_body: bytes(settings.max_body),
+            bodies: BodyLimits {
+                max: bytes(settings.max_body),
+                timeout: settings.body_timeout,
+                memory: FairShares::new(memory.of(Usage::Commands)),
+            },
             session_buffer: bytes(settings.session_buffer),
             heartbeat: settings.heartbeat,
             stream_limiter: StreamLimiter::new(settings.max_sessions.get(), settings.max_sessions_per_address.get()),
             queued_bytes: Arc::default(),
             sessions: Arc::default(),
+            memory,
         });
         file_check::begin(&database);
         let control = ControlSocket::open(&database, shared.clone(), &relaying.handle());

@@ -100,7 +100,7 @@ impl Running {
         let collection = self.collection::<T>().ok_or(CommandError::NotRegistered(T::NAME))?;
         let change = handle::<T>(command).map_err(CommandError::Encoding)?;
         let command = Command { collection, key, precondition: Precondition::default(), change };
-        let submission = Submission { command, replies: None, waiting: self.shared.writes.wait(0) };
+        let submission = Submission { command, replies: None, waiting: self.shared.writes.wait(0), charge: None };
         let written = execute(&self.shared.aggregator, submission).await.map_err(CommandError::of)?;
         let state = written.body.map(|body| body.decode()).transpose();
         let state = state.map_err(|corrupt| CommandError::Corrupt(corrupt.to_string()))?;

@@ -156,6 +156,10 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_MAX_AGGREGATE", value_name = "SIZE", default_value = "1MiB", value_parser = size)]
     pub max_aggregate: ByteSize,
 
+    /// How long a request body may take, to which each 16 KiB of it add a second, and how long it may pause.
+    #[arg(long, env = "DUALITY_BODY_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub body_timeout: Duration,
+
     /// The maximum number of commands waiting for the database; further ones get a 503.
     #[arg(long, env = "DUALITY_QUEUE", value_name = "COMMANDS", default_value = "4096")]
     pub queue: NonZeroUsize,

@@ -16,6 +16,7 @@ use crate::domain::command::{Command, Rejection};
 use crate::domain::error_chain::ErrorChain;
 use crate::domain::key::CollectionId;
 use crate::domain::revision::{HighWaterMark, JournalPosition, Revision};
+use crate::memory::fair_shares::Share;
 use crate::storage::commit::Written;
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
@@ -32,6 +33,9 @@ use crate::write::write_metrics::{Waiting, WriteMetrics};
 /// The maximum number of commands in one transaction. The first of them waits for all.
 const MAX_BATCH: usize = 512;
 
+/// The memory that the commands of one transaction may take, in bytes; the last of them may exceed it.
+const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
+
 /// The only writer of the main database.
 pub(crate) struct Aggregator {
     database: Arc<Database>,
@@ -41,6 +45,8 @@ pub(crate) struct Aggregator {
     writer: Option<Writer>,
     /// Commands for the next transaction.
     pending: Vec<Execute>,
+    /// The memory that they take, in bytes.
+    pending_bytes: usize,
     /// The capacity of the mailbox.
     queue: usize,
     committed: Arc<CommittedRevision>,
@@ -120,6 +126,7 @@ impl Aggregator {
             clock,
             writer: Some(writer),
             pending: Vec::new(),
+            pending_bytes: 0,
             queue,
             committed,
             journal: Arc::new(journal),
@@ -172,6 +179,7 @@ impl Aggregator {
     }
 
     fn commit(&mut self) {
+        self.pending_bytes = 0;
         let pending = self.pending.drain(..);
         let (commands, requests): (Vec<_>, Vec<_>) =
             pending.map(|Execute { command, request }| (command, request)).unzip();
@@ -279,6 +287,8 @@ struct Request {
     replies: Option<CommandReplies>,
     reply_to: oneshot::Sender<Result<Written, ExecuteError>>,
     _waiting: Waiting,
+    /// The memory that the command takes until it is answered; `None` if no client has sent it.
+    charge: Option<Share>,
 }
 
 impl Request {
@@ -317,16 +327,18 @@ pub(crate) struct Submission<'a> {
     /// The queue of the caller's thread; `None` to wake the caller on its own.
     pub(crate) replies: Option<&'a CommandReplies>,
     pub(crate) waiting: Waiting,
+    /// `None` if no client has sent it.
+    pub(crate) charge: Option<Share>,
 }
 
 /// Sends a command, and waits until it is durable or rejected. `aggregator` must be the one shared address: actix bounds
 /// a mailbox per address, so each clone of it could add a command beyond the capacity.
 pub(crate) async fn execute(
     aggregator: &Addr<Aggregator>,
-    Submission { command, replies, waiting }: Submission<'_>,
+    Submission { command, replies, waiting, charge }: Submission<'_>,
 ) -> Result<Written, ExecuteError> {
     let (reply_to, answered) = oneshot::channel();
-    let request = Request { replies: replies.cloned(), reply_to, _waiting: waiting };
+    let request = Request { replies: replies.cloned(), reply_to, _waiting: waiting, charge };
     match aggregator.try_send(Execute { command, request }) {
         Ok(()) => answered.await.unwrap_or(Err(ExecuteError::Unknown)),
         Err(SendError::Full(_)) => Err(ExecuteError::NotDone(Refusal::QueueFull)),
@@ -346,8 +358,9 @@ impl Handler<Execute> for Aggregator {
             // The mailbox is drained before a notification is handled, so the batch has all commands that wait now.
             ctx.notify(Flush);
         }
+        self.pending_bytes += execute.request.charge.as_ref().map_or(0, Share::size);
         self.pending.push(execute);
-        if self.pending.len() >= MAX_BATCH {
+        if self.pending.len() >= MAX_BATCH || self.pending_bytes >= MAX_BATCH_BYTES {
             self.flush();
         }
     }

@@ -52,6 +52,7 @@ mod real_clients;
 mod refusals;
 mod registrations;
 mod rehydration;
+mod request_bodies;
 mod restores;
 mod schemas;
 mod sessions;

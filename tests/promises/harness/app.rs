@@ -170,6 +170,13 @@ impl App {
         self.figure(Running::shared_body_bytes)
     }
 
+    /// The bytes of memory that count as used for something, according to the metrics.
+    pub(crate) fn memory(&self, what: &str) -> usize {
+        let sample = format!("duality_memory_bytes{{what=\"{what}\"}} ");
+        let metrics = self.get("/metrics");
+        metrics.text().lines().find_map(|line| line.strip_prefix(&sample)).unwrap().parse().unwrap()
+    }
+
     /// Changes the settings for the next start.
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut Settings)) {
         change(&mut self.settings);
