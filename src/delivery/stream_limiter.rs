@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::metrics::Counter;
@@ -9,7 +10,7 @@ use crate::metrics::Counter;
 /// Counts the streams that are open.
 #[derive(Debug)]
 pub(crate) struct StreamLimiter {
-    max: usize,
+    max: AtomicUsize,
     max_per_address: usize,
     open: Mutex<Open>,
     /// Streams that were refused because there were `max`.
@@ -34,7 +35,7 @@ pub(crate) struct Permit {
 impl StreamLimiter {
     pub(crate) fn new(max: usize, max_per_address: usize) -> Arc<Self> {
         Arc::new(Self {
-            max,
+            max: AtomicUsize::new(max),
             max_per_address,
             open: Mutex::default(),
             refused: Counter::default(),
@@ -46,7 +47,7 @@ impl StreamLimiter {
     pub(crate) fn try_acquire(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Permit> {
         let mut open = self.open();
         let here = address.map_or(0, |address| open.by_address.get(&address).copied().unwrap_or(0));
-        if open.all >= self.max {
+        if open.all >= self.max() {
             self.refused.add(1);
             return None;
         }
@@ -63,7 +64,12 @@ impl StreamLimiter {
 
     /// The maximum number of open streams.
     pub(crate) fn max(&self) -> usize {
-        self.max
+        self.max.load(Ordering::Relaxed)
+    }
+
+    /// Lowers the maximum to what the system allows.
+    pub(crate) fn lower_to(&self, max: usize) {
+        self.max.fetch_min(max, Ordering::Relaxed);
     }
 
     /// The number of open streams.

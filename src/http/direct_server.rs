@@ -16,10 +16,11 @@ use actix_web::rt::net::TcpStream;
 use super::connection::{DISCONNECT_TIMEOUT, STOP_TIMEOUT, WRITE_BUFFER, set_up};
 use crate::delivery::direct_write::Socket;
 
-/// Serves an application on a listener with this many threads.
+/// Serves an application on a listener with this many threads, each with at most so many connections.
 pub(super) fn serve<F, I, S, B>(
     listener: TcpListener,
     workers: usize,
+    max_connections: usize,
     peer_timeout: Duration,
     application: F,
 ) -> std::io::Result<Server>
@@ -34,7 +35,11 @@ where
     <S::Service as Service<Request>>::Future: 'static,
     B: MessageBody + 'static,
 {
-    let builder = Server::build().workers(workers).disable_signals().shutdown_timeout(STOP_TIMEOUT);
+    let builder = Server::build()
+        .workers(workers)
+        .max_concurrent_connections(max_connections)
+        .disable_signals()
+        .shutdown_timeout(STOP_TIMEOUT);
     let stopping = builder.graceful_shutdown_signal();
     let address = listener.local_addr()?;
     let builder = builder.listen("http", listener, move || {

@@ -29,6 +29,8 @@ use crate::write::aggregator::CommandReplies;
 pub(crate) struct ServerConfig {
     /// One thread for each processor if `None`.
     pub(crate) workers: Option<NonZeroUsize>,
+    /// Further connections wait until others are closed.
+    pub(crate) max_connections: usize,
     /// After this time, a peer that acknowledges nothing counts as dead.
     pub(crate) peer_timeout: Duration,
     pub(crate) cors_origins: Vec<String>,
@@ -44,8 +46,10 @@ pub(crate) type Hubs = Arc<Mutex<Vec<Addr<Hub>>>>;
 
 /// Serves HTTP on a listener. Each worker thread has a hub, live subscribers and a queue of command replies of its own.
 pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Result<Server> {
-    let ServerConfig { workers, peer_timeout, cors_origins, heartbeat, relay, shared, hubs } = config;
+    let ServerConfig { workers, max_connections, peer_timeout, cors_origins, heartbeat, relay, shared, hubs } = config;
     let workers = workers.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    // The framework divides connections evenly between its threads.
+    let max_connections = max_connections.div_ceil(workers);
     let started = Arc::new(AtomicUsize::new(0));
     let application = move || {
         name_thread(&format!("duality-work-{}", started.fetch_add(1, Ordering::Relaxed)));
@@ -62,10 +66,11 @@ pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Res
             .configure(|config| routes(config, &shared))
     };
     #[cfg(feature = "direct-write")]
-    let server = super::direct_server::serve(listener, workers, peer_timeout, application)?;
+    let server = super::direct_server::serve(listener, workers, max_connections, peer_timeout, application)?;
     #[cfg(not(feature = "direct-write"))]
     let server = actix_web::HttpServer::new(application)
         .workers(workers)
+        .max_connections(max_connections)
         .disable_signals()
         .shutdown_timeout(STOP_TIMEOUT)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)

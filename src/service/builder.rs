@@ -37,6 +37,7 @@ use crate::read_model::sink::Tables;
 use crate::read_model::spec::ProjectionSpec;
 use crate::service::cli;
 use crate::service::control::ControlSocket;
+use crate::service::descriptors::{Capacity, raise_limit};
 use crate::service::log_output;
 use crate::service::memory_limits::MemoryLimits;
 use crate::service::progress::{LogProgress, StartProgress};
@@ -191,8 +192,12 @@ impl Service {
         settings.check()?;
         // Before anything is started that would have to be stopped. Who connects already waits a moment.
         let listener = listen(&settings.listen).map_err(|source| cannot_listen(&settings, source))?;
+        raise_limit();
+        let (projections, max_sessions) = (self.projections.background.len(), settings.max_sessions.get());
         let mut running = self.open_observed(settings, observer)?;
-        let (server, address) = start_server(listener, &running)
+        let capacity = Capacity::of_process(projections, max_sessions);
+        running.shared.stream_limiter.lower_to(capacity.streams);
+        let (server, address) = start_server(listener, &running, capacity)
             .map_err(|error| StartError::Listen { address: running.settings.listen.clone(), source: error })?;
         running.database.record_address(address);
         log::info!("paths: {}", path_names(&running.shared.registry).join(" "));
@@ -341,13 +346,18 @@ impl Service {
 }
 
 /// Starts the HTTP server.
-fn start_server(listener: TcpListener, running: &Running) -> io::Result<(ServerHandle, SocketAddr)> {
+fn start_server(
+    listener: TcpListener,
+    running: &Running,
+    capacity: Capacity,
+) -> io::Result<(ServerHandle, SocketAddr)> {
     let address = listener.local_addr()?;
     let settings = &running.settings;
     let server = serve(
         listener,
         ServerConfig {
             workers: settings.workers,
+            max_connections: capacity.connections,
             peer_timeout: settings.peer_timeout,
             cors_origins: settings.cors_origin.clone(),
             heartbeat: settings.heartbeat,

@@ -4,6 +4,7 @@ pub(crate) mod builder;
 mod cli;
 mod control;
 mod copies;
+mod descriptors;
 mod log_output;
 mod memory_limits;
 mod progress;

@@ -15,6 +15,7 @@ mod convergence;
 mod csv_files;
 mod cursors;
 mod derived_files;
+mod descriptors;
 mod documents;
 mod durability;
 mod errors;

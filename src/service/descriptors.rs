@@ -1,0 +1,79 @@
+//! File descriptors: each connection takes one, and whatever has none left can neither accept nor open anything.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Raises the soft limit of this process to the hard one. Many systems have a soft limit of 1,024 for programs that use
+/// `select(2)`, which this one does not.
+pub(super) fn raise_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        log::debug!("the limit of file descriptors stays {:?}: {error}", limit.current);
+    }
+}
+
+/// How many connections there may be, and how many of them may be streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Capacity {
+    pub(super) connections: usize,
+    pub(super) streams: usize,
+}
+
+/// Descriptors for what comes and goes: backups, connections to the database that are opened again, spool files.
+const SPARE: usize = 12;
+
+/// What each background projection opens after the start, with a second generation.
+const PER_PROJECTION: usize = 5;
+
+/// What the process has open after its start, where it cannot be counted.
+const ESTIMATE: usize = 100;
+
+/// More than there can be in practice, for a process without a limit.
+const UNLIMITED: usize = 1 << 24;
+
+impl Capacity {
+    /// What the limit of this process leaves for connections. Warns if that is less than `max_sessions`.
+    pub(super) fn of_process(projections: usize, max_sessions: usize) -> Self {
+        let Some(limit) = getrlimit(Resource::Nofile).current else { return Self::divide(UNLIMITED, 0, max_sessions) };
+        let open = std::fs::read_dir("/proc/self/fd").map_or(ESTIMATE, Iterator::count);
+        let own = open + PER_PROJECTION * projections + SPARE;
+        let capacity = Self::divide(usize::try_from(limit).unwrap_or(usize::MAX), own, max_sessions);
+        if capacity.streams < max_sessions {
+            log::warn!(
+                "the system allows {limit} file descriptors, which is enough for {} streams and not for \
+                 --max-sessions {max_sessions}; raise the limit (ulimit -n, LimitNOFILE)",
+                capacity.streams
+            );
+        }
+        capacity
+    }
+
+    /// Keeps an eighth of the connections for what is no stream, so that streams cannot shut everybody else out.
+    fn divide(limit: usize, own: usize, max_sessions: usize) -> Self {
+        let connections = limit.saturating_sub(own).max(2);
+        let others = (connections / 8).clamp(1, 1024);
+        Self { connections, streams: max_sessions.min(connections - others) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_connections_are_never_streams() {
+        for (limit, own, max_sessions, connections, streams) in [
+            (1_048_576, 100, 20_000, 1_048_476, 20_000),
+            (20_100, 100, 20_000, 20_000, 18_976),
+            (1024, 100, 20_000, 924, 809),
+            (128, 100, 20_000, 28, 25),
+            (96, 100, 20_000, 2, 1),
+            (1024, 100, 5, 924, 5),
+            (UNLIMITED, 0, 7, UNLIMITED, 7),
+        ] {
+            assert_eq!(Capacity::divide(limit, own, max_sessions), Capacity { connections, streams }, "{limit}");
+        }
+    }
+}

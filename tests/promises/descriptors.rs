@@ -1,0 +1,51 @@
+//! The limit of file descriptors: raised as far as the system allows, and never used up by streams.
+
+use crate::harness::{Client, Process};
+
+/// Starts a service in a shell that has set a limit.
+fn start(ulimit: &str, directory: &std::path::Path) -> Process {
+    let shell = format!("ulimit {ulimit} && exec \"$0\" \"$@\"");
+    Process::start_by(&["sh", "-c", &shell], &directory.join("test.db"), &["--workers", "1"])
+}
+
+fn write(process: &Process) -> u16 {
+    let json = [("Content-Type", "application/json")];
+    Client::connect(process.address).request("POST", "/persons", &json, Some(br#"{"name":"Ann"}"#)).status
+}
+
+/// Opens a stream, and returns whether its head says that it is one.
+fn follow(process: &Process) -> (Client, bool) {
+    let mut client = Client::connect(process.address);
+    client.send("GET", "/person-events", &[("Accept", "text/event-stream")], None);
+    let is_stream = client.head().is_ok_and(|head| head.header("X-Revision").is_some());
+    (client, is_stream)
+}
+
+#[test]
+fn the_soft_limit_of_descriptors_is_raised_to_the_hard_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = start("-Sn 128", directory.path());
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.id())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let numbers: Vec<_> = files.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(numbers[0], numbers[1], "{files}");
+    let streams: Vec<_> = (0..150).map(|_| follow(&process)).collect();
+    assert!(streams.iter().all(|(_, is_stream)| *is_stream));
+    assert_eq!(write(&process), 201);
+}
+
+#[test]
+fn with_few_descriptors_streams_are_limited_and_others_are_answered() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = start("-n 128", directory.path());
+    let log = process.log();
+    assert!(log.contains("the system allows 128 file descriptors, which is enough for "), "{log}");
+    let (_first, is_stream) = follow(&process);
+    assert!(is_stream);
+    // Each gets an answer: those beyond the limit get a time for the next attempt, and are cut.
+    let mut streams: Vec<_> = (0..100).map(|_| follow(&process).0).collect();
+    assert_eq!(write(&process), 201);
+    streams.push(follow(&process).0);
+    assert_eq!(write(&process), 201);
+    assert!(process.open_files() < 128, "{}", process.open_files());
+}
