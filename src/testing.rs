@@ -113,7 +113,8 @@ impl<T: EventSourced> Scenario<T> {
         };
         let version = Version::from_raw(i64::try_from(self.history.len()).unwrap_or(i64::MAX));
         let context = CommandContext { key: &key(KEY), version, now: NOW, new_id: &next_id };
-        let decided = catch_panic(|| self.registry.get(self.collection).decide(context, self.state.as_ref(), change));
+        let decided =
+            catch_panic(|| self.registry.get(self.collection).decide(context, self.state.as_ref(), &mut None, change));
         self.before.clone_from(&self.state);
         self.outcome = match decided {
             Ok(decision) => {

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::domain::json::{NULL_ELEMENT, ValidationError};
 use crate::domain::merge_patch;
+use crate::domain::text_diff::{self, NotCompact};
 
 /// The state of one aggregate as JSON text: stored, and sent to clients, byte for byte.
 ///
@@ -38,6 +39,11 @@ impl Body {
         Ok(Self(value.to_string().into()))
     }
 
+    /// Whether it is the same text in memory, not only an equal one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The typed aggregate.
     pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, CorruptState> {
         serde_json::from_str(&self.0).map_err(|error| {
@@ -58,9 +64,10 @@ pub(crate) fn patch(before: Option<&Body>, after: Option<&Body>) -> Result<Optio
         (Some(_), None) => Some("null".to_owned()),
         (None, Some(after)) => Some(after.as_str().to_owned()),
         (Some(before), Some(after)) if before == after => None,
-        (Some(before), Some(after)) => {
-            merge_patch::diff(&before.value()?, &after.value()?).map(|patch| patch.to_string())
-        }
+        (Some(before), Some(after)) => match text_diff::diff(before.as_str(), after.as_str()) {
+            Ok(patch) => patch,
+            Err(NotCompact) => merge_patch::diff(&before.value()?, &after.value()?).map(|patch| patch.to_string()),
+        },
     })
 }
 

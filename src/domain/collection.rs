@@ -18,7 +18,7 @@ pub(crate) use registry::Registry;
 use serde_json::Value;
 
 use crate::domain::body::{Body, CorruptState};
-use crate::domain::command::{Change, CommandContext, Decision, Rejection, Verb};
+use crate::domain::command::{Change, CommandContext, Decision, DecodedState, Rejection, Verb};
 use crate::domain::json::ValidationError;
 use crate::domain::key::Key;
 
@@ -45,8 +45,16 @@ pub(crate) trait Collection: Send + Sync {
     fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, ValidationError>;
 
     /// Executes a change on the current state. A pure function: a rejection leaves no trace.
-    fn decide(&self, context: CommandContext<'_>, before: Option<&Body>, change: Change)
-    -> Result<Decision, Rejection>;
+    ///
+    /// `decoded` is the current state as its type, if it is known, so that an event-sourced collection need not decode it.
+    /// Afterwards it is that of the resulting state, or, after a rejection, of the current one. It may be `None` always.
+    fn decide(
+        &self,
+        context: CommandContext<'_>,
+        before: Option<&Body>,
+        decoded: &mut Option<DecodedState>,
+        change: Change,
+    ) -> Result<Decision, Rejection>;
 
     /// For a derived collection, which clients can only read: how it is computed.
     fn derivation(&self) -> Option<&dyn Derivation>;

@@ -72,6 +72,9 @@ pub(crate) struct CommandContext<'a> {
     pub(crate) new_id: &'a dyn Fn() -> Key,
 }
 
+/// The state of an event-sourced aggregate as its type, which only its collection knows.
+pub(crate) type DecodedState = Box<dyn Any + Send>;
+
 /// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Decision {
@@ -149,6 +152,6 @@ pub(crate) struct ErrorDescription {
 
 /// Runs the code of a collection. If it panics, only its command fails, not the other commands of the batch.
 pub(crate) fn catch_panic<T>(code: impl FnOnce() -> Result<T, Rejection>) -> Result<T, Rejection> {
-    // The code has shared references only, so it cannot leave anything half changed.
+    // The code has shared references, and a decoded state that it takes out first. So it cannot leave anything half changed.
     catch_unwind(AssertUnwindSafe(code)).unwrap_or(Err(Rejection::Panicked))
 }

@@ -14,3 +14,4 @@ pub(crate) mod merge_patch;
 pub(crate) mod precondition;
 pub(crate) mod revision;
 pub(crate) mod selection;
+mod text_diff;

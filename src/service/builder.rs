@@ -243,8 +243,11 @@ impl Service {
         database.limit_caches(page_caches);
         preparation::prepare(&database, &registry, settings.copy_before(), observer)?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
-        let config =
-            WriterConfig { max_aggregate: bytes(settings.max_aggregate), ..WriterConfig::new(&registry, &inline) };
+        let config = WriterConfig {
+            max_aggregate: bytes(settings.max_aggregate),
+            hot_states: Arc::clone(memory.of(Usage::Aggregates)),
+            ..WriterConfig::new(&registry, &inline)
+        };
         let writer = Writer::open(&database, config.clone(), clock.now())?;
         let context = Projections::context(&projections.background, &database, &registry, &clock);
         let (history, revision) = (Arc::clone(writer.history()), writer.revision());

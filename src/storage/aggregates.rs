@@ -47,6 +47,21 @@ pub(super) fn load(connection: &mut SqliteConnection, collection: &str, key: &Ke
     }))
 }
 
+/// Whether the row of an aggregate still has the revision and the version that it had. Does not read its body.
+pub(super) fn is_current(
+    connection: &mut SqliteConnection,
+    collection: &str,
+    key: &Key,
+    row: &Row,
+) -> Result<bool, StoreError> {
+    let current: Option<(i64, i64)> = aggregates::table
+        .find((collection, key.rank(), key.as_str()))
+        .select((aggregates::revision, aggregates::version))
+        .get_result(connection)
+        .optional()?;
+    Ok(current == Some((row.revision.number(), row.version.number())))
+}
+
 /// Writes the row of an aggregate.
 pub(super) fn save(
     connection: &mut SqliteConnection,

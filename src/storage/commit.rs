@@ -4,7 +4,7 @@
 //! it, and a command that is rejected or panics stages nothing. Afterwards each changed row is written once.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry as Place;
+use std::collections::hash_map::Entry as Slot;
 
 use diesel::sqlite::SqliteConnection;
 
@@ -12,13 +12,16 @@ use super::aggregates::{self, Row};
 use super::counters::Counters;
 use super::error::StoreError;
 use super::fence::Fence;
+use super::hot_states::{HotState, HotStates, Place};
 use super::inline_projections;
 use super::journal::{self, Entry, Folded};
 use super::outbox::{self, Change};
 use crate::domain::body::{Body, CorruptState, patch};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Journaled, Keys, Registry};
-use crate::domain::command::{Command, CommandContext, Decision, Oversize, RecordedEvent, Rejection, catch_panic};
+use crate::domain::command::{
+    Command, CommandContext, Decision, DecodedState, Oversize, RecordedEvent, Rejection, catch_panic,
+};
 use crate::domain::json::{self, ValidationError};
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{JournalPosition, Revision, Version};
@@ -35,14 +38,23 @@ pub(super) struct CommitContext<'a> {
     pub(super) now: Timestamp,
 }
 
-/// Executes a batch of commands within a transaction, and returns the counters after it.
+/// What is true once the transaction of a batch is committed.
+pub(super) struct Committable {
+    pub(super) outcome: CommitOutcome,
+    pub(super) counters: Counters,
+    /// The states of the event-sourced aggregates of the batch.
+    pub(super) states: Vec<(Place, HotState)>,
+}
+
+/// Executes a batch of commands within a transaction.
 pub(super) fn commit(
     connection: &mut SqliteConnection,
     context: CommitContext<'_>,
     counters: &Counters,
+    states: &mut HotStates,
     commands: Vec<Command>,
-) -> Result<(CommitOutcome, Counters), StoreError> {
-    let mut batch = StagedBatch::new(context, counters.clone());
+) -> Result<Committable, StoreError> {
+    let mut batch = StagedBatch::new(context, counters.clone(), states);
     let mut answers = Vec::with_capacity(commands.len());
     for command in commands {
         match batch.execute(connection, command) {
@@ -57,11 +69,12 @@ pub(super) fn commit(
         after: counters.revision,
         revision: batch.counters.revision,
         rows: batch.rows.len() + batch.events.len() + batch.changes.len(),
-        events: batch.changes,
         position: batch.counters.position,
         changed: batch.counters.changed().collect(),
+        events: std::mem::take(&mut batch.changes),
     };
-    Ok((outcome, batch.counters))
+    let (counters, states) = batch.finish();
+    Ok(Committable { outcome, counters, states })
 }
 
 /// The result of a batch. It is durable once the transaction is.
@@ -106,9 +119,19 @@ struct StagedBatch<'a> {
     max_aggregate: usize,
     now: Timestamp,
     counters: Counters,
-    rows: HashMap<(CollectionId, Key), StagedRow>,
+    rows: HashMap<Place, StagedRow>,
     events: Vec<Entry>,
     changes: Vec<Change>,
+    /// What was decoded by the batches before.
+    states: &'a mut HotStates,
+    decoded: HashMap<Place, Decoded>,
+}
+
+/// A state as its type. It is out of date if the row has another body, even an equal one: then the command that resulted in
+/// it was not staged.
+struct Decoded {
+    body: Body,
+    state: DecodedState,
 }
 
 /// A row that the batch has read, and perhaps changed.
@@ -131,7 +154,7 @@ struct StateChange {
 /// The batch before a command was staged.
 struct Savepoint {
     counters: Counters,
-    rows: Vec<((CollectionId, Key), Option<StagedRow>)>,
+    rows: Vec<(Place, Option<StagedRow>)>,
     events: usize,
     changes: usize,
 }
@@ -145,7 +168,7 @@ enum ExecuteError {
 }
 
 impl<'a> StagedBatch<'a> {
-    fn new(context: CommitContext<'a>, counters: Counters) -> Self {
+    fn new(context: CommitContext<'a>, counters: Counters, states: &'a mut HotStates) -> Self {
         let CommitContext { registry, inline, max_aggregate, now, .. } = context;
         Self {
             registry,
@@ -156,6 +179,8 @@ impl<'a> StagedBatch<'a> {
             rows: HashMap::new(),
             events: Vec::new(),
             changes: Vec::new(),
+            states,
+            decoded: HashMap::new(),
         }
     }
 
@@ -181,7 +206,11 @@ impl<'a> StagedBatch<'a> {
             return Err(Rejection::PreconditionFailed(current).into());
         }
         let at = CommandContext { key: &key, version: row.version, now, new_id: &|| Key::uuid(now) };
-        let Decision { after, events } = catch_panic(|| collection.decide(at, state, change))?;
+        let mut decoded = self.take_decoded(id, &key, state);
+        let decision = catch_panic(|| collection.decide(at, state, &mut decoded, change));
+        let current = decision.as_ref().map_or(state, |decision| decision.after.as_ref());
+        self.put_decoded(id, &key, current, decoded);
+        let Decision { after, events } = decision?;
         self.check_size(id, state, after.as_ref())?;
         let is_new = state.is_none();
         let decided = StateChange { collection: id, key: key.clone(), before: state.cloned(), after };
@@ -334,6 +363,32 @@ impl<'a> StagedBatch<'a> {
         self.rows.entry((id, key.clone())).or_insert_with(StagedRow::absent).clone()
     }
 
+    /// The state of an aggregate as its type, if it is known.
+    fn take_decoded(&mut self, id: CollectionId, key: &Key, body: Option<&Body>) -> Option<DecodedState> {
+        if self.decoded.is_empty() {
+            return None;
+        }
+        let decoded = self.decoded.remove(&(id, key.clone()))?;
+        body.is_some_and(|body| body.is(&decoded.body)).then_some(decoded.state)
+    }
+
+    fn put_decoded(&mut self, id: CollectionId, key: &Key, body: Option<&Body>, state: Option<DecodedState>) {
+        if let (Some(body), Some(state)) = (body, state) {
+            self.decoded.insert((id, key.clone()), Decoded { body: body.clone(), state });
+        }
+    }
+
+    /// The counters, and the states that are as in the rows that were written.
+    fn finish(self) -> (Counters, Vec<(Place, HotState)>) {
+        let Self { decoded, rows, counters, .. } = self;
+        let states = decoded.into_iter().filter_map(|(place, Decoded { body, state })| {
+            let row = &rows.get(&place)?.row;
+            let is_current = row.body.as_ref().is_some_and(|current| current.is(&body));
+            is_current.then(|| (place, HotState { row: row.clone(), decoded: state }))
+        });
+        (counters, states.collect())
+    }
+
     /// An aggregate with the changes that the batch has staged so far.
     fn load(
         &mut self,
@@ -342,12 +397,17 @@ impl<'a> StagedBatch<'a> {
         key: &Key,
     ) -> Result<StagedRow, StoreError> {
         let vacant = match self.rows.entry((id, key.clone())) {
-            Place::Occupied(staged) => return Ok(staged.get().clone()),
-            Place::Vacant(vacant) => vacant,
+            Slot::Occupied(staged) => return Ok(staged.get().clone()),
+            Slot::Vacant(vacant) => vacant,
         };
         let collection = self.registry.get(id);
         let mut staged = StagedRow::absent();
-        if let Some(row) = aggregates::load(connection, collection.name(), key)? {
+        if let Some(HotState { row, decoded }) = self.states.take(vacant.key())
+            && aggregates::is_current(connection, collection.name(), key, &row)?
+        {
+            self.decoded.extend(row.body.clone().map(|body| (vacant.key().clone(), Decoded { body, state: decoded })));
+            staged.row = row;
+        } else if let Some(row) = aggregates::load(connection, collection.name(), key)? {
             staged.row = row;
         } else if let Some(journaled) = collection.journaled() {
             // The row is a cache. It is missing if the aggregate never existed, if its tombstone was pruned, or if the row

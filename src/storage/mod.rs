@@ -16,6 +16,7 @@ mod fence;
 pub(crate) mod file_check;
 pub(crate) mod file_lock;
 pub(crate) mod health;
+mod hot_states;
 mod identity;
 mod inline_projections;
 mod integrity;

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use diesel::connection::SimpleConnection as _;
 
-use super::commit::{CommitContext, CommitOutcome, commit};
+use super::commit::{CommitContext, CommitOutcome, Committable, commit};
 use super::connection::{self, IfMissing};
 use super::counters::Counters;
 use super::database::Database;
 use super::database_file::MainConnection;
 use super::error::StoreError;
 use super::fence::Fence;
+use super::hot_states::HotStates;
 use super::log_check::reject_foreign_log;
 use super::page::Progress;
 use super::registration::Registration;
@@ -24,6 +25,7 @@ use crate::domain::collection::Registry;
 use crate::domain::command::Command;
 use crate::domain::history::History;
 use crate::domain::revision::{JournalPosition, Revision};
+use crate::memory::budget::MemoryBudget;
 use crate::metrics::Counter;
 use crate::read_model::spec::ProjectionSpec;
 
@@ -34,12 +36,19 @@ pub(crate) struct WriterConfig {
     pub(crate) inline: Arc<[ProjectionSpec]>,
     /// The largest state that a command may result in, in bytes of JSON text.
     pub(crate) max_aggregate: usize,
+    /// The memory for states that are kept between batches.
+    pub(crate) hot_states: Arc<MemoryBudget>,
 }
 
 impl WriterConfig {
-    /// Without limits.
+    /// Aggregates have no limit, and no state is kept.
     pub(crate) fn new(registry: &Arc<Registry>, inline: &Arc<[ProjectionSpec]>) -> Self {
-        Self { registry: Arc::clone(registry), inline: Arc::clone(inline), max_aggregate: usize::MAX }
+        Self {
+            registry: Arc::clone(registry),
+            inline: Arc::clone(inline),
+            max_aggregate: usize::MAX,
+            hot_states: MemoryBudget::new(0),
+        }
     }
 }
 
@@ -52,6 +61,7 @@ pub(crate) struct Writer {
     log: WriteAheadLog,
     /// The counters as they are in the database.
     counters: Counters,
+    states: HotStates,
     patience: Patience,
 }
 
@@ -92,8 +102,9 @@ impl Writer {
         let counters = Counters::load(&mut connection, &config.registry, position)?;
         let history = Arc::clone(database.history());
         let fence = Fence::of(database);
+        let states = HotStates::new(&config.hot_states);
         let patience = Patience::Long;
-        Ok(Self { connection, config, history, fence, log, counters, patience })
+        Ok(Self { connection, config, history, fence, log, counters, states, patience })
     }
 
     /// The epochs of the database. The last one began when the database was opened.
@@ -117,11 +128,13 @@ impl Writer {
     /// Executes the commands in order, in one transaction. Each command has its own answer. After an error, either none was
     /// executed, or it is unknown whether all were: the error tells which.
     pub(crate) fn commit(&mut self, commands: Vec<Command>, now: Timestamp) -> Result<CommitOutcome, WriteError> {
-        let WriterConfig { registry, inline, max_aggregate } = &self.config;
+        let WriterConfig { registry, inline, max_aggregate, .. } = &self.config;
         let context = CommitContext { registry, inline, fence: &self.fence, max_aggregate: *max_aggregate, now };
-        let commit = |connection: &mut _| commit(connection, context, &self.counters, commands);
-        let (outcome, counters) = self.log.write(&mut self.connection, commit)?;
+        let states = &mut self.states;
+        let commit = |connection: &mut _| commit(connection, context, &self.counters, states, commands);
+        let Committable { outcome, counters, states } = self.log.write(&mut self.connection, commit)?;
         self.counters = counters;
+        states.into_iter().for_each(|(place, state)| self.states.keep(place, state));
         self.log.grow(outcome.rows);
         Ok(outcome)
     }

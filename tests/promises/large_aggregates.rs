@@ -221,6 +221,47 @@ fn a_refold_an_upgrade_and_a_lost_row_may_exceed_the_limit_and_only_growth_is_re
     assert!(verified.iter().all(Verified::is_sound), "{verified:?}");
 }
 
+/// What the metrics show of the memory for the states of aggregates, in bytes.
+fn kept(app: &App) -> usize {
+    let metrics = app.get("/metrics");
+    let lines = metrics.text().lines();
+    let mut values = lines.filter_map(|line| line.strip_prefix(r#"duality_memory_bytes{what="aggregates"} "#));
+    values.next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_large_state_is_kept_for_the_next_command_within_a_budget() {
+    for budget in [0, 1 << 20] {
+        let mut app = App::with(|settings| settings.aggregate_memory = Some(ByteSize(budget)));
+        let account = app.command("/accounts").header("Location").unwrap().to_owned();
+        let long = json!({"amount": 5, "text": text(6000)}).to_string();
+        let book = |app: &App| app.post(&format!("{account}/book"), &long);
+        let withdraw = |app: &App| app.post(&format!("{account}/book"), r#"{"amount":-99,"text":"x"}"#);
+        assert_eq!(kept(&app), 0, "small");
+        for (balance, bookings) in [(5, 1), (10, 2)] {
+            let booked = book(&app);
+            assert_eq!(booked.json()["balance"], balance);
+            assert_eq!(booked.json()["bookings"].as_object().unwrap().len(), bookings);
+            assert_eq!(app.get(&account).text(), booked.text());
+            let expected = if budget == 0 { 0 } else { 5 * booked.text().len() };
+            assert_eq!(kept(&app), expected, "the text and its decoded form count as five times the text");
+            withdraw(&app).problem(409, "insufficient-funds");
+            assert_eq!(kept(&app), expected, "after a rejected command as well");
+        }
+        app.restart();
+        assert_eq!(kept(&app), 0);
+        assert_eq!(book(&app).json()["balance"], 15);
+        assert_eq!(app.command(&format!("{account}/close-period")).json()["balance"], 15);
+        assert_eq!(kept(&app), 0, "small again");
+        let mut state = Value::Null;
+        app.follow(&format!("{account}/events"), &[]).follow(&mut state, app.get(&account).revision());
+        assert_eq!(state, app.get(&account).json());
+        app.stop();
+        let verified = duality::aggregates::shipped().verify(app.database()).unwrap();
+        assert!(verified.iter().all(Verified::is_sound), "{verified:?}");
+    }
+}
+
 #[test]
 fn a_typed_command_gets_the_size_and_the_limit() {
     let app = app(200);

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Collection, Derivation, Document, Journaled, Keys, singular};
 use crate::domain::body::{Body, CorruptState};
-use crate::domain::command::{Change, CommandContext, Decision, Rejection, Verb};
+use crate::domain::command::{Change, CommandContext, Decision, DecodedState, Rejection, Verb};
 use crate::domain::json::ValidationError;
 use crate::domain::key::Key;
 
@@ -65,7 +65,13 @@ impl<T: Derived> Collection for DerivedAdapter<T> {
         Err(ValidationError::new("", format!("{} are derived from {} and cannot be written", T::NAME, T::Source::NAME)))
     }
 
-    fn decide(&self, _: CommandContext<'_>, _: Option<&Body>, _: Change) -> Result<Decision, Rejection> {
+    fn decide(
+        &self,
+        _: CommandContext<'_>,
+        _: Option<&Body>,
+        _: &mut Option<DecodedState>,
+        _: Change,
+    ) -> Result<Decision, Rejection> {
         Err(Rejection::NotFound)
     }
 

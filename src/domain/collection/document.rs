@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Collection, Derivation, Journaled, Keys, singular};
 use crate::domain::body::{Body, CorruptState};
-use crate::domain::command::{Change, CommandContext, Decision, Rejection, Verb};
+use crate::domain::command::{Change, CommandContext, Decision, DecodedState, Rejection, Verb};
 use crate::domain::json::{self, ValidationError};
 use crate::domain::merge_patch;
 
@@ -88,7 +88,13 @@ impl<T: Document> Collection for DocumentAdapter<T> {
         })
     }
 
-    fn decide(&self, _: CommandContext<'_>, before: Option<&Body>, change: Change) -> Result<Decision, Rejection> {
+    fn decide(
+        &self,
+        _: CommandContext<'_>,
+        before: Option<&Body>,
+        _: &mut Option<DecodedState>,
+        change: Change,
+    ) -> Result<Decision, Rejection> {
         let after = match (change, before) {
             (Change::Create(body), _) | (Change::Replace(body), Some(_)) => Some(body),
             (Change::Patch(patch), Some(before)) => {
@@ -146,7 +152,7 @@ mod tests {
             now: Timestamp::from_milliseconds(0),
             new_id: &|| Key::of_number(1),
         };
-        Ok(tasks.decide(context, before, change)?.after)
+        Ok(tasks.decide(context, before, &mut None, change)?.after)
     }
 
     fn patched(before: &Value, patch: Value) -> Result<String, Rejection> {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{BusinessRule, Collection, Derivation, EventSourced, Keys, Root};
 use crate::domain::body::{Body, CorruptState};
 use crate::domain::command::{
-    Change, CommandContext, Decision, ErasedDomainError, ErrorDescription, RecordedEvent, Rejection, Verb,
+    Change, CommandContext, Decision, DecodedState, ErasedDomainError, ErrorDescription, RecordedEvent, Rejection, Verb,
 };
 use crate::domain::json::{self, ValidationError, Variant, kebab_case, tagged};
 
@@ -145,24 +145,35 @@ impl<T: EventSourced> Collection for EventSourcedAdapter<T> {
         &self,
         context: CommandContext<'_>,
         before: Option<&Body>,
+        decoded: &mut Option<DecodedState>,
         change: Change,
     ) -> Result<Decision, Rejection> {
         let Change::Handle { command, creates } = change else { return Err(Rejection::NotFound) };
         let (true, Ok(command)) = (before.is_some() || creates, command.downcast::<T::Command>()) else {
             return Err(Rejection::NotFound);
         };
-        let mut root = Root::<T>::new(context, before.map(Body::decode).transpose()?);
-        T::handle(&mut root, *command).map_err(|broken| Rejection::RuleBroken(Box::new(broken)))?;
+        // If the code of the aggregate panics, the decoded state is gone: nothing half changed remains.
+        let known = decoded.take().and_then(|state| state.downcast().ok());
+        let state = known.map_or_else(|| before.map(Body::decode).transpose(), |state: Box<T>| Ok(Some(*state)))?;
+        let mut root = Root::<T>::new(context, state);
+        let handled = T::handle(&mut root, *command);
         let (state, events) = root.into_outcome();
         if events.is_empty() {
+            *decoded = erase(state);
+            handled.map_err(|broken| Rejection::RuleBroken(Box::new(broken)))?;
             return Ok(Decision { after: before.cloned(), events: Vec::new() });
         }
+        handled.map_err(|broken| Rejection::RuleBroken(Box::new(broken)))?;
         let events = events
             .iter()
             .map(recorded)
             .collect::<Result<_, _>>()
             .map_err(|error| CorruptState::new(format!("an event of {} cannot be encoded: {error}", T::NAME)))?;
-        Ok(Decision { after: encode(state.as_ref())?, events })
+        let after = encode(state.as_ref())?;
+        *decoded = erase(state);
+        // An event need not change the state. Then it stays the same text in memory.
+        let after = if after.as_ref() == before { before.cloned() } else { after };
+        Ok(Decision { after, events })
     }
 
     fn remedy(&self) -> &'static str {
@@ -186,6 +197,10 @@ impl<T: EventSourced> Collection for EventSourcedAdapter<T> {
 pub(crate) fn recorded(event: &impl serde::Serialize) -> Result<RecordedEvent, serde_json::Error> {
     let (kind, fields) = tagged(event)?;
     Ok(RecordedEvent { kind, fields: fields.to_string() })
+}
+
+fn erase<T: EventSourced>(state: Option<T>) -> Option<DecodedState> {
+    state.map(|state| Box::new(state) as DecodedState)
 }
 
 fn encode<T: EventSourced>(state: Option<&T>) -> Result<Option<Body>, CorruptState> {
