@@ -47,15 +47,6 @@ pub(crate) struct Held {
     number: i64,
 }
 
-impl Held {
-    /// Adds to the part.
-    pub(crate) fn grow(&mut self, number: usize) {
-        let number = i64::try_from(number).unwrap_or(i64::MAX);
-        self.gauge.0.fetch_add(number, Ordering::Relaxed);
-        self.number += number;
-    }
-}
-
 impl Drop for Held {
     fn drop(&mut self) {
         self.gauge.0.fetch_sub(self.number, Ordering::Relaxed);
@@ -129,8 +120,7 @@ mod tests {
     #[test]
     fn what_is_held_counts_until_it_is_dropped() {
         let gauge = Arc::new(Gauge::default());
-        let mut held = gauge.hold(3);
-        held.grow(2);
+        let held = gauge.hold(5);
         let other = gauge.hold(1);
         assert_eq!(gauge.get(), 6);
         drop(held);

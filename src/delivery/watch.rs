@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix::Addr;
 
-use crate::read::spooled_body::SpoolDirectory;
+use crate::read::spool_directory::SpoolDirectory;
 use crate::storage::database::Database;
 use crate::storage::disk::Disk;
 use crate::storage::health::Part;

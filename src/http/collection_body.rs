@@ -5,24 +5,40 @@ use actix_web::body::None as Nothing;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_ENCODING, ETAG};
 use actix_web::web::Bytes;
-use tokio::sync::oneshot;
 
 use super::accept::takes_gzip;
 use super::conditions::{GZIP, matching_etag, precondition, unexpected};
 use super::problem::{Kind, Problem};
 use super::request::RequestContext;
 use super::respond::{JSON, NDJSON, state};
-use crate::domain::key::CollectionId;
+use super::spooled_response::{SpooledResponse, spooled};
+use crate::domain::key::{CollectionId, Key};
 use crate::domain::precondition::Precondition;
 use crate::domain::revision::Revision;
 use crate::read::body_stream::BodyStream;
 use crate::read::collection_cache::{BuildOutcome, CachedBody, CollectionRevision, Lookup, SizeObserver};
-use crate::read::collection_writer::{Form, StreamTarget};
-use crate::read::pool::{LastChange, ReadCollections};
-use crate::read::spooled_body::spool;
+use crate::read::collection_writer::Form;
+use crate::read::pool::LastChange;
+use crate::read::shared_spools::Content;
+use crate::read::thread_pool::{PoolBusy, PoolStopped};
 
 /// Shorter bodies are not compressed, because they fit into one packet anyway; in bytes.
 const MIN_COMPRESSED: usize = 1024;
+
+/// Responds with those of some aggregates that exist.
+pub(super) async fn get_keys(
+    context: &RequestContext,
+    collection: CollectionId,
+    keys: Vec<Key>,
+    form: Form,
+) -> Result<HttpResponse, Problem> {
+    let collections = vec![collection];
+    let current = current(context, &collections).await?;
+    let content = Content { collections, keys: Some(keys.into()), form };
+    let SpooledResponse { shown, mut body } = spooled(context, content, current, None).await?;
+    body.name_length();
+    Ok(state(context, StatusCode::OK, shown.document, content_type(form)).body(body))
+}
 
 /// Responds with whole collections, exact at the revision that the response names.
 pub(super) async fn get_collection(
@@ -50,7 +66,7 @@ pub(super) async fn get_collection(
         let mut response = state(context, StatusCode::OK, current.document, content_type(form));
         return Ok(response.insert_header((ETAG, quoted(&tag(context, form, current.changed)))).body(Nothing::new()));
     }
-    streamed(context, collections, form, observer).await
+    streamed(context, Content { collections, keys: None, form }, current, observer).await
 }
 
 /// The durable revision, usually without a question to the database.
@@ -94,8 +110,11 @@ async fn cached_body(
             Lookup::Pending(build) => build,
         };
         // If this client disconnects while it runs, another one that waits starts it again.
-        let run = || async { scanners.send(cache.build_job(collection)).await.unwrap_or(BuildOutcome::Failed) };
-        match build.get_or_init(run).await {
+        let run = || async {
+            let building = scanners.try_send(cache.build_job(collection))?;
+            Ok::<_, PoolBusy>(building.await.unwrap_or(BuildOutcome::Failed))
+        };
+        match build.get_or_try_init(run).await? {
             BuildOutcome::Built(cached) if cached.revision >= current.document => return Ok(Some(cached.clone())),
             // It began before that revision was written; the next build includes it.
             BuildOutcome::Built(_) => {}
@@ -124,22 +143,23 @@ async fn shared(context: &RequestContext, cached: &CachedBody) -> Result<HttpRes
 
 /// The compressed text of a body, which is made for the first request; `None` if there is no room for it.
 async fn compressed(context: &RequestContext, cached: &CachedBody) -> Option<Bytes> {
-    let job = || context.shared.scanners.send(context.shared.collections.compress_job(cached));
+    let job = || async {
+        let compressing = context.shared.scanners.try_send(context.shared.collections.compress_job(cached));
+        compressing.map_err(|_| PoolStopped)?.await
+    };
     // If it fails, this response is sent uncompressed, and the next request tries again.
     cached.gzip().get_or_try_init(job).await.ok().cloned().flatten()
 }
 
+/// A body that is made while it is sent, by one thread for all who ask for it at the same time.
 async fn streamed(
     context: &RequestContext,
-    collections: Vec<CollectionId>,
-    form: Form,
+    content: Content,
+    current: CollectionRevision,
     observer: Option<SizeObserver>,
 ) -> Result<HttpResponse, Problem> {
-    let (spool, body) = spool(&context.shared.spool_directory);
-    let (shown, reading) = oneshot::channel();
-    let target = StreamTarget { form, spool, observer };
-    context.shared.scanners.do_send(ReadCollections { collections, shown, target });
-    let CollectionRevision { document, changed } = reading.await.map_err(|_| unreadable())?;
-    let mut response = state(context, StatusCode::OK, document, content_type(form));
-    Ok(response.insert_header((ETAG, quoted(&tag(context, form, changed)))).body(body))
+    let form = content.form;
+    let SpooledResponse { shown, body } = spooled(context, content, current, observer).await?;
+    let mut response = state(context, StatusCode::OK, shown.document, content_type(form));
+    Ok(response.insert_header((ETAG, quoted(&tag(context, form, shown.changed)))).body(body))
 }

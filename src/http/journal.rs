@@ -19,6 +19,7 @@ use super::problem::{Kind, Problem};
 use super::request::{Query, RequestContext};
 use super::respond::{JSON, NDJSON, SSE, answer};
 use super::shared::Shared;
+use super::spooled_response::whole;
 use crate::delivery::stream_limiter::Permit;
 use crate::domain::collection::Registry;
 use crate::domain::cursor::{Cursor, CursorParams};
@@ -55,7 +56,7 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
         push_member(&mut body, "next", &serde_json::Value::from(next).to_string());
     }
     body.push('}');
-    Ok(page(&context, revision, JSON).body(body))
+    whole(&context, page(&context, revision, JSON), body).await
 }
 
 /// `GET /journal`: the domain events of all aggregates.
@@ -175,7 +176,7 @@ async fn one_page(
     } else {
         events(registry, &entries.entries) + &format!(",\"cursor\":\"{cursor}\"}}")
     };
-    Ok(page(context, revision, form).body(body))
+    whole(context, page(context, revision, form), body).await
 }
 
 fn page(context: &RequestContext, revision: Revision, form: &'static str) -> actix_web::HttpResponseBuilder {

@@ -211,8 +211,12 @@ fn of_disk(registry: &mut Registry, shared: &Shared) {
         "With less free room the service is not ready",
         Metric::number(shared.disk.min_free()),
     );
-    let spool = Metric::number(shared.spool_directory.bytes());
-    registry.register("spool_bytes", "Temporary files of responses whose clients are slow", spool);
+    let spools = &shared.spools.directory;
+    let number = |bytes: u64| Metric::number(i64::try_from(bytes).unwrap_or(i64::MAX));
+    registry.register("spool_bytes", "Temporary files of responses whose clients are slow", number(spools.bytes()));
+    registry.register("max_spool_bytes", "The limit of that", number(spools.limits().total));
+    let refused = Metric::counter(spools.refused.get());
+    registry.register("spool_refused", "Responses that had no room in a temporary file", refused);
 }
 
 /// The size of a file in bytes; 0 if there is none. The file is not opened, which would drop SQLite's locks.

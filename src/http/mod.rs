@@ -29,3 +29,4 @@ pub(crate) mod respond;
 pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod shared;
+mod spooled_response;

@@ -13,6 +13,7 @@ use super::feed_response::not_retained;
 use super::problem::{Kind, Problem};
 use super::request::{Query, RequestContext};
 use super::respond::{NDJSON, answer};
+use super::spooled_response::whole;
 use crate::delivery::hub::Added;
 use crate::delivery::send_queue::{QueueItem, SendQueue};
 use crate::delivery::session::Subscription;
@@ -69,16 +70,16 @@ pub(super) async fn page(
         let has_news = page.messages.has_news;
         let left = deadline.saturating_duration_since(Instant::now());
         if has_news || (page.is_last() && left.is_zero()) {
-            return answered(context, &page, form);
+            return answered(context, &page, form).await;
         }
         if page.is_last() && wait_for_change(&subscription, &page, left).await == Wakeup::Shutdown {
-            return answered(context, &page, form);
+            return answered(context, &page, form).await;
         }
         // Who starts from nothing goes on doing so, to be given the frame.
         if page.messages.text.is_empty() {
             subscription.position = page.position;
         } else if !page.is_last() {
-            return answered(context, &page, form);
+            return answered(context, &page, form).await;
         }
     }
 }
@@ -116,7 +117,7 @@ impl Drop for Waiter {
     }
 }
 
-fn answered(context: &RequestContext, page: &Page, form: &'static str) -> Result<HttpResponse, Problem> {
+async fn answered(context: &RequestContext, page: &Page, form: &'static str) -> Result<HttpResponse, Problem> {
     let Some(cursor) = page.position.id(context.shared.epoch()) else {
         return Err(Problem::new(Kind::Internal, "a page ends nowhere"));
     };
@@ -126,9 +127,10 @@ fn answered(context: &RequestContext, page: &Page, form: &'static str) -> Result
     } else {
         format!("{{\"events\":[{text}],\"cursor\":\"{cursor}\"}}")
     };
-    Ok(answer(StatusCode::OK, context.shared.epoch(), page.current)
+    let mut response = answer(StatusCode::OK, context.shared.epoch(), page.current);
+    response
         .insert_header((CONTENT_TYPE, form))
         .insert_header((CACHE_CONTROL, "no-store"))
-        .insert_header((VARY, "Accept"))
-        .body(body))
+        .insert_header((VARY, "Accept"));
+    whole(context, response, body).await
 }

@@ -13,7 +13,8 @@ use crate::domain::command::{ErasedDomainError, Oversize, Rejection};
 use crate::domain::error_chain::ErrorChain;
 use crate::domain::json::{JsonError, ValidationError};
 use crate::domain::revision::{Epoch, Revision};
-use crate::read::thread_pool::PoolStopped;
+use crate::read::spool::Cut;
+use crate::read::thread_pool::{PoolBusy, PoolStopped};
 use crate::storage::error::StoreError;
 use crate::write::aggregator::ExecuteError;
 use crate::write::refusal::Refusal;
@@ -248,6 +249,28 @@ impl From<PoolStopped> for Problem {
     fn from(error: PoolStopped) -> Self {
         log::error!("{error}");
         Self::internal()
+    }
+}
+
+impl From<PoolBusy> for Problem {
+    fn from(_: PoolBusy) -> Self {
+        Self::new(Kind::Busy, "too many long reads are waiting").header(RETRY_AFTER.as_str(), "1")
+    }
+}
+
+impl From<Cut> for Problem {
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::NoRoom => {
+                let detail = "the response has no room while it waits for its client: other clients read too slowly";
+                Self::new(Kind::Busy, detail).header(RETRY_AFTER.as_str(), "5")
+            }
+            Cut::Abandoned | Cut::Interrupted => {
+                Self::new(Kind::Unavailable, "the response was not finished").header(RETRY_AFTER.as_str(), "1")
+            }
+            Cut::Unreadable => Self::new(Kind::Internal, "the collection cannot be read"),
+            Cut::Replaced => Self::replaced(),
+        }
     }
 }
 

@@ -1,21 +1,21 @@
 //! The status and the reports of projections, and requests to rebuild them or to skip an event.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _};
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use actix_web::{HttpResponse, rt, web};
+use actix_web::{HttpResponse, HttpResponseBuilder, web};
 use serde_json::{Value, json};
 
 use super::accept::accepted;
 use super::problem::{Kind, Problem};
 use super::request::RequestContext;
 use super::respond::{JSON, answer};
+use super::spooled_response::whole;
 use crate::projector::registry::{ReportContent, ReportKind, RunningProjection};
+use crate::read::file_body::FileBody;
 use crate::read::pool::ReadReport;
-use crate::read::spooled_body::{Spool, spool};
 use crate::read_model::error::ProjectionError;
 use crate::read_model::report::ReportError;
 
@@ -77,7 +77,7 @@ pub(super) async fn report(context: RequestContext) -> Result<HttpResponse, Prob
     let content = match kind {
         // A part of the database, so it is read and refused like everything else in it.
         ReportKind::Inline(report) => {
-            let read = context.shared.scanners.send(ReadReport { report, parameters }).await??;
+            let read = context.shared.scanners.try_send(ReadReport { report, parameters })?.await??;
             read.map(ReportContent::Json)
         }
         ReportKind::File | ReportKind::Query { .. } => {
@@ -86,7 +86,7 @@ pub(super) async fn report(context: RequestContext) -> Result<HttpResponse, Prob
         }
     };
     match content {
-        Ok(ReportContent::Json(value)) => Ok(json_response(&context, StatusCode::OK, &value)),
+        Ok(ReportContent::Json(value)) => whole(&context, json_head(&context, StatusCode::OK), value.to_string()).await,
         Ok(ReportContent::File { file, length }) => Ok(file_response(&context, file, length)),
         Ok(ReportContent::Building) => {
             let problem = Problem::new(Kind::Busy, "the projection is being built");
@@ -118,38 +118,19 @@ fn failed(error: &ProjectionError) -> Problem {
 }
 
 pub(super) fn json_response(context: &RequestContext, status: StatusCode, value: &Value) -> HttpResponse {
-    answer(status, context.shared.epoch(), context.shared.committed.get())
-        .insert_header((CONTENT_TYPE, JSON))
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .body(value.to_string())
+    json_head(context, status).body(value.to_string())
+}
+
+fn json_head(context: &RequestContext, status: StatusCode) -> HttpResponseBuilder {
+    let mut response = answer(status, context.shared.epoch(), context.shared.committed.get());
+    response.insert_header((CONTENT_TYPE, JSON)).insert_header((CACHE_CONTROL, "no-store"));
+    response
 }
 
 /// Sends the first `length` bytes of a file. It is open when the response starts, so a swap of generations does not matter.
 fn file_response(context: &RequestContext, file: File, length: u64) -> HttpResponse {
-    let (spool, body) = spool(&context.shared.spool_directory);
-    rt::task::spawn_blocking(move || copy(file, length, spool));
     answer(StatusCode::OK, context.shared.epoch(), context.shared.committed.get())
         .insert_header((CONTENT_TYPE, CSV))
         .insert_header((CACHE_CONTROL, "no-store"))
-        .body(body)
-}
-
-/// Copies a file to a response. On an error the spool is dropped unfinished, which aborts the response.
-fn copy(file: File, length: u64, mut spool: Spool) {
-    let mut file = file.take(length);
-    loop {
-        let mut chunk = vec![0; 64 * 1024];
-        match file.read(&mut chunk) {
-            Ok(0) if file.limit() == 0 => return spool.finish(),
-            Ok(0) => return log::error!("the file of a projection is shorter than the length in its checkpoint"),
-            Ok(read) => {
-                chunk.truncate(read);
-                if spool.push(chunk.into()).is_err() {
-                    return;
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return log::error!("cannot read the file of a projection: {error}"),
-        }
-    }
+        .body(FileBody::new(file, length))
 }

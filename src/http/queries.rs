@@ -6,13 +6,13 @@ use actix_web::http::header::ETAG;
 use serde::Deserialize;
 
 use super::accept::accepted;
-use super::collection_body::get_collection;
+use super::collection_body::{get_collection, get_keys};
 use super::conditions::{precondition, tag, unexpected};
 use super::problem::{Kind, Problem};
 use super::query::{Last, NoParams};
 use super::request::{RequestContext, selected_keys};
 use super::respond::{JSON, NDJSON, state};
-use crate::domain::feed::push_member;
+use super::spooled_response::whole;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::precondition::Precondition;
 use crate::domain::revision::Version;
@@ -38,6 +38,9 @@ struct AggregateParams {
     version: Last,
 }
 
+/// Folding so many events takes no longer than a page.
+const FEW_EVENTS: i64 = 100;
+
 /// `GET /aggregates`: the whole document.
 pub(super) async fn document(context: RequestContext) -> Result<HttpResponse, Problem> {
     accepted(&context.request, &[JSON])?;
@@ -52,9 +55,10 @@ pub(super) async fn collection(context: RequestContext) -> Result<HttpResponse, 
     let form = accepted(&context.request, &[JSON, NDJSON])?;
     let CollectionParams { key } = context.params()?;
     let id = context.collection_id()?;
+    let form = if form == NDJSON { Form::Lines } else { Form::Collection };
     match selected_keys(key.iter().map(String::as_str))? {
         Some(keys) => get_keys(&context, id, keys, form).await,
-        None => get_collection(&context, vec![id], if form == NDJSON { Form::Lines } else { Form::Collection }).await,
+        None => get_collection(&context, vec![id], form).await,
     }
 }
 
@@ -86,7 +90,8 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
         return Ok(state(&context, StatusCode::NOT_MODIFIED, revision, JSON).insert_header((ETAG, tag)).finish());
     }
     let mut response = state(&context, StatusCode::OK, revision, JSON);
-    Ok(response.insert_header((ETAG, tag)).body(body.as_str().to_owned()))
+    response.insert_header((ETAG, tag));
+    whole(&context, response, body.as_str().to_owned()).await
 }
 
 /// Time travel: the state of the aggregate after its first `version` events.
@@ -97,9 +102,12 @@ async fn at_version(
     version: Version,
 ) -> Result<HttpResponse, Problem> {
     let fold = FoldAggregate { collection, key, up_to: Some(version) };
-    let (revision, folded) = context.shared.readers.send(fold).await??;
+    // The number of events says how long it takes.
+    let shared = &context.shared;
+    let pool = if version.number() <= FEW_EVENTS { &shared.readers } else { &shared.scanners };
+    let (revision, folded) = pool.try_send(fold)?.await??;
     match folded.body.filter(|_| folded.version == version) {
-        Some(body) => Ok(state(context, StatusCode::OK, revision, JSON).body(body.as_str().to_owned())),
+        Some(body) => whole(context, state(context, StatusCode::OK, revision, JSON), body.as_str().to_owned()).await,
         None if folded.version < version => {
             let detail =
                 format!("{} has no version {version}; its last version is {}", context.request.path(), folded.version);
@@ -110,32 +118,4 @@ async fn at_version(
             Err(Problem::new(Kind::NotFound, detail).at(context.shared.epoch(), revision))
         }
     }
-}
-
-/// The selected aggregates that exist.
-async fn get_keys(
-    context: &RequestContext,
-    collection: CollectionId,
-    keys: Vec<Key>,
-    form: &'static str,
-) -> Result<HttpResponse, Problem> {
-    let (revision, rows) = context.shared.readers.send(ReadAggregates { collection, keys }).await??;
-    let mut body = String::new();
-    for (key, row) in &rows {
-        let Some(aggregate) = &row.body else { continue };
-        if form == NDJSON {
-            body.push('{');
-            push_member(&mut body, "key", &serde_json::Value::from(key.as_str()).to_string());
-            body.push(',');
-            push_member(&mut body, "aggregate", aggregate.as_str());
-            body.push_str("}\n");
-        } else {
-            body.push(if body.is_empty() { '{' } else { ',' });
-            push_member(&mut body, key.as_str(), aggregate.as_str());
-        }
-    }
-    if form == JSON {
-        body.push_str(if body.is_empty() { "{}" } else { "}" });
-    }
-    Ok(state(context, StatusCode::OK, revision, form).body(body))
 }

@@ -19,6 +19,7 @@ use super::shared::Shared;
 use crate::domain::collection::Collection;
 use crate::domain::command::Verb;
 use crate::domain::key::{CollectionId, Key};
+use crate::memory::fair_shares::Network;
 use crate::read_model::report::Parameters;
 
 /// A request, with the state of the service.
@@ -71,6 +72,11 @@ impl RequestContext {
 
     pub(super) fn collection(&self) -> Result<&dyn Collection, Problem> {
         self.collection_id().map(|id| self.shared.registry.get(id))
+    }
+
+    /// The address of the client, or of the proxy before it.
+    pub(super) fn address(&self) -> Option<Network> {
+        self.request.peer_addr().map(|address| address.ip().into())
     }
 
     /// The path of the state that the feed at this path changes.

@@ -21,7 +21,7 @@ use crate::metrics::Gauge;
 use crate::projector::registry::Projections;
 use crate::read::collection_cache::CollectionCache;
 use crate::read::pool::{ReadMetrics, Readers};
-use crate::read::spooled_body::SpoolDirectory;
+use crate::read::shared_spools::SharedSpools;
 use crate::storage::database::Database;
 use crate::storage::disk::Disk;
 use crate::write::aggregator::{Aggregator, CommittedRevision, JournalMark};
@@ -57,8 +57,8 @@ pub(crate) struct Shared {
     pub(crate) collections: Arc<CollectionCache>,
     /// What takes memory, and how much it may take.
     pub(crate) memory: Ledger,
-    /// The directory of the files that buffer bodies for slow clients.
-    pub(crate) spool_directory: Arc<SpoolDirectory>,
+    /// Bodies that are made while they are sent.
+    pub(crate) spools: Arc<SharedSpools>,
     /// What request bodies may take.
     pub(crate) bodies: BodyLimits,
     /// The size of the buffer of one stream, in bytes.

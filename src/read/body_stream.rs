@@ -20,7 +20,7 @@ const PIECE: usize = 32 * 1024;
 /// After this many bytes the body gives way to the other connections of its thread. Otherwise a client that reads fast
 /// would receive a whole body before the thread reads the next command: with sixteen such clients, writes took four
 /// times as long.
-const TURN: usize = 128 * 1024;
+pub(super) const TURN: usize = 128 * 1024;
 
 impl BodyStream {
     pub(crate) fn new(bytes: Bytes) -> Self {

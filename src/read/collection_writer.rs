@@ -3,8 +3,9 @@
 use crate::domain::collection::Registry;
 use crate::domain::feed::push_member;
 use crate::events::line_safe::escape_separators;
-use crate::read::collection_cache::SizeObserver;
-use crate::read::spooled_body::{Spool, SpoolError};
+use crate::read::collection_cache::{CollectionRevision, SizeObserver};
+use crate::read::spool::{Cut, SpoolError};
+use crate::read::spool_writer::SpoolWriter;
 use crate::storage::reader::Part;
 
 /// Writes collections into a spool.
@@ -22,13 +23,13 @@ pub(super) struct CollectionWriter<'a> {
 /// Where collections are written to, and in which form.
 pub(crate) struct StreamTarget {
     pub(crate) form: Form,
-    pub(crate) spool: Spool,
+    pub(crate) spool: SpoolWriter,
     /// Set for a collection that the cache had no room for.
     pub(crate) observer: Option<SizeObserver>,
 }
 
 /// The form of a body that consists of whole collections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Form {
     /// One collection as an object: `{"1":{…},"2":{…}}`.
     Collection,
@@ -48,7 +49,7 @@ impl<'a> CollectionWriter<'a> {
 
     pub(super) fn write(&mut self, part: Part<'_>) -> Result<(), SpoolError> {
         match (self.target.form, part) {
-            (Form::Document, Part::Begin) | (Form::Collection, Part::Collection { .. }) => self.text.push('{'),
+            (Form::Document, Part::Begin { .. }) | (Form::Collection, Part::Collection { .. }) => self.text.push('{'),
             (Form::Document, Part::Collection { id, first }) => {
                 self.text.push_str(if first { "" } else { "," });
                 push_member(&mut self.text, self.registry.get(id).name(), "{");
@@ -75,21 +76,35 @@ impl<'a> CollectionWriter<'a> {
         if self.text.len() >= CHUNK { self.flush() } else { Ok(()) }
     }
 
-    /// Completes the body.
-    pub(super) fn finish(mut self) -> Result<(), SpoolError> {
-        self.flush()?;
-        if let Some(observer) = &self.target.observer {
-            observer.observe(self.written, self.aggregates);
-        }
-        self.target.spool.finish();
-        Ok(())
+    /// The body is exact at this revision. Fails if nobody waits for it any more.
+    pub(super) fn begin(&self, shown: CollectionRevision) -> Result<(), SpoolError> {
+        if self.target.spool.begin(shown) { Ok(()) } else { Err(SpoolError::Cut(Cut::Abandoned)) }
     }
 
-    fn flush(&mut self) -> Result<(), SpoolError> {
+    /// Hands over what is left.
+    pub(super) fn flush(&mut self) -> Result<(), SpoolError> {
         if self.text.is_empty() {
             return Ok(());
         }
         self.written += self.text.len();
-        self.target.spool.push(std::mem::take(&mut self.text).into())
+        self.target.spool.push(std::mem::take(&mut self.text).into_bytes())
+    }
+
+    /// The length of what was handed over, in bytes.
+    pub(super) fn written(&self) -> u64 {
+        self.written as u64
+    }
+
+    /// Completes the body.
+    pub(super) fn finish(self) {
+        if let Some(observer) = &self.target.observer {
+            observer.observe(self.written, self.aggregates);
+        }
+        self.target.spool.finish();
+    }
+
+    /// The body cannot be completed.
+    pub(super) fn cut(self, why: Cut) {
+        self.target.spool.cut(why);
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use actix_web::web::Bytes;
 use serde_json::Value;
-use tokio::sync::oneshot;
 
 use crate::domain::collection::Registry;
 use crate::domain::error_chain::ErrorChain;
@@ -19,21 +18,33 @@ use crate::events::resume::{Beginning, Page, ResumeReply, ResumeRequest, resume}
 use crate::metrics::Counter;
 use crate::read::collection_cache::{BuildJob, BuildOutcome, CollectionRevision, CompressJob};
 use crate::read::collection_writer::{CollectionWriter, StreamTarget};
-use crate::read::spooled_body::SpoolError;
-use crate::read::thread_pool::{PoolStopped, ThreadPool};
+use crate::read::shared_spools::{Content, SharedSpools};
+use crate::read::spool::{Cut, SpoolError};
+use crate::read::thread_pool::{PoolBusy, PoolStopped, ThreadPool};
 use crate::read_model::report::{Parameters, Report, ReportError};
 use crate::storage::aggregates::Row;
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
-use crate::storage::health::Part;
+use crate::storage::health;
 use crate::storage::journal::{Entries, Entry, Folded};
 use crate::storage::page::PageLimit;
-use crate::storage::reader::{Reader, View};
+use crate::storage::reader::{Part, Reader, Selection, View};
 
 /// A handle to some reading threads. They end when the last handle is dropped.
 #[derive(Clone)]
 pub(crate) struct Readers {
     threads: ThreadPool<ReaderThread>,
+    /// The number of waiting jobs beyond which requests are refused.
+    max_waiting: usize,
+}
+
+/// How some reading threads are started.
+pub(crate) struct PoolConfig {
+    /// They are named `name-0`, `name-1` and so on.
+    pub(crate) name: &'static str,
+    pub(crate) threads: usize,
+    /// The number of waiting jobs beyond which requests are refused.
+    pub(crate) max_waiting: usize,
 }
 
 /// What the reading threads count.
@@ -65,13 +76,12 @@ pub(crate) struct ReaderThread {
 }
 
 impl Readers {
-    /// Starts `threads` threads named `name-0`, `name-1` and so on.
+    /// Starts some threads.
     ///
     /// # Errors
     /// The operating system does not start a thread.
     pub(crate) fn start(
-        name: &str,
-        threads: usize,
+        PoolConfig { name, threads, max_waiting }: PoolConfig,
         database: &Arc<Database>,
         registry: &Arc<Registry>,
         replay_cache: &Arc<ReplayCache>,
@@ -88,12 +98,34 @@ impl Readers {
             metrics: Arc::clone(&metrics),
             reader: None,
         };
-        Ok(Self { threads: ThreadPool::start(name, threads, state)? })
+        Ok(Self { threads: ThreadPool::start(name, threads, state)?, max_waiting })
     }
 
     /// Queues a job at once, and returns its output. A job that nobody waits for any more when its turn comes is skipped.
     pub(crate) fn send<J: ReadJob>(&self, job: J) -> impl Future<Output = Result<J::Output, PoolStopped>> + use<J> {
         self.threads.call(|thread| job.run(thread))
+    }
+
+    /// Queues a job of a request, unless too many wait already.
+    pub(crate) fn try_send<J: ReadJob>(
+        &self,
+        job: J,
+    ) -> Result<impl Future<Output = Result<J::Output, PoolStopped>> + use<J>, PoolBusy> {
+        if self.is_full() { Err(PoolBusy) } else { Ok(self.send(job)) }
+    }
+
+    /// Queues a job of a request that has no output, unless too many wait already.
+    pub(crate) fn try_post<J: ReadJob<Output = ()>>(&self, job: J) -> Result<(), PoolBusy> {
+        if self.is_full() {
+            return Err(PoolBusy);
+        }
+        self.threads.post(|thread| job.run(thread));
+        Ok(())
+    }
+
+    /// Two requests may see the same last place.
+    fn is_full(&self) -> bool {
+        self.waiting() >= self.max_waiting
     }
 
     /// The number of jobs that no thread has begun.
@@ -106,11 +138,6 @@ impl Readers {
         if !self.threads.stop(PATIENCE) {
             log::warn!("a reading thread is busy, so the write-ahead log stays beside the database");
         }
-    }
-
-    /// Queues a job that has no output.
-    pub(crate) fn do_send<J: ReadJob<Output = ()>>(&self, job: J) {
-        self.threads.post(|thread| job.run(thread));
     }
 }
 
@@ -147,11 +174,12 @@ impl ReaderThread {
     fn note(&self, error: Option<&StoreError>) {
         let health = self.database.health();
         match error {
-            None => health.recover(Part::Reader),
+            None => health.recover(health::Part::Reader),
             // It is in the health of the file.
             Some(StoreError::Replaced { .. }) => {}
             Some(error) if error.is_of_file() => {
-                health.fail(Part::Reader, &format!("{}: {}", self.database.path().display(), ErrorChain(error)));
+                health
+                    .fail(health::Part::Reader, &format!("{}: {}", self.database.path().display(), ErrorChain(error)));
             }
             // It is about some data, and in the log.
             Some(_) => {}
@@ -291,12 +319,12 @@ impl ReadJob for CompressJob {
     }
 }
 
-/// Streams whole collections into a spool; sends the revision first.
+/// Writes whole collections, or some aggregates of one, into a spool.
 pub(crate) struct ReadCollections {
-    pub(crate) collections: Vec<CollectionId>,
-    /// Receives the revision at which the body is exact. If there are several collections, `changed` is the same.
-    pub(crate) shown: oneshot::Sender<CollectionRevision>,
+    pub(crate) content: Content,
     pub(crate) target: StreamTarget,
+    /// Where the length is noted.
+    pub(crate) spools: Arc<SharedSpools>,
 }
 
 impl ReadJob for ReadCollections {
@@ -304,23 +332,30 @@ impl ReadJob for ReadCollections {
 
     fn run(self, thread: &mut ReaderThread) {
         let registry = Arc::clone(&thread.registry);
-        let Self { collections, shown, target } = self;
+        let Self { content, target, spools } = self;
         let mut writer = CollectionWriter::new(target, &registry);
+        let selection = Selection { collections: &content.collections, keys: content.keys.as_deref() };
         let outcome = thread.with_reader(|reader| {
-            reader.collections(
-                &collections,
-                |document, changed| {
-                    // A client that has disconnected is noticed when its body is written.
-                    let _ = shown.send(CollectionRevision { document, changed });
-                },
-                |part| writer.write(part),
-            )
+            reader.collections(selection, |part| match part {
+                Part::Begin { document, changed } => {
+                    writer.begin(CollectionRevision { document, changed })?;
+                    writer.write(part)
+                }
+                part => writer.write(part),
+            })
         });
-        match outcome.and_then(|()| writer.finish()) {
-            // The directory of the temporary files has noted a failure.
-            Ok(()) | Err(SpoolError::ClientGone | SpoolError::File(_)) => {}
-            // The spool is dropped unfinished, which cuts the response, so that the client does not take it for complete.
+        match outcome.and_then(|()| writer.flush()) {
+            Ok(()) => {
+                spools.note(content, writer.written());
+                writer.finish();
+            }
+            // It is at least so long.
+            Err(SpoolError::Cut(Cut::NoRoom)) => spools.note(content, writer.written()),
+            // Nobody waits for it, or the directory of the temporary files has noted a failure.
+            Err(SpoolError::Cut(_)) => {}
             Err(SpoolError::Store(error)) => {
+                let is_replaced = matches!(error, StoreError::Replaced { .. });
+                writer.cut(if is_replaced { Cut::Replaced } else { Cut::Unreadable });
                 thread.note(Some(&error));
                 if !error.is_of_file() {
                     log::error!("a response was not finished: {}", ErrorChain(&error));

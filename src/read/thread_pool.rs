@@ -21,6 +21,10 @@ pub(super) struct ThreadPool<S> {
 
 type Task<S> = Box<dyn FnOnce(&mut S) + Send>;
 
+/// Too many tasks wait already.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PoolBusy;
+
 /// A task has no result: the threads have ended, or the task has panicked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PoolStopped;

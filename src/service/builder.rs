@@ -30,8 +30,9 @@ use crate::memory::ledger::Usage;
 use crate::projector;
 use crate::projector::registry::{ProjectionSet, Projections};
 use crate::read::collection_cache::CollectionCache;
-use crate::read::pool::{ReadMetrics, Readers};
-use crate::read::spooled_body::SpoolDirectory;
+use crate::read::pool::{PoolConfig, ReadMetrics, Readers};
+use crate::read::shared_spools::SharedSpools;
+use crate::read::spool_directory::{SpoolDirectory, SpoolLimits};
 use crate::read_model::projection::Projection;
 use crate::read_model::sink::Tables;
 use crate::read_model::spec::ProjectionSpec;
@@ -235,6 +236,7 @@ impl Service {
     fn open_observed(self, settings: Settings, observer: &dyn CopyObserver) -> Result<Running, StartError> {
         self.check()?;
         settings.check()?;
+        check_spool(&settings)?;
         let (registry, projections) = (Arc::new(self.registry), self.projections);
         let (memory, page_caches) = MemoryLimits::of(&settings)?.into_ledger(connections(&settings, &projections))?;
         let clock = Arc::new(Clock::default());
@@ -260,9 +262,8 @@ impl Service {
         // A thread each: what they do blocks.
         let (writing, relaying) = (named_arbiter("duality-writer"), named_arbiter("duality-relay"));
         let aggregator = Aggregator::start_in_arbiter(&writing.handle(), |_| aggregator);
-        let min_free = settings.min_free.as_u64();
-        let (disk, spool) =
-            (Arc::new(Disk::new(database.directory().to_owned(), min_free)), SpoolDirectory::beside(&database));
+        let disk = Arc::new(Disk::new(database.directory().to_owned(), settings.min_free.as_u64()));
+        let spool = SpoolDirectory::new(settings.spool.as_deref(), spool_limits(&settings), &database);
         disk.check(database.health());
         let published = Arc::new(RelayMetrics::new(revision));
         let relay = Relay::new(RelayConfig {
@@ -291,16 +292,16 @@ impl Service {
 
         let replay_cache = Arc::new(ReplayCache::new(memory.of(Usage::SharedEvents)));
         let reads = Arc::new(ReadMetrics::default());
-        let start_readers = |name| {
-            Readers::start(name, settings.readers.get(), &database, &registry, &replay_cache, &reads)
-                .map_err(StartError::Thread)
+        let start_readers = |name, max_waiting| {
+            let pool = PoolConfig { name, threads: settings.readers.get(), max_waiting };
+            Readers::start(pool, &database, &registry, &replay_cache, &reads).map_err(StartError::Thread)
         };
         let shared = web::Data::new(Shared {
             access: AccessPolicy::new(&settings.listen, &settings.host, &settings.cors_origin),
-            readers: start_readers("duality-read")?,
-            scanners: start_readers("duality-scan")?,
+            readers: start_readers("duality-read", usize::MAX)?,
+            scanners: start_readers("duality-scan", settings.scan_queue.get())?,
             collections: Arc::new(CollectionCache::new(registry.ids().count(), memory.of(Usage::SharedBodies))),
-            spool_directory: spool,
+            spools: Arc::new(SharedSpools::new(spool, memory.of(Usage::Answers))),
             parked: Arc::default(),
             database: Arc::clone(&database),
             disk,
@@ -383,6 +384,19 @@ fn connections(settings: &Settings, projections: &ProjectionSet) -> Connections 
         // Two generations and a snapshot of each projection, the history, and reports.
         sidecars: 3 * projections + 1 + readers,
     }
+}
+
+/// The room for temporary files. A quarter is for one address, so that one client cannot take what all others need.
+fn spool_limits(settings: &Settings) -> SpoolLimits {
+    let total = settings.spool_size.as_u64();
+    SpoolLimits { total, per_address: total / 4, min_free: settings.min_free.as_u64() }
+}
+
+/// Fails before anything is opened, if temporary files cannot be written where the settings say.
+fn check_spool(settings: &Settings) -> Result<(), StartError> {
+    let Some(directory) = &settings.spool else { return Ok(()) };
+    let failed = |source| StartError::Spool { directory: directory.clone(), source };
+    SpoolDirectory::check(directory).map_err(failed)
 }
 
 fn cannot_listen(settings: &Settings, source: io::Error) -> StartError {

@@ -1,6 +1,7 @@
 //! A running service: typed commands and reads, and the order in which everything stops.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use actix::prelude::*;
@@ -360,6 +361,14 @@ pub enum StartError {
     /// The operating system does not start a thread.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
+    /// Temporary files cannot be written where the settings say.
+    #[error("--spool {}: temporary files cannot be written", directory.display())]
+    Spool {
+        /// The directory as it is in the settings.
+        directory: PathBuf,
+        /// What the operating system reports.
+        source: std::io::Error,
+    },
     /// The process cannot handle signals.
     #[error("cannot handle signals")]
     Signal(#[source] std::io::Error),

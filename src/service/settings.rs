@@ -83,6 +83,16 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_MIN_FREE", value_name = "SIZE", default_value = "64MiB", value_parser = size)]
     pub min_free: ByteSize,
 
+    /// The directory of the temporary files in which long responses wait for slow clients; that of the database by
+    /// default. No file has a name there.
+    #[arg(long, env = "DUALITY_SPOOL", value_name = "DIR")]
+    pub spool: Option<PathBuf>,
+
+    /// How much of a disk these files may take; those for one address, a quarter of it. Nothing is written unless
+    /// `--min-free` and 16 MiB stay free.
+    #[arg(long, env = "DUALITY_SPOOL_SIZE", value_name = "SIZE", default_value = "1GiB")]
+    pub spool_size: ByteSize,
+
     /// How long a stream is quiet before it gets a comment line.
     #[arg(long, env = "DUALITY_HEARTBEAT", value_name = "DURATION", default_value = "15s", value_parser = duration)]
     pub heartbeat: Duration,
@@ -171,6 +181,11 @@ pub struct Settings {
     /// The number of threads that read events and single aggregates; as many again read whole collections.
     #[arg(long, env = "DUALITY_READERS", value_name = "THREADS", default_value = "2")]
     pub readers: NonZeroUsize,
+
+    /// The maximum number of long reads that wait for a thread: whole collections, many keys, early versions; further
+    /// requests for them get a 503.
+    #[arg(long, env = "DUALITY_SCAN_QUEUE", value_name = "READS", default_value = "256")]
+    pub scan_queue: NonZeroUsize,
 }
 
 /// A task to run instead of the service.

@@ -115,6 +115,21 @@ pub(super) fn scan<E: From<StoreError>>(
     Ok(())
 }
 
+/// Calls `each` with those of some aggregates of a collection that exist. Only one row is in memory at a time.
+pub(super) fn each<E: From<StoreError>>(
+    connection: &mut SqliteConnection,
+    collection: &str,
+    keys: &[Key],
+    mut each: impl FnMut(&str, &str) -> Result<(), E>,
+) -> Result<(), E> {
+    for key in keys {
+        if let Some(body) = load(connection, collection, key)?.and_then(|row| row.body) {
+            each(key.as_str(), body.as_str())?;
+        }
+    }
+    Ok(())
+}
+
 /// The current state of an aggregate, for a catch-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct State {

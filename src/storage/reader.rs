@@ -49,13 +49,11 @@ impl Reader {
         connection::read(connection, |connection| work(&mut View { connection, registry, fence, high_water_mark }))
     }
 
-    /// Calls `each` with every aggregate of some collections, in order, at one revision. The read transaction lasts until
-    /// the last row, so `each` must not block. `head` gets that revision, and the revision of the last change if there is
-    /// only one collection.
+    /// Calls `each` with every selected aggregate, in order, at one revision. The read transaction lasts until the last
+    /// row, so `each` must not block.
     pub(crate) fn collections<E: From<StoreError>>(
         &mut self,
-        collections: &[CollectionId],
-        head: impl FnOnce(Revision, Revision),
+        Selection { collections, keys }: Selection<'_>,
         mut each: impl FnMut(Part<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let Self { connection, registry, fence, high_water_mark } = self;
@@ -66,14 +64,16 @@ impl Reader {
                 [only] => counters::last_change(connection, registry.get(*only).name())?,
                 _ => current,
             };
-            head(current, changed);
-            each(Part::Begin)?;
+            each(Part::Begin { document: current, changed })?;
             for (index, id) in collections.iter().enumerate() {
                 each(Part::Collection { id: *id, first: index == 0 })?;
-                let mut first = true;
-                aggregates::scan(connection, registry.get(*id).name(), |key, _, body| {
-                    each(Part::Aggregate { key, body, first: std::mem::take(&mut first) })
-                })?;
+                let (name, mut first) = (registry.get(*id).name(), true);
+                let mut add =
+                    |key: &str, body: &str| each(Part::Aggregate { key, body, first: std::mem::take(&mut first) });
+                match keys {
+                    None => aggregates::scan(connection, name, |key, _, body| add(key, body))?,
+                    Some(keys) => aggregates::each(connection, name, keys, add)?,
+                }
                 each(Part::CollectionEnd)?;
             }
             each(Part::End)
@@ -81,12 +81,31 @@ impl Reader {
     }
 }
 
+/// What of the document is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Selection<'a> {
+    pub(crate) collections: &'a [CollectionId],
+    /// Only these aggregates of each collection; `None` for all of them.
+    pub(crate) keys: Option<&'a [Key]>,
+}
+
 /// A part of some collections, in the order of the output.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Part<'a> {
-    Begin,
-    Collection { id: CollectionId, first: bool },
-    Aggregate { key: &'a str, body: &'a str, first: bool },
+    /// The revision of the document, and that of the last change if there is only one collection.
+    Begin {
+        document: Revision,
+        changed: Revision,
+    },
+    Collection {
+        id: CollectionId,
+        first: bool,
+    },
+    Aggregate {
+        key: &'a str,
+        body: &'a str,
+        first: bool,
+    },
     CollectionEnd,
     End,
 }

@@ -174,25 +174,3 @@ fn a_projection_whose_disk_is_full_continues_when_there_is_room() {
         report.to_string().contains(&format!(":{written}"))
     });
 }
-
-#[test]
-fn a_response_that_needs_a_temporary_file_is_cut_while_the_disk_is_full() {
-    let Some(disk) = SmallDisk::mount(64) else { return };
-    let process = Process::start(&disk.path().join("test.db"), &["--min-free", "0", "--poll-interval", "100ms"]);
-    let mut client = Client::connect(process.address);
-    for _ in 0..20 {
-        assert_eq!(post(&mut client, &person(900_000)).status, 201);
-    }
-    // The kernel buffers some megabytes for a client that does not read.
-    disk.fill(2 << 20);
-    let mut slow = Client::connect(process.address);
-    slow.send("GET", "/aggregates", &[], None);
-    eventually("the temporary file has no room", || {
-        failing(&process).contains(&"spool".to_owned()) || { process.log().contains("cannot write a temporary file") }
-    });
-    assert!(slow.try_response("GET").is_err(), "a response that is not complete is cut");
-    assert_eq!(post(&mut client, &person(10)).status, 201);
-    disk.make_room();
-    eventually("the service is healthy without a request", || failing(&process).is_empty());
-    assert_eq!(get(&process, "/aggregates").json()["persons"].as_object().unwrap().len(), 21);
-}

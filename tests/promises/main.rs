@@ -61,6 +61,7 @@ mod settings;
 mod shared_bodies;
 mod shared_events;
 mod slow_clients;
+mod spools;
 mod starting;
 mod stopping;
 mod tables;

@@ -33,6 +33,7 @@ pub(super) const RANGES: &[Range] = &[
     duration("tombstone-retention", "0s", "36500d", |settings| Some(settings.tombstone_retention)),
     duration("prune-interval", "10ms", "1d", |settings| Some(settings.prune_interval)),
     size("min-free", "0", "1EiB", |settings| Some(settings.min_free)),
+    size("spool-size", "0", "1PiB", |settings| Some(settings.spool_size)),
     duration("heartbeat", "10ms", "1h", |settings| Some(settings.heartbeat)),
     count("max-sessions", "1", "1000000", |settings| Some(settings.max_sessions.get() as u64)),
     count("max-sessions-per-address", "1", "1000000", |settings| Some(settings.max_sessions_per_address.get() as u64)),
@@ -54,6 +55,7 @@ pub(super) const RANGES: &[Range] = &[
     // The framework has no more.
     count("workers", "1", "512", |settings| settings.workers.map(|workers| workers.get() as u64)),
     count("readers", "1", "256", |settings| Some(settings.readers.get() as u64)),
+    count("scan-queue", "1", "1000000", |settings| Some(settings.scan_queue.get() as u64)),
 ];
 
 const fn duration(

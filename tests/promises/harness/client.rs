@@ -78,6 +78,13 @@ impl Client {
         Self { socket, received: Vec::new() }
     }
 
+    /// A sample of `/metrics`; 0 if there is none.
+    pub(crate) fn metric(address: SocketAddr, sample: &str) -> f64 {
+        let metrics = Self::connect(address).request("GET", "/metrics", &[], None);
+        let line = metrics.text().lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
     /// Sends a request; a body is sent with a `Content-Length`.
     pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) {
         self.try_send(method, path, headers, body).unwrap();

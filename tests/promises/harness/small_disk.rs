@@ -48,6 +48,11 @@ impl SmallDisk {
         assert!(Command::new("mount").args(["-o", "remount,ro"]).arg(self.path()).status().unwrap().success());
     }
 
+    /// It can be written again.
+    pub(crate) fn allow_writing(&self) {
+        assert!(Command::new("mount").args(["-o", "remount,rw"]).arg(self.path()).status().unwrap().success());
+    }
+
     pub(crate) fn make_room(&self) {
         std::fs::remove_file(self.filler()).unwrap();
     }

@@ -1,0 +1,341 @@
+//! The end of a spool for the thread that makes the body.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use actix_web::web::Bytes;
+
+use super::spool::{Cut, Outcome, Reader, Spool, SpoolError, State};
+use super::spool_directory::{Gap, SpoolFile, SpoolRefusal};
+use crate::read::collection_cache::CollectionRevision;
+
+/// The end for the thread. If it is dropped unfinished, the responses are cut.
+pub(crate) struct SpoolWriter {
+    pub(super) spool: Arc<Spool>,
+}
+
+impl SpoolWriter {
+    /// Notes at which revision the body will be exact. Returns whether anybody still waits for it.
+    pub(super) fn begin(&self, shown: CollectionRevision) -> bool {
+        let mut state = self.spool.state();
+        state.shown = Some(shown);
+        !self.is_abandoned(&mut state)
+    }
+
+    pub(super) fn new(spool: &Arc<Spool>) -> Self {
+        Self { spool: Arc::clone(spool) }
+    }
+
+    pub(super) fn downgrade(&self) -> Weak<Spool> {
+        Arc::downgrade(&self.spool)
+    }
+
+    /// Adds a chunk. Never waits for a client.
+    pub(crate) fn push(&mut self, chunk: Vec<u8>) -> Result<(), SpoolError> {
+        let mut state = self.spool.state();
+        if self.is_abandoned(&mut state) {
+            return Err(SpoolError::Cut(Cut::Abandoned));
+        }
+        let kept = if state.file.is_none() { self.keep(&mut state, chunk) } else { Err(chunk) };
+        drop(state);
+        let Err(chunk) = kept else { return Ok(()) };
+        self.store(&chunk.into()).map_err(|refusal| {
+            let why = match refusal {
+                SpoolRefusal::NoRoom => Cut::NoRoom,
+                SpoolRefusal::Failed => Cut::Interrupted,
+            };
+            self.cut(why);
+            SpoolError::Cut(why)
+        })
+    }
+
+    /// Completes the body.
+    pub(crate) fn finish(self) {
+        if self.spool.state().file.is_some() {
+            self.spool.directory.recover();
+        }
+        self.end(Outcome::Complete);
+    }
+
+    /// The body cannot be completed.
+    pub(crate) fn cut(&self, why: Cut) {
+        if why == Cut::NoRoom {
+            self.spool.directory.refused.add(1);
+        }
+        self.end(Outcome::Cut(why));
+    }
+
+    /// Writes a chunk into the file, which gets the window first. Nobody else changes what is kept meanwhile, and no lock
+    /// is held while the disk may be slow.
+    fn store(&self, chunk: &Bytes) -> Result<(), SpoolRefusal> {
+        let (window, mut new) = {
+            let state = self.spool.state();
+            let address = state.readers.values().find_map(|reader| reader.address);
+            let is_first = state.file.is_none();
+            let window: Vec<_> = state.window.iter().cloned().collect();
+            (window, is_first.then(|| self.spool.directory.create(address)).transpose()?)
+        };
+        let mut gaps = Vec::new();
+        {
+            let mut state = self.spool.state();
+            let State { file, readers, .. } = &mut *state;
+            let Some(file) = new.as_mut().or(file.as_mut()) else { return Err(SpoolRefusal::NoRoom) };
+            for bytes in window.iter().chain([chunk]) {
+                gaps.push((extend(file, bytes.len(), readers)?, bytes));
+            }
+        }
+        for (gap, bytes) in gaps {
+            gap.fill(bytes)?;
+        }
+        let mut state = self.spool.state();
+        if let Some(file) = new {
+            state.file = Some(file);
+            state.window.clear();
+        }
+        state.end += chunk.len() as u64;
+        state.wake();
+        Ok(())
+    }
+
+    /// Whether nobody is left who reads it; nobody can join from then on.
+    fn is_abandoned(&self, state: &mut State) -> bool {
+        let is_abandoned = state.readers.is_empty();
+        if is_abandoned {
+            state.outcome.get_or_insert(Outcome::Cut(Cut::Abandoned));
+        }
+        is_abandoned
+    }
+
+    fn end(&self, outcome: Outcome) {
+        let mut state = self.spool.state();
+        if let Outcome::Cut(_) = state.outcome.get_or_insert(outcome) {
+            // A client that does not read must not keep what is of no use to it.
+            state.window.clear();
+            state.file = None;
+        }
+        state.wake();
+    }
+
+    /// Puts a chunk into the window. Gives it back if the window is full, or there is no memory for it.
+    fn keep(&self, state: &mut State, chunk: Vec<u8>) -> Result<(), Vec<u8>> {
+        let kept: usize = state.window.iter().map(Bytes::len).sum();
+        if kept + chunk.len() > Spool::WINDOW && !state.drop_taken() {
+            return Err(chunk);
+        }
+        // The other half is for what is made as a whole.
+        if self.spool.memory.free() < self.spool.memory.limit() / 2 + chunk.len() {
+            return Err(chunk);
+        }
+        let (mut reservation, length) = (self.spool.memory.reservation(), chunk.len());
+        if reservation.resize(length).is_err() {
+            return Err(chunk);
+        }
+        state.window.push_back(Arc::new(reservation.hold(chunk)).share());
+        state.end += length as u64;
+        state.wake();
+        Ok(())
+    }
+}
+
+/// A gap at the end of a file, charged to the address of any client that reads it and has room.
+fn extend(file: &mut SpoolFile, bytes: usize, readers: &BTreeMap<u64, Reader>) -> Result<Gap, SpoolRefusal> {
+    file.extend(bytes).or_else(|refusal| {
+        let mut addresses = readers.values().map(|reader| reader.address);
+        let heir = addresses.find(|address| file.fits_to(*address, bytes)).ok_or(refusal)?;
+        file.charge_to(heir);
+        file.extend(bytes)
+    })
+}
+
+impl Drop for SpoolWriter {
+    fn drop(&mut self) {
+        self.end(Outcome::Cut(Cut::Interrupted));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::Pin;
+
+    use actix_web::body::MessageBody as _;
+
+    use super::*;
+    use crate::domain::revision::Revision;
+    use crate::memory::budget::MemoryBudget;
+    use crate::memory::fair_shares::Network;
+    use crate::read::spool_directory::SpoolDirectory;
+    use crate::read::spool_directory::SpoolLimits;
+    use crate::read::spooled_body::SpooledBody;
+    use crate::storage::database::Database;
+
+    const CHUNK: usize = 64 * 1024;
+    const LIMITS: SpoolLimits = SpoolLimits { total: u64::MAX, per_address: u64::MAX, min_free: 0 };
+
+    struct Bench {
+        _directory: tempfile::TempDir,
+        spools: Arc<SpoolDirectory>,
+        memory: Arc<MemoryBudget>,
+    }
+
+    impl Bench {
+        fn new(limits: SpoolLimits, memory: usize) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let database = Arc::new(Database::lock(&directory.path().join("test.db")).unwrap());
+            let spools = SpoolDirectory::new(None, limits, &database);
+            Self { _directory: directory, spools, memory: MemoryBudget::new(memory) }
+        }
+
+        fn open(&self) -> (SpoolWriter, SpooledBody) {
+            let spool = Spool::new(&self.spools, &self.memory);
+            let reader = spool.enter(address(1));
+            (SpoolWriter::new(&spool), SpooledBody::new(spool, reader))
+        }
+    }
+
+    fn first_of(writer: &SpoolWriter) -> Arc<Spool> {
+        Arc::clone(&writer.spool)
+    }
+
+    fn join(writer: &SpoolWriter, changed: i64, address: Option<Network>) -> Option<SpooledBody> {
+        let reader = writer.spool.join(Revision::from_raw(changed), address)?;
+        Some(SpooledBody::new(first_of(writer), reader))
+    }
+
+    fn address(last: u8) -> Option<Network> {
+        Some(Network::from(std::net::IpAddr::from([127, 0, 0, last])))
+    }
+
+    fn chunk(number: usize) -> Vec<u8> {
+        vec![u8::try_from(number % 251).unwrap(); CHUNK]
+    }
+
+    fn text(chunks: usize) -> Vec<u8> {
+        (0..chunks).flat_map(chunk).collect()
+    }
+
+    fn shown(document: i64) -> CollectionRevision {
+        let document = Revision::from_raw(document);
+        CollectionRevision { document, changed: document }
+    }
+
+    /// Everything that is left of a body; `None` if it is cut.
+    async fn rest(mut body: SpooledBody) -> Option<Vec<u8>> {
+        let mut received = Vec::new();
+        while let Some(bytes) = poll_fn(|context| Pin::new(&mut body).poll_next(context)).await {
+            received.extend_from_slice(&bytes.ok()?);
+        }
+        Some(received)
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        actix_web::rt::System::new().block_on(future)
+    }
+
+    #[test]
+    fn clients_that_do_not_read_share_one_file_which_is_gone_with_the_last_of_them() {
+        const CHUNKS: usize = 100;
+        let bench = Bench::new(LIMITS, 64 << 20);
+        let (mut writer, first) = bench.open();
+        assert!(writer.begin(shown(5)));
+        let mut second = None;
+        for number in 0..CHUNKS {
+            writer.push(chunk(number)).unwrap();
+            let stored = if number < Spool::WINDOW / CHUNK { 0 } else { (number + 1) * CHUNK };
+            assert_eq!(bench.spools.bytes(), stored as u64, "after {number}");
+            if number == CHUNKS / 2 {
+                second = join(&writer, 5, address(2));
+            }
+        }
+        assert_eq!(bench.memory.used(), 0, "a file has all of it");
+        writer.finish();
+        assert!(block_on(rest(first)) == Some(text(CHUNKS)));
+        assert_eq!(bench.spools.bytes(), (CHUNKS * CHUNK) as u64, "the other client has not read it");
+        assert!(block_on(rest(second.unwrap())) == Some(text(CHUNKS)));
+        assert_eq!(bench.spools.bytes(), 0);
+    }
+
+    #[test]
+    fn a_client_that_reads_as_fast_as_the_body_is_made_needs_no_file_and_little_memory() {
+        const CHUNKS: usize = 100;
+        let bench = Bench::new(LIMITS, 64 << 20);
+        let (mut writer, mut body) = bench.open();
+        let spool = first_of(&writer);
+        let received = block_on(async {
+            let mut received = Vec::new();
+            for number in 0..CHUNKS {
+                writer.push(chunk(number)).unwrap();
+                let piece = poll_fn(|context| Pin::new(&mut body).poll_next(context)).await;
+                received.extend_from_slice(&piece.unwrap().unwrap());
+                assert!(bench.memory.used() <= Spool::WINDOW && bench.spools.bytes() == 0, "{number}");
+            }
+            writer.finish();
+            received.extend(rest(body).await.unwrap());
+            received
+        });
+        assert!(received == text(CHUNKS));
+        assert!(spool.join(Revision::ZERO, None).is_none(), "its beginning is gone");
+    }
+
+    #[test]
+    fn a_body_is_shared_if_it_shows_the_last_change_or_has_not_begun() {
+        let bench = Bench::new(LIMITS, 64 << 20);
+        let (mut writer, _body) = bench.open();
+        let spool = first_of(&writer);
+        let joins = |changed| spool.join(Revision::from_raw(changed), None).is_some();
+        assert!(joins(7), "its read has not begun");
+        assert!(writer.begin(shown(5)));
+        assert!(joins(5) && !joins(6));
+        writer.push(chunk(0)).unwrap();
+        writer.cut(Cut::Unreadable);
+        assert!(!joins(5));
+    }
+
+    #[test]
+    fn a_body_that_nobody_reads_any_more_is_not_made() {
+        let bench = Bench::new(LIMITS, 64 << 20);
+        let (mut writer, body) = bench.open();
+        writer.push(chunk(0)).unwrap();
+        drop(body);
+        assert!(matches!(writer.push(chunk(1)), Err(SpoolError::Cut(Cut::Abandoned))));
+        assert!(first_of(&writer).join(Revision::ZERO, None).is_none());
+        assert!(!writer.begin(shown(1)));
+    }
+
+    #[test]
+    fn without_memory_a_body_is_in_a_file_from_its_first_byte() {
+        let bench = Bench::new(LIMITS, CHUNK);
+        let (mut writer, body) = bench.open();
+        writer.push(chunk(0)).unwrap();
+        assert_eq!((bench.memory.used(), bench.spools.bytes()), (0, CHUNK as u64));
+        writer.finish();
+        assert!(block_on(rest(body)) == Some(text(1)));
+    }
+
+    #[test]
+    fn a_body_without_room_is_cut_and_counts_for_whoever_still_reads_it() {
+        let per_address = 40 * CHUNK as u64;
+        let bench = Bench::new(SpoolLimits { per_address, ..LIMITS }, 0);
+        let (mut writer, first) = bench.open();
+        (0..40).for_each(|number| writer.push(chunk(number)).unwrap());
+        // The share of the first client is used up, but the second one has its own.
+        let (mut other, other_body) = bench.open();
+        assert!(matches!(other.push(chunk(0)), Err(SpoolError::Cut(Cut::NoRoom))));
+        assert_eq!(block_on(rest(other_body)), None);
+        let second = join(&writer, 0, address(2));
+        drop(first);
+        assert_eq!((bench.spools.room(address(1)), bench.spools.room(address(2))), (per_address, 0));
+        assert!(matches!(writer.push(chunk(40)), Err(SpoolError::Cut(Cut::NoRoom))));
+        assert_eq!(block_on(rest(second.unwrap())), None, "what is not complete does not look like it");
+        assert_eq!((bench.spools.bytes(), bench.spools.refused.get()), (0, 2));
+    }
+
+    #[test]
+    fn a_body_that_was_not_finished_is_cut() {
+        let bench = Bench::new(LIMITS, 64 << 20);
+        let (mut writer, body) = bench.open();
+        writer.push(chunk(0)).unwrap();
+        drop(writer);
+        assert_eq!(block_on(rest(body)), None);
+    }
+}
