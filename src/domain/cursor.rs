@@ -82,6 +82,17 @@ impl CursorParams<'_> {
         let query = starting_at(self.revision_query, "revision", self.epoch_query, "epoch")?;
         Ok(header.or(query).unwrap_or(Cursor::After { epoch: None, after: Revision::ZERO }))
     }
+
+    /// The cursor of a stream: as [`CursorParams::cursor`], but a malformed `lastEventId` is a foreign cursor as well. Pages
+    /// build it from what they have stored, which may be `undefined`.
+    ///
+    /// # Errors
+    /// The name of the malformed part.
+    pub(crate) fn stream_cursor(&self) -> Result<Cursor, &'static str> {
+        let is_header = self.last_event_id.is_some_and(|id| !id.is_empty());
+        let query = self.last_event_id_query.filter(|id| !is_header && !id.is_empty());
+        query.map_or_else(|| self.cursor(), |id| Ok(id.parse().unwrap_or(Cursor::Foreign)))
+    }
 }
 
 /// "All events from this revision on": the cursor before it.
@@ -187,6 +198,13 @@ mod tests {
         }
         let query = CursorParams { last_event_id_query: Some("undefined.undefined"), ..CursorParams::default() };
         assert_eq!(query.cursor(), Err("lastEventId"));
+        assert_eq!(query.stream_cursor(), Ok(Cursor::Foreign));
+        let valid = CursorParams { last_event_id_query: Some("4f9c21aa.8"), ..CursorParams::default() };
+        assert_eq!(valid.stream_cursor(), valid.cursor());
+        let header = CursorParams { last_event_id: Some(b"4f9c21aa.9"), ..query };
+        assert_eq!(header.stream_cursor(), header.cursor());
+        let empty = CursorParams { last_event_id_query: Some(""), revision: Some("x"), ..CursorParams::default() };
+        assert_eq!(empty.stream_cursor(), Err("X-Revision"));
         assert_eq!(
             CursorParams { last_event_id: Some(b"\xff"), ..CursorParams::default() }.cursor(),
             Ok(Cursor::Foreign)

@@ -32,10 +32,13 @@ pub(super) fn head(context: &RequestContext, current: Revision) -> HttpResponseB
 }
 
 /// The first lines of every stream: a comment, so that proxies and clients see that the stream has begun, and the time
-/// before a reconnection, spread so that clients do not all reconnect at the same moment.
-pub(super) fn prologue() -> Bytes {
+/// before a reconnection, spread so that clients do not all reconnect at the same moment. Each remark on the query is a
+/// comment.
+pub(super) fn prologue(remarks: &[String]) -> Bytes {
     let spread = getrandom::u32().unwrap_or_default() % 2000;
-    Bytes::from(format!(":\nretry: {}\n", 1000 + spread))
+    let mut lines = format!(":\nretry: {}\n", 1000 + spread);
+    lines.extend(remarks.iter().flat_map(|remark| [": ", remark, "\n"]));
+    Bytes::from(lines)
 }
 
 /// The body of a stream. The client has disconnected when it is dropped.
@@ -123,7 +126,7 @@ pub(super) fn refused(context: &RequestContext, reason: &str) -> Result<HttpResp
         return Err(problem.header(RETRY_AFTER.as_str(), "5"));
     }
     let queue = SendQueue::new(1);
-    queue.push(prologue());
+    queue.push(prologue(&[]));
     queue.end();
     Ok(head(context, context.shared.committed.get()).body(EventStream::new(queue, None)))
 }

@@ -9,7 +9,7 @@ use actix_web::http::header::HeaderValue;
 
 use super::accept::accepted;
 use super::feed_response::{EventStream, head, not_retained, prologue, refused, too_many_streams};
-use super::pages::{self, Extent};
+use super::pages::{self, Extent, PAGE_PARAMS};
 use super::problem::{Kind, Problem};
 use super::request::{Query, RequestContext};
 use super::respond::{JSON, NDJSON, SSE};
@@ -26,21 +26,21 @@ use crate::memory::ledger::Usage;
 use crate::storage::page::PageLimit;
 
 /// The query parameters of every feed.
-const FEED_PARAMS: [&str; 7] = ["lastEventId", "revision", "epoch", "strict", "compact", "limit", "wait"];
+const FEED_PARAMS: [&str; 5] = ["lastEventId", "revision", "epoch", "strict", "compact"];
 
 /// The most keys of one feed.
 const MAX_KEYS: usize = 1000;
 
 /// `GET /events`
 pub(super) async fn everything(context: RequestContext) -> Result<HttpResponse, Problem> {
-    let query = context.query(&[&FEED_PARAMS[..], &["collection"]].concat())?;
+    let (form, query) = feed_query(&context, &["collection"])?;
     let feed = Feed::Everything(context.collections(&query)?.map(Into::into));
-    follow(context, query, feed).await
+    follow(context, form, query, feed).await
 }
 
 /// `GET /person-events`
 pub(super) async fn collection(context: RequestContext) -> Result<HttpResponse, Problem> {
-    let query = context.query(&[&FEED_PARAMS[..], &["key"]].concat())?;
+    let (form, query) = feed_query(&context, &["key"])?;
     let sent = query.count("key");
     if sent > MAX_KEYS {
         let detail = format!("key: a feed takes at most {MAX_KEYS} keys, not {sent}; follow the rest by another one");
@@ -52,30 +52,51 @@ pub(super) async fn collection(context: RequestContext) -> Result<HttpResponse, 
         return refused(&context, "the keys of all filtered feeds together take too much memory");
     };
     let feed = Feed::Collection(context.collection_id()?, selection);
-    follow(context, query, feed).await
+    follow(context, form, query, feed).await
 }
 
 /// `GET /persons/1/events`
 pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, Problem> {
-    let query = context.query(&FEED_PARAMS)?;
+    let (form, query) = feed_query(&context, &[])?;
     let feed = Feed::Aggregate(context.collection_id()?, context.key()?);
-    follow(context, query, feed).await
+    follow(context, form, query, feed).await
+}
+
+/// The media type of the response, and the query. `selection` has the parameters that select what is followed.
+fn feed_query(context: &RequestContext, selection: &[&str]) -> Result<(&'static str, Query), Problem> {
+    let form = accepted(&context.request, &[SSE, JSON, NDJSON])?;
+    let known = [&FEED_PARAMS[..], selection].concat();
+    let query = if form == SSE {
+        context.stream_query(&known, &PAGE_PARAMS)
+    } else {
+        context.query(&[&known[..], &PAGE_PARAMS].concat())
+    };
+    Ok((form, query?))
 }
 
 /// Answers with a stream or a page, as the client prefers.
-async fn follow(context: RequestContext, query: Query, feed: Feed) -> Result<HttpResponse, Problem> {
-    let form = accepted(&context.request, &[SSE, JSON, NDJSON])?;
-    let subscription = subscription(&context, &query, feed)?;
-    let extent = Extent::of(&query)?;
+async fn follow(
+    context: RequestContext,
+    form: &'static str,
+    query: Query,
+    feed: Feed,
+) -> Result<HttpResponse, Problem> {
+    let position = position(&context, &query, form)?;
+    let subscription = subscription(&context, &query, feed, position)?;
     if form == SSE {
-        stream(context, subscription).await
+        stream(context, subscription, &query.remarks).await
     } else {
-        pages::page(&context, extent, subscription, form).await
+        pages::page(&context, Extent::of(&query)?, subscription, form).await
     }
 }
 
 /// What the client follows, from where, and how.
-fn subscription(context: &RequestContext, query: &Query, feed: Feed) -> Result<Subscription, Problem> {
+fn subscription(
+    context: &RequestContext,
+    query: &Query,
+    feed: Feed,
+    position: Position,
+) -> Result<Subscription, Problem> {
     let Some(subscribers) = context.request.app_data::<Rc<RefCell<LiveSubscribers>>>() else {
         return Err(Problem::new(Kind::Internal, "this worker thread has no hub"));
     };
@@ -86,7 +107,7 @@ fn subscription(context: &RequestContext, query: &Query, feed: Feed) -> Result<S
         replay_threshold: REPLAY_THRESHOLD,
         sent_initial_state: false,
         limit: PageLimit::PAGE,
-        position: position(context, query)?,
+        position,
         state: State::CatchingUp,
         queue: SendQueue::counted(context.shared.session_buffer, Arc::clone(&context.shared.queued_bytes)),
         subscribers: Rc::clone(subscribers),
@@ -94,7 +115,7 @@ fn subscription(context: &RequestContext, query: &Query, feed: Feed) -> Result<S
 }
 
 /// Where the request asks to start.
-fn position(context: &RequestContext, query: &Query) -> Result<Position, Problem> {
+fn position(context: &RequestContext, query: &Query, form: &str) -> Result<Position, Problem> {
     let id = context.request.headers().get("Last-Event-ID").map(HeaderValue::as_bytes);
     let id_counts = id.is_some_and(|id| !id.is_empty());
     let params = CursorParams {
@@ -106,7 +127,8 @@ fn position(context: &RequestContext, query: &Query) -> Result<Position, Problem
         revision_query: query.last("revision"),
         epoch_query: query.last("epoch"),
     };
-    let cursor = params.cursor().map_err(|name| {
+    let cursor = if form == SSE { params.stream_cursor() } else { params.cursor() };
+    let cursor = cursor.map_err(|name| {
         let form = match name {
             "lastEventId" => "a cursor from this service, <epoch>.<revision>, such as 4f9c21aa.8",
             "X-Epoch" | "epoch" => "8 to 16 of [0-9a-z]",
@@ -135,7 +157,11 @@ fn replay_mode(context: &RequestContext, query: &Query) -> Result<ReplayMode, Pr
 }
 
 /// Starts the session of an SSE client, and answers with a body that takes what the session and the hub send.
-async fn stream(context: RequestContext, subscription: Subscription) -> Result<HttpResponse, Problem> {
+async fn stream(
+    context: RequestContext,
+    subscription: Subscription,
+    remarks: &[String],
+) -> Result<HttpResponse, Problem> {
     let shared = &context.shared;
     if context.is_head() {
         return Ok(head(&context, shared.committed.get()).body(actix_web::body::None::new()));
@@ -148,7 +174,7 @@ async fn stream(context: RequestContext, subscription: Subscription) -> Result<H
         ResumeReply::Gone(horizon) => return Err(not_retained(&context, horizon)),
     };
     let queue = Rc::clone(&subscription.queue);
-    queue.push(prologue());
+    queue.push(prologue(remarks));
     #[cfg(feature = "direct-write")]
     queue.connect(direct_writer(&context));
     let (running, parked) = (Arc::clone(&shared.sessions), Arc::clone(&shared.parked));

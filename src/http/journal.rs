@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::accept::accepted;
 use super::feed_response::{StreamAborted, StreamEnd, head, prologue, too_many_streams};
-use super::pages::{Extent, page_limit};
+use super::pages::{Extent, PAGE_PARAMS, page_limit};
 use super::problem::{Kind, Problem};
 use super::request::{Query, RequestContext};
 use super::respond::{JSON, NDJSON, SSE, answer};
@@ -61,23 +61,30 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
 
 /// `GET /journal`: the domain events of all aggregates.
 pub(super) async fn everything(context: RequestContext) -> Result<HttpResponse, Problem> {
-    let query = context.query(&["lastEventId", "collection", "limit", "wait"])?;
     let form = accepted(&context.request, &[SSE, JSON, NDJSON])?;
+    let query = if form == SSE {
+        context.stream_query(&["lastEventId", "collection"], &PAGE_PARAMS)?
+    } else {
+        context.query(&["lastEventId", "collection", "limit", "wait"])?
+    };
     let reading = Reading {
         shared: context.shared.clone(),
         only: context.collections(&query)?.map(Into::into),
-        after: position(&context, &query).await?,
+        after: position(&context, &query, form).await?,
     };
-    let extent = Extent::of(&query)?;
-    if form == SSE { stream(&context, reading).await } else { one_page(&context, reading, extent, form).await }
+    if form == SSE {
+        return stream(&context, reading, &query.remarks).await;
+    }
+    one_page(&context, reading, Extent::of(&query)?, form).await
 }
 
 /// The position after which the consumer continues; the beginning, if the request does not state one.
-async fn position(context: &RequestContext, query: &Query) -> Result<JournalPosition, Problem> {
+async fn position(context: &RequestContext, query: &Query, form: &str) -> Result<JournalPosition, Problem> {
     let id = context.request.headers().get("Last-Event-ID").map(HeaderValue::as_bytes);
     let params =
         CursorParams { last_event_id: id, last_event_id_query: query.last("lastEventId"), ..CursorParams::default() };
-    let cursor = params.cursor().map_err(|name| {
+    let cursor = if form == SSE { params.stream_cursor() } else { params.cursor() };
+    let cursor = cursor.map_err(|name| {
         Problem::new(Kind::MalformedRequest, format!("{name}: expected an event id such as 4f9c21aa.8"))
     })?;
     let claimed = match cursor {
@@ -191,7 +198,7 @@ fn page(context: &RequestContext, revision: Revision, form: &'static str) -> act
 /// The number of pages that wait for a client, in addition to the one that is being sent.
 const MAX_WAITING_PAGES: usize = 1;
 
-async fn stream(context: &RequestContext, reading: Reading) -> Result<HttpResponse, Problem> {
+async fn stream(context: &RequestContext, reading: Reading, remarks: &[String]) -> Result<HttpResponse, Problem> {
     let current = context.shared.committed.get();
     if context.is_head() {
         return Ok(head(context, current).body(actix_web::body::None::new()));
@@ -199,16 +206,16 @@ async fn stream(context: &RequestContext, reading: Reading) -> Result<HttpRespon
     let address = context.request.peer_addr().map(|address| address.ip());
     let Some(permit) = context.shared.stream_limiter.try_acquire(address) else { return too_many_streams(context) };
     let (sender, receiver) = channel(MAX_WAITING_PAGES);
-    rt::spawn(follow(reading, sender));
+    rt::spawn(follow(reading, prologue(remarks), sender));
     Ok(head(context, current).body(JournalStream { receiver, _permit: permit, end: StreamEnd::default() }))
 }
 
 /// Sends the existing events, then later ones. A page is read only when the previous one is being sent, so a slow client
 /// occupies the memory of two pages and blocks nothing.
-async fn follow(mut reading: Reading, sender: Sender<Bytes>) {
+async fn follow(mut reading: Reading, prologue: Bytes, sender: Sender<Bytes>) {
     let epoch = reading.shared.epoch().clone();
     let registry = Arc::clone(&reading.shared.registry);
-    let mut next = prologue();
+    let mut next = prologue;
     // A shutdown does not wait for the end of a long history.
     while sender.send(next).await.is_ok() && !reading.shared.journal.borrow().is_over {
         // Events that are filtered out do not end the idle time.

@@ -21,6 +21,9 @@ use crate::events::resume::{Page, ResumeReply};
 use crate::events::sse::Form;
 use crate::storage::page::PageLimit;
 
+/// The query parameters of pages.
+pub(super) const PAGE_PARAMS: [&str; 2] = ["limit", "wait"];
+
 /// Messages in a page: by default, and at most.
 const LIMIT: (u64, u64) = (1000, 10_000);
 

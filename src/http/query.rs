@@ -64,6 +64,38 @@ pub(super) fn pairs(query: &str, known: &[&str]) -> Result<Vec<(String, String)>
     Err(Problem::new(Kind::MalformedRequest, detail))
 }
 
+/// The names and values of the query of a stream, and remarks on those that are ignored: unknown ones, because libraries
+/// add parameters of their own and any status but 200 ends an `EventSource` for good, and those `of_pages`.
+pub(super) fn lenient_pairs(query: &str, known: &[&str], of_pages: &[&str]) -> Result<Lenient, Problem> {
+    let pairs =
+        web::Query::<Vec<(String, String)>>::from_query(query).map_err(|error| unreadable(&error))?.into_inner();
+    let (pairs, ignored): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(name, _)| known.contains(&name.as_str()));
+    let remark = |(name, _): &(String, String)| {
+        if of_pages.contains(&name.as_str()) {
+            return format!("{name}: ignored, because it is for pages (Accept: application/json)");
+        }
+        // A line of a stream must not end early, in whatever client.
+        let name: String = name.chars().take(MAX_NAME).flat_map(char::escape_default).collect();
+        format!("{name}: unknown query parameter, ignored; expected {}", known.join(", "))
+    };
+    let remarks = ignored.iter().take(MAX_REMARKS).map(remark).collect();
+    Ok(Lenient { pairs, remarks })
+}
+
+/// How many parameters of a stream are remarked on.
+const MAX_REMARKS: usize = 4;
+
+/// How much of the name of an unknown parameter is repeated, in characters.
+const MAX_NAME: usize = 64;
+
+/// The query of a stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Lenient {
+    pub(super) pairs: Vec<(String, String)>,
+    /// ASCII text without line breaks.
+    pub(super) remarks: Vec<String>,
+}
+
 fn unreadable(error: &dyn std::error::Error) -> Problem {
     Problem::new(Kind::MalformedRequest, format!("the query cannot be parsed: {error}"))
 }
@@ -107,6 +139,27 @@ mod tests {
         let detail = "key: unknown query parameter; expected none";
         assert_eq!(unknown(parse::<NoParams>("key=a").map(|NoParams {}| ()).unwrap_err()), detail);
         assert!(parse::<NoParams>("").is_ok());
+    }
+
+    #[test]
+    fn the_query_of_a_stream_ignores_what_it_does_not_know_and_says_so() {
+        let known = ["key", "strict"];
+        let unknown = |name: &str| format!("{name}: unknown query parameter, ignored; expected key, strict");
+        let page = |name: &str| format!("{name}: ignored, because it is for pages (Accept: application/json)");
+        for (query, pairs, remarks) in [
+            ("", &[][..], vec![]),
+            ("key=a&key=b", &[("key", "a"), ("key", "b")], vec![]),
+            ("kye=a&strict=true", &[("strict", "true")], vec![unknown("kye")]),
+            ("limit=x&wait=&key=", &[("key", "")], vec![page("limit"), page("wait")]),
+            ("a%0Ab%E2%80%A8%C2%85%00c", &[], vec![unknown("a\\nb\\u{2028}\\u{85}\\u{0}c")]),
+            ("&&=&", &[], vec![unknown("")]),
+            (&"x".repeat(10_000), &[], vec![unknown(&"x".repeat(64))]),
+            ("a&b&c&d&e&f", &[], ["a", "b", "c", "d"].map(unknown).into()),
+        ] {
+            let got = lenient_pairs(query, &known, &["limit", "wait"]).unwrap();
+            let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            assert_eq!(got, Lenient { pairs, remarks }, "{query}");
+        }
     }
 
     #[test]

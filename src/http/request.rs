@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::problem::{Kind, Problem};
-use super::query;
+use super::query::{self, Lenient};
 use super::request_body::{ParsedBody, RequestBody};
 use super::shared::Shared;
 use crate::domain::collection::Collection;
@@ -149,7 +149,20 @@ impl RequestContext {
     /// # Errors
     /// The query cannot be parsed, or has a parameter that is not one of `known`.
     pub(super) fn query(&self, known: &[&str]) -> Result<Query, Problem> {
-        query::pairs(self.request.query_string(), known).map(Query)
+        let pairs = query::pairs(self.request.query_string(), known)?;
+        Ok(Query { pairs, remarks: Vec::new() })
+    }
+
+    /// The parameters of the query of a stream. Those that are not `known` are remarked on, and so are those `of_pages`.
+    ///
+    /// # Errors
+    /// The query cannot be parsed.
+    pub(super) fn stream_query(&self, known: &[&str], of_pages: &[&str]) -> Result<Query, Problem> {
+        let Lenient { pairs, remarks } = query::lenient_pairs(self.request.query_string(), known, of_pages)?;
+        for remark in &remarks {
+            log::debug!("{}: {remark}", self.request.uri().path());
+        }
+        Ok(Query { pairs, remarks })
     }
 
     /// The text of a header, if it is present.
@@ -246,12 +259,16 @@ fn checked(key: &str) -> Result<Key, Problem> {
 }
 
 /// The parameters of a query.
-pub(super) struct Query(Vec<(String, String)>);
+pub(super) struct Query {
+    pairs: Vec<(String, String)>,
+    /// What is ignored of them, for the first lines of a stream.
+    pub(super) remarks: Vec<String>,
+}
 
 impl Query {
     /// The parameters of a report.
     pub(super) fn into_parameters(self) -> Parameters {
-        Parameters(self.0)
+        Parameters(self.pairs)
     }
 
     /// The number of values of a parameter.
@@ -260,7 +277,7 @@ impl Query {
     }
 
     fn all(&self, parameter: &str) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(name, _)| name == parameter).map(|(_, value)| value.as_str())
+        self.pairs.iter().filter(move |(name, _)| name == parameter).map(|(_, value)| value.as_str())
     }
 
     /// The value of a parameter; the last one, if there are several.

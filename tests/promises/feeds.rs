@@ -84,13 +84,70 @@ fn a_malformed_revision_is_rejected_with_the_expected_form() {
         (vec![("X-Revision", "2"), ("X-Epoch", "NO")], "/person-events", "X-Epoch"),
         (vec![], "/person-events?revision=-2", "revision"),
         (vec![], "/person-events?revision=2&epoch=%20", "epoch"),
-        (vec![], "/person-events?lastEventId=undefined.undefined", "lastEventId"),
+        (vec![("Accept", "application/json")], "/person-events?lastEventId=undefined.undefined", "lastEventId"),
         (vec![], "/person-events?strict=maybe", "strict"),
     ] {
         let response = app.request("GET", path, &headers, None);
         assert_eq!((response.status, response.json()["type"].clone()), (400, json!("malformed-request")));
         assert!(response.text().contains(named) && response.text().contains("expected"), "{}", response.text());
     }
+}
+
+#[test]
+fn a_stream_is_reset_by_an_unreadable_cursor_in_the_query_as_by_one_in_the_header() {
+    let app = three_persons();
+    for feed in ["/person-events", "/events/persons", "/events", "/persons/1/events"] {
+        for cursor in ["undefined.undefined", "null", "123", "abc", "01HV3T6Z0V4XJ9.5", "4f9c21aa.8.partial.x", "%FF"] {
+            let mut query = app.follow(&format!("{feed}?lastEventId={cursor}"), &[]);
+            let mut header = app.follow(feed, &[("Last-Event-ID", cursor)]);
+            let first = query.message().unwrap();
+            assert_eq!(
+                (first.data.as_str(), first.id.as_deref().map(|id| id.contains(".0.partial"))),
+                ("null", Some(true))
+            );
+            assert_eq!((Some(first), query.next()), (header.message(), header.next()), "{feed} {cursor}");
+            let page =
+                app.request("GET", &format!("{feed}?lastEventId={cursor}"), &[("Accept", "application/json")], None);
+            page.problem(400, "malformed-request");
+        }
+    }
+}
+
+#[test]
+fn a_stream_ignores_unknown_parameters_and_says_so_in_a_comment() {
+    let app = three_persons();
+    app.open_cart();
+    for (path, comment) in [
+        (
+            "/person-events?kye=1",
+            ": kye: unknown query parameter, ignored; expected lastEventId, revision, epoch, strict, compact, key",
+        ),
+        (
+            "/events/persons?a%0Ad=1&key=3",
+            ": a\\nd: unknown query parameter, ignored; expected lastEventId, revision, ",
+        ),
+        ("/events?limit=0", ": limit: ignored, because it is for pages (Accept: application/json)"),
+        (
+            "/persons/1/events?wait=x&evs_preamble=",
+            ": evs_preamble: unknown query parameter, ignored; expected lastEventId, ",
+        ),
+        ("/journal?revision=2", ": revision: unknown query parameter, ignored; expected lastEventId, collection"),
+        ("/journal?limit=x", ": limit: ignored, because it is for pages (Accept: application/json)"),
+    ] {
+        let mut stream = app.follow(path, &[]);
+        stream.next();
+        let lines: Vec<_> =
+            stream.raw.lines().take_while(|line| !line.starts_with("id") && !line.starts_with("data")).collect();
+        assert!(lines.iter().any(|line| line.starts_with(comment)), "{path}: {lines:?}");
+        assert!(
+            lines.iter().all(|line| !line.is_empty()),
+            "a blank line would be a message for some clients: {lines:?}"
+        );
+        let page = app.request("GET", path, &[("Accept", "application/json")], None);
+        page.problem(400, "malformed-request");
+    }
+    let mut selected = app.follow("/person-events?key=3&kye=1", &[]);
+    assert_eq!(selected.next().data, r#"{"3":{"name":"Cid"}}"#);
 }
 
 #[test]
