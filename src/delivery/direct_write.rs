@@ -56,6 +56,11 @@ impl DirectWriter {
         }
     }
 
+    /// Whether the kernel has everything that was written.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.framework_idle.get()
+    }
+
     /// Writes what the kernel takes, or waits until it takes something.
     fn poll_write(&self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
         loop {

@@ -17,6 +17,15 @@ pub(super) const WRITE_BUFFER: usize = 64 * 1024;
 /// What the kernel buffers for one client, in bytes; Linux takes twice as much.
 const SEND_BUFFER: usize = 256 * 1024;
 
+/// What the settings say about connections.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConnectionTimes {
+    /// After this time, a peer that acknowledges nothing counts as dead.
+    pub(crate) peer_timeout: Duration,
+    /// How long a connection may be quiet between two requests.
+    pub(crate) keep_alive: Duration,
+}
+
 /// Bytes are sent at once, a dead peer is dropped, and the kernel's buffer for a slow stream is bounded. A failure of one
 /// of these does not concern the client.
 pub(super) fn set_up(stream: &TcpStream, peer_timeout: Duration) {

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::net::TcpListener;
 use std::rc::Rc;
-use std::time::Duration;
 
 use actix_http::body::MessageBody;
 use actix_http::{HttpService, Request, Response};
@@ -13,7 +12,8 @@ use actix_web::Error;
 use actix_web::dev::AppConfig;
 use actix_web::rt::net::TcpStream;
 
-use super::connection::{DISCONNECT_TIMEOUT, STOP_TIMEOUT, WRITE_BUFFER, set_up};
+use super::connection::{ConnectionTimes, DISCONNECT_TIMEOUT, STOP_TIMEOUT, WRITE_BUFFER, set_up};
+use super::last_request::LastRequest;
 use crate::delivery::direct_write::Socket;
 
 /// Serves an application on a listener with this many threads, each with at most so many connections.
@@ -21,7 +21,7 @@ pub(super) fn serve<F, I, S, B>(
     listener: TcpListener,
     workers: usize,
     max_connections: usize,
-    peer_timeout: Duration,
+    times: ConnectionTimes,
     application: F,
 ) -> std::io::Result<Server>
 where
@@ -49,6 +49,7 @@ where
                 let stopping = stopping.clone();
                 async move { stopping.notified().await }
             })
+            .keep_alive(times.keep_alive)
             .client_disconnect_timeout(DISCONNECT_TIMEOUT)
             .h1_write_buffer_size(WRITE_BUFFER)
             // A client that closes its side of a quiet stream has disconnected.
@@ -57,13 +58,14 @@ where
             // Weak: what is kept of a request must not keep a connection that the framework has ended.
             .on_connect_ext(|socket: &Socket, extensions| {
                 extensions.insert(Rc::downgrade(socket.writer()));
+                extensions.insert(LastRequest::default());
             })
             .h1(map_config(application().into_factory().map_err(|error| error.into().error_response()), |()| {
                 AppConfig::default()
             }));
         fn_service(move |stream: TcpStream| async move {
             let peer = stream.peer_addr().ok();
-            set_up(&stream, peer_timeout);
+            set_up(&stream, times.peer_timeout);
             Ok((Socket::new(stream), peer))
         })
         .and_then(service)

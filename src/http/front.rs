@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use actix_web::ResponseError as _;
-use actix_web::body::{BodySize, MessageBody as _};
+use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::{ConnectionType, Version};
 use actix_web::middleware::Next;
 
+use super::last_request::{LastRequest, hang_up};
 use super::problem::Problem;
 use super::request_metrics::RouteMetrics;
 
@@ -18,8 +18,11 @@ pub(super) async fn pass(
     route: Arc<RouteMetrics>,
     verdict: Result<(), Problem>,
     request: ServiceRequest,
-    next: Next<actix_web::body::BoxBody>,
+    next: Next<BoxBody>,
 ) -> actix_web::Result<ServiceResponse> {
+    if LastRequest::is_before(request.request()) {
+        return Ok(hang_up(request).await);
+    }
     let (method, started) = (request.method().clone(), Instant::now());
     let outcome = match verdict {
         Ok(()) => next.call(request).await,
@@ -30,17 +33,5 @@ pub(super) async fn pass(
         Err(error) => error.as_response_error().status_code(),
     };
     route.count(&method, status, started);
-    outcome.map(framed)
-}
-
-/// A client of HTTP/1.0 knows no chunks: a body without a length ends with the connection
-/// ([RFC 9112, section 6.1](https://www.rfc-editor.org/rfc/rfc9112#section-6.1)).
-fn framed(mut response: ServiceResponse) -> ServiceResponse {
-    let is_old = response.request().version() < Version::HTTP_11;
-    if is_old && response.response().body().size() == BodySize::Stream {
-        let head = response.response_mut().head_mut();
-        head.no_chunking(true);
-        head.set_connection_type(ConnectionType::Close);
-    }
-    response
+    outcome.map(LastRequest::end)
 }

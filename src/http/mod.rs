@@ -4,7 +4,7 @@ pub(crate) mod accept;
 pub(crate) mod collection_body;
 pub(crate) mod commands;
 pub(crate) mod conditions;
-mod connection;
+pub(crate) mod connection;
 pub(crate) mod cors;
 #[cfg(feature = "direct-write")]
 mod direct_server;
@@ -12,6 +12,7 @@ pub(crate) mod feed_response;
 pub(crate) mod feeds;
 mod front;
 pub(crate) mod journal;
+mod last_request;
 mod metrics;
 pub(crate) mod ops;
 pub(crate) mod origin;

@@ -15,9 +15,12 @@ use actix_web::{App, web};
 use actix_web_lab::extract::LocalData;
 use actix_web_lab::middleware::map_response;
 
+use super::connection::ConnectionTimes;
 #[cfg(not(feature = "direct-write"))]
 use super::connection::{DISCONNECT_TIMEOUT, STOP_TIMEOUT, WRITE_BUFFER, set_up};
 use super::cors::{cors, explain_refusal};
+#[cfg(not(feature = "direct-write"))]
+use super::last_request::LastRequest;
 use super::routes::routes;
 use super::shared::Shared;
 use crate::delivery::hub::{Hub, LiveSubscribers};
@@ -31,8 +34,7 @@ pub(crate) struct ServerConfig {
     pub(crate) workers: Option<NonZeroUsize>,
     /// Further connections wait until others are closed.
     pub(crate) max_connections: usize,
-    /// After this time, a peer that acknowledges nothing counts as dead.
-    pub(crate) peer_timeout: Duration,
+    pub(crate) times: ConnectionTimes,
     pub(crate) cors_origins: Vec<String>,
     pub(crate) heartbeat: Duration,
     pub(crate) relay: Addr<Relay>,
@@ -46,7 +48,7 @@ pub(crate) type Hubs = Arc<Mutex<Vec<Addr<Hub>>>>;
 
 /// Serves HTTP on a listener. Each worker thread has a hub, live subscribers and a queue of command replies of its own.
 pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Result<Server> {
-    let ServerConfig { workers, max_connections, peer_timeout, cors_origins, heartbeat, relay, shared, hubs } = config;
+    let ServerConfig { workers, max_connections, times, cors_origins, heartbeat, relay, shared, hubs } = config;
     let workers = workers.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     // The framework divides connections evenly between its threads.
     let max_connections = max_connections.div_ceil(workers);
@@ -66,20 +68,22 @@ pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Res
             .configure(|config| routes(config, &shared))
     };
     #[cfg(feature = "direct-write")]
-    let server = super::direct_server::serve(listener, workers, max_connections, peer_timeout, application)?;
+    let server = super::direct_server::serve(listener, workers, max_connections, times, application)?;
     #[cfg(not(feature = "direct-write"))]
     let server = actix_web::HttpServer::new(application)
         .workers(workers)
         .max_connections(max_connections)
         .disable_signals()
         .shutdown_timeout(STOP_TIMEOUT)
+        .keep_alive(times.keep_alive)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
         .h1_write_buffer_size(WRITE_BUFFER)
         // A client that closes its side of a quiet stream has disconnected.
         .h1_allow_half_closed(false)
-        .on_connect(move |connection, _| {
+        .on_connect(move |connection, extensions| {
+            extensions.insert(LastRequest::default());
             if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
-                set_up(stream, peer_timeout);
+                set_up(stream, times.peer_timeout);
             }
         })
         .listen(listener)?

@@ -19,6 +19,7 @@ use crate::domain::clock::Clock;
 use crate::domain::collection::{Derived, Document, EventSourced, Registry};
 use crate::domain::error_chain::ErrorChain;
 use crate::events::replay_cache::ReplayCache;
+use crate::http::connection::ConnectionTimes;
 use crate::http::origin::AccessPolicy;
 use crate::http::request_body::BodyLimits;
 use crate::http::request_metrics::RequestMetrics;
@@ -362,7 +363,7 @@ fn start_server(
         ServerConfig {
             workers: settings.workers,
             max_connections: capacity.connections,
-            peer_timeout: settings.peer_timeout,
+            times: ConnectionTimes { peer_timeout: settings.peer_timeout, keep_alive: settings.keep_alive },
             cors_origins: settings.cors_origin.clone(),
             heartbeat: settings.heartbeat,
             relay: running.relay.clone(),

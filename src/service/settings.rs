@@ -158,6 +158,10 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_PEER_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub peer_timeout: Duration,
 
+    /// How long a connection may be quiet between two requests: longer than what a proxy keeps its connections for.
+    #[arg(long, env = "DUALITY_KEEP_ALIVE", value_name = "DURATION", default_value = "75s", value_parser = duration)]
+    pub keep_alive: Duration,
+
     /// The maximum size of a request body.
     #[arg(long, env = "DUALITY_MAX_BODY", value_name = "SIZE", default_value = "1MiB", value_parser = size)]
     pub max_body: ByteSize,

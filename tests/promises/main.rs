@@ -16,6 +16,7 @@ mod csv_files;
 mod cursors;
 mod derived_files;
 mod descriptors;
+mod dialects;
 mod documents;
 mod durability;
 mod errors;
