@@ -54,6 +54,10 @@ pub mod aggregates;
 
 pub mod testing;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 #[cfg(test)]
 mod model_test;
 

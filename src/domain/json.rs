@@ -3,10 +3,11 @@
 mod declared;
 mod number;
 mod variant;
+mod wording;
 
 use std::fmt;
 
-pub(crate) use declared::{member_names, member_names_of, variant_names};
+pub(crate) use declared::{member_names, member_names_of, takes_object, variant_names};
 pub(crate) use number::check_text as check_numbers;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -138,7 +139,7 @@ fn typed<'de, T: DeserializeOwned>(json: impl Deserializer<'de>) -> Result<T, Va
 fn invalid_member(path: String, detail: String) -> ValidationError {
     let missing = detail.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
     match missing {
-        None => ValidationError::new(path, detail),
+        None => ValidationError::new(path, wording::plain(&detail)),
         Some(name) if path.is_empty() => ValidationError::new(name, "is missing"),
         Some(name) => ValidationError::new(format!("{path}.{name}"), "is missing"),
     }

@@ -96,6 +96,33 @@ pub(super) struct Lenient {
     pub(super) remarks: Vec<String>,
 }
 
+/// What must hold for any query: what is accepted has the declared parameters only, and every value is there. Remarks are
+/// lines of text.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check(query: &str) {
+    #[derive(Debug, Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Params {
+        key: Vec<String>,
+        limit: Last,
+    }
+    if let Ok(Lenient { pairs, remarks }) = lenient_pairs(query, &["key"], &["limit"]) {
+        assert!(pairs.iter().all(|(name, _)| name == "key") && remarks.len() <= MAX_REMARKS, "{query}");
+        assert!(
+            remarks.iter().all(|remark| remark.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())),
+            "{query}"
+        );
+    }
+    let Ok(Params { key, limit }) = parse(query) else { return };
+    let pairs = pairs(query, &["key", "limit"]).expect("the same query was accepted");
+    let values = |name: &str| pairs.iter().filter(|pair| pair.0 == name).map(|pair| pair.1.clone()).collect::<Vec<_>>();
+    assert_eq!(key, values("key"), "{query}");
+    assert_eq!(limit.0, values("limit").pop().filter(|value| !value.is_empty()), "{query}");
+    if let Ok(Some(number)) = limit.number("limit", 1..=10) {
+        assert!((1..=10).contains(&number));
+    }
+}
+
 fn unreadable(error: &dyn std::error::Error) -> Problem {
     Problem::new(Kind::MalformedRequest, format!("the query cannot be parsed: {error}"))
 }

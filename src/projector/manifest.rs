@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -148,9 +149,9 @@ pub(super) fn directory(database: &Path) -> PathBuf {
     PathBuf::from(directory)
 }
 
-/// Creates a directory if it does not exist.
+/// Creates a directory that only its owner can enter, if it does not exist.
 pub(super) fn create_directory(directory: &Path) -> Result<(), ProjectionError> {
-    let created = fs::create_dir_all(directory);
+    let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     created
         .map_err(|error| ProjectionError::new(format!("cannot create the directory {}: {error}", directory.display())))
 }

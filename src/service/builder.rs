@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -145,7 +146,7 @@ impl Service {
         let outcome = System::new().block_on(async {
             let mut signals = Signals::new().map_err(StartError::Signal)?;
             let heartbeat = settings.heartbeat;
-            let running = self.start_observed(settings, &StartProgress::new())?;
+            let running = self.start_observed(settings, &StartProgress::new()).await?;
             let replaced = async {
                 running.replaced().await;
                 // Until then, clients and load balancers are answered why.
@@ -179,17 +180,17 @@ impl Service {
         Ok(projector::verify::verify(database, &self.registry, &self.projections)?)
     }
 
-    /// Starts the service inside a running [`actix::System`], and returns when it listens.
+    /// Starts the service inside a running [`actix::System`], and returns when it serves: the caller may use a client that
+    /// blocks.
     ///
     /// # Errors
     /// The registrations do not fit together, a setting is out of its range, the database cannot be opened, or the address
     /// is in use.
-    #[expect(clippy::unused_async, reason = "it needs a running system, and may wait one day")]
     pub async fn start(self, settings: Settings) -> Result<Running, StartError> {
-        self.start_observed(settings, &LogProgress::new())
+        self.start_observed(settings, &LogProgress::new()).await
     }
 
-    fn start_observed(self, settings: Settings, observer: &dyn CopyObserver) -> Result<Running, StartError> {
+    async fn start_observed(self, settings: Settings, observer: &dyn CopyObserver) -> Result<Running, StartError> {
         self.check()?;
         settings.check()?;
         // Before anything is started that would have to be stopped. Who connects already waits a moment.
@@ -200,6 +201,7 @@ impl Service {
         let capacity = Capacity::of_process(projections, max_sessions);
         running.shared.stream_limiter.lower_to(capacity.streams);
         let (server, address) = start_server(listener, &running, capacity)
+            .await
             .map_err(|error| StartError::Listen { address: running.settings.listen.clone(), source: error })?;
         running.database.record_address(address);
         log::info!("paths: {}", path_names(&running.shared.registry).join(" "));
@@ -350,8 +352,8 @@ impl Service {
     }
 }
 
-/// Starts the HTTP server.
-fn start_server(
+/// Starts the HTTP server, and returns when its threads run.
+async fn start_server(
     listener: TcpListener,
     running: &Running,
     capacity: Capacity,
@@ -371,7 +373,11 @@ fn start_server(
             hubs: Arc::clone(&running.hubs),
         },
     )?;
-    let handle = server.handle();
+    let (handle, mut server) = (server.handle(), Box::pin(server));
+    // The first poll starts all threads, and waits until they serve. Later ones only wait for the end.
+    if let Poll::Ready(outcome) = std::future::poll_fn(|context| Poll::Ready(server.as_mut().poll(context))).await {
+        outcome?;
+    }
     rt::spawn(server);
     Ok((handle, address))
 }

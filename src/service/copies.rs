@@ -52,6 +52,10 @@ fn pace_beside(database: &Path) -> Pace {
 /// `duality restore FILE|-`
 pub(super) fn restore_copy(settings: &Settings, source: &Path, check: Check<'_>) -> Result<TaskOutcome, TaskError> {
     let progress = CommandProgress::new().map_err(TaskError::Signal)?;
+    if source != Path::new(STANDARD) {
+        // Before the lock leaves its file.
+        existing(source)?;
+    }
     let is_new = !settings.database.exists();
     let database = Database::lock(&settings.database)?;
     let now = Clock::default().now();

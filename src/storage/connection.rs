@@ -91,7 +91,12 @@ fn connect(file: &Path, mode: &str, pragmas: &[&str]) -> Result<SqliteConnection
     let connection = SqliteConnection::establish(&format!("file:{path}?mode={mode}"));
     let mut connection = connection.map_err(|error| cannot_open(file, error))?;
     set_busy_timeout(&mut connection, BUSY_TIMEOUT).map_err(|error| cannot_open(file, error))?;
-    limit_cache(&mut connection, SIDECAR_CACHE).map_err(|error| cannot_open(file, error))?;
+    if let Err(error) = limit_cache(&mut connection, SIDECAR_CACHE).map_err(StoreError::from) {
+        // It reads the file. One that is damaged, or no database, is the error of the first query.
+        if !error.is_damage() {
+            return Err(cannot_open(file, error));
+        }
+    }
     for pragma in pragmas {
         connection.batch_execute(pragma).map_err(|error| cannot_open(file, error))?;
     }

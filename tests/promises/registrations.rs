@@ -37,6 +37,12 @@ enum TwiceTheSame {
 }
 
 #[derive(Serialize, Deserialize)]
+enum Positional {
+    Open,
+    Move(i32, i32),
+}
+
+#[derive(Serialize, Deserialize)]
 enum Odd {
     Open,
     #[serde(rename = "öffnen")]
@@ -95,6 +101,8 @@ aggregate!(OpensByItsPath, "things", "open", Fine, Fine);
 aggregate!(CommandOnTheFeed, "things", "Open", OnTheFeed, Fine);
 aggregate!(CommandInTheJournal, "things", "Open", InTheJournal, Fine);
 aggregate!(CommandTwice, "things", "Open", TwiceTheSame, Fine);
+aggregate!(PositionalCommand, "things", "Open", Positional, Fine);
+aggregate!(PositionalEvent, "things", "Open", Fine, Positional);
 aggregate!(OddCommand, "things", "Open", Odd, Fine);
 aggregate!(OddEvent, "things", "Open", Fine, Odd);
 aggregate!(TaggedCommand, "things", "Open", Tagged, Fine);
@@ -130,6 +138,11 @@ fn an_invalid_event_sourced_aggregate_is_rejected_with_the_reason() {
             r#"things: invalid name "öffnen"; expected letters, digits, hyphens and underscores"#,
         ),
         (refusal::<OddEvent>(), r#"things: invalid name "öffnen"; expected letters, digits, hyphens and underscores"#),
+        (
+            refusal::<PositionalCommand>(),
+            "things: the command Move has fields without names, so that no request could call it; declare it as \
+             Move { name: type }",
+        ),
         (refusal::<TaggedCommand>(), COMMANDS),
         (refusal::<TaggedEvent>(), EVENTS),
         (refusal::<TaggedBesideEvent>(), EVENTS),
@@ -146,6 +159,7 @@ fn a_valid_aggregate_can_be_registered_once() {
     let twice = || Service::new().event_sourced::<NoMistake>().event_sourced::<NoMistake>();
     let Err(error) = twice().open(Settings::default()) else { panic!("it was accepted twice") };
     assert!(error.to_string().contains(r#"two collections have the name "things""#), "{error}");
+    crate::harness::App::serving(|| Service::new().event_sourced::<PositionalEvent>(), |_| {});
     let app = crate::harness::App::serving(|| Service::new().event_sourced::<NoMistake>(), |_| {});
     assert_eq!(app.post("/things", "{}").json()["detail"], "never");
 }

@@ -100,3 +100,18 @@ fn an_in_memory_database_is_private_and_removed_at_exit() {
     assert!(one.wait().success());
     assert!(!path.parent().unwrap().exists());
 }
+
+#[test]
+fn a_started_service_answers_a_client_that_blocks_the_thread_of_its_system() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = duality::Settings::default();
+    settings.database = directory.path().join("test.db");
+    settings.listen = "127.0.0.1:0".to_owned();
+    actix::System::new().block_on(async {
+        let running = duality::aggregates::shipped().start(settings).await.unwrap();
+        let address = running.addresses()[0];
+        // Nothing else can run on this thread meanwhile.
+        assert_eq!(crate::harness::Client::connect(address).request("GET", "/persons", &[], None).status, 200);
+        running.stop().await.unwrap();
+    });
+}

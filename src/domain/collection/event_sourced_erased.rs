@@ -91,6 +91,14 @@ impl<T: EventSourced> EventSourcedAdapter<T> {
                 known.join(", ")
             ));
         }
+        // The body of every request is an object.
+        if let Some(positional) = known.iter().find(|name| !json::takes_object::<T::Command>(name)) {
+            return Err(format!(
+                "{}: the command {positional} has fields without names, so that no request could call it; \
+                 declare it as {positional} {{ name: type }}",
+                T::NAME
+            ));
+        }
         let variants: Vec<_> = known.iter().copied().filter(|name| *name != T::CREATE_COMMAND).collect();
         let names: Vec<_> = variants.iter().map(|name| kebab_case(name)).collect();
         for (index, name) in names.iter().enumerate() {

@@ -18,6 +18,15 @@ pub(crate) fn member_names_of<T: DeserializeOwned>(variant: &str) -> Option<&'st
     declared.members
 }
 
+/// Whether a variant of an enum can be read from an object: it has named fields or none, or one field that can. A variant with
+/// several fields without names is an array in JSON.
+pub(crate) fn takes_object<T: DeserializeOwned>(variant: &str) -> bool {
+    let mut declared = Declared::default();
+    // Always an error: only what is asked for matters.
+    let _ = T::deserialize(Variant { name: variant, fields: &mut declared });
+    !declared.rejects_objects
+}
+
 /// The names of an enum's variants; `None` for a type that is not an externally tagged enum.
 pub(crate) fn variant_names<T: DeserializeOwned>() -> Option<&'static [&'static str]> {
     Declared::of::<T>().variants
@@ -28,6 +37,8 @@ pub(crate) fn variant_names<T: DeserializeOwned>() -> Option<&'static [&'static 
 struct Declared {
     members: Option<&'static [&'static str]>,
     variants: Option<&'static [&'static str]>,
+    /// Whether it was asked for something that no object is.
+    rejects_objects: bool,
 }
 
 impl Declared {
@@ -37,6 +48,16 @@ impl Declared {
         let _ = T::deserialize(&mut declared);
         declared
     }
+}
+
+/// Methods that ask for something that no object is.
+macro_rules! reject_objects {
+    ($($method:ident)*) => {$(
+        fn $method<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
+            self.rejects_objects = true;
+            Err(Error::custom("no data"))
+        }
+    )*};
 }
 
 /// A deserializer without data, which only records the names that it is asked for.
@@ -67,10 +88,30 @@ impl<'de> Deserializer<'de> for &mut Declared {
         Err(Error::custom("no data"))
     }
 
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
-        newtype_struct seq tuple tuple_struct map identifier ignored_any
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_newtype_struct(self)
     }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: usize,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.deserialize_seq(visitor)
+    }
+
+    reject_objects! {
+        deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128 deserialize_u8
+        deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128 deserialize_f32 deserialize_f64 deserialize_char
+        deserialize_str deserialize_string deserialize_bytes deserialize_byte_buf deserialize_unit deserialize_seq
+    }
+
+    serde::forward_to_deserialize_any! { option unit_struct map identifier ignored_any }
 }
 
 #[cfg(test)]
@@ -109,6 +150,27 @@ mod tests {
         assert_eq!(member_names_of::<Change>("item_added"), Some(&["item"][..]));
         assert_eq!(member_names_of::<Change>("emptied"), Some(&[][..]));
         assert_eq!(member_names_of::<Change>("stolen"), None);
+    }
+
+    #[derive(serde::Deserialize)]
+    #[expect(dead_code, reason = "the test reads the declaration only")]
+    enum Shapes {
+        Unit,
+        Named { a: u8 },
+        Object(Basket),
+        Map(std::collections::BTreeMap<String, u8>),
+        Anything(serde_json::Value),
+        Number(u8),
+        Text(String),
+        List(Vec<u8>),
+        Pair(Basket, Basket),
+    }
+
+    #[test]
+    fn only_a_variant_that_can_be_an_object_takes_one() {
+        let shapes = variant_names::<Shapes>().unwrap();
+        let callable: Vec<_> = shapes.iter().filter(|name| takes_object::<Shapes>(name)).collect();
+        assert_eq!(callable, [&"Unit", &"Named", &"Object", &"Map", &"Anything"]);
     }
 
     #[test]

@@ -51,6 +51,7 @@ pub(super) const RANGES: &[Range] = &[
     duration("keep-alive", "100ms", "1d", |settings| Some(settings.keep_alive)),
     size("max-body", "64B", "1GiB", |settings| Some(settings.max_body)),
     duration("body-timeout", "100ms", "1d", |settings| Some(settings.body_timeout)),
+    duration("body-timeout", "100ms", "1h", |settings| Some(settings.body_timeout)),
     size("max-aggregate", "16B", "1GiB", |settings| Some(settings.max_aggregate)),
     count("queue", "1", "1000000", |settings| Some(settings.queue.get() as u64)),
     // The framework has no more.

@@ -3,6 +3,7 @@
 mod app;
 mod client;
 mod database;
+pub(crate) mod exchange;
 mod process;
 mod small_disk;
 mod stream;
