@@ -10,6 +10,11 @@ pub fn post(body: &str) -> Vec<u8> {
     with_body("POST", "/persons", body)
 }
 
+/// Books on an account.
+pub fn book(account: &str) -> Vec<u8> {
+    with_body("POST", &format!("/accounts/{account}/book"), r#"{"amount":1,"text":"rent"}"#)
+}
+
 /// Changes a person.
 pub fn patch(key: &str, body: &str) -> Vec<u8> {
     with_body("PATCH", &format!("/persons/{key}"), body)

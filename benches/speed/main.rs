@@ -28,6 +28,7 @@
 #[path = "../load/mod.rs"]
 mod load;
 
+mod commands;
 mod events;
 mod limits;
 mod process;
@@ -90,6 +91,8 @@ const FIGURES: &[Figure] = &[
     ("post-1", writes::one),
     ("mixed", writes::mixed),
     ("backup", writes::beside_a_backup),
+    ("command", commands::by_size),
+    ("beside", commands::beside_others),
     ("get-1k", reads::thousand),
     ("get-100k", reads::hundred_thousand),
     ("get-moving", reads::while_it_moves),

@@ -56,6 +56,16 @@ impl Process {
         line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() * 1024.0
     }
 
+    /// The processor time of its threads since the start, in seconds; the kernel counts in nanoseconds.
+    pub fn exact_cpu(&self) -> f64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let nanoseconds = tasks.map(|task| {
+            let text = read_to_string(task.unwrap().path().join("schedstat")).unwrap_or_default();
+            text.split_whitespace().next().map_or(0.0, |time| time.parse().unwrap())
+        });
+        nanoseconds.sum::<f64>() / 1e9
+    }
+
     /// The processor time since the start, in seconds; the kernel counts in hundredths.
     pub fn cpu(&self) -> f64 {
         let stat = read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();

@@ -124,6 +124,25 @@ pub fn fill(database: &Path, persons: usize, events: Events) {
     connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
 }
 
+/// Adds an account with this many bookings. It has no events, which no command reads.
+pub fn fill_account(database: &Path, key: &str, bookings: usize) {
+    let entries: Vec<_> = (1..=bookings)
+        .map(|number| format!(r#""00000000-0000-7000-8000-{number:012}":{{"amount":1,"text":"rent"}}"#))
+        .collect();
+    let body = format!(r#"{{"balance":{bookings},"bookings":{{{}}}}}"#, entries.join(","));
+    let mut connection = writer(database);
+    connection
+        .batch_execute(&format!(
+            "BEGIN IMMEDIATE;
+             INSERT INTO aggregates (collection, rank, key, revision, version, body, deleted)
+                 VALUES ('accounts', 1000, '{key}', 1, {bookings} + 1, '{body}', NULL);
+             UPDATE metadata SET revision = 1, pruned = 1;
+             COMMIT;
+             PRAGMA wal_checkpoint(TRUNCATE)"
+        ))
+        .unwrap();
+}
+
 /// Whether the database still has the change events of the inserted persons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Events {

@@ -196,15 +196,17 @@ impl<'a> Cursor<'a> {
     }
 
     fn skip_string(&mut self) -> Result<(), NotCompact> {
-        let mut escaped = false;
-        let rest = &self.text.as_bytes()[self.at + 1..];
-        let end = rest.iter().position(|byte| {
-            let is_end = *byte == b'"' && !escaped;
-            escaped = *byte == b'\\' && !escaped;
-            is_end
-        });
-        self.at += end.ok_or(NotCompact)? + 2;
-        Ok(())
+        self.at += 1;
+        loop {
+            let rest = self.text.as_bytes().get(self.at..).ok_or(NotCompact)?;
+            let length = memchr::memchr2(b'"', b'\\', rest).ok_or(NotCompact)?;
+            let is_end = rest[length] == b'"';
+            // The byte after a backslash is not the end.
+            self.at += length + if is_end { 1 } else { 2 };
+            if is_end {
+                return Ok(());
+            }
+        }
     }
 }
 
