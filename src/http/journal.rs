@@ -10,7 +10,6 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, VARY};
 use actix_web::web::{self, Bytes};
 use actix_web::{HttpResponse, rt};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::accept::accepted;
 use super::feed_response::{StreamAborted, StreamEnd, head, prologue, too_many_streams};
@@ -25,10 +24,10 @@ use crate::domain::collection::Registry;
 use crate::domain::cursor::{Cursor, CursorParams};
 use crate::domain::feed::push_member;
 use crate::domain::key::CollectionId;
-use crate::domain::revision::{Epoch, JournalPosition, Revision, Version};
-use crate::events::line_safe::escape_separators;
-use crate::events::sse::named_event;
-use crate::read::pool::{ReadEvents, ReadJournal};
+use crate::domain::revision::{JournalPosition, Revision, Version};
+use crate::events::domain_event::{id, object};
+use crate::events::journal_pages::Place;
+use crate::read::pool::{ReadEvents, ReadJournal, ReadJournalPage};
 use crate::storage::journal::{Entries, Entry};
 use crate::storage::page::PageLimit;
 
@@ -136,6 +135,16 @@ impl Reading {
         Ok((revision, entries))
     }
 
+    /// The next page as streams send it, which they share, and advances past it; empty if its events are filtered out.
+    async fn next_shared(&mut self) -> Result<Bytes, Problem> {
+        let place = Place { only: self.only.clone(), after: self.after };
+        let read = ReadJournalPage { place: place.clone(), epoch: self.shared.epoch().clone() };
+        let read = async { Ok::<_, Problem>(self.shared.readers.send(read).await??) };
+        let page = self.shared.journal_pages.get(place, read).await?;
+        self.after = page.to;
+        Ok(page.text)
+    }
+
     /// Waits for later events, but no longer than `time`.
     async fn wait(&self, time: Duration) -> Wakeup {
         let mut journal = self.shared.journal.subscribe();
@@ -195,9 +204,6 @@ fn page(context: &RequestContext, revision: Revision, form: &'static str) -> act
     response
 }
 
-/// The number of pages that wait for a client, in addition to the one that is being sent.
-const MAX_WAITING_PAGES: usize = 1;
-
 async fn stream(context: &RequestContext, reading: Reading, remarks: &[String]) -> Result<HttpResponse, Problem> {
     let current = context.shared.committed.get();
     if context.is_head() {
@@ -205,49 +211,48 @@ async fn stream(context: &RequestContext, reading: Reading, remarks: &[String]) 
     }
     let address = context.request.peer_addr().map(|address| address.ip());
     let Some(permit) = context.shared.stream_limiter.try_acquire(address) else { return too_many_streams(context) };
-    let (sender, receiver) = channel(MAX_WAITING_PAGES);
-    rt::spawn(follow(reading, prologue(remarks), sender));
-    Ok(head(context, current).body(JournalStream { receiver, _permit: permit, end: StreamEnd::default() }))
+    let begin = prologue(remarks);
+    let first: Next = Box::pin(async { Some((begin, reading)) });
+    Ok(head(context, current).body(JournalStream { next: Some(first), _permit: permit, end: StreamEnd::default() }))
 }
 
-/// Sends the existing events, then later ones. A page is read only when the previous one is being sent, so a slow client
-/// occupies the memory of two pages and blocks nothing.
-async fn follow(mut reading: Reading, prologue: Bytes, sender: Sender<Bytes>) {
-    let epoch = reading.shared.epoch().clone();
-    let registry = Arc::clone(&reading.shared.registry);
-    let mut next = prologue;
-    // A shutdown does not wait for the end of a long history.
-    while sender.send(next).await.is_ok() && !reading.shared.journal.borrow().is_over {
-        // Events that are filtered out do not end the idle time.
-        let quiet_until = Instant::now() + reading.shared.heartbeat;
-        next = loop {
-            let entries = match reading.next(PageLimit::PAGE).await {
-                Ok((_, entries)) => entries,
-                Err(problem) => return log::debug!("a stream of the journal ends: {problem}"),
-            };
-            if !entries.entries.is_empty() {
-                break entries.entries.iter().map(|entry| frame(&registry, &epoch, entry)).collect::<String>().into();
+/// What comes next on a stream, and the rest; `None` if the stream ends.
+type Next = Pin<Box<dyn Future<Output = Option<(Bytes, Reading)>>>>;
+
+/// The next events, or a comment after a quiet time.
+async fn follow(mut reading: Reading) -> Option<(Bytes, Reading)> {
+    // Events that are filtered out do not end the idle time.
+    let quiet_until = Instant::now() + reading.shared.heartbeat;
+    loop {
+        // Without new events there is nothing to read. They are durable before the mark moves, so none is missed.
+        let mark = *reading.shared.journal.borrow();
+        // A shutdown does not wait for the end of a long history.
+        if mark.is_over {
+            return None;
+        }
+        if mark.last > reading.after {
+            match reading.next_shared().await {
+                Ok(text) if text.is_empty() => {}
+                Ok(text) => return Some((text, reading)),
+                Err(problem) => {
+                    log::debug!("a stream of the journal ends: {problem}");
+                    return None;
+                }
             }
-            let left = quiet_until.saturating_duration_since(Instant::now());
-            let wakeup = if left.is_zero() {
-                Wakeup::Timeout
-            } else if entries.to < entries.current {
-                Wakeup::NewEvents
-            } else {
-                reading.wait(left).await
-            };
-            match wakeup {
-                Wakeup::NewEvents => {}
-                Wakeup::Timeout => break Bytes::from_static(b":\n"),
-                Wakeup::Shutdown => return,
-            }
-        };
+        }
+        let left = quiet_until.saturating_duration_since(Instant::now());
+        if left.is_zero() || matches!(reading.wait(left).await, Wakeup::Timeout) {
+            return Some((Bytes::from_static(b":\n"), reading));
+        }
     }
 }
 
 /// The body of a stream of the journal. It ends by an aborted connection.
+///
+/// The next page is fetched only when the framework asks for it, so a slow client occupies the memory of two pages, which
+/// others share, and blocks nothing.
 struct JournalStream {
-    receiver: Receiver<Bytes>,
+    next: Option<Next>,
     _permit: Permit,
     end: StreamEnd,
 }
@@ -260,47 +265,19 @@ impl MessageBody for JournalStream {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamAborted>>> {
-        match ready!(self.receiver.poll_recv(context)) {
-            Some(chunk) => Poll::Ready(Some(Ok(chunk))),
-            None => self.end.poll(context),
+        if let Some(next) = &mut self.next {
+            if let Some((text, reading)) = ready!(next.as_mut().poll(context)) {
+                self.next = Some(Box::pin(follow(reading)));
+                return Poll::Ready(Some(Ok(text)));
+            }
+            self.next = None;
         }
+        self.end.poll(context)
     }
-}
-
-fn id(epoch: &Epoch, position: JournalPosition) -> String {
-    format!("{epoch}.{position}")
-}
-
-fn frame(registry: &Registry, epoch: &Epoch, entry: &Entry) -> String {
-    named_event(&entry.event.kind, &id(epoch, entry.position), &object(registry, entry))
 }
 
 /// `{"events":[…]`, without the closing brace.
 fn events(registry: &Registry, entries: &[Entry]) -> String {
     let objects: Vec<_> = entries.iter().map(|entry| object(registry, entry)).collect();
     format!("{{\"events\":[{}]", objects.join(","))
-}
-
-/// `{"position":2,"collection":"carts","key":"…","version":2,"time":"…","kind":"ItemAdded","schema":1,"body":{…}}`
-fn object(registry: &Registry, entry: &Entry) -> String {
-    let text = |text: &str| serde_json::Value::from(text).to_string();
-    let mut object = String::from("{");
-    for (name, value) in [
-        ("position", entry.position.to_string()),
-        ("collection", text(registry.get(entry.collection).name())),
-        ("key", text(entry.key.as_str())),
-        ("version", entry.version.to_string()),
-        ("time", text(&entry.time.to_string())),
-        ("kind", text(&entry.event.kind)),
-        ("schema", entry.schema.to_string()),
-        ("body", entry.event.fields.clone()),
-    ] {
-        if object.len() > 1 {
-            object.push(',');
-        }
-        push_member(&mut object, name, &value);
-    }
-    object.push('}');
-    escape_separators(&mut object, 0);
-    object
 }

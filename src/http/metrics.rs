@@ -169,6 +169,11 @@ fn of_streams(registry: &mut Registry, shared: &Shared) {
         "Consumers that got the changed aggregates instead of the events",
         Metric::counter(shared.reads.catch_ups.get()),
     );
+    registry.register(
+        "journal_reads",
+        "Pages of the journal that were read from the database",
+        Metric::counter(shared.reads.journal_reads.get()),
+    );
     let resets = Metric::counter(shared.reads.resets.get());
     registry.register("resets", "Consumers that had to drop what they had", resets);
 }

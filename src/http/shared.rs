@@ -16,6 +16,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::history::History;
 use crate::domain::revision::Epoch;
+use crate::events::journal_pages::JournalPages;
 use crate::memory::ledger::Ledger;
 use crate::metrics::Gauge;
 use crate::projector::registry::Projections;
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) projections: Arc<Projections>,
     /// The last position of the journal; journal consumers wait for it to change.
     pub(crate) journal: Arc<watch::Sender<JournalMark>>,
+    /// Pages of the journal that its streams share.
+    pub(crate) journal_pages: JournalPages,
     /// The maximum number of commands that wait for it.
     pub(crate) queue: usize,
     /// Executes commands. All threads share one address, because the mailbox is bounded per address.

@@ -12,7 +12,9 @@ use serde_json::Value;
 use crate::domain::collection::Registry;
 use crate::domain::error_chain::ErrorChain;
 use crate::domain::key::{CollectionId, Key};
-use crate::domain::revision::{JournalPosition, Revision, Version};
+use crate::domain::revision::{Epoch, JournalPosition, Revision, Version};
+use crate::events::domain_event::frames;
+use crate::events::journal_pages::{Encoded, Place};
 use crate::events::replay_cache::ReplayCache;
 use crate::events::resume::{Beginning, Page, ResumeReply, ResumeRequest, resume};
 use crate::metrics::Counter;
@@ -54,7 +56,10 @@ pub(crate) struct ReadMetrics {
     pub(crate) catch_ups: Counter,
     /// Consumers that had to start over.
     pub(crate) resets: Counter,
+    /// Pages of the journal that were read from the database.
+    pub(crate) journal_reads: Counter,
 }
+
 /// How long a stopping service waits for a job that reads.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -275,7 +280,26 @@ impl ReadJob for ReadJournal {
 
     fn run(self, thread: &mut ReaderThread) -> Self::Output {
         let Self { only, after, limit } = self;
+        thread.metrics.journal_reads.add(1);
         thread.view(|view| Ok((view.horizon()?.current, view.journal(only.as_deref(), after, limit)?)))
+    }
+}
+
+/// Returns a page of the journal as streams send it.
+pub(crate) struct ReadJournalPage {
+    pub(crate) place: Place,
+    /// The epoch that the ids name.
+    pub(crate) epoch: Epoch,
+}
+
+impl ReadJob for ReadJournalPage {
+    type Output = Result<Encoded, StoreError>;
+
+    fn run(self, thread: &mut ReaderThread) -> Self::Output {
+        let Self { place, epoch } = self;
+        thread.metrics.journal_reads.add(1);
+        let page = thread.view(|view| view.journal(place.only.as_deref(), place.after, place.limit()))?;
+        Ok(Encoded { text: frames(&thread.registry, &epoch, &page.entries), to: page.to })
     }
 }
 

@@ -19,6 +19,7 @@ use crate::delivery::watch::Watch;
 use crate::domain::clock::Clock;
 use crate::domain::collection::{Derived, Document, EventSourced, Registry};
 use crate::domain::error_chain::ErrorChain;
+use crate::events::journal_pages::JournalPages;
 use crate::events::replay_cache::ReplayCache;
 use crate::http::connection::ConnectionTimes;
 use crate::http::origin::AccessPolicy;
@@ -305,6 +306,7 @@ impl Service {
             scanners: start_readers("duality-scan", settings.scan_queue.get())?,
             collections: Arc::new(CollectionCache::new(registry.ids().count(), memory.of(Usage::SharedBodies))),
             spools: Arc::new(SharedSpools::new(spool, memory.of(Usage::Answers))),
+            journal_pages: JournalPages::new(memory.of(Usage::SharedEvents)),
             parked: Arc::default(),
             database: Arc::clone(&database),
             disk,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{App, Client, DEADLINE, Event, Response, eventually, sql};
+use crate::harness::{App, Client, DEADLINE, Event, Response, Stream, eventually, sql};
 
 const JSON: (&str, &str) = ("Accept", "application/json");
 const LINES: (&str, &str) = ("Accept", "application/x-ndjson");
@@ -386,4 +386,81 @@ fn the_journal_survives_pruning_and_consumers_of_change_events_converge() {
     app.follow("/cart-events", &[("Last-Event-ID", &cursor)]).follow(&mut carts, 9);
     assert_eq!(carts, app.get("/carts").json());
     assert_eq!(positions(&page(&app, "?limit=1&lastEventId=")), [1]);
+}
+
+/// The pages of the journal that were read from the database so far.
+fn reads(app: &App) -> u64 {
+    let metrics = app.get("/metrics");
+    let line = metrics.text().lines().find_map(|line| line.strip_prefix("duality_journal_reads_total "));
+    line.unwrap().parse().unwrap()
+}
+
+/// Streams of the journal that have everything.
+fn following(app: &App, path: &str, count: usize) -> Vec<Stream> {
+    let last = page(app, "?limit=10000")["cursor"].as_str().unwrap().to_owned();
+    let mut streams: Vec<_> = (0..count).map(|_| app.follow(path, &[("Last-Event-ID", &last)])).collect();
+    streams.iter_mut().for_each(|stream| stream.read_until(|text| text.contains("retry")));
+    streams
+}
+
+#[test]
+fn an_event_is_read_once_however_many_streams_follow_the_journal() {
+    for count in [1, 30] {
+        let (app, cart, _) = four_events();
+        let all = following(&app, "/journal", count);
+        let accounts = following(&app, "/journal?collection=accounts", count);
+        let before = reads(&app);
+        let mut streams: Vec<_> = all.into_iter().chain(accounts).collect();
+        for position in 5..15 {
+            app.command("/accounts");
+            let events: Vec<_> = streams.iter_mut().map(Stream::next).collect();
+            assert_eq!(events[0].revision(), position);
+            assert!(events.iter().all(|event| *event == events[0]), "{events:?}");
+        }
+        assert_eq!(reads(&app) - before, 2 * 10, "one for each of the two filters, for {count} streams");
+        // What is filtered out is read once as well.
+        app.add_item(&cart, "pear").problem(409, "cart-already-closed");
+        app.open_cart();
+        app.command("/accounts");
+        let seen: Vec<_> = streams.iter_mut().map(|stream| stream.next().revision()).collect();
+        assert_eq!(seen, [vec![15; count], vec![16; count]].concat());
+        let at_most = 2 * 12;
+        assert!(reads(&app) - before <= at_most, "{} reads for {count} streams", reads(&app) - before);
+    }
+}
+
+#[test]
+fn streams_of_the_journal_that_come_from_different_positions_meet() {
+    const EVENTS: i64 = 1100;
+    let app = App::start();
+    let mut client = app.client();
+    for _ in 0..EVENTS {
+        assert_eq!(client.request("POST", "/accounts", &[], None).status, 201);
+    }
+    let (epoch, before) = (epoch(&app), reads(&app));
+    let follow = |after: i64| app.follow("/journal", &[("Last-Event-ID", &format!("{epoch}.{after}"))]);
+    let mut streams: Vec<_> = (0..10).map(|after| (after, follow(after))).collect();
+    for (after, stream) in &mut streams {
+        for position in *after + 1..=EVENTS {
+            assert_eq!(stream.next().revision(), position);
+        }
+    }
+    // Each of them up to the first cut, and then two pages for all.
+    assert_eq!(reads(&app) - before, 10 + 2);
+}
+
+#[test]
+fn streams_of_the_journal_get_every_event_without_memory_to_share() {
+    let mut app = App::with(|settings| settings.shared_events = Some(duality::ByteSize(0)));
+    for restarts in 0..2 {
+        let mut streams: Vec<_> = (0..10).map(|_| app.follow("/journal", &[])).collect();
+        for position in 1..=20 + 20 * restarts {
+            if position > 20 * restarts {
+                app.command("/accounts");
+            }
+            assert!(streams.iter_mut().all(|stream| stream.next().revision() == position));
+        }
+        drop(streams);
+        app.restart();
+    }
 }
