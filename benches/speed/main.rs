@@ -30,6 +30,7 @@ mod load;
 
 mod commands;
 mod events;
+mod following;
 mod limits;
 mod process;
 mod reads;
@@ -99,6 +100,8 @@ const FIGURES: &[Figure] = &[
     ("deliver", events::latency),
     ("fan-out", events::throughput),
     ("catch-up", events::catch_up),
+    ("filtered", following::filtered),
+    ("journal", following::journal),
     ("sessions", standing::sessions),
     ("start", standing::start),
     ("idle", standing::idle),
