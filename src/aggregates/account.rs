@@ -232,7 +232,7 @@ mod tests {
             .when(book(-501))
             .then_fails(InsufficientFunds { account: key(KEY), balance: 500, amount: -501 })
             .when(book(-100))
-            .then_patch(json!({"balance":400,"bookings":{"6":{"amount":-100,"text":"rent"}}}))
+            .then_patch(json!({"balance":400,"bookings":{"5":{"amount":-100,"text":"rent"}}}))
             .when(ClosePeriod)
             .then_state(json!({"balance":400,"carried_over":400,"bookings":{}}));
     }

@@ -131,15 +131,15 @@ fn typed<'de, T: DeserializeOwned>(json: impl Deserializer<'de>) -> Result<T, Va
     match (decoded, unknown) {
         (Ok(_), Some(path)) => Err(ValidationError::new(path, "unknown member")),
         (Ok(decoded), None) => Ok(decoded),
-        (Err(error), _) => Err(invalid_member(path_of_error(&track.path()), error.to_string())),
+        (Err(error), _) => Err(invalid_member(path_of_error(&track.path()), &error.to_string())),
     }
 }
 
 /// The error at a path. For a missing member, serde reports the path of its object.
-fn invalid_member(path: String, detail: String) -> ValidationError {
+fn invalid_member(path: String, detail: &str) -> ValidationError {
     let missing = detail.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
     match missing {
-        None => ValidationError::new(path, wording::plain(&detail)),
+        None => ValidationError::new(path, wording::plain(detail)),
         Some(name) if path.is_empty() => ValidationError::new(name, "is missing"),
         Some(name) => ValidationError::new(format!("{path}.{name}"), "is missing"),
     }
