@@ -112,11 +112,22 @@ fn revision(tag: &EntityTag, history: &History) -> Option<Revision> {
     history.has_revision(&epoch.parse().ok()?, revision).then_some(revision)
 }
 
+/// The most tags of a header that a problem repeats.
+const MAX_TAGS: usize = 20;
+
+/// The tags in a header, each with its quotes.
+fn listed(context: &RequestContext, name: &HeaderName) -> Vec<String> {
+    match sent(context, name) {
+        Ok(Some(Sent::Any)) => vec!["*".to_owned()],
+        Ok(Some(Sent::These(list))) => list.iter().take(MAX_TAGS).map(ToString::to_string).collect(),
+        Ok(None) | Err(_) => Vec::new(),
+    }
+}
+
 /// The aggregate is in another state, or does not exist.
 pub(super) fn unexpected(context: &RequestContext, actual: Option<Revision>) -> Problem {
-    let sent = |name| context.request.headers().get_all(name).filter_map(|value| value.to_str().ok());
-    let matching = sent(IF_MATCH).map(str::to_owned);
-    let expected: Vec<_> = matching.chain(sent(IF_NONE_MATCH).map(|tags| format!("not {tags}"))).collect();
+    let not = listed(context, &IF_NONE_MATCH).into_iter().map(|tag| format!("not {tag}"));
+    let expected: Vec<_> = listed(context, &IF_MATCH).into_iter().chain(not).collect();
     let actual = actual.map(|actual| tag(&context.shared.history, actual));
     let path = context.aggregate_path();
     let detail = match &actual {

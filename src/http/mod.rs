@@ -8,6 +8,7 @@ pub(crate) mod connection;
 pub(crate) mod cors;
 #[cfg(feature = "direct-write")]
 mod direct_server;
+mod excerpt;
 pub(crate) mod feed_response;
 pub(crate) mod feeds;
 mod front;

@@ -9,6 +9,7 @@ use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
+use super::excerpt::{excerpt, excerpt_of};
 use crate::domain::command::{ErasedDomainError, Oversize, Rejection};
 use crate::domain::error_chain::ErrorChain;
 use crate::domain::json::{JsonError, ValidationError};
@@ -312,9 +313,10 @@ impl ResponseError for Problem {
         let (_, _, title) = self.kind.parts();
         let slug = self.slug();
         let title = self.rule.as_ref().map_or_else(|| title.to_owned(), |rule| sentence(&rule.slug));
-        let mut body = json!({"type": slug, "title": title, "status": status.as_u16(), "detail": self.detail});
+        let mut body =
+            json!({"type": slug, "title": title, "status": status.as_u16(), "detail": excerpt(&self.detail)});
         for (member, value) in &self.members {
-            body[member.as_ref()] = value.clone();
+            body[member.as_ref()] = excerpt_of(value);
         }
         let mut response = HttpResponse::build(status);
         response.insert_header((CONTENT_TYPE, "application/problem+json")).insert_header((CACHE_CONTROL, "no-store"));

@@ -61,6 +61,45 @@ fn a_validation_error_names_the_member() {
 }
 
 #[test]
+fn a_problem_repeats_little_of_what_was_sent() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    let (long, longer) = ("x".repeat(30_000), "\u{1f34e}".repeat(200_000));
+    let tags: Vec<_> = (0..2000).map(|number| format!("\"{number}\"")).collect();
+    let named = |name: &str| format!(r#"{{"{name}":1}}"#);
+    let json = ("Content-Type", "application/json");
+    let mut answers: Vec<_> = [
+        ("POST", "/persons".to_owned(), vec![json], named(&longer)),
+        ("POST", "/persons".to_owned(), vec![json], format!(r#"{{"name":"Ann","spouse":"{longer}"}}"#)),
+        ("POST", "/persons".to_owned(), vec![json], format!(r#"{{"name":"Ann","city":"{longer}"}}"#)),
+        ("POST", "/persons".to_owned(), vec![json], format!(r#"{{"name":{}}}"#, named(&longer))),
+        ("POST", "/persons".to_owned(), vec![json], format!(r#"{{"{longer}":1,"{longer}":1}}"#)),
+        ("PATCH", "/persons/1".to_owned(), vec![json, ("If-Match", &tags.join(","))], "{}".to_owned()),
+        ("POST", "/persons".to_owned(), vec![("Content-Type", &long)], "{}".to_owned()),
+        ("POST", "/persons".to_owned(), vec![json, ("Origin", &long)], "{}".to_owned()),
+        ("GET", format!("/{long}"), vec![], String::new()),
+        ("GET", format!("/persons/{long}"), vec![], String::new()),
+        ("GET", format!("/persons?{long}=1"), vec![], String::new()),
+        ("GET", format!("/events?collection={long}"), vec![], String::new()),
+        ("GET", format!("/reports/{long}"), vec![], String::new()),
+        ("POST", format!("/carts/1/{long}"), vec![json], "{}".to_owned()),
+        ("POST", format!("/projections/{long}/rebuild"), vec![], String::new()),
+        ("BREW", format!("/persons/{long}"), vec![], String::new()),
+        ("GET", "/persons".to_owned(), vec![("Host", &long)], String::new()),
+    ]
+    .into_iter()
+    .map(|(method, path, headers, body)| app.request(method, &path, &headers, Some(body.as_bytes())))
+    .collect();
+    let cart = app.open_cart();
+    answers.push(app.post(&format!("{cart}/add-item"), &named(&longer)));
+    for answer in answers {
+        assert!((400..500).contains(&answer.status), "{}", answer.status);
+        assert_eq!(answer.header("Content-Type"), Some("application/problem+json"));
+        assert!(answer.body.len() < 8192, "{}: {} bytes", answer.json()["type"], answer.body.len());
+    }
+}
+
+#[test]
 fn a_city_that_is_not_a_valid_key_is_rejected() {
     let app = App::start();
     let long = "x".repeat(513);

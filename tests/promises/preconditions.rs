@@ -33,6 +33,25 @@ fn assert_unexpected_state(response: &Response, expected: &str, actual: Option<&
 }
 
 #[test]
+fn the_tags_of_a_failed_precondition_come_back_as_a_list() {
+    let (app, tag) = ann();
+    for (name, value, expected) in [
+        ("If-Match", r#""a", W/"b,c" ,"d""#, json!([r#""a""#, r#"W/"b,c""#, r#""d""#])),
+        ("If-None-Match", &*format!("{tag}, \"x\""), json!([format!("not {tag}"), r#"not "x""#])),
+        ("If-None-Match", "*", json!(["not *"])),
+    ] {
+        let problem =
+            with(&app, "PATCH", "/persons/1", (name, value), r#"{"city":"Oslo"}"#).problem(412, "unexpected-state");
+        assert_eq!(problem["expected"], expected, "{name}: {value}");
+    }
+    let two = [("If-Match", r#""a""#), ("If-Match", r#""b", "c""#)];
+    for path in ["/persons/1", "/persons"] {
+        let problem = app.request("GET", path, &two, None).problem(412, "unexpected-state");
+        assert_eq!(problem["expected"], json!([r#""a""#, r#""b""#, r#""c""#]), "{path}");
+    }
+}
+
+#[test]
 fn a_write_returns_the_same_etag_as_a_read() {
     let (app, created) = ann();
     assert_eq!(

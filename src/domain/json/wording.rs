@@ -1,7 +1,7 @@
 //! The errors of serde in the words of JSON: it names the types of Rust.
 
 /// What serde expects, and how a client reads it.
-const EXPECTED: [(&str, &str); 22] = [
+const EXPECTED: [(&str, &str); 24] = [
     ("u8", "a whole number from 0 to 255"),
     ("i8", "a whole number from -128 to 127"),
     ("u16", "a whole number from 0 to 65535"),
@@ -24,11 +24,21 @@ const EXPECTED: [(&str, &str); 22] = [
     ("a character", "a text of one character"),
     ("a sequence", "an array"),
     ("a map", "an object"),
+    ("string or map", "a string or an object"),
+    ("unit", "null"),
 ];
 
 /// What serde has found, and how a client reads it.
-const FOUND: [(&str, &str); 4] =
-    [("floating point `", "number `"), ("integer `", "number `"), ("sequence", "array"), ("map", "object")];
+const FOUND: [(&str, &str); 5] = [
+    ("floating point `", "number `"),
+    ("integer `", "number `"),
+    ("sequence", "array"),
+    ("map", "object"),
+    ("unit value", "null"),
+];
+
+/// How serde begins what it expects where JSON has an array.
+const ARRAYS: [&str; 3] = ["a tuple ", "tuple struct ", "an array of length "];
 
 /// A message of serde in the words of JSON: `invalid value: number `0`, expected a whole number, 1 or more`.
 pub(super) fn plain(message: &str) -> String {
@@ -41,6 +51,7 @@ pub(super) fn plain(message: &str) -> String {
     let expected = match EXPECTED.iter().find(|(name, _)| *name == expected) {
         Some((_, plain)) => plain,
         None if expected.starts_with("struct ") => "an object",
+        None if ARRAYS.iter().any(|start| expected.starts_with(start)) => "an array",
         None => expected,
     };
     format!("{kind}: {found}, expected {expected}")
@@ -62,6 +73,9 @@ mod tests {
             ("invalid type: map, expected u8", "invalid type: object, expected a whole number from 0 to 255"),
             (r#"invalid type: string "a, b", expected f64"#, r#"invalid type: string "a, b", expected a number"#),
             ("invalid type: boolean `true`, expected struct Item", "invalid type: boolean `true`, expected an object"),
+            ("invalid type: unit value, expected a tuple of size 2", "invalid type: null, expected an array"),
+            ("invalid type: map, expected tuple struct Pair", "invalid type: object, expected an array"),
+            ("invalid type: string \"x\", expected unit", "invalid type: string \"x\", expected null"),
             ("unknown variant `x`, expected one of `a`, `b`", "unknown variant `x`, expected one of `a`, `b`"),
             ("unknown variant `x`, expected `a`", "unknown variant `x`, expected `a`"),
             ("the key \"x\" is empty", "the key \"x\" is empty"),
