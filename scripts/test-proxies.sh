@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Follows a feed through nginx and HAProxy with their buffering left as it is: an event comes at once, and a stream with
-# nothing to say outlives the time after which they give up on one.
+# nothing to say outlives the time after which they give up on one. Pages behind a proxy that rewrites the host, or that
+# does TLS, can write, those of other origins cannot, and a load balancer's health check in HTTP/1.0 passes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export LC_ALL=C
@@ -39,9 +40,25 @@ got() { grep -qF -- "$2" "$1" 2>/dev/null; }
 answers() { curl -s -o "$directory/answer" "http://127.0.0.1:$1/persons"; }
 
 service=$(free_port)
-"${CARGO_TARGET_DIR:-target}/release/duality" --listen "127.0.0.1:$service" --database "$directory/test.db" --heartbeat 1s 2>"$directory/log" &
+"${CARGO_TARGET_DIR:-target}/release/duality" --listen "127.0.0.1:$service" --database "$directory/test.db" --heartbeat 1s --host shop.example 2>"$directory/log" &
 
 nginx=$(free_port)
+rewriting=$(free_port)
+tls=$(free_port)
+tls_server=
+if command -v openssl >/dev/null; then
+    openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=shop.example -keyout "$directory/key.pem" \
+        -out "$directory/cert.pem" 2>/dev/null
+    tls_server="server {
+        listen 127.0.0.1:$tls ssl;
+        ssl_certificate $directory/cert.pem;
+        ssl_certificate_key $directory/key.pem;
+        location / {
+            proxy_pass http://127.0.0.1:$service;
+            proxy_set_header Host \$host;
+        }
+    }"
+fi
 cat >"$directory/nginx.conf" <<EOF
 daemon off;
 pid $directory/nginx.pid;
@@ -61,6 +78,14 @@ http {
             proxy_read_timeout 3s;
         }
     }
+    server {
+        listen 127.0.0.1:$rewriting;
+        location / {
+            proxy_pass http://127.0.0.1:$service;
+            proxy_set_header Host shop.example;
+        }
+    }
+    $tls_server
 }
 EOF
 nginx -e "$directory/nginx.log" -c "$directory/nginx.conf" &
@@ -74,7 +99,8 @@ defaults
     timeout server 3s
 listen feeds
     bind 127.0.0.1:$haproxy
-    server duality 127.0.0.1:$service
+    option httpchk GET /readyz HTTP/1.0
+    server duality 127.0.0.1:$service check inter 200ms fall 1
 EOF
 haproxy -db -q -f "$directory/haproxy.cfg" &
 
@@ -114,4 +140,27 @@ for proxy in nginx haproxy; do
     # One curl is one connection, so what came, came over the first.
     check "$proxy: it is still open" kill -0 "${follower[$proxy]}"
 done
+# status PORT ORIGIN [CURL OPTIONS]: of a write by a page of this origin.
+status() {
+    curl -s -o "$directory/answer" -w '%{http_code}' --json '{"name":"page"}' -H "Origin: $2" "${@:3}" "$1"
+}
+is() { [ "$1" = "$2" ] || { echo "got $2"; false; }; }
+check "a page behind a proxy that rewrites the host can write" \
+    is 201 "$(status "http://127.0.0.1:$rewriting/persons" https://shop.example)"
+check "a page of another origin behind it cannot" \
+    is 403 "$(status "http://127.0.0.1:$rewriting/persons" https://elsewhere.example)"
+check "another name reaches nothing" \
+    is 421 "$(status "http://127.0.0.1:$service/persons" https://elsewhere.example -H 'Host: elsewhere.example')"
+if [ -n "$tls_server" ]; then
+    resolved=(--cacert "$directory/cert.pem" --resolve "shop.example:$tls:127.0.0.1")
+    check "a page behind a proxy that does TLS can write, with its Sec-Fetch-Site" \
+        is 201 "$(status "https://shop.example:$tls/persons" "https://shop.example:$tls" -H 'Sec-Fetch-Site: same-origin' "${resolved[@]}")"
+    check "and with the default port of its origin" \
+        is 201 "$(status "https://shop.example:$tls/persons" https://shop.example "${resolved[@]}")"
+else
+    echo "NOT TESTED: TLS, because there is no openssl"
+fi
+check "a health check in HTTP/1.0 needs no host" \
+    is 200 "$(curl -s -0 -o "$directory/answer" -w '%{http_code}' -H Host: "http://127.0.0.1:$service/readyz")"
+check "HAProxy, which checks it so, still has the service" answers "$haproxy"
 exit "$failed"
