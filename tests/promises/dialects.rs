@@ -52,7 +52,7 @@ fn a_body_for_http_1_0_has_no_chunks_and_ends_with_the_connection() {
         ("/persons/1", "*/*", r#"{"name":"Ann"}"#, sized),
         ("/persons", "application/x-ndjson", "{\"key\":\"1\",\"aggregate\":{\"name\":\"Ann\"}}\n", streamed),
         ("/aggregates", "*/*", r#"{"persons":{"1":{"name":"Ann"}},"locations":{},"carts":{},"accounts":{}}"#, streamed),
-        ("/reports/carts.csv", "*/*", "cart,opened,closed,items,minutes_open\r\n", streamed),
+        ("/reports/carts.csv", "*/*", "cart,opened,closed,items,minutes_open\r\n", sized),
         ("/person-events", "application/x-ndjson", "{\"cursor\":\"EPOCH.1\"}\n", sized),
     ] {
         for connection in ["", "Connection: keep-alive\r\n", "Connection: close\r\n"] {
