@@ -18,6 +18,7 @@ use crate::domain::feed::Feed;
 use crate::domain::revision::{Epoch, Revision};
 use crate::events::batch::Batch;
 use crate::events::sse::{Chunk, Frames, event, id};
+use crate::memory::budget::BudgetExceeded;
 
 /// Batches that may wait for a busy worker. It misses those that do not fit, and its sessions catch up.
 const MAILBOX: usize = 256;
@@ -190,8 +191,8 @@ impl LiveSubscribers {
             if queue.is_full() {
                 return Added::Behind;
             }
-            if queue.sent_up_to() < batch.to {
-                send(batch, &batch.frames(&feed), queue);
+            if queue.sent_up_to() < batch.to && send(batch, &batch.frames(&feed), queue).is_err() {
+                return Added::Behind;
             }
         }
         let subscriber = Subscriber { queue: Rc::clone(queue), session, active: self.ticks };
@@ -219,7 +220,7 @@ impl LiveSubscribers {
                     return false;
                 }
                 if is_quiet && !queue.is_full() {
-                    queue.send(bookmark(epoch, feed, queue, published).as_ref().unwrap_or(&comment));
+                    let _ = queue.send(bookmark(epoch, feed, queue, published).as_ref().unwrap_or(&comment));
                     *active = ticks;
                 }
                 true
@@ -238,7 +239,7 @@ impl LiveSubscribers {
         for (feed, subscribers) in self.by_feed.drain().chain(self.filtered.drain()) {
             for Subscriber { queue, .. } in subscribers {
                 if let Some(bookmark) = bookmark(&self.epoch, &feed, &queue, self.published) {
-                    queue.send(&bookmark);
+                    let _ = queue.send(&bookmark);
                 }
                 queue.end();
             }
@@ -267,31 +268,41 @@ fn deliver(batch: &Batch, frames: &Frames, subscribers: &mut Vec<Subscriber>, ti
         if queue.is_closed() {
             return false;
         }
-        if queue.is_full() {
-            queue.advance_to(batch.from);
-            subscriber.park();
-            return false;
-        }
-        if send(batch, frames, queue) {
-            subscriber.active = ticks;
+        match if queue.is_full() { Err(BudgetExceeded) } else { send(batch, frames, queue) } {
+            Ok(Sent::New) => subscriber.active = ticks,
+            Ok(Sent::Nothing) => {}
+            Err(BudgetExceeded) => {
+                queue.advance_to(batch.from);
+                subscriber.park();
+                return false;
+            }
         }
         true
     });
 }
 
-/// Sends the events of a batch that are new to a stream. Returns whether there were any.
-fn send(batch: &Batch, frames: &Frames, queue: &SendQueue) -> bool {
+/// Whether a batch had anything new for a stream.
+enum Sent {
+    New,
+    Nothing,
+}
+
+/// Sends the events of a batch that are new to a stream.
+///
+/// # Errors
+/// There is no memory for them. Nothing was sent.
+fn send(batch: &Batch, frames: &Frames, queue: &SendQueue) -> Result<Sent, BudgetExceeded> {
     let new = frames.last().filter(|(last, _)| queue.sent_up_to() < *last);
     if let Some((last, presence)) = new {
         if queue.sent_up_to() <= batch.from {
-            queue.send(frames.all());
+            queue.send(frames.all())?;
         } else {
-            queue.push(frames.after(queue.sent_up_to()));
+            queue.push(frames.after(queue.sent_up_to()))?;
         }
         queue.set_last_id(last, presence);
     }
     queue.advance_to(batch.to);
-    new.is_some()
+    Ok(if new.is_some() { Sent::New } else { Sent::Nothing })
 }
 
 /// A message that changes nothing, with the id of everything that a stream was sent; `None` if its client has that id.

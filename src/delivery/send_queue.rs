@@ -6,8 +6,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use actix_web::web::Bytes;
@@ -17,6 +15,8 @@ use super::direct_write::{DirectWriter, WriteOutcome};
 use crate::domain::feed::Presence;
 use crate::domain::revision::Revision;
 use crate::events::sse::Chunk;
+use crate::memory::budget::BudgetExceeded;
+use crate::memory::fair_shares::Share;
 
 /// A session reads the next page when less than this is queued, which is a little more than a page: the next page is read
 /// while the last one is sent.
@@ -28,11 +28,13 @@ const PIECE: usize = 32 * 1024;
 /// The sending side of one response.
 #[derive(Debug, Default)]
 pub(crate) struct SendQueue {
-    queue: RefCell<VecDeque<Bytes>>,
+    queue: RefCell<VecDeque<Queued>>,
     /// The bytes in `queue`.
     bytes: Cell<usize>,
-    /// The bytes in the queues of all streams of the service.
-    total: Arc<AtomicUsize>,
+    /// The memory that `queue` takes, in bytes.
+    weight: Cell<usize>,
+    /// What counts for it; `None` where nothing is limited.
+    share: RefCell<Option<Share>>,
     waker: RefCell<Option<Waker>>,
     /// Writes to the socket beside the framework; `None` where the client does not expect chunks.
     #[cfg(feature = "direct-write")]
@@ -54,6 +56,29 @@ pub(crate) struct SendQueue {
     closed: Cell<bool>,
 }
 
+/// Bytes in a queue.
+#[derive(Debug)]
+struct Queued {
+    bytes: Bytes,
+    holder: Holder,
+}
+
+/// Whose memory bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// They count for this queue.
+    Queue,
+    /// They count for what made them, until the last of its readers has sent them.
+    Cache,
+}
+
+impl Queued {
+    /// What counts for the queue, in bytes.
+    fn weight(&self) -> usize {
+        size_of::<Self>() + if self.holder == Holder::Queue { self.bytes.len() } else { 0 }
+    }
+}
+
 /// What the response body gets from a queue.
 #[derive(Debug)]
 pub(crate) enum QueueItem {
@@ -67,12 +92,12 @@ pub(crate) enum QueueItem {
 
 impl SendQueue {
     pub(crate) fn new(bound: usize) -> Rc<Self> {
-        Self::counted(bound, Arc::default())
+        Rc::new(Self { bound, ..Self::default() })
     }
 
-    /// A queue whose bytes are part of a total.
-    pub(crate) fn counted(bound: usize, total: Arc<AtomicUsize>) -> Rc<Self> {
-        Rc::new(Self { bound, total, ..Self::default() })
+    /// A queue whose bytes count against a budget.
+    pub(crate) fn charged(bound: usize, share: Share) -> Rc<Self> {
+        Rc::new(Self { bound, share: RefCell::new(Some(share)), ..Self::default() })
     }
 
     /// Chunks may be written to this socket from now on, whenever the queue is empty.
@@ -82,14 +107,20 @@ impl SendQueue {
     }
 
     /// Sends a chunk: to the socket itself if nothing else is on its way there, otherwise through the queue.
-    pub(crate) fn send(&self, chunk: &Chunk) {
+    ///
+    /// # Errors
+    /// There is no memory to keep it in the queue. It was not sent.
+    pub(crate) fn send(&self, chunk: &Chunk) -> Result<(), BudgetExceeded> {
         #[cfg(feature = "direct-write")]
         match self.write(chunk) {
-            WriteOutcome::All => return,
-            WriteOutcome::Part => return self.wake(),
+            WriteOutcome::All => return Ok(()),
+            WriteOutcome::Part => {
+                self.wake();
+                return Ok(());
+            }
             WriteOutcome::Nothing => {}
         }
-        self.push(chunk.content());
+        self.push(chunk.content())
     }
 
     #[cfg(feature = "direct-write")]
@@ -101,13 +132,50 @@ impl SendQueue {
     }
 
     /// Adds bytes to the queue, unless the client has disconnected.
-    pub(crate) fn push(&self, chunk: Bytes) {
-        if !chunk.is_empty() && !self.closed.get() {
-            self.bytes.set(self.bytes.get() + chunk.len());
-            self.total.fetch_add(chunk.len(), Ordering::Relaxed);
-            self.queue.borrow_mut().push_back(chunk);
-            self.wake();
+    ///
+    /// # Errors
+    /// There is no memory for them. They were not added.
+    pub(crate) fn push(&self, chunk: Bytes) -> Result<(), BudgetExceeded> {
+        self.push_page(Vec::new(), chunk)
+    }
+
+    /// Adds a page to the queue, unless the client has disconnected: bytes that others hold as well, then its own.
+    ///
+    /// # Errors
+    /// There is no memory for them. Nothing was added.
+    pub(crate) fn push_page(&self, shared: Vec<Bytes>, own: Bytes) -> Result<(), BudgetExceeded> {
+        if self.closed.get() {
+            return Ok(());
         }
+        let shared = shared.into_iter().map(|bytes| Queued { bytes, holder: Holder::Cache });
+        let pieces = shared.chain([Queued { bytes: own, holder: Holder::Queue }]);
+        let pieces: VecDeque<_> = pieces.filter(|piece| !piece.bytes.is_empty()).collect();
+        let weight = pieces.iter().map(Queued::weight).sum::<usize>();
+        self.charge(self.weight.get() + weight)?;
+        self.weight.set(self.weight.get() + weight);
+        self.bytes.set(self.bytes.get() + pieces.iter().map(|piece| piece.bytes.len()).sum::<usize>());
+        self.queue.borrow_mut().extend(pieces);
+        self.wake();
+        Ok(())
+    }
+
+    /// Reserves memory for the next page, until that is added.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn reserve_page(&self) -> Result<(), BudgetExceeded> {
+        self.charge(self.weight.get() + LOW_WATER)
+    }
+
+    fn charge(&self, weight: usize) -> Result<(), BudgetExceeded> {
+        self.share.borrow_mut().as_mut().map_or(Ok(()), |share| share.resize(weight))
+    }
+
+    /// Some bytes have left the queue.
+    fn release(&self, weight: usize) {
+        self.weight.set(self.weight.get() - weight);
+        // Less is always possible.
+        let _ = self.charge(self.weight.get());
     }
 
     pub(crate) fn sent_up_to(&self) -> Revision {
@@ -155,8 +223,9 @@ impl SendQueue {
         self.closed.set(true);
         #[cfg(feature = "direct-write")]
         self.connect(None);
-        self.total.fetch_sub(self.bytes.take(), Ordering::Relaxed);
+        self.bytes.take();
         self.queue.take();
+        self.release(self.weight.get());
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -171,8 +240,11 @@ impl SendQueue {
         }
         let mut queue = self.queue.borrow_mut();
         if let Some(first) = queue.front_mut() {
-            let piece = first.split_to(first.len().min(PIECE));
-            if first.is_empty() {
+            let before = first.weight();
+            let piece = first.bytes.split_to(first.bytes.len().min(PIECE));
+            let mut released = before - first.weight();
+            if first.bytes.is_empty() {
+                released += first.weight();
                 queue.pop_front();
             }
             if queue.is_empty() {
@@ -180,7 +252,7 @@ impl SendQueue {
                 *queue = VecDeque::new();
             }
             self.bytes.set(self.bytes.get() - piece.len());
-            self.total.fetch_sub(piece.len(), Ordering::Relaxed);
+            self.release(released);
             return Poll::Ready(QueueItem::Chunk(piece));
         }
         if self.ended.get() {
@@ -202,7 +274,11 @@ impl SendQueue {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::memory::budget::MemoryBudget;
+    use crate::memory::fair_shares::FairShares;
 
     /// Bytes whose end of life a test can observe.
     struct Owned(Arc<[u8]>);
@@ -213,19 +289,46 @@ mod tests {
         }
     }
 
+    fn owned(bytes: &Arc<[u8]>) -> Bytes {
+        Bytes::from_owner(Owned(Arc::clone(bytes)))
+    }
+
+    fn charged(limit: usize) -> (Rc<SendQueue>, Arc<MemoryBudget>) {
+        let budget = MemoryBudget::new(limit);
+        (SendQueue::charged(1000, FairShares::new(&budget).share(None)), budget)
+    }
+
     #[test]
     fn a_closed_queue_keeps_nothing() {
         let bytes = Arc::from([0; 100]);
-        let queue = SendQueue::new(1000);
-        let push = || queue.push(Bytes::from_owner(Owned(Arc::clone(&bytes))));
+        let (queue, budget) = charged(64 * 1024);
+        let push = || queue.push(owned(&bytes)).unwrap();
         push();
         push();
         assert_eq!(Arc::strong_count(&bytes), 3);
-        assert_eq!(queue.total.load(Ordering::Relaxed), 200);
+        assert_eq!(budget.used(), 2 * (100 + size_of::<Queued>()));
         queue.close();
         push();
         assert_eq!(Arc::strong_count(&bytes), 1);
-        assert_eq!(queue.bytes.get(), 0);
-        assert_eq!(queue.total.load(Ordering::Relaxed), 0);
+        assert_eq!((queue.bytes.get(), budget.used()), (0, 0));
+    }
+
+    #[test]
+    fn a_page_without_memory_leaves_the_queue_as_it_was() {
+        let bytes = Arc::from([0; 10_000]);
+        let (queue, budget) = charged(64 * 1024);
+        queue.push_page(vec![owned(&bytes), owned(&bytes)], owned(&bytes)).unwrap();
+        assert_eq!(budget.used(), 10_000 + 3 * size_of::<Queued>(), "what is shared counts elsewhere");
+        queue.push(owned(&bytes)).unwrap();
+        let used = budget.used();
+        assert!(queue.push_page(vec![owned(&bytes)], owned(&bytes)).is_err());
+        assert!(queue.reserve_page().is_err());
+        assert_eq!((budget.used(), Arc::strong_count(&bytes)), (used, 5));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut sent = 0;
+        while let Poll::Ready(QueueItem::Chunk(piece)) = queue.poll_next(&mut context) {
+            sent += piece.len();
+        }
+        assert_eq!((sent, budget.used()), (40_000, 0));
     }
 }

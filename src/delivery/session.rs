@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use actix::WeakRecipient;
 use actix::prelude::*;
@@ -19,11 +20,15 @@ use crate::domain::error_chain::ErrorChain;
 use crate::domain::feed::Feed;
 use crate::events::resume::{Page, Position, ReplayMode, ResumeReply, ResumeRequest};
 use crate::events::sse::Form;
+use crate::memory::budget::BudgetExceeded;
 use crate::metrics::{Gauge, Held};
 use crate::read::pool::Readers;
 use crate::read::thread_pool::PoolStopped;
 use crate::storage::error::StoreError;
 use crate::storage::page::PageLimit;
+
+/// How long a session waits for memory before it tries again.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// One SSE client.
 pub(crate) struct Session {
@@ -59,18 +64,27 @@ impl Session {
     }
 
     /// Sends a page. After the last one the stream goes live.
-    fn accept(&mut self, reply: ResumeReply, ctx: &Context<Self>) {
-        self.subscription.accept(reply, Some(ctx.address().downgrade().recipient()));
+    fn accept(&mut self, reply: ResumeReply, ctx: &mut Context<Self>) {
+        let accepted = self.subscription.accept(reply, Some(ctx.address().downgrade().recipient()));
+        if accepted == Accepted::NoMemory {
+            ctx.run_later(PAUSE, Self::read_on);
+        }
         self.parked.count(self.subscription.state);
     }
 
-    /// Reads the next page.
+    /// Reads the next page, as soon as there is memory for it.
     fn read_on(&mut self, ctx: &mut Context<Self>) {
+        if self.subscription.queue.reserve_page().is_err() {
+            self.subscription.state = State::Parked;
+            self.parked.count(State::Parked);
+            ctx.run_later(PAUSE, Self::read_on);
+            return;
+        }
         let reply = self.readers.send(self.subscription.next_request());
         ctx.spawn(reply.into_actor(self).map(|reply, session, ctx| session.on_reply(reply, ctx)));
     }
 
-    fn on_reply(&mut self, reply: Result<Result<ResumeReply, StoreError>, PoolStopped>, ctx: &Context<Self>) {
+    fn on_reply(&mut self, reply: Result<Result<ResumeReply, StoreError>, PoolStopped>, ctx: &mut Context<Self>) {
         match reply {
             Ok(Ok(reply)) => self.accept(reply, ctx),
             Ok(Err(error)) => {
@@ -176,6 +190,15 @@ pub(crate) struct Subscription {
     pub(crate) subscribers: Rc<RefCell<LiveSubscribers>>,
 }
 
+/// What became of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Accepted {
+    /// It is on its way.
+    All,
+    /// It was dropped, and has to be read again later.
+    NoMemory,
+}
+
 /// How a stream gets its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
@@ -207,17 +230,22 @@ impl Subscription {
     }
 
     /// Sends a page, and decides who brings the next events: the hub, or the session when the queue has drained.
-    pub(crate) fn accept(&mut self, reply: ResumeReply, session: Option<WeakRecipient<Park>>) {
+    pub(crate) fn accept(&mut self, reply: ResumeReply, session: Option<WeakRecipient<Park>>) -> Accepted {
         let ResumeReply::Page(page) = reply else {
             // Pruning has overtaken a client that needs every event. It gets the 410 when it reconnects.
-            return self.queue.end();
+            self.queue.end();
+            return Accepted::All;
         };
         let is_last = page.is_last();
         let presence = page.presence;
-        self.send(page);
+        if self.send(page).is_err() {
+            self.state = State::Parked;
+            return Accepted::NoMemory;
+        }
         if !is_last {
             self.state = State::CatchingUp;
-            return self.queue.notify_when_drained();
+            self.queue.notify_when_drained();
+            return Accepted::All;
         }
         self.queue.set_last_id(self.queue.last_id(), presence);
         let added = self.subscribers.borrow_mut().add(self.feed.clone(), &self.queue, session);
@@ -229,20 +257,26 @@ impl Subscription {
             }
             Added::Stopping => self.queue.end(),
         }
+        Accepted::All
     }
 
     /// Puts the messages of a page into the queue and moves on.
-    fn send(&mut self, page: Page) {
+    ///
+    /// # Errors
+    /// There is no memory for them. Nothing has changed.
+    fn send(&mut self, page: Page) -> Result<(), BudgetExceeded> {
+        let last_id = page.messages.last_id;
+        let (shared, own) = page.messages.into_parts();
+        self.queue.push_page(shared, own)?;
         // The client's own cursor counts as its last id. Later positions do not: a page need not have given an id.
         if let (Position::Log(known), false) = (self.position, self.sent_initial_state)
             && known <= page.current
         {
             self.queue.set_last_id(known.max(self.queue.last_id()), page.presence);
         }
-        if let Some(last) = page.messages.last_id {
+        if let Some(last) = last_id {
             self.queue.set_last_id(last, page.presence);
         }
-        page.messages.into_pieces().for_each(|piece| self.queue.push(piece));
         self.position = page.position;
         // Replay or catch-up: that is decided once, not again with each page.
         self.replay_threshold = i64::MAX;
@@ -253,5 +287,6 @@ impl Subscription {
         if let Position::Log(after) = self.position {
             self.queue.advance_to(after);
         }
+        Ok(())
     }
 }

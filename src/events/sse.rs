@@ -239,7 +239,13 @@ impl Messages {
         self.before.iter().map(Bytes::len).sum::<usize>() + self.text.len()
     }
 
+    /// The messages that are shared with other consumers, and the rest.
+    pub(crate) fn into_parts(self) -> (Vec<Bytes>, Bytes) {
+        (self.before, self.text.into())
+    }
+
     /// All messages, in pieces.
+    #[cfg(test)]
     pub(crate) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
         self.before.into_iter().chain([self.text.into()])
     }

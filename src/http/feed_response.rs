@@ -126,7 +126,7 @@ pub(super) fn refused(context: &RequestContext, reason: &str) -> Result<HttpResp
         return Err(problem.header(RETRY_AFTER.as_str(), "5"));
     }
     let queue = SendQueue::new(1);
-    queue.push(prologue(&[]));
+    let _ = queue.push(prologue(&[]));
     queue.end();
     Ok(head(context, context.shared.committed.get()).body(EventStream::new(queue, None)))
 }

@@ -109,7 +109,7 @@ fn subscription(
         limit: PageLimit::PAGE,
         position,
         state: State::CatchingUp,
-        queue: SendQueue::counted(context.shared.session_buffer, Arc::clone(&context.shared.queued_bytes)),
+        queue: SendQueue::charged(context.shared.session_buffer, context.shared.streams.share(context.address())),
         subscribers: Rc::clone(subscribers),
     })
 }
@@ -174,7 +174,8 @@ async fn stream(
         ResumeReply::Gone(horizon) => return Err(not_retained(&context, horizon)),
     };
     let queue = Rc::clone(&subscription.queue);
-    queue.push(prologue(remarks));
+    // A stream works without it.
+    let _ = queue.push(prologue(remarks));
     #[cfg(feature = "direct-write")]
     queue.connect(direct_writer(&context));
     let (running, parked) = (Arc::clone(&shared.sessions), Arc::clone(&shared.parked));

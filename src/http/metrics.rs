@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -162,7 +161,7 @@ fn of_streams(registry: &mut Registry, shared: &Shared) {
         Metric::family(refused.map(|(limit, count)| (vec![("limit", limit.to_owned())], Value::Counter(count)))),
     );
     registry.register("parked_streams", "Streams whose clients are too slow", Metric::number(shared.parked.get()));
-    let queued = Metric::size(shared.queued_bytes.load(Ordering::Relaxed));
+    let queued = Metric::size(shared.memory.of(Usage::Streams).used());
     registry.register("stream_queue_bytes", "Bytes that wait for the clients of all streams", queued);
     registry.register(
         "catch_ups",

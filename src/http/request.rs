@@ -240,9 +240,8 @@ impl RequestContext {
     }
 
     async fn body(&self, payload: web::Payload) -> Result<RequestBody, Problem> {
-        let address = self.request.peer_addr().map(|address| address.ip());
         let bodies = &self.shared.bodies;
-        bodies.receive(payload, self.announced_length(), bodies.memory.share(address)).await
+        bodies.receive(payload, self.announced_length(), bodies.memory.share(self.address())).await
     }
 }
 

@@ -17,6 +17,7 @@ use crate::domain::collection::Registry;
 use crate::domain::history::History;
 use crate::domain::revision::Epoch;
 use crate::events::journal_pages::JournalPages;
+use crate::memory::fair_shares::FairShares;
 use crate::memory::ledger::Ledger;
 use crate::metrics::Gauge;
 use crate::projector::registry::Projections;
@@ -69,8 +70,8 @@ pub(crate) struct Shared {
     /// The idle time after which a stream gets a comment line.
     pub(crate) heartbeat: Duration,
     pub(crate) stream_limiter: Arc<StreamLimiter>,
-    /// The bytes that wait in the service for the clients of all streams.
-    pub(crate) queued_bytes: Arc<AtomicUsize>,
+    /// The memory of what waits for the clients of streams.
+    pub(crate) streams: Arc<FairShares>,
     /// The number of session actors that run.
     pub(crate) sessions: Arc<AtomicUsize>,
     /// The number of those that are parked.

@@ -51,8 +51,8 @@ impl FairShares {
     }
 
     /// An empty share. Clients without an address have one together.
-    pub(crate) fn share(self: &Arc<Self>, address: Option<IpAddr>) -> Share {
-        Share { reservation: self.budget.reservation(), network: address.map(Network::from), shares: Arc::clone(self) }
+    pub(crate) fn share(self: &Arc<Self>, network: Option<Network>) -> Share {
+        Share { reservation: self.budget.reservation(), network, shares: Arc::clone(self) }
     }
 
     fn by_network(&self) -> MutexGuard<'_, HashMap<Option<Network>, usize>> {
@@ -110,7 +110,8 @@ mod tests {
     use super::*;
 
     fn share_of(shares: &Arc<FairShares>, address: &str) -> Share {
-        shares.share(Some(address.parse().unwrap()))
+        let address: IpAddr = address.parse().unwrap();
+        shares.share(Some(address.into()))
     }
 
     #[test]

@@ -331,7 +331,7 @@ impl Service {
             session_buffer: bytes(settings.session_buffer),
             heartbeat: settings.heartbeat,
             stream_limiter: StreamLimiter::new(settings.max_sessions.get(), settings.max_sessions_per_address.get()),
-            queued_bytes: Arc::default(),
+            streams: FairShares::new(memory.of(Usage::Streams)),
             sessions: Arc::default(),
             memory,
         });

@@ -18,7 +18,6 @@ use crate::domain::key::{CollectionId, Key};
 use crate::domain::precondition::Precondition;
 use crate::http::server::Hubs;
 use crate::http::shared::Shared;
-use crate::memory::ledger::Usage;
 use crate::read::pool::{FoldAggregate, ReadAggregates};
 use crate::read_model::error::ProjectionError;
 use crate::service::control::ControlSocket;
@@ -222,13 +221,13 @@ impl Running {
     /// The number of bytes that count against `--shared-bodies`.
     #[must_use]
     pub fn shared_body_bytes(&self) -> usize {
-        self.shared.memory.of(Usage::SharedBodies).used()
+        self.shared.memory.of(crate::memory::ledger::Usage::SharedBodies).used()
     }
 
     /// The bytes that wait in the service for the clients of all streams.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
-        self.shared.queued_bytes.load(std::sync::atomic::Ordering::Relaxed)
+        self.shared.memory.of(crate::memory::ledger::Usage::Streams).used()
     }
 
     /// The number of session actors that run: one for each SSE client of a feed.

@@ -108,3 +108,32 @@ fn a_stalled_subscriber_costs_its_buffer_and_a_page() {
     drop(stalled);
     eventually("the queues are freed", || app.figure(Running::queued_bytes) == 0);
 }
+
+#[test]
+fn stalled_subscribers_share_a_pool_and_those_without_memory_continue_later() {
+    // 4 MB for each stream, which the kernel does not take.
+    const EVENTS: usize = 250;
+    const BYTES: usize = 16 * 1024;
+    const POOL: u64 = 1024 * 1024;
+    let app = App::with(|settings| {
+        settings.peer_timeout = Duration::from_secs(600);
+        settings.stream_memory = Some(duality::ByteSize(POOL));
+    });
+    let cursor = app.get("/persons").cursor();
+    let mut live = [Stream::open(app.address, "/person-events", &[])];
+    let stalled = (0..20).map(|host| Client::connect_from(2 + host, app.address));
+    let mut stalled: Vec<_> =
+        stalled.map(|client| Stream::on(client, "/person-events", &[("Last-Event-ID", &cursor)])).collect();
+    publish(app.address, &mut live, EVENTS, BYTES);
+    eventually("what waits takes a good part of the pool", || app.memory("streams") > 1024 * 1024 / 4);
+    let metrics = app.get("/metrics");
+    assert!(!metrics.text().contains("duality_parked_streams 0\n"), "some are parked");
+    assert!(app.memory("streams") <= 1024 * 1024);
+    std::thread::scope(|scope| {
+        for stream in &mut stalled {
+            scope.spawn(|| expect(stream, 1, EVENTS));
+        }
+    });
+    drop(stalled);
+    eventually("the queues are freed", || app.memory("streams") == 0);
+}

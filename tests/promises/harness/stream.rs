@@ -46,7 +46,11 @@ impl Event {
 
 impl Stream {
     pub(crate) fn open(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
-        let mut client = Client::connect(address);
+        Self::on(Client::connect(address), path, headers)
+    }
+
+    /// Opens a stream on a connection.
+    pub(crate) fn on(mut client: Client, path: &str, headers: &[(&str, &str)]) -> Self {
         client.send("GET", path, headers, None);
         let head = client.head().unwrap();
         assert_eq!(head.status, 200, "{path} {headers:?}");
