@@ -18,11 +18,12 @@ use super::send_queue::SendQueue;
 use super::stream_limiter::Permit;
 use crate::domain::error_chain::ErrorChain;
 use crate::domain::feed::Feed;
+use crate::domain::revision::Revision;
 use crate::events::resume::{Page, Position, ReplayMode, ResumeReply, ResumeRequest};
 use crate::events::sse::Form;
 use crate::memory::budget::BudgetExceeded;
 use crate::metrics::{Gauge, Held};
-use crate::read::pool::Readers;
+use crate::read::pool::PageReaders;
 use crate::read::thread_pool::PoolStopped;
 use crate::storage::error::StoreError;
 use crate::storage::page::PageLimit;
@@ -33,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// One SSE client.
 pub(crate) struct Session {
     subscription: Subscription,
-    readers: Readers,
+    readers: PageReaders,
     _running: Running,
     parked: Parked,
     /// Released when the session ends.
@@ -42,7 +43,7 @@ pub(crate) struct Session {
 
 /// What a session works with.
 pub(crate) struct SessionConfig {
-    pub(crate) readers: Readers,
+    pub(crate) readers: PageReaders,
     pub(crate) permit: Permit,
     /// The number of sessions that run in the service.
     pub(crate) running: Arc<AtomicUsize>,
@@ -80,7 +81,8 @@ impl Session {
             ctx.run_later(PAUSE, Self::read_on);
             return;
         }
-        let reply = self.readers.send(self.subscription.next_request());
+        // Whether the log is too long is decided with the first page.
+        let reply = self.readers.send(self.subscription.next_request(), Revision::ZERO);
         ctx.spawn(reply.into_actor(self).map(|reply, session, ctx| session.on_reply(reply, ctx)));
     }
 

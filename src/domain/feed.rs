@@ -61,6 +61,15 @@ impl Feed {
         }
     }
 
+    /// The number of keys that the feed is limited to; `None` for all.
+    pub(crate) fn number_of_keys(&self) -> Option<usize> {
+        match self {
+            Self::Everything(_) | Self::Collection(_, None) => None,
+            Self::Collection(_, Some(only)) => Some(only.len()),
+            Self::Aggregate(..) => Some(1),
+        }
+    }
+
     /// Appends one merge patch with all of `members` that the feed covers. Returns `false`, and appends nothing, if it covers
     /// none.
     pub(crate) fn write<'a>(

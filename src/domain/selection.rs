@@ -58,6 +58,11 @@ impl Selection {
         false
     }
 
+    /// The number of keys.
+    pub(crate) fn len(&self) -> usize {
+        self.0.keys.ends.len()
+    }
+
     /// In bytewise order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
         let keys = &self.0.keys;

@@ -57,6 +57,25 @@ pub(crate) struct ResumeRequest {
     pub(crate) replay_threshold: i64,
 }
 
+/// The states of so many aggregates are looked up in no more time than a page takes.
+const FEW_KEYS: usize = 10;
+
+impl ResumeRequest {
+    /// Whether the page may take much longer than others, when `current` is the last revision: changed aggregates have to
+    /// be counted, or many of them looked up one by one.
+    pub(crate) fn is_long(&self, current: Revision) -> bool {
+        let is_far_behind = match self.position {
+            Position::Log(after) => current.number() - after.number() > self.replay_threshold,
+            Position::State { .. } | Position::Unknown => true,
+        };
+        match self.feed.number_of_keys() {
+            _ if self.mode == ReplayMode::Strict => false,
+            Some(keys) => keys > FEW_KEYS && (is_far_behind || self.mode == ReplayMode::Compact),
+            None => is_far_behind && self.mode == ReplayMode::Auto && matches!(self.position, Position::Log(_)),
+        }
+    }
+}
+
 /// Counting the changed aggregates costs more than replaying this many revisions.
 pub(crate) const REPLAY_THRESHOLD: i64 = 10_000;
 
@@ -341,12 +360,57 @@ fn member<'a>(state: &'a State, patch: &'a str) -> Member<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aggregates::Person;
+    use crate::domain::collection::Registry;
     use crate::domain::history::EpochStart;
+    use crate::domain::key::Key;
     use crate::domain::revision::JournalPosition;
+    use crate::domain::selection::Selection;
+    use crate::memory::budget::MemoryBudget;
 
     fn state(after: i64, since: i64, at: i64) -> Position {
         let revision = Revision::from_raw;
         Position::State { after: revision(after), since: revision(since), at: revision(at) }
+    }
+
+    #[test]
+    fn a_page_is_long_if_many_keys_are_looked_up_or_changes_are_counted() {
+        let mut registry = Registry::default();
+        registry.document::<Person>();
+        let persons = registry.id("persons").unwrap();
+        let all = Feed::Everything(None);
+        let keys = |number: usize| {
+            let keys: Vec<_> = (1..=number).map(|key| Key::from_db(&key.to_string())).collect();
+            let keys = Selection::new(&keys, 0, &MemoryBudget::new(usize::MAX)).unwrap();
+            Feed::Collection(persons, Some(keys))
+        };
+        let (near, far, part) =
+            (Position::Log(Revision::from_raw(90_001)), Position::Log(Revision::ZERO), state(5, 5, 5));
+        for (feed, position, mode, is_long) in [
+            (all.clone(), near, ReplayMode::Auto, false),
+            (all.clone(), far, ReplayMode::Auto, true),
+            (all.clone(), far, ReplayMode::Strict, false),
+            (all.clone(), far, ReplayMode::Compact, false),
+            (all, part, ReplayMode::Auto, false),
+            (keys(10), far, ReplayMode::Auto, false),
+            (keys(11), far, ReplayMode::Auto, true),
+            (keys(11), far, ReplayMode::Strict, false),
+            (keys(11), near, ReplayMode::Auto, false),
+            (keys(11), near, ReplayMode::Compact, true),
+            (keys(11), part, ReplayMode::Auto, true),
+            (keys(11), Position::Unknown, ReplayMode::Auto, true),
+        ] {
+            let request = ResumeRequest {
+                feed: feed.clone(),
+                position,
+                mode,
+                limit: PageLimit::PAGE,
+                form: Form::Array,
+                sent_initial_state: false,
+                replay_threshold: REPLAY_THRESHOLD,
+            };
+            assert_eq!(request.is_long(Revision::from_raw(100_000)), is_long, "{feed:?} {position:?} {mode:?}");
+        }
     }
 
     #[test]

@@ -168,7 +168,7 @@ async fn stream(
     }
     let address = context.request.peer_addr().map(|address| address.ip());
     let Some(permit) = shared.stream_limiter.try_acquire(address) else { return too_many_streams(&context) };
-    let first = shared.readers.send(subscription.next_request()).await??;
+    let first = shared.page_readers().send(subscription.next_request(), shared.committed.get()).await??;
     let current = match &first {
         ResumeReply::Page(page) => page.current,
         ResumeReply::Gone(horizon) => return Err(not_retained(&context, horizon)),
@@ -179,7 +179,7 @@ async fn stream(
     #[cfg(feature = "direct-write")]
     queue.connect(direct_writer(&context));
     let (running, parked) = (Arc::clone(&shared.sessions), Arc::clone(&shared.parked));
-    let config = SessionConfig { readers: shared.readers.clone(), permit, running, parked };
+    let config = SessionConfig { readers: shared.page_readers(), permit, running, parked };
     let session = Session::start(subscription, first, config);
     Ok(head(&context, current).body(EventStream::new(queue, Some(session))))
 }

@@ -28,7 +28,7 @@ use crate::domain::revision::{JournalPosition, Revision, Version};
 use crate::events::domain_event::{id, object};
 use crate::events::journal_pages::Place;
 use crate::read::pool::{ReadEvents, ReadJournal, ReadJournalPage};
-use crate::storage::journal::{Entries, Entry};
+use crate::storage::journal::{Entries, EntriesOfOne, Entry};
 use crate::storage::page::PageLimit;
 
 /// `GET /carts/0193…/journal`: the domain events of one aggregate, in pages.
@@ -40,13 +40,10 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
     let after = query.number("after", 0..=i64::MAX.unsigned_abs())?.unwrap_or(0).cast_signed();
     let limit = Extent::of(&query)?.limit;
     let read = |after, limit| context.shared.readers.send(ReadEvents { collection, key: key.clone(), after, limit });
-    // One event more than requested, to find out whether there is a next page.
-    let (revision, mut entries) = read(Version::from_raw(after), limit.cast_signed() + 1).await??;
-    if entries.is_empty() && (after == 0 || read(Version::ZERO, 1).await??.1.is_empty()) {
+    let (revision, EntriesOfOne { entries, has_more }) = read(Version::from_raw(after), page_limit(limit)).await??;
+    if entries.is_empty() && (after == 0 || read(Version::ZERO, page_limit(1)).await??.1.entries.is_empty()) {
         return Err(Problem::not_found(&context.aggregate_path()).at(context.shared.epoch(), revision));
     }
-    let has_more = entries.len() > usize::try_from(limit).unwrap_or(usize::MAX);
-    entries.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let mut body = events(&context.shared.registry, &entries);
     if let (true, Some(last)) = (has_more, entries.last()) {
         // The raw path: the framework's path is partly decoded already.

@@ -65,7 +65,9 @@ pub(super) async fn page(
     subscription.form = if form == NDJSON { Form::Lines } else { Form::Array };
     let deadline = Instant::now() + wait;
     loop {
-        let page = match context.shared.readers.send(subscription.next_request()).await?? {
+        let shared = &context.shared;
+        let reading = shared.page_readers().send(subscription.next_request(), shared.committed.get());
+        let page = match reading.await?? {
             ResumeReply::Page(page) => page,
             ResumeReply::Gone(horizon) => return Err(not_retained(context, &horizon)),
         };

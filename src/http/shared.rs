@@ -22,7 +22,7 @@ use crate::memory::ledger::Ledger;
 use crate::metrics::Gauge;
 use crate::projector::registry::Projections;
 use crate::read::collection_cache::CollectionCache;
-use crate::read::pool::{ReadMetrics, Readers};
+use crate::read::pool::{PageReaders, ReadMetrics, Readers};
 use crate::read::shared_spools::SharedSpools;
 use crate::storage::database::Database;
 use crate::storage::disk::Disk;
@@ -88,6 +88,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// The threads that read pages of feeds.
+    pub(crate) fn page_readers(&self) -> PageReaders {
+        PageReaders { short: self.readers.clone(), long: self.scanners.clone() }
+    }
+
     /// The epoch in which this process writes.
     pub(crate) fn epoch(&self) -> &Epoch {
         self.history.epoch()

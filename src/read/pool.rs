@@ -28,9 +28,9 @@ use crate::storage::aggregates::Row;
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::health;
-use crate::storage::journal::{Entries, Entry, Folded};
+use crate::storage::journal::{Entries, EntriesOfOne, Folded};
 use crate::storage::page::PageLimit;
-use crate::storage::reader::{Part, Reader, Selection, View};
+use crate::storage::reader::{Excerpt, Part, Reader, View};
 
 /// A handle to some reading threads. They end when the last handle is dropped.
 #[derive(Clone)]
@@ -192,6 +192,26 @@ impl ReaderThread {
     }
 }
 
+/// The threads for pages, and those for pages that take longer.
+#[derive(Clone)]
+pub(crate) struct PageReaders {
+    pub(crate) short: Readers,
+    pub(crate) long: Readers,
+}
+
+impl PageReaders {
+    /// Reads a page of a consumer, for which `current` is the last revision. It is never refused: a consumer reads one page
+    /// at a time, and their number is limited.
+    pub(crate) fn send(
+        &self,
+        request: ResumeRequest,
+        current: Revision,
+    ) -> impl Future<Output = Result<Result<ResumeReply, StoreError>, PoolStopped>> + use<> {
+        let readers = if request.is_long(current) { &self.long } else { &self.short };
+        readers.send(request)
+    }
+}
+
 impl ReadJob for ResumeRequest {
     type Output = Result<ResumeReply, StoreError>;
 
@@ -256,11 +276,11 @@ pub(crate) struct ReadEvents {
     pub(crate) collection: CollectionId,
     pub(crate) key: Key,
     pub(crate) after: Version,
-    pub(crate) limit: i64,
+    pub(crate) limit: PageLimit,
 }
 
 impl ReadJob for ReadEvents {
-    type Output = Result<(Revision, Vec<Entry>), StoreError>;
+    type Output = Result<(Revision, EntriesOfOne), StoreError>;
 
     fn run(self, thread: &mut ReaderThread) -> Self::Output {
         let Self { collection, key, after, limit } = self;
@@ -358,9 +378,9 @@ impl ReadJob for ReadCollections {
         let registry = Arc::clone(&thread.registry);
         let Self { content, target, spools } = self;
         let mut writer = CollectionWriter::new(target, &registry);
-        let selection = Selection { collections: &content.collections, keys: content.keys.as_deref() };
+        let excerpt = Excerpt { collections: &content.collections, keys: content.keys.as_deref() };
         let outcome = thread.with_reader(|reader| {
-            reader.collections(selection, |part| match part {
+            reader.collections(excerpt, |part| match part {
                 Part::Begin { document, changed } => {
                     writer.begin(CollectionRevision { document, changed })?;
                     writer.write(part)

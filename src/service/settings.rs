@@ -154,7 +154,8 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<String>,
 
-    /// How long a peer may leave sent data unacknowledged, or its window closed, before it counts as dead.
+    /// A peer that acknowledges and takes nothing of what is sent for six times this is cut; one that reads slowly but
+    /// steadily is kept.
     #[arg(long, env = "DUALITY_PEER_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub peer_timeout: Duration,
 

@@ -149,6 +149,18 @@ pub(crate) struct States {
     pub(crate) to: Option<Revision>,
 }
 
+/// An aggregate, and the revision of its last change.
+struct Changed {
+    revision: Revision,
+    key: Key,
+}
+
+/// The revision of the last change of an aggregate, if it has a row.
+fn revision_of(connection: &mut SqliteConnection, collection: &str, key: &Key) -> Result<Option<Revision>, StoreError> {
+    let row = aggregates::table.find((collection, key.rank(), key.as_str())).select(aggregates::revision);
+    Ok(row.get_result(connection).optional()?.map(Revision::from_raw))
+}
+
 /// The maximum number of rows that a page reads, apart from the rest of its last revision. A page of a feed with few
 /// aggregates must not keep a read transaction open for long.
 const PAGE_ROWS: usize = 10_000;
@@ -162,18 +174,19 @@ pub(super) fn changed(
     limit: PageLimit,
 ) -> Result<States, StoreError> {
     if let (Some(collection), Some(keys)) = (feed.collection(), feed.keys()) {
-        let mut states = Vec::new();
+        let name = registry.get(collection).name();
+        let mut found = Vec::new();
         for key in keys {
-            let row = load(connection, registry.get(collection).name(), &key)?;
-            states.extend(row.filter(|row| row.revision > after).map(|row| State {
-                collection,
-                key: key.clone(),
-                revision: row.revision,
-                body: row.body.map(|body| body.as_str().to_owned()),
-            }));
+            let revision = revision_of(connection, name, &key)?.filter(|revision| *revision > after);
+            found.extend(revision.map(|revision| Changed { revision, key: key.clone() }));
         }
-        states.sort_by_key(|state| state.revision);
-        return fill(feed, states.into_iter().map(Ok), limit);
+        found.sort_by_key(|changed| changed.revision);
+        // Only the states of the page are in memory, not those of all keys.
+        let states = found.into_iter().map(|Changed { revision, key }| {
+            let body = load(connection, name, &key)?.and_then(|row| row.body).map(|body| body.as_str().to_owned());
+            Ok(State { collection, key, revision, body })
+        });
+        return fill(feed, states, limit);
     }
     // Uses the index on the revision, so that the cost depends on the number of changes. With a filter on the collection,
     // SQLite might scan the whole collection instead.

@@ -97,22 +97,39 @@ pub(super) fn after(
     Ok(Entries { entries, to, current })
 }
 
-/// The events of one aggregate after a version.
+/// A page of the events of one aggregate.
+#[derive(Debug)]
+pub(crate) struct EntriesOfOne {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) has_more: bool,
+}
+
+/// A page of the events of one aggregate after a version.
 pub(super) fn of_aggregate(
     connection: &mut SqliteConnection,
     registry: &Registry,
     collection: CollectionId,
     key: &Key,
     after: Version,
-    limit: i64,
-) -> Result<Vec<Entry>, StoreError> {
-    let rows: Vec<Columns> = journal::table
+    limit: PageLimit,
+) -> Result<EntriesOfOne, StoreError> {
+    let query = journal::table
         .filter(journal::collection.eq(registry.get(collection).name()).and(journal::key.eq(key.as_str())))
         .filter(journal::version.gt(after.number()))
         .order(journal::version)
-        .limit(limit)
-        .load(connection)?;
-    Ok(rows.into_iter().filter_map(|row| entry(registry, row)).collect())
+        .select(journal::all_columns);
+    let mut page = EntriesOfOne { entries: Vec::new(), has_more: false };
+    let mut bytes = 0;
+    for row in query.load_iter::<Columns, DefaultLoadingMode>(connection)? {
+        if bytes >= limit.bytes || page.entries.len() >= limit.items {
+            page.has_more = true;
+            break;
+        }
+        let Some(entry) = entry(registry, row?) else { continue };
+        bytes += entry.event.fields.len();
+        page.entries.push(entry);
+    }
+    Ok(page)
 }
 
 type Columns = (i64, String, String, i64, String, i64, String, i64);

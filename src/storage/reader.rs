@@ -12,7 +12,7 @@ use super::database::Database;
 use super::database_file::MainConnection;
 use super::error::StoreError;
 use super::fence::Fence;
-use super::journal::{self, Entries, Entry, Folded};
+use super::journal::{self, Entries, EntriesOfOne, Folded};
 use super::outbox::{self, Changes, Members};
 use super::page::{PageLimit, Span};
 use crate::domain::collection::Registry;
@@ -53,7 +53,7 @@ impl Reader {
     /// row, so `each` must not block.
     pub(crate) fn collections<E: From<StoreError>>(
         &mut self,
-        Selection { collections, keys }: Selection<'_>,
+        Excerpt { collections, keys }: Excerpt<'_>,
         mut each: impl FnMut(Part<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let Self { connection, registry, fence, high_water_mark } = self;
@@ -83,7 +83,7 @@ impl Reader {
 
 /// What of the document is read.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Selection<'a> {
+pub(crate) struct Excerpt<'a> {
     pub(crate) collections: &'a [CollectionId],
     /// Only these aggregates of each collection; `None` for all of them.
     pub(crate) keys: Option<&'a [Key]>,
@@ -226,14 +226,14 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The domain events of one aggregate after a version.
+    /// A page of the domain events of one aggregate after a version.
     pub(crate) fn events_of(
         &mut self,
         collection: CollectionId,
         key: &Key,
         after: Version,
-        limit: i64,
-    ) -> Result<Vec<Entry>, StoreError> {
+        limit: PageLimit,
+    ) -> Result<EntriesOfOne, StoreError> {
         journal::of_aggregate(self.connection, self.registry, collection, key, after, limit)
     }
 

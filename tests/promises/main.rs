@@ -35,6 +35,7 @@ mod large_aggregates;
 mod law;
 mod levels;
 mod limits;
+mod long_reads;
 mod metrics;
 mod migrations;
 mod one_file;

@@ -137,3 +137,47 @@ fn stalled_subscribers_share_a_pool_and_those_without_memory_continue_later() {
     drop(stalled);
     eventually("the queues are freed", || app.memory("streams") == 0);
 }
+
+#[test]
+fn a_client_that_reads_slowly_but_steadily_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(&directory.path().join("test.db"), &["--peer-timeout", "2s"]);
+    // More than the buffers of the kernel.
+    publish(process.address, &mut [], 100, 100_000);
+    let expected = Client::connect(process.address).request("GET", "/aggregates", &[], None).body;
+    let mut slow = Client::connect(process.address);
+    slow.send("GET", "/aggregates", &[], None);
+    let head = slow.head().unwrap();
+    // 20 kB/s: the receive buffer is not empty for longer than the timeout, and the kernel announces no room meanwhile.
+    for _ in 0..50 {
+        slow.read_some(4 * 1024);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(slow.rest(head).body == expected);
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_cut_after_the_timeout() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(&directory.path().join("test.db"), &["--peer-timeout", "1s", "--readers", "1"]);
+    publish(process.address, &mut [], 100, 100_000);
+    // Each reading thread opens the database with its first read.
+    for path in ["/aggregates", "/persons", "/persons/1"] {
+        assert_eq!(Client::connect(process.address).request("GET", path, &[], None).status, 200);
+    }
+    let files = process.open_files();
+    // A body that is made while it is sent, one that is shared, and a stream.
+    let clients = ["/aggregates", "/persons", "/person-events?revision=0"].map(|path| {
+        let mut client = Client::connect(process.address);
+        client.send("GET", path, &[], None);
+        client.head().unwrap();
+        client
+    });
+    let metric = |name| Client::metric(process.address, name);
+    eventually("the body is in a temporary file", || metric("duality_spool_bytes") > 0.0);
+    eventually("the body and the stream are cut", || {
+        metric("duality_spool_bytes") < 1.0 && metric("duality_open_streams") < 1.0
+    });
+    eventually("all connections are closed", || process.open_files() <= files);
+    drop(clients);
+}

@@ -191,6 +191,14 @@ impl Client {
         Ok((size > 0).then_some(chunk))
     }
 
+    /// Reads at most so many bytes, and keeps them for later.
+    pub(crate) fn read_some(&mut self, bytes: usize) {
+        let mut buffer = vec![0; bytes];
+        let read = self.socket.read(&mut buffer).unwrap();
+        assert!(read > 0, "the connection was cut");
+        self.received.extend_from_slice(&buffer[..read]);
+    }
+
     fn exactly(&mut self, length: usize) -> std::io::Result<Vec<u8>> {
         while self.received.len() < length {
             self.receive()?;
