@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 
 # CI sets a tenth of both (.ci/run); without them, the tests run a tenth of that.
 export DUALITY_CASES=${DUALITY_CASES:-10000} DUALITY_KILLS=${DUALITY_KILLS:-200}
+export DUALITY_HOSTILE_SECONDS=${DUALITY_HOSTILE_SECONDS:-300}
 
 step "all tests, with DUALITY_CASES=$DUALITY_CASES and DUALITY_KILLS=$DUALITY_KILLS"
 cargo test --locked --release

@@ -28,6 +28,7 @@ mod filtered_feeds;
 mod full_disks;
 mod health;
 mod histories;
+mod hostile_clients;
 mod inline_projections;
 mod journal;
 mod kills;

@@ -54,6 +54,11 @@ pub(crate) fn kills() -> u32 {
     number_from_environment("DUALITY_KILLS", 3)
 }
 
+/// How long hostile clients come: `DUALITY_HOSTILE_SECONDS`, by default 6.
+pub(crate) fn hostile_time() -> Duration {
+    Duration::from_secs(number_from_environment("DUALITY_HOSTILE_SECONDS", 6).into())
+}
+
 fn number_from_environment(name: &str, default: u32) -> u32 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")))
 }

@@ -1,0 +1,221 @@
+//! Clients that take all they can get, from 49 addresses, beside honest ones from another address.
+//!
+//! What counts as memory stays within `--memory`, no honest request is refused, all honest copies end exact, and afterwards
+//! everything is free again. The resident memory and the speed are printed and not checked: the machine decides them.
+
+use std::collections::VecDeque;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Process, Random, Stream, eventually, hostile_time};
+
+/// The memory of the service, in MiB.
+const MEMORY: usize = 256;
+
+/// The most connections that hostile clients keep open.
+const CONNECTIONS: usize = 5000;
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+/// A connection of a hostile client. It reads nothing.
+struct Stranger(socket2::Socket);
+
+impl Stranger {
+    /// Sends as much as the service takes at once, from one of 49 addresses. Without a connection, it has failed already.
+    fn connect(address: SocketAddr, random: &mut Random) -> Option<Self> {
+        let host = 2 + u8::try_from(random.below(49)).unwrap();
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into()).ok()?;
+        socket.connect_timeout(&address.into(), Duration::from_secs(1)).ok()?;
+        socket.set_nonblocking(true).unwrap();
+        let mut stranger = Self(socket);
+        let _ = stranger.0.write(&request(random));
+        Some(stranger)
+    }
+}
+
+/// What a hostile client sends.
+fn request(random: &mut Random) -> Vec<u8> {
+    let get = |path: &str, accept: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n");
+    let text = match random.below(6) {
+        0 => format!("GET /persons HTTP/1.1\r\nHost: localhost\r\nX-Filler: {}", "x".repeat(64 * 1024)),
+        1 => {
+            let head = "POST /persons HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+            format!("{head}\r\nContent-Length: 1048576\r\n\r\n{{\"name\":\"{}", "x".repeat(512 * 1024))
+        }
+        2 => get("/persons", "application/json"),
+        3 => get("/person-events", "text/event-stream"),
+        4 => get("/persons?key=1&key=2&key=3&key=4&key=5&key=6&key=7&key=8", "application/json"),
+        _ => get("/person-events?wait=30", "application/json"),
+    };
+    text.into_bytes()
+}
+
+/// Connects at a fixed rate, and keeps the last connections. Returns how many there were.
+fn molest(address: SocketAddr, seed: u64, is_over: &AtomicBool) -> usize {
+    let mut random = Random::new(seed);
+    let (mut open, mut count) = (VecDeque::new(), 0);
+    while !is_over.load(Ordering::Relaxed) {
+        if let Some(stranger) = Stranger::connect(address, &mut random) {
+            open.push_back(stranger);
+            count += 1;
+        }
+        if open.len() > CONNECTIONS / 4 {
+            open.pop_front();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    count
+}
+
+/// An honest writer: changes one aggregate as fast as it can. Returns the last revision, and how long each request took.
+fn write(address: SocketAddr, is_over: &AtomicBool) -> (i64, Vec<Duration>) {
+    let mut client = Client::connect(address);
+    let created = client.request("POST", "/persons", &[JSON], Some(br#"{"name":"Ann"}"#));
+    assert_eq!(created.status, 201, "{}", created.text());
+    let (path, mut revision) = (created.header("Location").unwrap().to_owned(), created.revision());
+    let mut times = Vec::new();
+    while !is_over.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        let body = json!({"spouse": 1 + times.len() % 100}).to_string();
+        let changed = client.request("PATCH", &path, &[JSON], Some(body.as_bytes()));
+        assert_eq!(changed.status, 200, "{}", changed.text());
+        times.push(began.elapsed());
+        revision = revision.max(changed.revision());
+    }
+    (revision, times)
+}
+
+/// All honest writers, and the rate of their requests.
+fn write_for(address: SocketAddr, time: Duration) -> (i64, String) {
+    let is_over = AtomicBool::new(false);
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..8).map(|_| scope.spawn(|| write(address, &is_over))).collect();
+        std::thread::sleep(time);
+        is_over.store(true, Ordering::Relaxed);
+        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+    });
+    let mut times: Vec<_> = results.iter().flat_map(|(_, times)| times).collect();
+    times.sort();
+    let rate = times.len() as f64 / time.as_secs_f64();
+    let slow = times[times.len() * 99 / 100];
+    (results.iter().map(|(revision, _)| *revision).max().unwrap(), format!("{rate:.0} writes/s, p99 {slow:.1?}"))
+}
+
+/// The bytes of memory that count, in all and without what is kept on purpose.
+fn accounted(client: &mut Client) -> (usize, usize) {
+    let metrics = client.request("GET", "/metrics", &[], None);
+    assert_eq!(metrics.status, 200);
+    let samples = metrics.text().lines().filter_map(|line| line.strip_prefix("duality_memory_bytes{what=\""));
+    let samples: Vec<(&str, usize)> = samples
+        .map(|sample| sample.split_once("\"} ").unwrap())
+        .map(|(what, bytes)| (what, bytes.parse().unwrap()))
+        .collect();
+    let kept = ["shared-bodies", "shared-events", "aggregates", "page-caches"];
+    let sum = |samples: &mut dyn Iterator<Item = &(&str, usize)>| samples.map(|(_, bytes)| bytes).sum();
+    (sum(&mut samples.iter()), sum(&mut samples.iter().filter(|(what, _)| !kept.contains(what))))
+}
+
+/// Looks at the memory again and again, and returns the most that counted and the most that was resident, in MiB.
+fn watch(process: &Process, is_over: &AtomicBool) -> (usize, i64) {
+    let mut client = Client::connect(process.address);
+    let (mut most, mut resident) = (0, 0);
+    while !is_over.load(Ordering::Relaxed) {
+        let (all, _) = accounted(&mut client);
+        assert!(all <= MEMORY << 20, "{all} bytes count");
+        (most, resident) = (most.max(all), resident.max(process.memory()));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    (most >> 20, resident >> 20)
+}
+
+/// An honest consumer: keeps a copy until it has a later revision than `end`.
+fn follow(mut stream: Stream, end: &AtomicI64, caught_up: &AtomicUsize) -> Value {
+    let mut copy = json!({});
+    let mut is_new = true;
+    loop {
+        let event = stream.message().expect("an honest stream is not cut");
+        json_patch::merge(&mut copy, &event.patch());
+        if event.reached().is_some_and(|reached| reached >= 8) && std::mem::take(&mut is_new) {
+            caught_up.fetch_add(1, Ordering::Relaxed);
+        }
+        if event.reached().is_some_and(|reached| reached > end.load(Ordering::Relaxed)) {
+            return copy;
+        }
+    }
+}
+
+/// Ends what runs beside a test, also if that fails.
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn raise_file_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+}
+
+#[test]
+fn hostile_clients_take_no_more_than_their_part() {
+    raise_file_limit();
+    let directory = tempfile::tempdir().unwrap();
+    let memory = format!("{MEMORY}MiB");
+    let process = Process::start(&directory.path().join("test.db"), &["--memory", &memory, "--heartbeat", "1s"]);
+    let address = process.address;
+    let mut client = Client::connect(address);
+    for _ in 0..8 {
+        let large = json!({"name": "x".repeat(50_000)}).to_string();
+        assert_eq!(client.request("POST", "/persons", &[JSON], Some(large.as_bytes())).status, 201);
+    }
+    let before = process.open_sockets();
+    let (over, end, caught_up) = (AtomicBool::new(false), AtomicI64::new(i64::MAX), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let mut streams: Vec<_> = (0..100).map(|_| Stream::open(address, "/person-events", &[])).collect();
+        let _end = EndOnDrop(&over);
+        // They read all the time, as clients do, until the writers are done.
+        let readers: Vec<_> =
+            streams.drain(..).map(|stream| scope.spawn(|| follow(stream, &end, &caught_up))).collect();
+        while caught_up.load(Ordering::Relaxed) < 100 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let (_, alone) = write_for(address, hostile_time() / 3);
+        let watcher = scope.spawn(|| watch(&process, &over));
+        let strangers: Vec<_> = (0..4)
+            .map(|seed| {
+                scope.spawn({
+                    let over = &over;
+                    move || molest(address, seed, over)
+                })
+            })
+            .collect();
+        let (last, beside) = write_for(address, hostile_time());
+        // One more, so that each reader gets an event after it knows the end.
+        end.store(last, Ordering::Relaxed);
+        let final_write = client.request("POST", "/persons", &[JSON], Some(br#"{"name":"Zoe"}"#));
+        assert_eq!(final_write.status, 201);
+        let expected = client.request("GET", "/persons", &[], None);
+        assert_eq!(expected.status, 200);
+        let expected = expected.json();
+        for reader in readers {
+            assert!(reader.join().unwrap() == expected, "a copy is not exact");
+        }
+        over.store(true, Ordering::Relaxed);
+        let count: usize = strangers.into_iter().map(|stranger| stranger.join().unwrap()).sum();
+        let (most, resident) = watcher.join().unwrap();
+        eprintln!(
+            "alone: {alone}; beside {count} hostile connections: {beside}; {most} of {MEMORY} MiB counted, {resident} MiB resident"
+        );
+    });
+    eventually("nothing of it counts any more", || accounted(&mut client).1 == 0);
+    eventually("all connections are closed", || process.open_sockets() <= before);
+}
