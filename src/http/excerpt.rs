@@ -12,7 +12,9 @@ pub(super) fn excerpt(text: &str) -> Cow<'_, str> {
     if text.len() <= MAX_TEXT {
         return text.into();
     }
-    let (first, last) = (text.floor_char_boundary(MAX_TEXT / 2), text.ceil_char_boundary(text.len() - MAX_TEXT / 2));
+    let boundary = |at: &usize| text.is_char_boundary(*at);
+    let first = (0..=MAX_TEXT / 2).rev().find(boundary).unwrap_or(0);
+    let last = (text.len() - MAX_TEXT / 2..text.len()).find(boundary).unwrap_or(text.len());
     format!("{} … {}", &text[..first], &text[last..]).into()
 }
 

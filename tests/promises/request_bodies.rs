@@ -19,7 +19,7 @@ fn app() -> App {
 /// The first half of a body with this length.
 fn send_half(client: &mut Client, length: usize) {
     let mut request = format!(
-        "POST /persons HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        "POST /persons HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
     );
     request.push_str(r#"{"name":""#);
     request.push_str(&"x".repeat(length / 2));
