@@ -152,6 +152,8 @@ fn hash(hasher: &RandomState, collection: CollectionId, key: &str) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::mutable_key_type, reason = "a feed is compared by its keys, not by the memory that they hold")]
+
     use std::sync::Arc;
 
     use proptest::prelude::*;
@@ -164,6 +166,7 @@ mod tests {
     use crate::domain::revision::Revision;
     use crate::domain::selection::Selection;
     use crate::events::batch::Batch;
+    use crate::events::sse::Frames;
     use crate::memory::budget::MemoryBudget;
 
     fn registry() -> Arc<Registry> {
@@ -234,7 +237,7 @@ mod tests {
                     let scanned = batch.frames(feed);
                     let (looked_up, expected) = (found.get(feed), scanned.all().content());
                     prop_assert_eq!(looked_up.map_or_else(Default::default, |frames| frames.all().content()), expected);
-                    prop_assert_eq!(looked_up.and_then(|frames| frames.last()), scanned.last());
+                    prop_assert_eq!(looked_up.and_then(Frames::last), scanned.last());
                 }
             }
             prop_assert_eq!(filtered.drain().collect::<HashMap<_, _>>(), there);

@@ -231,7 +231,7 @@ mod tests {
         );
         assert_eq!(of(Feed::Everything(Some([persons].into()))).unwrap(), r#"{"persons":{"1":{"city":"Oslo"}}}"#);
         assert_eq!(of(Feed::Collection(locations, None)).unwrap(), r#"{"Oslo":{"total":1},"Rome":null}"#);
-        let selection = Selection::new(&[rome.clone()], 0, &MemoryBudget::new(1000)).unwrap();
+        let selection = Selection::new(std::slice::from_ref(&rome), 0, &MemoryBudget::new(1000)).unwrap();
         assert_eq!(of(Feed::Collection(locations, Some(selection))).unwrap(), r#"{"Rome":null}"#);
         assert_eq!(of(Feed::Aggregate(locations, oslo.clone())).unwrap(), r#"{"total":1}"#);
         assert_eq!(of(Feed::Aggregate(locations, rome)).unwrap(), "null");
