@@ -324,9 +324,9 @@ mod tests {
         assert!(queue.push_page(vec![owned(&bytes)], owned(&bytes)).is_err());
         assert!(queue.reserve_page().is_err());
         assert_eq!((budget.used(), Arc::strong_count(&bytes)), (used, 5));
-        let mut context = Context::from_waker(Waker::noop());
+        let context = Context::from_waker(Waker::noop());
         let mut sent = 0;
-        while let Poll::Ready(QueueItem::Chunk(piece)) = queue.poll_next(&mut context) {
+        while let Poll::Ready(QueueItem::Chunk(piece)) = queue.poll_next(&context) {
             sent += piece.len();
         }
         assert_eq!((sent, budget.used()), (40_000, 0));

@@ -72,19 +72,19 @@ impl Patch {
     fn compare_rest(&mut self, old: Rest<'_, '_>, new: Rest<'_, '_>) -> Result<(), NotCompact> {
         let mut order = Vec::new();
         let mut values = HashMap::new();
-        let mut next = old.name;
+        let Rest { name: mut next, cursor } = old;
         while let Some(name) = next {
-            values.insert(name, old.cursor.value()?);
+            values.insert(name, cursor.value()?);
             order.push(name);
-            next = old.cursor.next_name()?;
+            next = cursor.next_name()?;
         }
-        next = new.name;
+        let Rest { name: mut next, cursor } = new;
         while let Some(name) = next {
             match values.remove(name) {
-                Some(was) => self.compare(name, &mut Cursor::new(was), new.cursor)?,
-                None => self.change(name, new.cursor.value()?),
+                Some(was) => self.compare(name, &mut Cursor::new(was), cursor)?,
+                None => self.change(name, cursor.value()?),
             }
-            next = new.cursor.next_name()?;
+            next = cursor.next_name()?;
         }
         for name in order.into_iter().filter(|name| values.contains_key(name)) {
             push(&mut self.removed, name, "null");
