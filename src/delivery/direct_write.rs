@@ -10,6 +10,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Result};
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -17,6 +18,8 @@ use std::task::{Context, Poll, ready};
 use actix_web::rt::net::TcpStream;
 use actix_web::web::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+
+use super::intake::Intake;
 
 /// The hub's side of a connection. Both sides are on one worker thread.
 #[derive(Debug)]
@@ -26,6 +29,7 @@ pub(crate) struct DirectWriter {
     framework_idle: Cell<bool>,
     /// The rest of a chunk that was written here and not taken by the kernel.
     unsent: RefCell<Bytes>,
+    intake: Intake,
 }
 
 /// What became of a chunk.
@@ -61,6 +65,16 @@ impl DirectWriter {
         self.framework_idle.get()
     }
 
+    /// What the client has sent.
+    pub(crate) fn intake(&self) -> &Intake {
+        &self.intake
+    }
+
+    /// Ends a side of the connection, or both. A connection that has failed already has no sides.
+    pub(crate) fn shut_down(&self, side: Shutdown) {
+        let _ = socket2::SockRef::from(&self.stream).shutdown(side);
+    }
+
     /// Writes what the kernel takes, or waits until it takes something.
     fn poll_write(&self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
         loop {
@@ -90,8 +104,8 @@ impl DirectWriter {
 pub(crate) struct Socket(Rc<DirectWriter>);
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Self(Rc::new(DirectWriter { stream, framework_idle: Cell::new(false), unsent: RefCell::default() }))
+    pub(crate) fn new(stream: TcpStream, intake: Intake) -> Self {
+        Self(Rc::new(DirectWriter { stream, framework_idle: Cell::new(false), unsent: RefCell::default(), intake }))
     }
 
     pub(crate) fn writer(&self) -> &Rc<DirectWriter> {
@@ -101,6 +115,7 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        self.0.intake.note_progress();
         loop {
             ready!(self.0.stream.poll_read_ready(context))?;
             // Reads into memory that is not initialized first: an idle connection's buffer costs only what was read.
@@ -111,7 +126,7 @@ impl AsyncRead for Socket {
                     if read.is_ok() && buffer.remaining() > 0 {
                         let _ = self.0.stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
                     }
-                    return Poll::Ready(read.map(|_| ()));
+                    return Poll::Ready(read.and_then(|bytes| self.0.intake.add(bytes)));
                 }
             }
         }
@@ -120,6 +135,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        self.0.intake.note_progress();
         self.0.framework_idle.set(false);
         ready!(self.0.poll_unsent(context))?;
         self.0.poll_write(context, bytes)
@@ -129,13 +145,13 @@ impl AsyncWrite for Socket {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         ready!(self.0.poll_unsent(context))?;
         self.0.framework_idle.set(true);
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.0.intake.note_flush())
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         self.0.framework_idle.set(false);
         ready!(self.0.poll_unsent(context))?;
-        socket2::SockRef::from(&self.0.stream).shutdown(std::net::Shutdown::Write)?;
+        socket2::SockRef::from(&self.0.stream).shutdown(Shutdown::Write)?;
         Poll::Ready(Ok(()))
     }
 }
@@ -151,6 +167,8 @@ mod tests {
     use actix_service::{ServiceFactoryExt as _, fn_service};
 
     use super::*;
+    use crate::memory::budget::MemoryBudget;
+    use crate::memory::fair_shares::FairShares;
 
     /// The chunks of a body, pushed by the test.
     struct Chunks(tokio::sync::mpsc::UnboundedReceiver<Bytes>);
@@ -186,7 +204,8 @@ mod tests {
             actix::System::new().block_on(async move {
                 let (stream, peer) = listener.accept().unwrap();
                 stream.set_nonblocking(true).unwrap();
-                let socket = Socket::new(TcpStream::from_std(stream).unwrap());
+                let charge = FairShares::new(&MemoryBudget::new(1 << 20)).share(None);
+                let socket = Socket::new(TcpStream::from_std(stream).unwrap(), Intake::new(charge, None));
                 let writer = Rc::clone(socket.writer());
                 let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
                 let body = Cell::new(Some(Chunks(receiver)));

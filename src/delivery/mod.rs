@@ -1,9 +1,12 @@
 //! Change events on their way from the outbox to the sockets.
 
+pub(crate) mod connection_limiter;
 #[cfg(feature = "direct-write")]
 pub(crate) mod direct_write;
 pub(crate) mod filtered_feeds;
 pub(crate) mod hub;
+#[cfg(feature = "direct-write")]
+pub(crate) mod intake;
 mod key_index;
 pub(crate) mod pacing;
 pub(crate) mod pending;

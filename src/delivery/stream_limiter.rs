@@ -11,7 +11,7 @@ use crate::metrics::Counter;
 #[derive(Debug)]
 pub(crate) struct StreamLimiter {
     max: AtomicUsize,
-    max_per_address: usize,
+    max_per_address: AtomicUsize,
     open: Mutex<Open>,
     /// Streams that were refused because there were `max`.
     pub(crate) refused: Counter,
@@ -36,7 +36,7 @@ impl StreamLimiter {
     pub(crate) fn new(max: usize, max_per_address: usize) -> Arc<Self> {
         Arc::new(Self {
             max: AtomicUsize::new(max),
-            max_per_address,
+            max_per_address: AtomicUsize::new(max_per_address),
             open: Mutex::default(),
             refused: Counter::default(),
             refused_to_address: Counter::default(),
@@ -51,7 +51,7 @@ impl StreamLimiter {
             self.refused.add(1);
             return None;
         }
-        if here >= self.max_per_address {
+        if here >= self.max_per_address.load(Ordering::Relaxed) {
             self.refused_to_address.add(1);
             return None;
         }
@@ -67,9 +67,10 @@ impl StreamLimiter {
         self.max.load(Ordering::Relaxed)
     }
 
-    /// Lowers the maximum to what the system allows.
-    pub(crate) fn lower_to(&self, max: usize) {
+    /// Lowers the limits to what the system allows.
+    pub(crate) fn lower_to(&self, max: usize, max_per_address: usize) {
         self.max.fetch_min(max, Ordering::Relaxed);
+        self.max_per_address.fetch_min(max_per_address, Ordering::Relaxed);
     }
 
     /// The number of open streams.

@@ -1,10 +1,13 @@
 //! A server like the framework's own, whose connections hubs may write to.
 
 use std::fmt;
+use std::future::ready;
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::rc::Rc;
 
 use actix_http::body::MessageBody;
+use actix_http::error::DispatchError;
 use actix_http::{HttpService, Request, Response};
 use actix_server::Server;
 use actix_service::{IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
@@ -12,16 +15,16 @@ use actix_web::Error;
 use actix_web::dev::AppConfig;
 use actix_web::rt::net::TcpStream;
 
-use super::connection::{ConnectionTimes, DISCONNECT_TIMEOUT, STOP_TIMEOUT, WRITE_BUFFER, set_up};
+use super::connection::{ConnectionLimits, DISCONNECT_TIMEOUT, STOP_TIMEOUT, WRITE_BUFFER, set_up};
+use super::half_heads::HalfHeads;
 use super::last_request::LastRequest;
 use crate::delivery::direct_write::Socket;
 
-/// Serves an application on a listener with this many threads, each with at most so many connections.
+/// Serves an application on a listener with this many threads.
 pub(super) fn serve<F, I, S, B>(
     listener: TcpListener,
     workers: usize,
-    max_connections: usize,
-    times: ConnectionTimes,
+    limits: ConnectionLimits,
     application: F,
 ) -> std::io::Result<Server>
 where
@@ -37,36 +40,39 @@ where
 {
     let builder = Server::build()
         .workers(workers)
-        .max_concurrent_connections(max_connections)
+        .max_concurrent_connections(limits.per_worker(workers))
         .disable_signals()
         .shutdown_timeout(STOP_TIMEOUT);
     let stopping = builder.graceful_shutdown_signal();
     let address = listener.local_addr()?;
     let builder = builder.listen("http", listener, move || {
-        let stopping = stopping.clone();
+        let (stopping, limits) = (stopping.clone(), limits.clone());
+        let half_heads = HalfHeads::end_after(limits.keep_alive);
         let service = HttpService::build()
             .graceful_shutdown_signal(move || {
                 let stopping = stopping.clone();
                 async move { stopping.notified().await }
             })
-            .keep_alive(times.keep_alive)
+            .keep_alive(limits.keep_alive)
             .client_disconnect_timeout(DISCONNECT_TIMEOUT)
             .h1_write_buffer_size(WRITE_BUFFER)
             // A client that closes its side of a quiet stream has disconnected.
             .h1_allow_half_closed(false)
             .local_addr(address)
             // Weak: what is kept of a request must not keep a connection that the framework has ended.
-            .on_connect_ext(|socket: &Socket, extensions| {
+            .on_connect_ext(move |socket: &Socket, extensions| {
+                half_heads.add(socket.writer());
                 extensions.insert(Rc::downgrade(socket.writer()));
                 extensions.insert(LastRequest::default());
             })
             .h1(map_config(application().into_factory().map_err(|error| error.into().error_response()), |()| {
                 AppConfig::default()
             }));
-        fn_service(move |stream: TcpStream| async move {
+        fn_service(move |stream: TcpStream| {
+            set_up(&stream, limits.peer_timeout);
             let peer = stream.peer_addr().ok();
-            set_up(&stream, times.peer_timeout);
-            Ok((Socket::new(stream), peer))
+            let admitted = limits.intake(peer.map(|peer| peer.ip())).map(|intake| (Socket::new(stream, intake), peer));
+            ready(admitted.ok_or_else(|| DispatchError::Io(ErrorKind::ConnectionRefused.into())))
         })
         .and_then(service)
     })?;

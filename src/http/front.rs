@@ -1,6 +1,8 @@
 //! What every request passes, whatever its path: whether it may be answered, how it is counted, and how its connection
 //! ends.
 
+#[cfg(feature = "direct-write")]
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +14,8 @@ use actix_web::middleware::Next;
 use super::last_request::{LastRequest, hang_up};
 use super::problem::Problem;
 use super::request_metrics::RouteMetrics;
+#[cfg(feature = "direct-write")]
+use crate::delivery::direct_write::DirectWriter;
 
 /// Answers a request, or only says why it is refused. Counts it when the head of the response is known.
 pub(super) async fn pass(
@@ -24,6 +28,8 @@ pub(super) async fn pass(
         return Ok(hang_up(request).await);
     }
     let (method, started) = (request.method().clone(), Instant::now());
+    #[cfg(feature = "direct-write")]
+    let connection = connection(&request);
     let outcome = match verdict {
         Ok(()) => next.call(request).await,
         Err(problem) => Ok(request.into_response(problem.error_response())),
@@ -33,5 +39,17 @@ pub(super) async fn pass(
         Err(error) => error.as_response_error().status_code(),
     };
     route.count(&method, status, started);
+    #[cfg(feature = "direct-write")]
+    if let Some(connection) = connection {
+        connection.intake().end_body();
+    }
     outcome.map(LastRequest::end)
+}
+
+/// The connection of a request, which knows from now on that the request has begun.
+#[cfg(feature = "direct-write")]
+fn connection(request: &ServiceRequest) -> Option<Rc<DirectWriter>> {
+    let connection = request.request().conn_data::<Weak<DirectWriter>>().and_then(Weak::upgrade)?;
+    connection.intake().begin(request.head());
+    Some(connection)
 }

@@ -160,6 +160,11 @@ fn of_streams(registry: &mut Registry, shared: &Shared) {
         "Streams that were refused because of the limit for all of them or for those of an address",
         Metric::family(refused.map(|(limit, count)| (vec![("limit", limit.to_owned())], Value::Counter(count)))),
     );
+    registry.register(
+        "refused_connections",
+        "Connections that were closed because their address had --max-connections-per-address",
+        Metric::counter(shared.connection_limiter.refused.get()),
+    );
     registry.register("parked_streams", "Streams whose clients are too slow", Metric::number(shared.parked.get()));
     let queued = Metric::size(shared.memory.of(Usage::Streams).used());
     registry.register("stream_queue_bytes", "Bytes that wait for the clients of all streams", queued);

@@ -12,6 +12,8 @@ mod excerpt;
 pub(crate) mod feed_response;
 pub(crate) mod feeds;
 mod front;
+#[cfg(feature = "direct-write")]
+mod half_heads;
 pub(crate) mod journal;
 mod last_request;
 mod metrics;

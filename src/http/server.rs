@@ -15,7 +15,7 @@ use actix_web::{App, web};
 use actix_web_lab::extract::LocalData;
 use actix_web_lab::middleware::map_response;
 
-use super::connection::ConnectionTimes;
+use super::connection::ConnectionLimits;
 #[cfg(not(feature = "direct-write"))]
 use super::connection::{DISCONNECT_TIMEOUT, STOP_TIMEOUT, WRITE_BUFFER, set_up};
 use super::cors::{cors, explain_refusal};
@@ -32,9 +32,7 @@ use crate::write::aggregator::CommandReplies;
 pub(crate) struct ServerConfig {
     /// One thread for each processor if `None`.
     pub(crate) workers: Option<NonZeroUsize>,
-    /// Further connections wait until others are closed.
-    pub(crate) max_connections: usize,
-    pub(crate) times: ConnectionTimes,
+    pub(crate) connections: ConnectionLimits,
     pub(crate) cors_origins: Vec<String>,
     pub(crate) heartbeat: Duration,
     pub(crate) relay: Addr<Relay>,
@@ -48,10 +46,8 @@ pub(crate) type Hubs = Arc<Mutex<Vec<Addr<Hub>>>>;
 
 /// Serves HTTP on a listener. Each worker thread has a hub, live subscribers and a queue of command replies of its own.
 pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Result<Server> {
-    let ServerConfig { workers, max_connections, times, cors_origins, heartbeat, relay, shared, hubs } = config;
+    let ServerConfig { workers, connections, cors_origins, heartbeat, relay, shared, hubs } = config;
     let workers = workers.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-    // The framework divides connections evenly between its threads.
-    let max_connections = max_connections.div_ceil(workers);
     let started = Arc::new(AtomicUsize::new(0));
     let application = move || {
         name_thread(&format!("duality-work-{}", started.fetch_add(1, Ordering::Relaxed)));
@@ -68,14 +64,14 @@ pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Res
             .configure(|config| routes(config, &shared))
     };
     #[cfg(feature = "direct-write")]
-    let server = super::direct_server::serve(listener, workers, max_connections, times, application)?;
+    let server = super::direct_server::serve(listener, workers, connections, application)?;
     #[cfg(not(feature = "direct-write"))]
     let server = actix_web::HttpServer::new(application)
         .workers(workers)
-        .max_connections(max_connections)
+        .max_connections(connections.per_worker(workers))
         .disable_signals()
         .shutdown_timeout(STOP_TIMEOUT)
-        .keep_alive(times.keep_alive)
+        .keep_alive(connections.keep_alive)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
         .h1_write_buffer_size(WRITE_BUFFER)
         // A client that closes its side of a quiet stream has disconnected.
@@ -83,7 +79,8 @@ pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Res
         .on_connect(move |connection, extensions| {
             extensions.insert(LastRequest::default());
             if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
-                set_up(stream, times.peer_timeout);
+                set_up(stream, connections.peer_timeout);
+                connections.admit(stream, extensions);
             }
         })
         .listen(listener)?

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::origin::AccessPolicy;
 use super::request_body::BodyLimits;
 use super::request_metrics::RequestMetrics;
+use crate::delivery::connection_limiter::ConnectionLimiter;
 use crate::delivery::relay_metrics::RelayMetrics;
 use crate::delivery::stream_limiter::StreamLimiter;
 use crate::domain::clock::Timestamp;
@@ -70,6 +71,7 @@ pub(crate) struct Shared {
     /// The idle time after which a stream gets a comment line.
     pub(crate) heartbeat: Duration,
     pub(crate) stream_limiter: Arc<StreamLimiter>,
+    pub(crate) connection_limiter: Arc<ConnectionLimiter>,
     /// The memory of what waits for the clients of streams.
     pub(crate) streams: Arc<FairShares>,
     /// The number of session actors that run.

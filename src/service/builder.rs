@@ -12,6 +12,7 @@ use actix::prelude::*;
 use actix_web::dev::ServerHandle;
 use actix_web::{rt, web};
 
+use crate::delivery::connection_limiter::ConnectionLimiter;
 use crate::delivery::relay::{Relay, RelayConfig};
 use crate::delivery::relay_metrics::RelayMetrics;
 use crate::delivery::stream_limiter::StreamLimiter;
@@ -21,7 +22,7 @@ use crate::domain::collection::{Derived, Document, EventSourced, Registry};
 use crate::domain::error_chain::ErrorChain;
 use crate::events::journal_pages::JournalPages;
 use crate::events::replay_cache::ReplayCache;
-use crate::http::connection::ConnectionTimes;
+use crate::http::connection::ConnectionLimits;
 use crate::http::origin::AccessPolicy;
 use crate::http::request_body::BodyLimits;
 use crate::http::request_metrics::RequestMetrics;
@@ -197,10 +198,11 @@ impl Service {
         // Before anything is started that would have to be stopped. Who connects already waits a moment.
         let listener = listen(&settings.listen).map_err(|source| cannot_listen(&settings, source))?;
         raise_limit();
-        let (projections, max_sessions) = (self.projections.background.len(), settings.max_sessions.get());
+        let projections = self.projections.background.len();
         let mut running = self.open_observed(settings, observer)?;
-        let capacity = Capacity::of_process(projections, max_sessions);
-        running.shared.stream_limiter.lower_to(capacity.streams);
+        let capacity = Capacity::of_process(projections, &running.settings);
+        running.shared.stream_limiter.lower_to(capacity.streams, capacity.streams_per_address);
+        running.shared.connection_limiter.lower_to(capacity.connections_per_address);
         let (server, address) = start_server(listener, &running, capacity)
             .await
             .map_err(|error| StartError::Listen { address: running.settings.listen.clone(), source: error })?;
@@ -331,6 +333,7 @@ impl Service {
             session_buffer: bytes(settings.session_buffer),
             heartbeat: settings.heartbeat,
             stream_limiter: StreamLimiter::new(settings.max_sessions.get(), settings.max_sessions_per_address.get()),
+            connection_limiter: ConnectionLimiter::new(usize::MAX),
             streams: FairShares::new(memory.of(Usage::Streams)),
             sessions: Arc::default(),
             memory,
@@ -366,8 +369,14 @@ async fn start_server(
         listener,
         ServerConfig {
             workers: settings.workers,
-            max_connections: capacity.connections,
-            times: ConnectionTimes { peer_timeout: settings.peer_timeout, keep_alive: settings.keep_alive },
+            connections: ConnectionLimits {
+                max: capacity.connections,
+                by_address: Arc::clone(&running.shared.connection_limiter),
+                #[cfg(feature = "direct-write")]
+                memory: Arc::clone(&running.shared.bodies.memory),
+                peer_timeout: settings.peer_timeout,
+                keep_alive: settings.keep_alive,
+            },
             cors_origins: settings.cors_origin.clone(),
             heartbeat: settings.heartbeat,
             relay: running.relay.clone(),

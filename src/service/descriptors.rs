@@ -1,5 +1,6 @@
 //! File descriptors: each connection takes one, and whatever has none left can neither accept nor open anything.
 
+use super::settings::Settings;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Raises the soft limit of this process to the hard one. Many systems have a soft limit of 1,024 for programs that use
@@ -14,11 +15,13 @@ pub(super) fn raise_limit() {
     }
 }
 
-/// How many connections there may be, and how many of them may be streams.
+/// How many connections there may be, and how many of them may be streams: in all, and from one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Capacity {
     pub(super) connections: usize,
     pub(super) streams: usize,
+    pub(super) connections_per_address: usize,
+    pub(super) streams_per_address: usize,
 }
 
 /// Descriptors for what comes and goes: backups, connections to the database that are opened again, spool files.
@@ -34,12 +37,13 @@ const ESTIMATE: usize = 100;
 const UNLIMITED: usize = 1 << 24;
 
 impl Capacity {
-    /// What the limit of this process leaves for connections. Warns if that is less than `max_sessions`.
-    pub(super) fn of_process(projections: usize, max_sessions: usize) -> Self {
-        let Some(limit) = getrlimit(Resource::Nofile).current else { return Self::divide(UNLIMITED, 0, max_sessions) };
+    /// What the limit of this process leaves for connections. Warns if that is less than the settings say.
+    pub(super) fn of_process(projections: usize, settings: &Settings) -> Self {
+        let Some(limit) = getrlimit(Resource::Nofile).current else { return Self::divide(UNLIMITED, 0, settings) };
         let open = std::fs::read_dir("/proc/self/fd").map_or(ESTIMATE, Iterator::count);
         let own = open + PER_PROJECTION * projections + SPARE;
-        let capacity = Self::divide(usize::try_from(limit).unwrap_or(usize::MAX), own, max_sessions);
+        let capacity = Self::divide(usize::try_from(limit).unwrap_or(usize::MAX), own, settings);
+        let max_sessions = settings.max_sessions.get();
         if capacity.streams < max_sessions {
             log::warn!(
                 "the system allows {limit} file descriptors, which is enough for {} streams and not for \
@@ -51,16 +55,33 @@ impl Capacity {
     }
 
     /// Keeps an eighth of the connections for what is no stream, so that streams cannot shut everybody else out.
-    fn divide(limit: usize, own: usize, max_sessions: usize) -> Self {
+    fn divide(limit: usize, own: usize, settings: &Settings) -> Self {
         let connections = limit.saturating_sub(own).max(2);
-        let others = (connections / 8).clamp(1, 1024);
-        Self { connections, streams: max_sessions.min(connections - others) }
+        let connections_per_address =
+            settings.max_connections_per_address.map_or(connections - connections.div_ceil(4), usize::from).max(1);
+        Self {
+            connections,
+            streams: streams(connections).min(settings.max_sessions.get()),
+            connections_per_address,
+            streams_per_address: streams(connections_per_address).min(settings.max_sessions_per_address.get()),
+        }
     }
+}
+
+/// How many of so many connections may be streams.
+fn streams(connections: usize) -> usize {
+    connections.saturating_sub((connections / 8).clamp(1, 1024)).max(1)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
+
+    fn settings(max_sessions: usize) -> Settings {
+        Settings { max_sessions: NonZeroUsize::new(max_sessions).unwrap(), ..Settings::default() }
+    }
 
     #[test]
     fn some_connections_are_never_streams() {
@@ -73,7 +94,24 @@ mod tests {
             (1024, 100, 5, 924, 5),
             (UNLIMITED, 0, 7, UNLIMITED, 7),
         ] {
-            assert_eq!(Capacity::divide(limit, own, max_sessions), Capacity { connections, streams }, "{limit}");
+            let capacity = Capacity::divide(limit, own, &settings(max_sessions));
+            assert_eq!((capacity.connections, capacity.streams), (connections, streams), "{limit}");
+        }
+    }
+
+    #[test]
+    fn one_address_leaves_connections_to_others_and_has_some_that_are_no_streams() {
+        for (limit, own, set, connections, streams) in [
+            (20_100, 100, None, 15_000, 5_000),
+            (1024, 100, None, 693, 607),
+            (128, 100, None, 21, 19),
+            (96, 100, None, 1, 1),
+            (20_100, 100, NonZeroUsize::new(16), 16, 14),
+        ] {
+            let settings = Settings { max_connections_per_address: set, ..Settings::default() };
+            let capacity = Capacity::divide(limit, own, &settings);
+            let here = (capacity.connections_per_address, capacity.streams_per_address);
+            assert_eq!(here, (connections, streams), "{limit}");
         }
     }
 }

@@ -105,6 +105,11 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_MAX_SESSIONS_PER_ADDRESS", value_name = "STREAMS", default_value = "5000")]
     pub max_sessions_per_address: NonZeroUsize,
 
+    /// The maximum number of connections from one address, further ones are closed; three quarters of all by default, since
+    /// all clients behind a proxy have its address.
+    #[arg(long, env = "DUALITY_MAX_CONNECTIONS_PER_ADDRESS", value_name = "CONNECTIONS")]
+    pub max_connections_per_address: Option<NonZeroUsize>,
+
     /// How much the service buffers for one stream whose client does not read.
     #[arg(long, env = "DUALITY_SESSION_BUFFER", value_name = "SIZE", default_value = "256KiB", value_parser = size)]
     pub session_buffer: ByteSize,

@@ -11,6 +11,7 @@ mod bookmarks;
 mod carts;
 mod catch_ups;
 mod clocks;
+mod connections;
 mod convergence;
 mod csv_files;
 mod cursors;

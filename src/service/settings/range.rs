@@ -37,6 +37,9 @@ pub(super) const RANGES: &[Range] = &[
     duration("heartbeat", "10ms", "1h", |settings| Some(settings.heartbeat)),
     count("max-sessions", "1", "1000000", |settings| Some(settings.max_sessions.get() as u64)),
     count("max-sessions-per-address", "1", "1000000", |settings| Some(settings.max_sessions_per_address.get() as u64)),
+    count("max-connections-per-address", "1", "1000000", |settings| {
+        settings.max_connections_per_address.map(|connections| connections.get() as u64)
+    }),
     size("session-buffer", "4KiB", "1GiB", |settings| Some(settings.session_buffer)),
     size("memory", "16MiB", "1TiB", |settings| Some(settings.memory)),
     size("command-memory", "64KiB", "1TiB", |settings| settings.command_memory),

@@ -1,0 +1,108 @@
+//! A connection takes its part and no more: of all connections, of memory, and of the processor.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::time::Duration;
+
+use crate::harness::{App, Client, Stream, count, eventually};
+
+const GET: &str = "GET /persons HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// Sends as much as the other side takes, until the connection has ended.
+#[track_caller]
+fn send_until_cut(client: &Client) {
+    let bytes = GET.repeat(1000);
+    client.socket().set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut socket = client.socket();
+    eventually("the connection is cut", || match socket.write(bytes.as_bytes()) {
+        Ok(_) => false,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    });
+}
+
+/// Whether the service ends a connection, whatever it sends before.
+fn ends(client: &Client) -> bool {
+    let end = client.socket().read_to_end(&mut Vec::new()).map_err(|error| error.kind());
+    !matches!(end, Err(ErrorKind::WouldBlock | ErrorKind::TimedOut))
+}
+
+#[cfg(feature = "direct-write")]
+#[test]
+fn a_stream_whose_client_sends_without_an_end_is_cut() {
+    let app = App::start();
+    let mut client = app.client();
+    client.send("GET", "/person-events", &[("Accept", "text/event-stream")], None);
+    assert_eq!(client.head().unwrap().status, 200);
+    send_until_cut(&client);
+    eventually("the stream is over", || app.sessions() == 0);
+    eventually("nothing counts", || app.memory("commands") == 0);
+}
+
+#[cfg(feature = "direct-write")]
+#[test]
+fn what_a_client_sends_behind_its_stream_counts() {
+    let app = App::start();
+    let mut client = app.client();
+    client.send("GET", "/person-events", &[("Accept", "text/event-stream")], None);
+    assert_eq!(client.head().unwrap().status, 200);
+    client.send_raw(GET.repeat(1000).as_bytes());
+    eventually("it counts", || app.memory("commands") >= 1000 * GET.len());
+    drop(client);
+    eventually("nothing counts", || app.memory("commands") == 0);
+}
+
+#[cfg(feature = "direct-write")]
+#[test]
+fn the_head_of_a_later_request_has_a_deadline() {
+    let app = App::with(|settings| settings.keep_alive = Duration::from_millis(500));
+    let mut client = app.client();
+    assert_eq!(client.request("GET", "/persons", &[], None).status, 200);
+    client.send_raw(format!("GET /persons HTTP/1.1\r\nHost: localhost\r\nX-Filler: {}", "x".repeat(50_000)).as_bytes());
+    assert!(ends(&client));
+    eventually("nothing counts", || app.memory("commands") == 0);
+}
+
+#[test]
+fn many_requests_on_one_connection_leave_nothing_that_counts() {
+    let app = App::with(|settings| settings.keep_alive = Duration::from_millis(500));
+    let mut client = app.client();
+    let headers = [("Content-Type", "application/json"), ("X-Filler", "x")];
+    for _ in 0..300 {
+        assert_eq!(client.request("GET", "/persons?key=1", &headers, None).status, 200);
+        let body = format!(r#"{{"name":"{}"}}"#, "x".repeat(1000));
+        assert_eq!(client.request("POST", "/persons", &headers, Some(body.as_bytes())).status, 201);
+    }
+    assert_eq!(app.memory("commands"), 0);
+    // Pipelined: everything is answered, and then nothing counts any more.
+    client.send_raw(GET.repeat(30).as_bytes());
+    for _ in 0..30 {
+        assert_eq!(client.response("GET").status, 200);
+    }
+    eventually("nothing counts", || app.memory("commands") == 0);
+}
+
+#[test]
+fn one_address_has_so_many_connections_and_others_have_theirs() {
+    let app = App::with(|settings| settings.max_connections_per_address = Some(count(4)));
+    let mut open: Vec<_> = (0..4).map(|_| Client::connect_from(2, app.address)).collect();
+    for client in &mut open {
+        assert_eq!(client.request("GET", "/healthz", &[], None).status, 200);
+    }
+    assert!(ends(&Client::connect_from(2, app.address)));
+    assert_eq!(app.get("/healthz").status, 200, "another address");
+    assert!(Client::metric(app.address, "duality_refused_connections_total") >= 1.0);
+    drop(open);
+    eventually("it may connect again", || {
+        let mut client = Client::connect_from(2, app.address);
+        client.try_send("GET", "/healthz", &[], None).is_ok()
+            && client.try_response("GET").is_ok_and(|response| response.status == 200)
+    });
+}
+
+#[test]
+fn the_streams_of_one_address_leave_it_connections_for_requests() {
+    let app = App::with(|settings| settings.max_connections_per_address = Some(count(8)));
+    let streams: Vec<_> =
+        (0..7).map(|_| Stream::on(Client::connect_from(2, app.address), "/person-events", &[])).collect();
+    assert_eq!(Client::connect_from(2, app.address).request("GET", "/persons", &[], None).status, 200);
+    drop(streams);
+}
