@@ -114,7 +114,9 @@ fn a_log_filter_that_is_a_typing_error_silences_nothing() {
 #[test]
 fn a_hangup_stops_a_service_in_order_unless_nohup_has_started_it() {
     let directory = tempfile::tempdir().unwrap();
-    let mut process = Process::start(&directory.path().join("one.db"), &[]);
+    // These tests may run under nohup themselves.
+    let default = ["env", "--default-signal=HUP"];
+    let mut process = Process::start_by(&default, &directory.path().join("one.db"), &[]);
     process.signal("HUP");
     assert!(process.wait().success());
     assert!(process.log().contains("SIGHUP: stopping"), "{}", process.log());
