@@ -117,13 +117,14 @@ impl fmt::Display for StreamAborted {
 
 impl std::error::Error for StreamAborted {}
 
-/// The response to a stream above the limits, whose `reason` a client gets that does not reconnect by itself. One that reconnects by itself gets a stream that ends at once, because
-/// any status but 200 would stop it for good.
+/// The response to a stream above the limits. A client that does not reconnect by itself gets the `reason`. One that does
+/// gets a stream that ends at once, because any status but 200 would stop it for good. Both lose their connection: there may
+/// be too few of them for others.
 pub(super) fn refused(context: &RequestContext, reason: &str) -> Result<HttpResponse, Problem> {
     let mut accepts = context.request.headers().get_all(ACCEPT).filter_map(|accept| accept.to_str().ok());
     if !accepts.any(|accept| accept.contains(SSE)) {
         let problem = Problem::new(Kind::Busy, reason);
-        return Err(problem.header(RETRY_AFTER.as_str(), "5"));
+        return Err(problem.header(RETRY_AFTER.as_str(), "5").and_close());
     }
     let queue = SendQueue::new(1);
     let _ = queue.push(prologue(&[]));

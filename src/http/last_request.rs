@@ -30,12 +30,14 @@ impl LastRequest {
 
     /// Ends the connection with this response if it must: after the last request, and after a body without a length for a
     /// client of HTTP/1.0, which knows no chunks
-    /// ([RFC 9112, section 6.1](https://www.rfc-editor.org/rfc/rfc9112#section-6.1)).
+    /// ([RFC 9112, section 6.1](https://www.rfc-editor.org/rfc/rfc9112#section-6.1)). Nothing follows a response that says
+    /// itself that it is the last one.
     pub(super) fn end(mut response: ServiceResponse) -> ServiceResponse {
         let request = response.request();
         let is_unframed = request.version() < Version::HTTP_11 && response.response().body().size() == BodySize::Stream;
+        let closes = response.response().head().connection_type() == ConnectionType::Close;
         let last = request.conn_data::<Self>();
-        if let Some(last) = last.filter(|_| is_unframed) {
+        if let Some(last) = last.filter(|_| is_unframed || closes) {
             last.0.set(true);
         }
         let is_last = last.is_some_and(|last| last.0.get());

@@ -5,7 +5,7 @@ use std::fmt;
 
 use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
@@ -147,6 +147,11 @@ impl Problem {
     pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
+    }
+
+    /// Ends the connection, for a client that would otherwise keep one that others need.
+    pub(super) fn and_close(self) -> Self {
+        self.header(CONNECTION.as_str(), "close")
     }
 
     /// Adds the headers that name the revision and the epoch.
@@ -322,6 +327,10 @@ impl ResponseError for Problem {
         response.insert_header((CONTENT_TYPE, "application/problem+json")).insert_header((CACHE_CONTROL, "no-store"));
         for (name, value) in &self.headers {
             response.insert_header((*name, value.as_str()));
+            // The framework writes this header itself.
+            if *name == CONNECTION.as_str() {
+                response.force_close();
+            }
         }
         response.body(body.to_string())
     }

@@ -49,3 +49,25 @@ fn with_few_descriptors_streams_are_limited_and_others_are_answered() {
     assert_eq!(write(&process), 201);
     assert!(process.open_files() < 128, "{}", process.open_files());
 }
+
+#[test]
+fn a_refused_stream_does_not_keep_its_connection() {
+    for headers in [&[][..], &[("Accept", "*/*")]] {
+        let directory = tempfile::tempdir().unwrap();
+        let process = start("-n 128", directory.path());
+        let open = |_| {
+            let mut client = Client::connect(process.address);
+            client.send("GET", "/events", headers, None);
+            let head = client.head().unwrap();
+            (client, head)
+        };
+        let (streams, refused): (Vec<_>, Vec<_>) = (0..100).map(open).partition(|(_, head)| head.status == 200);
+        assert!(!streams.is_empty() && refused.len() > 40, "{}", refused.len());
+        for (mut client, head) in refused {
+            assert_eq!((head.status, head.header("Connection")), (503, Some("close")));
+            client.rest(head).problem(503, "busy");
+            assert!(client.head().is_err_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof));
+        }
+        assert_eq!(write(&process), 201);
+    }
+}
