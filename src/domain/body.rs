@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::domain::json::{NULL_ELEMENT, ValidationError};
+use crate::domain::json::{self, NULL_ELEMENT, ValidationError, WrittenJson};
 use crate::domain::merge_patch;
 use crate::domain::text_diff::{self, NotCompact};
 
@@ -28,10 +28,13 @@ impl Body {
     }
 
     /// The JSON text of an aggregate, without members that are null.
+    ///
+    /// # Errors
+    /// It cannot be written, is nested too deep to be read again, or has a null inside an array.
     pub(super) fn encode<T: Serialize>(aggregate: &T) -> Result<Self, ValidationError> {
         let unreadable = |error: serde_json::Error| ValidationError::new("", error.to_string());
-        let text = serde_json::to_string(aggregate).map_err(unreadable)?;
-        if !text.contains("null") {
+        let WrittenJson { text, has_null } = json::write(aggregate).map_err(unreadable)?;
+        if !has_null {
             return Ok(Self(text.into()));
         }
         let mut value: Value = serde_json::from_str(&text).map_err(unreadable)?;

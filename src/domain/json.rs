@@ -4,6 +4,7 @@ mod declared;
 mod number;
 mod variant;
 mod wording;
+mod written;
 
 use std::fmt;
 
@@ -12,6 +13,7 @@ pub(crate) use number::check_text as check_numbers;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 pub(crate) use variant::{Variant, kebab_case, tagged};
+pub(crate) use written::{WrittenJson, write};
 
 use crate::domain::merge_patch;
 

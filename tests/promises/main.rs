@@ -75,6 +75,7 @@ mod tagged_logs;
 mod tidy_stops;
 mod typed_commands;
 mod unclean_stops;
+mod unreadable_states;
 mod upgrades;
 mod verifying;
 mod whole_collections;

@@ -204,7 +204,7 @@ impl<T: EventSourced> Collection for EventSourcedAdapter<T> {
 /// An event in the form in which the journal stores it.
 pub(crate) fn recorded(event: &impl serde::Serialize) -> Result<RecordedEvent, serde_json::Error> {
     let (kind, fields) = tagged(event)?;
-    Ok(RecordedEvent { kind, fields: fields.to_string() })
+    Ok(RecordedEvent { kind, fields: json::write(&fields)?.text })
 }
 
 fn erase<T: EventSourced>(state: Option<T>) -> Option<DecodedState> {

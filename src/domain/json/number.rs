@@ -35,12 +35,13 @@ fn detail(number: &Number) -> String {
 /// Looks at few bytes of the text; only one that might have such a number is parsed.
 ///
 /// # Errors
-/// Names the member.
+/// Names the member, or says why the text cannot be parsed.
 pub(crate) fn check_text(text: &str) -> Result<(), ValidationError> {
     if !may_be_large(text.as_bytes()) {
         return Ok(());
     }
-    let Ok(value) = serde_json::from_str(text) else { return Ok(()) };
+    let unreadable = |error: serde_json::Error| ValidationError::new("", error.to_string());
+    let value = serde_json::from_str(text).map_err(unreadable)?;
     check_all(&value, &mut Vec::new())
 }
 
@@ -112,6 +113,13 @@ mod tests {
         ] {
             assert_eq!(check_text(text), Ok(()), "{text}");
         }
+    }
+
+    #[test]
+    fn a_text_that_cannot_be_searched_is_rejected() {
+        let deep = |number: &str| "[".repeat(130) + number + &"]".repeat(130);
+        assert!(check_text(&deep("9007199254740992")).is_err());
+        assert_eq!(check_text(&deep("1")), Ok(()), "there is nothing to search for");
     }
 
     proptest! {

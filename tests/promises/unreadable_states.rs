@@ -1,0 +1,97 @@
+//! States that could not be read back are rejected, and nothing of them is stored.
+
+use duality::{BusinessRule, EventSourced, Keys, Root, Service, Verified};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::harness::App;
+
+#[derive(Debug, Serialize, thiserror::Error)]
+enum NoRule {}
+
+impl BusinessRule for NoRule {}
+
+#[derive(Serialize, Deserialize)]
+enum Grow {
+    Open,
+    Deepen { n: u32 },
+}
+
+#[derive(Serialize, Deserialize)]
+enum Grown {
+    NodeOpened,
+    NodeDeepened { n: u32 },
+}
+
+/// A tree of one branch, which every event makes deeper. It is large enough to stay decoded between commands.
+#[derive(Serialize, Deserialize)]
+struct Node {
+    n: u32,
+    pad: String,
+    c: Vec<Node>,
+}
+
+impl EventSourced for Node {
+    const NAME: &'static str = "nodes";
+    const KEYS: Keys = Keys::Text;
+
+    type Command = Grow;
+    type Event = Grown;
+    type Error = NoRule;
+
+    fn handle(root: &mut Root<'_, Self>, command: Grow) -> Result<(), NoRule> {
+        root.record(match command {
+            Grow::Open => Grown::NodeOpened,
+            Grow::Deepen { n } => Grown::NodeDeepened { n },
+        });
+        Ok(())
+    }
+
+    fn apply(state: Option<Self>, event: &Grown) -> Option<Self> {
+        let Grown::NodeDeepened { n } = *event else {
+            return Some(Self { n: 0, pad: "x".repeat(5000), c: Vec::new() });
+        };
+        let mut root = state?;
+        let mut deepest = &mut root;
+        while !deepest.c.is_empty() {
+            deepest = &mut deepest.c[0];
+        }
+        deepest.c.push(Self { n, pad: String::new(), c: Vec::new() });
+        Some(root)
+    }
+}
+
+/// Everything that is published and recorded.
+fn everything(app: &App) -> (Value, String) {
+    let journal = app.request("GET", "/journal", &[("Accept", "application/json")], None);
+    (journal.json()["events"].clone(), app.get("/aggregates").text().to_owned())
+}
+
+fn assert_sound(app: &mut App, service: Service) {
+    app.stop();
+    let verified = service.verify(app.database()).unwrap();
+    assert!(verified.iter().all(Verified::is_sound), "{verified:?}");
+}
+
+#[test]
+fn a_state_becomes_deeper_until_it_could_not_be_read_and_nothing_is_lost() {
+    let service = || Service::new().event_sourced::<Node>();
+    let mut app = App::serving(service, |_| {});
+    app.write("PUT", "/nodes/a", "{}");
+    let mut feed = app.follow("/node-events", &[]);
+    let deepen = |app: &App, n: u32| app.post("/nodes/a/deepen", &json!({ "n": n }).to_string());
+    let accepted = (1..200).take_while(|n| deepen(&app, *n).status == 200).count();
+    assert!((50..70).contains(&accepted), "{accepted}");
+    let before = everything(&app);
+    for n in 200..203 {
+        assert_eq!(deepen(&app, n).status, 500, "again");
+    }
+    assert_eq!(everything(&app), before);
+    assert_eq!(app.get("/nodes/a/journal").json()["events"].as_array().unwrap().len(), accepted + 1);
+    let mut state = Value::Null;
+    feed.follow(&mut state, app.get("/nodes").revision());
+    assert_eq!(state, app.get("/nodes").json());
+    app.write("PUT", "/nodes/a", "{}");
+    assert_eq!(deepen(&app, 1).status, 200, "it can be used on");
+    assert_sound(&mut app, service());
+}
