@@ -220,7 +220,9 @@ impl LiveSubscribers {
                     return false;
                 }
                 if is_quiet && !queue.is_full() {
-                    let _ = queue.send(bookmark(epoch, feed, queue, published).as_ref().unwrap_or(&comment));
+                    if !send_bookmark(epoch, feed, queue, published) {
+                        queue.send_note(&comment);
+                    }
                     *active = ticks;
                 }
                 true
@@ -238,9 +240,7 @@ impl LiveSubscribers {
         self.is_stopping = true;
         for (feed, subscribers) in self.by_feed.drain().chain(self.filtered.drain()) {
             for Subscriber { queue, .. } in subscribers {
-                if let Some(bookmark) = bookmark(&self.epoch, &feed, &queue, self.published) {
-                    let _ = queue.send(&bookmark);
-                }
+                send_bookmark(&self.epoch, &feed, &queue, self.published);
                 queue.end();
             }
         }
@@ -305,15 +305,17 @@ fn send(batch: &Batch, frames: &Frames, queue: &SendQueue) -> Result<Sent, Budge
     Ok(if new.is_some() { Sent::New } else { Sent::Nothing })
 }
 
-/// A message that changes nothing, with the id of everything that a stream was sent; `None` if its client has that id.
-fn bookmark(epoch: &Epoch, feed: &Feed, queue: &SendQueue, published: Option<Revision>) -> Option<Chunk> {
-    let sent_up_to = queue.sent_up_to().max(published?);
+/// Sends a message that changes nothing, with the id of everything that a stream was sent, unless its client has that id.
+/// Returns whether it was sent.
+fn send_bookmark(epoch: &Epoch, feed: &Feed, queue: &SendQueue, published: Option<Revision>) -> bool {
+    let sent_up_to = published.map_or(Revision::ZERO, |published| queue.sent_up_to().max(published));
     if queue.last_id() >= sent_up_to {
-        return None;
+        return false;
     }
     let presence = queue.presence();
+    queue.send_note(&Chunk::new(&event(Some(&id(epoch, sent_up_to)), feed.unchanged(presence))));
     queue.set_last_id(sent_up_to, presence);
-    Some(Chunk::new(&event(Some(&id(epoch, sent_up_to)), feed.unchanged(presence))))
+    true
 }
 
 /// The hub no longer delivers to this session: its client is too slow, or a batch was missed.

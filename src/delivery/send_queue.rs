@@ -33,6 +33,10 @@ pub(crate) struct SendQueue {
     bytes: Cell<usize>,
     /// The memory that `queue` takes, in bytes.
     weight: Cell<usize>,
+    /// The memory that is reserved for a page that is being read, in bytes.
+    reserved: Cell<usize>,
+    /// The memory that the last page had needed, in bytes, if it was not to be had.
+    missed: Cell<usize>,
     /// What counts for it; `None` where nothing is limited.
     share: RefCell<Option<Share>>,
     waker: RefCell<Option<Waker>>,
@@ -151,12 +155,40 @@ impl SendQueue {
         let pieces = shared.chain([Queued { bytes: own, holder: Holder::Queue }]);
         let pieces: VecDeque<_> = pieces.filter(|piece| !piece.bytes.is_empty()).collect();
         let weight = pieces.iter().map(Queued::weight).sum::<usize>();
-        self.charge(self.weight.get() + weight)?;
-        self.weight.set(self.weight.get() + weight);
-        self.bytes.set(self.bytes.get() + pieces.iter().map(|piece| piece.bytes.len()).sum::<usize>());
-        self.queue.borrow_mut().extend(pieces);
-        self.wake();
+        if let Err(exceeded) = self.charge(weight) {
+            self.missed.set(weight);
+            self.unreserve();
+            return Err(exceeded);
+        }
+        self.reserved.take();
+        self.missed.take();
+        self.append(pieces, weight);
         Ok(())
+    }
+
+    fn append(&self, pieces: impl IntoIterator<Item = Queued>, weight: usize) {
+        self.weight.set(self.weight.get() + weight);
+        let mut queue = self.queue.borrow_mut();
+        for piece in pieces {
+            self.bytes.set(self.bytes.get() + piece.bytes.len());
+            queue.push_back(piece);
+        }
+        drop(queue);
+        self.wake();
+    }
+
+    /// Sends a bookmark or a comment, for which there is always room: it takes less than 200 bytes, and a stream gets one
+    /// for each quiet time.
+    pub(crate) fn send_note(&self, note: &Chunk) {
+        if self.send(note).is_ok() || self.closed.get() {
+            return;
+        }
+        let note = Queued { bytes: note.content(), holder: Holder::Queue };
+        let weight = note.weight();
+        if let Some(share) = &mut *self.share.borrow_mut() {
+            share.add_few(weight);
+        }
+        self.append([note], weight);
     }
 
     /// Reserves memory for the next page, until that is added.
@@ -164,18 +196,41 @@ impl SendQueue {
     /// # Errors
     /// There is none.
     pub(crate) fn reserve_page(&self) -> Result<(), BudgetExceeded> {
-        self.charge(self.weight.get() + LOW_WATER)
+        if self.closed.get() {
+            return Ok(());
+        }
+        let usual = self.share.borrow().as_ref().map_or(LOW_WATER, |share| LOW_WATER.min(share.max()));
+        // A page that had no room is not read again before it has.
+        let page = usual.max(self.missed.get());
+        self.charge(page)?;
+        self.reserved.set(page);
+        Ok(())
     }
 
-    fn charge(&self, weight: usize) -> Result<(), BudgetExceeded> {
-        self.share.borrow_mut().as_mut().map_or(Ok(()), |share| share.resize(weight))
+    /// The page for which memory was reserved does not come.
+    fn unreserve(&self) {
+        self.reserved.take();
+        self.release(0);
+    }
+
+    /// Charges for a page beside what is queued. However large it is, an empty queue gets it sooner or later: otherwise
+    /// the stream would end there.
+    fn charge(&self, page: usize) -> Result<(), BudgetExceeded> {
+        let mut share = self.share.borrow_mut();
+        let Some(share) = &mut *share else { return Ok(()) };
+        match self.weight.get() {
+            0 => share.resize_outsize(page),
+            weight => share.resize(weight + page),
+        }
     }
 
     /// Some bytes have left the queue.
     fn release(&self, weight: usize) {
         self.weight.set(self.weight.get() - weight);
-        // Less is always possible.
-        let _ = self.charge(self.weight.get());
+        if let Some(share) = &mut *self.share.borrow_mut() {
+            // Less is always possible.
+            let _ = share.resize(self.weight.get() + self.reserved.get());
+        }
     }
 
     pub(crate) fn sent_up_to(&self) -> Revision {
@@ -214,6 +269,7 @@ impl SendQueue {
     /// Ends the stream after what is queued.
     pub(crate) fn end(&self) {
         self.ended.set(true);
+        self.unreserve();
         self.wake();
     }
 
@@ -225,6 +281,7 @@ impl SendQueue {
         self.connect(None);
         self.bytes.take();
         self.queue.take();
+        self.reserved.take();
         self.release(self.weight.get());
     }
 
@@ -311,6 +368,52 @@ mod tests {
         push();
         assert_eq!(Arc::strong_count(&bytes), 1);
         assert_eq!((queue.bytes.get(), budget.used()), (0, 0));
+    }
+
+    #[test]
+    fn an_empty_queue_takes_a_page_of_any_size() {
+        let large = Arc::from([0; 100_000]);
+        let (queue, budget) = charged(64 * 1024);
+        let context = Context::from_waker(Waker::noop());
+        queue.push(Bytes::from_static(b": begin")).unwrap();
+        assert!(queue.push(owned(&large)).is_err(), "something is queued");
+        assert!(queue.reserve_page().is_err());
+        assert!(matches!(queue.poll_next(&context), Poll::Ready(QueueItem::Chunk(_))));
+        queue.reserve_page().unwrap();
+        assert!(budget.used() > large.len(), "what had no room before is reserved");
+        queue.push(owned(&large)).unwrap();
+        assert_eq!(budget.used(), large.len() + size_of::<Queued>());
+        queue.close();
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_is_reserved_for_a_page_stays_while_others_leave() {
+        let bytes = Arc::from([0; 1000]);
+        let (queue, budget) = charged(1 << 20);
+        let context = Context::from_waker(Waker::noop());
+        queue.push(owned(&bytes)).unwrap();
+        queue.reserve_page().unwrap();
+        while matches!(queue.poll_next(&context), Poll::Ready(QueueItem::Chunk(_))) {}
+        assert_eq!(budget.used(), LOW_WATER);
+        queue.push_page(Vec::new(), owned(&bytes)).unwrap();
+        assert_eq!(budget.used(), 1000 + size_of::<Queued>());
+        queue.reserve_page().unwrap();
+        queue.end();
+        assert_eq!(budget.used(), 1000 + size_of::<Queued>(), "no page comes");
+    }
+
+    #[test]
+    fn there_is_room_for_a_note_when_there_is_none_for_events() {
+        let bytes = Arc::from([0; 24 * 1024 - size_of::<Queued>()]);
+        let (queue, budget) = charged(64 * 1024);
+        queue.push(owned(&bytes)).unwrap();
+        assert!(queue.push(owned(&bytes)).is_err());
+        let before = queue.bytes.get();
+        queue.send_note(&Chunk::new(":\n"));
+        assert_eq!(queue.bytes.get(), before + 2);
+        queue.close();
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::read::pool::PageReaders;
 use crate::read::thread_pool::PoolStopped;
 use crate::storage::error::StoreError;
 use crate::storage::page::PageLimit;
+use crate::write::aggregator::CommittedRevision;
 
 /// How long a session waits for memory before it tries again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -35,6 +36,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(crate) struct Session {
     subscription: Subscription,
     readers: PageReaders,
+    committed: Arc<CommittedRevision>,
     _running: Running,
     parked: Parked,
     /// Released when the session ends.
@@ -44,6 +46,7 @@ pub(crate) struct Session {
 /// What a session works with.
 pub(crate) struct SessionConfig {
     pub(crate) readers: PageReaders,
+    pub(crate) committed: Arc<CommittedRevision>,
     pub(crate) permit: Permit,
     /// The number of sessions that run in the service.
     pub(crate) running: Arc<AtomicUsize>,
@@ -54,11 +57,11 @@ pub(crate) struct SessionConfig {
 impl Session {
     /// Starts the session of a client whose first page has been read.
     pub(crate) fn start(subscription: Subscription, first: ResumeReply, config: SessionConfig) -> Addr<Self> {
-        let SessionConfig { readers, permit, running, parked } = config;
+        let SessionConfig { readers, committed, permit, running, parked } = config;
         Self::create(|ctx| {
             let parked = Parked { gauge: parked, held: None };
             let mut session =
-                Self { subscription, readers, _running: Running::count(running), parked, _permit: permit };
+                Self { subscription, readers, committed, _running: Running::count(running), parked, _permit: permit };
             session.accept(first, ctx);
             session
         })
@@ -81,8 +84,10 @@ impl Session {
             ctx.run_later(PAUSE, Self::read_on);
             return;
         }
-        // Whether the log is too long is decided with the first page.
-        let reply = self.readers.send(self.subscription.next_request(), Revision::ZERO);
+        // Whether the log is too long is decided with the first page, which may have had no memory.
+        let is_first = !self.subscription.sent_initial_state;
+        let current = if is_first { self.committed.get() } else { Revision::ZERO };
+        let reply = self.readers.send(self.subscription.next_request(), current);
         ctx.spawn(reply.into_actor(self).map(|reply, session, ctx| session.on_reply(reply, ctx)));
     }
 

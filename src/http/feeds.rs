@@ -179,7 +179,8 @@ async fn stream(
     #[cfg(feature = "direct-write")]
     queue.connect(direct_writer(&context));
     let (running, parked) = (Arc::clone(&shared.sessions), Arc::clone(&shared.parked));
-    let config = SessionConfig { readers: shared.page_readers(), permit, running, parked };
+    let (readers, committed) = (shared.page_readers(), Arc::clone(&shared.committed));
+    let config = SessionConfig { readers, committed, permit, running, parked };
     let session = Session::start(subscription, first, config);
     Ok(head(&context, current).body(EventStream::new(queue, Some(session))))
 }

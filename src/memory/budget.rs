@@ -77,6 +77,12 @@ impl Reservation {
         Ok(())
     }
 
+    /// Makes it larger, even if that is more than the budget has. No other reservation can grow then until that is over.
+    pub(super) fn exceed(&mut self, size: usize) {
+        self.budget.used.fetch_add(size - self.size, Ordering::Relaxed);
+        self.size = size;
+    }
+
     /// Bytes with this reservation.
     pub(crate) fn hold(self, bytes: Vec<u8>) -> Tracked {
         Tracked { bytes: bytes.into_boxed_slice(), reservation: self }

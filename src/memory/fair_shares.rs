@@ -10,10 +10,19 @@ use super::budget::{BudgetExceeded, MemoryBudget, Reservation};
 ///
 /// A network may have as many bytes as are free, a quarter of the budget aside. That quarter is for those that have little: a
 /// 256th of the budget each. So a few that take all they can get leave something for those that come later.
+///
+/// What no network could ever have has to go on nevertheless: one share at a time may be that large.
 #[derive(Debug)]
 pub(crate) struct FairShares {
     budget: Arc<MemoryBudget>,
-    by_network: Mutex<HashMap<Option<Network>, usize>>,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    by_network: HashMap<Option<Network>, usize>,
+    /// Whether a share is larger than a network may have.
+    has_outsize: bool,
 }
 
 /// An address as far as it says who somebody is: the first half of an IPv6 address, since a single machine usually has all of
@@ -32,7 +41,7 @@ impl From<IpAddr> for Network {
 
 impl FairShares {
     pub(crate) fn new(budget: &Arc<MemoryBudget>) -> Arc<Self> {
-        Arc::new(Self { budget: Arc::clone(budget), by_network: Mutex::default() })
+        Arc::new(Self { budget: Arc::clone(budget), taken: Mutex::default() })
     }
 
     /// The most that one network can have, in bytes.
@@ -52,11 +61,11 @@ impl FairShares {
 
     /// An empty share. Clients without an address have one together.
     pub(crate) fn share(self: &Arc<Self>, network: Option<Network>) -> Share {
-        Share { reservation: self.budget.reservation(), network, shares: Arc::clone(self) }
+        Share { reservation: self.budget.reservation(), network, is_outsize: false, shares: Arc::clone(self) }
     }
 
-    fn by_network(&self) -> MutexGuard<'_, HashMap<Option<Network>, usize>> {
-        self.by_network.lock().expect("no thread panics while it holds this lock")
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().expect("no thread panics while it holds this lock")
     }
 }
 
@@ -65,6 +74,8 @@ impl FairShares {
 pub(crate) struct Share {
     reservation: Reservation,
     network: Option<Network>,
+    /// Whether this is the one that may be larger than a network may have.
+    is_outsize: bool,
     shares: Arc<FairShares>,
 }
 
@@ -74,6 +85,11 @@ impl Share {
         self.reservation.size()
     }
 
+    /// The most that its network can have, in bytes.
+    pub(crate) fn max(&self) -> usize {
+        self.shares.max()
+    }
+
     /// Changes the size to this number of bytes; keeps the old one if the network would have too much then.
     pub(crate) fn resize(&mut self, size: usize) -> Result<(), BudgetExceeded> {
         let before = self.size();
@@ -81,8 +97,8 @@ impl Share {
             return Ok(());
         }
         let shares = Arc::clone(&self.shares);
-        let mut by_network = shares.by_network();
-        let mine = by_network.get(&self.network).copied().unwrap_or(0);
+        let mut taken = shares.taken();
+        let mine = taken.by_network.get(&self.network).copied().unwrap_or(0);
         // `mine` includes what was reserved before.
         let mine = (mine - before).checked_add(size).ok_or(BudgetExceeded)?;
         let free_after = (self.shares.budget.free() + before).saturating_sub(size);
@@ -90,12 +106,48 @@ impl Share {
             return Err(BudgetExceeded);
         }
         self.reservation.resize(size)?;
-        if mine == 0 {
-            by_network.remove(&self.network);
-        } else {
-            by_network.insert(self.network, mine);
-        }
+        self.record(&mut taken, before);
         Ok(())
+    }
+
+    /// Like [`Self::resize`]. But a size that no network could ever have is granted to one share at a time.
+    pub(crate) fn resize_outsize(&mut self, size: usize) -> Result<(), BudgetExceeded> {
+        if size <= self.size() || size <= self.shares.max() {
+            return self.resize(size);
+        }
+        let shares = Arc::clone(&self.shares);
+        let mut taken = shares.taken();
+        if taken.has_outsize && !self.is_outsize {
+            return Err(BudgetExceeded);
+        }
+        (taken.has_outsize, self.is_outsize) = (true, true);
+        self.exceed(&mut taken, size);
+        Ok(())
+    }
+
+    /// Adds a few bytes, even if there are none left.
+    pub(crate) fn add_few(&mut self, bytes: usize) {
+        let shares = Arc::clone(&self.shares);
+        self.exceed(&mut shares.taken(), self.size() + bytes);
+    }
+
+    fn exceed(&mut self, taken: &mut Taken, size: usize) {
+        let before = self.size();
+        self.reservation.exceed(size);
+        self.record(taken, before);
+    }
+
+    /// Counts the new size for the network.
+    fn record(&mut self, taken: &mut Taken, before: usize) {
+        let size = self.size();
+        let mine = taken.by_network.entry(self.network).or_default();
+        *mine = *mine - before + size;
+        if *mine == 0 {
+            taken.by_network.remove(&self.network);
+        }
+        if self.is_outsize && size <= self.shares.max() {
+            (taken.has_outsize, self.is_outsize) = (false, false);
+        }
     }
 }
 
@@ -132,7 +184,30 @@ mod tests {
         assert_eq!(first.resize(100), Ok(()), "less is always possible");
         drop((first, second));
         assert_eq!(budget.used(), 0);
-        assert!(shares.by_network().is_empty());
+        assert!(shares.taken().by_network.is_empty());
+    }
+
+    #[test]
+    fn what_no_network_could_have_is_granted_to_one_at_a_time() {
+        let budget = MemoryBudget::new(64 * 1000);
+        let shares = FairShares::new(&budget);
+        let (mut first, mut second) = (share_of(&shares, "192.0.2.1"), share_of(&shares, "192.0.2.2"));
+        for size in [24_001, 100_000, 110_000, 50_000] {
+            assert_eq!(first.resize_outsize(size), Ok(()), "{size}");
+            assert_eq!((first.size(), budget.used()), (size, size));
+            assert_eq!(second.resize_outsize(24_001), Err(BudgetExceeded), "beside {size}");
+        }
+        assert_eq!(first.resize(24_000), Ok(()));
+        assert_eq!(second.resize_outsize(90_000), Ok(()));
+        assert_eq!(first.resize_outsize(24_001), Err(BudgetExceeded));
+        drop(second);
+        assert_eq!(first.resize_outsize(24_001), Ok(()));
+        first.add_few(10);
+        assert_eq!(budget.used(), 24_011);
+        drop(first);
+        assert_eq!(budget.used(), 0);
+        let taken = shares.taken();
+        assert!(taken.by_network.is_empty() && !taken.has_outsize);
     }
 
     #[test]

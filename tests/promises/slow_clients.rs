@@ -139,6 +139,32 @@ fn stalled_subscribers_share_a_pool_and_those_without_memory_continue_later() {
 }
 
 #[test]
+fn in_a_pool_smaller_than_a_page_a_stalled_stream_continues_when_it_is_read() {
+    const EVENTS: usize = 150;
+    let directory = tempfile::tempdir().unwrap();
+    let flags = [&PATIENT[..], &["--stream-memory", "256KiB", "--session-buffer", "64KiB"]].concat();
+    let process = Process::start(&directory.path().join("test.db"), &flags);
+    let mut stalled = stalled(process.address);
+    publish(process.address, &mut [], EVENTS, 20_000);
+    expect(&mut stalled, 1, EVENTS);
+}
+
+#[test]
+fn an_event_larger_than_one_address_may_have_waiting_reaches_every_stream() {
+    const BYTES: usize = 900_000;
+    let app = App::with(|settings| settings.stream_memory = Some(duality::ByteSize(1024 * 1024)));
+    let mut live: Vec<_> = (0..3).map(|_| app.follow("/person-events", &[])).collect();
+    publish(app.address, &mut live, 1, BYTES);
+    for mode in ["/person-events?revision=0", "/person-events", "/persons/1/events"] {
+        let mut stream = app.follow(mode, &[]);
+        assert!(stream.next().data.len() > BYTES, "{mode}");
+    }
+    publish(app.address, &mut live, 2, BYTES);
+    drop(live);
+    eventually("the queues are freed", || app.memory("streams") == 0);
+}
+
+#[test]
 fn a_client_that_reads_slowly_but_steadily_is_kept() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(&directory.path().join("test.db"), &["--peer-timeout", "2s"]);
