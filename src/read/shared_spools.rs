@@ -4,12 +4,13 @@ use crate::memory::fair_shares::Network;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use lru::LruCache;
 
 use super::spool::Spool;
 use super::spool_directory::SpoolDirectory;
-use super::spool_writer::SpoolWriter;
+use super::spool_writer::{PATIENCE, SpoolWriter};
 use super::spooled_body::SpooledBody;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::Revision;
@@ -73,7 +74,7 @@ impl SharedSpools {
             self.directory.refused.add(1);
             return Opened::NoRoom;
         }
-        let (writer, body) = self.private(address);
+        let (writer, body) = self.begin(address, PATIENCE);
         if state.open.len() >= state.sweep_at {
             state.open.retain(|_, spool| spool.strong_count() > 0);
             state.sweep_at = 2 * state.open.len() + 64;
@@ -82,11 +83,15 @@ impl SharedSpools {
         Opened::New(writer, body)
     }
 
-    /// A body for one client.
+    /// A body for one client, who does not read before it is complete.
     pub(crate) fn private(&self, address: Option<Network>) -> (SpoolWriter, SpooledBody) {
+        self.begin(address, Duration::ZERO)
+    }
+
+    fn begin(&self, address: Option<Network>, patience: Duration) -> (SpoolWriter, SpooledBody) {
         let spool = Spool::new(&self.directory, &self.memory);
         let reader = spool.enter(address);
-        (SpoolWriter::new(&spool), SpooledBody::new(spool, reader))
+        (SpoolWriter::new(&spool, patience), SpooledBody::new(spool, reader))
     }
 
     /// Remembers how long a body is, or that it is at least so long.

@@ -2,13 +2,13 @@
 //!
 //! The thread must not wait for the clients, because its read transaction prevents checkpoints of SQLite's log. And memory
 //! must not grow with the body. So a body waits in memory only until a little of it is there. When that is full, and not
-//! because everybody is about to read the rest anyway, all of it goes to one unlinked file, from which each client is sent
-//! what it has not got. The file is gone with its last reader.
+//! because everybody is about to read the rest anyway, all of it goes to unlinked files, from which each client is sent what
+//! it has not got. A file is gone when all clients have passed it.
 
 use crate::memory::fair_shares::Network;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use actix_web::web::Bytes;
@@ -31,6 +31,8 @@ pub(crate) struct Spool {
     pub(super) directory: Arc<SpoolDirectory>,
     pub(super) memory: Arc<MemoryBudget>,
     state: Mutex<State>,
+    /// Signalled when a client has taken something, or has gone.
+    pub(super) taken: Condvar,
 }
 
 #[derive(Default)]
@@ -41,10 +43,10 @@ pub(super) struct State {
     pub(super) begin: u64,
     /// The number of bytes that were made.
     pub(super) end: u64,
-    /// What is kept, unless there is a file.
+    /// What is kept, unless there are files.
     pub(super) window: VecDeque<Bytes>,
-    /// What is kept, from `begin` on.
-    pub(super) file: Option<SpoolFile>,
+    /// What is kept, from `begin` on. The last one may have a part that is not written yet.
+    pub(super) files: VecDeque<SpoolFile>,
     pub(super) outcome: Option<Outcome>,
     pub(super) readers: BTreeMap<u64, Reader>,
     pub(super) next_reader: u64,
@@ -107,7 +109,12 @@ impl Spool {
 
     /// A new body. The part that waits in memory counts against `memory`.
     pub(super) fn new(directory: &Arc<SpoolDirectory>, memory: &Arc<MemoryBudget>) -> Arc<Self> {
-        Arc::new(Self { directory: Arc::clone(directory), memory: Arc::clone(memory), state: Mutex::default() })
+        Arc::new(Self {
+            directory: Arc::clone(directory),
+            memory: Arc::clone(memory),
+            state: Mutex::default(),
+            taken: Condvar::new(),
+        })
     }
 
     /// The first client, at this address.
@@ -139,6 +146,9 @@ impl Spool {
         if state.outcome.is_some() || state.end >= bytes {
             return Poll::Ready(state.outcome);
         }
+        if !state.readers.contains_key(&reader) {
+            return Poll::Ready(Some(Outcome::Cut(Cut::NoRoom)));
+        }
         state.wait(reader, context)
     }
 
@@ -148,18 +158,12 @@ impl Spool {
         let Some(at) = state.readers.get(&reader).map(|reader| reader.at) else {
             return Poll::Ready(Next::End(Outcome::Cut(Cut::Abandoned)));
         };
-        let next = match (&state.file, state.outcome) {
+        let next = match state.outcome {
             // The rest of a body that will not be complete is of no use.
-            (_, Some(outcome @ Outcome::Cut(_))) => return Poll::Ready(Next::End(outcome)),
-            _ if at == state.end => match state.outcome {
-                Some(outcome) => return Poll::Ready(Next::End(outcome)),
-                None => return state.wait(reader, context),
-            },
-            (Some(file), _) => {
-                let length = usize::try_from(state.end - at).map_or(PIECE, |rest| rest.min(PIECE));
-                Next::Stored { file: Arc::clone(file.file()), at: at - state.begin, length }
-            }
-            (None, _) => Next::Chunk(state.kept_at(at)),
+            Some(outcome @ Outcome::Cut(_)) => return Poll::Ready(Next::End(outcome)),
+            Some(outcome) if at == state.end => return Poll::Ready(Next::End(outcome)),
+            None if at == state.end => return state.wait(reader, context),
+            _ => state.stored_at(at).unwrap_or_else(|| Next::Chunk(state.kept_at(at))),
         };
         let length = match &next {
             Next::Chunk(chunk) => chunk.len(),
@@ -169,6 +173,11 @@ impl Spool {
         if let Some(reader) = state.readers.get_mut(&reader) {
             reader.at += length as u64;
         }
+        let passed = state.take_passed();
+        drop(state);
+        self.taken.notify_one();
+        // Removing a file may take the disk a while.
+        drop(passed);
         Poll::Ready(next)
     }
 
@@ -176,14 +185,11 @@ impl Spool {
     pub(super) fn leave(&self, reader: u64) {
         let mut state = self.state();
         state.readers.remove(&reader);
-        let State { file: Some(file), readers, .. } = &mut *state else { return };
-        // What a client has begun must not count for it while only others read it.
-        let heir = readers.values().map(|reader| reader.address).next();
-        if let Some(heir) = heir
-            && readers.values().all(|reader| reader.address != file.address())
-        {
-            file.charge_to(heir);
-        }
+        state.pass_on();
+        let passed = state.take_passed();
+        drop(state);
+        self.taken.notify_one();
+        drop(passed);
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -210,6 +216,32 @@ impl State {
         self.readers.values_mut().filter_map(|reader| reader.waker.take()).for_each(Waker::wake);
     }
 
+    /// What a client has begun must not count for it while only others read it.
+    fn pass_on(&mut self) {
+        let Self { files, readers, .. } = self;
+        let Some(heir) = readers.values().map(|reader| reader.address).next() else { return };
+        for file in files {
+            if readers.values().all(|reader| reader.address != file.address()) {
+                file.charge_to(heir);
+            }
+        }
+    }
+
+    /// The next piece of the files for a client that has everything before this byte.
+    fn stored_at(&self, at: u64) -> Option<Next> {
+        let mut begin = self.begin;
+        for file in &self.files {
+            let end = begin + file.length();
+            if at < end {
+                let rest = end.min(self.end) - at;
+                let length = usize::try_from(rest).map_or(PIECE, |rest| rest.min(PIECE));
+                return Some(Next::Stored { file: Arc::clone(file.file()), at: at - begin, length });
+            }
+            begin = end;
+        }
+        None
+    }
+
     /// The next piece of the window for a client that has everything before this byte.
     fn kept_at(&self, at: u64) -> Bytes {
         let mut begin = self.begin;
@@ -224,19 +256,63 @@ impl State {
         Bytes::new()
     }
 
+    /// What the slowest client has: everything before this byte.
+    pub(super) fn taken_by_all(&self) -> Option<u64> {
+        self.readers.values().map(|reader| reader.at).min()
+    }
+
     /// Drops the chunks that all clients have taken, if all of them have taken much. Nobody can join from then on.
     pub(super) fn drop_taken(&mut self) -> bool {
-        let Some(taken) = self.readers.values().map(|reader| reader.at).min() else { return false };
-        if taken < self.begin + LEAD {
-            return false;
+        let is_much = self.taken_by_all().is_some_and(|taken| taken >= self.begin + LEAD);
+        if is_much {
+            self.drop_chunks();
         }
+        is_much
+    }
+
+    /// Drops the chunks that all clients have taken.
+    pub(super) fn drop_chunks(&mut self) {
+        let Some(taken) = self.taken_by_all() else { return };
         while let Some(chunk) = self.window.front()
             && self.begin + chunk.len() as u64 <= taken
         {
             self.begin += chunk.len() as u64;
             self.window.pop_front();
         }
-        true
+    }
+
+    /// Removes the files that all clients have passed. Nobody can join from then on.
+    fn take_passed(&mut self) -> Vec<SpoolFile> {
+        let Some(taken) = self.taken_by_all() else { return Vec::new() };
+        let mut passed = Vec::new();
+        while self.files.front().is_some_and(|file| self.begin + file.length() <= taken)
+            && let Some(file) = self.files.pop_front()
+        {
+            self.begin += file.length();
+            passed.push(file);
+        }
+        passed
+    }
+
+    /// Disconnects the clients that need the first part of what is kept, if others do not. Returns how many.
+    pub(super) fn cut_slowest(&mut self) -> usize {
+        let first = self.files.front().map(SpoolFile::length).or(self.window.front().map(|chunk| chunk.len() as u64));
+        let next = self.begin + first.unwrap_or(0);
+        if self.readers.values().all(|reader| reader.at < next) {
+            return 0;
+        }
+        let before = self.readers.len();
+        self.readers.retain(|_, reader| {
+            let is_slow = reader.at < next;
+            if is_slow && let Some(waker) = reader.waker.take() {
+                waker.wake();
+            }
+            !is_slow
+        });
+        self.pass_on();
+        self.drop_chunks();
+        drop(self.take_passed());
+        before - self.readers.len()
     }
 }
 

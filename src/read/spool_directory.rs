@@ -67,6 +67,9 @@ pub(super) struct Gap {
 /// What stays free beyond `min_free`, in bytes: the write-ahead log grows before it is moved into the database.
 const MARGIN: u64 = 16 << 20;
 
+/// Into how many files what an address may have is divided.
+const FILES: u64 = 16;
+
 impl SpoolDirectory {
     /// For files in `path`, or on the disk of the database.
     pub(crate) fn new(path: Option<&Path>, limits: SpoolLimits, database: &Arc<Database>) -> Arc<Self> {
@@ -192,10 +195,15 @@ impl SpoolFile {
         self.address = address;
     }
 
-    /// Whether the share of another address has room for all its bytes and so many more.
-    pub(super) fn fits_to(&self, address: Option<Network>, bytes: usize) -> bool {
-        let here = self.directory.used().by_address.get(&address).copied().unwrap_or(0);
-        address != self.address && here + self.length + bytes as u64 <= self.directory.limits.per_address
+    /// How many bytes it has, with those that are not written yet.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether it is so long that the next bytes go to another file: each can be removed only as a whole. The number of
+    /// open files is bounded by this.
+    pub(super) fn is_full(&self) -> bool {
+        self.length >= self.directory.limits.per_address / FILES
     }
 
     /// Whose bytes they are.

@@ -1,18 +1,29 @@
 //! The end of a spool for the thread that makes the body.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use actix_web::web::Bytes;
 
-use super::spool::{Cut, Outcome, Reader, Spool, SpoolError, State};
-use super::spool_directory::{Gap, SpoolFile, SpoolRefusal};
+use super::spool::{Cut, Outcome, Spool, SpoolError, State};
+use super::spool_directory::{SpoolFile, SpoolRefusal};
+use crate::memory::fair_shares::Network;
 use crate::read::collection_cache::CollectionRevision;
 
 /// The end for the thread. If it is dropped unfinished, the responses are cut.
 pub(crate) struct SpoolWriter {
     pub(super) spool: Arc<Spool>,
+    /// How long it may still wait for clients.
+    patience: Duration,
 }
+
+/// How long a thread waits in all for the clients of a body that has no room. Meanwhile its read transaction prevents
+/// checkpoints.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long it waits for a client that takes nothing.
+const STALL: Duration = Duration::from_secs(1);
 
 impl SpoolWriter {
     /// Notes at which revision the body will be exact. Returns whether anybody still waits for it.
@@ -22,36 +33,41 @@ impl SpoolWriter {
         !self.is_abandoned(&mut state)
     }
 
-    pub(super) fn new(spool: &Arc<Spool>) -> Self {
-        Self { spool: Arc::clone(spool) }
+    /// The end of this spool, which waits so long in all for clients when there is no room.
+    pub(super) fn new(spool: &Arc<Spool>, patience: Duration) -> Self {
+        Self { spool: Arc::clone(spool), patience }
     }
 
     pub(super) fn downgrade(&self) -> Weak<Spool> {
         Arc::downgrade(&self.spool)
     }
 
-    /// Adds a chunk. Never waits for a client.
-    pub(crate) fn push(&mut self, chunk: Vec<u8>) -> Result<(), SpoolError> {
-        let mut state = self.spool.state();
-        if self.is_abandoned(&mut state) {
-            return Err(SpoolError::Cut(Cut::Abandoned));
-        }
-        let kept = if state.file.is_none() { self.keep(&mut state, chunk) } else { Err(chunk) };
-        drop(state);
-        let Err(chunk) = kept else { return Ok(()) };
-        self.store(&chunk.into()).map_err(|refusal| {
-            let why = match refusal {
-                SpoolRefusal::NoRoom => Cut::NoRoom,
-                SpoolRefusal::Failed => Cut::Interrupted,
+    /// Adds a chunk. Where there is no room, waits a short time for clients that read.
+    pub(crate) fn push(&mut self, mut chunk: Vec<u8>) -> Result<(), SpoolError> {
+        loop {
+            let mut state = self.spool.state();
+            if self.is_abandoned(&mut state) {
+                return Err(SpoolError::Cut(Cut::Abandoned));
+            }
+            let kept = if state.files.is_empty() { self.keep(&mut state, chunk) } else { Err(chunk) };
+            let begin = state.begin;
+            drop(state);
+            let Err(given_back) = kept else { return Ok(()) };
+            chunk = given_back;
+            let why = match self.store(&chunk) {
+                Ok(()) => return Ok(()),
+                Err(SpoolRefusal::NoRoom) if self.make_room(begin) => continue,
+                Err(SpoolRefusal::NoRoom) => Cut::NoRoom,
+                Err(SpoolRefusal::Failed) => Cut::Interrupted,
             };
             self.cut(why);
-            SpoolError::Cut(why)
-        })
+            return Err(SpoolError::Cut(why));
+        }
     }
 
     /// Completes the body.
     pub(crate) fn finish(self) {
-        if self.spool.state().file.is_some() {
+        if !self.spool.state().files.is_empty() {
             self.spool.directory.recover();
         }
         self.end(Outcome::Complete);
@@ -65,36 +81,81 @@ impl SpoolWriter {
         self.end(Outcome::Cut(why));
     }
 
-    /// Writes a chunk into the file, which gets the window first. Nobody else changes what is kept meanwhile, and no lock
-    /// is held while the disk may be slow.
-    fn store(&self, chunk: &Bytes) -> Result<(), SpoolRefusal> {
-        let (window, mut new) = {
-            let state = self.spool.state();
-            let address = state.readers.values().find_map(|reader| reader.address);
-            let is_first = state.file.is_none();
-            let window: Vec<_> = state.window.iter().cloned().collect();
-            (window, is_first.then(|| self.spool.directory.create(address)).transpose()?)
-        };
-        let mut gaps = Vec::new();
-        {
-            let mut state = self.spool.state();
-            let State { file, readers, .. } = &mut *state;
-            let Some(file) = new.as_mut().or(file.as_mut()) else { return Err(SpoolRefusal::NoRoom) };
-            for bytes in window.iter().chain([chunk]) {
-                gaps.push((extend(file, bytes.len(), readers)?, bytes));
+    /// Writes a chunk into a file, which gets the window first. Nobody else adds to what is kept meanwhile, and no lock is
+    /// held while the disk may be slow.
+    fn store(&self, chunk: &[u8]) -> Result<(), SpoolRefusal> {
+        let mut state = self.spool.state();
+        let last = state.files.back_mut().filter(|file| !file.is_full());
+        let mut files = Vec::new();
+        if let Some(Ok(gap)) = last.map(|file| file.extend(chunk.len())) {
+            drop(state);
+            gap.fill(chunk)?;
+        } else {
+            let window = state.window.clone();
+            let mut addresses: Vec<_> = state.readers.values().map(|reader| reader.address).collect();
+            drop(state);
+            let mut seen = HashSet::new();
+            addresses.retain(|address| seen.insert(*address));
+            for bytes in window.iter().map(|bytes| &bytes[..]).chain([chunk]) {
+                self.append(&mut files, bytes, &addresses)?;
             }
         }
-        for (gap, bytes) in gaps {
-            gap.fill(bytes)?;
-        }
         let mut state = self.spool.state();
-        if let Some(file) = new {
-            state.file = Some(file);
-            state.window.clear();
-        }
+        state.window.clear();
+        state.files.extend(files);
         state.end += chunk.len() as u64;
         state.wake();
         Ok(())
+    }
+
+    /// Writes bytes at the end of the last one of some new files, or into one more, which counts for the first address that
+    /// has room.
+    fn append(
+        &self,
+        files: &mut Vec<SpoolFile>,
+        bytes: &[u8],
+        addresses: &[Option<Network>],
+    ) -> Result<(), SpoolRefusal> {
+        let last = files.last_mut().filter(|file| !file.is_full());
+        if let Some(Ok(gap)) = last.map(|file| file.extend(bytes.len())) {
+            return gap.fill(bytes);
+        }
+        let room = |address: &&Option<Network>| self.spool.directory.room(**address) >= bytes.len() as u64;
+        for address in addresses.iter().filter(room) {
+            let mut file = self.spool.directory.create(*address)?;
+            if let Ok(gap) = file.extend(bytes.len()) {
+                files.push(file);
+                return gap.fill(bytes);
+            }
+        }
+        Err(SpoolRefusal::NoRoom)
+    }
+
+    /// Waits until all clients have taken the first part of what was kept from `begin` on, or until some stall, who are
+    /// disconnected then. Returns whether there is more room now.
+    fn make_room(&mut self, begin: u64) -> bool {
+        let mut state = self.spool.state();
+        loop {
+            state.drop_chunks();
+            let Some(taken) = state.taken_by_all() else { return true };
+            if state.begin > begin {
+                return true;
+            }
+            if state.begin == state.end {
+                return false;
+            }
+            let (limit, start) = (self.patience.min(STALL), Instant::now());
+            let waited = self.spool.taken.wait_timeout_while(state, limit, |state| state.taken_by_all() == Some(taken));
+            let timeout;
+            (state, timeout) = waited.expect("nobody panics while holding it");
+            self.patience = self.patience.saturating_sub(start.elapsed());
+            if timeout.timed_out() {
+                break;
+            }
+        }
+        let cut = state.cut_slowest();
+        self.spool.directory.refused.add(cut as u64);
+        cut > 0
     }
 
     /// Whether nobody is left who reads it; nobody can join from then on.
@@ -111,7 +172,7 @@ impl SpoolWriter {
         if let Outcome::Cut(_) = state.outcome.get_or_insert(outcome) {
             // A client that does not read must not keep what is of no use to it.
             state.window.clear();
-            state.file = None;
+            state.files.clear();
         }
         state.wake();
     }
@@ -135,16 +196,6 @@ impl SpoolWriter {
         state.wake();
         Ok(())
     }
-}
-
-/// A gap at the end of a file, charged to the address of any client that reads it and has room.
-fn extend(file: &mut SpoolFile, bytes: usize, readers: &BTreeMap<u64, Reader>) -> Result<Gap, SpoolRefusal> {
-    file.extend(bytes).or_else(|refusal| {
-        let mut addresses = readers.values().map(|reader| reader.address);
-        let heir = addresses.find(|address| file.fits_to(*address, bytes)).ok_or(refusal)?;
-        file.charge_to(heir);
-        file.extend(bytes)
-    })
 }
 
 impl Drop for SpoolWriter {
@@ -187,9 +238,13 @@ mod tests {
         }
 
         fn open(&self) -> (SpoolWriter, SpooledBody) {
+            self.open_with(Duration::ZERO)
+        }
+
+        fn open_with(&self, patience: Duration) -> (SpoolWriter, SpooledBody) {
             let spool = Spool::new(&self.spools, &self.memory);
             let reader = spool.enter(address(1));
-            (SpoolWriter::new(&spool), SpooledBody::new(spool, reader))
+            (SpoolWriter::new(&spool, patience), SpooledBody::new(spool, reader))
         }
     }
 
@@ -328,6 +383,23 @@ mod tests {
         assert!(matches!(writer.push(chunk(40)), Err(SpoolError::Cut(Cut::NoRoom))));
         assert_eq!(block_on(rest(second.unwrap())), None, "what is not complete does not look like it");
         assert_eq!((bench.spools.bytes(), bench.spools.refused.get()), (0, 2));
+    }
+
+    #[test]
+    fn a_client_that_keeps_up_gets_more_than_there_is_room_for_and_one_that_stalls_does_not_prevent_that() {
+        const CHUNKS: usize = 400;
+        let per_address = 40 * CHUNK as u64;
+        let bench = Bench::new(SpoolLimits { per_address, total: per_address, ..LIMITS }, 0);
+        let (mut writer, first) = bench.open_with(Duration::from_secs(600));
+        let stalled = join(&writer, 0, address(2)).unwrap();
+        let making = std::thread::spawn(move || {
+            (0..CHUNKS).for_each(|number| writer.push(chunk(number)).unwrap());
+            writer.finish();
+        });
+        assert!(block_on(rest(first)) == Some(text(CHUNKS)));
+        making.join().unwrap();
+        assert_eq!(block_on(rest(stalled)), None);
+        assert_eq!((bench.spools.bytes(), bench.spools.refused.get()), (0, 1));
     }
 
     #[test]

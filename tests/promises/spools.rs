@@ -104,6 +104,20 @@ fn a_response_that_outgrows_its_room_is_cut() {
 }
 
 #[test]
+fn a_body_of_several_times_its_room_reaches_a_client_that_reads() {
+    let directory = tempfile::tempdir().unwrap();
+    // A quarter is for one address: 4 MiB, and the body has 30 MB.
+    let flags = [&PATIENT[..], &["--spool-size", "16MiB"]].concat();
+    let process = Process::start(&directory.path().join("test.db"), &flags);
+    fill(process.address, 30, 1_000_000);
+    for _ in 0..3 {
+        let whole = Client::connect(process.address).request("GET", "/aggregates", &[], None);
+        assert_eq!(persons(&whole), 30);
+    }
+    eventually("nothing is kept", || stored(process.address) < 1.0);
+}
+
+#[test]
 fn the_room_that_the_writer_needs_stays_free() {
     let Some(disk) = SmallDisk::mount(64) else { return };
     // With the margin of 16 MiB, there is no room for a body of 7 MB.
