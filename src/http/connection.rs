@@ -48,9 +48,10 @@ pub(crate) struct ConnectionLimits {
 }
 
 impl ConnectionLimits {
-    /// The maximum number of connections of each worker thread: the framework divides them evenly.
+    /// The maximum number of connections of each worker thread: the framework counts them there. What
+    /// is beyond the file descriptors could not be accepted, so this is rounded down.
     pub(super) fn per_worker(&self, workers: usize) -> usize {
-        self.max.div_ceil(workers)
+        (self.max / workers).max(1)
     }
 
     /// The intake of a new connection from this address; `None` if there are too many.

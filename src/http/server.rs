@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::net::TcpListener;
-use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,8 +29,8 @@ use crate::write::aggregator::CommandReplies;
 
 /// What a server works with.
 pub(crate) struct ServerConfig {
-    /// One thread for each processor if `None`.
-    pub(crate) workers: Option<NonZeroUsize>,
+    /// The number of threads.
+    pub(crate) workers: usize,
     pub(crate) connections: ConnectionLimits,
     pub(crate) cors_origins: Vec<String>,
     pub(crate) heartbeat: Duration,
@@ -47,7 +46,6 @@ pub(crate) type Hubs = Arc<Mutex<Vec<Addr<Hub>>>>;
 /// Serves HTTP on a listener. Each worker thread has a hub, live subscribers and a queue of command replies of its own.
 pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Result<Server> {
     let ServerConfig { workers, connections, cors_origins, heartbeat, relay, shared, hubs } = config;
-    let workers = workers.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let started = Arc::new(AtomicUsize::new(0));
     let application = move || {
         name_thread(&format!("duality-work-{}", started.fetch_add(1, Ordering::Relaxed)));

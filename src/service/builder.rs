@@ -200,7 +200,8 @@ impl Service {
         raise_limit();
         let projections = self.projections.background.len();
         let mut running = self.open_observed(settings, observer)?;
-        let capacity = Capacity::of_process(projections, &running.settings);
+        let capacity = Capacity::of_process(projections, &running.settings)
+            .map_err(|error| StartError::Descriptors(error.to_string()))?;
         running.shared.stream_limiter.lower_to(capacity.streams, capacity.streams_per_address);
         running.shared.connection_limiter.lower_to(capacity.connections_per_address);
         let (server, address) = start_server(listener, &running, capacity)
@@ -368,7 +369,7 @@ async fn start_server(
     let server = serve(
         listener,
         ServerConfig {
-            workers: settings.workers,
+            workers: settings.worker_threads(),
             connections: ConnectionLimits {
                 max: capacity.connections,
                 by_address: Arc::clone(&running.shared.connection_limiter),

@@ -30,19 +30,38 @@ const SPARE: usize = 12;
 /// What each background projection opens after the start, with a second generation.
 const PER_PROJECTION: usize = 5;
 
+/// What each thread that serves connections opens when it starts: its event loops and what wakes them.
+const PER_WORKER: usize = 5;
+
 /// What the process has open after its start, where it cannot be counted.
 const ESTIMATE: usize = 100;
 
 /// More than there can be in practice, for a process without a limit.
 const UNLIMITED: usize = 1 << 24;
 
+/// The limit leaves no connection for each thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the system allows {limit} file descriptors, and with --workers {workers} at least {needed} are needed; raise the \
+     limit (ulimit -n, LimitNOFILE) or start with fewer --workers"
+)]
+pub(super) struct TooFewDescriptors {
+    limit: usize,
+    workers: usize,
+    needed: usize,
+}
+
 impl Capacity {
-    /// What the limit of this process leaves for connections. Warns if that is less than the settings say.
-    pub(super) fn of_process(projections: usize, settings: &Settings) -> Self {
+    /// What the limit of this process leaves for connections, before its worker threads run. Warns if that is less than the
+    /// settings say.
+    ///
+    /// # Errors
+    /// It leaves too little to serve anybody.
+    pub(super) fn of_process(projections: usize, settings: &Settings) -> Result<Self, TooFewDescriptors> {
         let Some(limit) = getrlimit(Resource::Nofile).current else { return Self::divide(UNLIMITED, 0, settings) };
         let open = std::fs::read_dir("/proc/self/fd").map_or(ESTIMATE, Iterator::count);
-        let own = open + PER_PROJECTION * projections + SPARE;
-        let capacity = Self::divide(usize::try_from(limit).unwrap_or(usize::MAX), own, settings);
+        let own = open + PER_PROJECTION * projections + PER_WORKER * settings.worker_threads() + SPARE;
+        let capacity = Self::divide(usize::try_from(limit).unwrap_or(usize::MAX), own, settings)?;
         let max_sessions = settings.max_sessions.get();
         if capacity.streams < max_sessions {
             log::warn!(
@@ -51,20 +70,26 @@ impl Capacity {
                 capacity.streams
             );
         }
-        capacity
+        Ok(capacity)
     }
 
-    /// Keeps an eighth of the connections for what is no stream, so that streams cannot shut everybody else out.
-    fn divide(limit: usize, own: usize, settings: &Settings) -> Self {
-        let connections = limit.saturating_sub(own).max(2);
+    /// Keeps an eighth of the connections for what is no stream, so that streams cannot shut everybody else out. Each
+    /// thread gets the same number of connections.
+    fn divide(limit: usize, own: usize, settings: &Settings) -> Result<Self, TooFewDescriptors> {
+        let workers = settings.worker_threads();
+        let least = 2_usize.next_multiple_of(workers);
+        let connections = limit.saturating_sub(own) / workers * workers;
+        if connections < least {
+            return Err(TooFewDescriptors { limit, workers, needed: own + least });
+        }
         let connections_per_address =
             settings.max_connections_per_address.map_or(connections - connections.div_ceil(4), usize::from).max(1);
-        Self {
+        Ok(Self {
             connections,
             streams: streams(connections).min(settings.max_sessions.get()),
             connections_per_address,
             streams_per_address: streams(connections_per_address).min(settings.max_sessions_per_address.get()),
-        }
+        })
     }
 }
 
@@ -79,23 +104,38 @@ mod tests {
 
     use super::*;
 
-    fn settings(max_sessions: usize) -> Settings {
-        Settings { max_sessions: NonZeroUsize::new(max_sessions).unwrap(), ..Settings::default() }
+    fn settings(workers: usize, max_sessions: usize) -> Settings {
+        Settings {
+            workers: NonZeroUsize::new(workers),
+            max_sessions: NonZeroUsize::new(max_sessions).unwrap(),
+            ..Settings::default()
+        }
     }
 
     #[test]
     fn some_connections_are_never_streams() {
-        for (limit, own, max_sessions, connections, streams) in [
-            (1_048_576, 100, 20_000, 1_048_476, 20_000),
-            (20_100, 100, 20_000, 20_000, 18_976),
-            (1024, 100, 20_000, 924, 809),
-            (128, 100, 20_000, 28, 25),
-            (96, 100, 20_000, 2, 1),
-            (1024, 100, 5, 924, 5),
-            (UNLIMITED, 0, 7, UNLIMITED, 7),
+        for (limit, own, workers, max_sessions, connections, streams) in [
+            (1_048_576, 100, 1, 20_000, 1_048_476, 20_000),
+            (20_100, 100, 1, 20_000, 20_000, 18_976),
+            (1024, 100, 1, 20_000, 924, 809),
+            (1024, 100, 128, 20_000, 896, 784),
+            (128, 100, 1, 20_000, 28, 25),
+            (128, 100, 16, 20_000, 16, 14),
+            (102, 100, 1, 20_000, 2, 1),
+            (1024, 100, 1, 5, 924, 5),
+            (UNLIMITED, 0, 1, 7, UNLIMITED, 7),
         ] {
-            let capacity = Capacity::divide(limit, own, &settings(max_sessions));
-            assert_eq!((capacity.connections, capacity.streams), (connections, streams), "{limit}");
+            let capacity = Capacity::divide(limit, own, &settings(workers, max_sessions)).unwrap();
+            assert_eq!((capacity.connections, capacity.streams), (connections, streams), "{limit} {workers}");
+        }
+    }
+
+    #[test]
+    fn a_limit_without_a_connection_for_each_thread_is_refused_with_what_is_needed() {
+        for (limit, own, workers, needed) in [(96, 100, 1, 102), (101, 100, 1, 102), (227, 100, 128, 228)] {
+            let settings = settings(workers, 20_000);
+            assert_eq!(Capacity::divide(limit, own, &settings), Err(TooFewDescriptors { limit, workers, needed }));
+            assert!(Capacity::divide(needed, own, &settings).is_ok());
         }
     }
 
@@ -105,11 +145,11 @@ mod tests {
             (20_100, 100, None, 15_000, 5_000),
             (1024, 100, None, 693, 607),
             (128, 100, None, 21, 19),
-            (96, 100, None, 1, 1),
+            (102, 100, None, 1, 1),
             (20_100, 100, NonZeroUsize::new(16), 16, 14),
         ] {
-            let settings = Settings { max_connections_per_address: set, ..Settings::default() };
-            let capacity = Capacity::divide(limit, own, &settings);
+            let settings = Settings { max_connections_per_address: set, ..settings(1, 20_000) };
+            let capacity = Capacity::divide(limit, own, &settings).unwrap();
             let here = (capacity.connections_per_address, capacity.streams_per_address);
             assert_eq!(here, (connections, streams), "{limit}");
         }

@@ -335,6 +335,9 @@ pub enum StartError {
     /// The parts of the memory do not fit into it.
     #[error("{0}")]
     Memory(String),
+    /// The limit of file descriptors is too low for the number of threads.
+    #[error("{0}")]
+    Descriptors(String),
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),

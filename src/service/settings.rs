@@ -264,6 +264,11 @@ impl Settings {
         if self.no_copy { CopyBefore::Never } else { CopyBefore::Upgrade }
     }
 
+    /// The number of threads that serve connections.
+    pub(super) fn worker_threads(&self) -> usize {
+        self.workers.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+    }
+
     /// The settings of this process: command line, environment, defaults. Exits the process for `--help` and for an
     /// invalid command line.
     #[must_use]

@@ -4,8 +4,16 @@ use crate::harness::{Client, Process};
 
 /// Starts a service in a shell that has set a limit.
 fn start(ulimit: &str, directory: &std::path::Path) -> Process {
-    let shell = format!("ulimit {ulimit} && exec \"$0\" \"$@\"");
-    Process::start_by(&["sh", "-c", &shell], &directory.join("test.db"), &["--workers", "1"])
+    start_with(ulimit, directory, "1")
+}
+
+fn start_with(ulimit: &str, directory: &std::path::Path, workers: &str) -> Process {
+    Process::start_by(&["sh", "-c", &limited(ulimit)], &directory.join("test.db"), &["--workers", workers])
+}
+
+/// What a shell does to start a program with a limit.
+fn limited(ulimit: &str) -> String {
+    format!("ulimit {ulimit} && exec \"$0\" \"$@\"")
 }
 
 fn write(process: &Process) -> u16 {
@@ -70,4 +78,32 @@ fn a_refused_stream_does_not_keep_its_connection() {
         }
         assert_eq!(write(&process), 201);
     }
+}
+
+#[test]
+fn many_threads_leave_descriptors_for_every_connection_that_is_accepted() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = start_with("-n 1024", directory.path(), "128");
+    let _streams: Vec<_> = (0..400).map(|_| follow(&process).0).collect();
+    assert_eq!(write(&process), 201);
+    assert!(process.open_files() < 1024, "{}", process.open_files());
+    assert!(!process.log().contains("Too many open files"), "{}", process.log());
+}
+
+#[test]
+fn too_few_descriptors_for_the_threads_are_refused_in_one_line_with_the_number_needed() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new("sh")
+        .args(["-c", &limited("-n 256"), env!("CARGO_BIN_EXE_duality"), "--listen", "127.0.0.1:0", "--workers", "64"])
+        .arg("--database")
+        .arg(directory.path().join("test.db"))
+        .output()
+        .unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    let lines: Vec<_> = errors.lines().filter(|line| line.contains("ERROR")).collect();
+    assert!(
+        matches!(lines[..], [line] if line.contains("allows 256 file descriptors, and with --workers 64 at least "))
+    );
+    assert!(!errors.contains("panicked"), "{errors}");
 }
