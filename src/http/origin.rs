@@ -126,6 +126,27 @@ fn is_same(origin: &str, service: Authority<'_>) -> bool {
     has_port && page.host.eq_ignore_ascii_case(service.host)
 }
 
+/// Whether a request can ever be for the name `text`, which may have a port; `*` stands for any.
+///
+/// # Errors
+/// What keeps it from being equal to the `Host` of a request.
+pub(crate) fn check_host_name(text: &str) -> Result<(), &'static str> {
+    if text == "*" {
+        return Ok(());
+    }
+    if !text.is_ascii() {
+        return Err("write it as clients send it: xn--…");
+    }
+    if text.contains('*') {
+        return Err("there are no wildcards in names");
+    }
+    let authority = Authority::parse(text).ok_or("it has a scheme, a path, or what no name has")?;
+    if authority.host.split('.').any(str::is_empty) {
+        return Err("a part of it is empty");
+    }
+    Ok(())
+}
+
 /// A host and a port, as in `Host`. IPv6 addresses are without brackets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Authority<'a> {
@@ -349,6 +370,27 @@ mod tests {
             for method in ["GET", "HEAD", "OPTIONS"] {
                 assert_eq!(verdict(&ours, method, "/persons", Version::HTTP_11, &headers), "", "{method} {headers:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_name_that_no_request_can_be_for_is_refused() {
+        for name in ["*", "shop.example", "shop.example.", "shop.example:8080", "a_b", "xn--4ca.example", "[::1]"] {
+            assert_eq!(check_host_name(name), Ok(()), "{name}");
+        }
+        for (name, why) in [
+            ("a:b", "no name"),
+            ("ex*mple", "wildcards"),
+            ("*.example", "wildcards"),
+            ("[::1", "no name"),
+            ("..", "empty"),
+            (".example", "empty"),
+            ("", "no name"),
+            ("\u{e4}.example", "xn--"),
+            ("a?b", "no name"),
+            ("https://shop.example", "scheme"),
+        ] {
+            assert!(check_host_name(name).is_err_and(|found| found.contains(why)), "{name}");
         }
     }
 }

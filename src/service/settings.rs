@@ -4,6 +4,7 @@ mod environment;
 mod origin;
 mod range;
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -11,9 +12,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::BoolishValueParser;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::range::RANGES;
+use crate::http::origin::check_host_name;
 use crate::storage::preparation::CopyBefore;
 
 const ABOUT: &str = "Publishes aggregates and their change events as two views of one truth";
@@ -46,8 +49,8 @@ pub struct Settings {
     #[arg(long, env = "DUALITY_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:3000")]
     pub listen: String,
 
-    /// A name under which clients reach the service, in addition to IP addresses and `localhost`, or `*` for any; separate
-    /// several with commas.
+    /// A name under which clients reach the service, in addition to IP addresses and `localhost`; separate several with
+    /// commas. `*` is any, and switches off the defence against DNS rebinding.
     #[arg(long, env = "DUALITY_HOST", value_name = "NAME", value_delimiter = ',', value_parser = host_name)]
     pub host: Vec<String>,
 
@@ -72,7 +75,7 @@ pub struct Settings {
     pub tombstone_retention: Duration,
 
     /// Do not copy the database before a newer version changes its tables or recomputes its states.
-    #[arg(long, env = "DUALITY_NO_COPY", global = true)]
+    #[arg(long, env = "DUALITY_NO_COPY", global = true, value_parser = BoolishValueParser::new())]
     pub no_copy: bool,
 
     /// How often older change events are pruned.
@@ -156,7 +159,7 @@ pub struct Settings {
 
     /// An origin whose pages may read and write (CORS), as browsers send it: `https://app.example` or `null`; `*` lets
     /// those of any origin read; separate several with commas.
-    #[arg(long, env = "DUALITY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    #[arg(long, env = "DUALITY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = trimmed)]
     pub cors_origin: Vec<String>,
 
     /// A peer that acknowledges and takes nothing of what is sent for six times this is cut; one that reads slowly but
@@ -303,8 +306,10 @@ impl Settings {
         if self.database.as_os_str().is_empty() {
             return invalid("database", "the name of a file, or :memory:".to_owned(), "");
         }
-        if let Some(host) = self.host.iter().find(|host| host_name(host).is_err()) {
-            return invalid("host", "a host name such as shop.example, or *".to_owned(), host);
+        for host in &self.host {
+            if let Err(why) = check_host_name(host) {
+                return invalid("host", format!("a host name such as shop.example, or * ({why})"), host);
+            }
         }
         for origin in self.cors_origin.iter().filter(|origin| *origin != "*") {
             if let Err(why) = origin::check(origin) {
@@ -352,12 +357,16 @@ pub(super) fn bytes(size: ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
-/// A host name without a scheme and a path; a port is ignored.
+/// A host name; a port is ignored.
 fn host_name(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.contains(['/', '@', ' ']) {
-        return Err("expected a host name such as shop.example, or *".to_owned());
-    }
+    let text = text.trim();
+    check_host_name(text).map_err(|why| format!("expected a host name such as shop.example, or * ({why})"))?;
     Ok(text.to_owned())
+}
+
+/// An element of a list, without the spaces around it.
+fn trimmed(text: &str) -> Result<String, Infallible> {
+    Ok(text.trim().to_owned())
 }
 
 /// Whether a text has the form `HOST:PORT`. Whether there is such a host is another question.
@@ -427,6 +436,9 @@ mod tests {
             ("--listen", ":3000", "a host and a port"),
             ("--listen", "localhost:99999", "a host and a port"),
             ("--host", "https://shop.example", "a host name such as shop.example"),
+            ("--host", "shop.example,*.example", "no wildcards"),
+            ("--database", "", "the name of a file, or :memory:"),
+            ("--spool", "", "the name of a directory"),
             ("--cors-origin", "http://", "an origin such as https://app.example"),
             ("--cors-origin", "*,https://app.example/", "not even a slash at its end"),
         ] {
@@ -435,6 +447,15 @@ mod tests {
             assert!(rejection.contains(flag.trim_start_matches('-')), "{rejection}");
         }
         assert!(parse(&["--nonsense", "1"]).is_err());
+    }
+
+    #[test]
+    fn spaces_around_the_elements_of_a_list_do_not_count() {
+        let origins = "https://a.example, https://b.example";
+        let settings = parse(&["--cors-origin", origins, "--host", "a.example , b.example"]).unwrap();
+        assert_eq!(settings.cors_origin, ["https://a.example", "https://b.example"]);
+        assert_eq!(settings.host, ["a.example", "b.example"]);
+        assert_eq!(settings.check(), Ok(()));
     }
 
     #[test]

@@ -43,6 +43,8 @@ fn a_value_that_cannot_be_read_is_refused_with_its_range_and_where_it_is_from() 
         (&[], &["--poll-interval", "5"], "--poll-interval: expected 10ms to 1h, got \"5\""),
         (&[("DUALITY_WORKERS", "many")], &[], "DUALITY_WORKERS: expected 1 to 512, got \"many\""),
         (&[("DUALITY_MAX_BODY", "1XB")], &[], "DUALITY_MAX_BODY: expected 64B to 1GiB, got \"1XB\""),
+        (&[("DUALITY_HOST", "a.example,b:c")], &[], "DUALITY_HOST: expected a host name such as shop.example, or * ("),
+        (&[("DUALITY_NO_COPY", "perhaps")], &[], "DUALITY_NO_COPY: expected true or false, got \"perhaps\""),
         (&[("DUALITY_READERS", "257")], &[], "--readers (DUALITY_READERS): expected 1 to 256, got \"257\""),
     ] {
         let errors = refusal(environment, flags);
@@ -90,6 +92,14 @@ fn an_empty_variable_is_one_that_is_not_set() {
     let process = Process::start_in(&empty.map(|name| (name, "")), &directory.path().join("test.db"), &[]);
     let response = Client::connect(process.address).request("GET", "/persons", &[("Origin", "http://a.example")], None);
     assert_eq!((response.status, response.header("Access-Control-Allow-Origin")), (200, None));
+}
+
+#[test]
+fn a_switch_takes_every_usual_form_of_yes_and_no() {
+    for value in ["1", "0", "yes", "no", "true", "false"] {
+        let directory = tempfile::tempdir().unwrap();
+        Process::start_in(&[("DUALITY_NO_COPY", value)], &directory.path().join("test.db"), &[]);
+    }
 }
 
 #[test]

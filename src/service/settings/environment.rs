@@ -30,15 +30,25 @@ pub(super) fn explain(error: Error, command: &mut Command) -> Error {
     let source = source(arg, &value);
     let expected = match (arg.get_long().and_then(Range::of), std::error::Error::source(&error)) {
         (Some(range), _) => format!("expected {range}"),
+        (None, _) if !arg.get_action().takes_values() => "expected true or false".to_owned(),
         (None, Some(why)) => why.to_string(),
-        (None, None) => "invalid value".to_owned(),
+        (None, None) => match arg.get_long() {
+            Some("database") => "expected the name of a file, or :memory:".to_owned(),
+            Some("spool") => "expected the name of a directory".to_owned(),
+            _ => "expected a value".to_owned(),
+        },
     };
     command.error(ErrorKind::ValueValidation, format!("{source}: {expected}, got {value:?}"))
 }
 
-/// Where the value of a setting is from: the flag, or the variable if that has the same value.
+/// Where the value of a setting is from: the flag, or the variable if that has the same value, or it as an element.
 fn source(arg: &Arg, value: &str) -> String {
-    let variable = arg.get_env().filter(|name| std::env::var_os(name).is_some_and(|found| found == *value));
+    let has_element = |found: &OsString| match (arg.get_value_delimiter(), found.to_str()) {
+        (Some(delimiter), Some(list)) => list.split(delimiter).any(|element| element == value),
+        _ => false,
+    };
+    let is_found = |found: OsString| found == *value || has_element(&found);
+    let variable = arg.get_env().filter(|name| std::env::var_os(name).is_some_and(is_found));
     match (variable, arg.get_long()) {
         (Some(variable), _) => variable.to_string_lossy().into_owned(),
         (None, Some(flag)) => format!("--{flag}"),
