@@ -7,11 +7,13 @@ use actix_web_lab::extract::LocalData;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::conditions::{precondition, tag, unexpected};
+use super::last_request::no_response;
 use super::problem::Problem;
 use super::query::NoParams;
 use super::request::RequestContext;
 use super::request_body::{ParsedBody, charge_change};
 use super::respond::{JSON, answer};
+use super::spooled_response::whole;
 use crate::domain::command::{Change, Command, Rejection, Verb, catch_panic};
 use crate::domain::key::Key;
 use crate::memory::fair_shares::Share;
@@ -25,7 +27,7 @@ pub(super) async fn create(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let written = write(&context, &replies, Target::New, Verb::Create, payload).await?;
-    Ok(response(&context, &written))
+    Ok(response(&context, &written).await)
 }
 
 /// `PUT /persons/1`, `PUT /carts/0193…`
@@ -35,7 +37,7 @@ pub(super) async fn replace(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let written = write(&context, &replies, Target::Keyed, Verb::Replace, payload).await?;
-    Ok(response(&context, &written))
+    Ok(response(&context, &written).await)
 }
 
 /// `PATCH /persons/1`
@@ -45,7 +47,7 @@ pub(super) async fn patch(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let written = write(&context, &replies, Target::Keyed, Verb::Patch, payload).await?;
-    Ok(response(&context, &written))
+    Ok(response(&context, &written).await)
 }
 
 /// `POST /carts/0193…/add-item`
@@ -56,7 +58,7 @@ pub(super) async fn command(
 ) -> Result<HttpResponse, Problem> {
     let name = context.command()?;
     let written = write(&context, &replies, Target::Keyed, Verb::Command(&name), payload).await?;
-    Ok(response(&context, &written))
+    Ok(response(&context, &written).await)
 }
 
 /// `DELETE /persons/1`
@@ -66,7 +68,7 @@ pub(super) async fn delete(
 ) -> Result<HttpResponse, Problem> {
     let NoParams {} = context.params()?;
     let written = send(&context, &replies, Some(context.key()?), Change::Delete, None).await?;
-    Ok(response(&context, &written))
+    Ok(response(&context, &written).await)
 }
 
 /// The aggregate that a request writes.
@@ -115,8 +117,9 @@ async fn send(
     })
 }
 
-/// The response with the aggregate after the command, or without a body if it no longer exists.
-fn response(context: &RequestContext, written: &Written) -> HttpResponse {
+/// The response with the aggregate after the command, or without a body if it no longer exists. If there is no room for the
+/// body, the connection ends without a response: no other one would be true.
+async fn response(context: &RequestContext, written: &Written) -> HttpResponse {
     let epoch = context.shared.epoch();
     let Some(body) = &written.body else {
         return answer(StatusCode::NO_CONTENT, epoch, written.revision).finish();
@@ -131,7 +134,7 @@ fn response(context: &RequestContext, written: &Written) -> HttpResponse {
         let key = utf8_percent_encode(written.key.as_str(), PATH_SEGMENT);
         response.insert_header((LOCATION, format!("/{}/{key}", collection.name())));
     }
-    response.body(body.as_str().to_owned())
+    whole(context, response, body.as_str().to_owned()).await.unwrap_or_else(|_| no_response())
 }
 
 /// The characters that are percent-encoded in a path segment: all but the unreserved ones of RFC 3986.

@@ -59,7 +59,12 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(5);
 pub(super) async fn hang_up(request: ServiceRequest) -> ServiceResponse {
     let (request, _) = request.into_parts();
     while !is_flushed(&request).await {}
-    ServiceResponse::new(request, HttpResponse::Ok().body(BoxBody::new(NoResponse)))
+    ServiceResponse::new(request, no_response())
+}
+
+/// Ends the connection in the place of a response.
+pub(super) fn no_response() -> HttpResponse {
+    HttpResponse::Ok().body(BoxBody::new(NoResponse))
 }
 
 /// Whether the kernel has everything that was written to the connection.

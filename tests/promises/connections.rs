@@ -3,6 +3,8 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::time::Duration;
 
+use duality::ByteSize;
+
 use crate::harness::{App, Client, Stream, count, eventually};
 
 const GET: &str = "GET /persons HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -63,7 +65,7 @@ fn the_head_of_a_later_request_has_a_deadline() {
 
 #[test]
 fn many_requests_on_one_connection_leave_nothing_that_counts() {
-    let app = App::with(|settings| settings.keep_alive = Duration::from_millis(500));
+    let app = App::start();
     let mut client = app.client();
     let headers = [("Content-Type", "application/json"), ("X-Filler", "x")];
     for _ in 0..300 {
@@ -105,4 +107,45 @@ fn the_streams_of_one_address_leave_it_connections_for_requests() {
         (0..7).map(|_| Stream::on(Client::connect_from(2, app.address), "/person-events", &[])).collect();
     assert_eq!(Client::connect_from(2, app.address).request("GET", "/persons", &[], None).status, 200);
     drop(streams);
+}
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+/// Creates the first person, whose state has this many bytes; the response may have no room.
+fn create_large_one(app: &App, bytes: usize) {
+    let mut client = app.client();
+    client.send("POST", "/persons", &[JSON], Some(format!(r#"{{"name":"{}"}}"#, "x".repeat(bytes)).as_bytes()));
+    let _ = client.try_response("POST");
+}
+
+/// Changes the first person without reading the response.
+fn change(app: &App, spouse: usize) -> Client {
+    let mut client = app.client();
+    client.send("PATCH", "/persons/1", &[JSON], Some(format!(r#"{{"spouse":{spouse}}}"#).as_bytes()));
+    client
+}
+
+#[test]
+fn a_response_to_a_write_counts_until_it_is_read() {
+    let app = App::start();
+    create_large_one(&app, 1_000_000);
+    let mut clients: Vec<_> = (1..6).map(|spouse| change(&app, spouse)).collect();
+    eventually("they count", || app.memory("answers") >= 5_000_000);
+    for client in &mut clients {
+        assert_eq!(client.response("PATCH").status, 200);
+    }
+    eventually("nothing counts", || app.memory("answers") == 0);
+}
+
+#[test]
+fn a_write_whose_response_has_no_room_is_done_and_its_connection_ends() {
+    let app = App::with(|settings| {
+        settings.answer_memory = Some(ByteSize::kib(64));
+        settings.spool_size = ByteSize(0);
+    });
+    create_large_one(&app, 200_000);
+    let mut client = change(&app, 7);
+    assert_eq!(client.try_response("PATCH").unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    let changed = app.patch("/persons/1", r#"{"name":"Ann"}"#);
+    assert_eq!(changed.json()["spouse"], 7);
 }
