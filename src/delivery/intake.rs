@@ -21,7 +21,7 @@ const SLACK: usize = 128;
 
 /// How often the framework may flush nothing without reading anything. It does so without a pause when it has as much as it
 /// keeps, and a request that is not answered yet.
-const MAX_IDLE_FLUSHES: usize = 1000;
+const MAX_IDLE_FLUSHES: usize = 100;
 
 /// What one connection has sent that is not a request in work.
 #[derive(Debug)]

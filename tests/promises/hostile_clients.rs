@@ -16,8 +16,19 @@ use crate::harness::{Client, Process, Random, Stream, eventually, hostile_time};
 /// The memory of the service, in MiB.
 const MEMORY: usize = 256;
 
-/// The most connections that hostile clients keep open.
-const CONNECTIONS: usize = 5000;
+/// The threads of hostile clients.
+const STRANGERS: usize = 4;
+
+/// How often each of them connects: 200 times a second in all, which is 5,000 connections in 25 seconds.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// The most connections that each of them keeps open.
+const OPEN: usize = 1250;
+
+/// How many connections there are in all.
+fn connections() -> usize {
+    5000.min(200 * usize::try_from(hostile_time().as_secs()).unwrap())
+}
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
@@ -42,7 +53,7 @@ impl Stranger {
 /// What a hostile client sends.
 fn request(random: &mut Random) -> Vec<u8> {
     let get = |path: &str, accept: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n");
-    let text = match random.below(6) {
+    let text = match random.below(7) {
         0 => format!("GET /persons HTTP/1.1\r\nHost: localhost\r\nX-Filler: {}", "x".repeat(64 * 1024)),
         1 => {
             let head = "POST /persons HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
@@ -51,24 +62,32 @@ fn request(random: &mut Random) -> Vec<u8> {
         2 => get("/persons", "application/json"),
         3 => get("/person-events", "text/event-stream"),
         4 => get("/persons?key=1&key=2&key=3&key=4&key=5&key=6&key=7&key=8", "application/json"),
-        _ => get("/person-events?wait=30", "application/json"),
+        5 => get("/person-events?wait=30", "application/json"),
+        // An answer that nobody reads. It changes nothing, so that honest copies can be compared.
+        _ => {
+            let head = "PATCH /persons/1 HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+            format!("{head}\r\nContent-Length: 2\r\n\r\n{{}}")
+        }
     };
     text.into_bytes()
 }
 
-/// Connects at a fixed rate, and keeps the last connections. Returns how many there were.
+/// Connects at a fixed rate, at least until there were as many connections as there shall be, and keeps the last ones.
+/// Returns how many there were.
 fn molest(address: SocketAddr, seed: u64, is_over: &AtomicBool) -> usize {
     let mut random = Random::new(seed);
     let (mut open, mut count) = (VecDeque::new(), 0);
-    while !is_over.load(Ordering::Relaxed) {
+    let mut next = Instant::now();
+    while !is_over.load(Ordering::Relaxed) || count < connections() / STRANGERS {
         if let Some(stranger) = Stranger::connect(address, &mut random) {
             open.push_back(stranger);
             count += 1;
         }
-        if open.len() > CONNECTIONS / 4 {
+        if open.len() > OPEN {
             open.pop_front();
         }
-        std::thread::sleep(Duration::from_millis(20));
+        next += INTERVAL;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     count
 }
@@ -190,7 +209,7 @@ fn hostile_clients_take_no_more_than_their_part() {
         }
         let (_, alone) = write_for(address, hostile_time() / 3);
         let watcher = scope.spawn(|| watch(&process, &over));
-        let strangers: Vec<_> = (0..4)
+        let strangers: Vec<_> = (0..STRANGERS as u64)
             .map(|seed| {
                 scope.spawn({
                     let over = &over;
@@ -211,6 +230,7 @@ fn hostile_clients_take_no_more_than_their_part() {
         }
         over.store(true, Ordering::Relaxed);
         let count: usize = strangers.into_iter().map(|stranger| stranger.join().unwrap()).sum();
+        assert!(count >= connections() - STRANGERS, "{count}");
         let (most, resident) = watcher.join().unwrap();
         eprintln!(
             "alone: {alone}; beside {count} hostile connections: {beside}; {most} of {MEMORY} MiB counted, {resident} MiB resident"
