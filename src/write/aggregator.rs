@@ -192,9 +192,7 @@ impl Aggregator {
             Ok(committed) => {
                 self.metrics.count_batch(&committed.answers);
                 self.committed.set(committed.revision, &committed.changed);
-                self.journal.send_if_modified(|mark| {
-                    std::mem::replace(&mut mark.last, committed.position) != committed.position
-                });
+                self.move_mark(committed.position);
                 for (request, answer) in requests.into_iter().zip(committed.answers) {
                     request.answer(&mut replies, answer.map_err(ExecuteError::Rejected));
                 }
@@ -214,6 +212,11 @@ impl Aggregator {
                 replies.send();
             }
         }
+    }
+
+    /// Wakes the streams of the journal if there is something new.
+    fn move_mark(&self, last: JournalPosition) {
+        self.journal.send_if_modified(|mark| std::mem::replace(&mut mark.last, last) != last);
     }
 
     /// Runs `work` with the writer. After a failure or a panic, its connection is closed, unless only another process was
@@ -263,6 +266,7 @@ impl Aggregator {
         let writer = Writer::reopen(&self.database, self.config.clone(), self.committed.get())?;
         // The transaction that failed may have been committed nevertheless.
         self.committed.set(writer.revision(), &writer.changed());
+        self.move_mark(writer.position());
         Ok(writer)
     }
 }

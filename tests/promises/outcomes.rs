@@ -71,6 +71,17 @@ fn a_panic_is_certain_before_the_commit_and_unknown_after_it() {
 }
 
 #[test]
+fn a_stream_of_the_journal_continues_after_a_commit_of_unknown_outcome() {
+    let app = App::serving(|| jars().inline::<Saboteur>(), |_| {});
+    fill(&app, "a", 1);
+    let mut stream = app.follow("/journal", &[]);
+    failure(&app, "panics-after");
+    // Opens the database again, and moves nothing by itself.
+    failure(&app, "panics-before");
+    stream.read_until(|text| text.contains("panics-after"));
+}
+
+#[test]
 fn a_commit_into_a_file_that_is_gone_is_unknown_and_nothing_succeeds_after_it() {
     let mut app = App::serving(
         || jars().inline::<Saboteur>(),
