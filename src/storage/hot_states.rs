@@ -32,8 +32,9 @@ pub(super) struct HotState {
 /// A smaller state is decoded as fast as it is found here, in bytes of JSON text.
 const MIN_BYTES: usize = 4096;
 
-/// How much memory a state and its text take, as a multiple of the text: that of an account is 4 times its text.
-const BYTES_PER_BYTE: usize = 5;
+/// How much memory a state and its text take, as a multiple of the text. An estimate: it is 4 for an account, and more for
+/// many small values.
+const BYTES_PER_BYTE: usize = 10;
 
 impl HotStates {
     pub(super) fn new(budget: &Arc<MemoryBudget>) -> Self {

@@ -243,8 +243,8 @@ fn a_large_state_is_kept_for_the_next_command_within_a_budget() {
             assert_eq!(booked.json()["balance"], balance);
             assert_eq!(booked.json()["bookings"].as_object().unwrap().len(), bookings);
             assert_eq!(app.get(&account).text(), booked.text());
-            let expected = if budget == 0 { 0 } else { 5 * booked.text().len() };
-            assert_eq!(kept(&app), expected, "the text and its decoded form count as five times the text");
+            let expected = if budget == 0 { 0 } else { 10 * booked.text().len() };
+            assert_eq!(kept(&app), expected, "the text and its decoded form count as ten times the text");
             withdraw(&app).problem(409, "insufficient-funds");
             assert_eq!(kept(&app), expected, "after a rejected command as well");
         }
