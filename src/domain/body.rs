@@ -32,14 +32,7 @@ impl Body {
     /// # Errors
     /// It cannot be written, is nested too deep to be read again, or has a null inside an array.
     pub(super) fn encode<T: Serialize>(aggregate: &T) -> Result<Self, ValidationError> {
-        let unreadable = |error: serde_json::Error| ValidationError::new("", error.to_string());
-        let WrittenJson { text, has_null } = json::write(aggregate).map_err(unreadable)?;
-        if !has_null {
-            return Ok(Self(text.into()));
-        }
-        let mut value: Value = serde_json::from_str(&text).map_err(unreadable)?;
-        merge_patch::strip_nulls(&mut value).map_err(|path| ValidationError::new(path, NULL_ELEMENT))?;
-        Ok(Self(value.to_string().into()))
+        Encoded::of(aggregate).map(|encoded| encoded.body)
     }
 
     /// Whether it is the same text in memory, not only an equal one.
@@ -57,6 +50,27 @@ impl Body {
     /// The aggregate as untyped JSON.
     pub(crate) fn value(&self) -> Result<Value, CorruptState> {
         self.decode()
+    }
+}
+
+/// A state that was encoded just now.
+pub(super) struct Encoded {
+    pub(super) body: Body,
+    /// Whether members were left out, so that it may be read as another value, or not at all.
+    pub(super) lacks_nulls: bool,
+}
+
+impl Encoded {
+    /// As [`Body::encode`].
+    pub(super) fn of<T: Serialize>(aggregate: &T) -> Result<Self, ValidationError> {
+        let unreadable = |error: serde_json::Error| ValidationError::new("", error.to_string());
+        let WrittenJson { text, has_null } = json::write(aggregate).map_err(unreadable)?;
+        if !has_null {
+            return Ok(Self { body: Body(text.into()), lacks_nulls: false });
+        }
+        let mut value: Value = serde_json::from_str(&text).map_err(unreadable)?;
+        merge_patch::strip_nulls(&mut value).map_err(|path| ValidationError::new(path, NULL_ELEMENT))?;
+        Ok(Self { body: Body(value.to_string().into()), lacks_nulls: true })
     }
 }
 

@@ -3,33 +3,50 @@
 //! Two states of one aggregate are written by the same code, so nearly all of their members are equal byte for byte, in the
 //! same order. They are compared side by side, in one pass, and nothing is allocated for a member that is the same.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
 /// The smallest merge patch from one object to another; `None` if they are equal. A changed array is included whole.
 ///
 /// # Errors
-/// A text is not an object as serde writes it, without spaces and without escapes in names.
+/// A text is not an object as serde writes it, without spaces and without escapes in names; or an object whose
+/// members differ has a name twice.
 pub(super) fn diff(before: &str, after: &str) -> Result<Option<String>, NotCompact> {
-    diff_objects(&mut Cursor::new(before), &mut Cursor::new(after))
+    diff_objects(&mut Cursor::new(before), &mut Cursor::new(after), &mut Vec::new())
 }
 
 /// A text that has to be parsed instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NotCompact;
 
-/// Both are at the first byte of an object, and after its last one then.
-fn diff_objects(old: &mut Cursor<'_>, new: &mut Cursor<'_>) -> Result<Option<String>, NotCompact> {
+/// Both are at the first byte of an object, and after its last one then. `names` are those of the objects around it, and
+/// afterwards as well.
+fn diff_objects<'a>(
+    old: &mut Cursor<'a>,
+    new: &mut Cursor<'a>,
+    names: &mut Vec<&'a str>,
+) -> Result<Option<String>, NotCompact> {
     old.expect(b'{')?;
     new.expect(b'{')?;
     let mut patch = Patch::default();
+    let outer = names.len();
     loop {
         match (old.next_name()?, new.next_name()?) {
-            (Some(was), Some(name)) if was == name => patch.compare(name, old, new)?,
+            (Some(was), Some(name)) if was == name => {
+                names.push(name);
+                patch.compare(name, old, new, names)?;
+            }
             (was, name) => {
-                patch.compare_rest(Rest { name: was, cursor: old }, Rest { name, cursor: new })?;
-                return Ok(patch.finish());
+                let (was, name) = (Rest { name: was, cursor: old }, Rest { name, cursor: new });
+                let rest = patch.compare_rest(was, name, names)?;
+                let patch = patch.finish();
+                let same = &names[outer..];
+                if patch.is_some() && !(are_unique(same, &rest.old) && are_unique(same, &rest.new)) {
+                    return Err(NotCompact);
+                }
+                names.truncate(outer);
+                return Ok(patch);
             }
         }
     }
@@ -48,11 +65,29 @@ struct Rest<'c, 'a> {
     cursor: &'c mut Cursor<'a>,
 }
 
+/// The names of such members.
+struct RestNames<'a> {
+    old: Vec<&'a str>,
+    new: Vec<&'a str>,
+}
+
+/// Whether the names of an object, in two parts, have none twice.
+fn are_unique(names: &[&str], rest: &[&str]) -> bool {
+    let mut seen = HashSet::with_capacity(names.len() + rest.len());
+    names.iter().chain(rest).all(|name| seen.insert(*name))
+}
+
 impl Patch {
     /// Compares the values of a member.
-    fn compare(&mut self, name: &str, old: &mut Cursor<'_>, new: &mut Cursor<'_>) -> Result<(), NotCompact> {
+    fn compare<'a>(
+        &mut self,
+        name: &str,
+        old: &mut Cursor<'a>,
+        new: &mut Cursor<'a>,
+        names: &mut Vec<&'a str>,
+    ) -> Result<(), NotCompact> {
         if old.peek() == Some(b'{') && new.peek() == Some(b'{') {
-            if let Some(nested) = diff_objects(old, new)? {
+            if let Some(nested) = diff_objects(old, new, names)? {
                 self.change(name, &nested);
             }
             return Ok(());
@@ -69,27 +104,33 @@ impl Patch {
     }
 
     /// Compares members that are not the same, or not in the same order.
-    fn compare_rest(&mut self, old: Rest<'_, '_>, new: Rest<'_, '_>) -> Result<(), NotCompact> {
-        let mut order = Vec::new();
+    fn compare_rest<'a>(
+        &mut self,
+        old: Rest<'_, 'a>,
+        new: Rest<'_, 'a>,
+        names: &mut Vec<&'a str>,
+    ) -> Result<RestNames<'a>, NotCompact> {
+        let mut rest = RestNames { old: Vec::new(), new: Vec::new() };
         let mut values = HashMap::new();
         let Rest { name: mut next, cursor } = old;
         while let Some(name) = next {
             values.insert(name, cursor.value()?);
-            order.push(name);
+            rest.old.push(name);
             next = cursor.next_name()?;
         }
         let Rest { name: mut next, cursor } = new;
         while let Some(name) = next {
+            rest.new.push(name);
             match values.remove(name) {
-                Some(was) => self.compare(name, &mut Cursor::new(was), cursor)?,
+                Some(was) => self.compare(name, &mut Cursor::new(was), cursor, names)?,
                 None => self.change(name, cursor.value()?),
             }
             next = cursor.next_name()?;
         }
-        for name in order.into_iter().filter(|name| values.contains_key(name)) {
+        for name in rest.old.iter().filter(|name| values.contains_key(**name)) {
             push(&mut self.removed, name, "null");
         }
-        Ok(())
+        Ok(rest)
     }
 
     fn change(&mut self, name: &str, value: &str) {
@@ -273,6 +314,20 @@ mod tests {
         let deep = |number: u8| format!("{{\"a\":{}{number}{}}}", "[".repeat(130), "]".repeat(130));
         assert_eq!(diff(&deep(1), &deep(2)), Ok(Some(deep(2))));
         assert_eq!(diff(&deep(1), &deep(1)), Ok(None));
+    }
+
+    #[test]
+    fn an_object_that_differs_and_has_a_name_twice_is_rejected() {
+        for (before, after) in [
+            (r#"{"a":1,"a":2}"#, r#"{"a":3,"a":2}"#),
+            (r#"{"a":1,"b":1,"a":2}"#, r#"{"a":1,"b":1}"#),
+            (r#"{"a":1}"#, r#"{"a":1,"b":2,"b":3}"#),
+            (r#"{"c":{"a":{},"a":{"b":1}}}"#, r#"{"c":{"a":{},"a":{"b":2}}}"#),
+        ] {
+            assert_eq!(diff(before, after), Err(NotCompact), "{before} {after}");
+        }
+        let patch = diff(r#"{"c":{"a":1,"a":2},"a":{"a":1}}"#, r#"{"c":{"a":1,"a":2},"a":{"a":2}}"#);
+        assert_eq!(patch, Ok(Some(r#"{"a":{"a":2}}"#.to_owned())));
     }
 
     fn states() -> impl Strategy<Value = Value> {

@@ -1,5 +1,7 @@
 //! States that could not be read back are rejected, and nothing of them is stored.
 
+use std::collections::BTreeMap;
+
 use duality::{BusinessRule, EventSourced, Keys, Root, Service, Verified};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -59,6 +61,75 @@ impl EventSourced for Node {
         deepest.c.push(Self { n, pad: String::new(), c: Vec::new() });
         Some(root)
     }
+}
+
+#[derive(Serialize, Deserialize)]
+enum Measure {
+    Open,
+    Divide { by: f64 },
+    Name { name: String },
+}
+
+#[derive(Serialize, Deserialize)]
+enum Measured {
+    GaugeOpened,
+    GaugeDivided { by: f64 },
+    GaugeNamed { name: String },
+}
+
+/// A number that can become one that JSON cannot express, and names that can be those of other members.
+#[derive(Serialize, Deserialize)]
+struct Gauge {
+    a: f64,
+    pad: String,
+    #[serde(flatten)]
+    names: BTreeMap<String, u32>,
+}
+
+impl EventSourced for Gauge {
+    const NAME: &'static str = "gauges";
+    const KEYS: Keys = Keys::Text;
+
+    type Command = Measure;
+    type Event = Measured;
+    type Error = NoRule;
+
+    fn handle(root: &mut Root<'_, Self>, command: Measure) -> Result<(), NoRule> {
+        root.record(match command {
+            Measure::Open => Measured::GaugeOpened,
+            Measure::Divide { by } => Measured::GaugeDivided { by },
+            Measure::Name { name } => Measured::GaugeNamed { name },
+        });
+        Ok(())
+    }
+
+    fn apply(state: Option<Self>, event: &Measured) -> Option<Self> {
+        let mut gauge = state.unwrap_or_else(|| Self { a: 0.0, pad: "x".repeat(5000), names: BTreeMap::new() });
+        match event {
+            Measured::GaugeOpened => {}
+            Measured::GaugeDivided { by } => gauge.a /= by,
+            Measured::GaugeNamed { name } => {
+                gauge.names.insert(name.clone(), 1);
+            }
+        }
+        Some(gauge)
+    }
+}
+
+#[test]
+fn a_state_with_a_number_that_is_none_or_with_a_name_twice_is_rejected() {
+    let service = || Service::new().event_sourced::<Gauge>();
+    let mut app = App::serving(service, |_| {});
+    app.write("PUT", "/gauges/a", "{}");
+    let before = everything(&app);
+    let refused = [("divide", r#"{"by":0.0}"#), ("name", r#"{"name":"a"}"#)];
+    for (command, body) in refused.into_iter().chain(refused) {
+        assert_eq!(app.post(&format!("/gauges/a/{command}"), body).status, 500, "{command}");
+        assert_eq!(everything(&app), before, "{command}");
+    }
+    let named = app.post("/gauges/a/name", r#"{"name":"b"}"#);
+    assert_eq!((named.status, &named.json()["b"]), (200, &json!(1)), "it can be used on");
+    assert_sound(&mut app, service());
 }
 
 /// Everything that is published and recorded.

@@ -14,12 +14,13 @@ use crate::domain::key::Key;
 ///
 /// The aggregate handles a command by itself: it records events, or fails with the rule that the command would violate; then
 /// nothing is stored. The type itself is the public state, a fold of the events. The stored state is only a cache. A command
-/// gets it as serde reads it, or as the command before it left it in memory: it must have nothing that serde skips.
+/// gets it as serde reads it, or as the command before it left it in memory: it must have nothing that serde skips,
+/// and nothing that changes through a shared reference. `Sync` keeps out cells; locks and atomic numbers do not belong there.
 ///
 /// Names come from serde: a variant of [`Command`](Self::Command) is a path (`AddItem` is `POST
 /// /carts/{key}/add-item`), a variant of [`Event`](Self::Event) the kind of an event in the journal, and a variant of
 /// [`Error`](Self::Error) the type of a problem document.
-pub trait EventSourced: Serialize + DeserializeOwned + Send + 'static {
+pub trait EventSourced: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The collection's name: its member in the document, and its path. Lower-case letters, digits and hyphens.
     const NAME: &'static str;
 

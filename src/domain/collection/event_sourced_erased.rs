@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde_json::{Map, Value};
 
 use super::{BusinessRule, Collection, Derivation, EventSourced, Keys, Root};
-use crate::domain::body::{Body, CorruptState};
+use crate::domain::body::{self, Body, CorruptState};
 use crate::domain::command::{
     Change, CommandContext, Decision, DecodedState, ErasedDomainError, ErrorDescription, RecordedEvent, Rejection, Verb,
 };
@@ -177,8 +177,9 @@ impl<T: EventSourced> Collection for EventSourcedAdapter<T> {
             .map(recorded)
             .collect::<Result<_, _>>()
             .map_err(|error| CorruptState::new(format!("an event of {} cannot be encoded: {error}", T::NAME)))?;
-        let after = encode(state.as_ref())?;
-        *decoded = erase(state);
+        let encoded = state.as_ref().map(encode).transpose()?;
+        let (after, reread) = encoded.map(|Encoded { body, reread }| (body, reread)).unzip();
+        *decoded = erase(reread.flatten().or(state));
         // An event need not change the state. Then it stays the same text in memory.
         let after = if after.as_ref() == before { before.cloned() } else { after };
         Ok(Decision { after, events })
@@ -211,9 +212,22 @@ fn erase<T: EventSourced>(state: Option<T>) -> Option<DecodedState> {
     state.map(|state| Box::new(state) as DecodedState)
 }
 
-fn encode<T: EventSourced>(state: Option<&T>) -> Result<Option<Body>, CorruptState> {
-    let body = state.map(Body::encode).transpose();
-    body.map_err(|invalid| CorruptState::new(format!("a state of {} cannot be encoded: {invalid}", T::NAME)))
+/// The text of a state.
+struct Encoded<T> {
+    body: Body,
+    /// What the text is read as, if that may differ from the state. It is the state then, as for a command that reads it.
+    reread: Option<T>,
+}
+
+/// # Errors
+/// The state cannot be encoded, or its text not be read again: a number that JSON cannot express becomes null, which is left
+/// out, and a type that takes any names can write one of them twice.
+fn encode<T: EventSourced>(state: &T) -> Result<Encoded<T>, CorruptState> {
+    let body::Encoded { body, lacks_nulls } = body::Encoded::of(state)
+        .map_err(|invalid| CorruptState::new(format!("a state of {} cannot be encoded: {invalid}", T::NAME)))?;
+    let may_differ = lacks_nulls || json::member_names::<T>().is_none();
+    let reread = may_differ.then(|| body.decode()).transpose()?;
+    Ok(Encoded { body, reread })
 }
 
 impl<T: EventSourced> Journaled for EventSourcedAdapter<T> {
@@ -248,7 +262,7 @@ impl<T: EventSourced> Fold for Folding<T> {
     }
 
     fn body(&self) -> Result<Option<Body>, CorruptState> {
-        encode(self.0.as_ref())
+        Ok(self.0.as_ref().map(encode).transpose()?.map(|encoded| encoded.body))
     }
 }
 
