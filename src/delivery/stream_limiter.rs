@@ -1,10 +1,10 @@
 //! Limits the number of open streams, in total and per address.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::memory::fair_shares::Network;
 use crate::metrics::Counter;
 
 /// Counts the streams that are open.
@@ -22,14 +22,14 @@ pub(crate) struct StreamLimiter {
 #[derive(Debug, Default)]
 struct Open {
     all: usize,
-    by_address: HashMap<IpAddr, usize>,
+    by_address: HashMap<Network, usize>,
 }
 
 /// The right to one open stream, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     stream_limiter: Arc<StreamLimiter>,
-    address: Option<IpAddr>,
+    address: Option<Network>,
 }
 
 impl StreamLimiter {
@@ -44,7 +44,7 @@ impl StreamLimiter {
     }
 
     /// A permit for one more stream, unless a limit is reached.
-    pub(crate) fn try_acquire(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Permit> {
+    pub(crate) fn try_acquire(self: &Arc<Self>, address: Option<Network>) -> Option<Permit> {
         let mut open = self.open();
         let here = address.map_or(0, |address| open.by_address.get(&address).copied().unwrap_or(0));
         if open.all >= self.max() {
@@ -99,10 +99,22 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
+    fn network(address: &str) -> Option<Network> {
+        Some(address.parse::<std::net::IpAddr>().unwrap().into())
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_count_together() {
+        let stream_limiter = StreamLimiter::new(3, 1);
+        let _first = stream_limiter.try_acquire(network("2001:db8::1")).unwrap();
+        assert!(stream_limiter.try_acquire(network("2001:db8::2")).is_none());
+        assert!(stream_limiter.try_acquire(network("2001:db8:0:1::1")).is_some());
+    }
+
     #[test]
     fn a_dropped_permit_can_be_acquired_again() {
         let stream_limiter = StreamLimiter::new(3, 2);
-        let (one, other) = (Some(IpAddr::from([127, 0, 0, 1])), Some(IpAddr::from([127, 0, 0, 2])));
+        let (one, other) = (network("127.0.0.1"), network("127.0.0.2"));
         let first = stream_limiter.try_acquire(one).unwrap();
         let _second = stream_limiter.try_acquire(one).unwrap();
         assert!(stream_limiter.try_acquire(one).is_none(), "two of one address");

@@ -166,8 +166,7 @@ async fn stream(
     if context.is_head() {
         return Ok(head(&context, shared.committed.get()).body(actix_web::body::None::new()));
     }
-    let address = context.request.peer_addr().map(|address| address.ip());
-    let Some(permit) = shared.stream_limiter.try_acquire(address) else { return too_many_streams(&context) };
+    let Some(permit) = shared.stream_limiter.try_acquire(context.address()) else { return too_many_streams(&context) };
     let first = shared.page_readers().send(subscription.next_request(), shared.committed.get()).await??;
     let current = match &first {
         ResumeReply::Page(page) => page.current,

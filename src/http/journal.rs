@@ -206,8 +206,9 @@ async fn stream(context: &RequestContext, reading: Reading, remarks: &[String]) 
     if context.is_head() {
         return Ok(head(context, current).body(actix_web::body::None::new()));
     }
-    let address = context.request.peer_addr().map(|address| address.ip());
-    let Some(permit) = context.shared.stream_limiter.try_acquire(address) else { return too_many_streams(context) };
+    let Some(permit) = context.shared.stream_limiter.try_acquire(context.address()) else {
+        return too_many_streams(context);
+    };
     let begin = prologue(remarks);
     let first: Next = Box::pin(async { Some((begin, reading)) });
     Ok(head(context, current).body(JournalStream { next: Some(first), _permit: permit, end: StreamEnd::default() }))

@@ -63,7 +63,7 @@ impl BodyLimits {
         announced: usize,
         mut charge: Share,
     ) -> Result<RequestBody, Problem> {
-        if announced > self.max {
+        if announced > self.longest() {
             return Err(self.too_large());
         }
         let started = Instant::now();
@@ -77,7 +77,7 @@ impl BodyLimits {
             let Some(chunk) = next else { return Ok(RequestBody { bytes: body.into_bytes(), charge }) };
             let chunk = chunk
                 .map_err(|error| Problem::new(Kind::MalformedRequest, format!("the body cannot be read: {error}")))?;
-            if body.len() + chunk.len() > self.max {
+            if body.len() + chunk.len() > self.longest() {
                 return Err(self.too_large());
             }
             let capacity = body.capacity_with(&chunk, announced);
@@ -86,8 +86,13 @@ impl BodyLimits {
         }
     }
 
+    /// The longest body that there can be memory for: parsed, it takes at least twice its length.
+    fn longest(&self) -> usize {
+        self.max.min(self.memory.max().saturating_sub(OVERHEAD) / 2)
+    }
+
     fn too_large(&self) -> Problem {
-        let limit = self.max;
+        let limit = self.longest();
         Problem::new(Kind::TooLarge, format!("the body is larger than {limit} bytes")).with("limit", limit)
     }
 
