@@ -66,7 +66,7 @@ pub(super) async fn page(
     let deadline = Instant::now() + wait;
     loop {
         let shared = &context.shared;
-        let reading = shared.page_readers().send(subscription.next_request(), shared.committed.get());
+        let reading = shared.page_readers().try_send(subscription.next_request(), shared.committed.get())?;
         let page = match reading.await?? {
             ResumeReply::Page(page) => page,
             ResumeReply::Gone(horizon) => return Err(not_retained(context, &horizon)),

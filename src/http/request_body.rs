@@ -86,9 +86,9 @@ impl BodyLimits {
         }
     }
 
-    /// The longest body that there can be memory for: parsed, it takes at least twice its length.
+    /// The longest body that there can be memory for.
     fn longest(&self) -> usize {
-        self.max.min(self.memory.max().saturating_sub(OVERHEAD) / 2)
+        self.max.min(self.memory.max().saturating_sub(OVERHEAD))
     }
 
     fn too_large(&self) -> Problem {

@@ -13,3 +13,4 @@ pub(crate) mod spool_directory;
 pub(crate) mod spool_writer;
 pub(crate) mod spooled_body;
 pub(crate) mod thread_pool;
+mod waiting_requests;

@@ -23,6 +23,7 @@ use crate::read::collection_writer::{CollectionWriter, StreamTarget};
 use crate::read::shared_spools::{Content, SharedSpools};
 use crate::read::spool::{Cut, SpoolError};
 use crate::read::thread_pool::{PoolBusy, PoolStopped, ThreadPool};
+use crate::read::waiting_requests::WaitingRequests;
 use crate::read_model::report::{Parameters, Report, ReportError};
 use crate::storage::aggregates::Row;
 use crate::storage::database::Database;
@@ -36,8 +37,7 @@ use crate::storage::reader::{Excerpt, Part, Reader, View};
 #[derive(Clone)]
 pub(crate) struct Readers {
     threads: ThreadPool<ReaderThread>,
-    /// The number of waiting jobs beyond which requests are refused.
-    max_waiting: usize,
+    requests: WaitingRequests,
 }
 
 /// How some reading threads are started.
@@ -45,7 +45,7 @@ pub(crate) struct PoolConfig {
     /// They are named `name-0`, `name-1` and so on.
     pub(crate) name: &'static str,
     pub(crate) threads: usize,
-    /// The number of waiting jobs beyond which requests are refused.
+    /// The number of waiting requests beyond which further ones are refused.
     pub(crate) max_waiting: usize,
 }
 
@@ -103,7 +103,7 @@ impl Readers {
             metrics: Arc::clone(&metrics),
             reader: None,
         };
-        Ok(Self { threads: ThreadPool::start(name, threads, state)?, max_waiting })
+        Ok(Self { threads: ThreadPool::start(name, threads, state)?, requests: WaitingRequests::new(max_waiting) })
     }
 
     /// Queues a job at once, and returns its output. A job that nobody waits for any more when its turn comes is skipped.
@@ -116,21 +116,21 @@ impl Readers {
         &self,
         job: J,
     ) -> Result<impl Future<Output = Result<J::Output, PoolStopped>> + use<J>, PoolBusy> {
-        if self.is_full() { Err(PoolBusy) } else { Ok(self.send(job)) }
+        let turn = self.requests.wait()?;
+        Ok(self.threads.call(|thread| {
+            drop(turn);
+            job.run(thread)
+        }))
     }
 
     /// Queues a job of a request that has no output, unless too many wait already.
     pub(crate) fn try_post<J: ReadJob<Output = ()>>(&self, job: J) -> Result<(), PoolBusy> {
-        if self.is_full() {
-            return Err(PoolBusy);
-        }
-        self.threads.post(|thread| job.run(thread));
+        let turn = self.requests.wait()?;
+        self.threads.post(|thread| {
+            drop(turn);
+            job.run(thread);
+        });
         Ok(())
-    }
-
-    /// Two requests may see the same last place.
-    fn is_full(&self) -> bool {
-        self.waiting() >= self.max_waiting
     }
 
     /// The number of jobs that no thread has begun.
@@ -200,15 +200,27 @@ pub(crate) struct PageReaders {
 }
 
 impl PageReaders {
-    /// Reads a page of a consumer, for which `current` is the last revision. It is never refused: a consumer reads one page
-    /// at a time, and their number is limited.
+    /// Reads a page of a stream, for which `current` is the last revision. It is never refused: a stream reads one page at
+    /// a time, and their number is limited.
     pub(crate) fn send(
         &self,
         request: ResumeRequest,
         current: Revision,
     ) -> impl Future<Output = Result<Result<ResumeReply, StoreError>, PoolStopped>> + use<> {
-        let readers = if request.is_long(current) { &self.long } else { &self.short };
-        readers.send(request)
+        self.for_request(&request, current).send(request)
+    }
+
+    /// Reads a page for a request that is no stream, unless too many wait already.
+    pub(crate) fn try_send(
+        &self,
+        request: ResumeRequest,
+        current: Revision,
+    ) -> Result<impl Future<Output = Result<Result<ResumeReply, StoreError>, PoolStopped>> + use<>, PoolBusy> {
+        self.for_request(&request, current).try_send(request)
+    }
+
+    fn for_request(&self, request: &ResumeRequest, current: Revision) -> &Readers {
+        if request.is_long(current) { &self.long } else { &self.short }
     }
 }
 

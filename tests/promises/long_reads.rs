@@ -99,9 +99,17 @@ fn short_reads_are_answered_while_more_folds_than_threads_are_stuck() {
     GATE.set(Locked::Yes);
     let mut stuck: Vec<_> = (0..THREADS).map(|_| fold()).collect();
     eventually("all threads for long reads are busy", || GATE.waiting() == THREADS);
-    stuck.extend((0..QUEUE).map(|_| fold()));
     let waiting = || Client::metric(app.address, "duality_waiting_reads{pool=\"collections\"}");
-    eventually("the queue is full", || waiting() >= QUEUE as f64);
+    let keys: String = ('a'..='k').map(|key| format!("&key={key}")).collect();
+    let stream = |_| {
+        let mut client = app.client();
+        client.send("GET", &format!("/turnstile-events?compact=true{keys}"), &[("Accept", "text/event-stream")], None);
+        client
+    };
+    let _streams: Vec<_> = (0..QUEUE).map(stream).collect();
+    eventually("pages of streams wait as well", || waiting() >= QUEUE as f64);
+    stuck.extend((0..QUEUE).map(|_| fold()));
+    eventually("as many requests wait as may, without the streams", || waiting() >= (2 * QUEUE) as f64);
     let refused = app.get("/turnstiles/north?version=120");
     refused.problem(503, "busy");
     assert_eq!(refused.header("Retry-After"), Some("1"));
