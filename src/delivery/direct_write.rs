@@ -126,7 +126,7 @@ impl AsyncRead for Socket {
                     if read.is_ok() && buffer.remaining() > 0 {
                         let _ = self.0.stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
                     }
-                    return Poll::Ready(read.and_then(|bytes| self.0.intake.add(bytes)));
+                    return Poll::Ready(read.map(|bytes| self.0.intake.add(bytes)));
                 }
             }
         }

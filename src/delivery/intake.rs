@@ -32,6 +32,8 @@ pub(crate) struct Intake {
     /// Whether what arrives belongs to a body, which is charged where it is read.
     in_body: Cell<bool>,
     idle_flushes: Cell<usize>,
+    /// There was no memory for what is held.
+    is_uncharged: Cell<bool>,
     /// How many looks in a row have found bytes and no new request.
     looks: Cell<u32>,
     /// `None` for a connection without an address.
@@ -45,6 +47,7 @@ impl Intake {
             charge: RefCell::new(charge),
             in_body: Cell::default(),
             idle_flushes: Cell::default(),
+            is_uncharged: Cell::default(),
             looks: Cell::default(),
             _permit: permit,
         }
@@ -61,7 +64,7 @@ impl Intake {
         self.in_body.set(body > 0);
         self.looks.set(0);
         let rest = self.held.get().saturating_sub((line + headers).saturating_add(body));
-        self.hold(if rest <= SLACK { 0 } else { rest }).expect("a charge can always become smaller");
+        self.hold(if rest <= SLACK { 0 } else { rest });
     }
 
     /// The response to the request is known, so nobody reads the rest of its body.
@@ -70,18 +73,18 @@ impl Intake {
     }
 
     /// Bytes have arrived.
-    ///
-    /// # Errors
-    /// There is no memory for them: the connection has to end.
-    pub(super) fn add(&self, bytes: usize) -> Result<()> {
-        if self.in_body.get() { Ok(()) } else { self.hold((self.held.get() + bytes).min(MOST)) }
+    pub(super) fn add(&self, bytes: usize) {
+        if !self.in_body.get() {
+            self.hold((self.held.get() + bytes).min(MOST));
+        }
     }
 
-    /// Charges twice the bytes, since a buffer that grows doubles.
-    fn hold(&self, bytes: usize) -> Result<()> {
+    /// Charges twice the bytes, since a buffer that grows doubles. Without memory for them, the connection goes on until
+    /// the next look, since most of them are a request that is handed over in a moment, and has to get its answer.
+    fn hold(&self, bytes: usize) {
         self.held.set(bytes);
         let charge = if bytes <= FREE { 0 } else { 2 * bytes.next_multiple_of(FREE) };
-        self.charge.borrow_mut().resize(charge).map_err(|_| ErrorKind::OutOfMemory.into())
+        self.is_uncharged.set(self.charge.borrow_mut().resize(charge).is_err());
     }
 
     /// The framework reads, or writes bytes.
@@ -99,10 +102,12 @@ impl Intake {
         if is_stuck { Err(ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 
-    /// Looks whether bytes wait to become a request, and returns for how many looks in a row.
+    /// Looks whether bytes wait to become a request, and returns for how many looks in a row. If there is no memory for them,
+    /// they have waited too long.
     pub(crate) fn look(&self) -> u32 {
         let waits = self.held.get() > 0 && !self.in_body.get();
-        self.looks.set(if waits { self.looks.get() + 1 } else { 0 });
+        let looks = if self.is_uncharged.get() { u32::MAX } else { self.looks.get().saturating_add(1) };
+        self.looks.set(if waits { looks } else { 0 });
         self.looks.get()
     }
 }
@@ -139,16 +144,16 @@ mod tests {
     fn what_is_no_request_in_work_is_charged() {
         let budget = MemoryBudget::new(4 << 20);
         let intake = Intake::new(FairShares::new(&budget).share(None), None);
-        intake.add(TEXT).unwrap();
+        intake.add(TEXT);
         intake.begin(&head(None));
         assert_eq!((intake.held.get(), budget.used()), (0, 0), "a head that is handed over");
-        intake.add(TEXT + SLACK).unwrap();
+        intake.add(TEXT + SLACK);
         intake.begin(&head(None));
         assert_eq!(intake.look(), 0, "a head with more white space");
-        intake.add(TEXT + 3 * FREE).unwrap();
+        intake.add(TEXT + 3 * FREE);
         intake.begin(&head(None));
         assert_eq!((intake.held.get(), budget.used()), (3 * FREE, 6 * FREE), "what comes behind it");
-        intake.add(10 * MOST).unwrap();
+        intake.add(10 * MOST);
         assert_eq!(budget.used(), 2 * MOST, "the framework keeps no more");
         drop(intake);
         assert_eq!(budget.used(), 0);
@@ -158,13 +163,13 @@ mod tests {
     fn a_body_is_charged_elsewhere() {
         let budget = MemoryBudget::new(4 << 20);
         let intake = Intake::new(FairShares::new(&budget).share(None), None);
-        intake.add(TEXT + 20_000).unwrap();
+        intake.add(TEXT + 20_000);
         intake.begin(&head(Some("90000")));
         assert_eq!(budget.used(), 0);
-        intake.add(70_000).unwrap();
+        intake.add(70_000);
         assert_eq!((budget.used(), intake.look()), (0, 0));
         intake.end_body();
-        intake.add(FREE + 1).unwrap();
+        intake.add(FREE + 1);
         assert_eq!(budget.used(), 4 * FREE, "after the response, nobody reads it");
     }
 
@@ -172,8 +177,12 @@ mod tests {
     fn a_connection_ends_without_memory_and_without_progress() {
         let budget = MemoryBudget::new(64 * 1024);
         let intake = Intake::new(FairShares::new(&budget).share(None), None);
-        assert!(intake.add(FREE).is_ok());
-        assert_eq!(intake.add(MOST).unwrap_err().kind(), ErrorKind::OutOfMemory);
+        intake.add(FREE);
+        assert_eq!(intake.look(), 1);
+        intake.add(MOST);
+        assert_eq!(intake.look(), u32::MAX, "it ends at the next look");
+        intake.begin(&head(Some("200000")));
+        assert_eq!(intake.look(), 0, "all of that was a request");
         let intake = Intake::new(FairShares::new(&budget).share(None), None);
         for _ in 0..MAX_IDLE_FLUSHES {
             intake.note_flush().unwrap();
@@ -188,9 +197,9 @@ mod tests {
         let budget = MemoryBudget::new(4 << 20);
         let intake = Intake::new(FairShares::new(&budget).share(None), None);
         assert_eq!(intake.look(), 0);
-        intake.add(TEXT - 2).unwrap();
+        intake.add(TEXT - 2);
         assert_eq!((intake.look(), intake.look()), (1, 2));
-        intake.add(2).unwrap();
+        intake.add(2);
         intake.begin(&head(None));
         assert_eq!(intake.look(), 0);
     }

@@ -84,7 +84,7 @@ fn a_refused_stream_does_not_keep_its_connection() {
 fn many_threads_leave_descriptors_for_every_connection_that_is_accepted() {
     let directory = tempfile::tempdir().unwrap();
     let process = start_with("-n 1024", directory.path(), "128");
-    let _streams: Vec<_> = (0..400).map(|_| follow(&process).0).collect();
+    let _streams: Vec<_> = (0..700).map(|_| follow(&process).0).collect();
     assert_eq!(write(&process), 201);
     assert!(process.open_files() < 1024, "{}", process.open_files());
     assert!(!process.log().contains("Too many open files"), "{}", process.log());
