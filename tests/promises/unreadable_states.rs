@@ -72,9 +72,9 @@ enum Measure {
 
 #[derive(Serialize, Deserialize)]
 enum Measured {
-    GaugeOpened,
-    GaugeDivided { by: f64 },
-    GaugeNamed { name: String },
+    Opened,
+    Divided { by: f64 },
+    Named { name: String },
 }
 
 /// A number that can become one that JSON cannot express, and names that can be those of other members.
@@ -96,9 +96,9 @@ impl EventSourced for Gauge {
 
     fn handle(root: &mut Root<'_, Self>, command: Measure) -> Result<(), NoRule> {
         root.record(match command {
-            Measure::Open => Measured::GaugeOpened,
-            Measure::Divide { by } => Measured::GaugeDivided { by },
-            Measure::Name { name } => Measured::GaugeNamed { name },
+            Measure::Open => Measured::Opened,
+            Measure::Divide { by } => Measured::Divided { by },
+            Measure::Name { name } => Measured::Named { name },
         });
         Ok(())
     }
@@ -106,9 +106,9 @@ impl EventSourced for Gauge {
     fn apply(state: Option<Self>, event: &Measured) -> Option<Self> {
         let mut gauge = state.unwrap_or_else(|| Self { a: 0.0, pad: "x".repeat(5000), names: BTreeMap::new() });
         match event {
-            Measured::GaugeOpened => {}
-            Measured::GaugeDivided { by } => gauge.a /= by,
-            Measured::GaugeNamed { name } => {
+            Measured::Opened => {}
+            Measured::Divided { by } => gauge.a /= by,
+            Measured::Named { name } => {
                 gauge.names.insert(name.clone(), 1);
             }
         }
