@@ -131,7 +131,8 @@ impl Subscriber {
         self.bytes.set(self.bytes.get() + read.len());
         let end = read.windows(2).rposition(|window| window == b"\n\n");
         let Some(end) = end else { return self.unfinished.extend_from_slice(read) };
-        let to = last_id(&read[..end]).or_else(|| last_id(&[&self.unfinished, &read[..end]].concat()));
+        // The id is the last line of an event, and `..=end` has its line end.
+        let to = last_id(&read[..=end]).or_else(|| last_id(&[&self.unfinished, &read[..=end]].concat()));
         self.unfinished.clear();
         self.unfinished.extend_from_slice(&read[end..]);
         let Some(to) = to else { return };

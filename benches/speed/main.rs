@@ -6,6 +6,7 @@
 //!     cargo bench --bench speed -- post-64           one figure
 //!     cargo bench --bench speed -- --json            for programs
 //!     cargo bench --bench speed -- --growth          every figure again at ten times the size, with the exponents
+//!     cargo bench --bench speed -- cost --against PATH   the processor time of requests, and that of another build
 //!     cargo bench --bench speed -- --awake           with processors that never sleep (see below)
 //!
 //! A ratio is the median of five runs of a figure over the median of five runs of its limit. Only ratios can be
@@ -29,6 +30,7 @@
 mod load;
 
 mod commands;
+mod cost;
 mod events;
 mod following;
 mod limits;
@@ -49,6 +51,8 @@ use tempfile::TempDir;
 /// How figures are measured.
 pub struct Setup {
     pub binary: PathBuf,
+    /// Another build of the service, with which `cost` compares.
+    pub against: Option<PathBuf>,
     /// The duration of each run of a figure.
     pub seconds: f64,
     pub runs: usize,
@@ -92,6 +96,7 @@ const FIGURES: &[Figure] = &[
     ("post-1", writes::one),
     ("mixed", writes::mixed),
     ("backup", writes::beside_a_backup),
+    ("cost", cost::of_requests),
     ("command", commands::by_size),
     ("beside", commands::beside_others),
     ("get-1k", reads::thousand),
@@ -118,7 +123,10 @@ fn main() {
     if !has("--bench") {
         return;
     }
-    let names: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
+    let at = arguments.iter().position(|argument| argument == "--against");
+    let against = at.map(|at| arguments.get(at + 1).expect("--against needs the path of a binary"));
+    let is_name = |argument: &&String| !argument.starts_with("--") && Some(*argument) != against;
+    let names: Vec<&String> = arguments.iter().filter(is_name).collect();
     if let Some(unknown) = names.iter().find(|name| FIGURES.iter().all(|(known, _)| *known != name.as_str())) {
         eprintln!(
             "no figure {unknown}; there are {}",
@@ -132,7 +140,8 @@ fn main() {
     let _awake: Vec<Process> =
         if has("--awake") { (0..processors()).map(|_| Process::spinner()).collect() } else { vec![] };
     let seconds = if has("--quick") { 0.5 } else { 2.0 };
-    let mut setup = Setup { binary: process::release_binary(), seconds, runs: 5, scale: 1 };
+    let (binary, against) = (process::release_binary(), against.map(PathBuf::from));
+    let mut setup = Setup { binary, against, seconds, runs: 5, scale: 1 };
     let lines = measure(&setup, &names);
     if has("--json") {
         report::print_json(&lines);
