@@ -96,5 +96,5 @@ step 'the release build'
 cargo build --locked --release --quiet
 step 'the tutorial, byte for byte'
 scripts/demo.sh
-step 'what the README and docs/operations.md show'
+step 'what the README and the guides show'
 python3 scripts/readme.py

@@ -5,13 +5,13 @@ use std::path::Path;
 use crate::harness::not_tested;
 
 #[test]
-fn every_setting_is_in_the_readme_with_its_default() {
+fn every_setting_is_documented_with_its_default() {
     use clap::CommandFactory as _;
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let guide = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md")).unwrap();
     for setting in duality::Settings::command().get_arguments() {
         let Some(flag) = setting.get_long().filter(|flag| !["help", "version"].contains(flag)) else { continue };
-        let row = readme.lines().find(|line| line.starts_with(&format!("| `--{flag}` |")));
-        let row = row.unwrap_or_else(|| panic!("--{flag} is not in the README"));
+        let row = guide.lines().find(|line| line.starts_with(&format!("| `--{flag}` |")));
+        let row = row.unwrap_or_else(|| panic!("--{flag} is not in docs/settings.md"));
         let variable = format!("DUALITY_{}", flag.replace('-', "_").to_uppercase());
         assert_eq!(setting.get_env().and_then(|name| name.to_str()), Some(variable.as_str()));
         assert!(row.contains(&format!("`{variable}`")), "{row}");
