@@ -1,0 +1,2 @@
+import { element } from "./dom.js";
+export class ReportView { title = "report"; element = element("p", {class: "empty"}, "soon"); }

@@ -1,0 +1,37 @@
+/** Which view is shown: the part of the address after `#`. */
+
+import { segment } from "./api.js";
+
+const VIEWS = ["feed", "journal", "projections", "reports", "service", "collection"];
+
+/** The addresses of the views. */
+export const links = {
+    collection: ({ name }) => (VIEWS.includes(name) ? `#/collection/${segment(name)}` : `#/${segment(name)}`),
+    aggregate: (collection, key) => `${links.collection(collection)}/${segment(key)}`,
+    feed: (collection) => (collection === undefined ? "#/feed" : `#/feed/${segment(collection.events.replace(/^\//, ""))}`),
+    aggregateFeed: (collection, key) => `#/feed/${segment(collection.name)}/${segment(key)}`,
+    journal: () => "#/journal",
+    projections: () => "#/projections",
+    report: (name) => `#/reports/${segment(name)}`,
+    service: () => "#/service",
+};
+
+/**
+ * What an address means.
+ * @returns {{ view: string, name?: string, key?: string }}
+ */
+export function route(hash) {
+    const parts = hash.replace(/^#\/?/, "").split("/").filter((part) => part !== "").map(decoded);
+    if (parts.length === 0) return { view: "first" };
+    if (parts[0] === "collection") parts.shift();
+    else if (VIEWS.includes(parts[0])) return { view: parts[0], name: parts[1], key: parts[2] };
+    return parts.length > 1 ? { view: "aggregate", name: parts[0], key: parts[1] } : { view: "duality", name: parts[0] };
+}
+
+function decoded(part) {
+    try {
+        return decodeURIComponent(part);
+    } catch {
+        return part;
+    }
+}

@@ -1,0 +1,2 @@
+import { element } from "./dom.js";
+export class ServiceView { title = "service"; element = element("p", {class: "empty"}, "soon"); }

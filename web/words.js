@@ -1,0 +1,32 @@
+/** Numbers, times and sizes as people read them. */
+
+const whole = new Intl.NumberFormat("en-US");
+
+/** 18204 as 18,204. */
+export function grouped(number) {
+    return whole.format(number);
+}
+
+/** How long ago something was: 0.4 s, 9 s, 3 min, 2 h. */
+export function age(since, now = Date.now()) {
+    const seconds = Math.max(0, now - since) / 1000;
+    if (seconds < 1) return `${seconds.toFixed(1)} s`;
+    if (seconds < 60) return `${Math.floor(seconds)} s`;
+    if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+    return seconds < 86400 ? `${Math.floor(seconds / 3600)} h` : `${Math.floor(seconds / 86400)} d`;
+}
+
+/** A number of bytes: 124.0 KiB. */
+export function size(bytes) {
+    let amount = bytes;
+    for (const unit of ["B", "KiB", "MiB", "GiB"]) {
+        if (amount < 1024) return unit === "B" ? `${amount} B` : `${amount.toFixed(1)} ${unit}`;
+        amount /= 1024;
+    }
+    return `${amount.toFixed(1)} TiB`;
+}
+
+/** A number of things: 1 person, 2 persons. The plural has an s unless it is given. */
+export function count(number, one, many = `${one}s`) {
+    return `${grouped(number)} ${number === 1 ? one : many}`;
+}
