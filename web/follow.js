@@ -158,8 +158,9 @@ class Copy {
         this.#pending = {
             patch: before ? compose(before.patch, patch) : patch,
             id: id || (before?.id ?? this.id),
-            // In the middle of a catch-up, messages have a partial id, or none.
-            exact: isComplete(id),
+            // In the middle of a catch-up, messages have a partial id, or none. One without an id that changes nothing, such
+            // as the empty state with which a stream from revision 0 begins, leaves an exact copy exact: undefined.
+            exact: id ? isComplete(id) : before?.exact === undefined ? undefined : false,
         };
     }
 
@@ -173,7 +174,8 @@ class Copy {
         // A reset starts from nothing; an aggregate that does not exist has nothing that could be missing.
         if (patch === null) this.#whole = true;
         const start = performance.now();
-        this.#set(mergePatch(this.state, patch), id, exact && this.#whole, patch);
+        const state = mergePatch(this.state, patch);
+        this.#set(state, id, (exact ?? (state === this.state && this.exact)) && this.#whole, patch);
         const end = performance.now();
         this.#notBefore = end + Math.min(3 * (end - start), 250);
     }
