@@ -2,6 +2,7 @@
 
 pub(crate) mod accept;
 pub(crate) mod collection_body;
+pub(crate) mod collection_paths;
 pub(crate) mod commands;
 pub(crate) mod conditions;
 pub(crate) mod connection;
@@ -14,9 +15,11 @@ pub(crate) mod feeds;
 mod front;
 #[cfg(feature = "direct-write")]
 mod half_heads;
+pub(crate) mod index;
 pub(crate) mod journal;
 mod last_request;
 mod metrics;
+mod nearest;
 pub(crate) mod ops;
 pub(crate) mod origin;
 pub(crate) mod pages;
@@ -34,3 +37,4 @@ pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod shared;
 mod spooled_response;
+mod web_files;

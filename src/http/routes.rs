@@ -8,11 +8,14 @@ use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, guard, web};
 use actix_web_lab::middleware::map_response;
 
+use super::collection_paths::CollectionPaths;
 use super::front::pass;
+use super::nearest::distance;
 use super::problem::{Kind, Problem};
 use super::respond::{X_REVISION, insert_revision};
 use super::shared::Shared;
-use super::{commands, feeds, journal, ops, projections, queries};
+use super::web_files::web_file;
+use super::{commands, feeds, index, journal, ops, projections, queries};
 use crate::domain::collection::{Keys, Registry};
 use crate::domain::key::CollectionId;
 
@@ -71,6 +74,7 @@ enum Subject {
 fn paths(registry: &Registry) -> Vec<Path> {
     let mut paths: Vec<_> = registry.ids().flat_map(|id| of_collection(registry, id)).collect();
     let document = [
+        ("/", read().to(index::index)),
         ("/journal", read().to(journal::everything)),
         ("/aggregates", read().to(queries::document)),
         ("/events", read().to(feeds::everything)),
@@ -80,7 +84,7 @@ fn paths(registry: &Registry) -> Vec<Path> {
         methods: vec![(Method::GET, handler)],
         subject: Subject::Document,
     }));
-    paths.extend(of_operators().map(|(path, method, handler)| Path {
+    paths.extend(of_the_service().map(|(path, method, handler)| Path {
         path: path.to_owned(),
         methods: vec![(method, handler)],
         subject: Subject::Operation,
@@ -91,14 +95,12 @@ fn paths(registry: &Registry) -> Vec<Path> {
 /// The routes of one collection.
 fn of_collection(registry: &Registry, id: CollectionId) -> Vec<Path> {
     let collection = registry.get(id);
-    let all = format!("/{}", collection.name());
-    let one = format!("{all}/{{key}}");
-
+    let paths = CollectionPaths(collection);
     let journaled = collection.journaled().is_some();
     let keys = collection.keys();
     let mut on_all = vec![(Method::GET, read().to(queries::collection))];
     let mut on_one = vec![(Method::GET, read().to(queries::aggregate))];
-    if collection.derivation().is_none() && keys != Keys::Text {
+    if paths.can_create() {
         on_all.push((Method::POST, web::post().to(commands::create)));
     }
     if journaled && keys != Keys::Sequence {
@@ -110,24 +112,23 @@ fn of_collection(registry: &Registry, id: CollectionId) -> Vec<Path> {
         on_one.push((Method::DELETE, web::delete().to(commands::delete)));
     }
     let follow = || vec![(Method::GET, read().to(feeds::collection))];
-    let mut paths = vec![
-        (all.clone(), on_all),
-        (one.clone(), on_one),
-        (format!("/{}-events", collection.singular()), follow()),
-        // The same feed under a path that follows from the name of the collection.
-        (format!("/events{all}"), follow()),
-        (format!("{one}/events"), vec![(Method::GET, read().to(feeds::aggregate))]),
+    let mut routes = vec![
+        (paths.state(), on_all),
+        (paths.aggregate(), on_one),
+        (paths.feed(), follow()),
+        (paths.feed_by_name(), follow()),
+        (paths.aggregate_feed(), vec![(Method::GET, read().to(feeds::aggregate))]),
     ];
     if journaled {
-        paths.push((format!("{one}/journal"), vec![(Method::GET, read().to(journal::aggregate))]));
-        paths.push((format!("{one}/{{command}}"), vec![(Method::POST, web::post().to(commands::command))]));
+        routes.push((paths.aggregate_journal(), vec![(Method::GET, read().to(journal::aggregate))]));
+        routes.push((paths.command("{command}"), vec![(Method::POST, web::post().to(commands::command))]));
     }
     let subject = Subject::Collection(id);
-    paths.into_iter().map(|(path, methods)| Path { path, methods, subject }).collect()
+    routes.into_iter().map(|(path, methods)| Path { path, methods, subject }).collect()
 }
 
-/// The routes for those who operate the service.
-fn of_operators() -> [(&'static str, Method, Route); 8] {
+/// The routes for those who operate the service, and those of the files that are part of it.
+fn of_the_service() -> [(&'static str, Method, Route); 11] {
     [
         ("/projections", Method::GET, read().to(projections::all)),
         ("/projections/{name}", Method::GET, read().to(projections::one)),
@@ -137,6 +138,9 @@ fn of_operators() -> [(&'static str, Method, Route); 8] {
         ("/healthz", Method::GET, read().to(ops::health)),
         ("/readyz", Method::GET, read().to(ops::readiness)),
         ("/metrics", Method::GET, read().to(ops::metrics)),
+        ("/follow.js", Method::GET, read().to(web_file)),
+        ("/follow.d.ts", Method::GET, read().to(web_file)),
+        ("/page/{file}", Method::GET, read().to(web_file)),
     ]
 }
 
@@ -171,15 +175,24 @@ async fn name_revision(mut response: ServiceResponse) -> actix_web::Result<Servi
     Ok(response)
 }
 
+/// A path is suggested if it is no further away than this, in characters.
+const MAX_DISTANCE: usize = 3;
+
 async fn no_such_path(request: HttpRequest) -> Result<HttpResponse, Problem> {
     let path = request.path();
+    let shared = request.app_data::<web::Data<Shared>>();
+    let mut known = shared.map(|shared| path_names(&shared.registry)).unwrap_or_default();
+    known.sort_by_cached_key(|known| distance(path, known));
     let meant = path.trim_end_matches('/');
     let problem = if meant.len() < path.len() && request.resource_map().has_resource(meant) {
         Problem::new(Kind::NoSuchPath, format!("no route matches {path}; expected {meant}, without a slash at the end"))
     } else {
-        Problem::no_such_path(path)
+        match known.first().filter(|known| distance(path, known) <= MAX_DISTANCE) {
+            Some(nearest) => {
+                Problem::new(Kind::NoSuchPath, format!("no route matches {path}; did you mean {nearest}?"))
+            }
+            None => Problem::no_such_path(path),
+        }
     };
-    let shared = request.app_data::<web::Data<Shared>>();
-    let paths = shared.map(|shared| path_names(&shared.registry));
-    Err(problem.with("paths", paths.unwrap_or_default()))
+    Err(problem.with("paths", known))
 }

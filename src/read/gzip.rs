@@ -23,6 +23,11 @@ pub(super) fn compress(text: &[u8], budget: &Arc<MemoryBudget>) -> Option<Bytes>
     Some(Bytes::from_owner(reservation.hold(bytes)))
 }
 
+/// A compressed text that is part of the program, so that nobody can make it larger.
+pub(crate) fn compress_constant(text: &'static [u8]) -> Bytes {
+    compress(text, &MemoryBudget::new(usize::MAX)).unwrap_or_default()
+}
+
 /// A buffer that reserves its length in the budget.
 struct Buffer {
     bytes: Vec<u8>,

@@ -5,7 +5,7 @@ pub(crate) mod body_stream;
 pub(crate) mod collection_cache;
 pub(crate) mod collection_writer;
 pub(crate) mod file_body;
-mod gzip;
+pub(crate) mod gzip;
 pub(crate) mod pool;
 pub(crate) mod shared_spools;
 pub(crate) mod spool;

@@ -22,11 +22,11 @@ use crate::domain::collection::{Derived, Document, EventSourced, Registry};
 use crate::domain::error_chain::ErrorChain;
 use crate::events::journal_pages::JournalPages;
 use crate::events::replay_cache::ReplayCache;
+use crate::http::collection_paths::CollectionPaths;
 use crate::http::connection::ConnectionLimits;
 use crate::http::origin::AccessPolicy;
 use crate::http::request_body::BodyLimits;
 use crate::http::request_metrics::RequestMetrics;
-use crate::http::routes::path_names;
 use crate::http::server::{ServerConfig, serve};
 use crate::http::shared::Shared;
 use crate::memory::fair_shares::FairShares;
@@ -208,7 +208,8 @@ impl Service {
             .await
             .map_err(|error| StartError::Listen { address: running.settings.listen.clone(), source: error })?;
         running.database.record_address(address);
-        log::info!("paths: {}", path_names(&running.shared.registry).join(" "));
+        let registry = &running.shared.registry;
+        registry.ids().for_each(|id| log::info!("{}", CollectionPaths(registry.get(id))));
         if address.ip().is_unspecified() && running.settings.host.is_empty() {
             log::info!(
                 "requests are answered under IP addresses and localhost; for another name, start with --host NAME"

@@ -115,15 +115,27 @@ fn a_city_that_is_not_a_valid_key_is_rejected() {
 #[test]
 fn an_unknown_path_is_a_404() {
     let app = App::start();
-    for path in
-        ["/", "/person", "/persons/", "/persons/1/2", "/events-person", "/Persons", "/events/person", "/nothing/"]
-    {
+    for (path, nearest, is_near) in [
+        ("/person", "/persons", true),
+        ("/persons/", "/persons", false),
+        ("/persons/1/2", "/persons/{key}", true),
+        ("/person/1", "/persons/{key}", true),
+        ("/persons-events", "/person-events", true),
+        ("/events-person", "/person-events", false),
+        ("/Persons", "/persons", true),
+        ("/events/person", "/events/persons", true),
+        ("/metrcis", "/metrics", true),
+        ("/nothing/", "/", false),
+    ] {
         let body = problem(&app.get(path), 404, "no-such-path", path);
         let paths: Vec<_> = body["paths"].as_array().unwrap().iter().map(|path| path.as_str().unwrap()).collect();
         for known in ["/persons", "/persons/{key}", "/person-events", "/events/persons", "/journal", "/healthz"] {
             assert!(paths.contains(&known), "{known} in {paths:?}");
         }
-        assert!(!body["detail"].as_str().unwrap().contains("expected") || path == "/persons/", "{body}");
+        assert!(path == "/events-person" || path == "/nothing/" || paths[0] == nearest, "{path}: {paths:?}");
+        let detail = body["detail"].as_str().unwrap();
+        assert_eq!(detail.ends_with(&format!("; did you mean {nearest}?")), is_near, "{detail}");
+        assert!(!detail.contains("expected") || path == "/persons/", "{body}");
     }
 }
 

@@ -26,6 +26,7 @@ mod every_client;
 mod feeds;
 mod files;
 mod filtered_feeds;
+mod front_page;
 mod full_disks;
 mod health;
 mod histories;

@@ -104,6 +104,16 @@ fn registration_provides_routes_and_feeds() {
 }
 
 #[test]
+fn the_index_lists_own_collections_in_the_order_of_their_registration() {
+    let app = App::serving(parcels_and_routes, |_| {});
+    let index = app.get("/").json();
+    let list = index["collections"].as_array().unwrap().iter();
+    let of = |collection: &serde_json::Value| ["name", "events", "kind"].map(|member| collection[member].clone());
+    let list: Vec<_> = list.map(of).collect();
+    assert_eq!(list, [["parcels", "/parcel-events", "state"], ["routes", "/route-events", "derived"]]);
+}
+
+#[test]
 fn a_nested_member_is_patched_and_validated() {
     let app = App::serving(parcels_and_routes, |_| {});
     app.post("/parcels", &parcel("Rome", 2));

@@ -111,6 +111,7 @@ aggregate!(TaggedBesideEvent, "things", "Open", Fine, TaggedBeside);
 aggregate!(UntaggedCommand, "things", "Open", Untagged, Fine);
 aggregate!(StructAsEvent, "things", "Open", Fine, NoEnum);
 aggregate!(NameOfTheJournal, "journal", "Open", Fine, Fine);
+aggregate!(NameOfThePage, "page", "Open", Fine, Fine);
 aggregate!(NoMistake, "things", "Open", Fine, Fine);
 
 fn refusal<T: EventSourced>() -> String {
@@ -149,6 +150,7 @@ fn an_invalid_event_sourced_aggregate_is_rejected_with_the_reason() {
         (refusal::<UntaggedCommand>(), COMMANDS),
         (refusal::<StructAsEvent>(), EVENTS),
         (refusal::<NameOfTheJournal>(), r#"the name "journal" is reserved"#),
+        (refusal::<NameOfThePage>(), r#"the name "page" is reserved"#),
     ] {
         assert_eq!(refusal, format!("the collections do not fit together: {why}"));
     }

@@ -39,8 +39,21 @@ impl fmt::Display for InvalidRegistration {
 impl std::error::Error for InvalidRegistration {}
 
 /// Names of paths of the service itself, which a collection cannot have.
-const RESERVED: [&str; 9] =
-    ["aggregates", "events", "journal", "projections", "reports", "healthz", "readyz", "metrics", "openapi"];
+const RESERVED: [&str; 13] = [
+    "aggregates",
+    "events",
+    "journal",
+    "projections",
+    "reports",
+    "healthz",
+    "readyz",
+    "metrics",
+    "openapi",
+    "docs",
+    "follow",
+    "index",
+    "page",
+];
 
 impl Registry {
     pub(crate) fn document<T: Document>(&mut self) {
