@@ -12,7 +12,7 @@ const MOST_CHARACTERS = 1200;
 
 /**
  * What stands in the list: a message, or a note about the connection.
- * @typedef {{ number: number, label: string, text: string, revision?: number, time?: number, isNote?: boolean, isGood?: boolean, isBad?: boolean }} Entry
+ * @typedef {{ number: number, label: string, text: string, revision?: number, time?: number, head?: () => Node, isNote?: boolean, isGood?: boolean, isBad?: boolean }} Entry
  */
 
 export class Changes {
@@ -21,26 +21,31 @@ export class Changes {
     #last = 0;
 
     /**
-     * @param {{ label: string, pick?: (entry: Entry) => void, point?: (entry: Entry | undefined) => void }} options `point` is
+     * @param {{ label: string, most?: number, pick?: (entry: Entry) => void, point?: (entry: Entry | undefined) => void }} options `most` are in the page, `point` is
      * called while the pointer or the focus is on a message, `pick` when it is chosen.
      */
     constructor(options) {
-        this.options = options;
+        this.options = { most: MOST_SHOWN, ...options };
         this.element = element("ol", { class: "messages", tabindex: "0", "aria-label": options.label });
+    }
+
+    /** Forgets everything. */
+    clear() {
+        this.#entries = [];
     }
 
     /** Adds an entry; the next `render` shows it. */
     add(entry) {
         this.#last += 1;
         this.#entries.unshift({ ...entry, number: this.#last });
-        if (this.#entries.length > MOST_SHOWN) this.#entries.pop();
+        if (this.#entries.length > this.options.most) this.#entries.pop();
     }
 
     /** Adds entries from before, oldest first, unless they have arrived meanwhile. */
     addPast(entries) {
         const first = Math.min(...this.#entries.map(({ revision }) => revision ?? Infinity));
         const past = entries.filter(({ revision }) => revision < first).reverse();
-        for (const entry of past.slice(0, MOST_SHOWN - this.#entries.length)) {
+        for (const entry of past.slice(0, this.options.most - this.#entries.length)) {
             this.#last += 1;
             this.#entries.push({ ...entry, number: this.#last });
         }
@@ -69,13 +74,13 @@ export class Changes {
             const node = known ?? this.#node(entry);
             if (node === place) place = place.nextSibling;
             else this.element.insertBefore(node, place);
-            setText(node.lastChild, entry.time === undefined ? "before" : age(entry.time));
+            setText(node.lastChild, entry.head !== undefined ? "" : entry.time === undefined ? "before" : age(entry.time));
         }
     }
 
     #node(entry) {
         const { pick, point } = this.options;
-        const content = entry.isNote ? element("p", {}, entry.text) : element("pre", {}, coloured(entry.text, { limit: MOST_CHARACTERS }));
+        const content = entry.isNote ? element("p", {}, entry.text) : element("div", {}, entry.head?.(), element("pre", {}, coloured(entry.text, { limit: MOST_CHARACTERS })));
         const label = pick === undefined || entry.isNote
             ? element("span", { class: "label" }, entry.label)
             : button(entry.label, () => pick(entry), { class: "label link", title: "Show what this message changed" });

@@ -11,7 +11,7 @@ const JSON_NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
 /**
  * What a form sends.
  * @typedef {{ label: string, title?: string, method: string, path: () => string, contentType?: string, schema?: any, hasBody?: boolean,
- *     values?: any, isPatch?: boolean, isMain?: boolean, done?: (answer: import("./api.js").Answer) => void, changed?: () => void, keyField?: string }} Order
+ *     values?: any, isPatch?: boolean, isMain?: boolean, done?: (answer: import("./api.js").Answer, form: Form) => void, changed?: () => void, keyField?: string }} Order
  */
 
 export class Form {
@@ -41,13 +41,31 @@ export class Form {
         const id = uniqueId();
         const input = inputOf(field, id);
         const error = element("span", { class: "problem", id: `${id}-problem` });
-        const before = this.isJson && field.kind === "json" ? this.order.values : member(this.order.values, field.name);
-        const text = before === undefined || before === null ? "" : field.kind === "text" ? before : JSON.stringify(before, null, field.kind === "json" ? 2 : 0);
+        const text = this.#text(field);
         input.value = text;
         input.addEventListener("input", () => this.#clear(field.name));
         this.inputs.set(field.name, { field, input, error, text });
         const label = element("label", { for: id, title: field.hint || undefined }, field.name, field.isRequired ? null : element("small", {}, " optional"));
         return element("div", { class: field.kind === "json" ? "field wide" : "field" }, label, input, error);
+    }
+
+    /** The value of a field before anybody edits it. */
+    #text(field) {
+        const { values } = this.order;
+        const value = this.isJson && field.kind === "json" ? values : member(values, field.name);
+        if (value === undefined || value === null) return "";
+        return field.kind === "text" && typeof value === "string" ? value : JSON.stringify(value, null, field.kind === "json" ? 2 : 0);
+    }
+
+    /** Takes a newer state, except in fields that are being edited. */
+    update(values) {
+        if (this.order.values === undefined) return;
+        this.order.values = values;
+        for (const entry of this.inputs.values()) {
+            const text = this.#text(entry.field);
+            if (entry.input.value === entry.text) entry.input.value = text;
+            entry.text = text;
+        }
     }
 
     /** The body as JSON text, for the request and for the snippet. */

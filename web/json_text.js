@@ -9,9 +9,10 @@ const TOKEN = /"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*|true|false|null|[{}[\],:]/g;
 /**
  * A JSON text in colours: names, and what is deleted (`null`).
  * @param {string} text
- * @param {{ indent?: boolean, limit?: number }} [options] With `indent`, one member a line; at most `limit` characters.
+ * @param {{ indent?: boolean, spaced?: boolean, limit?: number }} [options] With `indent`, one member a line; with `spaced`, a space after a
+ * colon; at most `limit` characters.
  */
-export function coloured(text, { indent = false, limit = 20000 } = {}) {
+export function coloured(text, { indent = false, spaced = indent, limit = 20000 } = {}) {
     const fragment = document.createDocumentFragment();
     let plain = "";
     const flush = () => {
@@ -19,7 +20,7 @@ export function coloured(text, { indent = false, limit = 20000 } = {}) {
         plain = "";
     };
     const shown = text.length > limit ? text.slice(0, limit) : text;
-    for (const { token, kind, before } of tokens(shown, indent)) {
+    for (const { token, kind, before } of tokens(shown, indent, spaced)) {
         plain += before;
         if (kind === "other") {
             plain += token;
@@ -41,7 +42,7 @@ export function indented(text) {
 }
 
 /** The tokens of a JSON text, each with its kind and with the space before it. */
-function* tokens(text, indent) {
+function* tokens(text, indent, spaced = indent) {
     const all = text.match(TOKEN) ?? [];
     let depth = 0;
     let before = "";
@@ -56,7 +57,7 @@ function* tokens(text, indent) {
         yield { token, kind: kindOf(token, next), before };
         if (opens) depth += 1;
         before = "";
-        if (indent && token === ":") before = " ";
+        if (spaced && token === ":") before = " ";
         if (indent && (token === "," || opens) && next !== "}" && next !== "]") before = newLine(depth);
     }
 }
@@ -73,4 +74,22 @@ function kindOf(token, next) {
 /** A block of JSON, one member a line. */
 export function jsonBlock(text, label) {
     return element("pre", { class: "json", tabindex: "0", role: "region", "aria-label": label }, coloured(text, { indent: true }));
+}
+
+/** The members of an object, one a line; those that have changed are lit. */
+export function members(text, isLit) {
+    const fragment = document.createDocumentFragment();
+    let lines = [];
+    const flush = () => {
+        const name = /^ {2}("(?:[^"\\]|\\.)*"):/.exec(lines[0] ?? "");
+        const content = lines.map((line) => [/^ */.exec(line)[0], coloured(line, { spaced: true }), "\n"]);
+        fragment.append(element("span", { class: name !== null && isLit(JSON.parse(name[1])) ? "member lit" : "member" }, content));
+        lines = [];
+    };
+    for (const line of indented(text).split("\n")) {
+        if (lines.length > 0 && /^( {2}"|})/.test(line)) flush();
+        lines.push(line);
+    }
+    flush();
+    return fragment;
 }

@@ -37,7 +37,7 @@ export function aggregateForms(collection, key, state, done) {
         })];
     }
     return (collection.commands ?? []).map(({ name, path: template }) => new Form({
-        label: words(name), title: words(name), method: "POST", path: () => template.replace("{key}", segment(key)),
+        label: words(name), title: needsBody(template, "post") === false ? undefined : words(name), method: "POST", path: () => template.replace("{key}", segment(key)),
         schema: bodySchema(template, "post"), hasBody: needsBody(template, "post"), done,
     }));
 }
