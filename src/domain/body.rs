@@ -27,6 +27,11 @@ impl Body {
         &self.0
     }
 
+    /// The length of the text, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.0.len()
+    }
+
     /// The JSON text of an aggregate, without members that are null.
     ///
     /// # Errors

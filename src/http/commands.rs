@@ -27,7 +27,7 @@ pub(super) async fn create(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let written = write(&context, &replies, Target::New, Verb::Create, payload).await?;
-    Ok(response(&context, &written).await)
+    Ok(response(&context, written).await)
 }
 
 /// `PUT /persons/1`, `PUT /carts/0193…`
@@ -37,7 +37,7 @@ pub(super) async fn replace(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let written = write(&context, &replies, Target::Keyed, Verb::Replace, payload).await?;
-    Ok(response(&context, &written).await)
+    Ok(response(&context, written).await)
 }
 
 /// `PATCH /persons/1`
@@ -47,7 +47,7 @@ pub(super) async fn patch(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let written = write(&context, &replies, Target::Keyed, Verb::Patch, payload).await?;
-    Ok(response(&context, &written).await)
+    Ok(response(&context, written).await)
 }
 
 /// `POST /carts/0193…/add-item`
@@ -58,7 +58,7 @@ pub(super) async fn command(
 ) -> Result<HttpResponse, Problem> {
     let name = context.command()?;
     let written = write(&context, &replies, Target::Keyed, Verb::Command(&name), payload).await?;
-    Ok(response(&context, &written).await)
+    Ok(response(&context, written).await)
 }
 
 /// `DELETE /persons/1`
@@ -68,7 +68,7 @@ pub(super) async fn delete(
 ) -> Result<HttpResponse, Problem> {
     let NoParams {} = context.params()?;
     let written = send(&context, &replies, Some(context.key()?), Change::Delete, None).await?;
-    Ok(response(&context, &written).await)
+    Ok(response(&context, written).await)
 }
 
 /// The aggregate that a request writes.
@@ -119,22 +119,28 @@ async fn send(
 
 /// The response with the aggregate after the command, or without a body if it no longer exists. If there is no room for the
 /// body, the connection ends without a response: no other one would be true.
-async fn response(context: &RequestContext, written: &Written) -> HttpResponse {
+async fn response(context: &RequestContext, written: Written) -> HttpResponse {
+    let Written { key, body, revision, changed, is_new, charge, .. } = written;
     let epoch = context.shared.epoch();
-    let Some(body) = &written.body else {
-        return answer(StatusCode::NO_CONTENT, epoch, written.revision).finish();
+    let Some(body) = body else {
+        return answer(StatusCode::NO_CONTENT, epoch, revision).finish();
     };
-    let status = if written.is_new { StatusCode::CREATED } else { StatusCode::OK };
-    let mut response = answer(status, epoch, written.revision);
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    let mut response = answer(status, epoch, revision);
     response
         .insert_header((CONTENT_TYPE, JSON))
         .insert_header((CACHE_CONTROL, "no-cache"))
-        .insert_header((ETAG, tag(&context.shared.history, written.changed)));
-    if let (true, Ok(collection)) = (written.is_new, context.collection()) {
-        let key = utf8_percent_encode(written.key.as_str(), PATH_SEGMENT);
+        .insert_header((ETAG, tag(&context.shared.history, changed)));
+    if let (true, Ok(collection)) = (is_new, context.collection()) {
+        let key = utf8_percent_encode(key.as_str(), PATH_SEGMENT);
         response.insert_header((LOCATION, format!("/{}/{key}", collection.name())));
     }
-    whole(context, response, body.as_str().to_owned()).await.unwrap_or_else(|_| no_response())
+    let text = body.as_str().to_owned();
+    // The text takes its place, also while it goes into a file.
+    drop(body);
+    let response = whole(context, response, text).await;
+    drop(charge);
+    response.unwrap_or_else(|_| no_response())
 }
 
 /// The characters that are percent-encoded in a path segment: all but the unreserved ones of RFC 3986.

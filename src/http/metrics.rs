@@ -58,6 +58,7 @@ fn of_memory(registry: &mut Registry, shared: &Shared) {
     };
     registry.register("memory_bytes", "Memory that counts against a limit", budgets(MemoryBudget::used));
     registry.register("max_memory_bytes", "The limits of that", budgets(MemoryBudget::limit));
+    registry.register("peak_memory_bytes", "The most of that since the start", budgets(MemoryBudget::peak));
 }
 
 fn of_health(registry: &mut Registry, shared: &Shared) {

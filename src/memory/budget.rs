@@ -10,6 +10,8 @@ use actix_web::web::Bytes;
 pub(crate) struct MemoryBudget {
     limit: usize,
     used: AtomicUsize,
+    /// The most that was ever reserved.
+    peak: AtomicUsize,
 }
 
 /// The budget has too few free bytes.
@@ -18,7 +20,7 @@ pub(crate) struct BudgetExceeded;
 
 impl MemoryBudget {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicUsize::new(0) })
+        Arc::new(Self { limit, used: AtomicUsize::new(0), peak: AtomicUsize::new(0) })
     }
 
     /// In bytes.
@@ -29,6 +31,11 @@ impl MemoryBudget {
     /// In bytes.
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// The most that was in use at any moment, in bytes.
+    pub(crate) fn peak(&self) -> usize {
+        self.peak.load(Ordering::Relaxed)
     }
 
     /// In bytes.
@@ -42,6 +49,14 @@ impl MemoryBudget {
         let mut reservation = self.reservation();
         reservation.resize(bytes.len() + overhead)?;
         Ok(reservation.hold(bytes))
+    }
+
+    /// Remembers how much was in use after a reservation grew.
+    fn record(&self, used: usize) {
+        // It seldom grows, and reading it does not take it from the caches of other processors.
+        if used > self.peak() {
+            self.peak.fetch_max(used, Ordering::Relaxed);
+        }
     }
 
     /// An empty reservation.
@@ -71,15 +86,16 @@ impl Reservation {
             let missing = size - self.size;
             let fits = |used: usize| used.checked_add(missing).filter(|used| *used <= self.budget.limit);
             let reserved = self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
-            reserved.map_err(|_| BudgetExceeded)?;
+            self.budget.record(reserved.map_err(|_| BudgetExceeded)? + missing);
         }
         self.size = size;
         Ok(())
     }
 
     /// Makes it larger, even if that is more than the budget has. No other reservation can grow then until that is over.
-    pub(super) fn exceed(&mut self, size: usize) {
-        self.budget.used.fetch_add(size - self.size, Ordering::Relaxed);
+    pub(crate) fn exceed(&mut self, size: usize) {
+        let missing = size - self.size;
+        self.budget.record(self.budget.used.fetch_add(missing, Ordering::Relaxed) + missing);
         self.size = size;
     }
 
@@ -154,6 +170,7 @@ mod tests {
             assert_eq!(reservation.resize(size), outcome, "to {size}");
             assert_eq!(budget.free(), free, "after {size}");
         }
+        assert_eq!(budget.peak(), 100);
         let bytes = reservation.hold(vec![1; 30]);
         assert_eq!(budget.free(), 70);
         drop(bytes);

@@ -7,7 +7,7 @@ use super::budget::{BudgetExceeded, MemoryBudget, Reservation};
 /// What memory is used for. Bytes are charged once, to what made them, until their last holder drops them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Usage {
-    /// Request bodies that are being read, parsed and queued commands, and their batch.
+    /// Request bodies that are being read, parsed and queued commands, their batch and its answers.
     Commands,
     /// Bodies of whole collections that clients share.
     SharedBodies,
@@ -19,7 +19,7 @@ pub(crate) enum Usage {
     Answers,
     /// The keys that filter streams.
     Filters,
-    /// The states of aggregates that the writer keeps between batches.
+    /// The decoded states of aggregates that the writer keeps, in a batch and between batches.
     Aggregates,
     /// The pages of the database and of the projections that SQLite keeps.
     PageCaches,

@@ -168,7 +168,7 @@ impl World {
             }
             revisions.push(i64::try_from(self.history.len() - 1).unwrap());
         }
-        let committed = self.writer().commit(commands, now).unwrap();
+        let committed = self.writer().commit(&mut commands.into_iter(), now).unwrap();
         for (answer, revision) in committed.answers.iter().zip(revisions) {
             // A rejected one is for a person that does not exist.
             assert!(answer.as_ref().is_ok_and(|written| written.revision.number() == revision) || answer.is_err());

@@ -222,7 +222,7 @@ impl Site {
     }
 
     fn commit(&mut self, command: Command, state: ExpectedState) {
-        let committed = self.writer().commit(vec![command], Clock::default().now()).unwrap();
+        let committed = self.writer().commit(&mut vec![command].into_iter(), Clock::default().now()).unwrap();
         let before = self.expected.revision();
         if state.model.document() != self.expected.last().model.document()
             || state.tallies != self.expected.last().tallies

@@ -256,6 +256,7 @@ impl Service {
         let config = WriterConfig {
             max_aggregate: bytes(settings.max_aggregate),
             hot_states: Arc::clone(memory.of(Usage::Aggregates)),
+            batches: Arc::clone(memory.of(Usage::Commands)),
             ..WriterConfig::new(&registry, &inline)
         };
         let writer = Writer::open(&database, config.clone(), clock.now())?;

@@ -5,10 +5,13 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
+use std::sync::Arc;
+use std::vec;
 
 use diesel::sqlite::SqliteConnection;
 
 use super::aggregates::{self, Row};
+use super::batch_memory::BatchMemory;
 use super::counters::Counters;
 use super::error::StoreError;
 use super::fence::Fence;
@@ -25,6 +28,7 @@ use crate::domain::command::{
 use crate::domain::json::{self, ValidationError};
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{JournalPosition, Revision, Version};
+use crate::memory::budget::{MemoryBudget, Reservation};
 use crate::read_model::spec::ProjectionSpec;
 
 /// What commands are executed with.
@@ -35,6 +39,8 @@ pub(super) struct CommitContext<'a> {
     pub(super) fence: &'a Fence,
     /// The largest state that a command may result in, in bytes of JSON text.
     pub(super) max_aggregate: usize,
+    /// Of which a batch takes a part.
+    pub(super) memory: &'a Arc<MemoryBudget>,
     pub(super) now: Timestamp,
 }
 
@@ -46,13 +52,14 @@ pub(super) struct Committable {
     pub(super) states: Vec<(Place, HotState)>,
 }
 
-/// Executes a batch of commands within a transaction.
+/// Executes commands within a transaction, until there are no more or they have taken enough memory. Those that are left are
+/// not executed.
 pub(super) fn commit(
     connection: &mut SqliteConnection,
     context: CommitContext<'_>,
     counters: &Counters,
     states: &mut HotStates,
-    commands: Vec<Command>,
+    commands: &mut vec::IntoIter<Command>,
 ) -> Result<Committable, StoreError> {
     let mut batch = StagedBatch::new(context, counters.clone(), states);
     let mut answers = Vec::with_capacity(commands.len());
@@ -61,6 +68,9 @@ pub(super) fn commit(
             Ok(written) => answers.push(Ok(written)),
             Err(ExecuteError::Rejected(rejection)) => answers.push(Err(rejection)),
             Err(ExecuteError::Store(error)) => return Err(error),
+        }
+        if batch.memory.is_full() {
+            break;
         }
     }
     batch.write(connection, counters, context.fence)?;
@@ -71,6 +81,7 @@ pub(super) fn commit(
         rows: batch.rows.len() + batch.events.len() + batch.changes.len(),
         position: batch.counters.position,
         changed: batch.counters.changed().collect(),
+        charge: batch.memory.keep(batch.changes.iter().map(Change::weight).sum()),
         events: std::mem::take(&mut batch.changes),
     };
     let (counters, states) = batch.finish();
@@ -80,7 +91,7 @@ pub(super) fn commit(
 /// The result of a batch. It is durable once the transaction is.
 #[derive(Debug)]
 pub(crate) struct CommitOutcome {
-    /// One answer for each command, in the order of the commands.
+    /// One answer for each command that was executed, in the order of the commands.
     pub(crate) answers: Vec<Result<Written, Rejection>>,
     /// The last revision before the batch.
     pub(crate) after: Revision,
@@ -90,6 +101,8 @@ pub(crate) struct CommitOutcome {
     pub(super) rows: usize,
     /// The change events of these revisions.
     pub(crate) events: Vec<Change>,
+    /// The memory that they take.
+    pub(crate) charge: Reservation,
     /// The last position of the journal.
     pub(crate) position: JournalPosition,
     /// The revision of the last change of each collection.
@@ -110,6 +123,8 @@ pub(crate) struct Written {
     pub(crate) version: Version,
     /// Whether the aggregate did not exist before.
     pub(crate) is_new: bool,
+    /// The memory that `body` takes. It may be the only holder of it.
+    pub(crate) charge: Reservation,
 }
 
 /// The results of a batch so far.
@@ -125,6 +140,7 @@ struct StagedBatch<'a> {
     /// What was decoded by the batches before.
     states: &'a mut HotStates,
     decoded: HashMap<Place, Decoded>,
+    memory: BatchMemory,
 }
 
 /// A state as its type. It is out of date if the row has another body, even an equal one: then the command that resulted in
@@ -132,6 +148,8 @@ struct StagedBatch<'a> {
 struct Decoded {
     body: Body,
     state: DecodedState,
+    /// See [`HotStates::charge`].
+    charge: Reservation,
 }
 
 /// A row that the batch has read, and perhaps changed.
@@ -169,7 +187,7 @@ enum ExecuteError {
 
 impl<'a> StagedBatch<'a> {
     fn new(context: CommitContext<'a>, counters: Counters, states: &'a mut HotStates) -> Self {
-        let CommitContext { registry, inline, max_aggregate, now, .. } = context;
+        let CommitContext { registry, inline, max_aggregate, memory, now, .. } = context;
         Self {
             registry,
             inline,
@@ -181,6 +199,7 @@ impl<'a> StagedBatch<'a> {
             changes: Vec::new(),
             states,
             decoded: HashMap::new(),
+            memory: BatchMemory::new(memory),
         }
     }
 
@@ -206,10 +225,12 @@ impl<'a> StagedBatch<'a> {
             return Err(Rejection::PreconditionFailed(current).into());
         }
         let at = CommandContext { key: &key, version: row.version, now, new_id: &|| Key::uuid(now) };
-        let mut decoded = self.take_decoded(id, &key, state);
+        let (mut decoded, charge) = self.take_decoded(id, &key, state).unzip();
         let decision = catch_panic(|| collection.decide(at, state, &mut decoded, change));
         let current = decision.as_ref().map_or(state, |decision| decision.after.as_ref());
-        self.put_decoded(id, &key, current, decoded);
+        if let (Some(body), Some(state)) = (current, decoded) {
+            self.put_decoded(id, &key, body, state, charge);
+        }
         let Decision { after, events } = decision?;
         self.check_size(id, state, after.as_ref())?;
         let is_new = state.is_none();
@@ -236,7 +257,8 @@ impl<'a> StagedBatch<'a> {
         }
         let StagedRow { row, .. } = self.load(connection, id, &key)?;
         let revision = self.counters.revision;
-        Ok(Written { key, body: row.body, revision, changed: row.revision, version: row.version, is_new })
+        let charge = self.memory.answer(row.body.as_ref().map_or(0, Body::size));
+        Ok(Written { key, body: row.body, revision, changed: row.revision, version: row.version, is_new, charge })
     }
 
     /// A state may be too large if it is no larger than it was: it has to be possible to make one smaller step by step.
@@ -246,7 +268,7 @@ impl<'a> StagedBatch<'a> {
         before: Option<&Body>,
         after: Option<&Body>,
     ) -> Result<(), Rejection> {
-        let size = |body: Option<&Body>| body.map_or(0, |body| body.as_str().len());
+        let size = |body: Option<&Body>| body.map_or(0, Body::size);
         let limit = self.max_aggregate;
         if size(after) <= limit.max(size(before)) {
             return Ok(());
@@ -272,6 +294,7 @@ impl<'a> StagedBatch<'a> {
                 let row = self.load(connection, collection, &key)?.row.body;
                 let derived =
                     catch_panic(|| Ok(derivation.derive(&key, row.as_ref(), before.as_ref(), after.as_ref())?))?;
+                self.memory.hold(derived.as_ref().map_or(0, Body::size));
                 changes.push(StateChange { collection, key, before: row, after: derived });
             }
         }
@@ -297,7 +320,9 @@ impl<'a> StagedBatch<'a> {
             staged.row.body = after;
             staged.folded = None;
             staged.is_changed = true;
-            self.changes.push(Change { revision, collection, key, patch, time: self.now });
+            let change = Change { revision, collection, key, patch, time: self.now };
+            self.memory.hold(change.weight());
+            self.changes.push(change);
         }
         Ok(())
     }
@@ -311,6 +336,7 @@ impl<'a> StagedBatch<'a> {
             let version = staged.row.version.next();
             staged.row.version = version;
             staged.is_changed = true;
+            self.memory.hold(event.fields.len());
             self.events.push(Entry { position, collection, key: key.clone(), version, schema, event, time: self.now });
         }
     }
@@ -364,27 +390,40 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// The state of an aggregate as its type, if it is known.
-    fn take_decoded(&mut self, id: CollectionId, key: &Key, body: Option<&Body>) -> Option<DecodedState> {
+    fn take_decoded(
+        &mut self,
+        id: CollectionId,
+        key: &Key,
+        body: Option<&Body>,
+    ) -> Option<(DecodedState, Reservation)> {
         if self.decoded.is_empty() {
             return None;
         }
         let decoded = self.decoded.remove(&(id, key.clone()))?;
-        body.is_some_and(|body| body.is(&decoded.body)).then_some(decoded.state)
+        body.is_some_and(|body| body.is(&decoded.body)).then_some((decoded.state, decoded.charge))
     }
 
-    fn put_decoded(&mut self, id: CollectionId, key: &Key, body: Option<&Body>, state: Option<DecodedState>) {
-        if let (Some(body), Some(state)) = (body, state) {
-            self.decoded.insert((id, key.clone()), Decoded { body: body.clone(), state });
+    /// Remembers a state for the next command of this aggregate, if there is room for it. It takes the room of the one before.
+    fn put_decoded(
+        &mut self,
+        id: CollectionId,
+        key: &Key,
+        body: &Body,
+        state: DecodedState,
+        before: Option<Reservation>,
+    ) {
+        if let Some(charge) = self.states.charge(before, body.size()) {
+            self.decoded.insert((id, key.clone()), Decoded { body: body.clone(), state, charge });
         }
     }
 
     /// The counters, and the states that are as in the rows that were written.
     fn finish(self) -> (Counters, Vec<(Place, HotState)>) {
         let Self { decoded, rows, counters, .. } = self;
-        let states = decoded.into_iter().filter_map(|(place, Decoded { body, state })| {
+        let states = decoded.into_iter().filter_map(|(place, Decoded { body, state, charge })| {
             let row = &rows.get(&place)?.row;
             let is_current = row.body.as_ref().is_some_and(|current| current.is(&body));
-            is_current.then(|| (place, HotState { row: row.clone(), decoded: state }))
+            is_current.then(|| (place, HotState { row: row.clone(), decoded: state, charge }))
         });
         (counters, states.collect())
     }
@@ -402,10 +441,12 @@ impl<'a> StagedBatch<'a> {
         };
         let collection = self.registry.get(id);
         let mut staged = StagedRow::absent();
-        if let Some(HotState { row, decoded }) = self.states.take(vacant.key())
+        if let Some(HotState { row, decoded, charge }) = self.states.take(vacant.key())
             && aggregates::is_current(connection, collection.name(), key, &row)?
         {
-            self.decoded.extend(row.body.clone().map(|body| (vacant.key().clone(), Decoded { body, state: decoded })));
+            let body = row.body.clone();
+            let decoded = body.map(|body| (vacant.key().clone(), Decoded { body, state: decoded, charge }));
+            self.decoded.extend(decoded);
             staged.row = row;
         } else if let Some(row) = aggregates::load(connection, collection.name(), key)? {
             staged.row = row;
@@ -416,6 +457,7 @@ impl<'a> StagedBatch<'a> {
             staged.row.version = version;
             staged.folded = body;
         }
+        self.memory.hold(staged.row.body.as_ref().or(staged.folded.as_ref()).map_or(0, Body::size));
         Ok(vacant.insert(staged).clone())
     }
 

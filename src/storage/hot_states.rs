@@ -1,5 +1,6 @@
 //! The decoded states of event-sourced aggregates that get many commands, so that a command does not read and decode all of
-//! its aggregate again.
+//! its aggregate again. They count against a budget from the command that has made them, whether its batch keeps them or
+//! they wait here for the next one.
 //!
 //! A batch takes a state out, and it comes back when the transaction is committed. So whatever happens to a batch, a state
 //! that is here is the one in the database. That is checked nevertheless: it is used only if its row still has the same
@@ -20,13 +21,15 @@ pub(super) type Place = (CollectionId, Key);
 /// Decoded states, up to a budget. The least recently used ones go first.
 pub(super) struct HotStates {
     budget: Arc<MemoryBudget>,
-    states: LruCache<Place, (HotState, Reservation)>,
+    states: LruCache<Place, HotState>,
 }
 
 /// The row of an aggregate, and its body as the type of its collection.
 pub(super) struct HotState {
     pub(super) row: Row,
     pub(super) decoded: DecodedState,
+    /// See [`HotStates::charge`].
+    pub(super) charge: Reservation,
 }
 
 /// A smaller state is decoded as fast as it is found here, in bytes of JSON text.
@@ -47,23 +50,30 @@ impl HotStates {
         if self.states.is_empty() {
             return None;
         }
-        self.states.pop(place).map(|(state, _)| state)
+        self.states.pop(place)
     }
 
-    /// Keeps a state that is in the database, if it is worth it and there is room for it.
-    pub(super) fn keep(&mut self, place: Place, state: HotState) {
-        let text = state.row.body.as_ref().map_or(0, |body| body.as_str().len());
+    /// Charges for a decoded state whose text has this number of bytes, in the place of what was charged for it before. `None`
+    /// if there is no room for it. A large one takes the room of those that were not used for a while.
+    pub(super) fn charge(&mut self, before: Option<Reservation>, text: usize) -> Option<Reservation> {
         let size = text.saturating_mul(BYTES_PER_BYTE);
-        if text < MIN_BYTES || size > self.budget.limit() {
-            return;
+        if size > self.budget.limit() {
+            return None;
         }
-        let mut reservation = self.budget.reservation();
-        while reservation.resize(size).is_err() {
-            if self.states.pop_lru().is_none() {
-                return;
+        let mut charge = before.unwrap_or_else(|| self.budget.reservation());
+        while charge.resize(size).is_err() {
+            if text < MIN_BYTES || self.states.pop_lru().is_none() {
+                return None;
             }
         }
-        self.states.put(place, (state, reservation));
+        Some(charge)
+    }
+
+    /// Keeps a state that is in the database, if it is worth it.
+    pub(super) fn keep(&mut self, place: Place, state: HotState) {
+        if state.row.body.as_ref().is_some_and(|body| body.as_str().len() >= MIN_BYTES) {
+            self.states.put(place, state);
+        }
     }
 }
 
@@ -273,8 +283,8 @@ mod tests {
                 let key = Some(Key::parse(&format!("k{key}")).unwrap());
                 Command { collection, key, precondition: Precondition::default(), change }
             });
-            let commands = commands.collect();
-            format!("{:?}", self.writer.commit(commands, NOW))
+            let mut commands = commands.collect::<Vec<_>>().into_iter();
+            format!("{:?}", self.writer.commit(&mut commands, NOW))
         }
 
         fn rows(&mut self, query: &str) -> Vec<String> {
@@ -335,21 +345,24 @@ mod tests {
         let budget = MemoryBudget::new(2 * BYTES_PER_BYTE * MIN_BYTES);
         let mut states = HotStates::new(&budget);
         let place = |number| (collection, Key::of_number(number));
-        let state = |bytes: usize| {
+        let keep = |states: &mut HotStates, number, bytes: usize| {
+            let Some(charge) = states.charge(None, bytes) else { return };
             let body = Some(Body::from_db("x".repeat(bytes)));
-            HotState { row: Row { revision: Revision::ZERO, version: Version::ZERO, body }, decoded: Box::new(()) }
+            let row = Row { revision: Revision::ZERO, version: Version::ZERO, body };
+            states.keep(place(number), HotState { row, decoded: Box::new(()), charge });
         };
-        states.keep(place(1), state(MIN_BYTES - 1));
-        states.keep(place(1), state(2 * MIN_BYTES + 1));
+        keep(&mut states, 1, MIN_BYTES - 1);
+        keep(&mut states, 1, 2 * MIN_BYTES + 1);
         assert_eq!((kept(&mut states, &place(1)), budget.used()), (false, 0), "too small, or too large for the budget");
         for number in [1, 2] {
-            states.keep(place(number), state(MIN_BYTES));
+            keep(&mut states, number, MIN_BYTES);
         }
+        keep(&mut states, 3, MIN_BYTES - 1);
         assert!(kept(&mut states, &place(1)));
-        states.keep(place(3), state(MIN_BYTES));
+        keep(&mut states, 3, MIN_BYTES);
         let is_kept = [1, 2, 3].map(|number| kept(&mut states, &place(number)));
         assert_eq!((is_kept, budget.free()), ([true, false, true], 0));
-        states.keep(place(3), state(2 * MIN_BYTES));
+        keep(&mut states, 3, 2 * MIN_BYTES);
         let is_kept = [1, 2, 3].map(|number| kept(&mut states, &place(number)));
         assert_eq!((is_kept, budget.free()), ([false, false, true], 0));
         drop(states);

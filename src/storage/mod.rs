@@ -4,6 +4,7 @@ pub(crate) mod aggregates;
 pub(crate) mod at_rest;
 pub(crate) mod backlog;
 pub(crate) mod backup;
+mod batch_memory;
 pub(crate) mod commit;
 pub(crate) mod connection;
 pub(crate) mod counters;

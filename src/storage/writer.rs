@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec;
 
 use diesel::connection::SimpleConnection as _;
 
@@ -36,18 +37,21 @@ pub(crate) struct WriterConfig {
     pub(crate) inline: Arc<[ProjectionSpec]>,
     /// The largest state that a command may result in, in bytes of JSON text.
     pub(crate) max_aggregate: usize,
-    /// The memory for states that are kept between batches.
+    /// The memory for decoded states, in a batch and between batches.
     pub(crate) hot_states: Arc<MemoryBudget>,
+    /// The memory for commands, of which a batch takes a part for what it reads and makes.
+    pub(crate) batches: Arc<MemoryBudget>,
 }
 
 impl WriterConfig {
-    /// Aggregates have no limit, and no state is kept.
+    /// Aggregates have no limit, and no decoded state is kept.
     pub(crate) fn new(registry: &Arc<Registry>, inline: &Arc<[ProjectionSpec]>) -> Self {
         Self {
             registry: Arc::clone(registry),
             inline: Arc::clone(inline),
             max_aggregate: usize::MAX,
             hot_states: MemoryBudget::new(0),
+            batches: MemoryBudget::new(usize::MAX),
         }
     }
 }
@@ -125,11 +129,17 @@ impl Writer {
         self.counters.changed().collect()
     }
 
-    /// Executes the commands in order, in one transaction. Each command has its own answer. After an error, either none was
-    /// executed, or it is unknown whether all were: the error tells which.
-    pub(crate) fn commit(&mut self, commands: Vec<Command>, now: Timestamp) -> Result<CommitOutcome, WriteError> {
-        let WriterConfig { registry, inline, max_aggregate, .. } = &self.config;
-        let context = CommitContext { registry, inline, fence: &self.fence, max_aggregate: *max_aggregate, now };
+    /// Executes the commands in order, in one transaction, until they have taken enough memory: at least the first one. Each
+    /// of them has its own answer; those that are left are as they were. After an error, either none was executed, or it is
+    /// unknown whether all were: the error tells which.
+    pub(crate) fn commit(
+        &mut self,
+        commands: &mut vec::IntoIter<Command>,
+        now: Timestamp,
+    ) -> Result<CommitOutcome, WriteError> {
+        let WriterConfig { registry, inline, max_aggregate, batches, .. } = &self.config;
+        let (fence, max_aggregate) = (&self.fence, *max_aggregate);
+        let context = CommitContext { registry, inline, fence, max_aggregate, memory: batches, now };
         let states = &mut self.states;
         let commit = |connection: &mut _| commit(connection, context, &self.counters, states, commands);
         let Committable { outcome, counters, states } = self.log.write(&mut self.connection, commit)?;
@@ -292,7 +302,7 @@ mod tests {
             let body = serde_json::json!({ "text": text });
             let change = registry.get(notes).change(verb, body).unwrap();
             let command = Command { collection: notes, key, precondition: Precondition::default(), change };
-            writer.commit(vec![command], now).unwrap().answers.remove(0).unwrap().key
+            writer.commit(&mut vec![command].into_iter(), now).unwrap().answers.remove(0).unwrap().key
         };
         for _ in 0..3 {
             let key = write(None, Verb::Create, "a");

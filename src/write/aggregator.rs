@@ -16,6 +16,7 @@ use crate::domain::command::{Command, Rejection};
 use crate::domain::error_chain::ErrorChain;
 use crate::domain::key::CollectionId;
 use crate::domain::revision::{HighWaterMark, JournalPosition, Revision};
+use crate::memory::budget::Reservation;
 use crate::memory::fair_shares::Share;
 use crate::storage::commit::Written;
 use crate::storage::database::Database;
@@ -147,15 +148,14 @@ impl Aggregator {
         Arc::clone(&self.journal)
     }
 
-    /// Commits the pending commands, then replies.
+    /// Commits the pending commands, then replies: in several transactions if one would take too much memory.
     fn flush(&mut self) {
-        if self.pending.is_empty() {
-            return;
-        }
-        self.commit();
-        // Only now, so that nobody waits for it.
-        if self.writer.as_mut().is_some_and(Writer::is_log_long) {
-            self.checkpoint();
+        while !self.pending.is_empty() {
+            self.commit();
+            // Only now, so that nobody waits for it.
+            if self.writer.as_mut().is_some_and(Writer::is_log_long) {
+                self.checkpoint();
+            }
         }
     }
 
@@ -178,30 +178,38 @@ impl Aggregator {
         None
     }
 
+    /// Commits the pending commands, or as many of the first of them as one transaction takes. The others stay pending.
     fn commit(&mut self) {
         self.pending_bytes = 0;
         let pending = self.pending.drain(..);
         let (commands, requests): (Vec<_>, Vec<_>) =
             pending.map(|Execute { command, request }| (command, request)).unzip();
+        let (mut commands, mut requests) = (commands.into_iter(), requests.into_iter());
         let mut replies = ReplyBatch::new();
         let now = self.clock.now();
         let started = Instant::now();
-        let outcome = self.with_writer(|writer| writer.commit(commands, now));
+        let outcome = self.with_writer(|writer| writer.commit(&mut commands, now));
         self.metrics.latency.observe_time(started.elapsed());
         match outcome {
             Ok(committed) => {
                 self.metrics.count_batch(&committed.answers);
                 self.committed.set(committed.revision, &committed.changed);
                 self.move_mark(committed.position);
-                for (request, answer) in requests.into_iter().zip(committed.answers) {
+                for (answer, request) in committed.answers.into_iter().zip(&mut requests) {
                     request.answer(&mut replies, answer.map_err(ExecuteError::Rejected));
                 }
+                self.put_back(commands, requests, &mut replies);
                 replies.send();
                 // The relay comes second: clients wait for replies, but not for events.
                 if let Some(listener) = &self.listener {
-                    let changes = committed.events;
+                    let (changes, charge) = (committed.events, committed.charge);
                     // If its mailbox is full, the relay sees a gap and reads these revisions from the outbox.
-                    let _ = listener.try_send(Committed { from: committed.after, to: committed.revision, changes });
+                    let _ = listener.try_send(Committed {
+                        from: committed.after,
+                        to: committed.revision,
+                        changes,
+                        _charge: charge,
+                    });
                 }
             }
             Err(error) => {
@@ -210,6 +218,25 @@ impl Aggregator {
                     request.answer(&mut replies, Err(ExecuteError::of(&error)));
                 }
                 replies.send();
+            }
+        }
+    }
+
+    /// Keeps the commands for which the last transaction had no memory. They are refused if there is none at all: then the
+    /// answers of the transactions before are still being sent.
+    fn put_back(
+        &mut self,
+        commands: impl Iterator<Item = Command>,
+        requests: impl Iterator<Item = Request>,
+        replies: &mut ReplyBatch<Result<Written, ExecuteError>>,
+    ) {
+        let is_room = self.config.batches.free() > 0;
+        for (command, request) in commands.zip(requests) {
+            if is_room {
+                self.pending_bytes += request.size();
+                self.pending.push(Execute { command, request });
+            } else {
+                request.answer(replies, Err(ExecuteError::NotDone(Refusal::QueueFull)));
             }
         }
     }
@@ -296,6 +323,11 @@ struct Request {
 }
 
 impl Request {
+    /// The memory that its command takes, in bytes.
+    fn size(&self) -> usize {
+        self.charge.as_ref().map_or(0, Share::size)
+    }
+
     fn answer(self, batch: &mut ReplyBatch<Result<Written, ExecuteError>>, answer: Result<Written, ExecuteError>) {
         batch.add(self.replies.as_ref(), self.reply_to, answer);
     }
@@ -362,7 +394,7 @@ impl Handler<Execute> for Aggregator {
             // The mailbox is drained before a notification is handled, so the batch has all commands that wait now.
             ctx.notify(Flush);
         }
-        self.pending_bytes += execute.request.charge.as_ref().map_or(0, Share::size);
+        self.pending_bytes += execute.request.size();
         self.pending.push(execute);
         if self.pending.len() >= MAX_BATCH || self.pending_bytes >= MAX_BATCH_BYTES {
             self.flush();
@@ -393,6 +425,8 @@ pub(crate) struct Committed {
     pub(crate) to: Revision,
     /// The change events of these revisions.
     pub(crate) changes: Vec<Change>,
+    /// The memory that they take until the relay has them.
+    pub(crate) _charge: Reservation,
 }
 
 impl Message for Committed {
@@ -516,5 +550,77 @@ impl Handler<LoseWakeUps> for Aggregator {
 
     fn handle(&mut self, _: LoseWakeUps, _: &mut Self::Context) {
         self.listener = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::domain::collection::{Document, Registry};
+    use crate::domain::command::Verb;
+    use crate::domain::precondition::Precondition;
+    use crate::memory::budget::MemoryBudget;
+
+    #[derive(Serialize, Deserialize)]
+    struct Note {
+        text: String,
+    }
+
+    impl Document for Note {
+        const NAME: &'static str = "notes";
+    }
+
+    /// What becomes of five large commands that wait together, and the number of transactions. Nobody takes the answers
+    /// meanwhile.
+    fn outcomes(budget: &Arc<MemoryBudget>) -> (Vec<String>, u64) {
+        let directory = tempfile::tempdir().unwrap();
+        let database = Arc::new(Database::lock(&directory.path().join("test.db")).unwrap());
+        let mut registry = Registry::default();
+        registry.document::<Note>();
+        let (registry, clock) = (Arc::new(registry), Arc::new(Clock::default()));
+        let config = WriterConfig { batches: Arc::clone(budget), ..WriterConfig::new(&registry, &[].into()) };
+        let writer = Writer::open(&database, config.clone(), clock.now()).unwrap();
+        let mut aggregator = Aggregator::new(database, config, clock, writer, 100);
+        let collection = registry.id("notes").unwrap();
+        let send = |number| {
+            let text = format!("{number}{}", "x".repeat(30_000));
+            let change = registry.get(collection).change(Verb::Create, serde_json::json!({ "text": text })).unwrap();
+            let command = Command { collection, key: None, precondition: Precondition::default(), change };
+            let (reply_to, answered) = oneshot::channel();
+            let waiting = aggregator.metrics.wait(0);
+            let request = Request { replies: None, reply_to, _waiting: waiting, charge: None };
+            aggregator.pending.push(Execute { command, request });
+            answered
+        };
+        let answers: Vec<_> = (1..=5).map(send).collect();
+        aggregator.flush();
+        let answers: Vec<_> = answers.into_iter().map(|mut answer| answer.try_recv().unwrap()).collect();
+        let outcome = |answer: &Result<Written, ExecuteError>| match answer {
+            Ok(Written { key, revision, .. }) => format!("{} at {revision:?}", key.as_str()),
+            Err(error) => format!("{error:?}"),
+        };
+        (answers.iter().map(outcome).collect(), aggregator.metrics.commits())
+    }
+
+    fn done(number: i64) -> String {
+        format!("{number} at {:?}", Revision::from_raw(number))
+    }
+
+    #[test]
+    fn commands_that_wait_together_are_split_by_what_they_take_and_stay_in_order() {
+        for (budget, commits) in [(10_000_000, 1), (8 * 100_000, 3), (8 * 10_000, 2)] {
+            let budget = MemoryBudget::new(budget);
+            let (outcomes, transactions) = outcomes(&budget);
+            let mut expected: Vec<_> = (1..=5).map(done).collect();
+            if commits == 2 {
+                // The answers of two have all of the memory.
+                expected[2..].fill("NotDone(QueueFull)".to_owned());
+            }
+            assert_eq!((outcomes, transactions), (expected, commits), "{budget:?}");
+            assert!(budget.peak() >= budget.limit().min(5 * 30_000), "{budget:?}");
+            assert_eq!(budget.used(), 0);
+        }
     }
 }

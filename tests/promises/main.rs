@@ -7,6 +7,7 @@ mod harness;
 
 mod architecture;
 mod backups;
+mod batches;
 mod bookmarks;
 mod carts;
 mod catch_ups;
