@@ -40,9 +40,11 @@ static FILES: LazyLock<Vec<WebFile>> = LazyLock::new(|| {
         file(Kind::Script, "/page/form.js", include_bytes!("../../web/form.js")),
         file(Kind::Script, "/page/frame.js", include_bytes!("../../web/frame.js")),
         file(Kind::Script, "/page/header.js", include_bytes!("../../web/header.js")),
+        file(Kind::Script, "/page/history.js", include_bytes!("../../web/history.js")),
         file(Kind::Image, "/page/icon.svg", include_bytes!("../../web/icon.svg")),
         file(Kind::Script, "/page/journal_view.js", include_bytes!("../../web/journal_view.js")),
         file(Kind::Script, "/page/json_text.js", include_bytes!("../../web/json_text.js")),
+        file(Kind::Script, "/page/metrics.js", include_bytes!("../../web/metrics.js")),
         file(Kind::Script, "/page/navigation.js", include_bytes!("../../web/navigation.js")),
         file(Kind::Script, "/page/ordered_keys.js", include_bytes!("../../web/ordered_keys.js")),
         file(Kind::Script, "/page/orders.js", include_bytes!("../../web/orders.js")),
@@ -57,6 +59,7 @@ static FILES: LazyLock<Vec<WebFile>> = LazyLock::new(|| {
         file(Kind::Script, "/page/snippets.js", include_bytes!("../../web/snippets.js")),
         file(Kind::Style, "/page/style.css", include_bytes!("../../web/style.css")),
         file(Kind::Script, "/page/table.js", include_bytes!("../../web/table.js")),
+        file(Kind::Script, "/page/timeline.js", include_bytes!("../../web/timeline.js")),
         file(Kind::Script, "/page/words.js", include_bytes!("../../web/words.js")),
     ]
 });
