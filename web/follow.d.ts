@@ -37,7 +37,7 @@ export interface FollowOptions {
     store?: Store;
     /** Closes the feed. */
     signal?: AbortSignal;
-    /** Used instead of the global one, for example to add a header. It has to pass on the `signal` that it gets. */
+    /** Used instead of the global one, for example to add a header. It should pass on the `signal` that it gets. */
     fetch?: typeof fetch;
     /**
      * Whether tabs and workers of the same origin share one connection, where the platform has Web Locks (secure contexts only)

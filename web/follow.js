@@ -583,11 +583,14 @@ async function* pieces(response, watch) {
     // It drops a byte order mark at the beginning.
     const decoder = new TextDecoder();
     const reader = response.body?.getReader();
+    // A fetch of one's own may not care for its signal.
+    watch.signal.addEventListener("abort", () => reader?.cancel().catch(() => {}));
     try {
         for (let read = await reader?.read(); read && !read.done; read = await reader.read()) {
             watch.reset();
             yield decoder.decode(read.value, { stream: true });
         }
+        watch.signal.throwIfAborted();
     } finally {
         watch.stop();
     }
@@ -631,17 +634,17 @@ function watchSilence(silence, signal) {
     const timer = setInterval(check, Math.max(silence / 8, 10));
     const stopWaking = onWake((event) => (event.type === "online" ? cut("the network has changed") : check()));
     const follow = () => controller.abort(signal.reason);
-    if (signal?.aborted) follow();
     signal?.addEventListener("abort", follow);
+    controller.signal.addEventListener("abort", () => {
+        clearInterval(timer);
+        stopWaking();
+        signal?.removeEventListener("abort", follow);
+    });
+    if (signal?.aborted) follow();
     return {
         signal: controller.signal,
         reset() { last = Date.now(); },
-        stop() {
-            clearInterval(timer);
-            stopWaking();
-            signal?.removeEventListener("abort", follow);
-            controller.abort();
-        },
+        stop() { controller.abort(); },
     };
 }
 
