@@ -19,7 +19,7 @@ pub(crate) mod index;
 pub(crate) mod journal;
 mod last_request;
 mod metrics;
-mod nearest;
+pub(crate) mod nearest;
 pub(crate) mod ops;
 pub(crate) mod origin;
 pub(crate) mod pages;

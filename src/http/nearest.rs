@@ -1,4 +1,4 @@
-//! The path that a client may have meant.
+//! The path or the name that somebody may have meant.
 
 /// The most of a path that is compared, in bytes: the cost of a comparison grows with the lengths of both.
 const MAX_COMPARED: usize = 128;
@@ -16,7 +16,7 @@ pub(super) fn distance(path: &str, template: &str) -> usize {
             (Some(extra), None) | (None, Some(extra)) => extra.len() + 1,
             (Some(""), Some(known)) => known.len(),
             (Some(_), Some(known)) if known.starts_with('{') => 0,
-            (Some(actual), Some(known)) => edits(actual.as_bytes(), known.as_bytes()),
+            (Some(actual), Some(known)) => edits(actual, known),
         };
     }
 }
@@ -25,8 +25,10 @@ fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.trim_matches('/').split('/')
 }
 
-/// The distance of Levenshtein. Upper and lower case are alike.
-fn edits(from: &[u8], to: &[u8]) -> usize {
+/// How many bytes have to be added, removed or replaced to make one name of the other (the Levenshtein distance). Upper and
+/// lower case are alike.
+pub(crate) fn edits(from: &str, to: &str) -> usize {
+    let (from, to) = (from.as_bytes(), to.as_bytes());
     let mut row: Vec<usize> = (0..=to.len()).collect();
     for (index, actual) in from.iter().enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], index + 1);

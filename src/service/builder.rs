@@ -1,7 +1,7 @@
 //! The one place that wires: collections, actors, HTTP server, and the order in which they stop.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,7 +22,6 @@ use crate::domain::collection::{Derived, Document, EventSourced, Registry};
 use crate::domain::error_chain::ErrorChain;
 use crate::events::journal_pages::JournalPages;
 use crate::events::replay_cache::ReplayCache;
-use crate::http::collection_paths::CollectionPaths;
 use crate::http::connection::ConnectionLimits;
 use crate::http::origin::AccessPolicy;
 use crate::http::request_body::BodyLimits;
@@ -43,15 +42,18 @@ use crate::read_model::spec::ProjectionSpec;
 use crate::service::cli;
 use crate::service::control::ControlSocket;
 use crate::service::descriptors::{Capacity, raise_limit};
+use crate::service::listening::listen;
 use crate::service::log_output;
 use crate::service::memory_limits::MemoryLimits;
 use crate::service::progress::{LogProgress, StartProgress};
 use crate::service::running::{Running, StartError, cut_streams, retention};
 use crate::service::settings::{Settings, bytes};
 use crate::service::signals::Signals;
+use crate::service::start_report::{report, warn_about_readers};
 use crate::storage::backup::CopyObserver;
 use crate::storage::database::Database;
 use crate::storage::disk::Disk;
+use crate::storage::error::explained;
 use crate::storage::file_check;
 use crate::storage::page_caches::Connections;
 use crate::storage::preparation;
@@ -83,9 +85,6 @@ pub struct Service {
     registry: Registry,
     projections: ProjectionSet,
 }
-
-/// Connections that may wait to be accepted: many clients come back at once when the service does.
-const BACKLOG: i32 = 4096;
 
 impl Service {
     /// A service without collections.
@@ -196,7 +195,7 @@ impl Service {
         self.check()?;
         settings.check()?;
         // Before anything is started that would have to be stopped. Who connects already waits a moment.
-        let listener = listen(&settings.listen).map_err(|source| cannot_listen(&settings, source))?;
+        let listener = listen(&settings.listen)?;
         raise_limit();
         let projections = self.projections.background.len();
         let mut running = self.open_observed(settings, observer)?;
@@ -208,14 +207,7 @@ impl Service {
             .await
             .map_err(|error| StartError::Listen { address: running.settings.listen.clone(), source: error })?;
         running.database.record_address(address);
-        let registry = &running.shared.registry;
-        registry.ids().for_each(|id| log::info!("{}", CollectionPaths(registry.get(id))));
-        if address.ip().is_unspecified() && running.settings.host.is_empty() {
-            log::info!(
-                "requests are answered under IP addresses and localhost; for another name, start with --host NAME"
-            );
-        }
-        log::info!("listening on http://{address}");
+        report(&running.shared.registry, &running.settings, address);
         (running.server, running.addresses) = (Some(server), vec![address]);
         let (database, hubs, shared) =
             (Arc::clone(&running.database), Arc::clone(&running.hubs), running.shared.clone());
@@ -264,6 +256,7 @@ impl Service {
         let (history, revision) = (Arc::clone(writer.history()), writer.revision());
         let epoch = history.epoch().clone();
         log::info!("database {} is open: epoch {epoch}, revision {revision}", database.path().display());
+        warn_about_readers(database.path());
 
         let aggregator =
             Aggregator::new(Arc::clone(&database), config, Arc::clone(&clock), writer, settings.queue.get());
@@ -416,33 +409,11 @@ fn spool_limits(settings: &Settings) -> SpoolLimits {
 /// Fails before anything is opened, if temporary files cannot be written where the settings say.
 fn check_spool(settings: &Settings) -> Result<(), StartError> {
     let Some(directory) = &settings.spool else { return Ok(()) };
-    let failed = |source| StartError::Spool { directory: directory.clone(), source };
-    SpoolDirectory::check(directory).map_err(failed)
-}
-
-fn cannot_listen(settings: &Settings, source: io::Error) -> StartError {
-    let address = settings.listen.clone();
-    let (io::ErrorKind::AddrInUse, Some((host, Ok(port)))) =
-        (source.kind(), address.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())))
-    else {
-        return StartError::Listen { address, source };
+    let failed = |error: io::Error| {
+        let source = io::Error::new(error.kind(), explained(&directory.join("file"), error.into()));
+        StartError::Spool { directory: directory.clone(), source }
     };
-    let other = format!("{host}:{}", port.checked_add(1).unwrap_or(0));
-    StartError::AddressInUse { address, other }
-}
-
-/// Takes the first of the address's forms that can be had.
-fn listen(address: &str) -> io::Result<TcpListener> {
-    let mut refused = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in address.to_socket_addrs()? {
-        let listener = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-        listener.set_reuse_address(true)?;
-        match listener.bind(&address.into()).and_then(|()| listener.listen(BACKLOG)) {
-            Ok(()) => return Ok(listener.into()),
-            Err(error) => refused = error,
-        }
-    }
-    Err(refused)
+    SpoolDirectory::check(directory).map_err(failed)
 }
 
 /// Ends a process that does not manage to stop. Everything that was answered is on disk.

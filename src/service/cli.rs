@@ -20,6 +20,7 @@ use crate::service::control::{ControlClient, ControlRequest};
 use crate::service::copies;
 use crate::service::progress::LogProgress;
 use crate::service::settings::{ProjectionTask, Settings, Task};
+use crate::service::shell::{print_completions, print_manual};
 use crate::service::task::{TaskError, TaskOutcome, print_line};
 use crate::storage::backlog;
 use crate::storage::backup::{Check, IfExists};
@@ -44,6 +45,8 @@ pub(super) fn run(task: &Task, settings: &Settings, registry: Registry, projecti
         Task::Migrate { check: true } => copies::check_migration(settings, &registry),
         Task::Migrate { check: false } => copies::migrate(settings, registry, projections),
         Task::Verify => verify_database(settings, &registry, &projections),
+        Task::Completions { shell } => print_completions(*shell),
+        Task::Man => print_manual(),
         Task::Projection { task } => run_projection_task(task, settings, registry, projections),
     };
     match outcome {
@@ -193,7 +196,12 @@ impl Offline {
         let now = self.clock.now();
         let found = self.background.iter_mut().find(|runner| runner.status().state().name == name);
         let Some(runner) = found else {
-            return Err(ProjectionError::new(format!("there is no projection {name:?}")).into());
+            let names = self.inline.iter().map(|projection| projection.name.to_owned());
+            let names = names.chain(self.background.iter().map(|runner| runner.status().state().name.to_owned()));
+            let names = names.collect::<Vec<_>>().join(", ");
+            return Err(
+                ProjectionError::new(format!("there is no projection {name:?}; expected one of {names}")).into()
+            );
         };
         runner.rebuild()?;
         let status = runner.status().clone();

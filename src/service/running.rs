@@ -342,11 +342,11 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Another program listens on the address.
-    #[error("cannot listen on {address}: it is in use; another port: --listen {other}")]
+    #[error("cannot listen on {address}: another program does; stop that one, or use another port: --listen {other}")]
     AddressInUse {
         /// The address as it is in the settings.
         address: String,
-        /// The same with the next port.
+        /// The same with the next port that is free.
         other: String,
     },
     /// The service cannot listen on its address.
@@ -364,7 +364,7 @@ pub enum StartError {
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
     /// Temporary files cannot be written where the settings say.
-    #[error("--spool {}: temporary files cannot be written", directory.display())]
+    #[error("--spool (DUALITY_SPOOL): temporary files cannot be written into {}", directory.display())]
     Spool {
         /// The directory as it is in the settings.
         directory: PathBuf,

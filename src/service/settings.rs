@@ -3,6 +3,8 @@
 mod environment;
 mod origin;
 mod range;
+mod tasks;
+mod unusual;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -13,9 +15,10 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::builder::BoolishValueParser;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Command, CommandFactory as _, FromArgMatches as _, Parser};
 
 use self::range::RANGES;
+pub use self::tasks::{ProjectionTask, Task};
 use crate::http::origin::check_host_name;
 use crate::storage::preparation::CopyBefore;
 
@@ -25,6 +28,24 @@ const LONG_ABOUT: &str = "Publishes aggregates and their change events as two vi
 
 Durations are written like `200ms`, `15s` or `24h`, and sizes like `65536`, `64KiB` or `1MiB`; `KB` and `MB` are powers \
                           of 1000.";
+
+const EXAMPLES: &str = "\
+Examples:
+  duality
+          Serve http://127.0.0.1:3000 from the database duality.db of this directory, and create it if it is missing
+
+  duality --database :memory: --listen 127.0.0.1:3001
+          Try something out beside it: nothing stays
+
+  duality backup shop-copy.db --database shop.db
+          Copy a database while a service uses it";
+
+/// The headings under which `--help` lists the settings, in its order.
+const SERVING: &str = "Serving";
+const STORAGE: &str = "Storage";
+const LIMITS: &str = "Limits";
+const SECURITY: &str = "Security";
+const TUNING: &str = "Tuning";
 
 /// The settings of a service.
 ///
@@ -38,7 +59,7 @@ Durations are written like `200ms`, `15s` or `24h`, and sizes like `65536`, `64K
 /// settings.max_body = ByteSize::kib(64);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
-#[command(name = "duality", version, max_term_width = 120, about = ABOUT, long_about = LONG_ABOUT)]
+#[command(name = "duality", version, max_term_width = 120, about = ABOUT, long_about = LONG_ABOUT, after_help = EXAMPLES)]
 #[non_exhaustive]
 pub struct Settings {
     /// A task to run instead of the service.
@@ -46,219 +67,159 @@ pub struct Settings {
     pub task: Option<Task>,
 
     /// The address to listen on; port 0 selects a free port.
-    #[arg(long, env = "DUALITY_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:3000")]
+    #[arg(long, help_heading = SERVING, env = "DUALITY_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:3000")]
     pub listen: String,
 
-    /// A name under which clients reach the service, in addition to IP addresses and `localhost`; separate several with
-    /// commas. `*` is any, and switches off the defence against DNS rebinding.
-    #[arg(long, env = "DUALITY_HOST", value_name = "NAME", value_delimiter = ',', value_parser = host_name)]
-    pub host: Vec<String>,
+    /// How long a stream is quiet before it gets a comment line.
+    #[arg(long, help_heading = SERVING, env = "DUALITY_HEARTBEAT", value_name = "DURATION", default_value = "15s", value_parser = duration)]
+    pub heartbeat: Duration,
+
+    /// How long a connection may be quiet between two requests: longer than what a proxy keeps its connections for.
+    #[arg(long, help_heading = SERVING, env = "DUALITY_KEEP_ALIVE", value_name = "DURATION", default_value = "75s", value_parser = duration)]
+    pub keep_alive: Duration,
+
+    /// A peer that acknowledges and takes nothing of what is sent for six times this is cut; one that reads slowly but
+    /// steadily is kept.
+    #[arg(long, help_heading = SERVING, env = "DUALITY_PEER_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub peer_timeout: Duration,
 
     /// The database file; `:memory:` is a private database that is removed at exit.
-    #[arg(long, env = "DUALITY_DATABASE", value_name = "FILE", default_value = "duality.db", global = true)]
+    #[arg(long, help_heading = STORAGE, env = "DUALITY_DATABASE", value_name = "FILE", default_value = "duality.db", global = true)]
     pub database: PathBuf,
 
-    /// How often the relay polls the outbox when it receives no notification.
-    #[arg(long, env = "DUALITY_POLL_INTERVAL", value_name = "DURATION", default_value = "1s", value_parser = duration)]
-    pub poll_interval: Duration,
-
     /// How long change events are kept for reconnecting clients.
-    #[arg(long, env = "DUALITY_RETENTION", value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    #[arg(long, help_heading = STORAGE, env = "DUALITY_RETENTION", value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub retention: Duration,
 
     /// The maximum number of revisions whose change events are kept; not limited by default.
-    #[arg(long, env = "DUALITY_RETENTION_EVENTS", value_name = "REVISIONS", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, help_heading = STORAGE, env = "DUALITY_RETENTION_EVENTS", value_name = "REVISIONS", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(0..))]
     pub retention_events: Option<i64>,
 
     /// How long tombstones of deleted aggregates are kept; a client that reconnects later starts from nothing.
-    #[arg(long, env = "DUALITY_TOMBSTONE_RETENTION", value_name = "DURATION", default_value = "90d", value_parser = duration)]
+    #[arg(long, help_heading = STORAGE, env = "DUALITY_TOMBSTONE_RETENTION", value_name = "DURATION", default_value = "90d", value_parser = duration)]
     pub tombstone_retention: Duration,
 
     /// Do not copy the database before a newer version changes its tables or recomputes its states.
-    #[arg(long, env = "DUALITY_NO_COPY", global = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, help_heading = STORAGE, env = "DUALITY_NO_COPY", global = true, value_parser = BoolishValueParser::new())]
     pub no_copy: bool,
 
-    /// How often older change events are pruned.
-    #[arg(long, env = "DUALITY_PRUNE_INTERVAL", value_name = "DURATION", default_value = "1min", value_parser = duration)]
-    pub prune_interval: Duration,
-
     /// The free room on the disk of the database below which the service is not ready.
-    #[arg(long, env = "DUALITY_MIN_FREE", value_name = "SIZE", default_value = "64MiB", value_parser = size)]
+    #[arg(long, help_heading = STORAGE, env = "DUALITY_MIN_FREE", value_name = "SIZE", default_value = "64MiB", value_parser = size)]
     pub min_free: ByteSize,
 
     /// The directory of the temporary files in which long responses wait for slow clients; that of the database by
     /// default. No file has a name there.
-    #[arg(long, env = "DUALITY_SPOOL", value_name = "DIR")]
+    #[arg(long, help_heading = STORAGE, env = "DUALITY_SPOOL", value_name = "DIR")]
     pub spool: Option<PathBuf>,
 
     /// How much of a disk these files may take; those for one address, a quarter of it. Nothing is written unless
     /// `--min-free` and 16 MiB stay free.
-    #[arg(long, env = "DUALITY_SPOOL_SIZE", value_name = "SIZE", default_value = "1GiB")]
+    #[arg(long, help_heading = STORAGE, env = "DUALITY_SPOOL_SIZE", value_name = "SIZE", default_value = "1GiB")]
     pub spool_size: ByteSize,
 
-    /// How long a stream is quiet before it gets a comment line.
-    #[arg(long, env = "DUALITY_HEARTBEAT", value_name = "DURATION", default_value = "15s", value_parser = duration)]
-    pub heartbeat: Duration,
-
     /// The maximum number of open streams in total.
-    #[arg(long, env = "DUALITY_MAX_SESSIONS", value_name = "STREAMS", default_value = "20000")]
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_MAX_SESSIONS", value_name = "STREAMS", default_value = "20000")]
     pub max_sessions: NonZeroUsize,
 
     /// The maximum number of open streams from one address.
-    #[arg(long, env = "DUALITY_MAX_SESSIONS_PER_ADDRESS", value_name = "STREAMS", default_value = "5000")]
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_MAX_SESSIONS_PER_ADDRESS", value_name = "STREAMS", default_value = "5000")]
     pub max_sessions_per_address: NonZeroUsize,
 
     /// The maximum number of connections from one address, further ones are closed; three quarters of all by default, since
     /// all clients behind a proxy have its address.
-    #[arg(long, env = "DUALITY_MAX_CONNECTIONS_PER_ADDRESS", value_name = "CONNECTIONS")]
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_MAX_CONNECTIONS_PER_ADDRESS", value_name = "CONNECTIONS")]
     pub max_connections_per_address: Option<NonZeroUsize>,
 
     /// How much the service buffers for one stream whose client does not read.
-    #[arg(long, env = "DUALITY_SESSION_BUFFER", value_name = "SIZE", default_value = "256KiB", value_parser = size)]
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_SESSION_BUFFER", value_name = "SIZE", default_value = "256KiB", value_parser = size)]
     pub session_buffer: ByteSize,
+
+    /// The maximum size of a request body.
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_MAX_BODY", value_name = "SIZE", default_value = "1MiB", value_parser = size)]
+    pub max_body: ByteSize,
+
+    /// The maximum size of the state of an aggregate, as JSON text; a command that would make one larger gets a 422.
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_MAX_AGGREGATE", value_name = "SIZE", default_value = "1MiB", value_parser = size)]
+    pub max_aggregate: ByteSize,
+
+    /// How long a request body may take, to which each 16 KiB of it add a second, and how long it may pause.
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_BODY_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub body_timeout: Duration,
+
+    /// The maximum number of commands waiting for the database; further ones get a 503.
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_QUEUE", value_name = "COMMANDS", default_value = "4096")]
+    pub queue: NonZeroUsize,
+
+    /// The maximum number of long reads that wait for a thread: whole collections, many keys, early versions; further
+    /// requests for them get a 503.
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_SCAN_QUEUE", value_name = "READS", default_value = "256")]
+    pub scan_queue: NonZeroUsize,
 
     /// How much memory everything that clients can make large may take, and SQLite's page caches; the next eight are its
     /// parts.
-    #[arg(long, env = "DUALITY_MEMORY", value_name = "SIZE", default_value = "512MiB", value_parser = size)]
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_MEMORY", value_name = "SIZE", default_value = "512MiB", value_parser = size)]
     pub memory: ByteSize,
 
     /// How much memory request bodies may take, and the commands that wait for the database; an eighth of --memory by
     /// default.
-    #[arg(long, env = "DUALITY_COMMAND_MEMORY", value_name = "SIZE", value_parser = size)]
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_COMMAND_MEMORY", value_name = "SIZE", value_parser = size)]
     pub command_memory: Option<ByteSize>,
 
     /// How much memory the shared bodies of whole collections may take; an eighth of --memory by default. A collection
     /// that does not fit is streamed, and with 0 all are.
-    #[arg(long, env = "DUALITY_SHARED_BODIES", value_name = "SIZE", value_parser = size)]
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_SHARED_BODIES", value_name = "SIZE", value_parser = size)]
     pub shared_bodies: Option<ByteSize>,
 
     /// How much memory replayed events may take that reconnecting clients share; a sixteenth of --memory by default. Below
     /// 257 KiB nothing is shared and every client reads from the database.
-    #[arg(long, env = "DUALITY_SHARED_EVENTS", value_name = "SIZE", value_parser = size)]
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_SHARED_EVENTS", value_name = "SIZE", value_parser = size)]
     pub shared_events: Option<ByteSize>,
 
     /// How much memory may wait for the clients of streams; a quarter of --memory by default.
-    #[arg(long, env = "DUALITY_STREAM_MEMORY", value_name = "SIZE", value_parser = size)]
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_STREAM_MEMORY", value_name = "SIZE", value_parser = size)]
     pub stream_memory: Option<ByteSize>,
 
     /// How much memory other responses may take; an eighth of --memory by default.
-    #[arg(long, env = "DUALITY_ANSWER_MEMORY", value_name = "SIZE", value_parser = size)]
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_ANSWER_MEMORY", value_name = "SIZE", value_parser = size)]
     pub answer_memory: Option<ByteSize>,
 
     /// How much memory the keys of filtered streams may take; a sixteenth of --memory by default.
-    #[arg(long, env = "DUALITY_FILTER_MEMORY", value_name = "SIZE", value_parser = size)]
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_FILTER_MEMORY", value_name = "SIZE", value_parser = size)]
     pub filter_memory: Option<ByteSize>,
 
     /// How much memory the decoded states of aggregates may take that the writer keeps; a sixteenth of --memory by default.
-    #[arg(long, env = "DUALITY_AGGREGATE_MEMORY", value_name = "SIZE", value_parser = size)]
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_AGGREGATE_MEMORY", value_name = "SIZE", value_parser = size)]
     pub aggregate_memory: Option<ByteSize>,
 
     /// How much memory SQLite may take for pages, in all connections; three sixteenths of --memory by default.
-    #[arg(long, env = "DUALITY_PAGE_CACHES", value_name = "SIZE", value_parser = size)]
+    #[arg(long, help_heading = LIMITS, env = "DUALITY_PAGE_CACHES", value_name = "SIZE", value_parser = size)]
     pub page_caches: Option<ByteSize>,
+
+    /// A name under which clients reach the service, in addition to IP addresses and `localhost`; separate several with
+    /// commas. `*` is any, and switches off the defence against DNS rebinding.
+    #[arg(long, help_heading = SECURITY, env = "DUALITY_HOST", value_name = "NAME", value_delimiter = ',', value_parser = host_name)]
+    pub host: Vec<String>,
 
     /// An origin whose pages may read and write (CORS), as browsers send it: `https://app.example` or `null`; `*` lets
     /// those of any origin read; separate several with commas.
-    #[arg(long, env = "DUALITY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = trimmed)]
+    #[arg(long, help_heading = SECURITY, env = "DUALITY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = trimmed)]
     pub cors_origin: Vec<String>,
 
-    /// A peer that acknowledges and takes nothing of what is sent for six times this is cut; one that reads slowly but
-    /// steadily is kept.
-    #[arg(long, env = "DUALITY_PEER_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = duration)]
-    pub peer_timeout: Duration,
-
-    /// How long a connection may be quiet between two requests: longer than what a proxy keeps its connections for.
-    #[arg(long, env = "DUALITY_KEEP_ALIVE", value_name = "DURATION", default_value = "75s", value_parser = duration)]
-    pub keep_alive: Duration,
-
-    /// The maximum size of a request body.
-    #[arg(long, env = "DUALITY_MAX_BODY", value_name = "SIZE", default_value = "1MiB", value_parser = size)]
-    pub max_body: ByteSize,
-
-    /// The maximum size of the state of an aggregate, as JSON text; a command that would make one larger gets a 422.
-    #[arg(long, env = "DUALITY_MAX_AGGREGATE", value_name = "SIZE", default_value = "1MiB", value_parser = size)]
-    pub max_aggregate: ByteSize,
-
-    /// How long a request body may take, to which each 16 KiB of it add a second, and how long it may pause.
-    #[arg(long, env = "DUALITY_BODY_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    pub body_timeout: Duration,
-
-    /// The maximum number of commands waiting for the database; further ones get a 503.
-    #[arg(long, env = "DUALITY_QUEUE", value_name = "COMMANDS", default_value = "4096")]
-    pub queue: NonZeroUsize,
-
     /// The number of threads that serve connections; the number of processors by default.
-    #[arg(long, env = "DUALITY_WORKERS", value_name = "THREADS")]
+    #[arg(long, help_heading = TUNING, env = "DUALITY_WORKERS", value_name = "THREADS")]
     pub workers: Option<NonZeroUsize>,
 
     /// The number of threads that read events and single aggregates; as many again read whole collections.
-    #[arg(long, env = "DUALITY_READERS", value_name = "THREADS", default_value = "2")]
+    #[arg(long, help_heading = TUNING, env = "DUALITY_READERS", value_name = "THREADS", default_value = "2")]
     pub readers: NonZeroUsize,
 
-    /// The maximum number of long reads that wait for a thread: whole collections, many keys, early versions; further
-    /// requests for them get a 503.
-    #[arg(long, env = "DUALITY_SCAN_QUEUE", value_name = "READS", default_value = "256")]
-    pub scan_queue: NonZeroUsize,
-}
+    /// How often the relay polls the outbox when it receives no notification.
+    #[arg(long, help_heading = TUNING, env = "DUALITY_POLL_INTERVAL", value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub poll_interval: Duration,
 
-/// A task to run instead of the service.
-#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
-#[non_exhaustive]
-pub enum Task {
-    /// Copy the database at one moment to a file, checked and on disk. A service may be using the database.
-    Backup {
-        /// The file to create, or `-` for standard output.
-        #[arg(value_name = "FILE|-")]
-        target: PathBuf,
-        /// Replace the file if it exists.
-        #[arg(long)]
-        force: bool,
-    },
-    /// Check a copy, and put it in the place of the database, which is kept under a name with the time. The service must
-    /// not be running.
-    Restore {
-        /// The copy, or `-` for standard input. A copy with a write-ahead log beside it is used with that log.
-        #[arg(value_name = "FILE|-")]
-        source: PathBuf,
-        /// Restore it whatever the check finds, as long as it can be read.
-        #[arg(long)]
-        force: bool,
-    },
-    /// Copy the database, and bring it in line with this version of the program, as the next start would.
-    Migrate {
-        /// Only print what there is to do. Changes nothing. Exit code 3 if there is something to do.
-        #[arg(long)]
-        check: bool,
-    },
-    /// Check the file, its counters, states, events and projections against each other. A service may be using the
-    /// database. Changes nothing. Exit code 1 if anything is wrong.
-    Verify,
-    /// Show or rebuild projections. The running service does the task; if none is running, it is done on the files.
-    Projection {
-        /// The task.
-        #[command(subcommand)]
-        task: ProjectionTask,
-    },
-}
-
-/// A task for the projections.
-#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
-#[non_exhaustive]
-pub enum ProjectionTask {
-    /// List the name, version, state, lag and last error of each projection. Changes nothing.
-    List,
-    /// Rebuild a projection while its current generation is served. Exit code 0 when the new generation is served.
-    Rebuild {
-        /// The name of the projection.
-        name: String,
-    },
-    /// Skip the event at which a projection has stopped. The log records this.
-    Skip {
-        /// The name of the projection.
-        name: String,
-        /// The position or the revision of the event.
-        at: i64,
-    },
+    /// How often older change events are pruned.
+    #[arg(long, help_heading = TUNING, env = "DUALITY_PRUNE_INTERVAL", value_name = "DURATION", default_value = "1min", value_parser = duration)]
+    pub prune_interval: Duration,
 }
 
 impl Settings {
@@ -279,9 +240,19 @@ impl Settings {
         Self::read(std::env::args_os()).unwrap_or_else(|error| error.exit())
     }
 
+    /// All settings and tasks, with the range of each setting in its help.
+    pub(super) fn described() -> Command {
+        range::describe(Self::command())
+    }
+
+    /// The settings that are not the defaults, as on a command line: `--retention 1h`.
+    pub(super) fn unusual(&self) -> Vec<String> {
+        unusual::unusual(self)
+    }
+
     /// The settings of a command line, and of the environment of this process.
     fn read(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
-        let mut command = environment::ignore_empty(range::describe(Self::command()));
+        let mut command = environment::ignore_empty(Self::described());
         let matches = command.try_get_matches_from_mut(arguments);
         matches
             .and_then(|matches| Self::from_arg_matches(&matches))
@@ -297,7 +268,7 @@ impl Settings {
             |flag, expected: String, value: &str| Err(InvalidSetting { flag, expected, value: value.to_owned() });
         for range in RANGES {
             if let Some(value) = range.violation(self) {
-                return invalid(range.flag, range.to_string(), &value);
+                return invalid(range.flag, range.expected(), &value);
             }
         }
         if !is_address(&self.listen) {
@@ -387,7 +358,7 @@ fn size(text: &str) -> Result<ByteSize, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::process::Command as Program;
 
     use super::*;
 
@@ -482,7 +453,7 @@ mod tests {
     fn the_defaults_do_not_read_the_environment() {
         for (name, value) in [("DUALITY_QUEUE", "7"), ("DUALITY_LISTEN", "x"), ("DUALITY_QUEUE", "nonsense")] {
             let test = "service::settings::tests::the_defaults_are_those_of_an_empty_command_line";
-            let run = Command::new(std::env::current_exe().unwrap()).args(["--exact", test]).env(name, value).output();
+            let run = Program::new(std::env::current_exe().unwrap()).args(["--exact", test]).env(name, value).output();
             let output = run.unwrap();
             let text = String::from_utf8_lossy(&output.stdout);
             assert!(output.status.success() && text.contains("1 passed"), "{name}={value}: {text}");

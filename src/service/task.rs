@@ -25,6 +25,8 @@ pub(super) enum TaskError {
     Projection(ProjectionError),
     #[error("cannot handle signals")]
     Signal(#[source] std::io::Error),
+    #[error("cannot write to standard output")]
+    Print(#[source] std::io::Error),
 }
 
 impl From<ProjectionError> for TaskError {

@@ -1,6 +1,7 @@
 //! Errors of the main database.
 
 use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use diesel::result::Error as QueryError;
@@ -32,7 +33,7 @@ pub enum StoreError {
         holder: Option<String>,
     },
     /// The file does not exist, and this operation does not create it.
-    #[error("there is no database {}", .path.display())]
+    #[error("there is no database {}; check the path, or that of --database", .path.display())]
     Missing {
         /// The database file.
         path: PathBuf,
@@ -222,11 +223,32 @@ impl From<QueryError> for StoreError {
 pub(super) const DISK_FULL: &str = "database or disk is full";
 
 pub(super) fn cannot_open(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
-    StoreError::Open { path: path.to_owned(), source: source.into() }
+    StoreError::Open { path: path.to_owned(), source: explained(path, source.into()) }
 }
 
 pub(super) fn cannot_write(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
-    StoreError::Copy { path: path.to_owned(), source: source.into() }
+    StoreError::Copy { path: path.to_owned(), source: explained(path, source.into()) }
+}
+
+/// What the operating system reports about a file, in words that say what to do, where something can be done.
+pub(crate) fn explained(path: &Path, source: Box<dyn Error + Send + Sync>) -> Box<dyn Error + Send + Sync> {
+    let Some(error) = source.downcast_ref::<io::Error>() else { return source };
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let directory = absolute.parent().unwrap_or(Path::new("/"));
+    match error.kind() {
+        ErrorKind::NotFound if !directory.exists() => {
+            format!("the directory {0} does not exist; create it first: mkdir -p {0}", directory.display()).into()
+        }
+        ErrorKind::NotADirectory => format!("{} is not a directory", directory.display()).into(),
+        ErrorKind::IsADirectory => {
+            let inside = path.join("duality.db");
+            format!("it is a directory; expected a file, such as {}", inside.display()).into()
+        }
+        ErrorKind::PermissionDenied => {
+            format!("{error}: the user of this process must be able to write the file and its directory").into()
+        }
+        _ => source,
+    }
 }
 
 impl From<CorruptState> for StoreError {

@@ -1,5 +1,6 @@
 //! Where the database file is.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::error::{StoreError, cannot_open};
@@ -22,4 +23,13 @@ fn resolve_missing(path: &Path) -> std::io::Result<PathBuf> {
 pub(crate) fn existing(path: &Path) -> Result<PathBuf, StoreError> {
     let path = resolve(path)?;
     if path.is_file() { Ok(path) } else { Err(StoreError::Missing { path }) }
+}
+
+/// The mode of a file that every user of this machine can read or write, who can reach it through its directory.
+pub(crate) fn mode_for_others(path: &Path) -> Option<u32> {
+    const READ_OR_WRITE: u32 = 0o006;
+    const ENTER: u32 = 0o001;
+    let mode = |path: &Path| path.metadata().map_or(0, |metadata| metadata.permissions().mode() & 0o7777);
+    let (file, directory) = (mode(path), path.parent().map_or(0, mode));
+    (file & READ_OR_WRITE != 0 && directory & ENTER != 0).then_some(file)
 }

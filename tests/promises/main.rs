@@ -12,6 +12,7 @@ mod bookmarks;
 mod carts;
 mod catch_ups;
 mod clocks;
+mod command_line;
 mod connections;
 mod convergence;
 mod csv_files;

@@ -182,7 +182,7 @@ fn an_impossible_task_fails_with_a_message_and_an_exit_code() {
     }
     app.stop();
     for (task, why) in [
-        (&["rebuild", "nonsense"][..], "there is no projection \"nonsense\""),
+        (&["rebuild", "nonsense"][..], "there is no projection \"nonsense\"; expected one of cart_items, "),
         (&["skip", "cart_items", "1"], "no service is running, so no projection has stopped at an event"),
     ] {
         let (code, said) = projection(app.database(), task);

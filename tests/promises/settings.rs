@@ -21,13 +21,13 @@ fn refusal(environment: &[(&str, &str)], flags: &[&str]) -> String {
 #[test]
 fn a_setting_out_of_its_range_is_refused_in_one_line_before_anything_is_opened() {
     for (flag, value, range) in [
-        ("--workers", "513", "1 to 512"),
-        ("--readers", "100000", "1 to 256"),
-        ("--poll-interval", "1ns", "10ms to 1h"),
-        ("--retention", "292277026596y", "0s to 36500d"),
-        ("--max-body", "0", "64B to 1GiB"),
-        ("--session-buffer", "18446744073709551615", "4KiB to 1GiB"),
-        ("--max-sessions", "18446744073709551615", "1 to 1000000"),
+        ("--workers", "513", "a whole number from 1 to 512"),
+        ("--readers", "100000", "a whole number from 1 to 256"),
+        ("--poll-interval", "1ns", "a duration from 10ms to 1h"),
+        ("--retention", "292277026596y", "a duration from 0s to 36500d"),
+        ("--max-body", "0", "a size from 64B to 1GiB"),
+        ("--session-buffer", "18446744073709551615", "a size from 4KiB to 1GiB"),
+        ("--max-sessions", "18446744073709551615", "a whole number from 1 to 1000000"),
     ] {
         let errors = refusal(&[], &[flag, value]);
         let lines: Vec<_> = errors.lines().filter(|line| line.contains(flag)).collect();
@@ -39,13 +39,17 @@ fn a_setting_out_of_its_range_is_refused_in_one_line_before_anything_is_opened()
 #[test]
 fn a_value_that_cannot_be_read_is_refused_with_its_range_and_where_it_is_from() {
     for (environment, flags, expected) in [
-        (&[][..], &["--workers", "0"][..], "--workers: expected 1 to 512, got \"0\""),
-        (&[], &["--poll-interval", "5"], "--poll-interval: expected 10ms to 1h, got \"5\""),
-        (&[("DUALITY_WORKERS", "many")], &[], "DUALITY_WORKERS: expected 1 to 512, got \"many\""),
-        (&[("DUALITY_MAX_BODY", "1XB")], &[], "DUALITY_MAX_BODY: expected 64B to 1GiB, got \"1XB\""),
+        (&[][..], &["--workers", "0"][..], "--workers: expected a whole number from 1 to 512, got \"0\""),
+        (&[], &["--poll-interval", "5"], "--poll-interval: expected a duration from 10ms to 1h, got \"5\""),
+        (&[("DUALITY_WORKERS", "many")], &[], "DUALITY_WORKERS: expected a whole number from 1 to 512, got \"many\""),
+        (&[("DUALITY_MAX_BODY", "1XB")], &[], "DUALITY_MAX_BODY: expected a size from 64B to 1GiB, got \"1XB\""),
         (&[("DUALITY_HOST", "a.example,b:c")], &[], "DUALITY_HOST: expected a host name such as shop.example, or * ("),
         (&[("DUALITY_NO_COPY", "perhaps")], &[], "DUALITY_NO_COPY: expected true or false, got \"perhaps\""),
-        (&[("DUALITY_READERS", "257")], &[], "--readers (DUALITY_READERS): expected 1 to 256, got \"257\""),
+        (
+            &[("DUALITY_READERS", "257")],
+            &[],
+            "--readers (DUALITY_READERS): expected a whole number from 1 to 256, got \"257\"",
+        ),
     ] {
         let errors = refusal(environment, flags);
         assert!(errors.contains(expected), "{expected} in {errors}");
@@ -80,7 +84,10 @@ fn a_program_that_sets_the_settings_itself_gets_the_same_errors() {
             settings.database = Path::new("/nowhere/at/all.db").to_owned();
             let started = if open { shipped().open(settings) } else { shipped().start(settings).await };
             let Err(error @ StartError::Setting(_)) = started else { panic!("it starts") };
-            assert_eq!(error.to_string(), "--workers (DUALITY_WORKERS): expected 1 to 512, got \"513\"");
+            assert_eq!(
+                error.to_string(),
+                "--workers (DUALITY_WORKERS): expected a whole number from 1 to 512, got \"513\""
+            );
         }
     });
 }

@@ -165,7 +165,7 @@ fn a_directory_that_cannot_be_written_is_named_at_the_start() {
     let directory = tempfile::tempdir().unwrap();
     let output = Process::output(&directory.path().join("test.db"), &["--spool", "/nowhere/at/all"]);
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.contains("--spool /nowhere/at/all: temporary files cannot be written: No such file"), "{text}");
+    assert!(text.contains("temporary files cannot be written into /nowhere/at/all: the directory /nowhere/at/all does not exist; create it"), "{text}");
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing was opened");
 }

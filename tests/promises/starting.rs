@@ -1,5 +1,8 @@
 //! A service that cannot start logs one line and exits with code 1.
 
+use std::fs::Permissions;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -30,10 +33,18 @@ fn a_second_process_on_the_same_file_is_refused() {
 #[test]
 fn the_error_names_a_file_that_cannot_be_opened() {
     let directory = tempfile::tempdir().unwrap();
-    assert_refuses_to_start(&directory.path().join("no/such/directory.db"), &[], "no/such/directory.db");
-    let folder = directory.path().join("folder.db");
+    let root = directory.path().canonicalize().unwrap();
+    let missing = root.join("no/such").display().to_string();
+    let why =
+        format!("no/such/directory.db: the directory {missing} does not exist; create it first: mkdir -p {missing}");
+    assert_refuses_to_start(&root.join("no/such/directory.db"), &[], &why);
+    let folder = root.join("folder.db");
     std::fs::create_dir(&folder).unwrap();
-    assert_refuses_to_start(&folder, &[], "folder.db");
+    let inside = folder.join("duality.db").display().to_string();
+    assert_refuses_to_start(&folder, &[], &format!("it is a directory; expected a file, such as {inside}"));
+    let file = root.join("file");
+    std::fs::write(&file, "").unwrap();
+    assert_refuses_to_start(&file.join("test.db"), &[], "/file is not a directory");
 }
 
 #[test]
@@ -64,24 +75,104 @@ fn parts_of_the_memory_that_do_not_fit_are_refused_with_the_figures() {
     assert!(!database.exists(), "nothing is opened before");
 }
 
-#[test]
-fn the_error_names_an_address_that_is_in_use() {
+/// What a service that cannot listen says.
+fn refusal_to_listen(address: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
     let output = Command::new(env!("CARGO_BIN_EXE_duality"))
-        .args(["--listen", &address, "--database"])
+        .args(["--listen", address, "--database"])
         .arg(directory.path().join("test.db"))
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let port = taken.local_addr().unwrap().port();
-    let error = format!(
-        "cannot listen on {address}: it is in use; another port: --listen 127.0.0.1:{}",
-        port.checked_add(1).unwrap_or(0)
-    );
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(errors.contains(&error), "{errors}");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "it has opened the database");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn the_error_of_a_taken_port_names_one_that_is_free() {
+    // Two neighbours, so that the next port is taken as well.
+    let (taken, next) = loop {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let after = taken.local_addr().unwrap().port().saturating_add(1);
+        if let Ok(next) = TcpListener::bind(("127.0.0.1", after)) {
+            break (taken, next);
+        }
+    };
+    let (address, next) = (taken.local_addr().unwrap(), next.local_addr().unwrap());
+    let errors = refusal_to_listen(&address.to_string());
+    let begin =
+        format!("cannot listen on {address}: another program does; stop that one, or use another port: --listen ");
+    let other = errors.split_once(&begin).unwrap_or_else(|| panic!("{errors}")).1.trim();
+    let other: SocketAddr = other.parse().unwrap();
+    assert!(other.ip() == address.ip() && (other.port() > next.port() || other.port() == 0), "{errors}");
+}
+
+#[test]
+fn the_error_names_an_address_that_cannot_be_had() {
+    for (address, why) in [
+        ("192.0.2.1:3000", "cannot listen on 192.0.2.1:3000: this machine does not have the address; use 127.0.0.1"),
+        ("nowhere.invalid:3000", "cannot listen on nowhere.invalid:3000: the host is unknown ("),
+    ] {
+        let errors = refusal_to_listen(address);
+        assert!(errors.contains(why), "{errors}");
+    }
+}
+
+#[test]
+fn the_log_of_a_start_names_the_collections_and_the_unusual_settings() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("test.db");
+    let process = Process::start(&database, &["--retention", "1h", "--host", "shop.example"]);
+    let log = process.log();
+    for expected in [
+        format!("database {} is open: epoch ", database.canonicalize().unwrap().display()),
+        "persons: state /persons, feed /person-events, write /persons/{key}".to_owned(),
+        "locations: state /locations, feed /location-events, derived from persons".to_owned(),
+        "carts: state /carts, feed /cart-events, commands /carts/{key}/{command} (add-item, remove-item, close)"
+            .to_owned(),
+        "settings that are not the defaults: --retention 1h --host shop.example".to_owned(),
+    ] {
+        assert_eq!(log.lines().filter(|line| line.contains(&expected)).count(), 1, "{expected} in {log}");
+    }
+    assert!(log.ends_with(&format!("listening on http://{}", process.address)), "{log}");
+    assert!(!log.contains("can read"), "{log}");
+    drop(process);
+    let log = Process::start(&database, &[]).log();
+    assert!(!log.contains("settings that are not"), "{log}");
+}
+
+#[test]
+fn a_service_that_other_machines_can_reach_names_what_that_means() {
+    let directory = tempfile::tempdir().unwrap();
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let process = Process::start_on(everywhere, &directory.path().join("test.db"), &[]);
+    let log = process.log();
+    let link = format!("on this machine, open http://localhost:{}", process.address.port());
+    for expected in ["whoever reaches this address can read and write everything", &link, "start with --host NAME"] {
+        assert!(log.contains(expected), "{expected} in {log}");
+    }
+}
+
+#[test]
+fn a_database_that_every_user_can_read_is_a_warning_with_the_command_that_changes_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().canonicalize().unwrap().join("test.db");
+    drop(Process::start(&database, &[]));
+    let warning = |file: u32, folder: u32| {
+        std::fs::set_permissions(&database, Permissions::from_mode(file)).unwrap();
+        std::fs::set_permissions(directory.path(), Permissions::from_mode(folder)).unwrap();
+        let log = Process::start(&database, &[]).log();
+        log.lines().find_map(|line| Some(line.split_once("every user of this machine ")?.1.to_owned()))
+    };
+    assert_eq!(warning(0o600, 0o755), None);
+    assert_eq!(warning(0o640, 0o755), None, "a group is a decision");
+    assert_eq!(warning(0o644, 0o700), None, "nobody else can reach it");
+    let path = database.display().to_string();
+    let expected = format!("can read the database {path} (mode 0644); to keep it to its owner: chmod o-rwx {path}*");
+    assert_eq!(warning(0o644, 0o755), Some(expected.clone()));
+    let command = expected.split_once("owner: ").unwrap().1.to_owned();
+    assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
+    assert_eq!(database.metadata().unwrap().permissions().mode() & 0o777, 0o640);
 }
 
 #[test]

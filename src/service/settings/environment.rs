@@ -6,6 +6,7 @@ use clap::error::{ContextKind, ErrorKind};
 use clap::{Arg, Command, Error};
 
 use super::range::Range;
+use crate::http::nearest::edits;
 
 /// What the names of all variables begin with.
 const PREFIX: &str = "DUALITY_";
@@ -29,7 +30,7 @@ pub(super) fn explain(error: Error, command: &mut Command) -> Error {
     let Some(arg) = command.get_arguments().find(|arg| arg.to_string() == name) else { return error };
     let source = source(arg, &value);
     let expected = match (arg.get_long().and_then(Range::of), std::error::Error::source(&error)) {
-        (Some(range), _) => format!("expected {range}"),
+        (Some(range), _) => format!("expected {}", range.expected()),
         (None, _) if !arg.get_action().takes_values() => "expected true or false".to_owned(),
         (None, Some(why)) => why.to_string(),
         (None, None) => match arg.get_long() {
@@ -73,21 +74,7 @@ pub(super) fn unknown(command: &Command, variables: impl Iterator<Item = (OsStri
 }
 
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    known.iter().copied().min_by_key(|known| distance(name, known)).filter(|known| distance(name, known) <= 4)
-}
-
-/// How many letters have to be added, removed or replaced to make one name of the other (the Levenshtein distance).
-fn distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (index, letter) in one.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
-        for (at, also) in other.bytes().enumerate() {
-            let replaced = diagonal + usize::from(letter != also);
-            diagonal = row[at + 1];
-            row[at + 1] = replaced.min(diagonal + 1).min(row[at] + 1);
-        }
-    }
-    row[other.len()]
+    known.iter().copied().min_by_key(|known| edits(name, known)).filter(|known| edits(name, known) <= 4)
 }
 
 #[cfg(test)]
@@ -105,12 +92,5 @@ mod tests {
         assert_eq!(lines[0], "DUALITY_LISTNE in the environment is no setting; did you mean DUALITY_LISTEN?");
         assert!(lines[1].starts_with("DUALITY_PORT in"));
         assert_eq!(lines[2], "DUALITY_SERVICE_HOST_HTTP in the environment is no setting");
-    }
-
-    #[test]
-    fn the_distance_counts_letters() {
-        for (one, other, expected) in [("", "abc", 3), ("abc", "abc", 0), ("abc", "acb", 2), ("kitten", "sitting", 3)] {
-            assert_eq!(distance(one, other), expected, "{one} {other}");
-        }
     }
 }

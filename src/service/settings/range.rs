@@ -101,27 +101,37 @@ impl Range {
         RANGES.iter().find(|range| range.flag == flag)
     }
 
+    /// What a message expects: `a whole number from 1 to 512`.
+    pub(super) fn expected(&self) -> String {
+        let kind = match self.kind {
+            Kind::Duration(_) => "a duration",
+            Kind::Size(_) => "a size",
+            Kind::Count(_) => "a whole number",
+        };
+        format!("{kind} from {} to {}", self.least, self.most)
+    }
+
+    /// The value of the setting as text, if it is set.
+    pub(super) fn value(&self, settings: &Settings) -> Option<String> {
+        match self.kind {
+            Kind::Duration(value) => Some(humantime::format_duration(value(settings)?).to_string()),
+            Kind::Size(value) => Some(value(settings)?.to_string()),
+            Kind::Count(value) => Some(value(settings)?.to_string()),
+        }
+    }
+
     /// The value of the setting as text, if it is outside the range.
     pub(super) fn violation(&self, settings: &Settings) -> Option<String> {
-        match self.kind {
-            Kind::Duration(value) => {
-                let value = value(settings)?;
-                let is_valid = (parsed(self.least, humantime::parse_duration)
-                    ..=parsed(self.most, humantime::parse_duration))
-                    .contains(&value);
-                (!is_valid).then(|| humantime::format_duration(value).to_string())
-            }
-            Kind::Size(value) => {
-                let value = value(settings)?;
-                let is_valid = (parsed(self.least, str::parse)..=parsed(self.most, str::parse)).contains(&value);
-                (!is_valid).then(|| value.to_string())
-            }
-            Kind::Count(value) => {
-                let value = value(settings)?;
-                let is_valid = (parsed(self.least, str::parse)..=parsed(self.most, str::parse)).contains(&value);
-                (!is_valid).then(|| value.to_string())
-            }
-        }
+        let is_valid = match self.kind {
+            Kind::Duration(value) => self.has(&value(settings)?, humantime::parse_duration),
+            Kind::Size(value) => self.has(&value(settings)?, str::parse),
+            Kind::Count(value) => self.has(&value(settings)?, str::parse),
+        };
+        if is_valid { None } else { self.value(settings) }
+    }
+
+    fn has<T: PartialOrd, E: fmt::Debug>(&self, value: &T, parse: impl Fn(&str) -> Result<T, E>) -> bool {
+        (parsed(self.least, &parse)..=parsed(self.most, &parse)).contains(value)
     }
 }
 

@@ -1,0 +1,74 @@
+//! The tasks of the command line.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use clap_complete::Shell;
+
+/// A task to run instead of the service.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+#[non_exhaustive]
+pub enum Task {
+    /// Copy the database at one moment to a file, checked and on disk. A service may be using the database.
+    Backup {
+        /// The file to create, or `-` for standard output.
+        #[arg(value_name = "FILE|-")]
+        target: PathBuf,
+        /// Replace the file if it exists.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Check a copy, and put it in the place of the database, which is kept under a name with the time. The service must
+    /// not be running.
+    Restore {
+        /// The copy, or `-` for standard input. A copy with a write-ahead log beside it is used with that log.
+        #[arg(value_name = "FILE|-")]
+        source: PathBuf,
+        /// Restore it whatever the check finds, as long as it can be read.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Copy the database, and bring it in line with this version of the program, as the next start would.
+    Migrate {
+        /// Only print what there is to do. Changes nothing. Exit code 3 if there is something to do.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check the file, its counters, states, events and projections against each other. A service may be using the
+    /// database. Changes nothing. Exit code 1 if anything is wrong.
+    Verify,
+    /// Print the completions of a shell, which know all settings and tasks.
+    Completions {
+        /// The shell.
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Print the manual page, in the format of man.
+    Man,
+    /// Show or rebuild projections. The running service does the task; if none is running, it is done on the files.
+    Projection {
+        /// The task.
+        #[command(subcommand)]
+        task: ProjectionTask,
+    },
+}
+
+/// A task for the projections.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+#[non_exhaustive]
+pub enum ProjectionTask {
+    /// List the name, version, state, lag and last error of each projection. Changes nothing.
+    List,
+    /// Rebuild a projection while its current generation is served. Exit code 0 when the new generation is served.
+    Rebuild {
+        /// The name of the projection.
+        name: String,
+    },
+    /// Skip the event at which a projection has stopped. The log records this.
+    Skip {
+        /// The name of the projection.
+        name: String,
+        /// The position or the revision of the event.
+        at: i64,
+    },
+}
