@@ -25,7 +25,8 @@ use crate::storage::outbox::Change;
 use crate::storage::page::{PageLimit, Progress, Span};
 use crate::storage::reader::Reader;
 use crate::storage::retained::Retained;
-use crate::write::aggregator::{Aggregator, Committed, Prune};
+use crate::write::aggregator::{Aggregator, Committed};
+use crate::write::maintenance::Prune;
 
 /// The shortest time between two notifications of the projectors. The cost of a step hardly depends on the number of its
 /// events: with a notification for each commit, three projections kept a lone writer waiting for a processor twice as

@@ -27,7 +27,7 @@ use crate::read::pool::PageReaders;
 use crate::read::thread_pool::PoolStopped;
 use crate::storage::error::StoreError;
 use crate::storage::page::PageLimit;
-use crate::write::aggregator::CommittedRevision;
+use crate::write::committed_revision::CommittedRevision;
 
 /// How long a session waits for memory before it tries again.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -8,7 +8,8 @@ use crate::read::spool_directory::SpoolDirectory;
 use crate::storage::database::Database;
 use crate::storage::disk::Disk;
 use crate::storage::health::Part;
-use crate::write::aggregator::{Aggregator, Probe};
+use crate::write::aggregator::Aggregator;
+use crate::write::maintenance::Probe;
 
 /// What the relay looks at with each poll.
 pub(crate) struct Watch {

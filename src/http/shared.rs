@@ -27,7 +27,8 @@ use crate::read::pool::{PageReaders, ReadMetrics, Readers};
 use crate::read::shared_spools::SharedSpools;
 use crate::storage::database::Database;
 use crate::storage::disk::Disk;
-use crate::write::aggregator::{Aggregator, CommittedRevision, JournalMark};
+use crate::write::aggregator::Aggregator;
+use crate::write::committed_revision::{CommittedRevision, JournalMark};
 use crate::write::write_metrics::WriteMetrics;
 
 /// The state that all worker threads share.

@@ -26,7 +26,8 @@ use crate::read_model::spec::ProjectionSpec;
 use crate::storage::connection::open_read_only;
 use crate::storage::database::Database;
 use crate::threads::named_arbiter;
-use crate::write::aggregator::{Aggregator, RebuildInline};
+use crate::write::aggregator::Aggregator;
+use crate::write::maintenance::RebuildInline;
 
 /// The projections of a running service, and their reports.
 pub(crate) struct Projections {

@@ -25,7 +25,8 @@ use crate::service::memory_limits::InvalidMemory;
 use crate::service::settings::{InvalidSetting, Settings};
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
-use crate::write::aggregator::{Close, ExecuteError, Submission, execute};
+use crate::write::aggregator::{ExecuteError, Submission, execute};
+use crate::write::maintenance::Close;
 use crate::write::refusal::Refusal;
 
 /// A running service. It runs until [`Running::stop`].
@@ -199,7 +200,7 @@ fn end(thread: Arbiter) {
 impl Running {
     /// From now on, the aggregator does not notify the relay of commits.
     pub async fn lose_wake_ups(&self) {
-        let _ = self.shared.aggregator.send(crate::write::aggregator::LoseWakeUps).await;
+        let _ = self.shared.aggregator.send(crate::write::maintenance::LoseWakeUps).await;
     }
 
     /// The relay does not hand the next batch to the workers.

@@ -5,7 +5,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
 use actix::prelude::*;
@@ -14,8 +13,7 @@ use tokio::sync::{oneshot, watch};
 use crate::domain::clock::Clock;
 use crate::domain::command::{Command, Rejection};
 use crate::domain::error_chain::ErrorChain;
-use crate::domain::key::CollectionId;
-use crate::domain::revision::{HighWaterMark, JournalPosition, Revision};
+use crate::domain::revision::{JournalPosition, Revision};
 use crate::memory::budget::Reservation;
 use crate::memory::fair_shares::Share;
 use crate::storage::commit::Written;
@@ -24,9 +22,9 @@ use crate::storage::error::StoreError;
 use crate::storage::health::Part;
 use crate::storage::outbox::Change;
 use crate::storage::page::Progress;
-use crate::storage::retained::Retained;
 use crate::storage::transaction::WriteError;
 use crate::storage::writer::{Patience, Writer, WriterConfig};
+use crate::write::committed_revision::{CommittedRevision, JournalMark};
 use crate::write::refusal::Refusal;
 use crate::write::replies::{ReplyBatch, ReplyQueue};
 use crate::write::write_metrics::{Waiting, WriteMetrics};
@@ -39,11 +37,11 @@ const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 
 /// The only writer of the main database.
 pub(crate) struct Aggregator {
-    database: Arc<Database>,
+    pub(super) database: Arc<Database>,
     config: WriterConfig,
-    clock: Arc<Clock>,
+    pub(super) clock: Arc<Clock>,
     /// `None` after a failure. The next batch opens the database again.
-    writer: Option<Writer>,
+    pub(super) writer: Option<Writer>,
     /// Commands for the next transaction.
     pending: Vec<Execute>,
     /// The memory that they take, in bytes.
@@ -52,62 +50,9 @@ pub(crate) struct Aggregator {
     queue: usize,
     committed: Arc<CommittedRevision>,
     journal: Arc<watch::Sender<JournalMark>>,
-    metrics: Arc<WriteMetrics>,
+    pub(super) metrics: Arc<WriteMetrics>,
     /// The relay, which is notified of commits.
-    listener: Option<Recipient<Committed>>,
-}
-
-/// The last durable revision, and the revision of the last change of each collection. Only the aggregator writes it.
-#[derive(Debug)]
-pub(crate) struct CommittedRevision {
-    revision: AtomicI64,
-    high_water_mark: HighWaterMark,
-    /// By the index of the collection. Written before `revision`.
-    changed: Box<[AtomicI64]>,
-}
-
-impl CommittedRevision {
-    fn new(revision: Revision, changed: &[Revision], high_water_mark: HighWaterMark) -> Self {
-        let changed = changed.iter().map(|changed| AtomicI64::new(changed.number())).collect();
-        Self { revision: AtomicI64::new(revision.number()), high_water_mark, changed }
-    }
-
-    /// The last revision. It is not before the last answered command, nor before any revision that a reader has seen.
-    pub(crate) fn get(&self) -> Revision {
-        self.last_published().max(self.high_water_mark.last())
-    }
-
-    /// The revision of the last commit that the aggregator has completed.
-    fn last_published(&self) -> Revision {
-        Revision::from_raw(self.revision.load(Ordering::Acquire))
-    }
-
-    /// The last revision, and the revision of the last change of a collection up to it. `None` if a reader has seen a
-    /// later revision than the aggregator has published here. The database has the answer then.
-    pub(crate) fn of(&self, collection: CollectionId) -> Option<(Revision, Revision)> {
-        // The order matters: the last change up to `revision` was stored before `revision`, so `changed` is not older.
-        let revision = self.last_published();
-        let changed = Revision::from_raw(self.changed[collection.index()].load(Ordering::Acquire));
-        // If another commit came in between, `changed` may be later than `revision`. It is the last known revision then.
-        let revision = revision.max(changed);
-        (revision >= self.high_water_mark.last()).then_some((revision, changed))
-    }
-
-    fn set(&self, revision: Revision, changed: &[Revision]) {
-        for (stored, changed) in self.changed.iter().zip(changed) {
-            stored.store(changed.number(), Ordering::Release);
-        }
-        self.revision.store(revision.number(), Ordering::Release);
-    }
-}
-
-/// What the streams of the journal wait for.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct JournalMark {
-    /// The last durable position. Only the aggregator moves it.
-    pub(crate) last: JournalPosition,
-    /// Whether the service is stopping.
-    pub(crate) is_over: bool,
+    pub(super) listener: Option<Recipient<Committed>>,
 }
 
 impl Aggregator {
@@ -149,7 +94,7 @@ impl Aggregator {
     }
 
     /// Commits the pending commands, then replies: in several transactions if one would take too much memory.
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         while !self.pending.is_empty() {
             self.commit();
             // Only now, so that nobody waits for it.
@@ -160,7 +105,7 @@ impl Aggregator {
     }
 
     /// Moves the write-ahead log into the file. `None` if that failed.
-    fn checkpoint(&mut self) -> Option<Progress> {
+    pub(super) fn checkpoint(&mut self) -> Option<Progress> {
         let writer = self.writer.as_mut()?;
         let health = self.database.health();
         match writer.checkpoint() {
@@ -248,7 +193,10 @@ impl Aggregator {
 
     /// Runs `work` with the writer. After a failure or a panic, its connection is closed, unless only another process was
     /// in the way.
-    fn with_writer<T>(&mut self, work: impl FnOnce(&mut Writer) -> Result<T, WriteError>) -> Result<T, WriteError> {
+    pub(super) fn with_writer<T>(
+        &mut self,
+        work: impl FnOnce(&mut Writer) -> Result<T, WriteError>,
+    ) -> Result<T, WriteError> {
         if self.database.health().is_replaced() {
             return Err(StoreError::Replaced { path: self.database.path().to_owned() }.into());
         }
@@ -286,7 +234,7 @@ impl Aggregator {
     }
 
     /// The writer, which is opened again after a failure.
-    fn writer(&mut self) -> Result<Writer, WriteError> {
+    pub(super) fn writer(&mut self) -> Result<Writer, WriteError> {
         if let Some(writer) = self.writer.take() {
             return Ok(writer);
         }
@@ -445,111 +393,6 @@ impl Handler<Listen> for Aggregator {
 
     fn handle(&mut self, Listen(listener): Listen, _: &mut Self::Context) {
         self.listener = Some(listener);
-    }
-}
-
-/// Deletes change events and tombstones that are not retained, up to a maximum number.
-pub(crate) struct Prune(pub(crate) Retained);
-
-impl Message for Prune {
-    type Result = Result<Progress, StoreError>;
-}
-
-impl Handler<Prune> for Aggregator {
-    type Result = Result<Progress, StoreError>;
-
-    fn handle(&mut self, Prune(retained): Prune, _: &mut Self::Context) -> Self::Result {
-        self.flush();
-        let metrics = Arc::clone(&self.metrics);
-        let pruned = self.with_writer(|writer| writer.prune(retained, &metrics.pruned_tombstones));
-        pruned.map_err(WriteError::into_cause)
-    }
-}
-
-/// Rebuilds an inline projection. Commands wait meanwhile.
-pub(crate) struct RebuildInline(pub(crate) &'static str);
-
-impl Message for RebuildInline {
-    type Result = Result<(), StoreError>;
-}
-
-impl Handler<RebuildInline> for Aggregator {
-    type Result = Result<(), StoreError>;
-
-    fn handle(&mut self, RebuildInline(name): RebuildInline, _: &mut Self::Context) -> Self::Result {
-        self.flush();
-        let now = self.clock.now();
-        let rebuilt = self.with_writer(|writer| writer.rebuild(name, now));
-        rebuilt.map_err(WriteError::into_cause)
-    }
-}
-
-/// Tries again what has failed: without it, a service that gets no commands any more because it is not ready would never be
-/// ready, and one that gets none would never correct a log without a tag.
-pub(crate) struct Probe {
-    /// Dropped when it is known.
-    pub(crate) _running: Arc<()>,
-}
-
-impl Message for Probe {
-    type Result = ();
-}
-
-impl Handler<Probe> for Aggregator {
-    type Result = ();
-
-    fn handle(&mut self, _probe: Probe, _: &mut Self::Context) {
-        self.flush();
-        if self.writer.is_none() || self.database.health().is_failing(Part::Writer) {
-            // The outcome is in the health of the writer.
-            let _ = self.with_writer(Writer::probe);
-        }
-        if self.database.is_log_untagged() {
-            // The log that begins then has a tag.
-            if self.checkpoint() == Some(Progress::Done) {
-                let _ = self.with_writer(Writer::probe);
-            }
-        } else if self.database.health().is_failing(Part::Checkpoint) {
-            self.checkpoint();
-        }
-    }
-}
-
-/// Commits the pending commands, closes the database, and stops. All other connections must be closed, for one file to have
-/// everything.
-pub(crate) struct Close;
-
-impl Message for Close {
-    type Result = Result<(), StoreError>;
-}
-
-impl Handler<Close> for Aggregator {
-    type Result = Result<(), StoreError>;
-
-    fn handle(&mut self, _: Close, ctx: &mut Self::Context) -> Self::Result {
-        self.flush();
-        ctx.stop();
-        self.database.examine()?;
-        // After a failure there is none, and the log would stay beside the file.
-        self.writer().map_err(WriteError::into_cause)?.close()
-    }
-}
-
-/// Stops notifying the relay of commits.
-#[cfg(feature = "test-hooks")]
-pub(crate) struct LoseWakeUps;
-
-#[cfg(feature = "test-hooks")]
-impl Message for LoseWakeUps {
-    type Result = ();
-}
-
-#[cfg(feature = "test-hooks")]
-impl Handler<LoseWakeUps> for Aggregator {
-    type Result = ();
-
-    fn handle(&mut self, _: LoseWakeUps, _: &mut Self::Context) {
-        self.listener = None;
     }
 }
 

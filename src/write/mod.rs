@@ -1,6 +1,8 @@
 //! The aggregator, which is the only actor that writes.
 
 pub(crate) mod aggregator;
+pub(crate) mod committed_revision;
+pub(crate) mod maintenance;
 pub(crate) mod refusal;
 mod replies;
 pub(crate) mod write_metrics;

@@ -1,0 +1,59 @@
+//! How far the aggregator has come, for everybody who reads.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use crate::domain::key::CollectionId;
+use crate::domain::revision::{HighWaterMark, JournalPosition, Revision};
+
+/// The last durable revision, and the revision of the last change of each collection. Only the aggregator writes it.
+#[derive(Debug)]
+pub(crate) struct CommittedRevision {
+    revision: AtomicI64,
+    high_water_mark: HighWaterMark,
+    /// By the index of the collection. Written before `revision`.
+    changed: Box<[AtomicI64]>,
+}
+
+impl CommittedRevision {
+    pub(super) fn new(revision: Revision, changed: &[Revision], high_water_mark: HighWaterMark) -> Self {
+        let changed = changed.iter().map(|changed| AtomicI64::new(changed.number())).collect();
+        Self { revision: AtomicI64::new(revision.number()), high_water_mark, changed }
+    }
+
+    /// The last revision. It is not before the last answered command, nor before any revision that a reader has seen.
+    pub(crate) fn get(&self) -> Revision {
+        self.last_published().max(self.high_water_mark.last())
+    }
+
+    /// The revision of the last commit that the aggregator has completed.
+    fn last_published(&self) -> Revision {
+        Revision::from_raw(self.revision.load(Ordering::Acquire))
+    }
+
+    /// The last revision, and the revision of the last change of a collection up to it. `None` if a reader has seen a
+    /// later revision than the aggregator has published here. The database has the answer then.
+    pub(crate) fn of(&self, collection: CollectionId) -> Option<(Revision, Revision)> {
+        // The order matters: the last change up to `revision` was stored before `revision`, so `changed` is not older.
+        let revision = self.last_published();
+        let changed = Revision::from_raw(self.changed[collection.index()].load(Ordering::Acquire));
+        // If another commit came in between, `changed` may be later than `revision`. It is the last known revision then.
+        let revision = revision.max(changed);
+        (revision >= self.high_water_mark.last()).then_some((revision, changed))
+    }
+
+    pub(super) fn set(&self, revision: Revision, changed: &[Revision]) {
+        for (stored, changed) in self.changed.iter().zip(changed) {
+            stored.store(changed.number(), Ordering::Release);
+        }
+        self.revision.store(revision.number(), Ordering::Release);
+    }
+}
+
+/// What the streams of the journal wait for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct JournalMark {
+    /// The last durable position. Only the aggregator moves it.
+    pub(crate) last: JournalPosition,
+    /// Whether the service is stopping.
+    pub(crate) is_over: bool,
+}
