@@ -15,5 +15,7 @@ if grep -q '^default = ' Cargo.toml; then
     step 'all tests, without the default features'
     cargo test --locked --release --no-default-features
 fi
+step 'the page, with a minute of 1,000 writes a second'
+DUALITY_PAGE_SECONDS=60 scripts/test-page.sh
 step benchmarks
 cargo bench --locked --bench speed
