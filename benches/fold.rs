@@ -14,6 +14,7 @@ use std::time::Instant;
 use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
+use duality::schemars::{self, JsonSchema};
 use duality::{BusinessRule, EventSourced, Key, Keys, Root, Running, Service, Settings};
 use serde::{Deserialize, Serialize};
 
@@ -24,25 +25,25 @@ const LONG: usize = 20_000;
 const RUNS: usize = 5;
 
 /// A tally of things; `RULE` is the version of the fold.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Tally<const RULE: i64> {
     total: i64,
     last: String,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Command {
     Open,
     Count { things: i64, what: String },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Event {
     TallyOpened,
     ThingsCounted { things: i64, what: String },
 }
 
-#[derive(Debug, Serialize, thiserror::Error)]
+#[derive(Debug, Serialize, JsonSchema, thiserror::Error)]
 enum Never {}
 
 impl BusinessRule for Never {}

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use diesel::connection::{DefaultLoadingMode, SimpleConnection as _};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
+use duality::schemars::{self, JsonSchema};
 use duality::{
     BusinessRule, EventSourced, Key, Keys, Projection, ProjectionError, Root, Running, Service, Settings, Tables,
 };
@@ -33,22 +34,22 @@ const RUNS: usize = 5;
 /// The number of writes without a rebuild.
 const WRITES: usize = 3000;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Tally {
     total: i64,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Command {
     Count { things: i64, what: String },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Counted {
     ThingsCounted { things: i64, what: String },
 }
 
-#[derive(Debug, Serialize, thiserror::Error)]
+#[derive(Debug, Serialize, JsonSchema, thiserror::Error)]
 enum Never {}
 
 impl BusinessRule for Never {}

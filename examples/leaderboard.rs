@@ -8,6 +8,7 @@
 //!     curl 'localhost:3000/reports/leaderboard?limit=3'
 
 use diesel::prelude::*;
+use duality::schemars::{self, JsonSchema};
 use duality::{
     BusinessRule, Event, EventSourced, Key, Parameters, Projection, ProjectionError, Report, ReportError, Root,
     Service, Settings, Tables,
@@ -15,23 +16,23 @@ use duality::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Game {
     player: Key,
     points: u32,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Command {
     Play { player: Key, points: u32 },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Played {
     GamePlayed { player: Key, points: u32 },
 }
 
-#[derive(Debug, Serialize, thiserror::Error)]
+#[derive(Debug, Serialize, JsonSchema, thiserror::Error)]
 enum Never {}
 impl BusinessRule for Never {}
 

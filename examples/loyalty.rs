@@ -11,29 +11,30 @@
 //!     curl --json '{"points":80}' localhost:3000/members/ann/redeem
 //!     curl localhost:3000/members/ann/journal
 
+use duality::schemars::{self, JsonSchema};
 use duality::{BusinessRule, EventSourced, Key, Keys, Root, Service, Settings};
 use serde::{Deserialize, Serialize};
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
 struct Member {
     points: u64,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Command {
     Join,
     Earn { points: u32 },
     Redeem { points: u32 },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Event {
     MemberJoined,
     PointsEarned { points: u32 },
     PointsRedeemed { points: u32 },
 }
 
-#[derive(Debug, PartialEq, Serialize, thiserror::Error)]
+#[derive(Debug, PartialEq, Serialize, JsonSchema, thiserror::Error)]
 enum Rule {
     #[error("{member} has joined already")]
     AlreadyJoined { member: Key },

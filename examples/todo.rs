@@ -11,10 +11,11 @@
 
 use std::process::ExitCode;
 
+use duality::schemars::{self, JsonSchema};
 use duality::{Derived, Document, Key, Service, Settings, ValidationError};
 use serde::{Deserialize, Serialize};
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Todo {
     title: String,
     assignee: Option<Key>,
@@ -29,7 +30,7 @@ impl Document for Todo {
 }
 
 /// The number of to-dos of one assignee.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
 struct Assignee {
     todos: u64,
 }

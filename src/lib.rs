@@ -71,6 +71,9 @@ pub use read_model::error::ProjectionError;
 pub use read_model::projection::{Event, Feed, Projection};
 pub use read_model::report::{Parameters, Report, ReportError};
 pub use read_model::sink::{Sink, Tables};
+/// Derive [`schemars::JsonSchema`] for the types of an aggregate, beside those of serde. The derive finds this crate by its
+/// name, so `use duality::schemars::{self, JsonSchema};` needs no dependency of your own.
+pub use schemars;
 pub use service::builder::Service;
 pub use service::running::{CommandError, Outcome, ReadError, Running, StartError};
 pub use service::settings::{InvalidSetting, ProjectionTask, Settings, Task};

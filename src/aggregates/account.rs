@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -13,7 +14,7 @@ use crate::{BusinessRule, EventSourced, Key, Root};
 ///
 /// A period ends with a command, say once a month. Its bookings then leave the state, so that an account that is used for
 /// years stays small, and a booking stays fast. The journal has all of them.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Account {
     balance: i64,
     /// The balance at the end of the last period, if there is any. Earlier events result in the same state as before there
@@ -24,7 +25,7 @@ pub struct Account {
 }
 
 /// An entity inside the account, without a lifecycle or a path of its own.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 struct Booking {
     amount: i64,
     text: String,
@@ -37,17 +38,24 @@ struct Booking {
 const MAX_CENTS: i64 = (1 << 53) - 1;
 
 /// The commands of an account. Amounts are in cents.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum AccountCommand {
     Open,
-    Book { amount: i64, text: String },
-    RevertBooking { booking: Key },
+    Book {
+        #[schemars(example = 1250)]
+        amount: i64,
+        #[schemars(example = &"lunch")]
+        text: String,
+    },
+    RevertBooking {
+        booking: Key,
+    },
     ClosePeriod,
 }
 
 /// The events of an account. Amounts are in cents.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum AccountEvent {
     AccountOpened,
@@ -57,7 +65,7 @@ pub enum AccountEvent {
 }
 
 /// The business rules of an account.
-#[derive(Debug, Clone, PartialEq, Serialize, Error)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema, Error)]
 #[expect(missing_docs, reason = "the messages are self-explanatory")]
 pub enum AccountError {
     #[error("account {account} has {balance} cents; a booking of {amount} would leave it below zero")]

@@ -1,12 +1,13 @@
 //! Locations: the number of persons in each city, derived from the persons.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Person;
 use crate::{Derived, Key};
 
 /// A city with at least one person; its key is its name.
-#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Location {
     /// The number of persons who live here.
     pub total: u64,

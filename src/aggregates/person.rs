@@ -2,14 +2,16 @@
 
 use std::num::NonZeroU64;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Document, Key, ValidationError};
 
 /// A person with a name, optionally with a city and a spouse.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Person {
     /// Must not be empty.
+    #[schemars(length(min = 1), example = &"Ann")]
     pub name: String,
     /// The key of the location that counts this person.
     pub city: Option<Key>,

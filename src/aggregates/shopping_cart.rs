@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 pub use cart_items::CartItems;
 pub use closed_carts::ClosedCarts;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -14,13 +15,13 @@ use self::{CartCommand as Command, CartError as Error, CartEvent as Event};
 use crate::{BusinessRule, EventSourced, Key, Root, Timestamp};
 
 /// A cart: clients open it, add and remove items, and finally close it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ShoppingCart {
     status: Status,
     items: BTreeMap<Key, Item>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Status {
     Open,
@@ -28,23 +29,29 @@ enum Status {
 }
 
 /// An item in the cart.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 struct Item {
     added: Timestamp,
 }
 
 /// The commands of a cart.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum CartCommand {
     Open,
-    AddItem { item: Key },
-    RemoveItem { item: Key },
+    AddItem {
+        #[schemars(example = &"apple")]
+        item: Key,
+    },
+    RemoveItem {
+        #[schemars(example = &"apple")]
+        item: Key,
+    },
     Close,
 }
 
 /// The events of a cart.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum CartEvent {
     CartOpened,
@@ -54,7 +61,7 @@ pub enum CartEvent {
 }
 
 /// The business rules of a cart.
-#[derive(Debug, Clone, PartialEq, Serialize, Error)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema, Error)]
 #[expect(missing_docs, reason = "the messages are self-explanatory")]
 pub enum CartError {
     #[error("{item} has already been added to cart {cart}!")]

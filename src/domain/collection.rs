@@ -21,6 +21,7 @@ use crate::domain::body::{Body, CorruptState};
 use crate::domain::command::{Change, CommandContext, Decision, DecodedState, Rejection, Verb};
 use crate::domain::json::ValidationError;
 use crate::domain::key::Key;
+use crate::domain::schema::{CollectionSchemas, Generators};
 
 /// `persons` → `person`: the default singular name of a collection.
 const fn singular(plural: &'static str) -> &'static str {
@@ -69,6 +70,9 @@ pub(crate) trait Collection: Send + Sync {
 
     /// Fails if a stored state is not one of this type.
     fn check(&self, body: &Body) -> Result<(), CorruptState>;
+
+    /// The schemas of its states and of what changes them.
+    fn schemas(&self, generators: &mut Generators) -> CollectionSchemas;
 
     /// The version of the rule that computes the collection from other data; 0 for a document.
     fn rule(&self) -> i64 {

@@ -9,7 +9,7 @@ mod written;
 use std::fmt;
 
 pub(crate) use declared::{member_names, member_names_of, takes_object, variant_names};
-pub(crate) use number::check_text as check_numbers;
+pub(crate) use number::{MAX as MAX_NUMBER, check_text as check_numbers};
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 pub(crate) use variant::{Variant, kebab_case, tagged};

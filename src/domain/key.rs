@@ -1,10 +1,12 @@
 //! Keys of aggregates, and of members inside aggregates that come from user data.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 
@@ -41,6 +43,9 @@ pub struct InvalidKey(&'static str);
 
 /// The maximum length of a key, in bytes.
 pub const MAX_KEY_BYTES: usize = 512;
+
+/// Keys that URL parsers remove, or that JavaScript objects inherit.
+const LOST_BY_CLIENTS: [&str; 6] = [".", "..", "__proto__", "constructor", "prototype", "hasOwnProperty"];
 
 /// The rank of a key that is not a canonical integer; above every possible number of digits.
 const RANK_OF_TEXT: i32 = 1000;
@@ -153,6 +158,23 @@ impl<'de> Deserialize<'de> for Key {
     }
 }
 
+impl JsonSchema for Key {
+    fn schema_name() -> Cow<'static, str> {
+        "Key".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A key: 1 to 512 bytes of UTF-8 without control characters, and not a name that clients lose.",
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_KEY_BYTES,
+            "pattern": r"^[^\u0000-\u001f\u007f-\u009f]+$",
+            "not": {"enum": LOST_BY_CLIENTS},
+        })
+    }
+}
+
 impl fmt::Display for InvalidKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}; a key is 1 to {MAX_KEY_BYTES} bytes of UTF-8 without control characters", self.0)
@@ -168,8 +190,7 @@ mod tests {
     #[test]
     fn keys_that_clients_would_lose_are_rejected() {
         let long = "x".repeat(MAX_KEY_BYTES + 1);
-        for text in ["", ".", "..", "__proto__", "constructor", "prototype", "hasOwnProperty", "a\nb", "\u{85}", &long]
-        {
+        for text in ["", "a\nb", "\u{85}", &long].into_iter().chain(LOST_BY_CLIENTS) {
             assert!(Key::parse(text).is_err(), "{text:?} must be rejected");
         }
     }

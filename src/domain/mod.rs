@@ -13,5 +13,6 @@ pub(crate) mod key;
 pub(crate) mod merge_patch;
 pub(crate) mod precondition;
 pub(crate) mod revision;
+pub(crate) mod schema;
 pub(crate) mod selection;
 mod text_diff;

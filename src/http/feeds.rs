@@ -29,7 +29,7 @@ use crate::storage::page::PageLimit;
 const FEED_PARAMS: [&str; 5] = ["lastEventId", "revision", "epoch", "strict", "compact"];
 
 /// The most keys of one feed.
-const MAX_KEYS: usize = 1000;
+pub(super) const MAX_KEYS: usize = 1000;
 
 /// `GET /events`
 pub(super) async fn everything(context: RequestContext) -> Result<HttpResponse, Problem> {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::accept::accepted;
 use super::collection_paths::CollectionPaths;
+use super::openapi::schema_name;
 use super::problem::Problem;
 use super::query::NoParams;
 use super::request::RequestContext;
@@ -40,6 +41,8 @@ struct IndexedCollection {
     commands: Vec<IndexedCommand>,
     #[serde(skip_serializing_if = "Option::is_none")]
     journal: Option<String>,
+    /// The schema of one of its aggregates.
+    schema: String,
     /// The collection that it is derived from.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'static str>,
@@ -116,6 +119,7 @@ fn indexed(collection: &dyn Collection) -> IndexedCollection {
         create: paths.can_create(),
         commands: paths.commands().iter().map(command).collect(),
         journal: journaled.then(|| paths.journal()),
+        schema: format!("/openapi.json#/components/schemas/{}", schema_name(collection)),
         source,
     }
 }

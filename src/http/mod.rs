@@ -6,6 +6,7 @@ pub(crate) mod collection_paths;
 pub(crate) mod commands;
 pub(crate) mod conditions;
 pub(crate) mod connection;
+pub(crate) mod constant_body;
 pub(crate) mod cors;
 #[cfg(feature = "direct-write")]
 mod direct_server;
@@ -20,6 +21,7 @@ pub(crate) mod journal;
 mod last_request;
 mod metrics;
 pub(crate) mod nearest;
+mod openapi;
 pub(crate) mod ops;
 pub(crate) mod origin;
 pub(crate) mod pages;

@@ -13,7 +13,7 @@ use super::readiness::{Reason, obstacles, reasons};
 use super::request::RequestContext;
 
 /// The text format that Prometheus reads.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// `GET /healthz`: a 200 while the process lives. `{"status":"degraded","reasons":[{"part":"writer","reason":"…"}],…}`
 pub(super) async fn health(context: RequestContext) -> Result<HttpResponse, Problem> {

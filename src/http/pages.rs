@@ -25,10 +25,13 @@ use crate::storage::page::PageLimit;
 pub(super) const PAGE_PARAMS: [&str; 2] = ["limit", "wait"];
 
 /// Messages in a page: by default, and at most.
-const LIMIT: (u64, u64) = (1000, 10_000);
+const LIMIT: (u64, u64) = (1000, MAX_LIMIT);
+
+/// The most messages of a page.
+pub(super) const MAX_LIMIT: u64 = 10_000;
 
 /// The longest wait for something to happen, in seconds.
-const MAX_WAIT_SECONDS: u64 = 300;
+pub(super) const MAX_WAIT_SECONDS: u64 = 300;
 
 /// JSON text in a page, in bytes.
 const PAGE_BYTES: usize = 1024 * 1024;

@@ -97,7 +97,38 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const fn parts(self) -> (StatusCode, &'static str, &'static str) {
+    /// Every kind, in the order of their declaration.
+    pub(super) const ALL: [Self; 26] = [
+        Self::MalformedJson,
+        Self::MalformedRequest,
+        Self::ForeignOrigin,
+        Self::NotFound,
+        Self::UnknownCommand,
+        Self::NoSuchPath,
+        Self::TooSlow,
+        Self::NotThere,
+        Self::MethodNotAllowed,
+        Self::NotAcceptable,
+        Self::BrokenRule,
+        Self::NotRetained,
+        Self::Unexpected,
+        Self::ForeignId,
+        Self::TooLarge,
+        Self::UnsupportedType,
+        Self::UnknownHost,
+        Self::Invalid,
+        Self::AggregateTooLarge,
+        Self::Internal,
+        Self::Busy,
+        Self::Locked,
+        Self::Unavailable,
+        Self::NotReady,
+        Self::NoSpace,
+        Self::Replaced,
+    ];
+
+    /// The status, the slug and the title.
+    pub(super) const fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "Malformed JSON"),
             Self::MalformedRequest => (StatusCode::BAD_REQUEST, "malformed-request", "Malformed request"),
@@ -303,7 +334,7 @@ impl fmt::Display for Problem {
 }
 
 /// `item-already-added` → `Item already added`
-fn sentence(slug: &str) -> String {
+pub(super) fn sentence(slug: &str) -> String {
     let (first, rest) = slug.split_at(slug.chars().next().map_or(0, char::len_utf8));
     first.to_uppercase() + &rest.replace('-', " ")
 }
@@ -345,54 +376,6 @@ mod tests {
     /// Turns of phrase that clients must not read.
     const PRIVATE_WORDS: [&str; 8] = ["is none", "is no ", "told", "stands", "not there", "said", " says", "wants"];
 
-    fn kinds() -> Vec<Kind> {
-        use Kind::{
-            AggregateTooLarge, BrokenRule, Busy, ForeignId, ForeignOrigin, Internal, Invalid, Locked, MalformedJson,
-            MalformedRequest, MethodNotAllowed, NoSpace, NoSuchPath, NotAcceptable, NotFound, NotReady, NotRetained,
-            NotThere, Replaced, TooLarge, TooSlow, Unavailable, Unexpected, UnknownCommand, UnknownHost,
-            UnsupportedType,
-        };
-        let all = [
-            MalformedJson,
-            MalformedRequest,
-            ForeignOrigin,
-            NotFound,
-            UnknownCommand,
-            NoSuchPath,
-            NotThere,
-            MethodNotAllowed,
-            NotAcceptable,
-            BrokenRule,
-            NotRetained,
-            Unexpected,
-            ForeignId,
-            TooLarge,
-            TooSlow,
-            UnsupportedType,
-            UnknownHost,
-            Invalid,
-            AggregateTooLarge,
-            Internal,
-            Busy,
-            Locked,
-            Unavailable,
-            NotReady,
-            NoSpace,
-            Replaced,
-        ];
-        // A new kind does not compile here, so that nobody forgets to list it above.
-        for kind in all {
-            match kind {
-                MalformedJson | MalformedRequest | ForeignOrigin | UnknownHost | NotFound | UnknownCommand
-                | NoSuchPath | NotThere => {}
-                MethodNotAllowed | NotAcceptable | BrokenRule | NotRetained | Unexpected | ForeignId => {}
-                TooLarge | TooSlow | UnsupportedType | Invalid | AggregateTooLarge | Internal | Busy | Locked
-                | Unavailable | NotReady | NoSpace | Replaced => {}
-            }
-        }
-        all.into()
-    }
-
     fn document(problem: &Problem) -> Value {
         let body = problem.error_response().into_body();
         let body = actix_web::rt::System::new().block_on(to_bytes(body)).unwrap();
@@ -400,16 +383,25 @@ mod tests {
     }
 
     #[test]
+    fn the_list_of_kinds_is_complete() {
+        // The order of the list is that of the declaration, so the last one and the number show that none is missing.
+        for (index, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, index, "{kind:?}");
+        }
+        assert_eq!(Kind::ALL.len(), Kind::Replaced as usize + 1);
+    }
+
+    #[test]
     fn a_slug_belongs_to_one_kind() {
-        let mut slugs: Vec<_> = kinds().into_iter().map(|kind| kind.parts().1).collect();
+        let mut slugs: Vec<_> = Kind::ALL.iter().map(|kind| kind.parts().1).collect();
         slugs.sort_unstable();
         slugs.dedup();
-        assert_eq!(slugs.len(), kinds().len());
+        assert_eq!(slugs.len(), Kind::ALL.len());
     }
 
     #[test]
     fn every_title_is_a_capitalised_phrase_in_plain_english() {
-        for kind in kinds() {
+        for kind in Kind::ALL {
             let (status, slug, title) = kind.parts();
             assert!(status.is_client_error() || status.is_server_error(), "{slug}");
             assert!(slug.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{slug}");

@@ -20,7 +20,7 @@ use crate::read_model::error::ProjectionError;
 use crate::read_model::report::ReportError;
 
 /// The media type of a file.
-const CSV: &str = "text/csv; charset=utf-8; header=present";
+pub(super) const CSV: &str = "text/csv; charset=utf-8; header=present";
 
 /// `GET /projections`
 pub(super) async fn all(context: RequestContext) -> Result<HttpResponse, Problem> {

@@ -15,7 +15,7 @@ use super::problem::{Kind, Problem};
 use super::respond::{X_REVISION, insert_revision};
 use super::shared::Shared;
 use super::web_files::web_file;
-use super::{commands, feeds, index, journal, ops, projections, queries};
+use super::{commands, feeds, index, journal, openapi, ops, projections, queries};
 use crate::domain::collection::{Keys, Registry};
 use crate::domain::key::CollectionId;
 
@@ -128,7 +128,7 @@ fn of_collection(registry: &Registry, id: CollectionId) -> Vec<Path> {
 }
 
 /// The routes for those who operate the service, and those of the files that are part of it.
-fn of_the_service() -> [(&'static str, Method, Route); 11] {
+fn of_the_service() -> [(&'static str, Method, Route); 12] {
     [
         ("/projections", Method::GET, read().to(projections::all)),
         ("/projections/{name}", Method::GET, read().to(projections::one)),
@@ -138,6 +138,7 @@ fn of_the_service() -> [(&'static str, Method, Route); 11] {
         ("/healthz", Method::GET, read().to(ops::health)),
         ("/readyz", Method::GET, read().to(ops::readiness)),
         ("/metrics", Method::GET, read().to(ops::metrics)),
+        ("/openapi.json", Method::GET, read().to(openapi::get)),
         ("/follow.js", Method::GET, read().to(web_file)),
         ("/follow.d.ts", Method::GET, read().to(web_file)),
         ("/page/{file}", Method::GET, read().to(web_file)),

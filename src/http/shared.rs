@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix::Addr;
 use tokio::sync::watch;
 
+use super::constant_body::ConstantBody;
 use super::origin::AccessPolicy;
 use super::request_body::BodyLimits;
 use super::request_metrics::RequestMetrics;
@@ -86,6 +87,8 @@ pub(crate) struct Shared {
     /// What the reading threads count.
     pub(crate) reads: Arc<ReadMetrics>,
     pub(crate) requests: RequestMetrics,
+    /// What `/openapi.json` returns.
+    pub(crate) openapi: ConstantBody,
     /// When the service was started.
     pub(crate) started: Timestamp,
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diesel::connection::SimpleConnection as _;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -27,22 +28,22 @@ use crate::storage::retained::Retained;
 use crate::storage::writer::{Writer, WriterConfig};
 
 /// An aggregate with a journal. Every event is another one, so that histories can be told apart.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Tally {
     count: i64,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Count {
     Open { by: i64 },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Counted {
     Counted { by: i64 },
 }
 
-#[derive(Debug, Serialize, thiserror::Error)]
+#[derive(Debug, Serialize, JsonSchema, thiserror::Error)]
 enum NoRule {}
 
 impl BusinessRule for NoRule {}

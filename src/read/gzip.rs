@@ -23,8 +23,8 @@ pub(super) fn compress(text: &[u8], budget: &Arc<MemoryBudget>) -> Option<Bytes>
     Some(Bytes::from_owner(reservation.hold(bytes)))
 }
 
-/// A compressed text that is part of the program, so that nobody can make it larger.
-pub(crate) fn compress_constant(text: &'static [u8]) -> Bytes {
+/// A compressed text that is part of the program or follows from it, so that nobody can make it larger.
+pub(crate) fn compress_constant(text: &[u8]) -> Bytes {
     compress(text, &MemoryBudget::new(usize::MAX)).unwrap_or_default()
 }
 

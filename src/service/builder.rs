@@ -23,6 +23,7 @@ use crate::domain::error_chain::ErrorChain;
 use crate::events::journal_pages::JournalPages;
 use crate::events::replay_cache::ReplayCache;
 use crate::http::connection::ConnectionLimits;
+use crate::http::constant_body::ConstantBody;
 use crate::http::origin::AccessPolicy;
 use crate::http::request_body::BodyLimits;
 use crate::http::request_metrics::RequestMetrics;
@@ -65,9 +66,10 @@ use crate::write::aggregator::{Aggregator, Listen};
 /// A service before it runs: its collections, in their order in the document.
 ///
 /// ```no_run
+/// use duality::schemars::{self, JsonSchema};
 /// use duality::{Document, Service, Settings};
 ///
-/// #[derive(serde::Serialize, serde::Deserialize)]
+/// #[derive(serde::Serialize, serde::Deserialize, JsonSchema)]
 /// struct Task {
 ///     title: String,
 /// }
@@ -312,6 +314,7 @@ impl Service {
             poll_interval: settings.poll_interval,
             reads,
             requests: RequestMetrics::default(),
+            openapi: ConstantBody::default(),
             started: clock.now(),
             registry,
             history,

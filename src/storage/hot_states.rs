@@ -86,6 +86,7 @@ mod tests {
     use diesel::sql_types::Text;
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
+    use schemars::JsonSchema;
     use serde::{Deserialize, Serialize};
     use tempfile::TempDir;
 
@@ -101,13 +102,13 @@ mod tests {
     use crate::storage::writer::{Writer, WriterConfig};
 
     /// A pile of texts, which is large from the beginning.
-    #[derive(Default, Serialize, Deserialize)]
+    #[derive(Default, Serialize, Deserialize, JsonSchema)]
     struct Pile {
         ballast: String,
         texts: Vec<String>,
     }
 
-    #[derive(Debug, Clone, Serialize, Deserialize)]
+    #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
     enum Do {
         Open,
         Add {
@@ -126,7 +127,7 @@ mod tests {
         Burn,
     }
 
-    #[derive(Serialize, Deserialize)]
+    #[derive(Serialize, Deserialize, JsonSchema)]
     enum Done {
         Opened,
         Added { text: String },
@@ -134,7 +135,7 @@ mod tests {
         Burnt,
     }
 
-    #[derive(Debug, Serialize, thiserror::Error)]
+    #[derive(Debug, Serialize, JsonSchema, thiserror::Error)]
     enum Rule {
         #[error("{texts} texts")]
         Full { texts: usize },

@@ -256,6 +256,7 @@ mod tests {
 
     use diesel::connection::InstrumentationEvent;
     use diesel::prelude::*;
+    use schemars::JsonSchema;
     use serde::{Deserialize, Serialize};
 
     use super::*;
@@ -265,7 +266,7 @@ mod tests {
     use crate::domain::key::Key;
     use crate::domain::precondition::Precondition;
 
-    #[derive(Serialize, Deserialize)]
+    #[derive(Serialize, Deserialize, JsonSchema)]
     struct Note {
         text: String,
     }

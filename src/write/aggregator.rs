@@ -398,6 +398,7 @@ impl Handler<Listen> for Aggregator {
 
 #[cfg(test)]
 mod tests {
+    use schemars::JsonSchema;
     use serde::{Deserialize, Serialize};
 
     use super::*;
@@ -406,7 +407,7 @@ mod tests {
     use crate::domain::precondition::Precondition;
     use crate::memory::budget::MemoryBudget;
 
-    #[derive(Serialize, Deserialize)]
+    #[derive(Serialize, Deserialize, JsonSchema)]
     struct Note {
         text: String,
     }

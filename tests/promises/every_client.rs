@@ -1,6 +1,7 @@
 //! What is published is the same in every client: texts that no client cuts, and numbers that no client rounds.
 
 use duality::aggregates::shipped;
+use duality::schemars::{self, JsonSchema};
 use duality::{BusinessRule, CommandError, Derived, Document, EventSourced, Key, Root, Service};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -126,7 +127,7 @@ fn a_number_that_javascript_would_change_is_rejected() {
 }
 
 /// Its members are free: any JSON.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Reading {
     place: Key,
     value: i64,
@@ -138,7 +139,7 @@ impl Document for Reading {
 }
 
 /// The sum of the readings of a place.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
 struct Place {
     sum: i64,
     readings: u32,
@@ -163,12 +164,12 @@ impl Derived for Place {
 }
 
 /// A product, which leaves the range sooner than its factors.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Product {
     value: i64,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum ProductCommand {
     Begin,
     Multiply {
@@ -180,14 +181,14 @@ enum ProductCommand {
     },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum ProductEvent {
     Begun,
     Multiplied { by: i64 },
     Noted { twice: u64 },
 }
 
-#[derive(Debug, Serialize, thiserror::Error)]
+#[derive(Debug, Serialize, JsonSchema, thiserror::Error)]
 #[error("it exists already")]
 struct Exists;
 

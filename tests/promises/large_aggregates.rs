@@ -1,6 +1,7 @@
 //! An aggregate has a limit, `--max-aggregate`. It holds back what makes one larger, and nothing else.
 
 use duality::aggregates::{Account, AccountCommand};
+use duality::schemars::{self, JsonSchema};
 use duality::{
     BusinessRule, ByteSize, CommandError, Derived, Document, EventSourced, Key, Keys, Root, Service, Verified,
 };
@@ -85,7 +86,7 @@ fn a_document_has_the_same_limit_for_every_way_to_write_it() {
 }
 
 /// A text.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Note {
     text: String,
 }
@@ -95,7 +96,7 @@ impl Document for Note {
 }
 
 /// All texts on one shelf.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
 struct Shelf {
     texts: Vec<String>,
 }
@@ -132,12 +133,12 @@ fn a_derived_aggregate_has_no_limit_because_nobody_could_make_it_smaller() {
 }
 
 /// A pile of texts. A later version of its fold keeps each text twice.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
 struct Pile<const COPIES: i64> {
     texts: Vec<String>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum PileCommand {
     Open,
     Add { text: String },
@@ -146,7 +147,7 @@ enum PileCommand {
     Burn,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum PileEvent {
     PileOpened,
     TextAdded { text: String },
@@ -155,7 +156,7 @@ enum PileEvent {
     PileBurnt,
 }
 
-#[derive(Debug, Serialize, thiserror::Error)]
+#[derive(Debug, Serialize, JsonSchema, thiserror::Error)]
 enum NoRule {}
 
 impl BusinessRule for NoRule {}

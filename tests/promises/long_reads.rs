@@ -2,6 +2,7 @@
 
 use std::sync::{Condvar, Mutex};
 
+use duality::schemars::{self, JsonSchema};
 use duality::{BusinessRule, EventSourced, Keys, Root, Service};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -9,24 +10,24 @@ use serde_json::json;
 use crate::harness::{App, Client, Process, count, eventually};
 
 /// Counts those who went through.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Turnstile {
     passed: u32,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Command {
     /// So many go through, one by one.
     Open { people: u32 },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Event {
     Passed {},
 }
 
 /// There is none.
-#[derive(Debug, Serialize, thiserror::Error)]
+#[derive(Debug, Serialize, JsonSchema, thiserror::Error)]
 enum Rule {}
 
 impl BusinessRule for Rule {}

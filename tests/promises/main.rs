@@ -44,6 +44,7 @@ mod long_reads;
 mod metrics;
 mod migrations;
 mod one_file;
+mod openapi;
 mod origins;
 mod outcomes;
 mod own_aggregates;

@@ -1,5 +1,6 @@
 //! Custom event-sourced aggregates: what a service provides for each registered one.
 
+use duality::schemars::{self, JsonSchema};
 use duality::{BusinessRule, EventSourced, Keys, Root, Service};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -7,12 +8,12 @@ use serde_json::{Value, json};
 use crate::harness::{App, Response};
 
 /// A container for up to ten marbles: a crate, which gets a number, or a jar, which has a name.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Jar<const NUMBERED: bool> {
     pub(crate) marbles: u32,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub(crate) enum Command {
     Open {
         marbles: u32,
@@ -32,7 +33,7 @@ pub(crate) enum Command {
     Lose,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub(crate) enum Event {
     JarOpened { marbles: u32 },
     MarblesAdded { marbles: u32, before: i64 },
@@ -40,7 +41,7 @@ pub(crate) enum Event {
     JarSmashed,
 }
 
-#[derive(Debug, PartialEq, Serialize, thiserror::Error)]
+#[derive(Debug, PartialEq, Serialize, JsonSchema, thiserror::Error)]
 pub(crate) enum Rule {
     #[error("there are {inside} marbles in it, and no more than ten fit")]
     JarFull { inside: u32 },

@@ -1,5 +1,6 @@
 //! Custom collections: what a service provides for each registered collection.
 
+use duality::schemars::{self, JsonSchema};
 use duality::{Derived, Document, Key, Service};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -7,13 +8,13 @@ use serde_json::json;
 use crate::harness::App;
 
 /// Has a nested struct, and a rule that panics.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Parcel {
     to: Address,
     weight: u32,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Address {
     city: Key,
     street: Option<String>,
@@ -29,7 +30,7 @@ impl Document for Parcel {
 }
 
 /// Counts parcels.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
 struct Route {
     parcels: u32,
 }
@@ -53,7 +54,7 @@ impl Derived for Route {
 }
 
 /// A later version of the same collection, which adds up weights.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
 struct Heavy {
     kilos: u32,
 }

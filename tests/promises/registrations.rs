@@ -2,33 +2,34 @@
 
 use std::path::Path;
 
+use duality::schemars::{self, JsonSchema};
 use duality::{BusinessRule, EventSourced, Root, Service, Settings};
 use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Serialize, thiserror::Error)]
+#[derive(Debug, Serialize, JsonSchema, thiserror::Error)]
 #[error("never")]
 struct Never;
 
 impl BusinessRule for Never {}
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Fine {
     Open,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum OnTheFeed {
     Open,
     Events,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum InTheJournal {
     Open,
     Journal,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum TwiceTheSame {
     Open,
     AddItem,
@@ -36,38 +37,38 @@ enum TwiceTheSame {
     Add,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Positional {
     Open,
     Move(i32, i32),
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Odd {
     Open,
     #[serde(rename = "öffnen")]
     Oeffnen,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind")]
 enum Tagged {
     Open,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", content = "fields")]
 enum TaggedBeside {
     Open,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum Untagged {
     Open { title: String },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct NoEnum {
     title: String,
 }
@@ -75,7 +76,7 @@ struct NoEnum {
 /// Defines an aggregate from its name, the command that creates it, its commands and its events.
 macro_rules! aggregate {
     ($type:ident, $name:literal, $opens:literal, $command:ty, $event:ty) => {
-        #[derive(Serialize, Deserialize)]
+        #[derive(Serialize, Deserialize, JsonSchema)]
         struct $type {}
 
         impl EventSourced for $type {

@@ -1,5 +1,6 @@
 //! Events outlive the program that wrote them: their shape may change, and so may the function that folds them.
 
+use duality::schemars::{self, JsonSchema};
 use duality::{BusinessRule, EventSourced, Keys, Root, Service};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -8,7 +9,7 @@ use crate::harness::{App, lines, sql};
 
 /// A ticket of the current program if the event and state versions are 2. In version 1 a ticket had no priority, and
 /// was assigned rather than taken.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Ticket<const EVENT_VERSION: i64, const STATE_VERSION: i64> {
     title: String,
     priority: Option<String>,
@@ -16,21 +17,21 @@ struct Ticket<const EVENT_VERSION: i64, const STATE_VERSION: i64> {
     done: bool,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Command {
     Open { title: String, priority: String },
     Take { by: String },
     Finish,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Event {
     TicketOpened { title: String, priority: String },
     TicketTaken { by: String },
     WorkDone,
 }
 
-#[derive(Debug, Serialize, thiserror::Error)]
+#[derive(Debug, Serialize, JsonSchema, thiserror::Error)]
 enum Rule {
     #[error("the ticket is taken by {by}")]
     Taken { by: String },

@@ -2,31 +2,32 @@
 
 use std::collections::BTreeMap;
 
+use duality::schemars::{self, JsonSchema};
 use duality::{BusinessRule, EventSourced, Keys, Root, Service, Verified};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::harness::App;
 
-#[derive(Debug, Serialize, thiserror::Error)]
+#[derive(Debug, Serialize, JsonSchema, thiserror::Error)]
 enum NoRule {}
 
 impl BusinessRule for NoRule {}
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Grow {
     Open,
     Deepen { n: u32 },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Grown {
     NodeOpened,
     NodeDeepened { n: u32 },
 }
 
 /// A tree of one branch, which every event makes deeper. It is large enough to stay decoded between commands.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Node {
     n: u32,
     pad: String,
@@ -63,14 +64,14 @@ impl EventSourced for Node {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Measure {
     Open,
     Divide { by: f64 },
     Name { name: String },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 enum Measured {
     Opened,
     Divided { by: f64 },
@@ -78,7 +79,7 @@ enum Measured {
 }
 
 /// A number that can become one that JSON cannot express, and names that can be those of other members.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Gauge {
     a: f64,
     pad: String,

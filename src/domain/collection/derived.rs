@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -11,9 +12,10 @@ use crate::domain::body::{Body, CorruptState};
 use crate::domain::command::{Change, CommandContext, Decision, DecodedState, Rejection, Verb};
 use crate::domain::json::ValidationError;
 use crate::domain::key::Key;
+use crate::domain::schema::{CollectionSchemas, Generators};
 
 /// An aggregate that summarises a group of aggregates of another collection. Clients can only read it.
-pub trait Derived: Serialize + DeserializeOwned + Default + 'static {
+pub trait Derived: Serialize + DeserializeOwned + JsonSchema + Default + 'static {
     /// The collection's name: its member in the document, and its path. Lower-case letters, digits and hyphens.
     const NAME: &'static str;
 
@@ -77,6 +79,16 @@ impl<T: Derived> Collection for DerivedAdapter<T> {
 
     fn check(&self, body: &Body) -> Result<(), CorruptState> {
         body.decode::<T>().map(|_| ())
+    }
+
+    fn schemas(&self, generators: &mut Generators) -> CollectionSchemas {
+        CollectionSchemas {
+            state: generators.state::<T>(),
+            created: None,
+            commands: Vec::new(),
+            events: Vec::new(),
+            rules: Vec::new(),
+        }
     }
 
     fn derivation(&self) -> Option<&dyn Derivation> {

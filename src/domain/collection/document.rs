@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -11,11 +12,14 @@ use crate::domain::body::{Body, CorruptState};
 use crate::domain::command::{Change, CommandContext, Decision, DecodedState, Rejection, Verb};
 use crate::domain::json::{self, ValidationError};
 use crate::domain::merge_patch;
+use crate::domain::schema::{CollectionSchemas, Generators};
 
 /// An aggregate whose stored state is the source of truth. Keys are a sequence: 1, 2, 3 …, never reused.
 ///
 /// ```
-/// #[derive(serde::Serialize, serde::Deserialize)]
+/// use duality::schemars::{self, JsonSchema};
+///
+/// #[derive(serde::Serialize, serde::Deserialize, JsonSchema)]
 /// struct Task {
 ///     title: String,
 ///     due: Option<String>,
@@ -25,7 +29,7 @@ use crate::domain::merge_patch;
 ///     const NAME: &'static str = "tasks";
 /// }
 /// ```
-pub trait Document: Serialize + DeserializeOwned + 'static {
+pub trait Document: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// The collection's name: its member in the document, and its path. Lower-case letters, digits and hyphens.
     const NAME: &'static str;
 
@@ -112,6 +116,16 @@ impl<T: Document> Collection for DocumentAdapter<T> {
         body.decode::<T>().map(|_| ())
     }
 
+    fn schemas(&self, generators: &mut Generators) -> CollectionSchemas {
+        CollectionSchemas {
+            state: generators.state::<T>(),
+            created: Some(generators.body::<T>()),
+            commands: Vec::new(),
+            events: Vec::new(),
+            rules: Vec::new(),
+        }
+    }
+
     fn derivation(&self) -> Option<&dyn Derivation> {
         None
     }
@@ -130,7 +144,7 @@ mod tests {
     use crate::domain::key::Key;
     use crate::domain::revision::Version;
 
-    #[derive(Serialize, serde::Deserialize)]
+    #[derive(Serialize, serde::Deserialize, JsonSchema)]
     struct Task {
         title: String,
         due: Option<String>,

@@ -1,5 +1,6 @@
 //! Event-sourced aggregates: commands in, past-tense events out, state as the fold of the events.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -19,8 +20,9 @@ use crate::domain::key::Key;
 ///
 /// Names come from serde: a variant of [`Command`](Self::Command) is a path (`AddItem` is `POST
 /// /carts/{key}/add-item`), a variant of [`Event`](Self::Event) the kind of an event in the journal, and a variant of
-/// [`Error`](Self::Error) the type of a problem document.
-pub trait EventSourced: Serialize + DeserializeOwned + Send + Sync + 'static {
+/// [`Error`](Self::Error) the type of a problem document. Their schemas, for `/openapi.json`, come from derives of
+/// [`JsonSchema`], which reads serde's attributes.
+pub trait EventSourced: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// The collection's name: its member in the document, and its path. Lower-case letters, digits and hyphens.
     const NAME: &'static str;
 
@@ -47,10 +49,10 @@ pub trait EventSourced: Serialize + DeserializeOwned + Send + Sync + 'static {
     const REMEDY: &'static str = "remove what is no longer needed, or split it into several aggregates";
 
     /// The commands: an enum in serde's default representation (externally tagged).
-    type Command: Serialize + DeserializeOwned + Send + 'static;
+    type Command: Serialize + DeserializeOwned + JsonSchema + Send + 'static;
 
     /// The events, named in the past tense: an enum in serde's default representation (externally tagged).
-    type Event: Serialize + DeserializeOwned + 'static;
+    type Event: Serialize + DeserializeOwned + JsonSchema + 'static;
 
     /// The business rules that a command can violate.
     type Error: BusinessRule;
@@ -79,7 +81,7 @@ pub trait EventSourced: Serialize + DeserializeOwned + Send + Sync + 'static {
 /// An enum in serde's default representation (externally tagged): the name of the variant is the stable `type` of the problem
 /// document (`ItemAlreadyAdded` is `item-already-added`), its fields are members of the document, and its message is the
 /// `detail`.
-pub trait BusinessRule: std::error::Error + Serialize + Send + 'static {
+pub trait BusinessRule: std::error::Error + Serialize + JsonSchema + Send + 'static {
     /// The HTTP status, from 400 to 499; `409` by default.
     fn status(&self) -> u16 {
         409

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{BusinessRule, Collection, Derivation, EventSourced, Keys, Root};
 use crate::domain::body::{self, Body, CorruptState};
@@ -12,6 +12,7 @@ use crate::domain::command::{
     Change, CommandContext, Decision, DecodedState, ErasedDomainError, ErrorDescription, RecordedEvent, Rejection, Verb,
 };
 use crate::domain::json::{self, ValidationError, Variant, kebab_case, tagged};
+use crate::domain::schema::{CollectionSchemas, Generators, NamedSchema, variants};
 
 /// How the events of a collection become its state, with its types erased.
 pub(crate) trait Journaled: Send + Sync {
@@ -191,6 +192,26 @@ impl<T: EventSourced> Collection for EventSourcedAdapter<T> {
 
     fn check(&self, body: &Body) -> Result<(), CorruptState> {
         body.decode::<T>().map(|_| ())
+    }
+
+    fn schemas(&self, generators: &mut Generators) -> CollectionSchemas {
+        let bodies = variants(&generators.body::<T::Command>());
+        // A type with a schema of its own making takes any object.
+        let body_of = |variant: &str| {
+            let found = bodies.iter().find(|body| body.name == variant);
+            found.map_or_else(|| json!({"type": "object"}), |body| body.schema.clone())
+        };
+        let commands = self.names.iter().zip(&self.variants);
+        let rules = variants(&generators.record::<T::Error>()).into_iter();
+        CollectionSchemas {
+            state: generators.state::<T>(),
+            created: Some(body_of(T::CREATE_COMMAND)),
+            commands: commands
+                .map(|(name, variant)| NamedSchema { name: name.clone(), schema: body_of(variant) })
+                .collect(),
+            events: variants(&generators.record::<T::Event>()),
+            rules: rules.map(|NamedSchema { name, schema }| NamedSchema { name: kebab_case(&name), schema }).collect(),
+        }
     }
 
     fn derivation(&self) -> Option<&dyn Derivation> {

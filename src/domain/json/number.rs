@@ -6,7 +6,7 @@ use super::ValidationError;
 
 /// The largest integer that is exact in JavaScript, and in everything else that reads numbers as doubles
 /// (`Number.MAX_SAFE_INTEGER`; [RFC 8259, section 6](https://www.rfc-editor.org/rfc/rfc8259#section-6)): 2^53 - 1.
-const MAX: i64 = (1 << 53) - 1;
+pub(crate) const MAX: i64 = (1 << 53) - 1;
 
 /// The smallest double above the range. From there on, a double has no fraction.
 const FIRST_INEXACT: f64 = 9_007_199_254_740_992.0;

@@ -1,0 +1,193 @@
+//! The operations for those who operate the service: projections, reports, health, metrics.
+
+use serde_json::{Map, Value, json};
+
+use super::components::Components;
+use super::operation::{About, Operation, Required, Success};
+use super::problems::{COMMON, Problems, reason};
+use crate::http::ops::OPEN_METRICS;
+use crate::http::problem::Kind;
+use crate::http::projections::CSV;
+use crate::http::respond::JSON;
+use crate::projector::registry::{Projections, ReportKind};
+
+const PROJECTIONS: &str = "Projections";
+const REPORTS: &str = "Reports";
+pub(super) const SERVICE: &str = "Service";
+
+/// The tags of these operations.
+pub(super) fn tags() -> [Value; 3] {
+    [
+        json!({"name": PROJECTIONS, "description": "Read models that the service derives from events."}),
+        json!({"name": REPORTS, "description": "What projections show."}),
+        json!({"name": SERVICE, "description": "Health, metrics, and this description."}),
+    ]
+}
+
+/// The paths of projections and their reports, of health and metrics.
+pub(super) fn paths(projections: &Projections, components: &mut Components) -> Map<String, Value> {
+    let mut paths = Map::new();
+    of_projections(projections, components, &mut paths);
+    for name in projections.report_names() {
+        let operation = report(projections, name, components);
+        paths.insert(format!("/reports/{name}"), json!({"get": operation}));
+    }
+    for (path, operation) in of_service(components) {
+        paths.insert(path.to_owned(), json!({"get": operation}));
+    }
+    paths
+}
+
+fn with(operation: Operation, kinds: &[Kind], components: &mut Components) -> Value {
+    let problems = Problems::of(&[&COMMON[..], kinds].concat(), components);
+    operation.problems(problems, components).into_json()
+}
+
+fn of_projections(projections: &Projections, components: &mut Components, paths: &mut Map<String, Value>) {
+    let names: Vec<_> = projections.running.iter().map(|running| running.name).collect();
+    let status = components.add("Projection", status());
+    let headers = ["X-Revision", "X-Epoch"];
+    let all = json!({
+        "type": "object",
+        "required": ["projections"],
+        "properties": {"projections": {"type": "array", "items": status}},
+    });
+    let about = |id, summary, description| Operation::new(&About { id, tag: PROJECTIONS, summary, description });
+    let operation =
+        about("get projections", "List the projections", "In the order of their registration, inline ones first.")
+            .response(Success::new(200, "The status of each projection.").headers(&headers).content(JSON, all));
+    paths.insert("/projections".to_owned(), json!({"get": with(operation, &[Kind::NotAcceptable], components)}));
+    if names.is_empty() {
+        return;
+    }
+    let name = json!({"name": "name", "in": "path", "required": true, "description": "The name of the projection.", "schema": {"type": "string", "enum": names}});
+    let one = |status_code, description: &str| {
+        Success::new(status_code, description).headers(&headers).content(JSON, status.clone())
+    };
+    let operation = about("get projection", "Read the status of a projection", "")
+        .parameter(name.clone())
+        .response(one(200, "Its status."));
+    let operation = with(operation, &[Kind::NotAcceptable, Kind::NoSuchPath], components);
+    paths.insert("/projections/{name}".to_owned(), json!({"get": operation}));
+    let operation = about(
+        "rebuild projection",
+        "Rebuild a projection",
+        "From all events. What it has is served until the new generation is complete.",
+    )
+    .parameter(name.clone())
+    .response(one(202, "The rebuild has started."));
+    let operation = with(operation, &[Kind::ForeignOrigin, Kind::NoSuchPath], components);
+    paths.insert("/projections/{name}/rebuild".to_owned(), json!({"post": operation}));
+    let body = json!({
+        "type": "object",
+        "required": ["at"],
+        "properties": {"at": {"type": "integer", "minimum": 0, "description": "The position or the revision at which it stopped, as its `error` says."}},
+    });
+    let body = components.add("ProjectionSkip", body);
+    let operation = about("skip event", "Skip the event at which a projection stopped", "")
+        .parameter(name)
+        .body(&[JSON], &body, Required::Yes)
+        .response(one(202, "The event is omitted."));
+    let kinds = [
+        Kind::ForeignOrigin,
+        Kind::NoSuchPath,
+        Kind::MalformedJson,
+        Kind::TooSlow,
+        Kind::NotThere,
+        Kind::TooLarge,
+        Kind::UnsupportedType,
+        Kind::Invalid,
+        Kind::Busy,
+    ];
+    paths.insert("/projections/{name}/skip".to_owned(), json!({"post": with(operation, &kinds, components)}));
+}
+
+/// The status of a projection.
+fn status() -> Value {
+    let number = json!({"type": "integer", "minimum": 0});
+    json!({
+        "type": "object",
+        "required": ["name", "version", "mode", "state", "lag"],
+        "properties": {
+            "name": {"type": "string"},
+            "version": {"type": "integer"},
+            "mode": {"type": "string", "enum": ["inline", "background"]},
+            "state": {"type": "string", "enum": ["live", "building", "failing"]},
+            "lag": {"type": "object", "required": ["events", "seconds"], "properties": {"events": number, "seconds": number}},
+            "generation": {"type": "integer", "description": "The generation that is served."},
+            "at": {"type": "integer", "description": "The last event that it has applied."},
+            "current_version": {"type": "integer", "description": "That of the data that is served, if it is another one."},
+            "building": {
+                "type": "object",
+                "required": ["generation", "done", "total", "events_per_second", "seconds_left"],
+                "properties": {
+                    "generation": number, "done": number, "total": number, "events_per_second": {"type": "number"},
+                    "seconds_left": {"type": ["number", "null"]},
+                },
+            },
+            "error": {
+                "type": "object",
+                "required": ["at", "message", "attempts"],
+                "properties": {
+                    "at": {"type": ["integer", "null"]}, "message": {"type": "string"}, "attempts": number,
+                    "generation": {"type": "integer"},
+                },
+            },
+        },
+    })
+}
+
+fn report(projections: &Projections, name: &str, components: &mut Components) -> Value {
+    let id = format!("report {name}");
+    let summary = format!("Read the report {name}");
+    let about = About {
+        id: &id,
+        tag: REPORTS,
+        summary: &summary,
+        description: "It can lag behind the revision of the response.",
+    };
+    let headers = ["X-Revision", "X-Epoch"];
+    let ok = Success::new(200, "The report.").headers(&headers);
+    let (parameters, ok): (&[&str], _) = match projections.report(name) {
+        Some(ReportKind::Query { parameters }) => (parameters, ok.content(JSON, json!({}))),
+        Some(ReportKind::Inline(report)) => (report.parameters, ok.content(JSON, json!({}))),
+        Some(ReportKind::File) | None => (&[], ok.content(CSV, json!({"type": "string"}))),
+    };
+    let mut operation = Operation::new(&about).response(ok);
+    for parameter in parameters {
+        operation = operation.parameter(json!({"name": parameter, "in": "query", "schema": {"type": "string"}}));
+    }
+    with(operation, &[Kind::NotAcceptable, Kind::Busy, Kind::Unavailable], components)
+}
+
+fn of_service(components: &mut Components) -> [(&'static str, Value); 3] {
+    let about = |id, summary, description| Operation::new(&About { id, tag: SERVICE, summary, description });
+    let text = json!({"type": "string"});
+    let health = json!({
+        "type": "object",
+        "required": ["status", "reasons", "file_check", "epoch", "revision", "position", "projections"],
+        "properties": {
+            "status": {"type": "string", "enum": ["ok", "degraded"]},
+            "reasons": {"type": "array", "items": reason()},
+            "file_check": text, "epoch": text,
+            "revision": {"type": "integer", "minimum": 0},
+            "position": {"type": "integer", "minimum": 0},
+            "projections": {"type": "array", "items": {"$ref": "#/components/schemas/Projection"}},
+        },
+    });
+    let ready = json!({"type": "object", "required": ["status"], "properties": {"status": {"const": "ready"}}});
+    let headers = ["X-Revision", "X-Epoch"];
+    let healthz =
+        about("get health", "Whether the process lives", "A 200 while it does; `reasons` says what does not work.")
+            .response(Success::new(200, "What works.").headers(&headers).content(JSON, health));
+    let readyz = about("get readiness", "Whether the service should get requests", "")
+        .response(Success::new(200, "It should.").headers(&headers).content(JSON, ready));
+    let metrics = about("get metrics", "Metrics for Prometheus", "")
+        .response(Success::new(200, "All metrics.").content(OPEN_METRICS, text));
+    let problems = Problems::of(&[Kind::MalformedRequest, Kind::NotReady], components);
+    let readyz = readyz.problems(problems, components).into_json();
+    let problems = Problems::of(&[Kind::MalformedRequest, Kind::UnknownHost, Kind::Internal], components);
+    let metrics = metrics.problems(problems, components).into_json();
+    let problems = Problems::of(&[Kind::MalformedRequest], components);
+    [("/healthz", healthz.problems(problems, components).into_json()), ("/readyz", readyz), ("/metrics", metrics)]
+}

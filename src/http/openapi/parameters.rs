@@ -1,0 +1,80 @@
+//! Parameters and headers that several operations share, each under its name in `components`.
+
+use serde_json::{Value, json};
+
+use crate::domain::collection::Keys;
+use crate::domain::json::MAX_NUMBER;
+use crate::http::pages::{MAX_LIMIT, MAX_WAIT_SECONDS};
+
+/// A cursor, or nothing.
+const CURSOR: &str = r"^([0-9a-z]{8,16}\.[0-9]{1,18}(\.partial(\.[0-9]{1,18})*)?)?$";
+/// The name of an epoch.
+const EPOCH: &str = "^[0-9a-z]{8,16}$";
+
+/// `{"$ref":"#/components/parameters/limit"}`
+pub(super) fn shared(name: &str) -> Value {
+    json!({"$ref": format!("#/components/parameters/{name}")})
+}
+
+/// `components.parameters`. A header has a suffix, because some have the name of a query parameter.
+pub(super) fn all(collections: &[&str]) -> Value {
+    let query = |name: &str, description: &str, schema: Value| json!({"name": name, "in": "query", "description": description, "schema": schema});
+    let header = |name: &str, description: &str, schema: Value| json!({"name": name, "in": "header", "description": description, "schema": schema});
+    let revision = json!({"type": "integer", "minimum": 0, "maximum": MAX_NUMBER});
+    let epoch = json!({"type": "string", "pattern": EPOCH});
+    let cursor = json!({"type": "string", "pattern": CURSOR, "examples": ["4f9c21aa.8"]});
+    let flag = json!({"type": "boolean"});
+    let text = json!({"type": "string"});
+    let names = json!({"type": "array", "items": {"type": "string", "enum": collections}});
+    let limit = json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 1000});
+    let wait = json!({"type": "integer", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "default": 0});
+    json!({
+        "lastEventId": query("lastEventId", "Everything up to this cursor is known, `<epoch>.<revision>`; without any cursor, nothing is.", cursor.clone()),
+        "Last-Event-ID-header": header("Last-Event-ID", "As `lastEventId`, and takes precedence over it.", cursor),
+        "revision": query("revision", "The first revision that is wanted.", revision.clone()),
+        "epoch": query("epoch", "The epoch of `revision`, if it is known.", epoch.clone()),
+        "X-Revision-header": header("X-Revision", "As the query parameter `revision`.", revision),
+        "X-Epoch-header": header("X-Epoch", "As the query parameter `epoch`.", epoch),
+        "strict": query("strict", "Whether every event is needed: if some are not retained, the response is a 410.", flag.clone()),
+        "compact": query("compact", "Whether a catch-up is preferred, which has each changed aggregate once.", flag),
+        "Prefer-header": header("Prefer", "`handling=strict` is the same as `?strict=true` (RFC 7240).", text.clone()),
+        "limit": query("limit", "The maximum number of events in a page. For pages only: a stream ignores it.", limit),
+        "wait": query("wait", "How long a page waits for an event, in seconds. For pages only: a stream ignores it.", wait),
+        "collection": query("collection", "Selects collections; repeat it for several.", names),
+        "If-Match-header": header("If-Match", "Entity tags, or `*`: the request is for one of these states only, and gets a 412 otherwise.", text.clone()),
+        "If-None-Match-header": header("If-None-Match", "Entity tags, or `*`: a read of one of these states is a 304, and a write to one of them a 412.", text),
+    })
+}
+
+/// `components.headers`
+pub(super) fn headers() -> Value {
+    json!({
+        "X-Revision": {"description": "The revision that the response shows, or that a write created. Responses about the document have it, errors as well.", "schema": {"type": "integer", "minimum": 0}},
+        "X-Epoch": {"description": "The epoch of the revision.", "schema": {"type": "string", "pattern": EPOCH}},
+        "ETag": {"description": "The tag of the state, for `If-Match` and `If-None-Match`.", "schema": {"type": "string"}},
+        "Location": {"description": "The path of the new aggregate.", "schema": {"type": "string"}},
+        "Retry-After": {"description": "After how many seconds the request may be repeated.", "schema": {"type": "integer", "minimum": 0}},
+        "Allow": {"description": "The methods that the path supports.", "schema": {"type": "string"}},
+    })
+}
+
+/// The key in the path.
+pub(super) fn key(keys: Keys) -> Value {
+    let schema = match keys {
+        Keys::Sequence => json!({"type": "string", "pattern": "^[1-9][0-9]{0,15}$", "examples": ["1"]}),
+        Keys::Uuid => {
+            json!({"type": "string", "format": "uuid", "examples": ["0193a5b0-7b2c-7def-8000-123456789abc"]})
+        }
+        Keys::Text => super::components::reference("Key"),
+    };
+    json!({"name": "key", "in": "path", "required": true, "description": "The key of the aggregate.", "schema": schema})
+}
+
+/// The keys in the query that select aggregates of a collection, at most so many.
+pub(super) fn keys(max: Option<usize>) -> Value {
+    let mut schema = json!({"type": "array", "items": super::components::reference("Key")});
+    if let Some(max) = max {
+        schema["maxItems"] = max.into();
+    }
+    json!({"name": "key", "in": "query", "description": "Selects aggregates by their keys; repeat it for several.", "schema": schema})
+}
