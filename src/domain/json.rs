@@ -70,7 +70,9 @@ pub(crate) fn parse(text: &[u8]) -> Result<Value, JsonError> {
     let mut position = Position::default();
     let mut reader = serde_json::Deserializer::from_str(text);
     let value = Strict(&mut position).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
-    value.map_err(|error| position.rejection.unwrap_or_else(|| JsonError::Malformed(error.to_string())))
+    value.map_err(|error| {
+        position.rejection.unwrap_or_else(|| JsonError::Malformed(wording::malformed(text, &error.to_string())))
+    })
 }
 
 /// The type of a JSON value, for error messages.

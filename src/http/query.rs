@@ -38,7 +38,9 @@ impl Last {
 /// Parses a number within a range.
 pub(super) fn number(name: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64, Problem> {
     text.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
-        let detail = format!("{name}: expected a number from {} to {}", range.start(), range.end());
+        let (least, most) = (range.start(), range.end());
+        let end = if *most < i64::MAX.unsigned_abs() { format!(" to {most}") } else { String::new() };
+        let detail = format!("{name}: expected a whole number from {least}{end}, got {text:?}");
         Problem::new(Kind::MalformedRequest, detail)
     })
 }
@@ -195,7 +197,11 @@ mod tests {
             |text: &str| Last(Some(text.to_owned())).number("limit", 1..=10).map_err(|error| error.to_string());
         assert_eq!(number("10"), Ok(Some(10)));
         for text in ["0", "11", "-1", "x", "1.5"] {
-            assert_eq!(number(text), Err("limit: expected a number from 1 to 10".to_owned()), "{text}");
+            assert_eq!(
+                number(text),
+                Err(format!("limit: expected a whole number from 1 to 10, got {text:?}")),
+                "{text}"
+            );
         }
         assert_eq!(Last(None).number("limit", 1..=10).unwrap(), None);
     }

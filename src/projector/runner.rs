@@ -93,9 +93,12 @@ impl ProjectionRunner {
     /// Omits the event at which the projection stopped, permanently.
     pub(crate) fn skip(&mut self, at: i64) -> Result<(), ProjectionError> {
         let failed = self.status.state().failure.as_ref().and_then(|failure| failure.event.clone());
-        let Some(failed) = failed.filter(|failed| failed.at == at) else {
-            return Err(ProjectionError::new(format!("it does not stop at {at}")));
-        };
+        let name = self.spec.name;
+        let failed = failed.ok_or_else(|| ProjectionError::new(format!("{name} has not stopped at an event")))?;
+        if failed.at != at {
+            let why = format!("{name} has stopped at {}, and not at {at}", failed.at);
+            return Err(ProjectionError::new(why));
+        }
         self.open()?.skip(failed.id)?;
         log::warn!("projection {}: the event at {at} is skipped, as requested", self.spec.name);
         self.build_retry = None;

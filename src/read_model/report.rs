@@ -39,7 +39,7 @@ impl Parameters {
         let Some(text) = self.get(name) else { return Ok(None) };
         let number = text.parse().ok().filter(|number| range.contains(number));
         number.map(Some).ok_or_else(|| {
-            let detail = format!("expected a number from {} to {}", range.start(), range.end());
+            let detail = format!("expected a whole number from {} to {}, got {text:?}", range.start(), range.end());
             ReportError::Invalid(ValidationError::new(name, detail))
         })
     }

@@ -85,7 +85,7 @@ fn skip_omits_the_event_at_which_a_projection_stopped() {
     for at in [0, 1, 3] {
         let body = json!({ "at": at }).to_string();
         let problem = app.post("/projections/marbles/skip", &body).problem(409, "not-there");
-        assert_eq!(problem["detail"], format!("it does not stop at {at}"));
+        assert_eq!(problem["detail"], format!("marbles has stopped at 2, and not at {at}"));
     }
     assert_eq!(app.post("/projections/marbles/skip", "{}").problem(422, "invalid")["member"], "at");
     assert_eq!(app.post("/projections/marbles/skip", r#"{"at":2}"#).status, 202);

@@ -175,7 +175,7 @@ fn an_impossible_task_fails_with_a_message_and_an_exit_code() {
     for (task, why) in [
         (&["rebuild", "nonsense"][..], format!("there is no projection \"nonsense\"; expected one of {names}")),
         (&["skip", "nonsense", "1"], format!("there is no projection \"nonsense\"; expected one of {names}")),
-        (&["skip", "cart_items", "1"], "it does not stop at 1".to_owned()),
+        (&["skip", "cart_items", "1"], "cart_items has not stopped at an event".to_owned()),
     ] {
         let (code, said) = projection(app.database(), task);
         assert!(code == 1 && said.contains(&why), "{task:?}: {code} {said}");
