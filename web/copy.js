@@ -13,15 +13,12 @@ import { request } from "./api.js";
 const FIRST_DELAY = 500;
 const LONGEST_DELAY = 5000;
 
-/** A clock that jumps by more than this, in milliseconds, belongs to a computer that slept: its connections are dead. */
-const SLEEP = 20000;
-
-/** How long a comparison waits for the messages up to the revision of the state, in milliseconds. */
+/** How long a comparison waits for messages, in milliseconds. */
 const COMPARISON_TIME = 15000;
 
 /**
  * A message as it arrived.
- * @typedef {{ number: number, id: string, data: string, patch: any, revision?: number, isExact: boolean, time: number }} Message
+ * @typedef {{ id: string, data: string, patch: any, revision?: number, isExact: boolean, time: number }} Message
  */
 
 export class Copy {
@@ -33,23 +30,22 @@ export class Copy {
     isExact = false;
     /** @type {"loading" | "connecting" | "open" | "waiting" | "cut"} */
     connection = "loading";
-    /** Why the copy is not connected, in the words of the service. */
+    /** Why the copy is not connected. */
     trouble = "";
-    /** When the last message came. */
+    /** When the last message came, and how many did. */
     lastTime = 0;
+    received = 0;
 
     /** The revision up to which the state has the changes, although the last id may be older. */
     #ahead = 0;
-    #received = 0;
     #listeners = new Set();
-    #held = null;
+    /** The messages that wait for a comparison, if there is one. */
+    #held = undefined;
     #arrived = () => {};
     #delay = FIRST_DELAY;
     #wake = () => {};
     #controller = new AbortController();
     #isClosed = false;
-    #lastTick = Date.now();
-    #ticks = setInterval(() => this.#tick(), 5000);
 
     /** @param {{ state: string, events: string }} paths */
     constructor(paths) {
@@ -57,18 +53,13 @@ export class Copy {
         this.#live();
     }
 
+    /** The two parts of the last id. */
     get epoch() {
         return this.id.split(".")[0];
     }
 
-    /** The revision of the last id. */
     get revision() {
         return revisionOf(this.id);
-    }
-
-    /** How many messages arrived. */
-    get received() {
-        return this.#received;
     }
 
     get isOpen() {
@@ -85,35 +76,32 @@ export class Copy {
         return () => this.#listeners.delete(listener);
     }
 
+    #call(name, message) {
+        for (const listener of this.#listeners) listener[name]?.(message);
+    }
+
     /** Cuts the connection, and stays away until `comeBack`. */
     cut() {
-        this.#set("cut", "");
+        this.#set("cut");
         this.#controller.abort();
     }
 
     /** Connects with a cursor, whatever it is. */
     comeBack(cursor) {
-        // From an older cursor, what the copy has already arrives again: it is exact again after that.
+        // From an older cursor, what the copy has arrives again: it is exact after that.
         this.#ahead = Math.max(this.#ahead, this.revision);
-        if (cursor === "") this.#forget();
         this.isExact = this.isExact && cursor.split(".")[0] === this.epoch && revisionOf(cursor) >= this.#ahead;
+        // Without a cursor, one has nothing.
+        if (cursor === "") [this.document, this.#ahead] = [null, 0];
         this.id = cursor;
         this.#delay = FIRST_DELAY;
-        this.#set("connecting", "");
+        this.#set("connecting");
         this.#controller.abort();
         this.#wake();
     }
 
-    /** Drops the state: who comes back with nothing has nothing. */
-    #forget() {
-        this.document = null;
-        this.isExact = false;
-        this.#ahead = 0;
-    }
-
     close() {
         this.#isClosed = true;
-        clearInterval(this.#ticks);
         this.#listeners.clear();
         this.#controller.abort();
         this.#wake();
@@ -134,7 +122,7 @@ export class Copy {
     }
 
     async #load() {
-        this.#set("loading", "");
+        this.#set("loading");
         const answer = await request(this.paths.state, { signal: this.#controller.signal });
         if (!answer.ok && answer.status !== 404) throw new Error(answer.problem.detail);
         this.document = answer.ok ? JSON.parse(answer.text) : null;
@@ -143,11 +131,14 @@ export class Copy {
     }
 
     async #follow() {
-        this.#set("connecting", this.trouble);
+        this.#set("connecting");
         const { signal } = this.#controller;
         const opened = async (...request) => {
             const response = await fetch(...request);
-            if (response.ok && !signal.aborted) this.#open();
+            if (response.ok && !signal.aborted) {
+                this.#delay = FIRST_DELAY;
+                this.#set("open");
+            }
             return response;
         };
         for await (const message of messages(this.paths.events, { lastEventId: this.id, signal, fetch: opened })) {
@@ -156,18 +147,11 @@ export class Copy {
         }
     }
 
-    #open() {
-        this.#delay = FIRST_DELAY;
-        // With an id that the service gave, the copy has everything up to it; what is missing arrives as messages.
-        this.#set("open", "");
-    }
-
     /** Waits before the next attempt; after a cut, until `comeBack`. */
     async #pause() {
+        if (this.connection === "connecting" && this.#controller.signal.aborted) return;
         const isCut = this.connection === "cut";
-        const isResumed = this.connection === "connecting" && this.#controller.signal.aborted;
-        if (isResumed) return;
-        if (!isCut) this.#set("waiting", this.trouble);
+        if (!isCut) this.#set("waiting");
         await new Promise((resolve) => {
             this.#wake = resolve;
             if (!isCut) setTimeout(() => this.connection === "waiting" && resolve(), this.#delay);
@@ -175,41 +159,28 @@ export class Copy {
         this.#delay = Math.min(this.#delay * 2, LONGEST_DELAY);
     }
 
-    #tick() {
-        const now = Date.now();
-        const slept = now - this.#lastTick > SLEEP;
-        this.#lastTick = now;
-        if (slept && this.connection !== "cut") this.#controller.abort();
-    }
-
-    #set(connection, trouble) {
+    #set(connection) {
         this.connection = connection;
-        this.trouble = trouble;
-        for (const { changed } of this.#listeners) changed?.();
+        this.#call("changed");
     }
 
-    #receive({ id, data }) {
-        this.#received += 1;
-        const hasId = Boolean(id);
-        const isExact = hasId && !id.includes(".partial");
-        const revision = hasId ? revisionOf(id) : undefined;
-        const message = { number: this.#received, id: id ?? "", data, patch: JSON.parse(data), revision, isExact, time: Date.now() };
-        if (this.#held === null) {
-            this.#apply(message);
-        } else {
-            this.#held.push(message);
-            this.#arrived();
-        }
+    #receive({ id = "", data }) {
+        this.received += 1;
+        const isExact = id !== "" && !id.includes(".partial");
+        const message = { id, data, patch: JSON.parse(data), revision: id === "" ? undefined : revisionOf(id), isExact, time: Date.now() };
+        if (this.#held === undefined) return this.#apply(message);
+        this.#held.push(message);
+        this.#arrived();
     }
 
     #apply(message) {
-        for (const { before } of this.#listeners) before?.(message);
+        this.#call("before", message);
         this.document = applyPatch(this.document, message.patch);
         if (message.id !== "") this.id = message.id;
         if (message.patch === null) this.#ahead = 0;
         this.isExact = message.isExact && this.revision >= this.#ahead;
         this.lastTime = message.time;
-        for (const { after } of this.#listeners) after?.(message);
+        this.#call("after", message);
     }
 
     /**
@@ -218,30 +189,28 @@ export class Copy {
      * @returns {Promise<{ isEqual: boolean, revision: number }>}
      */
     async compare() {
-        if (this.#held !== null) throw new Error("a comparison is running");
+        while (this.#held !== undefined) await new Promise((resolve) => setTimeout(resolve, 50));
         this.#held = [];
-        const deadline = Date.now() + COMPARISON_TIME;
         try {
             const answer = await request(this.paths.state);
             if (!answer.ok && answer.status !== 404) throw new Error(answer.problem.detail);
             const revision = Number(answer.headers.get("X-Revision"));
-            const tag = /\.(\d+)/.exec(answer.headers.get("ETag") ?? "");
-            await this.#reach(tag === null ? 0 : Number(tag[1]), revision, deadline);
-            const state = answer.ok ? JSON.parse(answer.text) : null;
-            return { isEqual: isEqual(this.document ?? null, state), revision };
+            await this.#reach(Number(/\.(\d+)/.exec(answer.headers.get("ETag"))?.[1] ?? 0), revision);
+            return { isEqual: isEqual(this.document, answer.ok ? JSON.parse(answer.text) : null), revision };
         } finally {
             const held = this.#held;
-            this.#held = null;
+            this.#held = undefined;
             for (const message of held) this.#apply(message);
         }
     }
 
     /** Applies the messages that wait, until the copy has the last change of the state, and none after its revision. */
-    async #reach(lastChange, revision, deadline) {
+    async #reach(lastChange, revision) {
+        const deadline = Date.now() + COMPARISON_TIME;
         for (;;) {
             while (this.#held.length > 0 && !(this.#held[0].revision > revision)) this.#apply(this.#held.shift());
             if (this.isExact && this.revision >= lastChange) return;
-            if (Date.now() > deadline) throw new Error("the messages up to the revision of the state did not arrive in time");
+            if (Date.now() > deadline) throw new Error("the messages did not arrive in time");
             await new Promise((resolve) => {
                 this.#arrived = resolve;
                 setTimeout(resolve, 500);
@@ -251,6 +220,6 @@ export class Copy {
 }
 
 /** The revision in an id, `<epoch>.<revision>`. */
-export function revisionOf(id) {
+function revisionOf(id) {
     return Number(id.split(".")[1] ?? 0);
 }

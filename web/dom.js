@@ -1,8 +1,4 @@
-/**
- * Elements. Text is only ever set as text, so that data which looks like HTML stays what it is.
- */
-
-const SVG = "http://www.w3.org/2000/svg";
+/** Elements. Text is only ever set as text, so that data which looks like HTML stays what it is. */
 
 /**
  * Creates an element.
@@ -15,14 +11,14 @@ export function element(name, attributes = {}, ...children) {
     return furnish(document.createElement(name), attributes, children);
 }
 
-/** Creates an element of an SVG picture. */
+/** Creates an element of a picture. */
 export function drawing(name, attributes = {}, ...children) {
-    return furnish(document.createElementNS(SVG, name), attributes, children);
+    return furnish(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
 }
 
 function furnish(node, attributes, children) {
     for (const [name, value] of Object.entries(attributes)) {
-        if (typeof value === "function") node.addEventListener(name.replace(/^on/, ""), value);
+        if (typeof value === "function") node.addEventListener(name.slice(2), value);
         else if (value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
     }
     node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
@@ -39,41 +35,37 @@ export function button(label, action, attributes = {}) {
     return element("button", { type: "button", onclick: action, ...attributes }, label);
 }
 
-/**
- * A button that asks once more before it does something that cannot be undone.
- * @param {string} label
- * @param {string} question The label of the button while it waits for the second click.
- */
-export function carefulButton(label, question, action, attributes = {}) {
-    let timer = 0;
+/** A button that asks once more before it does something that cannot be undone. */
+export function carefulButton(label, question, action) {
     const calm = () => {
-        clearTimeout(timer);
-        timer = 0;
         node.textContent = label;
         node.classList.remove("danger");
     };
     const node = button(label, () => {
-        if (timer !== 0) {
-            calm();
-            action();
+        if (node.classList.toggle("danger")) {
+            node.textContent = question;
             return;
         }
-        node.textContent = question;
-        node.classList.add("danger");
-        timer = setTimeout(calm, 4000);
-    }, { onblur: () => timer !== 0 && calm(), ...attributes });
+        calm();
+        action();
+    }, { onblur: calm });
     return node;
 }
 
 /** A button that copies a text to the clipboard. */
 export function copyButton(label, read) {
     const node = button(label, async () => {
-        const isCopied = await copyText(await read());
-        node.textContent = isCopied ? "Copied" : "The browser does not allow it";
-        announce(node.textContent);
+        const isCopied = await copyText(read());
+        announce(isCopied ? "Copied" : "The browser does not allow it");
+        node.textContent = document.getElementById("announcements").textContent;
         setTimeout(() => setText(node, label), 1200);
     });
     return node;
+}
+
+/** A button that copies a value. */
+export function copyJson(read) {
+    return copyButton("Copy JSON", () => JSON.stringify(read(), null, 2));
 }
 
 /** Without HTTPS, browsers offer only the older way. */
@@ -82,7 +74,7 @@ async function copyText(text) {
         await navigator.clipboard.writeText(text);
         return true;
     } catch {
-        const area = element("textarea", { class: "unseen", "aria-hidden": "true" });
+        const area = element("textarea", { class: "unseen" });
         area.value = text;
         document.body.append(area);
         area.select();
@@ -105,10 +97,27 @@ export function uniqueId() {
     return `e${lastId}`;
 }
 
-/** A section with its heading, a path or a remark beside it, and its buttons. */
-export function section(title, { remark = "", actions = [], className = "" } = {}, ...children) {
+/** What is wider or longer than its place; it can be scrolled by keyboard. */
+export function scrollable(content, label) {
+    return element("div", { class: "scroller", role: "region", "aria-label": `${label}, scrollable`, tabindex: "0" }, content);
+}
+
+/** A field with its label. */
+export function labelled(text, field) {
+    field.id ||= uniqueId();
+    return [element("label", { for: field.id }, text), field];
+}
+
+/** A section with its heading, what it reads, and its buttons. */
+export function section(title, { remark, actions = [], className } = {}, ...children) {
     const id = uniqueId();
-    const aside = remark === "" ? null : element("code", {}, remark);
-    const heading = element("div", { class: "heading" }, element("h2", { id }, title), aside, element("span", { class: "actions" }, actions));
-    return element("section", { class: className || undefined, "aria-labelledby": id }, heading, children);
+    const heading = [element("h2", { id }, title), remark && element("code", {}, remark), element("span", { class: "actions" }, actions)];
+    return element("section", { class: className, "aria-labelledby": id }, element("div", { class: "heading" }, heading), children);
+}
+
+/** A list of names and values that change. */
+export function definitions(names) {
+    const values = new Map(names.map((name) => [name, element("dd", { class: "mono" })]));
+    const list = element("dl", {}, names.map((name) => element("div", {}, element("dt", {}, name), values.get(name))));
+    return { element: list, set: (name, text) => setText(values.get(name), text) };
 }

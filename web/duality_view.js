@@ -1,10 +1,10 @@
 /** A collection: its state and the changes that made it face each other. */
 
-import { button, copyButton, element, section, setText } from "./dom.js";
+import { button, copyButton, copyJson, element, section, setText } from "./dom.js";
 import { draw } from "./frame.js";
 import { OrderedKeys } from "./ordered_keys.js";
 import { Table } from "./table.js";
-import { Changes, revisionLabel } from "./changes.js";
+import { Changes } from "./changes.js";
 import { createForm } from "./orders.js";
 import { snippets, curl } from "./snippets.js";
 import { isObject, member } from "./patch.js";
@@ -24,40 +24,22 @@ const MOST_COLUMNS = 6;
 export class DualityView {
     #keys = new OrderedKeys();
     #filter = "";
+    /** What changed, and what was deleted, by key, for as long as it is lit. */
     #lit = new Map();
     #gone = new Map();
     #revisions = new Map();
     #pointed = undefined;
     #columns = [];
-    #isLoaded = false;
-    #loadedAt = 0;
+    #loadedAt = undefined;
     #timer = 0;
     #needsAll = true;
-    #render = () => this.render();
+    #refreshed = { time: 0, revision: -1 };
 
     constructor({ page, collection }) {
-        this.page = page;
-        this.collection = collection;
-        this.copy = page.copy;
-        this.title = collection.name;
+        Object.assign(this, { collection, copy: page.copy, title: collection.name });
         this.stop = this.copy.listen({ before: (message) => this.#before(message), after: (message) => this.#after(message), changed: () => this.#changed() });
         this.#build();
         this.#changed();
-        this.refresh = () => draw(this.#render);
-    }
-
-    /** The changes that made the state: the last ones that the service retains. */
-    async #loadPast() {
-        const { epoch, revision: last } = this.copy;
-        const from = `${epoch}.${Math.max(0, last - MOST_PAST)}`;
-        const answer = await request(`${this.collection.events}?lastEventId=${from}&limit=${MOST_PAST}`);
-        if (!answer.ok) return;
-        const { events } = JSON.parse(answer.text);
-        // Without a revision, they are a catch-up: states, and not the changes.
-        this.changes.addPast(events.filter(({ revision }) => revision !== undefined).map(({ revision, patch }) => (
-            { label: revisionLabel(revision), id: `${epoch}.${revision}`, revision, text: JSON.stringify(patch), patch }
-        )));
-        draw(this.#render);
     }
 
     close() {
@@ -70,79 +52,76 @@ export class DualityView {
         const { collection } = this;
         this.table = new Table({
             label: collection.name, link: (key) => links.aggregate(collection, key), cells: (key) => this.#cells(key),
-            isGone: (key) => this.#gone.has(key), redraw: () => draw(this.#render),
+            isGone: (key) => this.#gone.has(key), redraw: () => draw(this),
         });
         this.changes = new Changes({ label: `Changes of ${collection.name}`, pick: (entry) => this.#pick(entry), point: (entry) => this.#point(entry) });
         this.search = element("input", { type: "search", placeholder: "Filter by key or content", "aria-label": `Filter ${collection.name}`, oninput: () => this.#setFilter() });
-        this.found = element("span", { class: "found", role: "status" });
+        this.found = element("span", { class: "soft", role: "status" });
         this.none = element("div", { class: "empty" });
-        this.form = createForm(this.page, collection, { changed: () => this.byHand.refresh() });
-        this.byHand = snippets(() => this.#createCall(), collection.create ? "Create by hand" : "Read by hand");
-        this.followByHand = snippets(() => this.#followCall(), "Follow by hand");
-        const copyState = copyButton("Copy JSON", () => JSON.stringify(this.#state(), null, 2));
-        const state = section("State", { remark: `GET ${collection.state}`, actions: [copyState], className: "state" },
-            element("div", { class: "tools" }, this.search, this.found), this.table.element, this.none, this.form?.element ?? null, this.byHand.element);
-        const copyChanges = copyButton("Copy JSON", () => this.changes.json());
-        const feedLink = element("a", { class: "button", href: links.feed(collection) }, "Cut and come back …");
-        this.quiet = element("p", { class: "empty" }, `No changes since this page was opened. Every write to ${collection.name} will appear here as the merge patch that all consumers get.`);
-        const changes = section("Changes", { remark: `GET ${collection.events}`, actions: [copyChanges, feedLink], className: "changes" },
-            this.quiet, this.changes.element, this.followByHand.element);
+        this.form = createForm(collection, () => this.byHand.refresh());
+        this.byHand = snippets(() => this.#createCall(), this.form === undefined ? "Read by hand" : "Create by hand");
+        this.followByHand = snippets(() => ({ path: collection.events, isFeed: true, lastId: this.copy.id }), "Follow by hand");
+        this.quiet = element("p", { class: "empty" }, `No changes yet. Every write to ${collection.name} appears here as the merge patch that all consumers get.`);
         this.spine = element("p", { class: "spine", title: "The revision of both sides" }, element("b", {}, "…"));
-        this.element = element("div", { class: "duality" }, state, this.spine, changes);
+        const feed = element("a", { class: "button", href: links.feed(collection) }, "Cut and come back …");
+        this.element = element("div", { class: "duality" },
+            section("State", { remark: `GET ${collection.state}`, actions: copyJson(() => this.#state()), className: "state" },
+                element("div", { class: "tools" }, this.search, this.found), this.table.element, this.none, this.form?.element, this.byHand.element),
+            this.spine,
+            section("Changes", { remark: `GET ${collection.events}`, actions: [copyButton("Copy JSON", () => this.changes.json()), feed], className: "changes" },
+                this.quiet, this.changes.element, this.followByHand.element));
     }
 
     #state() {
-        const state = member(this.copy.document, this.collection.name);
-        return isObject(state) ? state : {};
+        return member(this.copy.document, this.collection.name) ?? {};
     }
 
     #changed() {
-        if (!this.#isLoaded && this.copy.document !== undefined) {
-            this.#isLoaded = true;
+        if (this.#loadedAt === undefined && this.copy.document !== undefined) {
             this.#loadedAt = this.copy.revision;
             this.#loadPast();
         }
-        draw(this.#render);
+        draw(this);
     }
 
-    #part(message) {
-        return isObject(message.patch) ? member(message.patch, this.collection.name) : undefined;
+    /** The changes that made the state: the last ones that the service retains. */
+    async #loadPast() {
+        const { epoch, revision: last } = this.copy;
+        const answer = await request(`${this.collection.events}?lastEventId=${epoch}.${Math.max(0, last - MOST_PAST)}&limit=${MOST_PAST}`);
+        if (!answer.ok) return;
+        // Without a revision, they are a catch-up: states, and not the changes.
+        const events = JSON.parse(answer.text).events.filter(({ revision }) => revision !== undefined);
+        this.changes.addPast(events.map(({ revision, patch }) => ({ id: `${epoch}.${revision}`, revision, text: JSON.stringify(patch), patch })));
+        draw(this);
     }
 
     /** Keeps what a message deletes, so that one sees it go. */
-    #before(message) {
-        const part = this.#part(message);
-        if (!message.isExact || !isObject(part)) return;
+    #before({ patch, isExact, time }) {
+        const part = member(patch, this.collection.name);
+        if (!isExact || !isObject(part)) return;
         const state = this.#state();
         for (const key of Object.keys(part)) {
-            if (part[key] === null && Object.hasOwn(state, key)) this.#gone.set(key, { aggregate: state[key], until: message.time + LIT });
+            if (part[key] === null && Object.hasOwn(state, key)) this.#gone.set(key, { aggregate: state[key], until: time + LIT });
         }
     }
 
     #after(message) {
-        if (!isObject(message.patch)) {
+        const part = member(message.patch, this.collection.name);
+        if (isObject(part)) {
+            for (const key of Object.keys(part)) this.#touch(key, part[key], message);
+            this.changes.add({ ...message, text: JSON.stringify(part), patch: part });
+        } else if (part !== undefined || message.patch === null) {
             this.#needsAll = true;
-            draw(this.#render);
-            return;
         }
-        const part = this.#part(message);
-        if (part === undefined) {
-            draw(this.#render);
-            return;
-        }
-        if (!isObject(part)) this.#needsAll = true;
-        else for (const key of Object.keys(part)) this.#touch(key, part[key], message);
-        const text = JSON.stringify(part);
-        this.changes.add({ label: revisionLabel(message.revision), id: message.id, revision: message.revision, text, time: message.time, patch: part });
-        draw(this.#render);
+        draw(this);
     }
 
     #touch(key, patch, { revision, time }) {
         const aggregate = member(this.#state(), key);
         if (aggregate !== undefined) {
             this.#gone.delete(key);
-            this.#lit.set(key, { members: isObject(patch) ? patch : {}, until: time + LIT });
-            if (isObject(aggregate) && isObject(patch)) for (const name of Object.keys(patch)) this.#addColumn(name, patch[name]);
+            this.#lit.set(key, { members: patch, until: time + LIT });
+            this.#addColumns(patch);
         }
         if (revision !== undefined) this.#revisions.set(key, revision);
         if (aggregate === undefined ? this.#gone.has(key) : this.#matches(key, aggregate)) this.#keys.add(key);
@@ -150,15 +129,14 @@ export class DualityView {
     }
 
     #matches(key, aggregate) {
-        if (this.#filter === "") return true;
-        return key.toLowerCase().includes(this.#filter) || JSON.stringify(aggregate).toLowerCase().includes(this.#filter);
+        return this.#filter === "" || `${key} ${JSON.stringify(aggregate)}`.toLowerCase().includes(this.#filter);
     }
 
     #setFilter() {
         this.#filter = this.search.value.trim().toLowerCase();
         this.#needsAll = true;
         this.table.element.scrollTop = 0;
-        draw(this.#render);
+        draw(this);
     }
 
     #readAll() {
@@ -166,129 +144,102 @@ export class DualityView {
         const keys = Object.keys(state);
         this.#needsAll = false;
         this.#keys.replace(keys.filter((key) => this.#matches(key, state[key])));
-        for (const key of keys.slice(0, 100)) {
-            if (isObject(state[key])) for (const name of Object.keys(state[key])) this.#addColumn(name, state[key][name]);
+        for (const key of keys.slice(0, 100)) this.#addColumns(state[key]);
+    }
+
+    #addColumns(members) {
+        if (!isObject(members)) return;
+        for (const [name, value] of Object.entries(members)) {
+            const isKnown = value === null || this.#columns.some((column) => column.name === name);
+            if (!isKnown && this.#columns.length < MOST_COLUMNS) this.#columns.push({ name, isNumber: typeof value === "number" });
         }
     }
 
-    #addColumn(name, value) {
-        if (value === null || this.#columns.length >= MOST_COLUMNS || this.#columns.some((column) => column.name === name)) return;
-        this.#columns.push({ name, isNumber: typeof value === "number" });
-    }
-
     #cells(key) {
-        const gone = this.#gone.get(key);
-        const aggregate = gone?.aggregate ?? member(this.#state(), key);
+        const aggregate = this.#gone.get(key)?.aggregate ?? member(this.#state(), key);
         const lit = this.#lit.get(key);
-        const pointed = isObject(this.#pointed?.patch) ? member(this.#pointed.patch, key) : undefined;
+        const pointed = member(this.#pointed?.patch, key);
         const cells = this.#columns.map(({ name, isNumber }) => ({
-            text: cellText(member(aggregate, name)), isNumber,
-            isLit: lit !== undefined && Object.hasOwn(lit.members, name),
-            isPointedAt: isObject(pointed) && Object.hasOwn(pointed, name),
+            text: cellText(member(aggregate, name)), isNumber, isLit: member(lit?.members, name) !== undefined, isPointedAt: member(pointed, name) !== undefined,
         }));
         const revision = this.#revisions.get(key);
         const text = revision === undefined ? `≤ ${grouped(this.#loadedAt)}` : grouped(revision);
-        return [...cells, { text, isNumber: true, isLit: lit !== undefined, isPointedAt: pointed !== undefined && pointed !== null }];
+        return [...cells, { text, isNumber: true, isLit: lit !== undefined, isPointedAt: isObject(pointed) }];
     }
 
     render() {
-        if (this.copy.document === undefined) return;
+        const { copy, table } = this;
+        if (copy.document === undefined) return;
         if (this.#needsAll) this.#readAll();
         this.#forget(Date.now());
         const total = Object.keys(this.#state()).length;
         const keys = this.#keys.all;
-        this.table.setColumns([{ name: "key" }, ...this.#columns, { name: "revision", isNumber: true }]);
-        this.table.element.hidden = keys.length === 0;
-        this.table.table.classList.toggle("wide-keys", keys.length > 0 && keys[0].length > 8);
-        this.table.render(keys);
-        this.#renderEmpty(total, keys.length);
+        table.setColumns([{ name: "key" }, ...this.#columns, { name: "revision", isNumber: true }]);
+        table.element.hidden = keys.length === 0;
+        table.element.classList.toggle("wide-keys", keys[0]?.length > 8);
+        table.render(keys);
+        this.none.hidden = keys.length > 0;
+        if (keys.length === 0) this.none.replaceChildren(...this.#nothing(total));
         setText(this.found, this.#filter === "" ? count(total, "row") : `${grouped(keys.length)} of ${grouped(total)}`);
-        setText(this.spine.firstChild, grouped(this.copy.revision));
+        setText(this.spine.firstChild, grouped(copy.revision));
         this.quiet.hidden = this.changes.entries.length > 0;
         this.changes.render();
-        if (this.#shownRevision !== this.copy.revision) this.#refreshSnippet();
-    }
-
-    #shownRevision = -1;
-
-    /** The snippet has the last id; it is not changed under the pointer while messages pour in. */
-    #refreshSnippet() {
-        const now = Date.now();
-        if (now - this.#refreshedAt < LIT) return;
-        this.#refreshedAt = now;
-        this.#shownRevision = this.copy.revision;
+        // The snippet has the last id; it does not change under the pointer while messages pour in.
+        const { time, revision } = this.#refreshed;
+        if (revision === copy.revision || Date.now() - time < LIT) return;
+        this.#refreshed = { time: Date.now(), revision: copy.revision };
         this.followByHand.refresh();
     }
 
-    #refreshedAt = 0;
-
-    #renderEmpty(total, shown) {
-        this.none.hidden = shown > 0;
-        if (shown > 0) return;
+    /** What stands in the place of an empty table. */
+    #nothing(total) {
         if (total > 0) {
-            this.none.replaceChildren(`None of ${count(total, "row")} contains “${this.search.value}”. `, button("Show all", () => {
+            return [`None of ${count(total, "row")} contains “${this.search.value}”. `, button("Show all", () => {
                 this.search.value = "";
                 this.#setFilter();
-            }));
-            return;
+            })];
         }
-        const { collection } = this;
-        const hint = collection.kind === "derived"
-            ? "They are derived from other collections: write there, and they appear here in the same revision."
-            : "Create one with the form below, or run:";
-        const command = collection.kind === "derived" ? null : element("pre", { class: "mono" }, curl(this.#createCall()));
-        this.none.replaceChildren(element("p", {}, `No ${collection.name} yet. ${hint}`), ...[command].filter(Boolean));
+        const { name, kind, source = "other collections" } = this.collection;
+        const start = `No ${name} yet. `;
+        if (kind === "derived") return [`${start}They are derived from ${source}: write there, and they appear here in the same revision.`];
+        return [element("p", {}, `${start}Create one, or run:`), element("pre", {}, curl(this.#createCall()))];
     }
 
     /** Ends what was lit long enough, and draws again when the next one ends. */
     #forget(now) {
         let next = Infinity;
-        for (const [key, { until }] of this.#lit) {
-            if (until <= now) this.#lit.delete(key);
-            else next = Math.min(next, until);
-        }
-        for (const [key, { until }] of this.#gone) {
-            if (until <= now) {
-                this.#gone.delete(key);
-                if (!Object.hasOwn(this.#state(), key)) this.#keys.remove(key);
-            } else {
-                next = Math.min(next, until);
+        for (const entries of [this.#lit, this.#gone]) {
+            for (const [key, { until }] of entries) {
+                if (until > now) {
+                    next = Math.min(next, until);
+                    continue;
+                }
+                entries.delete(key);
+                if (entries === this.#gone && member(this.#state(), key) === undefined) this.#keys.remove(key);
             }
         }
         clearTimeout(this.#timer);
-        if (next !== Infinity) this.#timer = setTimeout(() => draw(this.#render), next - now + 1);
+        if (next !== Infinity) this.#timer = setTimeout(() => draw(this), next - now + 1);
     }
 
     #point(entry) {
         this.#pointed = entry;
-        draw(this.#render);
+        draw(this);
     }
 
     #pick(entry) {
         this.#point(entry);
-        const first = Object.keys(entry.patch ?? {}).find((key) => this.#keys.indexOf(key) >= 0);
-        if (first !== undefined) this.table.show(this.#keys.indexOf(first), { focus: true });
+        const first = Object.keys(entry.patch).find((key) => this.#keys.indexOf(key) >= 0);
+        if (first !== undefined) this.table.show(this.#keys.indexOf(first));
     }
 
     #createCall() {
-        const { collection, form } = this;
-        if (form === undefined) return { path: collection.state };
-        const body = form.body();
-        const isEmpty = body === undefined || body === "{}" || body === "{\"name\":\"\"}";
-        const example = form.example;
-        return { path: form.path(form), method: form.order.method, body: isEmpty ? example : body };
-    }
-
-    #followCall() {
-        const { collection, copy } = this;
-        return { path: collection.events, isStream: true, statePath: collection.state, headers: { "Last-Event-ID": copy.id } };
+        return this.form?.call() ?? { path: this.collection.state };
     }
 }
 
 /** A value in a cell: text as it is, everything else as JSON. */
 function cellText(value) {
     if (value === undefined || value === null) return "";
-    if (typeof value === "string") return value;
-    const text = JSON.stringify(value);
-    return text.length > 200 ? `${text.slice(0, 200)}…` : text;
+    return typeof value === "string" ? value : JSON.stringify(value).slice(0, 200);
 }

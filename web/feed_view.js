@@ -1,196 +1,163 @@
 /** A feed, message by message: pause it, cut it, and come back with any cursor. */
 
-import { button, copyButton, element, section, setText } from "./dom.js";
+import { button, copyButton, copyJson, definitions, element, labelled, section, setText } from "./dom.js";
 import { draw } from "./frame.js";
 import { Copy } from "./copy.js";
-import { Changes, revisionLabel } from "./changes.js";
+import { Changes } from "./changes.js";
 import { snippets } from "./snippets.js";
 import { segment } from "./api.js";
 import { links } from "./router.js";
 import { count, grouped } from "./words.js";
 
-/** What a service of another history could have given. */
-const FOREIGN_EPOCH = "another-epoch";
+/** Messages that are kept while the list is paused. */
+const MOST_HIDDEN = 1000;
 
 export class FeedView {
     #isPaused = false;
     #hidden = [];
+    /** How the copy came back, until it is up to date. */
     #return = undefined;
     #comparison = { text: "not compared yet", state: "" };
-    #render = () => this.render();
+    #refreshedAt = 0;
 
     constructor({ page, collection, key }) {
+        const subject = collection === undefined ? "everything" : key === undefined ? collection.name : `${collection.name} ${key}`;
+        const path = key === undefined ? undefined : `${collection.state}/${segment(key)}`;
         this.page = page;
-        this.paths = pathsOf(page.index, collection, key);
-        this.title = `Feed of ${key === undefined ? collection?.name ?? "everything" : `${collection.name} ${key}`}`;
-        this.choice = key === undefined ? links.feed(collection) : links.aggregateFeed(collection, key);
+        this.paths = path === undefined ? collection ?? page.index.everything : { state: path, events: `${path}/events` };
+        this.title = `Feed of ${subject}`;
         this.copy = new Copy(this.paths);
         this.copy.listen({ after: (message) => this.#after(message), changed: () => this.#changed() });
-        this.#build(collection, key);
-        this.refresh = () => draw(this.#render);
+        this.#build(subject);
     }
 
     close() {
         this.copy.close();
     }
 
-    #build(collection, key) {
+    #build(subject) {
+        const { copy, paths } = this;
         this.messages = new Changes({ label: "Messages" });
         this.pause = button("Pause", () => this.#togglePause(), { "aria-pressed": "false" });
         this.cut = button("Cut the connection", () => this.#cut());
-        this.quiet = element("p", { class: "empty" }, "No message yet. The copy has been loaded, and the stream waits for the next change. Write something, or come back from an old revision to see how a consumer catches up.");
-        const list = section("Messages", {
-            remark: `GET ${this.paths.events}`, className: "stream",
-            actions: [this.pause, copyButton("Copy JSON", () => this.messages.json())],
-        }, this.quiet, this.messages.element);
+        this.quiet = element("p", { class: "empty" }, "No message yet: the stream waits for the next change. Write something, or come back from an old revision.");
         this.status = definitions(["connection", "last id", "messages", "revision"]);
-        this.mark = element("p", { class: "mark", role: "status", "aria-label": "Comparison with GET" });
-        this.byHand = snippets(() => ({ path: this.paths.events, isStream: true, statePath: this.paths.state, headers: { "Last-Event-ID": this.copy.id } }));
-        const copy = section("The copy", { actions: [button("Compare with GET", () => this.#compare()), copyButton("Copy JSON", () => JSON.stringify(this.copy.document, null, 2))] },
-            this.status.element, this.mark, this.#returns(), this.byHand.element);
-        this.element = element("div", {}, this.#chooser(collection, key), element("div", { class: "beside" }, list, copy));
+        this.mark = element("p", { role: "status", "aria-label": "Comparison with GET" });
+        this.byHand = snippets(() => ({ path: paths.events, isFeed: true, lastId: copy.id }));
+        this.element = element("div", {}, this.#chooser(subject), element("div", { class: "beside" },
+            section("Messages", { remark: `GET ${paths.events}`, actions: [this.pause, copyButton("Copy JSON", () => this.messages.json())] }, this.quiet, this.messages.element),
+            section("The copy", { actions: [button("Compare with GET", () => this.#compare()), copyJson(() => copy.document)] },
+                this.status.element, this.mark, this.#returns(), this.byHand.element)));
     }
 
-    #chooser(collection, key) {
-        const choices = [["everything", links.feed()], ...this.page.index.collections.map((one) => [one.name, links.feed(one)])];
-        if (key !== undefined) choices.push([`${collection.name} ${key}`, this.choice]);
-        const options = choices.map(([name, link]) => element("option", { value: link, selected: link === this.choice }, name));
-        const select = element("select", { id: "feed-choice", onchange: () => { location.hash = select.value; } }, options);
-        return element("div", { class: "tools page" }, element("label", { for: "feed-choice" }, "Feed of"), select);
+    #chooser(subject) {
+        const choices = new Map([["everything", links.feed()], ...this.page.index.collections.map((one) => [one.name, links.feed(one)])]);
+        if (!choices.has(subject)) choices.set(subject, location.hash);
+        const options = [...choices].map(([name, link]) => element("option", { value: link, selected: name === subject }, name));
+        const select = element("select", { onchange: () => { location.hash = select.value; } }, options);
+        return element("div", { class: "tools page" }, labelled("Feed of", select));
     }
 
     #returns() {
-        this.revision = element("input", { type: "text", inputmode: "numeric", "aria-label": "Revision to come back from", class: "mono short" });
-        const epoch = () => this.page.copy.epoch;
-        const from = () => {
-            const wanted = this.revision.value.replaceAll(",", "").trim() || "1";
-            this.#comeBack(`${epoch()}.${wanted}`, `from revision ${wanted}`);
-        };
-        this.revision.addEventListener("keydown", (event) => event.key === "Enter" && from());
+        const { copy } = this;
+        const back = (label, cursor, attributes) => button(label, () => this.#comeBack(label.toLowerCase(), cursor()), attributes);
+        const from = () => `${this.page.copy.epoch}.${this.revision.value.replaceAll(",", "").trim() || 1}`;
+        this.revision = element("input", { inputmode: "numeric", "aria-label": "Revision to come back from", class: "mono short", onkeydown: ({ key }) => key === "Enter" && this.#comeBack("from revision", from()) });
         return element("div", { class: "returns", role: "group", "aria-label": "Cut and come back" },
             element("h3", {}, "Cut the connection and come back"),
-            element("div", { class: "row" }, this.cut, button("With the last id", () => this.#comeBack(this.copy.id, "with the last id"), { class: "main" })),
-            element("div", { class: "row" }, button("From revision", from), this.revision),
-            element("div", { class: "row" },
-                button("With nonsense", () => this.#comeBack("nonsense", "with nonsense")),
-                button("From another epoch", () => this.#comeBack(`${FOREIGN_EPOCH}.${Math.max(1, this.copy.revision)}`, "from another epoch")),
-                button("With nothing", () => this.#comeBack("", "with nothing"))));
+            element("div", { class: "row" }, this.cut, back("With the last id", () => copy.id, { class: "main" })),
+            element("div", { class: "row" }, back("From revision", from), this.revision),
+            element("div", { class: "row" }, back("With nonsense", () => "nonsense"), back("From another epoch", () => `another-epoch.${copy.revision}`), back("With nothing", () => "")));
     }
 
     #after(message) {
-        if (this.#return !== undefined) this.#watchReturn(message);
-        const entry = { label: revisionLabel(message.revision), id: message.id, text: message.data, time: message.time };
-        if (message.id.includes(".partial")) entry.label += " partial";
-        this.#add(entry);
+        const { id, data } = message;
+        if (this.#return !== undefined) {
+            this.#return.messages += 1;
+            if (id.endsWith(".0.partial")) this.#return.kind = "a reset";
+            else if (this.#return.kind === "the log" && id.includes(".partial")) this.#return.kind = "a catch-up";
+        }
+        this.#add({ ...message, text: data });
     }
 
     #add(entry) {
         if (this.#isPaused) this.#hidden.push(entry);
         else this.messages.add(entry);
-        if (this.#hidden.length > 1000) this.#hidden.shift();
-        draw(this.#render);
+        if (this.#hidden.length > MOST_HIDDEN) this.#hidden.shift();
+        draw(this);
     }
 
-    #note(text, state = {}) {
-        this.#add({ label: "", text, time: Date.now(), isNote: true, ...state });
+    #note(text, note = "") {
+        this.#add({ text, note, time: Date.now() });
     }
 
     #togglePause() {
         this.#isPaused = !this.#isPaused;
         if (!this.#isPaused) for (const entry of this.#hidden.splice(0)) this.messages.add(entry);
         this.pause.setAttribute("aria-pressed", String(this.#isPaused));
-        draw(this.#render);
+        draw(this);
     }
 
     #cut() {
-        if (this.copy.connection === "cut") return;
         this.copy.cut();
         this.#note(`The connection was cut after ${this.copy.id}. What is written now is missed, until you come back.`);
     }
 
-    #comeBack(cursor, words) {
+    #comeBack(words, cursor) {
         this.#comparison = { text: "on the way …", state: "" };
-        this.#return = { cursor, words, since: performance.now(), messages: 0, kind: "the log" };
+        this.#return = { since: performance.now(), messages: 0, kind: "the log", isOpen: false };
         this.#note(`You come back ${words}${cursor === "" ? "" : `: ${cursor}`}`);
         this.copy.comeBack(cursor);
     }
 
-    /** Finds out how the service brings the copy up to date. */
-    #watchReturn(message) {
-        this.#return.messages += 1;
-        if (message.id.endsWith(".0.partial")) this.#return.kind = "a reset";
-        else if (this.#return.kind === "the log" && message.id.includes(".partial")) this.#return.kind = "a catch-up";
-    }
-
     #changed() {
-        if (this.copy.isOpen && this.#return !== undefined && !this.#return.isOpen) {
-            this.#return.isOpen = true;
-            this.#arrive();
-        } else if (this.copy.isOpen && this.#comparison.state === "" && this.#return === undefined) {
+        const back = this.#return;
+        if (this.copy.connection === "waiting") this.#note(`Not connected: ${this.copy.trouble}. Trying again …`, "bad");
+        if (this.copy.isOpen && back?.isOpen === false) {
+            back.isOpen = true;
+            this.#arrive(back);
+        } else if (this.copy.isOpen && back === undefined && this.#comparison.state === "") {
             this.#compare();
         }
-        if (this.copy.connection === "waiting") this.#note(`Not connected: ${this.copy.trouble}. Trying again …`, { isBad: true });
-        draw(this.#render);
+        draw(this);
     }
 
     /** Waits until the copy is up to date again, and says how it came to be. */
-    async #arrive() {
-        const comparison = await this.#compare();
-        const back = this.#return;
+    async #arrive(back) {
+        await this.#compare();
+        if (this.#return !== back) return;
         this.#return = undefined;
-        if (comparison === undefined || back === undefined) return;
-        const time = `${Math.max(1, Math.round(performance.now() - back.since))} ms`;
         const how = back.messages === 0 ? "Nothing was missing" : `You were brought up to date by ${back.kind}: ${count(back.messages, "message")}`;
-        this.#note(`${how}, ${time}. ${comparison}`, { isGood: this.#comparison.state === "good", isBad: this.#comparison.state === "bad" });
+        this.#note(`${how}, ${Math.ceil(performance.now() - back.since)} ms. ${this.#comparison.text}`, this.#comparison.state);
     }
 
     /** Really compares: the state is fetched again, and both are compared member by member at the same revision. */
     async #compare() {
         try {
             const { isEqual, revision } = await this.copy.compare();
-            this.#comparison = isEqual
-                ? { text: `The copy equals GET ${this.paths.state} at revision ${grouped(revision)}.`, state: "good" }
-                : { text: `The copy differs from GET ${this.paths.state} at revision ${grouped(revision)}.`, state: "bad" };
+            const words = `GET ${this.paths.state} at revision ${grouped(revision)}.`;
+            this.#comparison = isEqual ? { text: `The copy equals ${words}`, state: "good" } : { text: `The copy differs from ${words}`, state: "bad" };
         } catch (error) {
             this.#comparison = { text: `Not compared: ${error.message}.`, state: "bad" };
         }
-        draw(this.#render);
-        return this.#comparison.text;
+        draw(this);
     }
 
     render() {
         const { copy } = this;
-        this.status.set("connection", copy.isOpen ? "open" : copy.connection);
+        this.status.set("connection", copy.connection);
         this.status.set("last id", copy.id || "none");
         this.status.set("messages", grouped(copy.received));
-        this.status.set("revision", copy.id === "" ? "–" : `${grouped(copy.revision)}, ${copy.isExact ? "exact" : "on the way"}`);
+        this.status.set("revision", `${grouped(copy.revision)}, ${copy.isExact ? "exact" : "on the way"}`);
         setText(this.mark, this.#comparison.text);
         this.mark.className = `mark ${this.#comparison.state}`;
         setText(this.pause, this.#isPaused ? `Go on, ${grouped(this.#hidden.length)} waiting` : "Pause");
         this.cut.disabled = copy.connection === "cut";
-        if (this.revision.value === "" && copy.revision > 0 && document.activeElement !== this.revision) this.revision.value = String(Math.max(1, copy.revision - 10));
+        if (this.revision.value === "" && copy.revision > 0 && document.activeElement !== this.revision) this.revision.value = Math.max(1, copy.revision - 10);
         this.quiet.hidden = this.messages.entries.length > 0;
         this.messages.render();
-        const now = Date.now();
-        if (now - this.#refreshedAt > 1000) {
-            this.#refreshedAt = now;
-            this.byHand.refresh();
-        }
+        if (Date.now() - this.#refreshedAt < 1000) return;
+        this.#refreshedAt = Date.now();
+        this.byHand.refresh();
     }
-
-    #refreshedAt = 0;
-}
-
-function pathsOf(index, collection, key) {
-    if (collection === undefined) return index.everything;
-    if (key === undefined) return { state: collection.state, events: collection.events };
-    const path = `${collection.state}/${segment(key)}`;
-    return { state: path, events: `${path}/events` };
-}
-
-/** A list of names and values that change. */
-export function definitions(names) {
-    const values = new Map(names.map((name) => [name, element("dd", { class: "mono" })]));
-    const list = element("dl", {}, names.map((name) => element("div", {}, element("dt", {}, name), values.get(name))));
-    return { element: list, set: (name, text) => setText(values.get(name), text) };
 }

@@ -1,6 +1,6 @@
 /** Forms for requests, made from the schemas of their bodies. What the service refuses stands at the field. */
 
-import { announce, element, uniqueId } from "./dom.js";
+import { announce, element, labelled, uniqueId } from "./dom.js";
 import { request } from "./api.js";
 import { fieldsOf } from "./schema.js";
 import { member } from "./patch.js";
@@ -8,58 +8,49 @@ import { member } from "./patch.js";
 /** A number in JSON. It goes into the request as it was typed, because JavaScript would change long ones. */
 const JSON_NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
 
-/**
- * What a form sends.
- * @typedef {{ label: string, title?: string, method: string, path: () => string, contentType?: string, schema?: any, hasBody?: boolean,
- *     values?: any, isPatch?: boolean, isMain?: boolean, done?: (answer: import("./api.js").Answer, form: Form) => void, changed?: () => void, keyField?: string }} Order
- */
-
 export class Form {
-    /** @param {Order} order */
+    /**
+     * @param {{ label: string, title?: string, method: string, path: (key: string) => string, contentType?: string, schema?: any, hasBody?: boolean, values?: any,
+     *     isPatch?: boolean, isMain?: boolean, hasKey?: boolean, changed?: (form: Form) => void }} order With `isPatch`, it sends what differs from `values`.
+     */
     constructor(order) {
+        const { label, title, isMain, hasKey, hasBody, schema } = order;
         this.order = order;
         this.inputs = new Map();
         this.problem = element("p", { class: "problem", role: "alert" });
-        this.submit = element("button", { class: order.isMain ? "main" : undefined, type: "submit" }, order.label);
-        const fields = this.#fields();
-        this.element = element("form", { novalidate: true, "aria-label": order.title ?? order.label, onsubmit: (event) => this.#send(event), oninput: () => order.changed?.() },
-            order.title ? element("h3", {}, order.title) : null,
-            element("div", { class: "fields" }, fields, element("div", { class: "field end" }, this.submit)), this.problem);
-    }
-
-    #fields() {
-        const { order } = this;
-        const keyField = order.keyField === undefined ? [] : [{ name: order.keyField, kind: "text", isRequired: true, hint: "", isKey: true }];
-        if (order.hasBody === false) return keyField.map((field) => this.#field(field));
-        const fields = fieldsOf(order.schema);
-        this.isJson = fields === undefined;
-        const shown = fields ?? [{ name: "JSON", kind: "json", isRequired: false, hint: "" }];
-        return [...keyField, ...shown].map((field) => this.#field(field));
+        this.submit = element("button", { class: isMain ? "main" : undefined, type: "submit" }, label);
+        const members = hasBody === false ? [] : fieldsOf(schema);
+        this.isJson = members === undefined;
+        const fields = [...(hasKey ? [{ name: "key", kind: "text", isRequired: true, isKey: true }] : []), ...(members ?? [{ name: "JSON", kind: "json" }])];
+        const changed = () => order.changed?.(this);
+        this.element = element("form", { novalidate: true, "aria-label": title ?? label, onsubmit: (event) => this.#send(event), oninput: changed, onfocusin: changed },
+            title && element("h3", {}, title),
+            element("div", { class: "fields" }, fields.map((field) => this.#field(field)), element("div", { class: "field end" }, this.submit)), this.problem);
     }
 
     #field(field) {
-        const id = uniqueId();
-        const input = inputOf(field, id);
-        const error = element("span", { class: "problem", id: `${id}-problem` });
+        const { name, kind, hint, isRequired } = field;
+        const input = inputOf(field);
+        const error = element("span", { class: "problem", id: uniqueId() });
         const text = this.#text(field);
         input.value = text;
-        input.addEventListener("input", () => this.#clear(field.name));
-        this.inputs.set(field.name, { field, input, error, text });
-        const label = element("label", { for: id, title: field.hint || undefined }, field.name, field.isRequired ? null : element("small", {}, " optional"));
-        return element("div", { class: field.kind === "json" ? "field wide" : "field" }, label, input, error);
+        input.addEventListener("input", () => this.#setProblem(name, ""));
+        this.inputs.set(name, { field, input, error, text });
+        const words = [name, isRequired ? null : element("small", {}, " optional")];
+        return element("div", { class: kind === "json" ? "field wide" : "field", title: hint }, labelled(element("span", {}, words), input), error);
     }
 
     /** The value of a field before anybody edits it. */
-    #text(field) {
+    #text({ name, kind }) {
         const { values } = this.order;
-        const value = this.isJson && field.kind === "json" ? values : member(values, field.name);
+        const value = this.isJson ? values : member(values, name);
         if (value === undefined || value === null) return "";
-        return field.kind === "text" && typeof value === "string" ? value : JSON.stringify(value, null, field.kind === "json" ? 2 : 0);
+        return kind === "text" && typeof value === "string" ? value : JSON.stringify(value, null, kind === "json" ? 2 : 0);
     }
 
     /** Takes a newer state, except in fields that are being edited. */
     update(values) {
-        if (this.order.values === undefined) return;
+        if (!this.order.isPatch) return;
         this.order.values = values;
         for (const entry of this.inputs.values()) {
             const text = this.#text(entry.field);
@@ -68,91 +59,86 @@ export class Form {
         }
     }
 
-    /** The body as JSON text, for the request and for the snippet. */
-    body() {
-        if (this.order.hasBody === false) return undefined;
+    /** The body as JSON text. */
+    #body() {
+        const { hasBody, isPatch } = this.order;
+        if (hasBody === false) return undefined;
         if (this.isJson) return this.inputs.get("JSON").input.value.trim() || "{}";
         const members = [];
-        for (const { field, input, text } of this.inputs.values()) {
-            if (field.isKey) continue;
-            const isUnchanged = input.value === text;
-            if (this.order.isPatch && isUnchanged) continue;
-            // An empty text is left out, or removed by a patch: an empty text that is meant can be sent as JSON.
-            const isEmpty = input.value === "";
-            if (isEmpty && !this.order.isPatch && !(field.isRequired && field.kind === "text")) continue;
-            members.push(`${JSON.stringify(field.name)}:${isEmpty && this.order.isPatch && !field.isRequired ? "null" : jsonOf(field, input.value)}`);
+        for (const { field, input: { value }, text } of this.inputs.values()) {
+            if (field.isKey || (isPatch && value === text)) continue;
+            // An empty field is left out, and removed by a patch.
+            if (value !== "" || (field.isRequired && field.kind === "text")) members.push(`${JSON.stringify(field.name)}:${jsonOf(field, value)}`);
+            else if (isPatch) members.push(`${JSON.stringify(field.name)}:null`);
         }
         return `{${members.join(",")}}`;
     }
 
-    /** The value of the field for the key. */
-    key() {
-        return this.inputs.get(this.order.keyField)?.input.value ?? "";
+    #path() {
+        return this.order.path(this.inputs.get("key")?.input.value ?? "");
+    }
+
+    /** The request, for a snippet; an empty form gives an example. */
+    call() {
+        const isEmpty = !this.isJson && [...this.inputs.values()].every(({ input }) => input.value === "");
+        const members = [...this.inputs.values()].filter(({ field }) => field.isRequired && !field.isKey).map(({ field }) => [field.name, exampleOf(field)]);
+        const body = isEmpty && this.order.hasBody !== false ? JSON.stringify(Object.fromEntries(members)) : this.#body();
+        return { path: this.#path(), method: this.order.method, body };
     }
 
     async #send(event) {
         event.preventDefault();
-        for (const name of this.inputs.keys()) this.#clear(name);
+        for (const name of this.inputs.keys()) this.#setProblem(name, "");
         this.problem.textContent = "";
         this.submit.disabled = true;
-        const { method, path, contentType } = this.order;
-        const answer = await request(path(this), { method, body: this.body(), contentType });
+        const { method, contentType, label, isPatch } = this.order;
+        const answer = await request(this.#path(), { method, body: this.#body(), contentType });
         this.submit.disabled = false;
-        if (!answer.ok) {
-            this.#refuse(answer.problem);
-            return;
-        }
-        announce(`${this.order.label}: done`);
-        this.order.done?.(answer, this);
+        if (!answer.ok) return this.#refuse(answer.problem);
+        announce(`${label}: done`);
+        if (!isPatch) this.#reset();
     }
 
     /** Empties the form for the next one. */
-    reset() {
-        for (const { input, text } of this.inputs.values()) input.value = text;
-        this.inputs.values().next().value?.input.focus();
-        this.order.changed?.();
+    #reset() {
+        const all = [...this.inputs.values()];
+        for (const { input, text } of all) input.value = text;
+        all[0]?.input.focus();
     }
 
-    #refuse(problem) {
-        const name = String(problem.member ?? "").split(/[.[]/)[0];
-        const entry = this.inputs.get(name);
-        const isAtField = entry !== undefined && problem.member !== undefined;
-        if (!isAtField) {
-            this.problem.textContent = `${problem.title}: ${problem.detail}`;
-            if (this.isJson) this.inputs.get("JSON")?.input.focus();
+    #refuse({ title, detail, member: name = "" }) {
+        const found = [name, name.split(/[.[]/)[0]].find((one) => this.inputs.has(one));
+        if (found === undefined) {
+            this.problem.textContent = `${title}: ${detail}`;
             return;
         }
-        entry.error.textContent = problem.detail;
-        entry.input.setAttribute("aria-invalid", "true");
-        entry.input.setAttribute("aria-describedby", entry.error.id);
-        entry.input.focus();
-        announce(problem.detail);
+        this.#setProblem(found, detail);
+        this.inputs.get(found).input.focus();
+        announce(detail);
     }
 
-    #clear(name) {
+    #setProblem(name, text) {
         const { input, error } = this.inputs.get(name);
-        error.textContent = "";
-        input.removeAttribute("aria-invalid");
-        input.removeAttribute("aria-describedby");
+        error.textContent = text;
+        input.setAttribute("aria-invalid", String(text !== ""));
+        input.setAttribute("aria-describedby", error.id);
     }
 }
 
-function inputOf(field, id) {
-    const common = { id, name: field.name, required: field.isRequired, autocomplete: "off", spellcheck: "false" };
-    if (field.kind === "json") return element("textarea", { ...common, rows: "3", class: "mono", placeholder: "{}" });
-    if (field.kind === "number") return element("input", { ...common, inputmode: "numeric", class: "mono" });
-    if (field.kind === "boolean" || field.kind === "choice") {
-        const choices = field.kind === "boolean" ? [true, false] : field.choices;
-        const options = choices.map((choice) => element("option", { value: JSON.stringify(choice) }, String(choice)));
-        return element("select", common, element("option", { value: "" }, "–"), options);
-    }
-    return element("input", common);
+function inputOf({ name, kind, choices, isRequired }) {
+    const attributes = { name, required: isRequired, autocomplete: "off", spellcheck: "false" };
+    if (kind === "json") return element("textarea", { ...attributes, rows: "3", class: "mono", placeholder: "{}" });
+    if (kind === "number") return element("input", { ...attributes, inputmode: "numeric", class: "mono" });
+    if (kind === "text") return element("input", attributes);
+    const options = choices.map((choice) => element("option", { value: JSON.stringify(choice) }, String(choice)));
+    return element("select", attributes, element("option", { value: "" }, "–"), options);
 }
 
 /** A value as JSON; what is no number is sent as text, so that the service says what it expected. */
-function jsonOf(field, value) {
-    if (field.kind === "text") return JSON.stringify(value);
-    if (field.kind === "number") return JSON_NUMBER.test(value.trim()) ? value.trim() : JSON.stringify(value);
-    if (field.kind === "json") return value.trim() || "null";
-    return value === "" ? "null" : value;
+function jsonOf({ kind }, value) {
+    return kind === "text" || (kind === "number" && !JSON_NUMBER.test(value.trim())) ? JSON.stringify(value) : value.trim();
+}
+
+function exampleOf({ name, kind, choices }) {
+    return { text: name === "name" ? "Ann" : "text", number: 1, choice: choices?.[0], json: {} }[kind];
 }

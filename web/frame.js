@@ -4,14 +4,14 @@
 
 const waiting = new Set();
 
-/** Draws something in the next frame, once, however often this is called before. */
-export function draw(render) {
+/** Calls `render` of a view, or of a part of one, in the next frame. */
+export function draw(view) {
     if (waiting.size === 0) requestAnimationFrame(drawAll);
-    waiting.add(render);
+    waiting.add(view);
 }
 
 function drawAll() {
-    const renders = [...waiting];
+    const views = [...waiting];
     waiting.clear();
-    for (const render of renders) render();
+    for (const view of views) view.render();
 }

@@ -3,7 +3,7 @@
 import { read, request } from "./api.js";
 import { applyPatch } from "./patch.js";
 
-/** Steps that are loaded at most; an aggregate with more begins later. */
+/** Steps that are loaded at most. */
 const MOST_STEPS = 20000;
 
 /** The journal of an event-sourced aggregate; `?version=n` gives the states. */
@@ -33,13 +33,13 @@ export class JournalHistory {
 
     /** A version never changes, so each is fetched once. */
     async stateAt(index) {
-        const { number } = this.steps[index];
-        if (!this.#states.has(number)) {
-            const answer = await request(this.statePath(index));
+        const path = this.statePath(index);
+        if (!this.#states.has(path)) {
+            const answer = await request(path);
             if (!answer.ok) throw new Error(answer.problem.detail);
-            this.#states.set(number, answer.text);
+            this.#states.set(path, answer.text);
         }
-        return this.#states.get(number);
+        return this.#states.get(path);
     }
 }
 
@@ -61,22 +61,21 @@ export class ChangeHistory {
 
     async load() {
         for (let count = 1000; count === 1000 && this.steps.length < MOST_STEPS;) {
-            const page = await read(`${this.path}/events?limit=1000&lastEventId=${encodeURIComponent(this.#cursor)}`);
-            count = page.events.length;
-            this.#cursor = page.cursor;
-            for (const { revision, patch } of page.events) this.#add(revision, patch);
+            const { events, cursor } = await read(`${this.remark.slice(4)}?limit=1000&lastEventId=${encodeURIComponent(this.#cursor)}`);
+            count = events.length;
+            this.#cursor = cursor;
+            for (const { revision, patch } of events) this.#add(revision, patch);
         }
     }
 
     #add(revision, patch) {
-        const before = this.#states.length === 0 ? null : JSON.parse(this.#states.at(-1));
-        const state = JSON.stringify(applyPatch(before, patch) ?? null);
+        const before = this.#states.at(-1) ?? "null";
+        const state = JSON.stringify(applyPatch(JSON.parse(before), patch));
         // Without a revision it is the beginning, a bookmark or a catch-up, which ends at the revision of the cursor.
-        const number = revision ?? Number(this.#cursor.split(".")[1]);
-        if (revision === undefined && (state === "null" || state === this.#states.at(-1))) return;
-        const title = patch === null ? "deleted" : before === null ? "created" : "changed";
+        if (revision === undefined && (state === "null" || state === before)) return;
+        const title = revision === undefined ? "as it was" : patch === null ? "deleted" : before === "null" ? "created" : "changed";
         this.#states.push(state);
-        this.steps.push({ number, title: revision === undefined ? "as it was" : title, text: JSON.stringify(patch) });
+        this.steps.push({ number: revision ?? Number(this.#cursor.split(".")[1]), title, text: JSON.stringify(patch) });
     }
 
     async stateAt(index) {

@@ -6,21 +6,21 @@ import { copyButton, element, uniqueId } from "./dom.js";
 let chosen = "curl";
 
 /**
- * What a view does, as a request.
- * @typedef {{ path: string, method?: string, body?: string, accept?: string, headers?: Record<string, string>, isStream?: boolean, statePath?: string }} Call
- */
-
-/**
  * A panel with a tab for each language.
- * @param {() => Call} read The request at the moment: a snippet has the cursor of now.
+ * @param {() => { path: string, method?: string, body?: string, isFeed?: boolean, isStream?: boolean, lastId?: string }} read The request at
+ * the moment: a snippet has the cursor of now.
  */
-export function snippets(read, title = "The same by hand") {
+export function snippets(read, title = "By hand") {
     const languages = { curl, JavaScript: javascript, Python: python };
-    const panel = element("pre", { class: "mono", role: "tabpanel", id: uniqueId(), tabindex: "0" });
-    const tabs = Object.keys(languages).map((name) => element("button", {
-        type: "button", role: "tab", id: uniqueId(), "aria-controls": panel.id, onclick: () => choose(name),
-    }, name));
-    const list = element("div", { role: "tablist", "aria-label": title, onkeydown: (event) => step(event, tabs) }, tabs);
+    const panel = element("pre", { role: "tabpanel", id: uniqueId(), tabindex: "0" });
+    const tabs = Object.keys(languages).map((name) => element("button", { type: "button", role: "tab", id: uniqueId(), "aria-controls": panel.id, onclick: () => choose(name) }, name));
+    const step = ({ key, target }) => {
+        const by = { ArrowRight: 1, ArrowLeft: -1 }[key];
+        if (by === undefined) return;
+        const next = tabs.at((tabs.indexOf(target) + by) % tabs.length);
+        next.focus();
+        next.click();
+    };
     const choose = (name) => {
         chosen = name;
         for (const tab of tabs) {
@@ -29,21 +29,11 @@ export function snippets(read, title = "The same by hand") {
             tab.tabIndex = isChosen ? 0 : -1;
             if (isChosen) panel.setAttribute("aria-labelledby", tab.id);
         }
-        panel.textContent = languages[name](read());
+        panel.textContent = languages[name]({ method: "GET", ...read() });
     };
     choose(chosen);
-    return {
-        element: element("div", { class: "snippets" }, element("div", { class: "bar" }, list, copyButton("Copy", () => panel.textContent)), panel),
-        refresh: () => choose(chosen),
-    };
-}
-
-function step(event, tabs) {
-    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (by === undefined) return;
-    const next = tabs[(tabs.indexOf(event.target) + by + tabs.length) % tabs.length];
-    next.focus();
-    next.click();
+    const bar = element("div", { class: "bar" }, element("div", { role: "tablist", "aria-label": title, onkeydown: step }, tabs), copyButton("Copy", () => panel.textContent));
+    return { element: element("div", { class: "snippets" }, bar, panel), refresh: () => choose(chosen) };
 }
 
 function address(path) {
@@ -55,50 +45,36 @@ export function shellWord(text) {
     return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** A curl command. */
-export function curl({ path, method = "GET", body, accept, headers = {}, isStream = false }) {
-    const words = ["curl", isStream ? "-sN" : "-s"];
-    if (method !== "GET" && !(method === "POST" && body !== undefined)) words.push("-X", method);
+function headersOf({ lastId, body }) {
+    return { ...(lastId && { "Last-Event-ID": lastId }), ...(body !== undefined && { "Content-Type": "application/json" }) };
+}
+
+export function curl({ method = "GET", body, ...call }) {
+    const words = ["curl", call.isFeed || call.isStream ? "-sN" : "-s"];
+    if (method !== (body === undefined ? "GET" : "POST")) words.push("-X", method);
     if (body !== undefined) words.push("--json", shellWord(body));
-    if (accept !== undefined) words.push("-H", shellWord(`Accept: ${accept}`));
-    for (const [name, value] of Object.entries(headers)) words.push("-H", shellWord(`${name}: ${value}`));
-    words.push(shellWord(address(path)));
-    return words.join(" ");
+    for (const [name, value] of Object.entries(headersOf(call))) words.push("-H", shellWord(`${name}: ${value}`));
+    return [...words, shellWord(address(call.path))].join(" ");
 }
 
 function javascript(call) {
     const url = JSON.stringify(address(call.path));
-    if (call.isStream) {
-        const module = JSON.stringify(address("/follow.js"));
-        const stream = call.headers?.["Last-Event-ID"] === undefined ? "{}" : `{ lastEventId: ${JSON.stringify(call.headers["Last-Event-ID"])} }`;
-        if (call.statePath === undefined) {
-            return `import { messages } from ${module};\n\nfor await (const { id, data } of messages(${url}, ${stream})) {\n    console.log(id, JSON.parse(data));\n}`;
-        }
-        return `import { follow } from ${module};\n\nfollow(${url}, (state, { revision, exact }) => {\n    console.log(revision, exact, state);\n});`;
-    }
-    const options = [];
-    if (call.method !== undefined && call.method !== "GET") options.push(`method: "${call.method}"`);
-    const headers = { ...(call.accept && { Accept: call.accept }), ...call.headers, ...(call.body !== undefined && { "Content-Type": "application/json" }) };
-    if (Object.keys(headers).length > 0) options.push(`headers: ${JSON.stringify(headers)}`);
-    if (call.body !== undefined) options.push(`body: ${JSON.stringify(call.body)}`);
-    const rest = options.length === 0 ? "" : `, {\n    ${options.join(",\n    ")},\n}`;
-    return `const response = await fetch(${url}${rest});\nconsole.log(response.headers.get("X-Revision"), await response.${call.accept === "text/csv" ? "text" : "json"}());`;
+    const follow = JSON.stringify(address("/follow.js"));
+    if (call.isFeed) return `import { follow } from ${follow};\n\nfollow(${url}, (state, { revision, exact }) => {\n    console.log(revision, exact, state);\n});`;
+    if (call.isStream) return `import { messages } from ${follow};\n\nfor await (const { id, data } of messages(${url}, { lastEventId: "${call.lastId}" })) {\n    console.log(id, JSON.parse(data));\n}`;
+    const { method, body } = call;
+    const options = JSON.stringify({ method, headers: headersOf(call), body });
+    return `const response = await fetch(${url}${method === "GET" ? "" : `, ${options}`});\nconsole.log(response.status, await response.text());`;
 }
 
 function python(call) {
     const url = JSON.stringify(address(call.path));
-    const headers = { ...(call.accept && { Accept: call.accept }), ...call.headers };
-    if (call.isStream) {
+    const headers = JSON.stringify(headersOf(call));
+    if (call.isFeed || call.isStream) {
         return `import httpx, json\nfrom httpx_sse import connect_sse\n\nwith httpx.Client(timeout=60) as http:\n`
-            + `    with connect_sse(http, "GET", ${url}${pythonHeaders(headers)}) as feed:\n`
+            + `    with connect_sse(http, "GET", ${url}, headers=${headers}) as feed:\n`
             + `        for message in feed.iter_sse():\n            print(message.id, json.loads(message.data))`;
     }
-    if (call.body !== undefined) headers["Content-Type"] = "application/json";
-    const body = call.body === undefined ? "" : `, content=${JSON.stringify(call.body)}.encode()`;
-    const result = call.method === "DELETE" ? "status_code" : call.accept === "text/csv" ? "text" : "json()";
-    return `import httpx\n\nresponse = httpx.request("${call.method ?? "GET"}", ${url}${pythonHeaders(headers)}${body})\nprint(response.headers["X-Revision"], response.${result})`;
-}
-
-function pythonHeaders(headers) {
-    return Object.keys(headers).length === 0 ? "" : `, headers=${JSON.stringify(headers)}`;
+    const content = call.body === undefined ? "" : `, content=${JSON.stringify(call.body)}.encode()`;
+    return `import httpx\n\nresponse = httpx.request("${call.method}", ${url}, headers=${headers}${content})\nprint(response.status_code, response.text)`;
 }

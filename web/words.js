@@ -1,5 +1,7 @@
 /** Numbers, times and sizes as people read them. */
 
+import { element } from "./dom.js";
+
 const whole = new Intl.NumberFormat("en-US");
 
 /** 18204 as 18,204. */
@@ -29,4 +31,9 @@ export function size(bytes) {
 /** A number of things: 1 person, 2 persons. The plural has an s unless it is given. */
 export function count(number, one, many = `${one}s`) {
     return `${grouped(number)} ${number === 1 ? one : many}`;
+}
+
+/** A time of the service: 2026-11-22 08:30:00. */
+export function moment(time) {
+    return element("time", { datetime: time, title: time }, time.slice(0, 19).replace("T", " "));
 }
