@@ -181,6 +181,7 @@ class Copy {
     }
 
     #set(state, id, exact, patch) {
+        if (state === this.state && id === this.id && exact === this.exact) return;
         Object.assign(this, { state, id, exact });
         if (state === undefined) return;
         this.#version += 1;

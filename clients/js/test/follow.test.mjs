@@ -55,6 +55,21 @@ test("a state is loaded once and followed from its revision", async () => {
     assert.equal(proxy.count("/events/persons"), 1);
 });
 
+test("a copy of a service that has nothing yet is exact, also after the empty state", async () => {
+    const fresh = await Service.start();
+    const seen = [];
+    const feed = follow(`http://127.0.0.1:${fresh.port}/persons`, (state, { exact }) => seen.push({ state, exact }));
+    try {
+        await eventually("it is loaded", () => feed.exact);
+        await fresh.write("POST", "/carts");
+        await eventually("the bookmark comes", () => feed.revision > 0);
+        assert.deepEqual(seen, [{ state: {}, exact: true }, { state: {}, exact: true }]);
+    } finally {
+        await feed.close();
+        await fresh.remove();
+    }
+});
+
 test("a feed can be named by its state or by its events, at each level", async () => {
     const { location } = await create();
     const paths = ["/aggregates", "/events", "/persons", "/person-events", "/events/persons", location, `${location}/events`];
@@ -79,6 +94,20 @@ test("an aggregate that does not exist is null until it does", async () => {
 test("what is neither a state nor a feed is an error at once", () => {
     assert.throws(() => follow("http://localhost:3000/a/b/c/d"), /neither a state nor a feed/);
     assert.throws(() => follow("http://localhost:3000/"), /neither a state nor a feed/);
+});
+
+test("the index of the service says where the state of a feed is", async () => {
+    const requests = [];
+    const index = { collections: [{ name: "persons", state: "/persons", events: "/person-events" }] };
+    const fetchWithIndex = async (url, options) => {
+        const { pathname } = new URL(url);
+        requests.push(pathname);
+        return pathname === "/" ? Response.json(index) : fetch(url, options);
+    };
+    const feed = start("/person-events", { fetch: fetchWithIndex });
+    await isExact(feed);
+    await eventually("the stream is open", () => requests.length === 3);
+    assert.deepEqual(requests, ["/", "/persons", "/person-events"]);
 });
 
 test("behind a proxy, the service may have a path of its own", async () => {

@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""Prints a state whenever it changes: consumer.py http://localhost:3000/persons [--store FILE]
+
+Needs Python 3.11 and nothing else. It follows everything (/aggregates), a collection, or one aggregate.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import random
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+# Seconds without a byte after which a connection is dead: three heartbeats of the service.
+SILENCE = 45
+
+
+def merge(target, patch):
+    """The target after a merge patch (RFC 7396)."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge(merged.get(key), value)
+    return merged
+
+
+def messages(url, last_id):
+    """The patches of one stream, each with the id that it sets, or None. Ends when the connection does."""
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": last_id}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=SILENCE) as stream:
+        data, new_id = "", None
+        for line in stream:
+            field, _, value = line.decode().rstrip("\r\n").partition(": ")
+            if field == "data":
+                data = value
+            elif field == "id":
+                new_id = value
+            elif field == "" and data:
+                yield json.loads(data), new_id
+                data, new_id = "", None
+
+
+def load(url):
+    """The state, and its id."""
+    try:
+        response = urllib.request.urlopen(url, timeout=SILENCE)
+    except urllib.error.HTTPError as error:
+        # What does not exist has a revision too, unless the path does not exist either.
+        if error.code != 404 or "X-Revision" not in error.headers:
+            raise
+        response, state = error, None
+    else:
+        state = json.load(response)
+    return state, f"{response.headers['X-Epoch']}.{response.headers['X-Revision']}"
+
+
+def feed_of(url):
+    """/aggregates → /events, /persons → /events/persons, /persons/2 → /persons/2/events"""
+    parts = urllib.parse.urlsplit(url)
+    if parts.path == "/aggregates":
+        path = "/events"
+    elif parts.path.count("/") == 1:
+        path = "/events" + parts.path
+    else:
+        path = parts.path + "/events"
+    return parts._replace(path=path).geturl()
+
+
+def read(store, url):
+    """The stored state and its id, if there is one of this URL."""
+    try:
+        with open(store, encoding="utf-8") as file:
+            stored = json.load(file)
+        return (stored["state"], stored["id"]) if stored["url"] == url else (None, None)
+    except (FileNotFoundError, ValueError, KeyError):
+        return None, None
+
+
+def save(store, url, state, last_id):
+    """Stores a state together with its id. The new file takes the place of the old one at once."""
+    with open(store + ".new", "w", encoding="utf-8") as file:
+        json.dump({"url": url, "id": last_id, "state": state}, file)
+    os.replace(store + ".new", store)
+
+
+def follow(url, store):
+    """Yields each state, its id, and whether it is exact. Never ends."""
+    state, last_id = read(store, url) if store else (None, None)
+    while True:
+        try:
+            if last_id is None:
+                state, last_id = load(url)
+            yield state, last_id, ".partial" not in last_id
+            for patch, new_id in messages(feed_of(url), last_id):
+                state, last_id = merge(state, patch), new_id or last_id
+                if store:
+                    save(store, url, state, last_id)
+                yield state, last_id, new_id is not None and ".partial" not in new_id
+        except (OSError, http.client.HTTPException) as error:
+            print(error, file=sys.stderr, flush=True)
+        # With a spread, so that not everybody comes back at the same time.
+        time.sleep(random.uniform(1, 2))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("--store")
+    arguments = parser.parse_args()
+    for state, last_id, exact in follow(arguments.url, arguments.store):
+        print(json.dumps({"id": last_id, "exact": exact, "state": state}), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        pass
