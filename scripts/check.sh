@@ -66,7 +66,7 @@ done
 
 step 'the package'
 files=$(cargo package --locked --quiet --list --allow-dirty 2>/dev/null)
-if grep -E '^(tests|benches|scripts|\.ci)/' <<<"$files"; then
+if grep -E '^(tests|benches|clients|scripts|\.ci)/' <<<"$files"; then
     echo 'these do not belong into the package'
     exit 1
 fi

@@ -15,6 +15,8 @@ if grep -q '^default = ' Cargo.toml; then
     step 'all tests, without the default features'
     cargo test --locked --release --no-default-features
 fi
+step 'the clients, with 60 random histories'
+DUALITY_JS_CASES=60 scripts/test-clients.sh
 step 'the page, with a minute of 1,000 writes a second'
 DUALITY_PAGE_SECONDS=60 scripts/test-page.sh
 step benchmarks

@@ -71,6 +71,25 @@ fn the_guides_show_the_examples_verbatim() {
 }
 
 #[test]
+fn the_guide_for_consumers_shows_programs_verbatim() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let guide = read("docs/consumer.md");
+    // `scripts/test-clients.sh` runs them.
+    for (language, program, blocks) in
+        [("python", "clients/python/consumer.py", 1), ("rust", "examples/consumer.rs", 2)]
+    {
+        let code = read(program);
+        let shown: Vec<_> = guide.split(&format!("```{language}\n")).skip(1).collect();
+        assert_eq!(shown.len(), blocks, "{language}");
+        for block in shown {
+            let block = block.split("```").next().unwrap();
+            assert!(code.contains(block), "docs/consumer.md does not show {program} verbatim:\n{block}");
+        }
+    }
+}
+
+#[test]
 fn the_unit_for_systemd_is_valid_and_names_settings_that_there_are() {
     use clap::CommandFactory as _;
     let unit = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/duality.service")).unwrap();
