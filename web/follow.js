@@ -28,8 +28,9 @@ const LEADER_ANSWERS = 5_000;
 const CURSOR_PARAMETERS = ["lastEventId", "revision", "epoch", "strict", "compact"];
 
 export function follow(url, onChange = () => {}, options = {}) {
-    const { store, fetch, id, silence = SILENCE, onError = (error) => console.warn(`${url}: ${error.message}`) } = options;
-    const context = { ...pathsOf(url, options.base), fetch, silence, onError };
+    const { store, fetch, id, silence = SILENCE } = options;
+    const report = options.onError ?? ((error) => console.warn(`${url}: ${error.message}`));
+    const context = { ...pathsOf(url, options.base), fetch, silence, onError: (error) => callBack(report, error) };
     const copy = new Copy(onChange);
     const saver = store && keepStored(copy, store, context);
     const closing = new AbortController();
@@ -188,12 +189,7 @@ class Copy {
         this.#changed.resolve();
         this.#changed = deferred();
         this.onSave();
-        try {
-            this.#onChange(state, { revision: revisionOf(id), exact, id, patch });
-        } catch (error) {
-            // A mistake of the caller: it is reported like any other, and the feed goes on.
-            queueMicrotask(() => { throw error; });
-        }
+        callBack(this.#onChange, state, { revision: revisionOf(id), exact, id, patch });
     }
 
     /** The states, without those that came and went while nobody asked. */
@@ -301,15 +297,29 @@ function shareBetweenTabs(copy, { events, silence }, connect, closing) {
             isImpatient = false;
             try {
                 await navigator.locks.request(name, options, () => lead(term.signal));
-            } catch {
-                // Another tab has taken the lock, or this one leaves the queue in order to take it.
+            } catch (error) {
+                // An AbortError: another tab has taken the lock, or this one leaves the queue in order to take it.
+                if (error.name !== "AbortError") return alone();
+            } finally {
+                end();
+                closing.removeEventListener("abort", end);
+                leader = undefined;
+                copy.onReceive = () => {};
             }
-            end();
-            closing.removeEventListener("abort", end);
-            leader = undefined;
-            copy.onReceive = () => {};
         }
         channel.close();
+    }
+    /** Where the browser allows no locks, there is nothing to share. */
+    function alone() {
+        stopSharing();
+        channel.close();
+        return connect(closing, () => {});
+    }
+    function stopSharing() {
+        clearInterval(watch);
+        stopAsking();
+        stopWaking();
+        candidacy.abort();
     }
     async function lead(signal) {
         if (signal.aborted) return;
@@ -363,12 +373,7 @@ function shareBetweenTabs(copy, { events, silence }, connect, closing) {
     channel.onmessage = hear;
     const watch = setInterval(() => Date.now() - heard > silence && ask(), silence / 3);
     const stopWaking = onWake(ask);
-    closing.addEventListener("abort", () => {
-        clearInterval(watch);
-        stopAsking();
-        stopWaking();
-        candidacy.abort();
-    });
+    closing.addEventListener("abort", stopSharing);
     ask();
     queueForTheLock();
 }
@@ -674,6 +679,15 @@ function sleep(time, signal) {
         signal.addEventListener("abort", wake);
         if (signal.aborted) wake();
     });
+}
+
+/** Calls a function of the caller. A mistake in it is reported like any other, and the feed goes on. */
+function callBack(function_, ...values) {
+    try {
+        function_(...values);
+    } catch (error) {
+        queueMicrotask(() => { throw error; });
+    }
 }
 
 function deferred() {

@@ -1,7 +1,9 @@
 // What a feed survives, with the real service behind a proxy.
 
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { after, before, beforeEach, afterEach, test } from "node:test";
+import { promisify } from "node:util";
 import { follow, messages } from "../../../web/follow.js";
 import { eventually, Proxy, Service } from "./service.mjs";
 
@@ -280,6 +282,25 @@ test("a signal closes a feed and ends its loops", async () => {
     assert.deepEqual(await next, { value: undefined, done: true });
     await create("Gus");
     assert.deepEqual(feed.errors, []);
+});
+
+test("a mistake in a callback is reported as usual, and the feed goes on", async () => {
+    const module = new URL("../../../web/follow.js", import.meta.url);
+    // In a process of its own, because a test fails with what is reported.
+    const program = `
+        import { follow } from "${module}";
+        const reported = [];
+        process.on("uncaughtException", ({ message }) => reported.push(message));
+        const fail = (what) => { throw new Error(what); };
+        const store = { load: () => fail("load"), save: () => {} };
+        const feed = follow("${proxy.url}/persons", () => fail("onChange"), { store, onError: () => fail("onError") });
+        for await (const state of feed) {
+            await feed.close();
+            console.log(JSON.stringify({ reported, state }));
+        }`;
+    const { stdout } = await promisify(execFile)(process.execPath, ["--input-type=module", "--eval", program]);
+    const { state } = await service.get("/persons");
+    assert.deepEqual(JSON.parse(stdout), { reported: ["onError", "onChange"], state });
 });
 
 test("messages come from one stream, which ends with an error when it is cut", async () => {

@@ -149,3 +149,14 @@ test("feeds with a fetch of their own share nothing unless they are told to", as
     await areExact(one, other);
     assert.deepEqual(counts(), [2, 2]);
 });
+
+test("where locks are refused, each tab has a connection", async (t) => {
+    const { request } = locks;
+    t.after(() => { locks.request = request; });
+    locks.request = () => { throw new DOMException("not here", "SecurityError"); };
+    const tabs = [start(), start()];
+    await areExact(...tabs);
+    await create("Hal");
+    await areExact(...tabs);
+    assert.deepEqual(counts(), [2, 2]);
+});
