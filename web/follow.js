@@ -13,8 +13,9 @@
 /** How long a stream may be without a byte: three heartbeats of the service. */
 const SILENCE = 45_000;
 
-/** The first pause between two attempts to connect, until the service names one, and the longest. */
+/** The first pause between two attempts to connect, until the service names one, and the limits of what it may name. */
 const RETRY = 1_000;
+const LEAST_PAUSE = 10;
 const LONGEST_PAUSE = 30_000;
 
 /** The time from a change until it is stored, with all that follow, and after a failure. */
@@ -37,8 +38,8 @@ export function follow(url, onChange = () => {}, options = {}) {
 
     /** Follows until the signal, and tells what it receives. */
     async function connect(signal, onReceive) {
-        if (copy.id === undefined) await saver?.load();
         copy.onReceive = onReceive;
+        if (copy.id === undefined) await saver?.load();
         saver?.start();
         await keepConnected(copy, context, signal);
         saver?.stop();
@@ -74,7 +75,7 @@ async function keepConnected(copy, context, signal) {
         let failure;
         try {
             if (copy.id === undefined) copy.replace(await load({ ...context, signal }));
-            const onRetry = (time) => { retry = time; };
+            const onRetry = (time) => { retry = Math.max(time, LEAST_PAUSE); };
             for await (const batch of batches(context.events, { ...context, lastEventId: copy.id, signal, onRetry })) {
                 if (batch.length > 0 || Date.now() - start > LONGEST_PAUSE) failures = 0;
                 copy.receive(batch);
