@@ -21,6 +21,9 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::intake::Intake;
 
+/// How many bytes are read at once that may be requests: a head, mostly.
+const PIECE: usize = 2048;
+
 /// The hub's side of a connection. Both sides are on one worker thread.
 #[derive(Debug)]
 pub(crate) struct DirectWriter {
@@ -75,6 +78,26 @@ impl DirectWriter {
         let _ = socket2::SockRef::from(&self.stream).shutdown(side);
     }
 
+    /// Reads what the kernel has: a body as much as the buffer takes, and what may be requests in pieces, since the framework
+    /// parses all that it has.
+    fn read(&self, buffer: &mut ReadBuf<'_>) -> Result<()> {
+        let most = self.intake.expected().max(PIECE).min(buffer.remaining());
+        let before = buffer.filled().len();
+        if most == buffer.remaining() {
+            // Into memory that is not initialized first.
+            self.stream.try_read_buf(buffer)?;
+        } else {
+            let read = self.stream.try_read(buffer.initialize_unfilled_to(most))?;
+            buffer.advance(read);
+        }
+        let is_all = buffer.filled().len() - before < most;
+        // The kernel had no more: clear the readiness without another system call.
+        if is_all {
+            let _ = self.stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
+        }
+        Ok(())
+    }
+
     /// Writes what the kernel takes, or waits until it takes something.
     fn poll_write(&self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
         loop {
@@ -116,18 +139,13 @@ impl Socket {
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         self.0.intake.note_progress();
+        ready!(self.0.intake.poll_room(context))?;
         loop {
             ready!(self.0.stream.poll_read_ready(context))?;
-            // Reads into memory that is not initialized first: an idle connection's buffer costs only what was read.
-            match self.0.stream.try_read_buf(buffer) {
+            let before = buffer.filled().len();
+            match self.0.read(buffer) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                read => {
-                    // The kernel had no more: clear the readiness without another system call.
-                    if read.is_ok() && buffer.remaining() > 0 {
-                        let _ = self.0.stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
-                    }
-                    return Poll::Ready(read.map(|bytes| self.0.intake.add(bytes)));
-                }
+                read => return Poll::Ready(read.map(|()| self.0.intake.add(&buffer.filled()[before..]))),
             }
         }
     }

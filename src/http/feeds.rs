@@ -11,6 +11,7 @@ use super::accept::accepted;
 use super::feed_response::{EventStream, head, not_retained, prologue, refused, too_many_streams};
 use super::pages::{self, Extent, PAGE_PARAMS};
 use super::problem::{Kind, Problem};
+use super::query::least_count;
 use super::request::{Query, RequestContext};
 use super::respond::{JSON, NDJSON, SSE};
 use crate::delivery::filtered_feeds::BYTES_PER_KEY;
@@ -40,12 +41,10 @@ pub(super) async fn everything(context: RequestContext) -> Result<HttpResponse, 
 
 /// `GET /person-events`
 pub(super) async fn collection(context: RequestContext) -> Result<HttpResponse, Problem> {
+    // Before anything of it is decoded, and after, since names may be encoded.
+    check_key_count(least_count(context.request.query_string(), "key"))?;
     let (form, query) = feed_query(&context, &["key"])?;
-    let sent = query.count("key");
-    if sent > MAX_KEYS {
-        let detail = format!("key: a feed takes at most {MAX_KEYS} keys, not {sent}; follow the rest by another one");
-        return Err(Problem::new(Kind::MalformedRequest, detail).with("parameter", "key").with("limit", MAX_KEYS));
-    }
+    check_key_count(query.count("key"))?;
     let memory = context.shared.memory.of(Usage::Filters);
     let selection = context.keys(&query)?.map(|keys| Selection::new(&keys, BYTES_PER_KEY, memory));
     let Ok(selection) = selection.transpose() else {
@@ -53,6 +52,14 @@ pub(super) async fn collection(context: RequestContext) -> Result<HttpResponse, 
     };
     let feed = Feed::Collection(context.collection_id()?, selection);
     follow(context, form, query, feed).await
+}
+
+fn check_key_count(sent: usize) -> Result<(), Problem> {
+    if sent <= MAX_KEYS {
+        return Ok(());
+    }
+    let detail = format!("key: a feed takes at most {MAX_KEYS} keys, not {sent}; follow the rest by another one");
+    Err(Problem::new(Kind::MalformedRequest, detail).with("parameter", "key").with("limit", MAX_KEYS))
 }
 
 /// `GET /persons/1/events`

@@ -9,13 +9,22 @@ use std::time::Instant;
 use actix_web::ResponseError as _;
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+#[cfg(feature = "direct-write")]
+use actix_web::http::{
+    Method,
+    header::{CONTENT_TYPE, HeaderValue},
+};
 use actix_web::middleware::Next;
 
 use super::last_request::{LastRequest, hang_up};
 use super::problem::Problem;
 use super::request_metrics::RouteMetrics;
 #[cfg(feature = "direct-write")]
+use super::respond::SSE;
+#[cfg(feature = "direct-write")]
 use crate::delivery::direct_write::DirectWriter;
+#[cfg(feature = "direct-write")]
+use crate::delivery::intake::AfterBody;
 
 /// Answers a request, or only says why it is refused. Counts it when the head of the response is known.
 pub(super) async fn pass(
@@ -40,8 +49,13 @@ pub(super) async fn pass(
     };
     route.count(&method, status, started);
     #[cfg(feature = "direct-write")]
-    if let Some(connection) = connection {
-        connection.intake().end_body();
+    if let (Some(connection), Ok(response)) = (connection, &outcome) {
+        if is_stream(response) {
+            connection.intake().begin_endless();
+        }
+        if connection.intake().end_body() == AfterBody::End {
+            LastRequest::is_now(response.request());
+        }
     }
     outcome.map(LastRequest::end)
 }
@@ -52,4 +66,11 @@ fn connection(request: &ServiceRequest) -> Option<Rc<DirectWriter>> {
     let connection = request.request().conn_data::<Weak<DirectWriter>>().and_then(Weak::upgrade)?;
     connection.intake().begin(request.head());
     Some(connection)
+}
+
+/// Whether a response has no end.
+#[cfg(feature = "direct-write")]
+fn is_stream(response: &ServiceResponse) -> bool {
+    let media_type = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    response.request().method() == Method::GET && media_type == Some(SSE.as_bytes())
 }

@@ -28,6 +28,14 @@ impl LastRequest {
         last.0.replace(last.0.get() || request.head().connection_type() == ConnectionType::Close)
     }
 
+    /// The connection ends with the response to this request.
+    #[cfg(feature = "direct-write")]
+    pub(super) fn is_now(request: &HttpRequest) {
+        if let Some(last) = request.conn_data::<Self>() {
+            last.0.set(true);
+        }
+    }
+
     /// Ends the connection with this response if it must: after the last request, and after a body without a length for a
     /// client of HTTP/1.0, which knows no chunks
     /// ([RFC 9112, section 6.1](https://www.rfc-editor.org/rfc/rfc9112#section-6.1)). Nothing follows a response that says

@@ -50,10 +50,26 @@ pub(super) fn number(name: &str, text: &str, range: RangeInclusive<u64>) -> Resu
 /// # Errors
 /// The query has a parameter that the struct does not declare, or cannot be parsed.
 pub(super) fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
-    if !query.is_empty() {
-        pairs(query, member_names::<T>().unwrap_or_default())?;
+    let known = member_names::<T>().unwrap_or_default();
+    if !query.is_empty() && !has_names_of(query, known) {
+        pairs(query, known)?;
     }
     extract::Query::<T>::from_query(query).map(extract::Query::into_inner).map_err(|error| unreadable(&error))
+}
+
+/// Whether all names of a query are these, as they are written: thousands of keys are not decoded for that.
+fn has_names_of(query: &str, known: &[&str]) -> bool {
+    names(query).all(|name| known.contains(&name))
+}
+
+/// How often a query has a parameter whose name is not encoded, at least. It decodes nothing.
+pub(super) fn least_count(query: &str, name: &str) -> usize {
+    names(query).filter(|written| *written == name).count()
+}
+
+/// The names in a query, as they are written.
+fn names(query: &str) -> impl Iterator<Item = &str> {
+    query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name))
 }
 
 /// The names and values of a query, in their order; no other names than the `known` ones.

@@ -1,5 +1,6 @@
 //! The program as a separate process that can be killed.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -143,11 +144,17 @@ impl Process {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
-    /// The number of its open sockets.
-    pub(crate) fn open_sockets(&self) -> usize {
+    /// How many of its descriptors there are of each kind: sockets, those of the kernel, and files by their path.
+    pub(crate) fn descriptors(&self) -> BTreeMap<String, usize> {
         let files = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
-        let links = files.filter_map(|file| std::fs::read_link(file.unwrap().path()).ok());
-        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+        let mut kinds = BTreeMap::new();
+        for link in files.filter_map(|file| std::fs::read_link(file.unwrap().path()).ok()) {
+            let link = link.to_string_lossy().into_owned();
+            // `socket:[4711]`, `pipe:[4711]`, `anon_inode:[eventpoll]`, `/tmp/test.db`, `/tmp/.tmp1 (deleted)`.
+            let kind = link.split_once(":[").filter(|(kind, _)| *kind != "anon_inode").map(|(kind, _)| kind.to_owned());
+            *kinds.entry(kind.unwrap_or(link)).or_default() += 1;
+        }
+        kinds
     }
 
     /// Its resident memory in bytes.

@@ -1,0 +1,83 @@
+//! How many heads of requests there are among the bytes of a connection.
+
+use memchr::memchr_iter;
+
+/// Counts lines and complete heads. A head ends with an empty line; empty lines before it do not count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Heads {
+    complete: usize,
+    /// All lines of heads, also of an incomplete one, with the empty ones that end them.
+    lines: usize,
+    /// Whether a head has begun and not ended.
+    is_open: bool,
+    /// Whether the current line has any character.
+    has_text: bool,
+}
+
+impl Heads {
+    /// With bytes that have arrived behind what was counted.
+    pub(super) fn with(mut self, bytes: &[u8]) -> Self {
+        let mut start = 0;
+        for end in memchr_iter(b'\n', bytes) {
+            self.has_text |= has_text(&bytes[start..end]);
+            self.end_line();
+            start = end + 1;
+        }
+        self.has_text |= has_text(&bytes[start..]);
+        self
+    }
+
+    /// Without the first head, which has this many headers.
+    pub(super) fn without_first(self, headers: usize) -> Self {
+        let lines = self.lines.saturating_sub(headers + 2);
+        Self { complete: self.complete.saturating_sub(1), lines, ..self }
+    }
+
+    pub(super) fn complete(self) -> usize {
+        self.complete
+    }
+
+    pub(super) fn lines(self) -> usize {
+        self.lines
+    }
+
+    fn end_line(&mut self) {
+        let has_text = std::mem::take(&mut self.has_text);
+        if has_text || self.is_open {
+            self.lines += 1;
+        }
+        if self.is_open && !has_text {
+            self.complete += 1;
+        }
+        self.is_open = has_text;
+    }
+}
+
+/// Whether a part of a line has more than its end.
+fn has_text(part: &[u8]) -> bool {
+    !matches!(part, [] | [b'\r'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_are_counted_however_they_arrive() {
+        for (text, complete, lines) in [
+            ("", 0, 0),
+            ("GET / HTTP/1.1\r\n", 0, 1),
+            ("GET / HTTP/1.1\r\n\r\n", 1, 2),
+            ("GET / HTTP/1.1\n\nGET / HTTP/1.1\nhost: a\n\n", 2, 5),
+            ("\r\n\r\n\n\n\r\nGET / HTTP/1.1\r\na: b\r\n\r\n\r\n", 1, 3),
+            ("GET / HTTP/1.1\r\n\r\nGET", 1, 2),
+        ] {
+            let whole = Heads::default().with(text.as_bytes());
+            assert_eq!((whole.complete(), whole.lines()), (complete, lines), "{text:?}");
+            let bytewise = text.as_bytes().chunks(1).fold(Heads::default(), Heads::with);
+            assert_eq!(bytewise, whole, "{text:?}");
+        }
+        let rest = Heads::default().with(b"GET / HTTP/1.1\na: b\n\nGET / HTTP/1.1\n\n").without_first(1);
+        assert_eq!((rest.complete(), rest.lines()), (1, 2));
+    }
+}
