@@ -1,6 +1,6 @@
 /** One aggregate: its state, what can be done with it, and how it came to be. */
 
-import { carefulButton, copyButton, definitions, element, section, setText } from "./dom.js";
+import { carefulButton, copyButton, Definitions, element, section, setText } from "./dom.js";
 import { request, segment } from "./api.js";
 import { members } from "./json_text.js";
 import { isObject, member } from "./patch.js";
@@ -41,8 +41,8 @@ export class AggregateView {
     }
 
     #build() {
-        const { collection, key, path, history } = this;
-        this.facts = definitions(history.unit === "version" ? ["revision", "version"] : ["revision"]);
+        const { collection, key, path } = this;
+        this.facts = new Definitions();
         this.state = element("pre", { class: "json", tabindex: "0", role: "region", "aria-label": "JSON" });
         this.none = element("p", { class: "empty", hidden: true });
         this.orders = element("div");

@@ -1,15 +1,10 @@
 /** Requests to the service, and its answers. */
 
-/**
- * Sends a request. What the service refuses is an answer too, with its problem document.
- * @param {string} path
- * @param {{ method?: string, body?: string, accept?: string, contentType?: string, signal?: AbortSignal }} [options]
- * @returns {Promise<{ ok: boolean, status: number, text: string, headers: Headers, problem?: any }>}
- */
-export async function request(path, { method = "GET", body, accept = "application/json", contentType = "application/json", signal } = {}) {
+/** Sends a request. What the service refuses is an answer too, with its problem document. */
+export async function request(path, { method = "GET", body, accept = "application/json", contentType = "application/json" } = {}) {
     const headers = { Accept: accept, ...(body !== undefined && { "Content-Type": contentType }) };
     try {
-        const response = await fetch(path, { method, body, headers, signal, cache: "no-store" });
+        const response = await fetch(path, { method, body, headers, cache: "no-store" });
         const text = await response.text();
         const { ok, status } = response;
         return { ok, status, text, headers: response.headers, problem: ok ? undefined : problemOf(response, text) };

@@ -10,20 +10,12 @@ const MOST_SHOWN = 40;
 /** Characters of a message that are shown; all of them are copied. */
 const MOST_CHARACTERS = 1200;
 
-/**
- * What stands in the list: a message, or a note about the connection.
- * @typedef {{ id?: string, revision?: number, text: string, patch?: any, time?: number, head?: () => Node, note?: "" | "good" | "bad" }} Entry
- */
-
 export class Changes {
-    /** @type {Entry[]} */
+    /** Messages, and notes about the connection. */
     entries = [];
     #nodes = new Map();
 
-    /**
-     * @param {{ label: string, most?: number, pick?: (entry: Entry) => void, point?: (entry?: Entry) => void }} options `point` is
-     * called while the pointer or the focus is on a message, `pick` when it is chosen.
-     */
+    /** In the options, `point` is called while the pointer or the focus is on a message, and `pick` when it is chosen. */
     constructor(options) {
         this.options = options;
         this.most = options.most ?? MOST_SHOWN;

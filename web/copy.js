@@ -16,11 +16,6 @@ const LONGEST_DELAY = 5000;
 /** How long a comparison waits for messages, in milliseconds. */
 const COMPARISON_TIME = 15000;
 
-/**
- * A message as it arrived.
- * @typedef {{ id: string, data: string, patch: any, revision?: number, isExact: boolean, time: number }} Message
- */
-
 export class Copy {
     /** The state: `undefined` before it is loaded. */
     document = undefined;
@@ -47,7 +42,6 @@ export class Copy {
     #controller = new AbortController();
     #isClosed = false;
 
-    /** @param {{ state: string, events: string }} paths */
     constructor(paths) {
         this.paths = paths;
         this.#live();
@@ -66,11 +60,7 @@ export class Copy {
         return this.connection === "open";
     }
 
-    /**
-     * Calls `before` with each message before it is applied, `after` once it is, and `changed` when the connection changes.
-     * @param {{ before?: (message: Message) => void, after?: (message: Message) => void, changed?: () => void }} listener
-     * @returns {() => void} ends this
-     */
+    /** Calls `before` with each message before it is applied, `after` once it is, and `changed` when the connection changes. Returns what ends this. */
     listen(listener) {
         this.#listeners.add(listener);
         return () => this.#listeners.delete(listener);
@@ -123,7 +113,7 @@ export class Copy {
 
     async #load() {
         this.#set("loading");
-        const answer = await request(this.paths.state, { signal: this.#controller.signal });
+        const answer = await request(this.paths.state);
         if (!answer.ok && answer.status !== 404) throw new Error(answer.problem.detail);
         this.document = answer.ok ? JSON.parse(answer.text) : null;
         this.id = `${answer.headers.get("X-Epoch")}.${answer.headers.get("X-Revision")}`;
@@ -186,7 +176,6 @@ export class Copy {
     /**
      * Fetches the state again and compares it with the copy, at the same revision: messages wait until the revision of the
      * state is known, those up to it are applied, then both are compared, then the others are applied.
-     * @returns {Promise<{ isEqual: boolean, revision: number }>}
      */
     async compare() {
         while (this.#held !== undefined) await new Promise((resolve) => setTimeout(resolve, 50));

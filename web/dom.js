@@ -1,12 +1,6 @@
 /** Elements. Text is only ever set as text, so that data which looks like HTML stays what it is. */
 
-/**
- * Creates an element.
- * @param {string} name
- * @param {Record<string, any>} [attributes] Functions are listeners; `undefined` and `false` are left out.
- * @param {...any} children Nodes and texts; lists of them are flattened, `null` and `undefined` are left out.
- * @returns {any}
- */
+/** Creates an element. Attributes that are functions are listeners; what is `undefined`, `false` or `null` is left out. */
 export function element(name, attributes = {}, ...children) {
     return furnish(document.createElement(name), attributes, children);
 }
@@ -108,16 +102,23 @@ export function labelled(text, field) {
     return [element("label", { for: field.id }, text), field];
 }
 
-/** A section with its heading, what it reads, and its buttons. */
+/** A section with what it reads, and its buttons. */
 export function section(title, { remark, actions = [], className } = {}, ...children) {
     const id = uniqueId();
     const heading = [element("h2", { id }, title), remark && element("code", {}, remark), element("span", { class: "actions" }, actions)];
     return element("section", { class: className, "aria-labelledby": id }, element("div", { class: "heading" }, heading), children);
 }
 
-/** A list of names and values that change. */
-export function definitions(names) {
-    const values = new Map(names.map((name) => [name, element("dd", { class: "mono" })]));
-    const list = element("dl", {}, names.map((name) => element("div", {}, element("dt", {}, name), values.get(name))));
-    return { element: list, set: (name, text) => setText(values.get(name), text) };
+/** A list of names and values that change; each name has a line from the first time it is set. */
+export class Definitions {
+    element = element("dl");
+    #values = new Map();
+
+    set(name, text) {
+        if (!this.#values.has(name)) {
+            this.#values.set(name, element("dd", { class: "mono" }));
+            this.element.append(element("div", {}, element("dt", {}, name), this.#values.get(name)));
+        }
+        setText(this.#values.get(name), text);
+    }
 }

@@ -1,6 +1,6 @@
 /** A feed, message by message: pause it, cut it, and come back with any cursor. */
 
-import { button, copyButton, copyJson, definitions, element, labelled, section, setText } from "./dom.js";
+import { button, copyButton, copyJson, Definitions, element, labelled, section, setText } from "./dom.js";
 import { draw } from "./frame.js";
 import { Copy } from "./copy.js";
 import { Changes } from "./changes.js";
@@ -9,12 +9,9 @@ import { segment } from "./api.js";
 import { links } from "./router.js";
 import { count, grouped } from "./words.js";
 
-/** Messages that are kept while the list is paused. */
-const MOST_HIDDEN = 1000;
-
 export class FeedView {
     #isPaused = false;
-    #hidden = [];
+    #hidden = 0;
     /** How the copy came back, until it is up to date. */
     #return = undefined;
     #comparison = { text: "not compared yet", state: "" };
@@ -41,7 +38,7 @@ export class FeedView {
         this.pause = button("Pause", () => this.#togglePause(), { "aria-pressed": "false" });
         this.cut = button("Cut the connection", () => this.#cut());
         this.quiet = element("p", { class: "empty" }, "No message yet: the stream waits for the next change. Write something, or come back from an old revision.");
-        this.status = definitions(["connection", "last id", "messages", "revision"]);
+        this.status = new Definitions();
         this.mark = element("p", { role: "status", "aria-label": "Comparison with GET" });
         this.byHand = snippets(() => ({ path: paths.events, isFeed: true, lastId: copy.id }));
         this.element = element("div", {}, this.#chooser(subject), element("div", { class: "beside" },
@@ -63,11 +60,11 @@ export class FeedView {
         const back = (label, cursor, attributes) => button(label, () => this.#comeBack(label.toLowerCase(), cursor()), attributes);
         const from = () => `${this.page.copy.epoch}.${this.revision.value.replaceAll(",", "").trim() || 1}`;
         this.revision = element("input", { inputmode: "numeric", "aria-label": "Revision to come back from", class: "mono short", onkeydown: ({ key }) => key === "Enter" && this.#comeBack("from revision", from()) });
-        return element("div", { class: "returns", role: "group", "aria-label": "Cut and come back" },
-            element("h3", {}, "Cut the connection and come back"),
+        this.returns = element("fieldset", { class: "returns" }, element("legend", {}, "Cut the connection and come back"),
             element("div", { class: "row" }, this.cut, back("With the last id", () => copy.id, { class: "main" })),
             element("div", { class: "row" }, back("From revision", from), this.revision),
             element("div", { class: "row" }, back("With nonsense", () => "nonsense"), back("From another epoch", () => `another-epoch.${copy.revision}`), back("With nothing", () => "")));
+        return this.returns;
     }
 
     #after(message) {
@@ -81,9 +78,8 @@ export class FeedView {
     }
 
     #add(entry) {
-        if (this.#isPaused) this.#hidden.push(entry);
-        else this.messages.add(entry);
-        if (this.#hidden.length > MOST_HIDDEN) this.#hidden.shift();
+        if (this.#isPaused) this.#hidden += 1;
+        (this.#isPaused ? this.paused : this.messages).add(entry);
         draw(this);
     }
 
@@ -93,7 +89,9 @@ export class FeedView {
 
     #togglePause() {
         this.#isPaused = !this.#isPaused;
-        if (!this.#isPaused) for (const entry of this.#hidden.splice(0)) this.messages.add(entry);
+        // What comes now waits in a list of its own, as long as the other one.
+        if (this.#isPaused) [this.paused, this.#hidden] = [new Changes({}), 0];
+        else for (const entry of this.paused.entries.toReversed()) this.messages.add(entry);
         this.pause.setAttribute("aria-pressed", String(this.#isPaused));
         draw(this);
     }
@@ -151,8 +149,9 @@ export class FeedView {
         this.status.set("revision", `${grouped(copy.revision)}, ${copy.isExact ? "exact" : "on the way"}`);
         setText(this.mark, this.#comparison.text);
         this.mark.className = `mark ${this.#comparison.state}`;
-        setText(this.pause, this.#isPaused ? `Go on, ${grouped(this.#hidden.length)} waiting` : "Pause");
+        setText(this.pause, this.#isPaused ? `Go on, ${grouped(this.#hidden)} waiting` : "Pause");
         this.cut.disabled = copy.connection === "cut";
+        this.returns.disabled = copy.document === undefined;
         if (this.revision.value === "" && copy.revision > 0 && document.activeElement !== this.revision) this.revision.value = Math.max(1, copy.revision - 10);
         this.quiet.hidden = this.messages.entries.length > 0;
         this.messages.render();

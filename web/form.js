@@ -2,30 +2,25 @@
 
 import { announce, element, labelled, uniqueId } from "./dom.js";
 import { request } from "./api.js";
-import { fieldsOf } from "./schema.js";
 import { member } from "./patch.js";
 
 /** A number in JSON. It goes into the request as it was typed, because JavaScript would change long ones. */
 const JSON_NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
 
 export class Form {
-    /**
-     * @param {{ label: string, title?: string, method: string, path: (key: string) => string, contentType?: string, schema?: any, hasBody?: boolean, values?: any,
-     *     isPatch?: boolean, isMain?: boolean, hasKey?: boolean, changed?: (form: Form) => void }} order With `isPatch`, it sends what differs from `values`.
-     */
+    /** The order has the request and its fields. With `isPatch`, the form sends what differs from `values`. */
     constructor(order) {
-        const { label, title, isMain, hasKey, hasBody, schema } = order;
+        const { label, title, isMain, hasKey, fields } = order;
         this.order = order;
         this.inputs = new Map();
         this.problem = element("p", { class: "problem", role: "alert" });
         this.submit = element("button", { class: isMain ? "main" : undefined, type: "submit" }, label);
-        const members = hasBody === false ? [] : fieldsOf(schema);
-        this.isJson = members === undefined;
-        const fields = [...(hasKey ? [{ name: "key", kind: "text", isRequired: true, isKey: true }] : []), ...(members ?? [{ name: "JSON", kind: "json" }])];
-        const changed = () => order.changed?.(this);
+        this.isJson = fields === undefined;
+        const shown = [...(hasKey ? [{ name: "key", kind: "text", isRequired: true, isKey: true }] : []), ...(fields ?? [{ name: "JSON", kind: "json", isRequired: true }])];
+        const changed = () => order.changed(this);
         this.element = element("form", { novalidate: true, "aria-label": title ?? label, onsubmit: (event) => this.#send(event), oninput: changed, onfocusin: changed },
             title && element("h3", {}, title),
-            element("div", { class: "fields" }, fields.map((field) => this.#field(field)), element("div", { class: "field end" }, this.submit)), this.problem);
+            element("div", { class: "fields" }, shown.map((field) => this.#field(field)), element("div", { class: "field end" }, this.submit)), this.problem);
     }
 
     #field(field) {
@@ -36,14 +31,14 @@ export class Form {
         input.value = text;
         input.addEventListener("input", () => this.#setProblem(name, ""));
         this.inputs.set(name, { field, input, error, text });
-        const words = [name, isRequired ? null : element("small", {}, " optional")];
-        return element("div", { class: kind === "json" ? "field wide" : "field", title: hint }, labelled(element("span", {}, words), input), error);
+        const words = element("span", {}, name, isRequired || this.order.isPatch ? null : element("span", { class: "soft" }, " optional"));
+        return element("div", { class: kind === "json" ? "field wide" : "field", title: hint }, labelled(words, input), error);
     }
 
     /** The value of a field before anybody edits it. */
     #text({ name, kind }) {
         const { values } = this.order;
-        const value = this.isJson ? values : member(values, name);
+        const value = member(values, name);
         if (value === undefined || value === null) return "";
         return kind === "text" && typeof value === "string" ? value : JSON.stringify(value, null, kind === "json" ? 2 : 0);
     }
@@ -61,8 +56,8 @@ export class Form {
 
     /** The body as JSON text. */
     #body() {
-        const { hasBody, isPatch } = this.order;
-        if (hasBody === false) return undefined;
+        const { isPatch, fields } = this.order;
+        if (fields?.length === 0) return undefined;
         if (this.isJson) return this.inputs.get("JSON").input.value.trim() || "{}";
         const members = [];
         for (const { field, input: { value }, text } of this.inputs.values()) {
@@ -80,10 +75,10 @@ export class Form {
 
     /** The request, for a snippet; an empty form gives an example. */
     call() {
-        const isEmpty = !this.isJson && [...this.inputs.values()].every(({ input }) => input.value === "");
-        const members = [...this.inputs.values()].filter(({ field }) => field.isRequired && !field.isKey).map(({ field }) => [field.name, exampleOf(field)]);
-        const body = isEmpty && this.order.hasBody !== false ? JSON.stringify(Object.fromEntries(members)) : this.#body();
-        return { path: this.#path(), method: this.order.method, body };
+        const { method, fields = [] } = this.order;
+        const isEmpty = fields.length > 0 && [...this.inputs.values()].every(({ input }) => input.value === "");
+        const members = fields.filter(({ isRequired }) => isRequired).map(({ name, example }) => [name, example]);
+        return { path: this.#path(), method, body: isEmpty ? JSON.stringify(Object.fromEntries(members)) : this.#body() };
     }
 
     async #send(event) {
@@ -137,8 +132,4 @@ function inputOf({ name, kind, choices, isRequired }) {
 /** A value as JSON; what is no number is sent as text, so that the service says what it expected. */
 function jsonOf({ kind }, value) {
     return kind === "text" || (kind === "number" && !JSON_NUMBER.test(value.trim())) ? JSON.stringify(value) : value.trim();
-}
-
-function exampleOf({ name, kind, choices }) {
-    return { text: name === "name" ? "Ann" : "text", number: 1, choice: choices?.[0], json: {} }[kind];
 }

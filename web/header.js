@@ -30,7 +30,6 @@ export class Header {
             this.trouble);
     }
 
-    /** @param {{ title: string, above?: { href: string, text: string } }} view with the view that it belongs to */
     setTitle({ title, above }) {
         setText(this.heading, title);
         this.above.replaceChildren(...(above === undefined ? [] : [element("a", { href: above.href }, above.text)]));

@@ -3,9 +3,6 @@
 import { read, request } from "./api.js";
 import { applyPatch } from "./patch.js";
 
-/** Steps that are loaded at most. */
-const MOST_STEPS = 20000;
-
 /** The journal of an event-sourced aggregate; `?version=n` gives the states. */
 export class JournalHistory {
     unit = "version";
@@ -24,7 +21,7 @@ export class JournalHistory {
     /** Loads what has happened since the last time. */
     async load() {
         let next = `${this.path}/journal?limit=1000&after=${this.steps.at(-1)?.number ?? 0}`;
-        while (next !== undefined && this.steps.length < MOST_STEPS) {
+        while (next !== undefined) {
             const page = await read(next);
             this.steps.push(...page.events.map(({ version, kind, body, time }) => ({ number: version, title: kind, text: JSON.stringify(body), time })));
             next = page.next;
@@ -60,7 +57,7 @@ export class ChangeHistory {
     }
 
     async load() {
-        for (let count = 1000; count === 1000 && this.steps.length < MOST_STEPS;) {
+        for (let count = 1000; count === 1000;) {
             const { events, cursor } = await read(`${this.remark.slice(4)}?limit=1000&lastEventId=${encodeURIComponent(this.#cursor)}`);
             count = events.length;
             this.#cursor = cursor;

@@ -10,7 +10,7 @@ import { WriteRate } from "./plot.js";
 import { loadSchemas } from "./schema.js";
 import { links, route } from "./router.js";
 import { member } from "./patch.js";
-import { grouped, size } from "./words.js";
+import { grouped } from "./words.js";
 import { DualityView } from "./duality_view.js";
 import { AggregateView } from "./aggregate_view.js";
 import { FeedView } from "./feed_view.js";
@@ -56,7 +56,6 @@ class Page {
             // A body that the service streams has no length.
             return [name, Number(headers.get("Content-Length") ?? Infinity)];
         }));
-        this.lengths = new Map(lengths);
         this.loaded = new Set();
         let sum = 0;
         for (const [name, length] of lengths.sort((one, other) => one[1] - other[1])) {
@@ -128,7 +127,7 @@ class Page {
         const { view, name, collection } = wanted;
         if (view === "unknown") {
             const known = this.index.collections.map((one) => element("li", {}, element("a", { href: links.collection(one) }, one.name)));
-            return { title: "Nothing here", element: element("div", { class: "empty" }, element("h2", {}, `There is no collection “${name}”. There are:`), element("ul", {}, known)) };
+            return { title: "Nothing here", element: element("div", { class: "empty" }, element("h2", {}, `There is no collection “${name}”, but:`), element("ul", {}, known)) };
         }
         if (view === "duality" && !this.loaded.has(collection.name)) return this.#long(collection.name);
         return new VIEWS[view]({ page: this, ...wanted });
@@ -140,8 +139,7 @@ class Page {
             this.#follow();
             this.#show();
         };
-        const length = this.lengths.get(name);
-        const words = element("h2", {}, `${name} is long${length === Infinity ? "" : ` (${size(length)})`}, so this page has not loaded it.`);
+        const words = element("h2", {}, "This collection is long, so it has not been loaded.");
         return { title: name, element: element("div", { class: "empty" }, words, button(`Load ${name}`, load, { class: "main" })) };
     }
 }

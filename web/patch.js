@@ -9,10 +9,7 @@ export function member(object, name) {
     return isObject(object) && Object.hasOwn(object, name) ? object[name] : undefined;
 }
 
-/**
- * Applies a merge patch, and changes the target: ten thousand members are not copied for one of them.
- * @returns {any} the patched target, which is another value only if the target or the patch is no object
- */
+/** Applies a merge patch, and changes the target: ten thousand members are not copied for one of them. */
 export function applyPatch(target, patch) {
     if (!isObject(patch)) return patch;
     const patched = isObject(target) ? target : {};

@@ -2,7 +2,7 @@
 
 import { button, copyButton, element, scrollable, section, setText } from "./dom.js";
 import { request, segment } from "./api.js";
-import { reportPaths } from "./schema.js";
+import { reportNames } from "./schema.js";
 import { snippets } from "./snippets.js";
 import { links } from "./router.js";
 import { count, grouped } from "./words.js";
@@ -29,12 +29,11 @@ export class ProjectionsView {
         this.none = element("p", { class: "empty", hidden: true }, "There are no projections. One turns events into tables or a file: register it with .background::<T>().");
         this.problem = element("p", { class: "problem", role: "alert" });
         this.byHand = snippets(() => this.#last ?? { path: this.path });
-        this.reports = element("ul", { class: "links" });
+        const reports = reportNames().map((name) => element("li", {}, element("a", { href: links.report(name) }, name)));
         this.element = element("div", {},
             section("Projections", { remark: `GET ${this.path}`, actions: copyButton("Copy JSON", () => this.#text) },
                 scrollable(element("table", {}, element("thead", {}, head), this.body), "Projections"), this.none, this.problem, this.byHand.element),
-            section("Reports", {}, this.reports));
-        this.#readReports();
+            section("Reports", {}, reports.length === 0 ? "There are none. A projection offers them with fn reports()." : element("ul", { class: "links" }, reports)));
     }
 
     close() {
@@ -72,13 +71,6 @@ export class ProjectionsView {
         if (!answer.ok) setText(this.problem, `${answer.problem.title}: ${answer.problem.detail}`);
     }
 
-    /** The reports that the description of the service has, or else those that it names if one asks for an unknown one. */
-    async #readReports() {
-        const described = reportPaths().map((path) => path.replace("/reports/", ""));
-        const names = described.length > 0 ? described : (await request("/reports/-")).problem?.expected ?? [];
-        this.reports.append(...names.map((name) => element("li", {}, element("a", { href: links.report(name) }, name))));
-        if (names.length === 0) this.reports.append("There are none. A projection offers them with fn reports().");
-    }
 }
 
 /** How far behind a projection is. */

@@ -1,6 +1,6 @@
 /** A report as a table. */
 
-import { button, copyButton, copyJson, element, labelled, scrollable, section, setText } from "./dom.js";
+import { button, copyJson, element, labelled, scrollable, section, setText } from "./dom.js";
 import { request, segment } from "./api.js";
 import { queryParameters } from "./schema.js";
 import { snippets } from "./snippets.js";
@@ -8,7 +8,6 @@ import { links } from "./router.js";
 import { count } from "./words.js";
 
 export class ReportView {
-    #text = "";
     #rows = [];
     #next = undefined;
 
@@ -23,7 +22,7 @@ export class ReportView {
         this.scroller = scrollable(this.table, name);
         this.more = button("More", () => this.#load(this.#next), { hidden: true });
         this.byHand = snippets(() => ({ path: this.#url() }));
-        const actions = [button("Read again", () => this.#load()), copyButton("Copy as it is", () => this.#text), copyJson(() => this.#rows)];
+        const actions = [button("Read again", () => this.#load()), copyJson(() => this.#rows)];
         this.element = section("Report", { remark: `GET ${this.path}`, actions }, this.#parameters(), this.problem, this.found, this.scroller, element("p", {}, this.more), this.byHand.element);
         this.#load();
     }
@@ -50,7 +49,6 @@ export class ReportView {
         setText(this.problem, problem?.detail ?? "");
         for (const input of this.inputs) input.setAttribute("aria-invalid", String(problem?.detail.startsWith(`${input.name}:`) ?? false));
         if (!ok) return;
-        this.#text = text;
         const isJson = headers.get("Content-Type")?.startsWith("application/json");
         const report = isJson ? JSON.parse(text) : csvRows(text);
         // The rows are the list in it, whatever its name is.

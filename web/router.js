@@ -16,10 +16,7 @@ export const links = {
     service: () => "#/service",
 };
 
-/**
- * What an address means.
- * @returns {{ view: string, name?: string, key?: string }}
- */
+/** What an address means: a view, and the name and the key in it. */
 export function route(hash) {
     const parts = hash.replace(/^#\/?/, "").split("/").filter((part) => part !== "").map(decoded);
     if (parts.length === 0) return { view: "first" };

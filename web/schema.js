@@ -11,25 +11,19 @@ export async function loadSchemas(path) {
     if (answer?.ok) description = JSON.parse(answer.text);
 }
 
-/** An operation, such as `POST` of `/carts/{key}/add-item`. */
-export function operation(path, method) {
-    return description?.paths?.[path]?.[method.toLowerCase()];
-}
-
-/** The schema of the body of a request. */
+/** The schema of the body of a request, such as `POST` of `/carts/{key}/add-item`. */
 export function bodySchema(path, method) {
-    const content = resolve(operation(path, method)?.requestBody)?.content ?? {};
-    return resolve((content["application/json"] ?? content["application/merge-patch+json"])?.schema);
+    return description?.paths[path]?.[method.toLowerCase()]?.requestBody?.content["application/json"]?.schema;
 }
 
-/** The paths of all reports. */
-export function reportPaths() {
-    return Object.keys(description?.paths ?? {}).filter((path) => path.startsWith("/reports/") && !path.includes("{"));
+/** The names of all reports. */
+export function reportNames() {
+    return Object.keys(description?.paths ?? {}).map((path) => /^\/reports\/([^{]+)$/.exec(path)?.[1]).filter(Boolean);
 }
 
 /** The names of the query parameters of a path. */
 export function queryParameters(path) {
-    const { parameters = [] } = operation(path, "get") ?? {};
+    const { parameters = [] } = description?.paths[path]?.get ?? {};
     return parameters.map(resolve).filter((parameter) => parameter.in === "query").map(({ name }) => name);
 }
 
@@ -48,7 +42,7 @@ function resolve(schema) {
 export function fieldsOf(schema) {
     const { properties, required = [] } = resolve(schema) ?? {};
     return properties && Object.entries(properties).map(([name, property]) => (
-        { name, ...kindOf(withoutNull(property)), isRequired: required.includes(name), hint: property.description }
+        { name, ...kindOf(withoutNull(property)), isRequired: required.includes(name), hint: property.description, example: property.examples?.[0] ?? "text" }
     ));
 }
 
@@ -58,7 +52,7 @@ function withoutNull(property) {
     const rest = (schema?.anyOf ?? schema?.oneOf)?.map(resolve).filter(({ type }) => type !== "null");
     if (rest === undefined) return schema;
     if (rest.length === 1) return rest[0];
-    return rest.every((one) => one.const !== undefined) ? { enum: rest.map((one) => one.const) } : schema;
+    return rest.every((one) => "const" in one) ? { enum: rest.map((one) => one.const) } : schema;
 }
 
 function kindOf(schema) {

@@ -5,11 +5,7 @@ import { copyButton, element, uniqueId } from "./dom.js";
 /** The language that was chosen last, on all views. */
 let chosen = "curl";
 
-/**
- * A panel with a tab for each language.
- * @param {() => { path: string, method?: string, body?: string, isFeed?: boolean, isStream?: boolean, lastId?: string }} read The request at
- * the moment: a snippet has the cursor of now.
- */
+/** A panel with a tab for each language. `read` gives the request at the moment: a snippet has the cursor of now. */
 export function snippets(read, title = "By hand") {
     const languages = { curl, JavaScript: javascript, Python: python };
     const panel = element("pre", { role: "tabpanel", id: uniqueId(), tabindex: "0" });

@@ -34,7 +34,6 @@ export class Table {
         this.resizing.disconnect();
     }
 
-    /** @param {{ name: string, isNumber?: boolean }[]} columns all of them, the key first */
     setColumns(columns) {
         if (columns.length === this.#columns.length) return;
         this.#columns = columns;
