@@ -93,6 +93,7 @@ export interface Message {
 export function messages(
     url: string | URL,
     options?: {
+        /** Where to start. Without it, with all that is kept; if it is empty, with the state as it is now. */
         lastEventId?: string;
         signal?: AbortSignal;
         fetch?: typeof fetch;

@@ -217,33 +217,35 @@ class Copy {
  * feed only has more to catch up.
  */
 function keepStored(copy, store, { events, onError }) {
-    let isOn = false, isChanged = false, timer, saving;
+    let isOn = false, isChanged = false, isSaving = false, timer, saved;
 
-    const schedule = (time) => { timer ??= setTimeout(save, time); };
+    const schedule = (time) => {
+        if (isOn && isChanged && !isSaving) timer ??= setTimeout(save, time);
+    };
     copy.onSave = () => {
         isChanged = true;
-        if (isOn && !saving) schedule(SAVE_AFTER);
+        schedule(SAVE_AFTER);
     };
+    /** Starts to save if there is something to save. A store may save at once, as it has to when the page is closed. */
     function save() {
         clearTimeout(timer);
         timer = undefined;
         const { state, id, exact, whole } = copy.snapshot() ?? {};
-        if (!isOn || !isChanged || !id || !whole || saving) return saving;
-        isChanged = false;
-        saving = write({ url: events.href, id, exact, state });
-        return saving;
+        if (isOn && isChanged && !isSaving && id && whole) saved = write({ url: events.href, id, exact, state });
     }
     async function write(pair) {
+        isSaving = true;
+        isChanged = false;
+        let pause = SAVE_AFTER;
         try {
             await store.save(pair);
-            saving = undefined;
-            if (isOn && isChanged) schedule(SAVE_AFTER);
         } catch (error) {
-            saving = undefined;
             isChanged = true;
-            if (isOn) schedule(SAVE_AFTER_FAILURE);
+            pause = SAVE_AFTER_FAILURE;
             onError(error);
         }
+        isSaving = false;
+        schedule(pause);
     }
     globalThis.addEventListener?.("pagehide", save);
 
@@ -263,13 +265,15 @@ function keepStored(copy, store, { events, onError }) {
             save();
             isOn = false;
             clearTimeout(timer);
+            timer = undefined;
         },
         async close() {
             globalThis.removeEventListener?.("pagehide", save);
-            await saving;
-            const last = save();
+            await saved;
+            save();
             isOn = false;
-            await last;
+            await saved;
+            clearTimeout(timer);
         },
     };
 }

@@ -104,7 +104,7 @@ def follow(url, store):
                 if store:
                     save(store, url, state, last_id)
                 yield state, last_id, new_id is not None and ".partial" not in new_id
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             print(error, file=sys.stderr, flush=True)
         # With a spread, so that not everybody comes back at the same time.
         time.sleep(random.uniform(1, 2))

@@ -220,6 +220,18 @@ test("a store that fails does not stop the feed, and keeps its earlier copy", as
     assert.deepEqual(third.errors.map(({ message }) => message), ["no room"]);
 });
 
+test("a store that fails once is used again", async () => {
+    const store = memory();
+    const { save } = store;
+    store.save = () => { throw new Error("no room"); };
+    const feed = start("/persons", { store });
+    await isExact(feed);
+    await eventually("the failure is reported", () => feed.errors.length > 0);
+    store.save = save;
+    await feed.feed.close();
+    assert.equal(store.saved.id, feed.id);
+});
+
 test("a foreign id starts over and becomes exact", async () => {
     await create();
     const seen = [];
