@@ -34,10 +34,17 @@ pub(super) async fn get_keys(
 ) -> Result<HttpResponse, Problem> {
     let collections = vec![collection];
     let current = current(context, &collections).await?;
+    if let Some(unchanged) = unchanged(context, form, current)? {
+        return Ok(unchanged);
+    }
+    if context.is_head() {
+        return Ok(head(context, form, current));
+    }
     let content = Content { collections, keys: Some(keys.into()), form };
     let SpooledResponse { shown, mut body } = spooled(context, content, current, None).await?;
     body.name_length();
-    Ok(state(context, StatusCode::OK, shown.document, content_type(form)).body(body))
+    let mut response = state(context, StatusCode::OK, shown.document, content_type(form));
+    Ok(response.insert_header((ETAG, quoted(&tag(context, form, shown.changed)))).body(body))
 }
 
 /// Responds with whole collections, exact at the revision that the response names.
@@ -47,13 +54,8 @@ pub(super) async fn get_collection(
     form: Form,
 ) -> Result<HttpResponse, Problem> {
     let current = current(context, &collections).await?;
-    let if_match = precondition(context)?.if_match;
-    if !(Precondition { if_match, if_none_match: None }).holds(Some(current.changed)) {
-        return Err(unexpected(context, Some(current.changed)).at(context.shared.epoch(), current.document));
-    }
-    if let Some(tag) = matching_etag(context, || tag(context, form, current.changed))? {
-        let mut response = state(context, StatusCode::NOT_MODIFIED, current.document, content_type(form));
-        return Ok(response.insert_header((ETAG, quoted(&tag))).finish());
+    if let Some(unchanged) = unchanged(context, form, current)? {
+        return Ok(unchanged);
     }
     let mut observer = None;
     if let (Form::Collection, [only]) = (form, &collections[..]) {
@@ -63,10 +65,35 @@ pub(super) async fn get_collection(
         }
     }
     if context.is_head() {
-        let mut response = state(context, StatusCode::OK, current.document, content_type(form));
-        return Ok(response.insert_header((ETAG, quoted(&tag(context, form, current.changed)))).body(Nothing::new()));
+        return Ok(head(context, form, current));
     }
     streamed(context, Content { collections, keys: None, form }, current, observer).await
+}
+
+/// A 304, if the client has this already.
+///
+/// # Errors
+/// A 412, if it expects another one.
+fn unchanged(
+    context: &RequestContext,
+    form: Form,
+    current: CollectionRevision,
+) -> Result<Option<HttpResponse>, Problem> {
+    let if_match = precondition(context)?.if_match;
+    if !(Precondition { if_match, if_none_match: None }).holds(Some(current.changed)) {
+        return Err(unexpected(context, Some(current.changed)).at(context.shared.epoch(), current.document));
+    }
+    let known = matching_etag(context, || tag(context, form, current.changed))?;
+    Ok(known.map(|tag| {
+        let mut response = state(context, StatusCode::NOT_MODIFIED, current.document, content_type(form));
+        response.insert_header((ETAG, quoted(&tag))).finish()
+    }))
+}
+
+/// The head of a body that is not made.
+fn head(context: &RequestContext, form: Form, current: CollectionRevision) -> HttpResponse {
+    let mut response = state(context, StatusCode::OK, current.document, content_type(form));
+    response.insert_header((ETAG, quoted(&tag(context, form, current.changed)))).body(Nothing::new())
 }
 
 /// The durable revision, usually without a question to the database.

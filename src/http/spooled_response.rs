@@ -51,6 +51,7 @@ pub(super) async fn spooled(
         let Some(shown) = body.begun().await? else { continue };
         // Its read may have begun just before the last change was written.
         if shown.document >= current.changed {
+            body.fetch_first().await?;
             // Nothing of it has changed since.
             let shown = CollectionRevision { document: shown.document.max(current.document), ..shown };
             return Ok(SpooledResponse { shown, body });
@@ -82,6 +83,7 @@ pub(super) async fn whole(
     });
     written.await.map_err(|_| Problem::internal())?;
     body.begun().await?;
+    body.fetch_first().await?;
     body.name_length();
     Ok(response.body(body))
 }

@@ -288,6 +288,40 @@ mod tests {
     }
 
     #[test]
+    fn a_body_that_is_cut_before_its_first_piece_is_an_error_that_can_be_answered() {
+        let bench = Bench::new(LIMITS, 64 << 20);
+        block_on(async {
+            for why in [Cut::Interrupted, Cut::NoRoom, Cut::Unreadable] {
+                let (mut writer, mut body) = bench.open();
+                assert!(writer.begin(shown(1)));
+                writer.push(chunk(0)).unwrap();
+                assert!(body.begun().await.is_ok_and(|shown| shown.is_some()), "a part of it is there");
+                writer.cut(why);
+                assert_eq!(body.fetch_first().await, Err(why));
+            }
+        });
+    }
+
+    #[test]
+    fn a_first_piece_that_was_fetched_is_sent_once() {
+        let bench = Bench::new(LIMITS, 64 << 20);
+        block_on(async {
+            for chunks in 0..4 {
+                let (mut writer, mut body) = bench.open();
+                (0..chunks).for_each(|number| writer.push(chunk(number)).unwrap());
+                if chunks < 2 {
+                    writer.finish();
+                    body.fetch_first().await.unwrap();
+                } else {
+                    body.fetch_first().await.unwrap();
+                    writer.finish();
+                }
+                assert!(rest(body).await.unwrap() == text(chunks), "{chunks}");
+            }
+        });
+    }
+
+    #[test]
     fn clients_that_do_not_read_share_one_file_which_is_gone_with_the_last_of_them() {
         const CHUNKS: usize = 100;
         let bench = Bench::new(LIMITS, 64 << 20);

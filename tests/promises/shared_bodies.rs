@@ -155,7 +155,15 @@ fn if_none_match_gives_304_for_an_unchanged_collection() {
     fill(&mut client, 3, 1000);
     app.open_cart();
     let lines = ("Accept", "application/x-ndjson");
-    for (path, accept) in [("/persons", None), ("/persons", Some(lines)), ("/aggregates", None), ("/locations", None)] {
+    for (path, accept) in [
+        ("/persons", None),
+        ("/persons", Some(lines)),
+        ("/aggregates", None),
+        ("/locations", None),
+        ("/persons?key=1&key=3", None),
+        ("/persons?key=1&key=3", Some(lines)),
+        ("/persons?key=999", None),
+    ] {
         let headers: Vec<_> = accept.into_iter().collect();
         let tag = app.request("GET", path, &headers, None).header("ETag").unwrap().to_owned();
         let gzip = tag.replace("\"", "").to_owned() + "-gzip";
@@ -199,6 +207,28 @@ fn head_has_the_same_content_length_as_get() {
         }
         assert_eq!(get.header("Content-Length").unwrap(), get.body.len().to_string());
     }
+}
+
+#[test]
+fn selected_aggregates_have_the_etag_of_their_collection() {
+    let app = App::start();
+    let mut client = app.client();
+    fill(&mut client, 3, 1000);
+    let path = "/persons?key=1&key=3";
+    let before = client.request("GET", path, &[], None);
+    let tag = before.header("ETag").unwrap().to_owned();
+    assert_eq!(Some(tag.as_str()), app.get("/persons").header("ETag"));
+    let head = client.request("HEAD", path, &[], None);
+    for name in ["ETag", "X-Revision", "X-Epoch", "Content-Type", "Cache-Control", "Vary"] {
+        assert_eq!(head.header(name), before.header(name), "{name}");
+    }
+    client.request("GET", path, &[("If-Match", "\"x\"")], None).problem(412, "unexpected-state");
+    app.open_cart();
+    assert_eq!(client.request("GET", path, &[("If-None-Match", &tag)], None).status, 304, "of another collection");
+    app.patch("/persons/3", r#"{"city":"Oslo"}"#);
+    let after = client.request("GET", path, &[("If-None-Match", &tag)], None);
+    assert_eq!((after.status, after.json()["3"]["city"].as_str()), (200, Some("Oslo")));
+    assert_ne!(after.header("ETag"), Some(tag.as_str()));
 }
 
 fn unzipped(response: &Response) -> String {
