@@ -97,7 +97,7 @@ export class AggregateView {
         this.#text = text;
         this.facts.set("revision", grouped(Number(/\.(\d+)/.exec(headers.get("ETag"))?.[1] ?? 0)));
         if (this.history.unit === "version") this.facts.set("version", grouped(this.history.steps.length));
-        this.state.replaceChildren(members(text, (name) => member(patch, name) !== undefined));
+        this.state.replaceChildren(...members(text, (name) => member(patch, name) !== undefined));
         setTimeout(() => this.state.querySelectorAll(".lit").forEach((node) => node.classList.remove("lit")), LIT);
         const state = JSON.parse(text);
         for (const form of this.#forms) form.update(state);
