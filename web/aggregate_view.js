@@ -1,6 +1,6 @@
 /** One aggregate: its state, what can be done with it, and how it came to be. */
 
-import { carefulButton, copyButton, Definitions, element, section, setText } from "./dom.js";
+import { button, copyButton, Definitions, element, section, setText } from "./dom.js";
 import { request, segment } from "./api.js";
 import { members } from "./json_text.js";
 import { isObject, member } from "./patch.js";
@@ -47,11 +47,11 @@ export class AggregateView {
         this.none = element("p", { class: "empty", hidden: true });
         this.orders = element("div");
         this.problem = element("p", { class: "problem", role: "alert" });
-        this.remove = carefulButton("Delete", "Delete it for good?", () => this.#delete());
+        this.remove = button("Delete", () => confirm(`Delete ${path} for good?`) && this.#delete());
         const actions = [copyButton("Copy JSON", () => this.#text), element("a", { class: "button", href: links.aggregateFeed(collection, key) }, "Follow"), collection.kind === "state" ? this.remove : null];
         this.byHand = snippets(() => this.#chosen?.call() ?? { path });
         this.element = element("div", { class: "beside" },
-            section("State", { remark: `GET ${path}`, actions }, this.facts.element, this.state, this.none, this.problem, this.orders, this.byHand.element),
+            section("State", { remark: path, actions }, this.facts.element, this.state, this.none, this.problem, this.orders, this.byHand.element),
             this.timeline.element);
     }
 
@@ -88,7 +88,7 @@ export class AggregateView {
         setText(this.problem, answer.ok || answer.status === 404 ? "" : answer.problem.detail);
         this.state.hidden = this.orders.hidden = this.remove.disabled = !answer.ok;
         this.none.hidden = answer.status !== 404;
-        setText(this.none, `${this.path} does not exist${history.steps.length > 0 ? " any more" : " yet"}. It can be followed nevertheless: its feed sends null, and its creation when it comes.`);
+        setText(this.none, `${this.path} does not exist${history.steps.length > 0 ? " any more" : " yet"}. It can be followed nevertheless.`);
         if (answer.ok) this.#showState(answer, patch);
         this.timeline.update(nothing);
     }

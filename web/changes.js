@@ -65,7 +65,7 @@ export class Changes {
         const label = `${revision === undefined ? "no id" : grouped(revision)}${id.includes(".partial") ? " partial" : ""}`;
         const watch = point && { onpointerenter: () => point(entry), onpointerleave: () => point(), onfocusin: () => point(entry), onfocusout: () => point() };
         return element("li", { class: "message", ...watch },
-            pick === undefined ? element("span", { class: "label" }, label) : button(label, () => pick(entry), { class: "label link", title: "Show what this message changed" }),
+            pick === undefined ? element("span", { class: "label" }, label) : button(label, () => pick(entry), { class: "label link" }),
             element("div", {}, head?.(), element("pre", {}, coloured(text, MOST_CHARACTERS))), element("time"));
     }
 }

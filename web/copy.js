@@ -1,8 +1,6 @@
 /**
- * A copy of a part of the document: loaded once, then kept exact by the messages of a feed.
- *
- * It is a consumer like any other. It differs from `follow` of follow.js in what the page shows of it: every message as it
- * arrived, and a connection that can be cut and resumed with any cursor. The state is changed in place.
+ * A copy of a part of the document: loaded once, then kept exact by the messages of a feed. Unlike `follow` of follow.js, it
+ * shows every message, can be cut and resumed with any cursor, and changes the state in place.
  */
 
 import { messages } from "/follow.js";

@@ -29,23 +29,6 @@ export function button(label, action, attributes = {}) {
     return element("button", { type: "button", onclick: action, ...attributes }, label);
 }
 
-/** A button that asks once more before it does something that cannot be undone. */
-export function carefulButton(label, question, action) {
-    const calm = () => {
-        node.textContent = label;
-        node.classList.remove("danger");
-    };
-    const node = button(label, () => {
-        if (node.classList.toggle("danger")) {
-            node.textContent = question;
-            return;
-        }
-        calm();
-        action();
-    }, { onblur: calm });
-    return node;
-}
-
 /** A button that copies a text to the clipboard. */
 export function copyButton(label, read) {
     const node = button(label, async () => {
@@ -105,7 +88,7 @@ export function labelled(text, field) {
 /** A section with what it reads, and its buttons. */
 export function section(title, { remark, actions = [], className } = {}, ...children) {
     const id = uniqueId();
-    const heading = [element("h2", { id }, title), remark && element("code", {}, remark), element("span", { class: "actions" }, actions)];
+    const heading = [element("h2", { id }, title), remark && element("code", {}, `GET ${remark}`), element("span", { class: "actions" }, actions)];
     return element("section", { class: className, "aria-labelledby": id }, element("div", { class: "heading" }, heading), children);
 }
 

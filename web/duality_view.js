@@ -33,7 +33,6 @@ export class DualityView {
     #loadedAt = undefined;
     #timer = 0;
     #needsAll = true;
-    #refreshed = { time: 0, revision: -1 };
 
     constructor({ page, collection }) {
         Object.assign(this, { collection, copy: page.copy, title: collection.name });
@@ -62,13 +61,13 @@ export class DualityView {
         this.byHand = snippets(() => this.#createCall(), this.form === undefined ? "Read by hand" : "Create by hand");
         this.followByHand = snippets(() => ({ path: collection.events, isFeed: true, lastId: this.copy.id }), "Follow by hand");
         this.quiet = element("p", { class: "empty" }, `No changes yet. Every write to ${collection.name} appears here as the merge patch that all consumers get.`);
-        this.spine = element("p", { class: "spine", title: "The revision of both sides" }, element("b", {}, "…"));
+        this.spine = element("p", { class: "spine" }, element("b", {}, "…"));
         const feed = element("a", { class: "button", href: links.feed(collection) }, "Cut and come back …");
         this.element = element("div", { class: "duality" },
-            section("State", { remark: `GET ${collection.state}`, actions: copyJson(() => this.#state()), className: "state" },
+            section("State", { remark: collection.state, actions: copyJson(() => this.#state()), className: "state" },
                 element("div", { class: "tools" }, this.search, this.found), this.table.element, this.none, this.form?.element, this.byHand.element),
             this.spine,
-            section("Changes", { remark: `GET ${collection.events}`, actions: [copyButton("Copy JSON", () => this.changes.json()), feed], className: "changes" },
+            section("Changes", { remark: collection.events, actions: [copyButton("Copy JSON", () => this.changes.json()), feed], className: "changes" },
                 this.quiet, this.changes.element, this.followByHand.element));
     }
 
@@ -184,11 +183,7 @@ export class DualityView {
         setText(this.spine.firstChild, grouped(copy.revision));
         this.quiet.hidden = this.changes.entries.length > 0;
         this.changes.render();
-        // The snippet has the last id; it does not change under the pointer while messages pour in.
-        const { time, revision } = this.#refreshed;
-        if (revision === copy.revision || Date.now() - time < LIT) return;
-        this.#refreshed = { time: Date.now(), revision: copy.revision };
-        this.followByHand.refresh();
+        this.followByHand.refreshSometimes();
     }
 
     /** What stands in the place of an empty table. */

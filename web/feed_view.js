@@ -15,7 +15,6 @@ export class FeedView {
     /** How the copy came back, until it is up to date. */
     #return = undefined;
     #comparison = { text: "not compared yet", state: "" };
-    #refreshedAt = 0;
 
     constructor({ page, collection, key }) {
         const subject = collection === undefined ? "everything" : key === undefined ? collection.name : `${collection.name} ${key}`;
@@ -42,7 +41,7 @@ export class FeedView {
         this.mark = element("p", { role: "status", "aria-label": "Comparison with GET" });
         this.byHand = snippets(() => ({ path: paths.events, isFeed: true, lastId: copy.id }));
         this.element = element("div", {}, this.#chooser(subject), element("div", { class: "beside" },
-            section("Messages", { remark: `GET ${paths.events}`, actions: [this.pause, copyButton("Copy JSON", () => this.messages.json())] }, this.quiet, this.messages.element),
+            section("Messages", { remark: paths.events, actions: [this.pause, copyButton("Copy JSON", () => this.messages.json())] }, this.quiet, this.messages.element),
             section("The copy", { actions: [button("Compare with GET", () => this.#compare()), copyJson(() => copy.document)] },
                 this.status.element, this.mark, this.#returns(), this.byHand.element)));
     }
@@ -129,7 +128,6 @@ export class FeedView {
         this.#note(`${how}, ${Math.ceil(performance.now() - back.since)} ms. ${this.#comparison.text}`, this.#comparison.state);
     }
 
-    /** Really compares: the state is fetched again, and both are compared member by member at the same revision. */
     async #compare() {
         try {
             const { isEqual, revision } = await this.copy.compare();
@@ -155,8 +153,6 @@ export class FeedView {
         if (this.revision.value === "" && copy.revision > 0 && document.activeElement !== this.revision) this.revision.value = Math.max(1, copy.revision - 10);
         this.quiet.hidden = this.messages.entries.length > 0;
         this.messages.render();
-        if (Date.now() - this.#refreshedAt < 1000) return;
-        this.#refreshedAt = Date.now();
-        this.byHand.refresh();
+        this.byHand.refreshSometimes();
     }
 }

@@ -11,7 +11,7 @@ export class JournalHistory {
 
     constructor(path) {
         this.path = path;
-        this.remark = `GET ${path}?version=n`;
+        this.remark = `${path}?version=n`;
     }
 
     statePath(index) {
@@ -49,7 +49,7 @@ export class ChangeHistory {
 
     constructor(path) {
         this.path = path;
-        this.remark = `GET ${path}/events`;
+        this.remark = `${path}/events`;
     }
 
     statePath() {
@@ -58,7 +58,9 @@ export class ChangeHistory {
 
     async load() {
         for (let count = 1000; count === 1000;) {
-            const { events, cursor } = await read(`${this.remark.slice(4)}?limit=1000&lastEventId=${encodeURIComponent(this.#cursor)}`);
+            const path = `${this.remark}?limit=1000&lastEventId=${encodeURIComponent(this.#cursor)}`;
+            // Every change, if all are retained; otherwise what there is.
+            const { events, cursor } = await read(`${path}&strict=true`).catch(() => read(path));
             count = events.length;
             this.#cursor = cursor;
             for (const { revision, patch } of events) this.#add(revision, patch);

@@ -29,14 +29,14 @@ export class JournalView {
         this.path = page.index.journal + (name === "" ? "" : `?collection=${segment(name)}`);
         const names = page.index.collections.filter(({ kind }) => kind === "event-sourced").map((collection) => collection.name);
         const options = ["", ...names].map((value) => element("option", { value, selected: value === name }, value || "everything"));
-        const select = element("select", { onchange: () => { location.hash = `${links.journal()}/${segment(select.value)}`; } }, options);
+        const select = element("select", { onchange: () => { location.hash = `${links.journal}/${segment(select.value)}`; } }, options);
         this.events = new Changes({ label: "Events", most: MOST_SHOWN });
         this.earlier = button("Earlier events", () => this.#loadEarlier(), { hidden: true });
         this.none = element("p", { class: "empty" }, "Loading …");
         this.trouble = element("p", { class: "problem", role: "status" });
         this.byHand = snippets(() => ({ path: this.path, isStream: true, lastId: this.#id }));
         this.element = element("div", {}, element("div", { class: "tools page" }, labelled("Journal of", select)),
-            section("Events", { remark: `GET ${this.path}`, actions: copyButton("Copy JSON", () => this.events.json()), className: "long" },
+            section("Events", { remark: this.path, actions: copyButton("Copy JSON", () => this.events.json()), className: "long" },
                 this.trouble, this.none, this.events.element, element("p", {}, this.earlier), this.byHand.element));
         this.#live();
     }

@@ -17,9 +17,9 @@ export class Navigation {
         root.append(
             element("a", { class: "brand", href: "#/" }, "duality ", element("small", { class: "mono" }, location.host)),
             ...group("Collections", collections.map((collection) => this.#entry(collection.name, links.collection(collection), "duality", collection.name))),
-            ...group("Happening", this.#entry("Feed", links.feed(), "feed"), journal && this.#entry("Journal", links.journal(), "journal")),
-            ...group("Derived", projections && this.#entry("Projections", links.projections(), "projections")),
-            ...group("Service", this.#entry("Everything live", links.service(), "service"), docs && this.#entry("API", docs)),
+            ...group("Happening", this.#entry("Feed", links.feed(), "feed"), journal && this.#entry("Journal", links.journal, "journal")),
+            ...group("Derived", projections && this.#entry("Projections", links.projections, "projections")),
+            ...group("Service", this.#entry("Everything live", "#/service", "service"), docs && this.#entry("API", docs)),
             element("p", { class: "foot" }, "epoch ", this.epoch, element("br"), this.last, element("br"), `version ${version}`));
     }
 

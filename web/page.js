@@ -1,6 +1,6 @@
 /** The page: it loads the index and the state, and shows the view that the address names. */
 
-import { announce, button, element } from "./dom.js";
+import { announce, element } from "./dom.js";
 import { draw } from "./frame.js";
 import { request } from "./api.js";
 import { Copy } from "./copy.js";
@@ -8,7 +8,7 @@ import { Navigation } from "./navigation.js";
 import { Header } from "./header.js";
 import { WriteRate } from "./plot.js";
 import { loadSchemas } from "./schema.js";
-import { links, route } from "./router.js";
+import { route } from "./router.js";
 import { member } from "./patch.js";
 import { grouped } from "./words.js";
 import { DualityView } from "./duality_view.js";
@@ -19,7 +19,7 @@ import { ProjectionsView } from "./projections_view.js";
 import { ReportView } from "./report_view.js";
 import { ServiceView } from "./service_view.js";
 
-/** Collections whose bodies are longer than this together, in bytes, are loaded only when somebody wants them. */
+/** Collections whose bodies are longer than this together, in bytes, are loaded when somebody looks at them. */
 const MOST_BYTES = 32 * 1024 * 1024;
 
 const VIEWS = { duality: DualityView, aggregate: AggregateView, feed: FeedView, journal: JournalView, projections: ProjectionsView, reports: ReportView, service: ServiceView };
@@ -125,22 +125,12 @@ class Page {
 
     #open(wanted) {
         const { view, name, collection } = wanted;
-        if (view === "unknown") {
-            const known = this.index.collections.map((one) => element("li", {}, element("a", { href: links.collection(one) }, one.name)));
-            return { title: "Nothing here", element: element("div", { class: "empty" }, element("h2", {}, `There is no collection “${name}”, but:`), element("ul", {}, known)) };
-        }
-        if (view === "duality" && !this.loaded.has(collection.name)) return this.#long(collection.name);
-        return new VIEWS[view]({ page: this, ...wanted });
-    }
-
-    #long(name) {
-        const load = () => {
-            this.loaded.add(name);
+        if (view === "unknown") return { title: "Nothing here", element: element("h2", { class: "empty" }, `There is no collection “${name}”.`) };
+        if (view === "duality" && !this.loaded.has(collection.name)) {
+            this.loaded.add(collection.name);
             this.#follow();
-            this.#show();
-        };
-        const words = element("h2", {}, "This collection is long, so it has not been loaded.");
-        return { title: name, element: element("div", { class: "empty" }, words, button(`Load ${name}`, load, { class: "main" })) };
+        }
+        return new VIEWS[view]({ page: this, ...wanted });
     }
 }
 

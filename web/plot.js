@@ -28,7 +28,7 @@ export class WriteRate {
     }
 }
 
-/** A line over the last five minutes, newest at the right. */
+/** A line, newest at the right. */
 export class Plot {
     constructor({ width, height, label }) {
         Object.assign(this, { width, height });

@@ -31,7 +31,7 @@ export class ProjectionsView {
         this.byHand = snippets(() => this.#last ?? { path: this.path });
         const reports = reportNames().map((name) => element("li", {}, element("a", { href: links.report(name) }, name)));
         this.element = element("div", {},
-            section("Projections", { remark: `GET ${this.path}`, actions: copyButton("Copy JSON", () => this.#text) },
+            section("Projections", { remark: this.path, actions: copyButton("Copy JSON", () => this.#text) },
                 scrollable(element("table", {}, element("thead", {}, head), this.body), "Projections"), this.none, this.problem, this.byHand.element),
             section("Reports", {}, reports.length === 0 ? "There are none. A projection offers them with fn reports()." : element("ul", { class: "links" }, reports)));
     }

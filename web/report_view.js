@@ -13,7 +13,7 @@ export class ReportView {
 
     constructor({ name = "" }) {
         this.title = name;
-        this.above = { href: links.projections(), text: "Projections" };
+        this.above = { href: links.projections, text: "Projections" };
         this.path = `/reports/${segment(name)}`;
         this.inputs = queryParameters(this.path).filter((one) => one !== "after").map((one) => element("input", { name: one, autocomplete: "off" }));
         this.found = element("p", { class: "soft", role: "status" });
@@ -23,19 +23,16 @@ export class ReportView {
         this.more = button("More", () => this.#load(this.#next), { hidden: true });
         this.byHand = snippets(() => ({ path: this.#url() }));
         const actions = [button("Read again", () => this.#load()), copyJson(() => this.#rows)];
-        this.element = section("Report", { remark: `GET ${this.path}`, actions }, this.#parameters(), this.problem, this.found, this.scroller, element("p", {}, this.more), this.byHand.element);
+        this.element = section("Report", { remark: this.path, actions }, this.#parameters(), this.problem, this.found, this.scroller, element("p", {}, this.more), this.byHand.element);
         this.#load();
     }
 
     #parameters() {
-        if (this.inputs.length === 0) return null;
-        const fields = this.inputs.map((input) => element("div", { class: "field" }, labelled(input.name, input)));
-        const onsubmit = (event) => {
-            event.preventDefault();
+        const onchange = () => {
+            this.byHand.refresh();
             this.#load();
         };
-        return element("form", { "aria-label": "Parameters", oninput: () => this.byHand.refresh(), onsubmit },
-            element("div", { class: "fields" }, fields, element("div", { class: "field end" }, element("button", { type: "submit" }, "Read"))));
+        return element("div", { class: "fields", role: "group", "aria-label": "Parameters", onchange }, this.inputs.map((input) => element("div", { class: "field" }, labelled(input.name, input))));
     }
 
     #url(after) {

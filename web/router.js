@@ -10,10 +10,9 @@ export const links = {
     aggregate: (collection, key) => `${links.collection(collection)}/${segment(key)}`,
     feed: (collection) => (collection === undefined ? "#/feed" : `#/feed/${segment(collection.events.replace(/^\//, ""))}`),
     aggregateFeed: (collection, key) => `#/feed/${segment(collection.name)}/${segment(key)}`,
-    journal: () => "#/journal",
-    projections: () => "#/projections",
     report: (name) => `#/reports/${segment(name)}`,
-    service: () => "#/service",
+    journal: "#/journal",
+    projections: "#/projections",
 };
 
 /** What an address means: a view, and the name and the key in it. */

@@ -14,7 +14,6 @@ const FIGURES = {
     Work: [
         ["journal position", grouped, "journal_position"],
         ["streams", grouped, "open_streams", "max_streams"],
-        ["slow streams", grouped, "parked_streams"],
         ["catch-ups", grouped, "catch_ups_total"],
         ["resets", grouped, "resets_total"],
         ["relay lag", grouped, "relay_lag_revisions"],
@@ -47,10 +46,10 @@ export class ServiceView {
         this.most = element("p", { class: "soft" });
         this.health = element("p", { role: "status" });
         this.problem = element("p", { class: "problem", role: "status" });
-        const list = (title, remark, read) => section(title, { remark: `GET ${remark}`, actions: read && copyJson(read) }, this.#lists[title].element);
-        const health = section("Health", { remark: `GET ${index.health}`, actions: copyButton("Copy metrics", () => this.#text) }, this.health, this.problem, snippets(() => ({ path: index.metrics })).element);
+        const list = (title, remark, read) => section(title, { remark, actions: read && copyJson(read) }, this.#lists[title].element);
+        const health = section("Health", { remark: index.health, actions: copyButton("Copy", () => this.#text) }, this.health, this.problem, snippets(() => ({ path: index.metrics })).element);
         this.element = element("div", {},
-            section("Writes a second", { remark: `GET ${index.everything.events}` }, this.plot.element, this.most),
+            section("Writes a second", { remark: index.everything.events }, this.plot.element, this.most),
             element("div", { class: "columns" }, list("Collections", "/", () => index), list("Work", index.metrics), list("Storage", index.metrics)),
             element("div", { class: "columns" }, list("Projections", index.projections, () => this.#projections), list("Memory", index.metrics), health));
     }
@@ -83,9 +82,7 @@ export class ServiceView {
         for (const [title, figures] of Object.entries(FIGURES)) {
             for (const [name, write, ...sources] of figures) this.#lists[title].set(name, sources.map((source) => write(metrics.value(source))).join(" of "));
         }
-        for (const { labels: { what }, value } of metrics.all("memory_bytes")) {
-            Memory.set(what, `${size(value)} of ${size(metrics.all("max_memory_bytes").find(({ labels }) => labels.what === what).value)}`);
-        }
+        for (const { labels, value } of metrics.all("memory_bytes")) Memory.set(labels.what, size(value));
         const failing = metrics.all("health").filter(({ value }) => value === 0).map(({ labels }) => labels.part).join(", ");
         setText(this.health, failing === "" ? "Everything works" : `Does not work: ${failing}`);
         this.health.className = failing === "" ? "good" : "bad";

@@ -2,6 +2,9 @@
 
 import { copyButton, element, uniqueId } from "./dom.js";
 
+/** The time between two changes of the cursor in a snippet, in milliseconds. */
+const INTERVAL = 1000;
+
 /** The language that was chosen last, on all views. */
 let chosen = "curl";
 
@@ -28,8 +31,16 @@ export function snippets(read, title = "By hand") {
         panel.textContent = languages[name]({ method: "GET", ...read() });
     };
     choose(chosen);
+    let refreshed = 0;
     const bar = element("div", { class: "bar" }, element("div", { role: "tablist", "aria-label": title, onkeydown: step }, tabs), copyButton("Copy", () => panel.textContent));
-    return { element: element("div", { class: "snippets" }, bar, panel), refresh: () => choose(chosen) };
+    const refresh = () => choose(chosen);
+    // It does not change under the pointer while messages pour in.
+    const refreshSometimes = () => {
+        if (Date.now() - refreshed < INTERVAL) return;
+        refreshed = Date.now();
+        refresh();
+    };
+    return { element: element("div", { class: "snippets" }, bar, panel), refresh, refreshSometimes };
 }
 
 function address(path) {

@@ -1,6 +1,6 @@
 /** A table of any length: only the rows that can be seen are in the page. */
 
-import { element, setText } from "./dom.js";
+import { element, scrollable, setText } from "./dom.js";
 
 /** The height of a row in pixels, as in style.css. */
 const ROW_HEIGHT = 32;
@@ -25,7 +25,8 @@ export class Table {
         this.head = element("tr", { "aria-rowindex": "1" });
         this.body = element("tbody", { onkeydown: (event) => this.#move(event) }, this.#top, this.#bottom);
         this.table = element("table", { "aria-label": label }, element("thead", {}, this.head), this.body);
-        this.element = element("div", { class: "scroller", role: "region", "aria-label": `${label}, scrollable`, tabindex: "-1", onscroll: redraw }, this.table);
+        this.element = scrollable(this.table, label);
+        this.element.addEventListener("scroll", redraw);
         this.resizing = new ResizeObserver(redraw);
         this.resizing.observe(this.element);
     }

@@ -4,7 +4,7 @@ import { button, copyJson, element, labelled, section, setText } from "./dom.js"
 import { coloured, jsonBlock } from "./json_text.js";
 import { difference } from "./patch.js";
 import { snippets } from "./snippets.js";
-import { count, grouped, moment } from "./words.js";
+import { grouped, moment } from "./words.js";
 
 /** Steps in the list; the sliders reach all of them. */
 const MOST_SHOWN = 60;
@@ -32,7 +32,7 @@ export class Timeline {
         return { input, output, element: element("div", { class: "slider" }, labelled(`${name} ${this.history.unit}`, input), output), get index() { return Number(input.value) - 1; } };
     }
 
-    /** Shows the steps of the history; whoever looks at the last one goes along. */
+    /** Shows the steps; whoever looks at the last one goes along. */
     update(nothing) {
         const steps = [...this.history.steps];
         this.#steps = steps;
@@ -66,8 +66,8 @@ export class Timeline {
         const states = await Promise.all([from, to].map(({ index }) => this.history.stateAt(index).catch((error) => JSON.stringify(error.message))));
         if (turn !== this.#turn) return;
         const patch = difference(...states.map((state) => JSON.parse(state))) ?? {};
-        this.#fill(this.before, this.#name(from.index), states[0]);
-        this.#fill(this.after, this.#name(to.index), states[1]);
+        this.#fill(this.before, `Before, ${this.#name(from.index)}`, states[0]);
+        this.#fill(this.after, `After, ${this.#name(to.index)}`, states[1]);
         this.#fill(this.patch, "The merge patch between them", JSON.stringify(patch));
     }
 
@@ -87,8 +87,6 @@ export class Timeline {
             const label = button(grouped(number), () => this.#go(index), { class: "label link", "aria-label": `Look at ${this.#name(index)}`, "aria-current": index === current && "step" });
             return element("li", {}, label, element("div", {}, element("p", {}, title, time && moment(time)), text === "{}" ? null : element("pre", {}, coloured(text, 600))));
         }).reverse();
-        const left = this.#steps.length - rows.length;
-        if (left > 0) rows.push(element("li", { class: "note" }, element("p", {}, `${count(left, "step")} more: move the sliders.`)));
         const isFocused = this.list.contains(document.activeElement);
         this.list.replaceChildren(...rows);
         if (isFocused) this.list.querySelector("[aria-current]")?.focus();

@@ -28,9 +28,9 @@ export function size(bytes) {
     return `${amount.toFixed(1)} TiB`;
 }
 
-/** A number of things: 1 person, 2 persons. The plural has an s unless it is given. */
-export function count(number, one, many = `${one}s`) {
-    return `${grouped(number)} ${number === 1 ? one : many}`;
+/** A number of things: 1 row, 2 rows. */
+export function count(number, one) {
+    return `${grouped(number)} ${one}${number === 1 ? "" : "s"}`;
 }
 
 /** A time of the service: 2026-11-22 08:30:00. */
