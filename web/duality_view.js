@@ -1,6 +1,6 @@
 /** A collection: its state and the changes that made it face each other. */
 
-import { button, copyButton, copyJson, element, section, setText } from "./dom.js";
+import { copyButton, copyJson, element, section, setText } from "./dom.js";
 import { draw } from "./frame.js";
 import { OrderedKeys } from "./ordered_keys.js";
 import { Table } from "./table.js";
@@ -188,12 +188,7 @@ export class DualityView {
 
     /** What stands in the place of an empty table. */
     #nothing(total) {
-        if (total > 0) {
-            return [`None of ${count(total, "row")} contains “${this.search.value}”. `, button("Show all", () => {
-                this.search.value = "";
-                this.#setFilter();
-            })];
-        }
+        if (total > 0) return [`None of ${count(total, "row")} contains “${this.search.value}”.`];
         const { name, kind, source = "other collections" } = this.collection;
         const start = `No ${name} yet. `;
         if (kind === "derived") return [`${start}They are derived from ${source}: write there, and they appear here in the same revision.`];

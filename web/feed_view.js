@@ -58,7 +58,7 @@ export class FeedView {
         const { copy } = this;
         const back = (label, cursor, attributes) => button(label, () => this.#comeBack(label.toLowerCase(), cursor()), attributes);
         const from = () => `${this.page.copy.epoch}.${this.revision.value.replaceAll(",", "").trim() || 1}`;
-        this.revision = element("input", { inputmode: "numeric", "aria-label": "Revision to come back from", class: "mono short", onkeydown: ({ key }) => key === "Enter" && this.#comeBack("from revision", from()) });
+        this.revision = element("input", { inputmode: "numeric", "aria-label": "Revision to come back from", class: "mono short" });
         this.returns = element("fieldset", { class: "returns" }, element("legend", {}, "Cut the connection and come back"),
             element("div", { class: "row" }, this.cut, back("With the last id", () => copy.id, { class: "main" })),
             element("div", { class: "row" }, back("From revision", from), this.revision),
