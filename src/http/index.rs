@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::accept::accepted;
 use super::collection_paths::CollectionPaths;
+use super::conditions::precondition;
 use super::openapi::schema_name;
 use super::problem::Problem;
 use super::query::NoParams;
@@ -78,6 +79,8 @@ pub(super) async fn index(context: RequestContext) -> Result<HttpResponse, Probl
         return send(&context);
     }
     let NoParams {} = context.params()?;
+    // The index has no entity tag, so only what is malformed matters.
+    precondition(&context)?;
     let (registry, revision) = (&context.shared.registry, context.shared.committed.get());
     let index = Index {
         name: "duality",

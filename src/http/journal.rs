@@ -63,6 +63,8 @@ pub(super) async fn everything(context: RequestContext) -> Result<HttpResponse, 
     } else {
         context.query(&["lastEventId", "collection", "limit", "wait"])?
     };
+    // What is wrong with the request itself comes before what the service has.
+    let extent = Extent::of(&query)?;
     let reading = Reading {
         shared: context.shared.clone(),
         only: context.collections(&query)?.map(Into::into),
@@ -71,7 +73,7 @@ pub(super) async fn everything(context: RequestContext) -> Result<HttpResponse, 
     if form == SSE {
         return stream(&context, reading, &query.remarks).await;
     }
-    one_page(&context, reading, Extent::of(&query)?, form).await
+    one_page(&context, reading, extent, form).await
 }
 
 /// The position after which the consumer continues; the beginning, if the request does not state one.

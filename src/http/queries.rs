@@ -71,6 +71,7 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
     };
     let collection = context.collection_id()?;
     let key = context.key()?;
+    let Precondition { if_match, if_none_match } = precondition(&context)?;
     if let Some(version) = version.number("version", 0..=i64::MAX.unsigned_abs())? {
         return at_version(&context, collection, key, Version::from_raw(version.cast_signed())).await;
     }
@@ -80,7 +81,6 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
     let Some(body) = row.and_then(|row| row.body) else {
         return Err(Problem::not_found(context.request.path()).at(context.shared.epoch(), revision));
     };
-    let Precondition { if_match, if_none_match } = precondition(&context)?;
     let holds = |if_match, if_none_match| Precondition { if_match, if_none_match }.holds(changed);
     if !holds(if_match, None) {
         return Err(unexpected(&context, changed).at(context.shared.epoch(), revision));

@@ -128,7 +128,7 @@ fn of_collection(registry: &Registry, id: CollectionId) -> Vec<Path> {
 }
 
 /// The routes for those who operate the service, and those of the files that are part of it.
-fn of_the_service() -> [(&'static str, Method, Route); 12] {
+fn of_the_service() -> [(&'static str, Method, Route); 13] {
     [
         ("/projections", Method::GET, read().to(projections::all)),
         ("/projections/{name}", Method::GET, read().to(projections::one)),
@@ -139,6 +139,7 @@ fn of_the_service() -> [(&'static str, Method, Route); 12] {
         ("/readyz", Method::GET, read().to(ops::readiness)),
         ("/metrics", Method::GET, read().to(ops::metrics)),
         ("/openapi.json", Method::GET, read().to(openapi::get)),
+        ("/docs", Method::GET, read().to(web_file)),
         ("/follow.js", Method::GET, read().to(web_file)),
         ("/follow.d.ts", Method::GET, read().to(web_file)),
         ("/page/{file}", Method::GET, read().to(web_file)),

@@ -28,6 +28,13 @@ const POLICY: &str =
 static FILES: LazyLock<Vec<WebFile>> = LazyLock::new(|| {
     vec![
         file(Kind::Page, INDEX, include_bytes!("../../web/index.html")),
+        file(Kind::Page, "/docs", include_bytes!("../../web/docs/index.html")),
+        file(Kind::Style, "/page/docs.css", include_bytes!("../../web/docs/docs.css")),
+        file(Kind::Script, "/page/docs.js", include_bytes!("../../web/docs/docs.js")),
+        file(Kind::Script, "/page/docs_call_view.js", include_bytes!("../../web/docs/docs_call_view.js")),
+        file(Kind::Script, "/page/docs_description.js", include_bytes!("../../web/docs/docs_description.js")),
+        file(Kind::Script, "/page/docs_prose.js", include_bytes!("../../web/docs/docs_prose.js")),
+        file(Kind::Script, "/page/docs_schema_view.js", include_bytes!("../../web/docs/docs_schema_view.js")),
         file(Kind::Module, "/follow.js", include_bytes!("../../web/follow.js")),
         file(Kind::Types, "/follow.d.ts", include_bytes!("../../web/follow.d.ts")),
         file(Kind::Script, "/page/aggregate_view.js", include_bytes!("../../web/aggregate_view.js")),
@@ -163,8 +170,12 @@ mod tests {
     #[test]
     fn every_file_of_the_folder_is_served() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("web");
-        let found = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        let found: BTreeSet<_> = found.map(|path| std::fs::read(path).unwrap()).collect();
+        let files = |folder: &Path| {
+            let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+            entries.filter(|path| path.is_file()).collect::<Vec<_>>()
+        };
+        let found = [files(&folder), files(&folder.join("docs"))].concat();
+        let found: BTreeSet<_> = found.iter().map(|path| std::fs::read(path).unwrap()).collect();
         let served: BTreeSet<_> = FILES.iter().map(|file| file.bytes.to_owned()).collect();
         assert!(found == served, "{} files in web/, {} served", found.len(), served.len());
     }

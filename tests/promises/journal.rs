@@ -146,6 +146,8 @@ fn an_id_foreign_to_the_journal_is_a_410_with_a_bootstrap_path() {
             gone(app.request("GET", "/journal", &[accept, ("Last-Event-ID", &id)], None));
         }
     }
+    let both = app.request("GET", "/journal?wait=301", &[JSON, ("Last-Event-ID", "other0epoch.2")], None);
+    assert!(both.problem(400, "malformed-request")["detail"].as_str().unwrap().starts_with("wait: "));
     for id in ["nonsense", "4", "undefined.undefined", "łódź"] {
         gone(app.request("GET", "/journal", &[("Last-Event-ID", id)], None));
         gone(app.request(

@@ -219,3 +219,22 @@ fn the_document_has_an_etag_and_is_compressed_on_request() {
     assert_eq!(app.get("/openapi.json").header("ETag"), Some(&tag[..]), "it does not depend on the state");
     app.request("GET", "/openapi.json", &[("Accept", "text/csv")], None).problem(406, "not-acceptable");
 }
+
+#[test]
+fn the_description_for_people_is_small_and_loads_nothing_from_elsewhere() {
+    let app = App::start();
+    let page = app.get("/docs");
+    assert_eq!((page.status, page.header("Content-Type")), (200, Some("text/html; charset=utf-8")));
+    let policy = page.header("Content-Security-Policy").unwrap();
+    assert!(policy.starts_with("default-src 'self'; frame-ancestors 'none'"), "{policy}");
+    let mut weight = page.body.len();
+    for file in
+        ["docs.css", "docs.js", "docs_call_view.js", "docs_description.js", "docs_prose.js", "docs_schema_view.js"]
+    {
+        let response = app.get(&format!("/page/{file}"));
+        assert_eq!(response.status, 200, "{file}");
+        assert!(!response.text().contains("http://") && !response.text().contains("https://"), "{file}");
+        weight += response.body.len();
+    }
+    assert!(weight <= 40_000, "{weight}");
+}

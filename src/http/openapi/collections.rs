@@ -112,7 +112,7 @@ impl Writer<'_> {
             .response(not_modified());
         if self.collection.journaled().is_some() {
             operation = operation.parameter(json!({
-                "name": "version", "in": "query", "schema": {"type": "integer", "minimum": 0},
+                "name": "version", "in": "query", "schema": {"type": "integer", "minimum": 0, "maximum": i64::MAX},
                 "description": "The state after so many events of its journal.",
             }));
         }

@@ -228,7 +228,7 @@ fn journal_of_one(writer: &mut Writer<'_>, journaled: &dyn Journaled) -> Value {
     });
     let after = json!({
         "name": "after", "in": "query", "description": "The version after which the page begins.",
-        "schema": {"type": "integer", "minimum": 0, "default": 0},
+        "schema": {"type": "integer", "minimum": 0, "maximum": i64::MAX, "default": 0},
     });
     let operation = writer
         .operation(&format!("read {name} journal"), &format!("Read the domain events of a {singular}"), "")

@@ -15,6 +15,7 @@ pub(super) fn paths(components: &mut Components) -> Map<String, Value> {
     let mut get = |path: &str, operation: Value| paths.insert(path.to_owned(), json!({"get": operation}));
     get("/", index(components));
     get("/openapi.json", description(components));
+    get("/docs", file("get docs", "This description for people", "text/html", components));
     get(
         "/follow.js",
         file("get follow module", "The JavaScript module that follows a feed", "text/javascript", components),

@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use crate::domain::collection::Keys;
-use crate::domain::json::MAX_NUMBER;
 use crate::http::pages::{MAX_LIMIT, MAX_WAIT_SECONDS};
 
 /// A cursor, or nothing.
-const CURSOR: &str = r"^([0-9a-z]{8,16}\.[0-9]{1,18}(\.partial(\.[0-9]{1,18})*)?)?$";
+const CURSOR: &str = r"^([0-9a-z]{8,16}\.[0-9]{1,18}(\.partial(\.[0-9]{1,18}){0,2})?)?$";
+/// Entity tags, or any.
+const TAGS: &str = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#;
 /// The name of an epoch.
 const EPOCH: &str = "^[0-9a-z]{8,16}$";
 
@@ -20,11 +21,12 @@ pub(super) fn shared(name: &str) -> Value {
 pub(super) fn all(collections: &[&str]) -> Value {
     let query = |name: &str, description: &str, schema: Value| json!({"name": name, "in": "query", "description": description, "schema": schema});
     let header = |name: &str, description: &str, schema: Value| json!({"name": name, "in": "header", "description": description, "schema": schema});
-    let revision = json!({"type": "integer", "minimum": 0, "maximum": MAX_NUMBER});
+    let revision = json!({"type": "integer", "minimum": 0, "maximum": i64::MAX});
     let epoch = json!({"type": "string", "pattern": EPOCH});
     let cursor = json!({"type": "string", "pattern": CURSOR, "examples": ["4f9c21aa.8"]});
     let flag = json!({"type": "boolean"});
     let text = json!({"type": "string"});
+    let tags = json!({"type": "string", "pattern": TAGS, "examples": ["\"4f9c21aa.8\""]});
     let names = json!({"type": "array", "items": {"type": "string", "enum": collections}});
     let limit = json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 1000});
     let wait = json!({"type": "integer", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "default": 0});
@@ -41,8 +43,8 @@ pub(super) fn all(collections: &[&str]) -> Value {
         "limit": query("limit", "The maximum number of events in a page. For pages only: a stream ignores it.", limit),
         "wait": query("wait", "How long a page waits for an event, in seconds. For pages only: a stream ignores it.", wait),
         "collection": query("collection", "Selects collections; repeat it for several.", names),
-        "If-Match-header": header("If-Match", "Entity tags, or `*`: the request is for one of these states only, and gets a 412 otherwise.", text.clone()),
-        "If-None-Match-header": header("If-None-Match", "Entity tags, or `*`: a read of one of these states is a 304, and a write to one of them a 412.", text),
+        "If-Match-header": header("If-Match", "Entity tags, or `*`: the request is for one of these states only, and gets a 412 otherwise.", tags.clone()),
+        "If-None-Match-header": header("If-None-Match", "Entity tags, or `*`: a read of one of these states is a 304, and a write to one of them a 412.", tags),
     })
 }
 
