@@ -66,8 +66,8 @@ export class Timeline {
         const states = await Promise.all([from, to].map(({ index }) => this.history.stateAt(index).catch((error) => JSON.stringify(error.message))));
         if (turn !== this.#turn) return;
         const patch = difference(...states.map((state) => JSON.parse(state))) ?? {};
-        this.#fill(this.before, `Before, ${this.#name(from.index)}`, states[0]);
-        this.#fill(this.after, `After, ${this.#name(to.index)}`, states[1]);
+        this.#fill(this.before, this.#name(from.index) + (from.index === to.index ? " as well" : ""), states[0]);
+        this.#fill(this.after, this.#name(to.index), states[1]);
         this.#fill(this.patch, "The merge patch between them", JSON.stringify(patch));
     }
 
