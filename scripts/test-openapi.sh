@@ -29,8 +29,18 @@ if [ -z "${DUALITY_BINARY-}" ]; then
 fi
 
 directory=$(mktemp -d)
-# Both, so that nothing is left if a step fails.
-trap 'status=$?; kill $(jobs -p) 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$directory"; (exit $status); report_steps' EXIT
+# Ends the service whatever happens, and then reports the steps with the status that there was.
+finish() {
+    local status=$?
+    set +e
+    # shellcheck disable=SC2046 # one word for each process
+    kill $(jobs -p) 2>/dev/null
+    wait 2>/dev/null
+    rm -rf "$directory"
+    (exit "$status")
+    report_steps
+}
+trap finish EXIT
 "$DUALITY_BINARY" --listen 127.0.0.1:0 --database "$directory/test.db" 2>"$directory/log" &
 for _ in $(seq 400); do
     address=$(grep -oE 'http://127\.0\.0\.1:[0-9]+' "$directory/log" | head -1) && break
