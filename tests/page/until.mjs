@@ -5,7 +5,7 @@
  * @param {string} what what is waited for, for the message
  * @param {() => unknown} condition may be asynchronous; what it throws counts as "not yet"
  */
-export async function until(what, condition, seconds = 30) {
+export async function until(what, condition, seconds = 60) {
     const end = performance.now() + seconds * 1000;
     let last;
     while (performance.now() < end) {
