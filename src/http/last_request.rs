@@ -41,6 +41,9 @@ impl LastRequest {
     /// ([RFC 9112, section 6.1](https://www.rfc-editor.org/rfc/rfc9112#section-6.1)). Nothing follows a response that says
     /// itself that it is the last one.
     pub(super) fn end(mut response: ServiceResponse) -> ServiceResponse {
+        // The framework uses the heads of responses again, leaves the version of their last use in them, and sets the right one
+        // later. With HTTP/1.0, each would say that it is the last one.
+        response.response_mut().head_mut().version = Version::HTTP_11;
         let request = response.request();
         let is_unframed = request.version() < Version::HTTP_11 && response.response().body().size() == BodySize::Stream;
         let closes = response.response().head().connection_type() == ConnectionType::Close;

@@ -159,8 +159,13 @@ impl Aggregator {
             }
             Err(error) => {
                 self.metrics.count_failure(&error);
-                for request in requests {
+                let read = requests.len() - commands.len();
+                for request in requests.by_ref().take(read) {
                     request.answer(&mut replies, Err(ExecuteError::of(&error)));
+                }
+                // The transaction ended before these: whatever became of it, they were not executed.
+                for request in requests {
+                    request.answer(&mut replies, Err(ExecuteError::NotDone(Refusal::of(error.cause()))));
                 }
                 replies.send();
             }

@@ -105,6 +105,22 @@ fn many_requests_on_one_connection_leave_nothing_that_counts() {
 }
 
 #[test]
+fn requests_with_bodies_in_chunks_wait_as_others_do() {
+    let app = App::start();
+    let mut client = app.client();
+    let head = "POST /persons HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let body = "{\n\n\n\"name\"\n\n:\n\n\"Ann\"\n\n}"
+        .bytes()
+        .map(|byte| format!("1\r\n{}\r\n", byte as char))
+        .collect::<String>();
+    client.send_raw(format!("{head}{body}0\r\n\r\n").repeat(12).as_bytes());
+    for _ in 0..12 {
+        let created = client.response("POST");
+        assert_eq!((created.status, created.header("Connection")), (201, None));
+    }
+}
+
+#[test]
 fn one_address_has_so_many_connections_and_others_have_theirs() {
     let app = App::with(|settings| settings.max_connections_per_address = Some(count(4)));
     let mut open: Vec<_> = (0..4).map(|_| Client::connect_from(2, app.address)).collect();

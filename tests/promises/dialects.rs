@@ -158,3 +158,25 @@ fn a_request_in_the_absolute_form_is_answered() {
     assert!(answer_with(&mut socket, "unknown-host").starts_with("HTTP/1.1 421 "));
     socket.shutdown(Shutdown::Both).unwrap();
 }
+
+#[test]
+fn a_client_of_http_1_0_ends_no_connection_of_others() {
+    let app = App::start();
+    for _ in 0..10 {
+        let mut old = app.client();
+        old.send_raw(b"GET /persons/1 HTTP/1.0\r\n\r\n");
+        assert_eq!(old.response("GET").status, 404);
+    }
+    for _ in 0..10 {
+        let mut client = app.client();
+        for _ in 0..3 {
+            let response = client.request("GET", "/persons/1", &[], None);
+            assert_eq!((response.status, response.header("Connection")), (404, None));
+        }
+    }
+    let mut kept = app.client();
+    for _ in 0..3 {
+        kept.send_raw(b"GET /persons HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+        assert_eq!(kept.response("GET").status, 200);
+    }
+}

@@ -1,17 +1,25 @@
-//! How many heads of requests there are among the bytes of a connection.
+//! How many heads of requests there are among the bytes of a connection, which may also be those of a body in chunks.
 
 use memchr::memchr_iter;
 
-/// Counts lines and complete heads. A head ends with an empty line; empty lines before it do not count.
+/// What the first line of a head ends with, before the digit of its minor version.
+const VERSION: &[u8; 7] = b"HTTP/1.";
+
+/// Counts lines and complete heads. A head begins with a line that ends with a version, and ends with an empty line; empty
+/// lines before it do not count, and neither do paragraphs of something else.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Heads {
     complete: usize,
     /// All lines of heads, also of an incomplete one, with the empty ones that end them.
     lines: usize,
-    /// Whether a head has begun and not ended.
+    /// Whether a head, or a paragraph of something else, has begun and not ended.
     is_open: bool,
+    /// Whether what has begun is a head.
+    is_head: bool,
     /// Whether the current line has any character.
     has_text: bool,
+    /// The last characters of the current line, without its end.
+    last: [u8; VERSION.len() + 1],
 }
 
 impl Heads {
@@ -19,11 +27,11 @@ impl Heads {
     pub(super) fn with(mut self, bytes: &[u8]) -> Self {
         let mut start = 0;
         for end in memchr_iter(b'\n', bytes) {
-            self.has_text |= has_text(&bytes[start..end]);
+            self.go_on(&bytes[start..end]);
             self.end_line();
             start = end + 1;
         }
-        self.has_text |= has_text(&bytes[start..]);
+        self.go_on(&bytes[start..]);
         self
     }
 
@@ -41,15 +49,34 @@ impl Heads {
         self.lines
     }
 
+    /// A part of the current line.
+    fn go_on(&mut self, part: &[u8]) {
+        self.has_text |= has_text(part);
+        if self.is_open {
+            return;
+        }
+        let part = part.strip_suffix(b"\r").unwrap_or(part);
+        let kept = part.len().min(self.last.len());
+        self.last.rotate_left(kept);
+        let from = self.last.len() - kept;
+        self.last[from..].copy_from_slice(&part[part.len() - kept..]);
+    }
+
     fn end_line(&mut self) {
         let has_text = std::mem::take(&mut self.has_text);
+        if has_text && !self.is_open {
+            self.is_head = self.last.starts_with(VERSION);
+        }
         if has_text || self.is_open {
             self.lines += 1;
         }
-        if self.is_open && !has_text {
+        if self.is_open && !has_text && self.is_head {
             self.complete += 1;
         }
         self.is_open = has_text;
+        if !self.is_open {
+            self.last = Default::default();
+        }
     }
 }
 
@@ -71,6 +98,8 @@ mod tests {
             ("GET / HTTP/1.1\n\nGET / HTTP/1.1\nhost: a\n\n", 2, 5),
             ("\r\n\r\n\n\n\r\nGET / HTTP/1.1\r\na: b\r\n\r\n\r\n", 1, 3),
             ("GET / HTTP/1.1\r\n\r\nGET", 1, 2),
+            ("2\r\n{}\r\n0\r\n\r\nGET / HTTP/1.0\r\n\r\n", 1, 6),
+            ("2\r\n\n\n\r\n2\r\n\n\n\r\n0\r\n\r\n", 0, 6),
         ] {
             let whole = Heads::default().with(text.as_bytes());
             assert_eq!((whole.complete(), whole.lines()), (complete, lines), "{text:?}");
