@@ -14,7 +14,6 @@ export async function request(path, { method = "GET", body, accept = "applicatio
     }
 }
 
-/** The parsed body of an answer; a refused request throws the words of the service. */
 export async function read(path) {
     const { ok, text, problem } = await request(path);
     if (!ok) throw new Error(problem.detail);
@@ -32,7 +31,6 @@ function problemOf({ status, statusText }, text) {
     return { title: `Status ${status}`, detail: `the answer was ${status} ${statusText}` };
 }
 
-/** A key as a segment of a path. */
 export function segment(key) {
     return encodeURIComponent(key).replace(/[!'()*]/g, (sign) => `%${sign.charCodeAt(0).toString(16)}`);
 }

@@ -11,7 +11,6 @@ const MOST_SHOWN = 40;
 const MOST_CHARACTERS = 1200;
 
 export class Changes {
-    /** Messages, and notes about the connection. */
     entries = [];
     #nodes = new Map();
 
@@ -22,7 +21,6 @@ export class Changes {
         this.element = element("ol", { class: "messages", tabindex: "0", "aria-label": options.label });
     }
 
-    /** Adds an entry; the next `render` shows it. */
     add(entry) {
         this.entries.unshift({ ...entry });
         if (this.entries.length > this.most) this.entries.pop();
@@ -35,7 +33,6 @@ export class Changes {
         this.entries.length = Math.min(this.entries.length, this.most);
     }
 
-    /** The messages as JSON, oldest first. */
     json() {
         const messages = this.entries.filter(({ note }) => note === undefined).reverse();
         return `[\n${messages.map(({ id, text }) => `  {"id":${JSON.stringify(id ?? null)},"data":${text}}`).join(",\n")}\n]`;

@@ -5,7 +5,6 @@ export function element(name, attributes = {}, ...children) {
     return furnish(document.createElement(name), attributes, children);
 }
 
-/** Creates an element of a picture. */
 export function drawing(name, attributes = {}, ...children) {
     return furnish(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
 }
@@ -24,12 +23,10 @@ export function setText(node, text) {
     if (node.textContent !== text) node.textContent = text;
 }
 
-/** A button that does something at once. */
 export function button(label, action, attributes = {}) {
     return element("button", { type: "button", onclick: action, ...attributes }, label);
 }
 
-/** A button that copies a text to the clipboard. */
 export function copyButton(label, read) {
     const node = button(label, async () => {
         const isCopied = await copyText(read());
@@ -40,7 +37,6 @@ export function copyButton(label, read) {
     return node;
 }
 
-/** A button that copies a value. */
 export function copyJson(read) {
     return copyButton("Copy JSON", () => JSON.stringify(read(), null, 2));
 }
@@ -61,14 +57,12 @@ async function copyText(text) {
     }
 }
 
-/** Says something to people who do not see the page. */
 export function announce(text) {
     setText(document.getElementById("announcements"), text);
 }
 
 let lastId = 0;
 
-/** An id for an element that a label or a description refers to. */
 export function uniqueId() {
     lastId += 1;
     return `e${lastId}`;
@@ -79,13 +73,11 @@ export function scrollable(content, label) {
     return element("div", { class: "scroller", role: "region", "aria-label": `${label}, scrollable`, tabindex: "0" }, content);
 }
 
-/** A field with its label. */
 export function labelled(text, field) {
     field.id ||= uniqueId();
     return [element("label", { for: field.id }, text), field];
 }
 
-/** A section with what it reads, and its buttons. */
 export function section(title, { remark, actions = [], className } = {}, ...children) {
     const id = uniqueId();
     const heading = [element("h2", { id }, title), remark && element("code", {}, `GET ${remark}`), element("span", { class: "actions" }, actions)];

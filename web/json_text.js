@@ -16,7 +16,6 @@ export function coloured(text, limit = 20000) {
     return [...parts, shown.slice(end), shown === text ? "" : " …"];
 }
 
-/** One member a line, from the text. */
 function indented(text) {
     let depth = 0;
     return text.replace(/"(?:[^"\\]|\\.)*"|\{\}|\[\]|[{}[\],:]/g, (token) => {
@@ -29,7 +28,6 @@ function indented(text) {
     });
 }
 
-/** A block of JSON, one member a line. */
 export function jsonBlock(text, label) {
     return element("pre", { class: "json", tabindex: "0", role: "region", "aria-label": label }, coloured(indented(text)));
 }

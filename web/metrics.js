@@ -12,12 +12,10 @@ export class Metrics {
         }
     }
 
-    /** The value of a metric without labels, or the sum of all its labels. */
     value(name) {
         return this.all(name).reduce((sum, { value }) => sum + value, 0);
     }
 
-    /** All samples of a metric, with their labels. */
     all(name) {
         return this.#samples.get(`duality_${name}`) ?? [];
     }

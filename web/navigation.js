@@ -31,7 +31,6 @@ export class Navigation {
         return element("li", {}, link);
     }
 
-    /** Marks the view that is shown. */
     setCurrent({ view, collection }) {
         const wanted = { aggregate: "duality", reports: "projections" }[view] ?? view;
         for (const entry of this.#entries) {

@@ -22,7 +22,6 @@ export class OrderedKeys {
         return this.all[place] === key ? place : -1;
     }
 
-    /** Where the key is, or would be. */
     #place(key) {
         let low = 0;
         let high = this.all.length;

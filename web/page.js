@@ -74,7 +74,6 @@ class Page {
         this.copy.listen({ after: () => draw(this), changed: () => draw(this) });
     }
 
-    /** How many aggregates a collection has, as far as this page knows. */
     countText(name) {
         if (!this.loaded.has(name)) return "long";
         return this.copy.document === undefined ? "…" : grouped(Object.keys(member(this.copy.document, name) ?? {}).length);
@@ -113,7 +112,6 @@ class Page {
         draw(this);
     }
 
-    /** Finds the collection that an address names. */
     #resolve(wanted) {
         const { collections, everything } = this.index;
         const { view, name } = wanted;

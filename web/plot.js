@@ -2,22 +2,18 @@
 
 import { drawing } from "./dom.js";
 
-/** Seconds that are kept. */
 const SECONDS = 300;
 
-/** Counts revisions, second by second. */
 export class WriteRate {
     counts = [];
     #last = undefined;
 
-    /** Takes the revision of this second. */
     sample(revision) {
         if (this.#last !== undefined) this.counts.push(Math.max(0, revision - this.#last));
         this.#last = revision;
         if (this.counts.length > SECONDS) this.counts.shift();
     }
 
-    /** The mean of the last three seconds. */
     get now() {
         const last = this.counts.slice(-3);
         return last.reduce((sum, count) => sum + count, 0) / Math.max(1, last.length);
@@ -28,7 +24,6 @@ export class WriteRate {
     }
 }
 
-/** A line, newest at the right. */
 export class Plot {
     constructor({ width, height, label }) {
         Object.assign(this, { width, height });

@@ -7,7 +7,6 @@ import { snippets } from "./snippets.js";
 import { links } from "./router.js";
 import { count, grouped } from "./words.js";
 
-/** How often a rebuild is looked at, in milliseconds. */
 const BUILDING_INTERVAL = 200;
 
 /** The columns, and those that are aligned to the right. */
@@ -19,7 +18,6 @@ export class ProjectionsView {
     #rows = new Map();
     #text = "null";
     #isReading = false;
-    /** What a button did last. */
     #last = undefined;
 
     constructor({ page }) {
@@ -73,12 +71,10 @@ export class ProjectionsView {
 
 }
 
-/** How far behind a projection is. */
 export function lagText({ events, seconds }) {
     return events === 0 ? "none" : `${count(events, "event")}, ${seconds.toFixed(1)} s`;
 }
 
-/** One projection. */
 class Row {
     #at = 0;
 

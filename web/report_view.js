@@ -48,7 +48,6 @@ export class ReportView {
         if (!ok) return;
         const isJson = headers.get("Content-Type")?.startsWith("application/json");
         const report = isJson ? JSON.parse(text) : csvRows(text);
-        // The rows are the list in it, whatever its name is.
         const rows = [report, ...Object.values(report)].find(Array.isArray) ?? [report];
         this.#rows = after === undefined ? rows : [...this.#rows, ...rows];
         this.#next = report.next ?? undefined;
@@ -70,7 +69,6 @@ export class ReportView {
     }
 }
 
-/** The lines of a CSV text (RFC 4180) as objects with the names of the first line. */
 function csvRows(text) {
     const lines = [[]];
     for (const [, quoted, plain, end] of text.matchAll(/(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r?\n|$)/g)) {

@@ -5,7 +5,6 @@ import { isObject } from "./patch.js";
 
 let description;
 
-/** Loads the description once. */
 export async function loadSchemas(path) {
     const answer = path && await request(path);
     if (answer?.ok) description = JSON.parse(answer.text);
@@ -16,12 +15,10 @@ export function bodySchema(path, method) {
     return description?.paths[path]?.[method.toLowerCase()]?.requestBody?.content["application/json"]?.schema;
 }
 
-/** The names of all reports. */
 export function reportNames() {
     return Object.keys(description?.paths ?? {}).map((path) => /^\/reports\/([^{]+)$/.exec(path)?.[1]).filter(Boolean);
 }
 
-/** The names of the query parameters of a path. */
 export function queryParameters(path) {
     const { parameters = [] } = description?.paths[path]?.get ?? {};
     return parameters.map(resolve).filter((parameter) => parameter.in === "query").map(({ name }) => name);
@@ -38,7 +35,6 @@ function resolve(schema) {
     return schema;
 }
 
-/** The members of an object schema as the fields of a form; `undefined` if it is another schema. */
 export function fieldsOf(schema) {
     const { properties, required = [] } = resolve(schema) ?? {};
     return properties && Object.entries(properties).map(([name, property]) => (
@@ -46,7 +42,6 @@ export function fieldsOf(schema) {
     ));
 }
 
-/** The schema without the alternative `null`. */
 function withoutNull(property) {
     const schema = resolve(property);
     const rest = (schema?.anyOf ?? schema?.oneOf)?.map(resolve).filter(({ type }) => type !== "null");

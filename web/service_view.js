@@ -54,7 +54,6 @@ export class ServiceView {
             element("div", { class: "columns" }, list("Projections", index.projections, () => this.#projections), list("Memory", index.metrics), health));
     }
 
-    /** What cannot be followed is read every other second. */
     async refresh() {
         draw(this);
         this.#turn += 1;

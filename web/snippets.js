@@ -2,10 +2,8 @@
 
 import { copyButton, element, uniqueId } from "./dom.js";
 
-/** The time between two changes of the cursor in a snippet, in milliseconds. */
 const INTERVAL = 1000;
 
-/** The language that was chosen last, on all views. */
 let chosen = "curl";
 
 /** A panel with a tab for each language. `read` gives the request at the moment: a snippet has the cursor of now. */
@@ -47,7 +45,6 @@ function address(path) {
     return new URL(path, location.href).href;
 }
 
-/** As one word of a shell, whatever is in it. */
 export function shellWord(text) {
     return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }

@@ -44,7 +44,6 @@ export class Table {
         for (const row of [this.#top, this.#bottom]) row.firstChild.colSpan = columns.length;
     }
 
-    /** Draws the visible part of these keys. */
     render(keys) {
         this.#keys = keys;
         this.table.setAttribute("aria-rowcount", keys.length + 1);
@@ -72,7 +71,6 @@ export class Table {
         this.#wanted = "";
     }
 
-    /** Scrolls to a key, and moves the focus there. */
     show(index) {
         const { element: { scrollTop, clientHeight }, options } = this;
         const top = index * ROW_HEIGHT;

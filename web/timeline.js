@@ -32,7 +32,6 @@ export class Timeline {
         return { input, output, element: element("div", { class: "slider" }, labelled(`${name} ${this.history.unit}`, input), output), get index() { return Number(input.value) - 1; } };
     }
 
-    /** Shows the steps; whoever looks at the last one goes along. */
     update(nothing) {
         const steps = [...this.history.steps];
         this.#steps = steps;

@@ -4,7 +4,6 @@ import { element } from "./dom.js";
 
 const whole = new Intl.NumberFormat("en-US");
 
-/** 18204 as 18,204. */
 export function grouped(number) {
     return whole.format(number);
 }
@@ -18,7 +17,6 @@ export function age(since, now = Date.now()) {
     return seconds < 86400 ? `${Math.floor(seconds / 3600)} h` : `${Math.floor(seconds / 86400)} d`;
 }
 
-/** A number of bytes: 124.0 KiB. */
 export function size(bytes) {
     let amount = bytes;
     for (const unit of ["B", "KiB", "MiB", "GiB"]) {
@@ -28,12 +26,10 @@ export function size(bytes) {
     return `${amount.toFixed(1)} TiB`;
 }
 
-/** A number of things: 1 row, 2 rows. */
 export function count(number, one) {
     return `${grouped(number)} ${one}${number === 1 ? "" : "s"}`;
 }
 
-/** A time of the service: 2026-11-22 08:30:00. */
 export function moment(time) {
     return element("time", { datetime: time, title: time }, time.slice(0, 19).replace("T", " "));
 }
