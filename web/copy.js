@@ -7,7 +7,7 @@ import { messages } from "/follow.js";
 import { applyPatch, isEqual } from "./patch.js";
 import { request } from "./api.js";
 
-/** How long to wait before the next attempt, in milliseconds; each failed attempt doubles it. */
+/** How long to wait before the next attempt, in milliseconds, unless the service says it; each failed attempt doubles it. */
 const FIRST_DELAY = 500;
 const LONGEST_DELAY = 5000;
 
@@ -17,15 +17,14 @@ const COMPARISON_TIME = 15000;
 export class Copy {
     /** The state: `undefined` before it is loaded. */
     document = undefined;
-    /** The last id, with which the copy resumes. */
     id = "";
     /** Whether the copy is the state at `revision`, and not on the way to another one. */
     isExact = false;
+    /** Whether nothing is missing up to the last id. */
+    isWhole = true;
     /** @type {"loading" | "connecting" | "open" | "waiting" | "cut"} */
     connection = "loading";
-    /** Why the copy is not connected. */
     trouble = "";
-    /** When the last message came, and how many did. */
     lastTime = 0;
     received = 0;
 
@@ -35,7 +34,10 @@ export class Copy {
     /** The messages that wait for a comparison, if there is one. */
     #held = undefined;
     #arrived = () => {};
-    #delay = FIRST_DELAY;
+    /** Whether the next message may belong to a catch-up. */
+    #mayCatchUp = true;
+    #retry = FIRST_DELAY;
+    #failures = 0;
     #wake = () => {};
     #controller = new AbortController();
     #isClosed = false;
@@ -45,7 +47,6 @@ export class Copy {
         this.#live();
     }
 
-    /** The two parts of the last id. */
     get epoch() {
         return this.id.split(".")[0];
     }
@@ -68,21 +69,21 @@ export class Copy {
         for (const listener of this.#listeners) listener[name]?.(message);
     }
 
-    /** Cuts the connection, and stays away until `comeBack`. */
     cut() {
         this.#set("cut");
         this.#controller.abort();
     }
 
-    /** Connects with a cursor, whatever it is. */
     comeBack(cursor) {
-        // From an older cursor, what the copy has arrives again: it is exact after that.
+        // From an older cursor, what the copy has arrives again: it is exact after that. After any other, something is missing.
+        const revision = revisionOf(cursor);
         this.#ahead = Math.max(this.#ahead, this.revision);
-        this.isExact = this.isExact && cursor.split(".")[0] === this.epoch && revisionOf(cursor) >= this.#ahead;
+        if (cursor !== this.id) this.isWhole &&= this.isExact && revision <= this.#ahead;
+        this.isExact &&= this.isWhole && cursor.split(".")[0] === this.epoch && revision >= this.#ahead;
         // Without a cursor, one has nothing.
-        if (cursor === "") [this.document, this.#ahead] = [null, 0];
+        if (cursor === "") [this.document, this.#ahead, this.isWhole] = [null, 0, true];
         this.id = cursor;
-        this.#delay = FIRST_DELAY;
+        this.#failures = 0;
         this.#set("connecting");
         this.#controller.abort();
         this.#wake();
@@ -98,14 +99,18 @@ export class Copy {
     async #live() {
         while (!this.#isClosed) {
             this.#controller = new AbortController();
+            const start = Date.now();
+            let retryAfter = 0;
             try {
                 if (this.document === undefined) await this.#load();
                 await this.#follow();
                 this.trouble = "the connection was cut";
             } catch (error) {
                 this.trouble = error.message;
+                retryAfter = error.retryAfter ?? 0;
             }
-            if (!this.#isClosed) await this.#pause();
+            if (Date.now() - start > LONGEST_DELAY) this.#failures = 0;
+            if (!this.#isClosed) await this.#pause(retryAfter);
         }
     }
 
@@ -124,27 +129,31 @@ export class Copy {
         const opened = async (...request) => {
             const response = await fetch(...request);
             if (response.ok && !signal.aborted) {
-                this.#delay = FIRST_DELAY;
+                this.#mayCatchUp = true;
                 this.#set("open");
             }
             return response;
         };
-        for await (const message of messages(this.paths.events, { lastEventId: this.id, signal, fetch: opened })) {
+        const onRetry = (time) => { this.#retry = time; };
+        for await (const message of messages(this.paths.events, { lastEventId: this.id, signal, fetch: opened, onRetry })) {
             if (signal.aborted) return;
+            this.#failures = 0;
             this.#receive(message);
         }
     }
 
     /** Waits before the next attempt; after a cut, until `comeBack`. */
-    async #pause() {
+    async #pause(retryAfter) {
         if (this.connection === "connecting" && this.#controller.signal.aborted) return;
         const isCut = this.connection === "cut";
         if (!isCut) this.#set("waiting");
+        const delay = Math.max(retryAfter, this.#retry, Math.min(this.#retry * 2 ** this.#failures, LONGEST_DELAY));
+        this.#failures += 1;
         await new Promise((resolve) => {
             this.#wake = resolve;
-            if (!isCut) setTimeout(() => this.connection === "waiting" && resolve(), this.#delay);
+            // Not all pages come back at once.
+            if (!isCut) setTimeout(() => this.connection === "waiting" && resolve(), delay * (1 + Math.random() / 2));
         });
-        this.#delay = Math.min(this.#delay * 2, LONGEST_DELAY);
     }
 
     #set(connection) {
@@ -162,11 +171,13 @@ export class Copy {
     }
 
     #apply(message) {
+        message.isChange = message.isExact && (!this.#mayCatchUp || message.revision === this.revision + 1);
+        this.#mayCatchUp = !message.isExact;
         this.#call("before", message);
         this.document = applyPatch(this.document, message.patch);
         if (message.id !== "") this.id = message.id;
-        if (message.patch === null) this.#ahead = 0;
-        this.isExact = message.isExact && this.revision >= this.#ahead;
+        if (message.patch === null) [this.#ahead, this.isWhole] = [0, true];
+        this.isExact = message.isExact && this.isWhole && this.revision >= this.#ahead;
         this.lastTime = message.time;
         this.#call("after", message);
     }
@@ -196,7 +207,8 @@ export class Copy {
         const deadline = Date.now() + COMPARISON_TIME;
         for (;;) {
             while (this.#held.length > 0 && !(this.#held[0].revision > revision)) this.#apply(this.#held.shift());
-            if (this.isExact && this.revision >= lastChange) return;
+            // What is missing never arrives.
+            if ((this.isExact || !this.isWhole) && !this.id.includes(".partial") && this.revision >= lastChange) return;
             if (Date.now() > deadline) throw new Error("the messages did not arrive in time");
             await new Promise((resolve) => {
                 this.#arrived = resolve;

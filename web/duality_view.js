@@ -18,7 +18,6 @@ const LIT = 1000;
 /** How many revisions back the view looks for the changes that made the state. */
 const MOST_PAST = 40;
 
-/** Members that get a column of their own. */
 const MOST_COLUMNS = 6;
 
 export class DualityView {
@@ -83,7 +82,6 @@ export class DualityView {
         draw(this);
     }
 
-    /** The changes that made the state: the last ones that the service retains. */
     async #loadPast() {
         const { epoch, revision: last } = this.copy;
         const answer = await request(`${this.collection.events}?lastEventId=${epoch}.${Math.max(0, last - MOST_PAST)}&limit=${MOST_PAST}`);
@@ -94,7 +92,6 @@ export class DualityView {
         draw(this);
     }
 
-    /** Keeps what a message deletes, so that one sees it go. */
     #before({ patch, isExact, time }) {
         const part = member(patch, this.collection.name);
         if (!isExact || !isObject(part)) return;
@@ -112,17 +109,21 @@ export class DualityView {
         } else if (part !== undefined || message.patch === null) {
             this.#needsAll = true;
         }
+        if (message.patch === null) this.#revisions.clear();
+        if (!message.isChange) this.#loadedAt = message.revision ?? this.#loadedAt;
         draw(this);
     }
 
-    #touch(key, patch, { revision, time }) {
+    #touch(key, patch, { revision, isChange, time }) {
         const aggregate = member(this.#state(), key);
         if (aggregate !== undefined) {
             this.#gone.delete(key);
             this.#lit.set(key, { members: patch, until: time + LIT });
             this.#addColumns(patch);
         }
-        if (revision !== undefined) this.#revisions.set(key, revision);
+        // What a catch-up brings has changed at some time before.
+        if (isChange && aggregate !== undefined) this.#revisions.set(key, revision);
+        else this.#revisions.delete(key);
         if (aggregate === undefined ? this.#gone.has(key) : this.#matches(key, aggregate)) this.#keys.add(key);
         else this.#keys.remove(key);
     }
@@ -186,7 +187,6 @@ export class DualityView {
         this.followByHand.refreshSometimes();
     }
 
-    /** What stands in the place of an empty table. */
     #nothing(total) {
         if (total > 0) return [`None of ${count(total, "row")} contains “${this.search.value}”.`];
         const { name, kind, source = "other collections" } = this.collection;
@@ -228,7 +228,6 @@ export class DualityView {
     }
 }
 
-/** A value in a cell: text as it is, everything else as JSON. */
 function cellText(value) {
     if (value === undefined || value === null) return "";
     return typeof value === "string" ? value : JSON.stringify(value).slice(0, 200);

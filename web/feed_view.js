@@ -119,7 +119,6 @@ export class FeedView {
         draw(this);
     }
 
-    /** Waits until the copy is up to date again, and says how it came to be. */
     async #arrive(back) {
         await this.#compare();
         if (this.#return !== back) return;
@@ -144,7 +143,7 @@ export class FeedView {
         this.status.set("connection", copy.connection);
         this.status.set("last id", copy.id || "none");
         this.status.set("messages", grouped(copy.received));
-        this.status.set("revision", `${grouped(copy.revision)}, ${copy.isExact ? "exact" : "on the way"}`);
+        this.status.set("revision", `${grouped(copy.revision)}, ${copy.isExact ? "exact" : copy.isWhole ? "on the way" : "something is missing"}`);
         setText(this.mark, this.#comparison.text);
         this.mark.className = `mark ${this.#comparison.state}`;
         setText(this.pause, this.#isPaused ? `Go on, ${grouped(this.#hidden)} waiting` : "Pause");
