@@ -2,10 +2,13 @@
 
 import { announce, element, labelled, uniqueId } from "./dom.js";
 import { request } from "./api.js";
-import { member } from "./patch.js";
+import { difference, isObject, member } from "./patch.js";
 
 /** A number in JSON. It goes into the request as it was typed, because JavaScript would change long ones. */
 const JSON_NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
+
+/** Where a form has the key: a member may have that name too. */
+const KEY = Symbol("key");
 
 export class Form {
     /** The order has the request and its fields. With `isPatch`, the form sends what differs from `values`. */
@@ -25,17 +28,16 @@ export class Form {
 
     #field(field) {
         const { name, kind, hint, isRequired } = field;
-        const input = inputOf(field);
+        const value = this.#text(field);
+        const input = inputOf(field, value);
         const error = element("span", { class: "problem", id: uniqueId() });
-        const text = this.#text(field);
-        input.value = text;
-        input.addEventListener("input", () => this.#setProblem(name, ""));
-        this.inputs.set(name, { field, input, error, text });
+        const at = field.isKey ? KEY : name;
+        input.addEventListener("input", () => this.#setProblem(at, ""));
+        this.inputs.set(at, { field, input, error, text: show(input, value) });
         const words = element("span", {}, name, isRequired || this.order.isPatch ? null : element("span", { class: "soft" }, " optional"));
         return element("div", { class: kind === "json" ? "field wide" : "field", title: hint }, labelled(words, input), error);
     }
 
-    /** The value of a field before anybody edits it. */
     #text({ name, kind }) {
         const { values } = this.order;
         const value = member(values, name);
@@ -49,12 +51,10 @@ export class Form {
         this.order.values = values;
         for (const entry of this.inputs.values()) {
             const text = this.#text(entry.field);
-            if (entry.input.value === entry.text) entry.input.value = text;
-            entry.text = text;
+            entry.text = entry.input.value === entry.text ? show(entry.input, text) : text;
         }
     }
 
-    /** The body as JSON text. */
     #body() {
         const { isPatch, fields } = this.order;
         if (fields?.length === 0) return undefined;
@@ -63,14 +63,15 @@ export class Form {
         for (const { field, input: { value }, text } of this.inputs.values()) {
             if (field.isKey || (isPatch && value === text)) continue;
             // An empty field is left out, and removed by a patch.
-            if (value !== "" || (field.isRequired && field.kind === "text")) members.push(`${JSON.stringify(field.name)}:${jsonOf(field, value)}`);
-            else if (isPatch) members.push(`${JSON.stringify(field.name)}:null`);
+            const isGiven = value !== "" || (field.isRequired && field.kind === "text");
+            const json = isGiven ? jsonOf(field, value, isPatch ? text : "") : isPatch ? "null" : undefined;
+            if (json !== undefined) members.push(`${JSON.stringify(field.name)}:${json}`);
         }
         return `{${members.join(",")}}`;
     }
 
     #path() {
-        return this.order.path(this.inputs.get("key")?.input.value ?? "");
+        return this.order.path(this.inputs.get(KEY)?.input.value ?? "");
     }
 
     /** The request, for a snippet; an empty form gives an example. */
@@ -94,7 +95,6 @@ export class Form {
         if (!isPatch) this.#reset();
     }
 
-    /** Empties the form for the next one. */
     #reset() {
         const all = [...this.inputs.values()];
         for (const { input, text } of all) input.value = text;
@@ -102,7 +102,7 @@ export class Form {
     }
 
     #refuse({ title, detail, member: name = "" }) {
-        const found = [name, name.split(/[.[]/)[0]].find((one) => this.inputs.has(one));
+        const found = [name, name.split(/[.[]/)[0], name === "key" && KEY].find((one) => this.inputs.has(one));
         if (found === undefined) {
             this.problem.textContent = `${title}: ${detail}`;
             return;
@@ -120,16 +120,33 @@ export class Form {
     }
 }
 
-function inputOf({ name, kind, choices, isRequired }) {
+function inputOf({ name, kind, choices, isRequired }, value) {
     const attributes = { name, required: isRequired, autocomplete: "off", spellcheck: "false" };
     if (kind === "json") return element("textarea", { ...attributes, rows: "3", class: "mono", placeholder: "{}" });
     if (kind === "number") return element("input", { ...attributes, inputmode: "numeric", class: "mono" });
-    if (kind === "text") return element("input", attributes);
+    // A line of its own would lose the others.
+    if (kind === "text") return element(/[\r\n]/.test(value) ? "textarea" : "input", attributes);
     const options = choices.map((choice) => element("option", { value: JSON.stringify(choice) }, String(choice)));
     return element("select", attributes, element("option", { value: "" }, "–"), options);
 }
 
-/** A value as JSON; what is no number is sent as text, so that the service says what it expected. */
-function jsonOf({ kind }, value) {
+/** Shows a text, even if it is none of the choices. Returns what the control makes of it. */
+function show(input, text) {
+    if (input.options && [...input.options].every(({ value }) => value !== text)) input.append(element("option", { value: text }, text));
+    input.value = text;
+    return input.value;
+}
+
+/**
+ * A value as JSON; what is no number is sent as text, so that the service says what it expected. Of an object that takes the
+ * place of another, it is the patch, because a member that is only left out would stay.
+ */
+function jsonOf({ kind }, value, before) {
+    try {
+        const [from, to] = [before, value].map((text) => JSON.parse(text));
+        if (kind === "json" && isObject(from) && isObject(to)) return JSON.stringify(difference(from, to));
+    } catch {
+        // What is no JSON has no members.
+    }
     return kind === "text" || (kind === "number" && !JSON_NUMBER.test(value.trim())) ? JSON.stringify(value) : value.trim();
 }
