@@ -2,6 +2,7 @@
 
 import { button, copyButton, Definitions, element, section, setText } from "./dom.js";
 import { request, segment } from "./api.js";
+import { Copy } from "./copy.js";
 import { members } from "./json_text.js";
 import { isObject, member } from "./patch.js";
 import { aggregateForms } from "./orders.js";
@@ -31,12 +32,15 @@ export class AggregateView {
         this.history = collection.kind === "event-sourced" ? new JournalHistory(this.path) : new ChangeHistory(this.path);
         this.timeline = new Timeline(this.history);
         this.#build();
-        this.stop = page.copy.listen({ after: (message) => this.#after(message) });
+        // What the page does not follow is followed here.
+        if (!page.loaded.has(collection.name)) this.own = new Copy({ state: this.path, events: `${this.path}/events` });
+        this.stop = (this.own ?? page.copy).listen({ after: (message) => this.#after(message), changed: () => this.own?.isOpen && this.#load() });
         this.#load();
     }
 
     close() {
         this.stop();
+        this.own?.close();
         this.#isClosed = true;
     }
 
@@ -57,7 +61,7 @@ export class AggregateView {
 
     #after({ patch, id }) {
         const part = member(patch, this.collection.name);
-        const own = isObject(part) ? member(part, this.key) : part;
+        const own = this.own ? patch : isObject(part) ? member(part, this.key) : part;
         if (id !== "" && (own !== undefined || patch === null)) this.#load(own);
     }
 

@@ -18,7 +18,6 @@ export class JournalHistory {
         return `${this.path}?version=${this.steps[index]?.number ?? 1}`;
     }
 
-    /** Loads what has happened since the last time. */
     async load() {
         let next = `${this.path}/journal?limit=1000&after=${this.steps.at(-1)?.number ?? 0}`;
         while (next !== undefined) {
@@ -28,7 +27,6 @@ export class JournalHistory {
         }
     }
 
-    /** A version never changes, so each is fetched once. */
     async stateAt(index) {
         const path = this.statePath(index);
         if (!this.#states.has(path)) {
@@ -40,11 +38,16 @@ export class JournalHistory {
     }
 }
 
+/** Changes of a document that are kept. */
+const MOST_STEPS = 5000;
+
 /** The retained changes of a document; the states follow from them. */
 export class ChangeHistory {
     unit = "revision";
     steps = [];
     #states = [];
+    /** The state so far, which in the middle of a catch-up is none that ever was. */
+    #current = "null";
     #cursor = "";
 
     constructor(path) {
@@ -64,17 +67,24 @@ export class ChangeHistory {
             count = events.length;
             this.#cursor = cursor;
             for (const { revision, patch } of events) this.#add(revision, patch);
+            // A catch-up ends at the revision of the cursor.
+            if (this.#current !== (this.#states.at(-1) ?? "null")) {
+                this.#push(Number(cursor.split(".")[1]), this.#current === "null" ? "deleted" : "as it was", this.#current);
+            }
+            for (const list of [this.steps, this.#states]) list.splice(0, list.length - MOST_STEPS);
         }
     }
 
     #add(revision, patch) {
-        const before = this.#states.at(-1) ?? "null";
-        const state = JSON.stringify(applyPatch(JSON.parse(before), patch));
-        // Without a revision it is the beginning, a bookmark or a catch-up, which ends at the revision of the cursor.
-        if (revision === undefined && (state === "null" || state === before)) return;
-        const title = revision === undefined ? "as it was" : patch === null ? "deleted" : before === "null" ? "created" : "changed";
-        this.#states.push(state);
-        this.steps.push({ number: revision ?? Number(this.#cursor.split(".")[1]), title, text: JSON.stringify(patch) });
+        const before = this.#current;
+        this.#current = JSON.stringify(applyPatch(JSON.parse(before), patch));
+        // Without a revision it is the beginning, a bookmark or a part of a catch-up.
+        if (revision !== undefined) this.#push(revision, patch === null ? "deleted" : before === "null" ? "created" : "changed", JSON.stringify(patch));
+    }
+
+    #push(number, title, text) {
+        this.#states.push(this.#current);
+        this.steps.push({ number, title, text });
     }
 
     async stateAt(index) {

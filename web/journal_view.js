@@ -47,19 +47,27 @@ export class JournalView {
 
     async #live() {
         const { signal } = this.#controller;
+        let delay = DELAY;
+        const onRetry = (time) => { delay = Math.max(DELAY, time); };
+        const opened = async (...request) => {
+            const response = await fetch(...request);
+            if (response.ok) setText(this.trouble, "");
+            return response;
+        };
         while (!signal.aborted) {
             try {
                 if (this.#id === "") await this.#loadLast();
-                for await (const { id, data } of messages(this.path, { lastEventId: this.#id, signal })) {
-                    setText(this.trouble, "");
+                for await (const { id, data } of messages(this.path, { lastEventId: this.#id, signal, fetch: opened, onRetry })) {
                     this.#id = id;
                     this.events.add(this.#entry(JSON.parse(data), id, data));
                     draw(this);
                 }
             } catch (error) {
                 setText(this.trouble, `Not connected: ${error.message}. Trying again …`);
+                // The database is another one.
+                if (error.status === 410) [this.#id, this.events.entries] = ["", []];
             }
-            await new Promise((resolve) => setTimeout(resolve, DELAY));
+            await new Promise((resolve) => setTimeout(resolve, delay));
         }
     }
 
@@ -87,7 +95,6 @@ export class JournalView {
         draw(this);
     }
 
-    /** An event as it stands in the list, with its body as it was written. */
     #entry({ position, collection: name, key, kind, version, time }, id, text) {
         const collection = this.page.index.collections.find((one) => one.name === name);
         const subject = element("a", { href: collection && links.aggregate(collection, key) }, `${name} ${key}`);

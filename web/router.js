@@ -4,7 +4,6 @@ import { segment } from "./api.js";
 
 const VIEWS = ["feed", "journal", "projections", "reports", "service", "collection"];
 
-/** The addresses of the views. */
 export const links = {
     collection: ({ name }) => (VIEWS.includes(name) ? `#/collection/${segment(name)}` : `#/${segment(name)}`),
     aggregate: (collection, key) => `${links.collection(collection)}/${segment(key)}`,
@@ -15,12 +14,12 @@ export const links = {
     projections: "#/projections",
 };
 
-/** What an address means: a view, and the name and the key in it. */
 export function route(hash) {
     const parts = hash.replace(/^#\/?/, "").split("/").filter((part) => part !== "").map(decoded);
+    const isCollection = parts[0] === "collection";
+    if (isCollection) parts.shift();
     if (parts.length === 0) return { view: "first" };
-    if (parts[0] === "collection") parts.shift();
-    else if (VIEWS.includes(parts[0])) return { view: parts[0], name: parts[1], key: parts[2] };
+    if (!isCollection && VIEWS.includes(parts[0])) return { view: parts[0], name: parts[1], key: parts[2] };
     return parts.length > 1 ? { view: "aggregate", name: parts[0], key: parts[1] } : { view: "duality", name: parts[0] };
 }
 
