@@ -1,8 +1,9 @@
 /** What `follow` returns: the copy as it is now. */
 export interface Feed<State = any> extends AsyncIterable<State> {
     /**
-     * The state, or undefined before it is loaded; null for an aggregate that does not exist. Never changed: each change makes
-     * a new object, which shares what stayed the same.
+     * The state, or undefined before it is loaded; null only for one aggregate, if it does not exist. If the service starts
+     * over, a collection is empty and not exact until the rest has arrived. Never changed: each change makes a new object, which
+     * shares what stayed the same.
      */
     readonly state: State | null | undefined;
     /** The revision of the state; undefined before it is loaded. */

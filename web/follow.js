@@ -32,7 +32,7 @@ export function follow(url, onChange = () => {}, options = {}) {
     const { store, fetch, id, silence = SILENCE } = options;
     const report = options.onError ?? ((error) => console.warn(`${url}: ${error.message}`));
     const context = { ...pathsOf(url, options.base), fetch, silence, onError: (error) => callBack(report, error) };
-    const copy = new Copy(onChange);
+    const copy = new Copy(onChange, context.empty);
     const saver = store && keepStored(copy, store, context);
     const closing = new AbortController();
 
@@ -104,6 +104,7 @@ class Copy {
     onSave = () => {};
 
     #onChange;
+    #empty;
     /** Whether nothing is missing up to the id; otherwise there is only what came after some id. */
     #whole = false;
     #pending = undefined;
@@ -113,8 +114,9 @@ class Copy {
     #changed = deferred();
     #closed = false;
 
-    constructor(onChange) {
+    constructor(onChange, empty) {
         this.#onChange = onChange;
+        this.#empty = empty;
     }
 
     /** Starts from an id without a state; from nothing if it is empty. */
@@ -183,6 +185,7 @@ class Copy {
     }
 
     #set(state, id, exact, patch) {
+        if (state === null) state = this.#empty;
         if (state === this.state && id === this.id && exact === this.exact) return;
         Object.assign(this, { state, id, exact });
         if (state === undefined) return;
@@ -270,10 +273,8 @@ function keepStored(copy, store, { events, onError }) {
         async close() {
             globalThis.removeEventListener?.("pagehide", save);
             await saved;
-            save();
-            isOn = false;
+            this.stop();
             await saved;
-            clearTimeout(timer);
         },
     };
 }
@@ -530,7 +531,9 @@ function pathsOf(url, base = new URL(".", import.meta.url)) {
     if (!given.href.startsWith(root.href)) root = new URL("/", given);
     const [first, second, third, ...more] = given.pathname.slice(root.pathname.length).split("/");
     const at = (...parts) => Object.assign(new URL(given), { pathname: root.pathname + parts.join("/") });
-    const paths = (events, state) => ({ root, events, state: state && withoutCursor(state) });
+    // After a reset, a collection is empty; one aggregate does not exist.
+    const empty = second && first !== "events" ? null : {};
+    const paths = (events, state) => ({ root, events, state: state && withoutCursor(state), empty });
 
     if (first && second === undefined) {
         if (first === "aggregates") return paths(at("events"), given);
@@ -555,7 +558,7 @@ function withoutCursor(url) {
 async function load(context) {
     const state = context.state ?? (await findState(context));
     if (!state) return { state: undefined, id: "" };
-    const { response, text } = await open(state, "application/json", context, [404]);
+    const { response, text } = await open(state, "application/json", context, (status) => status === 404);
     const body = await joined(text);
     const [epoch, revision] = ["X-Epoch", "X-Revision"].map((name) => response.headers.get(name));
     // An aggregate that does not exist has a revision too; a path that does not exist has none.
@@ -565,22 +568,26 @@ async function load(context) {
 
 /** The URL of the state of a feed such as `/person-events`, from the index of the service. */
 async function findState({ root, events, ...context }) {
-    const { response, text } = await open(root, "application/json", context, [404, 406]);
-    const body = await joined(text);
-    if (!response.ok) return undefined;
-    const path = `/${events.pathname.slice(root.pathname.length)}`;
-    const found = JSON.parse(body).collections?.find((collection) => collection.events === path);
-    return found && withoutCursor(Object.assign(new URL(events), { pathname: root.pathname + found.state.slice(1) }));
+    const { text } = await open(root, "application/json", context, (status) => status < 500);
+    const index = await joined(text);
+    const path = events.pathname.slice(root.pathname.length - 1);
+    try {
+        const { state } = JSON.parse(index).collections.find((collection) => collection.events === path);
+        return withoutCursor(Object.assign(new URL(events), { pathname: root.pathname + state.slice(1) }));
+    } catch {
+        // Behind a proxy, another app may be there.
+        return undefined;
+    }
 }
 
 /** A response, and its body as text, piece by piece. Throws if it is not what was asked for. */
-async function open(url, type, { fetch = globalThis.fetch, cache = "default", silence = SILENCE, signal }, allowed = []) {
+async function open(url, type, { fetch = globalThis.fetch, cache = "default", silence = SILENCE, signal }, allows = () => false) {
     const watch = watchSilence(silence, signal);
     try {
         const response = await fetch(url, { headers: { Accept: type }, cache, signal: watch.signal });
         const text = pieces(response, watch);
         const given = response.headers.get("Content-Type") ?? "";
-        if (!(response.ok && given.startsWith(type)) && !allowed.includes(response.status)) {
+        if (!(response.ok && given.startsWith(type)) && !allows(response.status)) {
             throw refusal(response, await joined(text), `${given || "nothing"} instead of ${type}`);
         }
         return { response, text };

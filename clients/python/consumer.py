@@ -75,35 +75,40 @@ def feed_of(url):
 
 
 def read(store, url):
-    """The stored state and its id, if there is one of this URL."""
+    """The stored state, its id, and whether it is exact, if there is one of this URL."""
     try:
         with open(store, encoding="utf-8") as file:
             stored = json.load(file)
-        return (stored["state"], stored["id"]) if stored["url"] == url else (None, None)
+        if stored["url"] == url:
+            return stored["state"], stored["id"], stored["exact"]
     except (FileNotFoundError, ValueError, KeyError):
-        return None, None
+        pass
+    return None, None, False
 
 
-def save(store, url, state, last_id):
-    """Stores a state together with its id. The new file takes the place of the old one at once."""
+def save(store, url, state, last_id, exact):
+    """Stores a state together with its id, and whether it is exact. The new file takes the place of the old one at once."""
     with open(store + ".new", "w", encoding="utf-8") as file:
-        json.dump({"url": url, "id": last_id, "state": state}, file)
+        json.dump({"url": url, "id": last_id, "exact": exact, "state": state}, file)
     os.replace(store + ".new", store)
 
 
 def follow(url, store):
     """Yields each state, its id, and whether it is exact. Never ends."""
-    state, last_id = read(store, url) if store else (None, None)
+    state, last_id, exact = read(store, url) if store else (None, None, False)
     while True:
         try:
             if last_id is None:
                 state, last_id = load(url)
-            yield state, last_id, ".partial" not in last_id
+                exact = True
+            yield state, last_id, exact
             for patch, new_id in messages(feed_of(url), last_id):
+                # Without an id, it is in the middle of a catch-up, unless it is the empty state with which a stream begins.
+                exact = ".partial" not in new_id if new_id else exact and state == patch == {}
                 state, last_id = merge(state, patch), new_id or last_id
                 if store:
-                    save(store, url, state, last_id)
-                yield state, last_id, new_id is not None and ".partial" not in new_id
+                    save(store, url, state, last_id, exact)
+                yield state, last_id, exact
         except (OSError, http.client.HTTPException, ValueError) as error:
             print(error, file=sys.stderr, flush=True)
         # With a spread, so that not everybody comes back at the same time.

@@ -112,6 +112,41 @@ test("the index of the service says where the state of a feed is", async () => {
     assert.deepEqual(requests, ["/", "/persons", "/person-events"]);
 });
 
+test("a feed starts from its stream if something else answers in place of the index", async () => {
+    const answers = [
+        () => new Response("<h1>Another app</h1>", { headers: { "Content-Type": "text/html" } }),
+        () => Response.json({ title: "sign in" }, { status: 401 }),
+        () => new Response("no", { status: 403 }),
+        () => Response.json({ name: "another app" }),
+        () => Response.json(null),
+        () => new Response("{", { headers: { "Content-Type": "application/json" } }),
+    ];
+    for (const answer of answers) {
+        const requests = [];
+        const withAnother = async (url, options) => {
+            const { pathname } = new URL(url);
+            requests.push(pathname);
+            return pathname === "/" ? answer() : fetch(url, options);
+        };
+        const feed = start("/person-events", { fetch: withAnother });
+        await isExact(feed);
+        assert.deepEqual(requests, ["/", "/person-events"], String(answer));
+        assert.deepEqual(feed.errors, []);
+    }
+});
+
+test("an index that is out of order for a while is asked again", async () => {
+    const requests = [];
+    const brieflyBroken = async (url, options) => {
+        requests.push(new URL(url).pathname);
+        return requests.length === 1 ? new Response("no", { status: 502 }) : fetch(url, options);
+    };
+    const feed = start("/person-events", { fetch: brieflyBroken });
+    await isExact(feed);
+    assert.deepEqual(requests.slice(0, 3), ["/", "/", "/persons"]);
+    assert.deepEqual(feed.errors.map(({ status }) => status), [502]);
+});
+
 test("behind a proxy, the service may have a path of its own", async () => {
     const requests = [];
     const rewriting = (url, options) => {
@@ -239,6 +274,20 @@ test("a foreign id starts over and becomes exact", async () => {
     await isExact(feed);
     assert.deepEqual(seen[0], { exact: false, patch: null });
     assert.equal(proxy.count("/persons"), 0);
+});
+
+test("a reset leaves a collection empty, and never null", async () => {
+    const { location } = await create();
+    for (const path of ["/persons", "/person-events", "/aggregates"]) {
+        const seen = [];
+        const feed = start(path, { id: "nonsense" }, (state, { exact }) => seen.push({ state, exact }));
+        await isExact(feed, path === "/aggregates" ? path : "/persons");
+        assert.deepEqual(seen[0], { state: {}, exact: false }, path);
+        assert.ok(seen.every(({ state }) => state !== null), path);
+    }
+    const seen = [];
+    await isExact(start(location, { id: "nonsense" }, (state) => seen.push(state)), location);
+    assert.equal(seen[0], null, "one aggregate does not exist");
 });
 
 test("from an id without a state, a copy is not exact", async () => {

@@ -118,7 +118,7 @@ test("messages that arrive together give what they give one by one, and each pat
         let last;
         // It is opened once, and stays open.
         const stream = new Response(new ReadableStream({ start: (to) => to.enqueue(Buffer.from(text)) }), STREAM);
-        const feed = follow("http://localhost/persons", (state, { patch, exact, id }) => {
+        const feed = follow("http://localhost/persons/1", (state, { patch, exact, id }) => {
             last = mergePatch(last, patch);
             assert.deepEqual(state, last);
             assert.deepEqual({ exact, revision: feed.revision }, { exact: true, revision: Number(id.split(".")[1]) });
