@@ -125,7 +125,7 @@ fn a_backup_refuses_what_would_destroy_something() {
     let (code, said) = backup(app.database(), &directory.join("new.db"));
     assert!(code == 1 && said.contains("new.db-wal is the log of another database"), "{said}");
     let (code, said) = backup(app.database(), &directory.join("nowhere/new.db"));
-    assert!(code == 1 && said.contains("No such file or directory"), "{said}");
+    assert!(code == 1 && said.contains("nowhere does not exist; create it first: mkdir -p"), "{said}");
     let (code, said) = backup(&directory.join("nothing.db"), &directory.join("of-nothing.db"));
     assert!(code == 1 && said.contains("there is no database"), "{said}");
     assert!(!directory.join("new.db").exists() && incomplete(app.database()).is_empty());
