@@ -1,10 +1,8 @@
 //! Replayed events are read once for all reconnecting clients, and match the table.
 
-use std::path::Path;
-
 use serde_json::json;
 
-use crate::harness::{App, Client, Event, Process, Random, Stream, eventually};
+use crate::harness::{App, Event, Random, Stream, eventually};
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
@@ -103,50 +101,50 @@ fn pruned_events_are_not_replayed_even_while_they_are_cached() {
     assert_eq!(from(512).message().unwrap().patch().as_object().unwrap().len(), 3, "a catch-up of all three");
 }
 
-const EVENTS: i64 = 3000;
+const EVENTS: usize = 3000;
 
-/// Fills a database with events of 400 bytes each on the wire: more in all than the kernel and the service buffer for
-/// one client.
-fn fill(database: &Path) {
-    let process = Process::start(database, &[]);
-    let mut client = Client::connect(process.address);
+/// A service with events of 400 bytes each on the wire: more in all than the kernel and the service buffer for one client.
+fn filled() -> App {
+    let app = App::start();
+    let mut client = app.client();
     let body = json!({"name": "x".repeat(320)}).to_string();
     for _ in 0..EVENTS {
         assert_eq!(client.request("POST", "/persons", &JSON, Some(body.as_bytes())).status, 201);
     }
+    app
 }
 
-/// The memory for each of a hundred stalled subscribers that start from the beginning, after other stalled subscribers
-/// have started from these revisions.
-fn taken(database: &Path, flags: &[&str], before: &[i64]) -> i64 {
-    const SUBSCRIBERS: i64 = 100;
-    let process = Process::start(database, flags);
+/// The bytes that count for each of a hundred stalled subscribers that start from the beginning, after other stalled
+/// subscribers have started from these revisions.
+fn taken(app: &mut App, shared: u64, before: &[i64]) -> usize {
+    const SUBSCRIBERS: usize = 100;
+    app.change(|settings| settings.shared_events = Some(duality::ByteSize(shared)));
+    app.restart();
+    let counted = || app.memory("streams") + app.memory("shared-events");
     let stalled = |next: i64| {
-        Stream::open(process.address, "/person-events?strict=true", &[("X-Revision", next.to_string().as_str())])
+        Stream::open(app.address, "/person-events?strict=true", &[("X-Revision", next.to_string().as_str())])
     };
     let before: Vec<_> = before.iter().map(|next| stalled(*next)).collect();
-    let memory = process.memory();
     let stalled: Vec<_> = (0..SUBSCRIBERS).map(|_| stalled(1)).collect();
     // Wait until the buffers of all of them are full.
     let (mut taken, mut looks) = (0, 0);
-    eventually("the memory has stopped growing", || {
-        let last = std::mem::replace(&mut taken, process.memory() - memory);
-        looks = if (taken - last).abs() < 100_000 { looks + 1 } else { 0 };
+    eventually("what counts has stopped growing", || {
+        let last = std::mem::replace(&mut taken, counted());
+        looks = if taken == last { looks + 1 } else { 0 };
         looks == 30
     });
     drop((stalled, before));
+    eventually("nothing counts for streams", || app.memory("streams") == 0);
     taken / SUBSCRIBERS
 }
 
 #[test]
 fn reconnecting_clients_share_the_memory_for_replayed_events() {
-    let directory = tempfile::tempdir().unwrap();
-    let database = directory.path().join("test.db");
-    fill(&database);
-    let (alone, shared) = (taken(&database, &["--shared-events", "0"], &[]), taken(&database, &[], &[]));
+    let mut app = filled();
+    let (alone, shared) = (taken(&mut app, 0, &[]), taken(&mut app, 32 << 20, &[]));
     // There is room for three segments, and all of them are being sent to some subscriber.
     let elsewhere: Vec<_> = (1..6).map(|cut| cut * 512 + 1).collect();
-    let crowded = taken(&database, &["--shared-events", "700KiB"], &[&[1], &elsewhere[..]].concat());
+    let crowded = taken(&mut app, 700 << 10, &[&[1], &elsewhere[..]].concat());
     eprintln!("a subscriber takes {alone} bytes unshared, {shared} bytes shared, {crowded} bytes with a small budget");
     // Almost none of a page of 128 KiB belongs to one subscriber alone.
     assert!(shared + 100_000 < alone, "{shared} bytes, and {alone} unshared");
