@@ -48,7 +48,7 @@ use crate::service::log_output;
 use crate::service::memory_limits::MemoryLimits;
 use crate::service::progress::{LogProgress, StartProgress};
 use crate::service::running::{Running, StartError, cut_streams, retention};
-use crate::service::settings::{Settings, bytes};
+use crate::service::settings::{Settings, Task, bytes};
 use crate::service::signals::Signals;
 use crate::service::start_report::{report, warn_about_readers};
 use crate::storage::backup::CopyObserver;
@@ -138,7 +138,9 @@ impl Service {
     #[must_use]
     pub fn run(self, settings: Settings) -> ExitCode {
         log_output::start();
-        Settings::unknown_variables().iter().for_each(|line| log::warn!("{line}"));
+        if settings.task.as_ref().is_none_or(Task::reads_settings) {
+            Settings::unknown_variables().iter().for_each(|line| log::warn!("{line}"));
+        }
         if let Some(task) = settings.task.clone() {
             if let Err(error) = self.check() {
                 log::error!("{}", ErrorChain(&error));

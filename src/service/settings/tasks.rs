@@ -53,6 +53,13 @@ pub enum Task {
     },
 }
 
+impl Task {
+    /// Whether the task depends on settings, and so on the environment.
+    pub(in crate::service) fn reads_settings(&self) -> bool {
+        !matches!(self, Self::Completions { .. } | Self::Man)
+    }
+}
+
 /// A task for the projections.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 #[non_exhaustive]
