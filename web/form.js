@@ -88,17 +88,19 @@ export class Form {
         this.problem.textContent = "";
         this.submit.disabled = true;
         const { method, contentType, label, isPatch } = this.order;
+        const sent = [...this.inputs.values()].map(({ input }) => input.value);
         const answer = await request(this.#path(), { method, body: this.#body(), contentType });
         this.submit.disabled = false;
         if (!answer.ok) return this.#refuse(answer.problem);
         announce(`${label}: done`);
-        if (!isPatch) this.#reset();
+        if (!isPatch) this.#reset(sent);
     }
 
-    #reset() {
-        const all = [...this.inputs.values()];
-        for (const { input, text } of all) input.value = text;
-        all[0]?.input.focus();
+    /** Empties the fields, but for what was typed after they were sent. */
+    #reset(sent) {
+        const done = [...this.inputs.values()].filter(({ input }, at) => input.value === sent[at]);
+        for (const { input, text } of done) input.value = text;
+        if (done.length === sent.length) done[0]?.input.focus();
     }
 
     #refuse({ title, detail, member: name = "" }) {
