@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Follows a feed through nginx and HAProxy with their buffering left as it is: an event comes at once, and a stream with
 # nothing to say outlives the time after which they give up on one. Pages behind a proxy that rewrites the host, or that
-# does TLS, can write, those of other origins cannot, and a load balancer's health check in HTTP/1.0 passes.
+# does TLS, can write, those of other origins cannot, and a load balancer's health check in HTTP/1.0 passes. The configuration
+# that the README shows asks for a password.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export LC_ALL=C
@@ -45,6 +46,7 @@ service=$(free_port)
 nginx=$(free_port)
 rewriting=$(free_port)
 tls=$(free_port)
+secured=$(free_port)
 tls_server=
 if command -v openssl >/dev/null; then
     openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=shop.example -keyout "$directory/key.pem" \
@@ -58,6 +60,10 @@ if command -v openssl >/dev/null; then
             proxy_set_header Host \$host;
         }
     }"
+    echo "ann:$(openssl passwd -apr1 secret)" >"$directory/users"
+    tls_server+=$(sed -n '/^```nginx$/,/^```$/{/^```/d;p}' README.md | sed -e "s|listen 443|listen 127.0.0.1:$secured|" \
+        -e "s|/etc/nginx/shop.pem|$directory/cert.pem|" -e "s|/etc/nginx/shop.key|$directory/key.pem|" \
+        -e "s|/etc/nginx/shop.users|$directory/users|" -e "s|127.0.0.1:3000|127.0.0.1:$service|")
 fi
 cat >"$directory/nginx.conf" <<EOF
 daemon off;
@@ -157,6 +163,10 @@ if [ -n "$tls_server" ]; then
         is 201 "$(status "https://shop.example:$tls/persons" "https://shop.example:$tls" -H 'Sec-Fetch-Site: same-origin' "${resolved[@]}")"
     check "and with the default port of its origin" \
         is 201 "$(status "https://shop.example:$tls/persons" https://shop.example "${resolved[@]}")"
+    secure=("https://shop.example:$secured/persons" https://shop.example --cacert "$directory/cert.pem" --resolve
+        "shop.example:$secured:127.0.0.1")
+    check "as the README shows it, nobody without a password can" is 401 "$(status "${secure[@]}")"
+    check "and whoever has one can" is 201 "$(status "${secure[@]}" --user ann:secret)"
 else
     echo "NOT TESTED: TLS, because there is no openssl"
 fi
