@@ -68,7 +68,7 @@ export function follow(url, onChange = () => {}, options = {}) {
     };
 }
 
-/** Loads the copy if there is none, and follows; after each failure again, until the signal. */
+/** Loads the copy unless there is one, and follows it; starts again after each failure, until the signal. */
 async function keepConnected(copy, context, signal) {
     for (let failures = 0, retry = RETRY; !signal.aborted; failures += 1) {
         const start = Date.now();
@@ -620,7 +620,7 @@ async function joined(text) {
     return whole;
 }
 
-/** What `onError` gets for an answer that is none: with its status, its problem document, and the time to wait. */
+/** What `onError` gets for an unusable answer: with its status, its problem document, and the time to wait. */
 function refusal(response, body, otherwise) {
     let problem;
     try {

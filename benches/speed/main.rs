@@ -2,7 +2,7 @@
 //! driven over loopback, and limit programs measured alternately with it.
 //!
 //!     cargo bench --bench speed                      every figure, about ten minutes
-//!     cargo bench --bench speed -- --quick           every figure, about two minutes
+//!     cargo bench --bench speed -- --quick           every figure, about five minutes
 //!     cargo bench --bench speed -- post-64           one figure
 //!     cargo bench --bench speed -- --json            for programs
 //!     cargo bench --bench speed -- --growth          every figure again at ten times the size, with the exponents

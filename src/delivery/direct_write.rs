@@ -82,15 +82,21 @@ impl DirectWriter {
     /// parses all that it has.
     fn read(&self, buffer: &mut ReadBuf<'_>) -> Result<()> {
         let most = self.intake.expected().max(PIECE).min(buffer.remaining());
-        let before = buffer.filled().len();
-        if most == buffer.remaining() {
+        let read = if most == buffer.remaining() {
             // Into memory that is not initialized first.
-            self.stream.try_read_buf(buffer)?;
-        } else {
+            self.stream.try_read_buf(buffer)?
+        } else if most > PIECE {
             let read = self.stream.try_read(buffer.initialize_unfilled_to(most))?;
             buffer.advance(read);
-        }
-        let is_all = buffer.filled().len() - before < most;
+            read
+        } else {
+            // An idle connection's buffer costs only what was read.
+            let mut piece = [0; PIECE];
+            let read = self.stream.try_read(&mut piece[..most])?;
+            buffer.put_slice(&piece[..read]);
+            read
+        };
+        let is_all = read < most;
         // The kernel had no more: clear the readiness without another system call.
         if is_all {
             let _ = self.stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));

@@ -127,8 +127,8 @@ pub(super) async fn web_file(context: RequestContext) -> Result<HttpResponse, Pr
     send(&context)
 }
 
-/// Responds with the file at the path of the request, or with a 304. Browsers ask each time whether their copy is current, so that a page never runs
-/// scripts of two versions of the program.
+/// Responds with the file at the path of the request, or with a 304. Browsers ask each time whether their copy is current, so
+/// that a page never runs scripts of two versions of the program.
 pub(super) fn send(context: &RequestContext) -> Result<HttpResponse, Problem> {
     let path = context.request.path();
     let file = FILES.iter().find(|file| file.path == path).ok_or_else(|| Problem::no_such_path(path))?;
@@ -138,16 +138,15 @@ pub(super) fn send(context: &RequestContext) -> Result<HttpResponse, Problem> {
         .insert_header((CONTENT_TYPE, file.kind.media_type()))
         .insert_header((CACHE_CONTROL, "no-cache"))
         .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .insert_header((REFERRER_POLICY, "no-referrer"));
+        .insert_header((REFERRER_POLICY, "no-referrer"))
+        // The other resource at its path is the index.
+        .insert_header((VARY, if path == INDEX { "Accept, Accept-Encoding" } else { "Accept-Encoding" }));
     match file.kind {
-        Kind::Page => {
-            response.insert_header((CONTENT_SECURITY_POLICY, POLICY)).insert_header((VARY, "Accept, Accept-Encoding"))
-        }
+        Kind::Page => response.insert_header((CONTENT_SECURITY_POLICY, POLICY)),
         Kind::Module => response
             .insert_header((ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
-            .insert_header((CROSS_ORIGIN_RESOURCE_POLICY, "cross-origin"))
-            .insert_header((VARY, "Accept-Encoding")),
-        Kind::Script | Kind::Types | Kind::Style | Kind::Image => response.insert_header((VARY, "Accept-Encoding")),
+            .insert_header((CROSS_ORIGIN_RESOURCE_POLICY, "cross-origin")),
+        Kind::Script | Kind::Types | Kind::Style | Kind::Image => &mut response,
     };
     if let Some(known) = known {
         return Ok(response.insert_header((ETAG, format!("\"{known}\""))).finish());

@@ -53,7 +53,7 @@ fn free_port(host: &str, taken: u16) -> Option<u16> {
 }
 
 fn unknown_host(error: &io::Error) -> io::Error {
-    let expected = "expected localhost, an IP address of this machine, or a name that stands for one";
+    let expected = "expected localhost, an IP address of this machine, or a name that resolves to one";
     io::Error::new(error.kind(), format!("the host is unknown ({error}); {expected}"))
 }
 

@@ -251,12 +251,18 @@ impl Settings {
     }
 
     /// The settings of a command line, and of the environment of this process.
-    fn read(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+    fn read(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, clap::Error> {
+        let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+        let read = |command: &mut Command| {
+            command.try_get_matches_from_mut(&arguments).and_then(|matches| Self::from_arg_matches(&matches))
+        };
         let mut command = environment::ignore_empty(Self::described());
-        let matches = command.try_get_matches_from_mut(arguments);
-        matches
-            .and_then(|matches| Self::from_arg_matches(&matches))
-            .map_err(|error| environment::explain(error, &mut command))
+        read(&mut command).or_else(|error| {
+            // A task that needs no settings does not fail because of one in the environment.
+            let alone = read(&mut Self::described().mut_args(|argument| argument.env(None::<&'static str>))).ok();
+            let is_enough = |settings: &Self| settings.task.as_ref().is_some_and(|task| !task.reads_settings());
+            alone.filter(is_enough).ok_or_else(|| environment::explain(error, &mut command))
+        })
     }
 
     /// Checks everything that can be checked before anything is opened.

@@ -247,6 +247,7 @@ impl Patience {
         }
     }
 }
+
 /// A step of pruning counts as this many changed rows: it deletes rows that lie together.
 const PRUNED_PAGES: usize = 64;
 

@@ -172,8 +172,8 @@ impl Aggregator {
         }
     }
 
-    /// Keeps the commands for which the last transaction had no memory. They are refused if there is none at all: then the
-    /// answers of the transactions before are still being sent.
+    /// Keeps the commands for which the last transaction had no memory. Without any memory they are refused, because the
+    /// answers of earlier transactions are still being sent.
     fn put_back(
         &mut self,
         commands: impl Iterator<Item = Command>,

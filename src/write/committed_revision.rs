@@ -1,4 +1,4 @@
-//! How far the aggregator has come, for everybody who reads.
+//! The last revision that the aggregator has committed, for readers.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 

@@ -95,7 +95,7 @@ impl Handler<Close> for Aggregator {
         self.flush();
         ctx.stop();
         self.database.examine()?;
-        // After a failure there is none, and the log would stay beside the file.
+        // After a failure there is no writer, and the log would stay beside the file.
         self.writer().map_err(WriteError::into_cause)?.close()
     }
 }

@@ -110,3 +110,17 @@ fn the_manual_page_has_every_setting_and_the_examples() {
         assert!(text.lines().any(|line| line.trim() == expected), "{expected}: {text}");
     }
 }
+
+#[test]
+fn completions_and_the_manual_page_do_not_depend_on_the_environment() {
+    for task in [&["man"][..], &["completions", "bash"]] {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_duality"));
+        run.args(task).env("DUALITY_HEARTBEAT", "abc").env("DUALITY_HARTBEAT", "1s");
+        let printed = run.output().unwrap();
+        assert!(printed.status.success(), "{task:?}");
+        assert_eq!((&*printed.stderr, &*printed.stdout), (&b""[..], output(task).as_bytes()), "{task:?}");
+    }
+    let mut other = Command::new(env!("CARGO_BIN_EXE_duality"));
+    let refused = other.args(["verify"]).env("DUALITY_HEARTBEAT", "abc").output().unwrap();
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("heartbeat"));
+}

@@ -1,4 +1,4 @@
-//! `GET /` is the page for a browser, and an index of what there is for everybody else. The files of the page are in the
+//! `GET /` is the page for browsers, and an index of the service for other clients. The files of the page are in the
 //! program.
 
 use serde_json::{Value, json};

@@ -10,7 +10,7 @@ pub(crate) struct NamedSchema {
     pub(crate) schema: Value,
 }
 
-/// The variants that a schema describes, in their order; empty if it is none of such an enum.
+/// The variants that a schema describes, in their order; empty if it does not describe such an enum.
 pub(crate) fn variants(schema: &Value) -> Vec<NamedSchema> {
     match schema.get("oneOf").or(schema.get("anyOf")) {
         Some(Value::Array(choices)) => choices.iter().flat_map(variants).collect(),

@@ -23,7 +23,9 @@ pub(super) fn paths(components: &mut Components) -> Map<String, Value> {
     get("/follow.d.ts", file("get follow types", "Its types", "application/typescript", components));
     let name = json!({"name": "file", "in": "path", "required": true, "schema": {"type": "string"}});
     let about = about("get page file", "A file of the page");
-    let found = Success::new(200, "The file.").headers(&["ETag"]).content("*/*", json!({"type": "string"}));
+    let found = Success::new(200, "The file.").headers(&["ETag"]);
+    let types = ["text/javascript", "text/css", "image/svg+xml"];
+    let found = types.iter().fold(found, |found, media_type| found.content(media_type, json!({"type": "string"})));
     let operation = Operation::new(&about).parameter(name).shared(&["If-None-Match-header"]).response(found);
     get("/page/{file}", with(operation.response(unchanged()), &[Kind::NoSuchPath], components));
     paths
