@@ -1,4 +1,4 @@
-//! A text that is made when the first client asks for it, and does not change while the service runs.
+//! A body that does not change while the service runs, in both encodings.
 
 use std::sync::OnceLock;
 
@@ -6,23 +6,31 @@ use actix_web::web::Bytes;
 
 use crate::read::gzip::compress_constant;
 
-/// The text in both encodings.
-#[derive(Debug, Default)]
-pub(crate) struct ConstantBody(OnceLock<Encodings>);
-
+/// The body with its entity tag. It is compressed for the first client that takes that.
 #[derive(Debug)]
-pub(super) struct Encodings {
-    pub(super) text: Bytes,
-    pub(super) gzip: Bytes,
-    /// The entity tag, without quotes: a checksum of the text.
-    pub(super) tag: String,
+pub(crate) struct ConstantBody {
+    text: Bytes,
+    /// The checksum and the length, in hexadecimal digits.
+    tag: String,
+    gzip: OnceLock<Bytes>,
 }
 
 impl ConstantBody {
-    pub(super) fn get(&self, make: impl FnOnce() -> String) -> &Encodings {
-        self.0.get_or_init(|| {
-            let text = Bytes::from(make());
-            Encodings { gzip: compress_constant(&text), tag: format!("{:08x}", crc32fast::hash(&text)), text }
-        })
+    pub(super) fn new(text: Bytes) -> Self {
+        let tag = format!("{:08x}{:x}", crc32fast::hash(&text), text.len());
+        Self { text, tag, gzip: OnceLock::new() }
+    }
+
+    /// The tag of the uncompressed body, without quotes.
+    pub(super) fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    pub(super) fn text(&self) -> Bytes {
+        self.text.clone()
+    }
+
+    pub(super) fn gzip(&self) -> Bytes {
+        self.gzip.get_or_init(|| compress_constant(&self.text)).clone()
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod commands;
 pub(crate) mod conditions;
 pub(crate) mod connection;
 pub(crate) mod constant_body;
+mod constant_response;
 pub(crate) mod cors;
 #[cfg(feature = "direct-write")]
 mod direct_server;

@@ -14,21 +14,20 @@ mod writer;
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, VARY};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
 use serde_json::{Map, Value, json};
 
 use self::components::{Components, described};
 use self::operation::{About, Operation, Success, not_modified};
 use self::problems::{COMMON, Problems, READ};
-use super::accept::{accepted, takes_gzip};
-use super::conditions::{GZIP, matching_etag};
-use super::constant_body::Encodings;
+use super::accept::accepted;
+use super::constant_body::ConstantBody;
+use super::constant_response::respond;
 use super::problem::{Kind, Problem};
 use super::request::RequestContext;
 use super::respond::{JSON, answer};
 use crate::domain::collection::{Collection, Registry};
 use crate::projector::registry::Projections;
-use crate::read::body_stream::BodyStream;
 
 const EVERYTHING: &str = "Everything";
 const JOURNAL: &str = "Journal";
@@ -38,21 +37,14 @@ pub(super) async fn get(context: RequestContext) -> Result<HttpResponse, Problem
     accepted(&context.request, &[JSON])?;
     context.query(&[])?;
     let shared = &context.shared;
-    let made = || document(&shared.registry, &shared.projections).to_string();
-    let Encodings { text, gzip, tag } = shared.openapi.get(made);
+    let make = || ConstantBody::new(document(&shared.registry, &shared.projections).to_string().into());
+    let body = shared.openapi.get_or_init(make);
     let mut response = answer(StatusCode::OK, shared.epoch(), shared.committed.get());
     response
         .insert_header((CONTENT_TYPE, JSON))
         .insert_header((CACHE_CONTROL, "no-cache"))
         .insert_header((VARY, "Accept, Accept-Encoding"));
-    if let Some(tag) = matching_etag(&context, || tag.clone())? {
-        return Ok(response.status(StatusCode::NOT_MODIFIED).insert_header((ETAG, format!("\"{tag}\""))).finish());
-    }
-    if takes_gzip(&context.request) {
-        response.insert_header((CONTENT_ENCODING, "gzip")).insert_header((ETAG, format!("\"{tag}{GZIP}\"")));
-        return Ok(response.body(BodyStream::new(gzip.clone())));
-    }
-    Ok(response.insert_header((ETAG, format!("\"{tag}\""))).body(BodyStream::new(text.clone())))
+    respond(&context, response, body)
 }
 
 /// The name of the schema of an aggregate.

@@ -1,7 +1,7 @@
 //! The state that all worker threads share.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::Addr;
@@ -87,8 +87,8 @@ pub(crate) struct Shared {
     /// What the reading threads count.
     pub(crate) reads: Arc<ReadMetrics>,
     pub(crate) requests: RequestMetrics,
-    /// What `/openapi.json` returns.
-    pub(crate) openapi: ConstantBody,
+    /// What `/openapi.json` returns, made for the first client that asks for it.
+    pub(crate) openapi: OnceLock<ConstantBody>,
     /// When the service was started.
     pub(crate) started: Timestamp,
 }

@@ -1,21 +1,18 @@
 //! The files of `web/`, which are part of the program: the page, and what scripts import.
 
-use std::sync::{LazyLock, OnceLock};
+use std::sync::LazyLock;
 
 use actix_web::HttpResponse;
-use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
-    CROSS_ORIGIN_RESOURCE_POLICY, ETAG, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, CROSS_ORIGIN_RESOURCE_POLICY,
+    REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::web::Bytes;
 
-use super::accept::takes_gzip;
-use super::conditions::{GZIP, matching_etag};
+use super::constant_body::ConstantBody;
+use super::constant_response::respond;
 use super::problem::Problem;
 use super::request::RequestContext;
-use crate::read::body_stream::BodyStream;
-use crate::read::gzip::compress_constant;
 
 /// The media type of a page, as clients ask for it.
 pub(super) const HTML: &str = "text/html";
@@ -104,22 +101,11 @@ impl Kind {
 struct WebFile {
     path: &'static str,
     kind: Kind,
-    bytes: &'static [u8],
-    /// The checksum and the length, in hexadecimal digits.
-    tag: String,
-    gzip: OnceLock<Bytes>,
+    body: ConstantBody,
 }
 
 fn file(kind: Kind, path: &'static str, bytes: &'static [u8]) -> WebFile {
-    let tag = format!("{:08x}{:x}", crc32fast::hash(bytes), bytes.len());
-    WebFile { path, kind, bytes, tag, gzip: OnceLock::new() }
-}
-
-impl WebFile {
-    /// Compressed for the first client that takes it.
-    fn gzip(&self) -> Bytes {
-        self.gzip.get_or_init(|| compress_constant(self.bytes)).clone()
-    }
+    WebFile { path, kind, body: ConstantBody::new(Bytes::from_static(bytes)) }
 }
 
 /// `GET /follow.js`, `GET /page/style.css`
@@ -132,8 +118,7 @@ pub(super) async fn web_file(context: RequestContext) -> Result<HttpResponse, Pr
 pub(super) fn send(context: &RequestContext) -> Result<HttpResponse, Problem> {
     let path = context.request.path();
     let file = FILES.iter().find(|file| file.path == path).ok_or_else(|| Problem::no_such_path(path))?;
-    let known = matching_etag(context, || file.tag.clone())?;
-    let mut response = HttpResponse::build(if known.is_some() { StatusCode::NOT_MODIFIED } else { StatusCode::OK });
+    let mut response = HttpResponse::Ok();
     response
         .insert_header((CONTENT_TYPE, file.kind.media_type()))
         .insert_header((CACHE_CONTROL, "no-cache"))
@@ -148,15 +133,7 @@ pub(super) fn send(context: &RequestContext) -> Result<HttpResponse, Problem> {
             .insert_header((CROSS_ORIGIN_RESOURCE_POLICY, "cross-origin")),
         Kind::Script | Kind::Types | Kind::Style | Kind::Image => &mut response,
     };
-    if let Some(known) = known {
-        return Ok(response.insert_header((ETAG, format!("\"{known}\""))).finish());
-    }
-    if takes_gzip(&context.request) {
-        response.insert_header((ETAG, format!("\"{}{GZIP}\"", file.tag)));
-        return Ok(response.insert_header((CONTENT_ENCODING, "gzip")).body(BodyStream::new(file.gzip())));
-    }
-    response.insert_header((ETAG, format!("\"{}\"", file.tag)));
-    Ok(response.body(BodyStream::new(Bytes::from_static(file.bytes))))
+    respond(context, response, &file.body)
 }
 
 #[cfg(test)]
@@ -175,7 +152,7 @@ mod tests {
         };
         let found = [files(&folder), files(&folder.join("docs"))].concat();
         let found: BTreeSet<_> = found.iter().map(|path| std::fs::read(path).unwrap()).collect();
-        let served: BTreeSet<_> = FILES.iter().map(|file| file.bytes.to_owned()).collect();
+        let served: BTreeSet<_> = FILES.iter().map(|file| file.body.text().to_vec()).collect();
         assert!(found == served, "{} files in web/, {} served", found.len(), served.len());
     }
 
@@ -183,7 +160,7 @@ mod tests {
     fn no_two_files_have_the_same_path_or_tag() {
         let files = || FILES.iter();
         let paths: BTreeSet<_> = files().map(|file| file.path).collect();
-        let tags: BTreeSet<_> = files().map(|file| &file.tag).collect();
+        let tags: BTreeSet<_> = files().map(|file| file.body.tag()).collect();
         assert_eq!((paths.len(), tags.len()), (files().count(), files().count()));
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -23,7 +23,6 @@ use crate::domain::error_chain::ErrorChain;
 use crate::events::journal_pages::JournalPages;
 use crate::events::replay_cache::ReplayCache;
 use crate::http::connection::ConnectionLimits;
-use crate::http::constant_body::ConstantBody;
 use crate::http::origin::AccessPolicy;
 use crate::http::request_body::BodyLimits;
 use crate::http::request_metrics::RequestMetrics;
@@ -316,7 +315,7 @@ impl Service {
             poll_interval: settings.poll_interval,
             reads,
             requests: RequestMetrics::default(),
-            openapi: ConstantBody::default(),
+            openapi: OnceLock::new(),
             started: clock.now(),
             registry,
             history,
