@@ -126,7 +126,7 @@ fn is_same(origin: &str, service: Authority<'_>) -> bool {
     has_port && page.host.eq_ignore_ascii_case(service.host)
 }
 
-/// Whether `text` can be the `Host` of a request: a name, with or without a port. `*` stands for every name.
+/// Checks that a request can have this `Host`: a name, which may be followed by a port. `*` matches every name.
 ///
 /// # Errors
 /// What keeps it from being equal to the `Host` of a request.
