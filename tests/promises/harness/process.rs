@@ -74,10 +74,12 @@ impl Process {
         let (errors, lines) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
         std::thread::spawn(move || {
             for line in errors.lines().map_while(Result::ok) {
-                if let Some((_, address)) = line.split_once("listening on http://") {
-                    let _ = found.send(address.trim().parse().unwrap());
-                }
+                let address = line.split_once("listening on http://").map(|(_, address)| address.trim().parse());
+                // Whoever is told the address expects its line in the log.
                 lines.lock().unwrap().push(line);
+                if let Some(address) = address {
+                    let _ = found.send(address.unwrap());
+                }
             }
         });
         let address = finding.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("not started: {log:?}"));
