@@ -19,7 +19,7 @@
 //! without SQL, actors or HTTP), `read_model` (projections and reports, as a developer writes them), `storage` (all SQL
 //! of the main database), `events` (change events as bytes, and the next page for a consumer), `write` (the aggregator
 //! and its replies), `read` (reader threads, and bodies of whole collections), `delivery` (relay, hubs and streams),
-//! `projector` (runs projections in the background), `http` (routes, requests and responses), and `service` (settings,
+//! `projector` (runs projections in the background), `publish` (change events and domain events for message brokers), `http` (routes, requests and responses), and `service` (settings,
 //! command line, start and stop). `aggregates` has the shipped collections, which use the public interface only;
 //! `testing` has scenarios for aggregates.
 
@@ -46,6 +46,8 @@ mod delivery;
 
 mod projector;
 
+mod publish;
+
 mod http;
 
 mod service;
@@ -66,6 +68,9 @@ pub use domain::clock::Timestamp;
 pub use domain::collection::{BusinessRule, Derived, Document, EventSourced, InvalidRegistration, Keys, Root};
 pub use domain::json::ValidationError;
 pub use domain::key::{InvalidKey, Key, MAX_KEY_BYTES};
+pub use publish::address::BrokerUrl;
+pub use publish::carrier::{Carrier, CarrierError, Output, Position};
+pub use publish::message::{Content, Header, Message, Part};
 pub use read_model::csv_file::CsvFile;
 pub use read_model::error::ProjectionError;
 pub use read_model::projection::{Event, Feed, Projection};

@@ -61,7 +61,14 @@ impl History {
 
     /// The same for a position of the journal.
     pub(crate) fn has_position(&self, epoch: &Epoch, position: JournalPosition) -> bool {
-        self.next_start(epoch).is_some_and(|next| next.is_none_or(|next| position < next.first_position))
+        self.end_of_positions(epoch).is_some_and(|end| position <= end)
+    }
+
+    /// The last position of an epoch that belongs to this database; `None` if it does not know the epoch. The current epoch
+    /// has no end.
+    pub(crate) fn end_of_positions(&self, epoch: &Epoch) -> Option<JournalPosition> {
+        let end = |next: &EpochStart| JournalPosition::from_raw(next.first_position.number() - 1);
+        self.next_start(epoch).map(|next| next.map_or(JournalPosition::MAX, end))
     }
 
     /// The epoch in which a revision was made: the oldest one that is remembered, for a revision before all of them.

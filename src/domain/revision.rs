@@ -21,6 +21,11 @@ impl Revision {
     }
 }
 
+impl JournalPosition {
+    /// After all others.
+    pub(crate) const MAX: Self = Self(i64::MAX);
+}
+
 impl FromStr for Revision {
     type Err = Malformed;
 

@@ -180,7 +180,7 @@ impl Position {
     }
 
     /// The position to continue from, given what is retained.
-    fn within(self, horizon: &Horizon) -> Self {
+    pub(crate) fn within(self, horizon: &Horizon) -> Self {
         match self {
             Self::Log(after) if after > horizon.current => Self::Unknown,
             Self::Log(after) if after >= horizon.pruned => self,

@@ -14,6 +14,7 @@ use crate::memory::budget::MemoryBudget;
 use crate::memory::ledger::Usage;
 use crate::metrics::Histogram;
 use crate::projector::status::State;
+use crate::publish::status::State as Output;
 use crate::storage::database::with_suffix;
 use crate::storage::health::{FileCheck, Health, Part};
 
@@ -30,6 +31,7 @@ pub(super) fn registry(shared: &Shared) -> Registry {
     of_requests(&mut registry, shared);
     of_disk(&mut registry, shared);
     of_projections(registry.sub_registry_with_prefix("projection"), shared);
+    of_outputs(registry.sub_registry_with_prefix("publish"), shared);
     registry
 }
 
@@ -250,6 +252,30 @@ fn of_projections(registry: &mut Registry, shared: &Shared) {
     registry.register("failing", "1 while the projection is failing", failing);
     let building = by_name(&|state| i64::from(state.name_of_state() == "building"));
     registry.register("building", "1 while a generation of the projection is being built", building);
+}
+
+fn of_outputs(registry: &mut Registry, shared: &Shared) {
+    let by_output = |value: &dyn Fn(&Output) -> Value| {
+        let values = shared.outputs.iter().map(|output| {
+            let state = output.state();
+            (vec![("output", state.output.name().to_owned())], value(&state))
+        });
+        Metric::family(values)
+    };
+    let lag_events = by_output(&|output| Value::Number(output.lag_events()));
+    registry.register("lag_events", "Revisions, or domain events, that the broker does not have yet", lag_events);
+    let lag_seconds = by_output(&|output| Value::Fraction(output.lag_seconds()));
+    registry.register("lag_seconds", "For how long the broker has not had everything", lag_seconds);
+    let messages = by_output(&|output| Value::Counter(output.messages));
+    registry.register("messages", "Messages that the broker has stored", messages);
+    let retries = by_output(&|output| Value::Counter(output.retries));
+    registry.register("retries", "Attempts to publish that failed", retries);
+    let catch_ups = by_output(&|output| Value::Counter(output.catch_ups));
+    registry.register("catch_ups", "Catch-ups that replaced what the stream had", catch_ups);
+    let failing = by_output(&|output| Value::Number(i64::from(output.name_of_state() == "failing")));
+    registry.register("failing", "1 while nothing is published because of an error", failing);
+    let refused = by_output(&|output| Value::Number(i64::from(output.name_of_state() == "refused")));
+    registry.register("refused", "1 while another service publishes into the stream", refused);
 }
 
 /// The names and values of some labels.

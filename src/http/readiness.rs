@@ -54,5 +54,10 @@ pub(super) fn reasons(shared: &Shared) -> Vec<Reason> {
         reason: format!("the projection {} is failing", running.name),
         prevents_readiness: false,
     }));
+    reasons.extend(shared.outputs.iter().filter_map(|output| {
+        let output = output.state();
+        let reason = format!("{}: {} events behind: {}", output.name(), output.lag_events(), output.error()?);
+        Some(Reason { part: "publish", reason, prevents_readiness: false })
+    }));
     reasons
 }

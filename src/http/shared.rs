@@ -23,6 +23,7 @@ use crate::memory::fair_shares::FairShares;
 use crate::memory::ledger::Ledger;
 use crate::metrics::Gauge;
 use crate::projector::registry::Projections;
+use crate::publish::status::Status;
 use crate::read::collection_cache::CollectionCache;
 use crate::read::pool::{PageReaders, ReadMetrics, Readers};
 use crate::read::shared_spools::SharedSpools;
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) committed: Arc<CommittedRevision>,
     /// The projections and their reports.
     pub(crate) projections: Arc<Projections>,
+    /// The statuses of what is published to message brokers.
+    pub(crate) outputs: Vec<Status>,
     /// The last position of the journal; journal consumers wait for it to change.
     pub(crate) journal: Arc<watch::Sender<JournalMark>>,
     /// Pages of the journal that its streams share.

@@ -9,25 +9,25 @@ use crate::storage::error::StoreError;
 use crate::storage::reader::{Reader, View};
 
 /// A reader of the main database. What it reads belongs to the current epoch.
-pub(super) struct MainReader {
+pub(crate) struct MainReader {
     reader: Reader,
     database: Arc<Database>,
 }
 
 impl MainReader {
-    pub(super) fn open(database: &Arc<Database>, registry: &Arc<Registry>) -> Result<Self, StoreError> {
+    pub(crate) fn open(database: &Arc<Database>, registry: &Arc<Registry>) -> Result<Self, StoreError> {
         let reader = Reader::open(database, Arc::clone(registry))?;
         Ok(Self { reader, database: Arc::clone(database) })
     }
 
     /// The epochs of the database.
-    pub(super) fn epochs(&self) -> &Arc<History> {
+    pub(crate) fn epochs(&self) -> &Arc<History> {
         self.database.history()
     }
 
     /// Runs several queries in one read transaction. Fails if the file has another history now: its events must not be
     /// applied to the generations of this one.
-    pub(super) fn view<T>(
+    pub(crate) fn view<T>(
         &mut self,
         work: impl FnOnce(&mut View<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {

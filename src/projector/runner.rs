@@ -208,7 +208,7 @@ const SHORTEST_BACK_OFF: Duration = Duration::from_millis(100);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
 
 /// How long to wait before the next attempt, after this many failed attempts before the last one.
-pub(super) fn back_off(attempts: u32) -> Duration {
+pub(crate) fn back_off(attempts: u32) -> Duration {
     SHORTEST_BACK_OFF.saturating_mul(1 << attempts.min(16)).min(LONGEST_BACK_OFF)
 }
 

@@ -32,6 +32,8 @@ use crate::memory::fair_shares::FairShares;
 use crate::memory::ledger::Usage;
 use crate::projector;
 use crate::projector::registry::{ProjectionSet, Projections};
+use crate::publish::carrier::{Carrier, Output};
+use crate::publish::outputs::{Outputs, PublishContext};
 use crate::read::collection_cache::CollectionCache;
 use crate::read::pool::{PoolConfig, ReadMetrics, Readers};
 use crate::read::shared_spools::SharedSpools;
@@ -85,6 +87,7 @@ use crate::write::aggregator::{Aggregator, Listen};
 pub struct Service {
     registry: Registry,
     projections: ProjectionSet,
+    outputs: Outputs,
 }
 
 impl Service {
@@ -126,6 +129,18 @@ impl Service {
     #[must_use]
     pub fn background<P: Projection>(mut self) -> Self {
         self.projections.background.push(Arc::new(ProjectionSpec::of::<P>()));
+        self
+    }
+
+    /// Publishes the change events, or the domain events, into a stream of a message broker. The carrier is made on the
+    /// thread that publishes, in its tokio runtime. For NATS JetStream there is the setting `--publish`.
+    #[must_use]
+    pub fn publish<C: Carrier + 'static>(
+        mut self,
+        output: Output,
+        carrier: impl FnOnce() -> C + Send + 'static,
+    ) -> Self {
+        self.outputs.add(output, carrier);
         self
     }
 
@@ -241,7 +256,9 @@ impl Service {
         settings.check()?;
         check_spool(&settings)?;
         let (registry, projections) = (Arc::new(self.registry), self.projections);
-        let (memory, page_caches) = MemoryLimits::of(&settings)?.into_ledger(connections(&settings, &projections))?;
+        let outputs = settings.with_broker(self.outputs);
+        let (memory, page_caches) =
+            MemoryLimits::of(&settings)?.into_ledger(connections(&settings, &projections, &outputs))?;
         let clock = Arc::new(Clock::default());
         preparation::reject_foreign_file(&settings.database)?;
         let database = Arc::new(Database::lock(&settings.database)?);
@@ -294,6 +311,13 @@ impl Service {
         aggregator.do_send(Listen(relay.clone().recipient()));
         let (projections, projecting) =
             Projections::start(&inline, &projections.background, &context, &relay, settings.poll_interval);
+        let (outputs, publishing) = outputs.start(&PublishContext {
+            database: Arc::clone(&database),
+            registry: Arc::clone(&registry),
+            clock: Arc::clone(&clock),
+            relay: relay.clone(),
+            poll_interval: settings.poll_interval,
+        })?;
 
         let replay_cache = Arc::new(ReplayCache::new(memory.of(Usage::SharedEvents)));
         let reads = Arc::new(ReadMetrics::default());
@@ -322,6 +346,7 @@ impl Service {
             committed,
             journal,
             projections: Arc::new(projections),
+            outputs,
             aggregator,
             queue: settings.queue.get(),
             writes,
@@ -349,7 +374,7 @@ impl Service {
             database,
             control,
             writing,
-            reading: std::iter::once(relaying).chain(projecting).collect(),
+            reading: std::iter::once(relaying).chain(projecting).chain(publishing).collect(),
             cutting: None,
             settings,
             clock,
@@ -394,11 +419,12 @@ async fn start_server(
 }
 
 /// The connections that a service has at most.
-fn connections(settings: &Settings, projections: &ProjectionSet) -> Connections {
+fn connections(settings: &Settings, projections: &ProjectionSet, outputs: &Outputs) -> Connections {
     let (readers, projections) = (settings.readers.get(), projections.background.len());
     Connections {
-        // Pages and collections, one for each projection, the one that watches the file, and the check of the file.
-        readers: 2 * readers + projections + 2,
+        // Pages and collections, one for each projection and each output, the one that watches the file, and the check of the
+        // file.
+        readers: 2 * readers + projections + outputs.len() + 2,
         // Two generations and a snapshot of each projection, the history, and reports.
         sidecars: 3 * projections + 1 + readers,
     }

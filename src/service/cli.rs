@@ -234,6 +234,9 @@ fn is_stuck(status: &Value) -> bool {
 
 /// `cart_items  version 1  live  0 events, 0 s behind`
 fn status_line(status: &Value) -> String {
+    if status["mode"] == "broker" {
+        return output_line(status);
+    }
     let text = |member: &str| status[member].as_str().unwrap_or_default();
     let lag = |member: &str| status["lag"][member].as_i64().unwrap_or_default();
     let mut line = format!(
@@ -250,6 +253,24 @@ fn status_line(status: &Value) -> String {
     }
     if let Some(error) = status.get("error") {
         line.push_str(&format!("; stopped at {}: {}", error["at"], error["message"].as_str().unwrap_or_default()));
+    }
+    line
+}
+
+/// `publish changes      at 17    broker     live     0 events, 0 s behind`
+fn output_line(status: &Value) -> String {
+    let text = |member: &str| status[member].as_str().unwrap_or_default();
+    let mut line = format!(
+        "{:<20} at {:<8} {:<10} {:<8} {} events, {} s behind",
+        text("name"),
+        status["at"],
+        text("mode"),
+        text("state"),
+        status["lag"]["events"],
+        status["lag"]["seconds"],
+    );
+    if let Some(error) = status["last_error"].as_str() {
+        line.push_str(&format!("; attempts that failed: {}, the last one: {error}", status["retries"]));
     }
     line
 }

@@ -19,13 +19,14 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::http::shared::Shared;
+use crate::publish::status::Status;
 use crate::storage::database::{Database, with_suffix};
 
 /// A request of the command line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum ControlRequest {
-    /// The status of all projections, as an array.
+    /// The status of all projections and of what is published to message brokers, as an array.
     List,
     /// The status of one projection.
     Status { name: String },
@@ -143,7 +144,10 @@ async fn respond(request: ControlRequest, shared: &Shared) -> ControlResponse {
         })
     };
     match request {
-        ControlRequest::List => Ok(projections.to_json().into()),
+        ControlRequest::List => {
+            let outputs = shared.outputs.iter().map(Status::to_json);
+            Ok(projections.to_json().into_iter().chain(outputs).collect())
+        }
         ControlRequest::Status { name } => Ok(projections.status_json(named(&name)?)),
         ControlRequest::Rebuild { name } => {
             projections.rebuild(named(&name)?, &shared.aggregator).await.map_err(|error| error.to_string())

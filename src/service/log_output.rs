@@ -14,6 +14,8 @@ pub(super) fn start() {
     if !sets_level(&wanted) {
         log.parse_filters(DEFAULT);
     }
+    // It reports each attempt to connect as an error; what it means is in our own log.
+    log.filter_module("async_nats", LevelFilter::Off);
     log.parse_filters(&wanted);
     // It reports a stream that we cut on purpose as an error; what really fails is in our own log.
     log.filter_module("actix_http::h1::dispatcher", LevelFilter::Off);

@@ -2,6 +2,7 @@
 
 mod environment;
 mod origin;
+mod publishing;
 mod range;
 mod tasks;
 mod unusual;
@@ -20,6 +21,7 @@ use clap::{Command, CommandFactory as _, FromArgMatches as _, Parser};
 use self::range::RANGES;
 pub use self::tasks::{ProjectionTask, Task};
 use crate::http::origin::check_host_name;
+use crate::publish::address::BrokerUrl;
 use crate::storage::preparation::CopyBefore;
 
 const ABOUT: &str = "Publishes aggregates and their change events as two views of one truth";
@@ -45,6 +47,7 @@ const SERVING: &str = "Serving";
 const STORAGE: &str = "Storage";
 const LIMITS: &str = "Limits";
 const SECURITY: &str = "Security";
+const PUBLISHING: &str = "Publishing";
 const TUNING: &str = "Tuning";
 
 /// The settings of a service.
@@ -205,6 +208,32 @@ pub struct Settings {
     #[arg(long, help_heading = SECURITY, env = "DUALITY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = trimmed)]
     pub cors_origin: Vec<String>,
 
+    /// The servers of a NATS system with JetStream into which change events and domain events are published:
+    /// `nats://host:4222`, or `tls://user:password@host:4222`; separate several with commas.
+    #[arg(long, help_heading = PUBLISHING, env = "DUALITY_PUBLISH", hide_env_values = true, value_name = "URL", value_delimiter = ',', value_parser = broker_url)]
+    pub publish: Vec<BrokerUrl>,
+
+    /// The stream for change events, which is created if it is missing; that for domain events has `-journal` after it.
+    #[arg(long, help_heading = PUBLISHING, env = "DUALITY_PUBLISH_STREAM", value_name = "NAME", default_value = "duality")]
+    pub publish_stream: String,
+
+    /// What the subjects of all messages begin with.
+    #[arg(long, help_heading = PUBLISHING, env = "DUALITY_PUBLISH_PREFIX", value_name = "SUBJECT", default_value = "duality")]
+    pub publish_prefix: String,
+
+    /// How much a new stream for change events may take, which then drops the oldest; 0 is no limit. That for domain events
+    /// has none.
+    #[arg(long, help_heading = PUBLISHING, env = "DUALITY_PUBLISH_SIZE", value_name = "SIZE", default_value = "1GiB", value_parser = size)]
+    pub publish_size: ByteSize,
+
+    /// A credentials file of NATS, with a JWT and a seed, instead of a user and a password in the URL.
+    #[arg(long, help_heading = PUBLISHING, env = "DUALITY_PUBLISH_CREDENTIALS", value_name = "FILE")]
+    pub publish_credentials: Option<PathBuf>,
+
+    /// A file with the certificates that sign those of the NATS servers; those that the machine trusts by default.
+    #[arg(long, help_heading = PUBLISHING, env = "DUALITY_PUBLISH_CA", value_name = "FILE")]
+    pub publish_ca: Option<PathBuf>,
+
     /// The number of threads that serve connections; the number of processors by default.
     #[arg(long, help_heading = TUNING, env = "DUALITY_WORKERS", value_name = "THREADS")]
     pub workers: Option<NonZeroUsize>,
@@ -294,7 +323,7 @@ impl Settings {
                 return invalid("cors-origin", expected, origin);
             }
         }
-        Ok(())
+        publishing::check(self)
     }
 
     /// A line for each variable of the environment that looks like a setting and is none.
@@ -339,6 +368,11 @@ fn host_name(text: &str) -> Result<String, String> {
     let text = text.trim();
     check_host_name(text).map_err(|why| format!("expected a host name such as shop.example, or * ({why})"))?;
     Ok(text.to_owned())
+}
+
+/// The URL of a message broker. It is checked later, so that no message about it shows a password.
+fn broker_url(text: &str) -> Result<BrokerUrl, Infallible> {
+    Ok(BrokerUrl::from(text))
 }
 
 /// An element of a list, without the spaces around it.

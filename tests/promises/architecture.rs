@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Crates that only some rooms may use.
-const ALLOWED_CRATES: [(&str, &[&str]); 5] = [
+const ALLOWED_CRATES: [(&str, &[&str]); 6] = [
     ("diesel", &["storage", "read_model", "projector", "aggregates", "model_test"]),
-    ("actix::", &["threads", "write", "read", "delivery", "projector", "http", "service"]),
+    ("actix::", &["threads", "write", "read", "delivery", "projector", "publish", "http", "service"]),
     ("actix_web", &["memory", "write", "events", "read", "delivery", "http", "service", "model_test"]),
     ("russe", &["events", "model_test"]),
     ("flate2", &["read"]),
+    ("async_nats::", &["publish"]),
 ];
 
 /// The maximum number of rooms that a reader can keep in mind.

@@ -15,7 +15,7 @@ fn value(app: &App, sample: &str) -> f64 {
 
 /// The labels of each sample name of a service that has done something of everything.
 fn exposed() -> BTreeMap<String, BTreeSet<String>> {
-    let app = App::start();
+    let app = App::with(|settings| settings.publish = vec!["nats://127.0.0.1:9".into()]);
     app.post("/persons", r#"{"name":"Ann"}"#);
     eventually("the projections are known", || app.get("/metrics").text().contains("duality_projection_lag_events{"));
     let mut exposed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

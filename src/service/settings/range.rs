@@ -56,6 +56,7 @@ pub(super) const RANGES: &[Range] = &[
     duration("body-timeout", "100ms", "1d", |settings| Some(settings.body_timeout)),
     size("max-aggregate", "16B", "1GiB", |settings| Some(settings.max_aggregate)),
     count("queue", "1", "1000000", |settings| Some(settings.queue.get() as u64)),
+    size("publish-size", "0", "1EiB", |settings| Some(settings.publish_size)),
     // The framework has no more.
     count("workers", "1", "512", |settings| settings.workers.map(|workers| workers.get() as u64)),
     count("readers", "1", "256", |settings| Some(settings.readers.get() as u64)),
@@ -162,7 +163,10 @@ mod tests {
             let Some(flag) = arg.get_long().filter(|flag| arg.get_action().takes_values() && *flag != "help") else {
                 continue;
             };
-            if ["listen", "database", "host", "cors-origin", "spool"].contains(&flag) {
+            let names =
+                ["listen", "database", "host", "cors-origin", "spool", "publish", "publish-stream", "publish-prefix"];
+            let files = ["publish-credentials", "publish-ca"];
+            if names.contains(&flag) || files.contains(&flag) {
                 continue;
             }
             let range = Range::of(flag).unwrap_or_else(|| panic!("--{flag} has no range"));

@@ -1,5 +1,7 @@
 //! The settings that are not the defaults, for the log.
 
+use std::path::PathBuf;
+
 use super::Settings;
 use super::range::RANGES;
 
@@ -12,7 +14,22 @@ pub(super) fn unusual(settings: &Settings) -> Vec<String> {
     let spool = settings.spool.as_ref().map(|directory| format!("--spool {}", directory.display()));
     let no_copy = settings.no_copy.then(|| "--no-copy".to_owned());
     let hosts = list("host", &settings.host);
-    ranged.chain(hosts).chain(list("cors-origin", &settings.cors_origin)).chain(spool).chain(no_copy).collect()
+    let listed = hosts.into_iter().chain(list("cors-origin", &settings.cors_origin));
+    ranged.chain(listed).chain(spool).chain(no_copy).chain(publishing(settings, &defaults)).collect()
+}
+
+/// The servers are without users and passwords.
+fn publishing<'a>(settings: &'a Settings, defaults: &Settings) -> impl Iterator<Item = String> + 'a {
+    let servers: Vec<String> = settings.publish.iter().map(ToString::to_string).collect();
+    let servers = (!servers.is_empty()).then(|| format!("--publish {}", servers.join(",")));
+    let name = |flag: &str, name: &str, default: &str| (name != default).then(|| format!("--{flag} {name}"));
+    let file = |flag: &str, file: &Option<PathBuf>| file.as_ref().map(|file| format!("--{flag} {}", file.display()));
+    servers
+        .into_iter()
+        .chain(name("publish-stream", &settings.publish_stream, &defaults.publish_stream))
+        .chain(name("publish-prefix", &settings.publish_prefix, &defaults.publish_prefix))
+        .chain(file("publish-credentials", &settings.publish_credentials))
+        .chain(file("publish-ca", &settings.publish_ca))
 }
 
 #[cfg(test)]
@@ -30,12 +47,18 @@ mod tests {
         settings.max_body = bytesize::ByteSize::kib(64);
         settings.retention_events = Some(7);
         settings.no_copy = true;
+        settings.publish = vec!["nats://user:secret@a.example".into(), "tls://b.example".into()];
+        settings.publish_stream = "shop".to_owned();
+        settings.publish_ca = Some("ca.pem".into());
         let expected = [
             "--retention 1h",
             "--retention-events 7",
             "--max-body 64.0 KiB",
             "--host a.example,b.example",
             "--no-copy",
+            "--publish nats://a.example:4222,tls://b.example:4222",
+            "--publish-stream shop",
+            "--publish-ca ca.pem",
         ];
         assert_eq!(unusual(&settings), expected);
     }

@@ -75,7 +75,7 @@ impl Process {
         std::thread::spawn(move || {
             for line in errors.lines().map_while(Result::ok) {
                 let address = line.split_once("listening on http://").map(|(_, address)| address.trim().parse());
-                // Whoever is told the address expects its line in the log.
+                // Whoever gets the address expects its line in the log.
                 lines.lock().unwrap().push(line);
                 if let Some(address) = address {
                     let _ = found.send(address.unwrap());

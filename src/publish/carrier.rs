@@ -1,0 +1,87 @@
+//! What a message broker does for the publisher.
+
+use std::error::Error;
+use std::future::Future;
+
+use serde::{Deserialize, Serialize};
+
+use super::message::Message;
+
+/// What is published: each goes into a stream of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Output {
+    /// The change events of all collections.
+    Changes,
+    /// The domain events of all event-sourced collections.
+    Journal,
+}
+
+impl Output {
+    /// `changes` or `journal`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Changes => "changes",
+            Self::Journal => "journal",
+        }
+    }
+}
+
+/// One stream of a message broker, to which messages are appended.
+///
+/// The last message of the stream is the publisher's checkpoint: the publisher keeps nothing itself, and asks for it
+/// at start and after each error. A broker that does not keep its messages needs a place where the carrier does.
+///
+/// Its futures run on a thread of the publisher, one after the other. One that does not become ready within ten
+/// seconds is dropped, and counts as an error.
+pub trait Carrier {
+    /// Where the stream stands. It is also asked regularly in between, to notice what others do to the stream.
+    fn position(&mut self) -> impl Future<Output = Result<Position, CarrierError>>;
+
+    /// The last message of the stream about this collection, if it still has one.
+    fn last_of(&mut self, collection: &str) -> impl Future<Output = Result<Option<Message>, CarrierError>>;
+
+    /// Appends messages, in order, if the last message of the stream has the number `expected`. It returns when the
+    /// broker has stored all of them. After an error, the stream has the first few of them or none.
+    fn append(&mut self, expected: u64, messages: &[Message]) -> impl Future<Output = Result<(), CarrierError>>;
+
+    /// Removes the messages before this number: what follows replaces them.
+    fn reset(&mut self, before: u64) -> impl Future<Output = Result<(), CarrierError>>;
+}
+
+/// Where a stream stands. Its messages are numbered 1, 2, 3 …, and no number is used twice.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// The number of the oldest message that the stream has; that of the next one, if it is empty.
+    pub first: u64,
+    /// The number of the last message that was appended, be it still there or not; 0 before the first.
+    pub last: u64,
+    /// That message; `None` if the stream does not have it any more, or if somebody else appended it.
+    pub message: Option<Message>,
+}
+
+/// Why a broker did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CarrierError {
+    /// The last message is another one than expected.
+    #[error("the stream has other messages than expected")]
+    Conflict,
+    /// Another service publishes into this stream.
+    #[error("another service publishes into this stream: {0}")]
+    Taken(String),
+    /// The broker does not take messages of this size.
+    #[error("a message about {about} has {size} bytes, and the broker takes {limit}")]
+    TooLarge {
+        /// The collection and the key.
+        about: String,
+        /// In bytes, with its headers.
+        size: usize,
+        /// In bytes.
+        limit: usize,
+    },
+    /// The broker cannot be reached, is full, or answers with an error.
+    #[error(transparent)]
+    Unavailable(#[from] Box<dyn Error + Send + Sync>),
+}

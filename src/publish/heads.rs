@@ -1,0 +1,65 @@
+//! The last message about each collection, by which consumers of a collection see that one is missing.
+
+use std::collections::HashMap;
+
+use super::message::Message;
+use crate::domain::cursor::Cursor;
+
+/// The last revision, or position, that was published of each collection.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Heads(HashMap<String, Head>);
+
+/// What was published last of a collection.
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    number: i64,
+    previous: Option<i64>,
+}
+
+impl Heads {
+    /// Takes over what a stream has. A message of a catch-up is no head.
+    pub(super) fn restore(&mut self, message: &Message) {
+        if let Ok(Cursor::After { after, .. }) = message.id.parse() {
+            let head = Head { number: after.number(), previous: message.previous };
+            self.0.insert(message.collection.clone(), head);
+        }
+    }
+
+    /// The number before this one, which is published now. The messages of one number have the same one before them.
+    pub(super) fn advance(&mut self, collection: &str, number: i64) -> Option<i64> {
+        match self.0.get_mut(collection) {
+            Some(head) if head.number == number => head.previous,
+            Some(head) => {
+                *head = Head { number, previous: Some(head.number) };
+                head.previous
+            }
+            None => {
+                self.0.insert(collection.to_owned(), Head { number, previous: None });
+                None
+            }
+        }
+    }
+
+    /// The highest number of all.
+    pub(super) fn highest(&self) -> Option<i64> {
+        self.0.values().map(|head| head.number).max()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_messages_of_one_revision_have_the_same_one_before_them() {
+        let mut heads = Heads::default();
+        let advanced = [3, 3, 5, 5, 9].map(|number| heads.advance("persons", number));
+        assert_eq!(advanced, [None, None, Some(3), Some(3), Some(5)]);
+        assert_eq!(heads.advance("locations", 5), None);
+        assert_eq!(heads.highest(), Some(9));
+    }
+}

@@ -1,0 +1,144 @@
+//! The steps of one output, as plain functions: where the stream stands, what comes next, and that the broker has it.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use actix::clock::timeout;
+
+use super::carrier::{Carrier, CarrierError, Position};
+use super::error::{ANSWER_TIMEOUT, PublishError};
+use super::heads::Heads;
+use super::source::{Backlog, Batch, Source};
+use super::status::Status;
+use crate::storage::page::Progress;
+
+/// Publishes one output.
+pub(super) struct Publisher<C, S: Source> {
+    carrier: C,
+    source: S,
+    status: Status,
+    /// How often the stream is asked whether it is still as it was left.
+    check_interval: Duration,
+    /// `None` at start and after an error, until the broker has said where its stream stands.
+    stream: Option<Stream<S::Place>>,
+    /// How far it has come, for the status.
+    reached: Reached<S::Place>,
+}
+
+/// How far publishing has come.
+enum Reached<Place> {
+    /// The database has not been read yet.
+    Unknown,
+    /// The stream is not known. What is written after this revision, or position, is certainly not published.
+    Start(i64),
+    Place(Place),
+}
+
+/// A stream, as the publisher left it.
+struct Stream<Place> {
+    place: Place,
+    heads: Heads,
+    /// The number of the last message.
+    last: u64,
+    /// The last message when it was looked at.
+    seen: u64,
+    checked: Instant,
+}
+
+impl<C: Carrier, S: Source> Publisher<C, S> {
+    pub(super) fn new(carrier: C, source: S, status: Status, check_interval: Duration) -> Self {
+        Self { carrier, source, status, check_interval, stream: None, reached: Reached::Unknown }
+    }
+
+    /// Publishes the next messages. After an error the next step begins with the question where the stream stands.
+    pub(super) async fn step(&mut self) -> Result<Progress, ()> {
+        let outcome = self.try_step().await;
+        if let Some(stream) = &self.stream {
+            self.reached = Reached::Place(stream.place.clone());
+        }
+        let backlog = self.backlog();
+        match outcome {
+            Ok(progress) => {
+                self.status.stepped(progress, backlog);
+                Ok(progress)
+            }
+            Err(error) => {
+                self.status.failed(&error, backlog);
+                Err(())
+            }
+        }
+    }
+
+    /// What is not published; nothing, if the database cannot be read, which is an error elsewhere.
+    fn backlog(&mut self) -> Backlog {
+        let place = if let Reached::Place(place) = &self.reached { Some(place) } else { None };
+        let mut backlog = self.source.backlog(place).unwrap_or_default();
+        match self.reached {
+            Reached::Unknown => self.reached = Reached::Start(backlog.last),
+            Reached::Start(last) => backlog.published = last,
+            Reached::Place(_) => {}
+        }
+        backlog
+    }
+
+    async fn try_step(&mut self) -> Result<Progress, PublishError> {
+        let Self { carrier, source, status, .. } = self;
+        let mut stream = match self.stream.take() {
+            Some(stream) if stream.checked.elapsed() < self.check_interval => stream,
+            known => look(carrier, source, known).await?,
+        };
+        let Batch { messages, next, progress } = source.next(&stream.place, stream.last, &mut stream.heads)?;
+        if !messages.is_empty() {
+            answered(carrier.append(stream.last, &messages)).await?;
+            stream.last += messages.len() as u64;
+            status.published(messages.len());
+        }
+        // What a catch-up replaces is removed when its begin is in the stream: whoever loses the stream to another
+        // service has removed nothing.
+        if let Some(first) = S::start_of(&next).filter(|_| S::start_of(&stream.place).is_none()) {
+            status.catching_up();
+            answered(carrier.reset(first)).await?;
+            stream.seen = stream.last;
+        }
+        stream.place = next;
+        self.stream = Some(stream);
+        Ok(progress)
+    }
+}
+
+/// Asks where the stream stands. If it is as it was left, nothing changes; otherwise, the place follows from its last message.
+async fn look<C: Carrier, S: Source>(
+    carrier: &mut C,
+    source: &mut S,
+    known: Option<Stream<S::Place>>,
+) -> Result<Stream<S::Place>, PublishError> {
+    let position = answered(carrier.position()).await?;
+    if let Some(known) = known
+        && is_as_left(&known, &position)
+    {
+        return Ok(Stream { seen: position.last, checked: Instant::now(), ..known });
+    }
+    let mut heads = Heads::default();
+    for collection in source.collections() {
+        if let Some(last) = answered(carrier.last_of(collection)).await? {
+            heads.restore(&last);
+        }
+    }
+    let place = source.resume(&position, &heads)?;
+    if let Some(first) = S::start_of(&place).filter(|first| position.first < *first) {
+        answered(carrier.reset(first)).await?;
+    }
+    Ok(Stream { place, heads, last: position.last, seen: position.last, checked: Instant::now() })
+}
+
+/// Whether the stream ends with the last message of the publisher, and still has a message that it had at the last look. If
+/// not, somebody has emptied it. (Its limits remove old messages, too, but not all of them in so short a time.)
+fn is_as_left<Place>(known: &Stream<Place>, position: &Position) -> bool {
+    let has_last = position.message.is_some() || position.last == 0;
+    position.last == known.last && has_last && position.first <= known.seen.max(1)
+}
+
+/// What a broker answers, in time.
+async fn answered<T>(answer: impl Future<Output = Result<T, CarrierError>>) -> Result<T, PublishError> {
+    Ok(timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| PublishError::NoAnswer)??)
+}

@@ -1,0 +1,54 @@
+//! What is published: messages in an order that follows from the database, from any place on.
+
+use super::carrier::{Output, Position};
+use super::heads::Heads;
+use super::message::Message;
+use crate::storage::error::StoreError;
+use crate::storage::page::Progress;
+
+/// Where messages come from.
+pub(super) trait Source {
+    /// Where publishing goes on: a point in the order of the messages.
+    type Place: Clone;
+
+    const OUTPUT: Output;
+
+    /// The names of the collections whose messages may be in the stream.
+    fn collections(&self) -> Vec<&'static str>;
+
+    /// The place after the last message of a stream.
+    fn resume(&mut self, position: &Position, heads: &Heads) -> Result<Self::Place, StoreError>;
+
+    /// The first message of the stream that has a meaning, if others before it are to be removed.
+    fn start_of(place: &Self::Place) -> Option<u64>;
+
+    /// The next messages; `last` is the number of the last one in the stream.
+    fn next(&mut self, place: &Self::Place, last: u64, heads: &mut Heads) -> Result<Batch<Self::Place>, StoreError>;
+
+    /// What is not published at this place.
+    fn backlog(&mut self, place: Option<&Self::Place>) -> Result<Backlog, StoreError>;
+}
+
+/// The next messages, and the place after them.
+#[derive(Debug)]
+pub(super) struct Batch<Place> {
+    pub(super) messages: Vec<Message>,
+    pub(super) next: Place,
+    pub(super) progress: Progress,
+}
+
+impl<Place> Batch<Place> {
+    /// There is nothing to publish.
+    pub(super) fn nothing(place: Place) -> Self {
+        Self { messages: Vec::new(), next: place, progress: Progress::Done }
+    }
+}
+
+/// What is not published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Backlog {
+    /// The last revision, or position, that is published.
+    pub(super) published: i64,
+    /// The last one of the database.
+    pub(super) last: i64,
+}
