@@ -78,8 +78,8 @@ impl ChangeSource {
         self.reader.view(|view| view.horizon())
     }
 
-    /// The place after a message of ours; `None` if publishing cannot go on there.
-    fn place_after(&self, message: &Message, horizon: &Horizon) -> Option<Place> {
+    /// The place after a message of ours, which has the number `last`; `None` if publishing cannot go on there.
+    fn place_after(&self, message: &Message, last: u64, horizon: &Horizon) -> Option<Place> {
         let reached = Reached::of(&message.id.parse::<Cursor>().ok()?, self.reader.epochs());
         let (number, is_complete) = (message.part.number, message.is_complete());
         match (&message.content, reached) {
@@ -98,7 +98,8 @@ impl ChangeSource {
                 let first = *first;
                 let Some(key) = &message.key else {
                     let begun = Place::CatchUp { first, reached, sent: None };
-                    return (is_complete && after == Revision::ZERO).then_some(begun);
+                    let is_begin = after == Revision::ZERO && last + 1 == first + u64::from(message.part.of);
+                    return (is_complete && is_begin).then_some(begun);
                 };
                 if is_complete {
                     return Some(Place::CatchUp { first, reached, sent: None });
@@ -115,11 +116,13 @@ impl ChangeSource {
     }
 
     /// `null` and `{}` for each collection: a consumer forgets what it had.
-    fn begin(&self, first: u64, now: Timestamp) -> Batch<Place> {
+    fn begin(&self, first: u64, now: Timestamp, heads: &mut Heads) -> Batch<Place> {
         let id = Reached::NOTHING.id(&self.epoch).unwrap_or_default();
         let bodies = self.registry.ids().flat_map(|id| [(id, NULL), (id, NOTHING)]);
         let bodies = bodies.map(|(id, body)| Body { collection: self.name(id), key: None, body });
-        let messages = self.messages(&id, &Content::CatchUp { first }, now, &bodies.collect::<Vec<_>>(), 0);
+        let mut messages = self.messages(&id, &Content::CatchUp { first }, now, &bodies.collect::<Vec<_>>(), 0);
+        heads.clear();
+        heads.link(&mut messages, 0);
         Batch {
             messages,
             next: Place::CatchUp { first, reached: Reached::NOTHING, sent: None },
@@ -130,12 +133,10 @@ impl ChangeSource {
     /// `{}` for each collection: a consumer has everything up to this revision.
     fn end(&self, first: u64, at: Revision, sent: u32, now: Timestamp, heads: &mut Heads) -> Vec<Message> {
         let id = Reached::Log(at).id(&self.epoch).unwrap_or_default();
-        let names: Vec<_> = self.registry.ids().map(|id| self.name(id)).collect();
-        for name in &names {
-            heads.advance(name, at.number());
-        }
-        let bodies: Vec<_> = names.iter().map(|name| Body { collection: name, key: None, body: NOTHING }).collect();
-        self.messages(&id, &Content::CatchUp { first }, now, &bodies, sent)
+        let bodies = self.registry.ids().map(|id| Body { collection: self.name(id), key: None, body: NOTHING });
+        let mut messages = self.messages(&id, &Content::CatchUp { first }, now, &bodies.collect::<Vec<_>>(), sent);
+        heads.link(&mut messages, at.number());
+        messages
     }
 
     /// The messages with one id, without the first `sent` ones.
@@ -183,7 +184,9 @@ impl ChangeSource {
             let at = Reached::State { after, since: since_at(after), at: horizon.current };
             let id = at.id(&self.epoch).unwrap_or_default();
             let sent = sent.filter(|sent| sent.revision == after);
-            messages.extend(self.group(&id, &Content::CatchUp { first }, now, group, sent));
+            let mut group = self.group(&id, &Content::CatchUp { first }, now, group, sent);
+            heads.link(&mut group, after.number());
+            messages.extend(group);
         }
         let Some(after) = read.to else {
             messages.extend(self.end(first, horizon.current, 0, now, heads));
@@ -302,7 +305,12 @@ impl Source for ChangeSource {
     fn resume(&mut self, position: &Position, _: &Heads) -> Result<Place, StoreError> {
         let Some(message) = &position.message else { return Ok(Place::Begin) };
         let horizon = self.horizon()?;
-        Ok(self.place_after(message, &horizon).unwrap_or(Place::Begin))
+        Ok(self.place_after(message, position.last, &horizon).unwrap_or(Place::Begin))
+    }
+
+    fn knows(&self, message: &Message) -> bool {
+        let cursor = message.id.parse::<Cursor>();
+        cursor.is_ok_and(|cursor| Reached::of(&cursor, self.reader.epochs()) != Reached::Unknown)
     }
 
     fn start_of(place: &Place) -> Option<u64> {
@@ -314,10 +322,7 @@ impl Source for ChangeSource {
 
     fn next(&mut self, place: &Place, last: u64, heads: &mut Heads) -> Result<Batch<Place>, StoreError> {
         match place {
-            Place::Begin => {
-                heads.clear();
-                Ok(self.begin(last + 1, self.clock.now()))
-            }
+            Place::Begin => Ok(self.begin(last + 1, self.clock.now(), heads)),
             Place::CatchUp { first, reached, sent } => {
                 self.catch_up(CatchingUp { first: *first, reached: *reached, sent: sent.as_ref() }, heads)
             }

@@ -17,9 +17,9 @@ struct Head {
 }
 
 impl Heads {
-    /// Takes over what a stream has. A message of a catch-up is no head.
+    /// Takes over what a stream has.
     pub(super) fn restore(&mut self, message: &Message) {
-        if let Ok(Cursor::After { after, .. }) = message.id.parse() {
+        if let Ok(Cursor::After { after, .. } | Cursor::Partial { after, .. }) = message.id.parse() {
             let head = Head { number: after.number(), previous: message.previous };
             self.0.insert(message.collection.clone(), head);
         }
@@ -37,6 +37,13 @@ impl Heads {
                 self.0.insert(collection.to_owned(), Head { number, previous: None });
                 None
             }
+        }
+    }
+
+    /// Says in messages of one number what is before them.
+    pub(super) fn link(&mut self, messages: &mut [Message], number: i64) {
+        for message in messages {
+            message.previous = self.advance(&message.collection, number);
         }
     }
 

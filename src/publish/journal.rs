@@ -63,14 +63,17 @@ impl JournalSource {
 
     /// The place after the domain event with this id.
     fn place_after(&self, id: &str, current: JournalPosition) -> Option<Place> {
-        let Ok(Cursor::After { epoch: Some(epoch), after }) = id.parse() else { return None };
-        let position = JournalPosition::from_raw(after.number());
-        // Of an epoch that this database does not know, it has nothing.
-        let end = self.reader.epochs().end_of_positions(&epoch).unwrap_or(JournalPosition::ZERO).min(current);
+        let (epoch, position) = read(id)?;
+        let end = self.end_of(&epoch).min(current);
         if position <= end {
             return Some(Place::After(position));
         }
         Some(Place::Fork { after: end, abandoned: Abandoned { epoch, to: position } })
+    }
+
+    /// The last position of an epoch. Of one that this database does not know, it has nothing.
+    fn end_of(&self, epoch: &Epoch) -> JournalPosition {
+        self.reader.epochs().end_of_positions(epoch).unwrap_or(JournalPosition::ZERO)
     }
 
     /// The message that says where the journal goes on.
@@ -109,6 +112,14 @@ impl JournalSource {
     }
 }
 
+/// The parts of an id.
+fn read(id: &str) -> Option<(Epoch, JournalPosition)> {
+    match id.parse() {
+        Ok(Cursor::After { epoch: Some(epoch), after }) => Some((epoch, JournalPosition::from_raw(after.number()))),
+        _ => None,
+    }
+}
+
 impl Source for JournalSource {
     type Place = Place;
 
@@ -127,6 +138,10 @@ impl Source for JournalSource {
         Ok(place.unwrap_or_else(|| Place::After(known())))
     }
 
+    fn knows(&self, message: &Message) -> bool {
+        read(&message.id).is_some_and(|(epoch, position)| position <= self.end_of(&epoch))
+    }
+
     fn start_of(_: &Place) -> Option<u64> {
         None
     }
@@ -135,7 +150,6 @@ impl Source for JournalSource {
         let after = match place {
             Place::After(after) => *after,
             Place::Fork { after, abandoned } => {
-                heads.clear();
                 let messages = vec![self.fork(*after, abandoned)];
                 return Ok(Batch { messages, next: Place::After(*after), progress: Progress::More });
             }

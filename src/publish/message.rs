@@ -20,8 +20,8 @@ pub struct Message {
     pub id: String,
     /// Which of the messages with this id it is.
     pub part: Part,
-    /// The revision or position of the message before it about the same collection, with another id. `None` within a
-    /// catch-up, or if it is not known.
+    /// The revision or position of the message before it about the same collection, with another id. `None` at the begin
+    /// of a catch-up, or if it is not known.
     pub previous: Option<i64>,
     /// What the body is.
     pub content: Content,

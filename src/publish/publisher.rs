@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use actix::clock::timeout;
 
-use super::carrier::{Carrier, CarrierError, Position};
+use super::carrier::{Carrier, CarrierError, Output, Position};
 use super::error::{ANSWER_TIMEOUT, PublishError};
 use super::heads::Heads;
 use super::source::{Backlog, Batch, Source};
@@ -21,6 +21,8 @@ pub(super) struct Publisher<C, S: Source> {
     check_interval: Duration,
     /// `None` at start and after an error, until the broker has said where its stream stands.
     stream: Option<Stream<S::Place>>,
+    /// The last message of the stream when it was looked at, if it was.
+    seen: Option<u64>,
     /// How far it has come, for the status.
     reached: Reached<S::Place>,
 }
@@ -40,14 +42,12 @@ struct Stream<Place> {
     heads: Heads,
     /// The number of the last message.
     last: u64,
-    /// The last message when it was looked at.
-    seen: u64,
     checked: Instant,
 }
 
 impl<C: Carrier, S: Source> Publisher<C, S> {
     pub(super) fn new(carrier: C, source: S, status: Status, check_interval: Duration) -> Self {
-        Self { carrier, source, status, check_interval, stream: None, reached: Reached::Unknown }
+        Self { carrier, source, status, check_interval, stream: None, seen: None, reached: Reached::Unknown }
     }
 
     /// Publishes the next messages. After an error the next step begins with the question where the stream stands.
@@ -82,11 +82,11 @@ impl<C: Carrier, S: Source> Publisher<C, S> {
     }
 
     async fn try_step(&mut self) -> Result<Progress, PublishError> {
-        let Self { carrier, source, status, .. } = self;
         let mut stream = match self.stream.take() {
             Some(stream) if stream.checked.elapsed() < self.check_interval => stream,
-            known => look(carrier, source, known).await?,
+            known => self.look(known).await?,
         };
+        let Self { carrier, source, status, .. } = self;
         let Batch { messages, next, progress } = source.next(&stream.place, stream.last, &mut stream.heads)?;
         if !messages.is_empty() {
             answered(carrier.append(stream.last, &messages)).await?;
@@ -98,44 +98,58 @@ impl<C: Carrier, S: Source> Publisher<C, S> {
         if let Some(first) = S::start_of(&next).filter(|_| S::start_of(&stream.place).is_none()) {
             status.catching_up();
             answered(carrier.reset(first)).await?;
-            stream.seen = stream.last;
+            self.seen = Some(stream.last);
         }
         stream.place = next;
         self.stream = Some(stream);
         Ok(progress)
     }
+
+    /// Asks where the stream stands. If it is as it was left, nothing changes; otherwise, the place follows from its last
+    /// message.
+    async fn look(&mut self, known: Option<Stream<S::Place>>) -> Result<Stream<S::Place>, PublishError> {
+        let Self { carrier, source, .. } = self;
+        let mut position = answered(carrier.position()).await?;
+        // Its limits remove old messages, too, but not all that it had, in so short a time.
+        let is_emptied = self.seen.is_some_and(|seen| position.first > seen.max(1));
+        if let Some(known) = known
+            && !is_emptied
+            && is_as_left(&known, &position)
+        {
+            self.seen = Some(position.last);
+            return Ok(Stream { checked: Instant::now(), ..known });
+        }
+        if is_emptied {
+            // What was appended since then is not the whole, and comes again with the rest. A catch-up removes it itself.
+            if S::OUTPUT == Output::Journal && position.first <= position.last {
+                answered(carrier.reset(position.last + 1)).await?;
+            }
+            position = Position { first: position.last + 1, last: position.last, message: None };
+        }
+        let heads = heads(carrier, source).await?;
+        let place = source.resume(&position, &heads)?;
+        if let Some(first) = S::start_of(&place).filter(|first| position.first < *first) {
+            answered(carrier.reset(first)).await?;
+        }
+        self.seen = Some(position.last);
+        Ok(Stream { place, heads, last: position.last, checked: Instant::now() })
+    }
 }
 
-/// Asks where the stream stands. If it is as it was left, nothing changes; otherwise, the place follows from its last message.
-async fn look<C: Carrier, S: Source>(
-    carrier: &mut C,
-    source: &mut S,
-    known: Option<Stream<S::Place>>,
-) -> Result<Stream<S::Place>, PublishError> {
-    let position = answered(carrier.position()).await?;
-    if let Some(known) = known
-        && is_as_left(&known, &position)
-    {
-        return Ok(Stream { seen: position.last, checked: Instant::now(), ..known });
-    }
+/// The last message of each collection, if the stream has one of this history.
+async fn heads<C: Carrier, S: Source>(carrier: &mut C, source: &S) -> Result<Heads, PublishError> {
     let mut heads = Heads::default();
     for collection in source.collections() {
-        if let Some(last) = answered(carrier.last_of(collection)).await? {
+        if let Some(last) = answered(carrier.last_of(collection)).await?.filter(|last| source.knows(last)) {
             heads.restore(&last);
         }
     }
-    let place = source.resume(&position, &heads)?;
-    if let Some(first) = S::start_of(&place).filter(|first| position.first < *first) {
-        answered(carrier.reset(first)).await?;
-    }
-    Ok(Stream { place, heads, last: position.last, seen: position.last, checked: Instant::now() })
+    Ok(heads)
 }
 
-/// Whether the stream ends with the last message of the publisher, and still has a message that it had at the last look. If
-/// not, somebody has emptied it. (Its limits remove old messages, too, but not all of them in so short a time.)
+/// Whether the stream ends with the last message of the publisher.
 fn is_as_left<Place>(known: &Stream<Place>, position: &Position) -> bool {
-    let has_last = position.message.is_some() || position.last == 0;
-    position.last == known.last && has_last && position.first <= known.seen.max(1)
+    position.last == known.last && (position.message.is_some() || position.last == 0)
 }
 
 /// What a broker answers, in time.

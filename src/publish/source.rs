@@ -16,7 +16,10 @@ pub(super) trait Source {
     /// The names of the collections whose messages may be in the stream.
     fn collections(&self) -> Vec<&'static str>;
 
-    /// The place after the last message of a stream.
+    /// Whether a message is of this history.
+    fn knows(&self, message: &Message) -> bool;
+
+    /// The place after the last message of a stream; `heads` are those that it knows.
     fn resume(&mut self, position: &Position, heads: &Heads) -> Result<Self::Place, StoreError>;
 
     /// The first message of the stream that has a meaning, if others before it are to be removed.

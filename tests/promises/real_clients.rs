@@ -3,16 +3,15 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, DEADLINE, Process, Response, eventually, not_tested};
+use crate::harness::{Client, DEADLINE, Process, Response, eventually, lasting_address, not_tested};
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
@@ -124,17 +123,6 @@ fn assert_current_state(consumers: &mut [Consumer], address: SocketAddr) {
         let fresh = get(address, state);
         assert_eq!(process.state_at(&fresh.cursor()), fresh.json(), "{state} at {}", fresh.cursor());
     }
-}
-
-/// An address that is still free when the service restarts. Its port is outside the ephemeral range, so that the system
-/// does not assign it meanwhile, for example to a consumer that tries to reconnect.
-fn lasting_address() -> SocketAddr {
-    static TAKEN: AtomicU16 = AtomicU16::new(0);
-    let spread = u16::try_from(std::process::id() % 1000).unwrap() * 10;
-    std::iter::repeat_with(|| TAKEN.fetch_add(1, Ordering::Relaxed))
-        .map(|taken| SocketAddr::from((Ipv4Addr::LOCALHOST, 20_000 + (spread + taken) % 10_000)))
-        .find(|address| TcpListener::bind(address).is_ok())
-        .unwrap()
 }
 
 /// A consumer of a part of the state.

@@ -191,6 +191,10 @@ impl Place {
 
     /// Removes the messages before this number.
     pub(super) async fn purge(&self, connection: &Connection, before: u64) -> Result<(), CarrierError> {
+        // To a server, a number that is not more than 1 means all of them.
+        if before <= 1 {
+            return Ok(());
+        }
         let request = format!("STREAM.PURGE.{}", self.stream);
         match connection.request::<Purged>(request, &json!({ "seq": before })).await? {
             Response::Ok(_) => Ok(()),

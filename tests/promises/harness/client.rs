@@ -85,6 +85,13 @@ impl Client {
         line.map_or(0.0, |value| value.parse().unwrap())
     }
 
+    /// The state at a path. `None` if nobody answers, or not with it.
+    pub(crate) fn try_get(address: SocketAddr, path: &str) -> Option<Response> {
+        let mut client = Self::on(TcpStream::connect(address).ok()?);
+        client.try_send("GET", path, &[], None).ok()?;
+        client.try_response("GET").ok().filter(|response| response.status == 200)
+    }
+
     /// Sends a request; a body is sent with a `Content-Length`.
     pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) {
         self.try_send(method, path, headers, body).unwrap();

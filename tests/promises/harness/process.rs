@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{DEADLINE, eventually};
@@ -16,6 +17,17 @@ pub(crate) struct Process {
 }
 
 const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// An address that is still free when what listens there restarts. Its port is outside the ephemeral range, so that the system
+/// does not assign it meanwhile, for example to a consumer that tries to reconnect.
+pub(crate) fn lasting_address() -> SocketAddr {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let spread = u16::try_from(std::process::id() % 1000).unwrap() * 10;
+    std::iter::repeat_with(|| TAKEN.fetch_add(1, Ordering::Relaxed))
+        .map(|taken| SocketAddr::from((Ipv4Addr::LOCALHOST, 20_000 + (spread + taken) % 10_000)))
+        .find(|address| TcpListener::bind(address).is_ok())
+        .unwrap()
+}
 
 /// The program, without any settings from this environment.
 fn program(listen: SocketAddr, database: &Path, flags: &[&str]) -> Command {
