@@ -17,6 +17,8 @@ if grep -q '^default = ' Cargo.toml; then
 fi
 step 'the clients, with 60 random histories'
 DUALITY_JS_CASES=60 scripts/test-clients.sh
+step "the consumers of a NATS stream, with $DUALITY_CASES operations"
+scripts/test-messaging.sh
 step 'the page, with a minute of 1,000 writes a second'
 DUALITY_PAGE_SECONDS=60 scripts/test-page.sh
 step benchmarks

@@ -11,7 +11,7 @@ const root = join(import.meta.dirname, "../..");
  * @property {string} document
  * @property {"js" | "html"} language
  * @property {string} text
- * @property {"library" | "program" | "page" | "script"} kind how it is run: see `kindOf`
+ * @property {"library" | "program" | "page" | "script" | "part"} kind how it is run: see `kindOf`
  */
 
 /** @returns {Block[]} */
@@ -31,11 +31,13 @@ export function blocksOf(document, markdown) {
 }
 
 /**
- * A block that begins with a file name, as in `// copy.mjs`, is a program for Node. One that only declares functions is
+ * A block that begins with a file name, as in `// copy.mjs`, is a program for Node; with a path of this repository, it is a
+ * part of that file, which has tests of its own. One that only declares functions is
  * for the other blocks of its document. Another one is a module script in somebody's page, or the page itself.
  */
 function kindOf(language, text) {
     if (language === "html") return "page";
+    if (/^\/\/ clients\/\S+\n/.test(text)) return "part";
     if (/^\/\/ \S+\.mjs\n/.test(text)) return "program";
     const declarations = text.split("\n").filter((line) => /^\S/.test(line) && line !== "}" && !line.startsWith("//"));
     if (declarations.every((line) => /^(export )?(async )?function\*? \w+\(.*\{$/.test(line))) return "library";

@@ -90,6 +90,31 @@ fn the_guide_for_consumers_shows_programs_verbatim() {
 }
 
 #[test]
+fn the_guide_for_messaging_shows_programs_verbatim_in_at_most_thirty_lines() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let guide = read("docs/messaging.md");
+    // `scripts/test-messaging.sh` runs them.
+    let python = ["follow_nats", "replay_nats", "keys_nats"].map(|name| read(&format!("clients/python/{name}.py")));
+    for (language, programs, blocks) in [
+        ("python", &python[..], 3),
+        ("js", &[read("clients/js/follow_nats.mjs")], 1),
+        ("rust", &[read("examples/follow_nats.rs")], 1),
+    ] {
+        let shown: Vec<_> = guide.split(&format!("```{language}\n")).skip(1).collect();
+        assert_eq!(shown.len(), blocks, "{language}");
+        for block in shown {
+            let block = block.split("```").next().unwrap();
+            let block = block.strip_prefix("// clients/js/follow_nats.mjs\n").unwrap_or(block);
+            assert!(programs.iter().any(|code| code.contains(block)), "docs/messaging.md does not show it:\n{block}");
+            let function = block.split("\nasync def main").next().unwrap();
+            let is_code = |line: &&str| !line.is_empty() && !line.trim().starts_with(['/', '"']);
+            assert!(function.lines().filter(is_code).count() <= 30, "it is too long:\n{function}");
+        }
+    }
+}
+
+#[test]
 fn the_unit_for_systemd_is_valid_and_names_settings_that_there_are() {
     use clap::CommandFactory as _;
     let unit = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/duality.service")).unwrap();
