@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 export LC_ALL=C.UTF-8
 
 missing=()
-server=$(command -v "${DUALITY_NATS_SERVER:-nats-server}" || PATH=$PATH:/usr/sbin command -v nats-server || true)
+server=$(PATH=$PATH:/usr/sbin command -v "${DUALITY_NATS_SERVER:-nats-server}" || true)
 [ -n "$server" ] || missing+=(nats-server)
 command -v npm >/dev/null || missing+=(npm)
 node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || missing+=('Node 20 or later')

@@ -2,7 +2,8 @@
 
 While persons are written, the service, the broker and the consumers are killed, the broker is away for longer than change
 events are kept, its stream is purged, deleted or put back from earlier, and so is the database. After each round, each
-consumer has to have printed what GET answers, and nothing that GET has never answered.
+consumer has to have printed what GET answers, and nothing that GET has never answered; and the stream
+alone has to have the same document.
 
     random_operations.py OPERATIONS BINARY NATS_SERVER NAME=COMMAND…
 """
@@ -28,6 +29,7 @@ from pathlib import Path
 
 import nats
 
+ROOT = Path(__file__).parents[3]
 # Seconds in which everything has to be as it should be.
 DEADLINE = 60
 # How long change events are kept: longer than a broker takes to start.
@@ -325,6 +327,18 @@ class Case:
                 return consumer.last == now
 
             within(DEADLINE, f"{consumer.name} is current after {what}", is_current)
+        keys = sorted(f"{collection}/{key}" for collection, aggregates in now.items() for key in aggregates)
+
+        def has_the_document():
+            return [digest(json.loads(line)) for line in self.ask("replay_nats.py")] == [digest(now)]
+
+        within(DEADLINE, f"the stream alone has the document after {what}", has_the_document)
+        within(DEADLINE, f"the stream has all keys after {what}", lambda: sorted(self.ask("keys_nats.py")) == keys)
+
+    def ask(self, program):
+        """The lines that a program of clients/python prints about the stream of now."""
+        command = [sys.executable, ROOT / "clients/python" / program, self.broker.url]
+        return subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
 
     def run(self):
         rounds = max(FEWEST_ROUNDS, self.operations // ROUND)
