@@ -35,6 +35,47 @@ impl Output {
 ///
 /// Its futures run on a thread of the publisher, one after the other. One that does not become ready within ten
 /// seconds is dropped, and counts as an error.
+///
+/// The smallest one, a stream in memory:
+///
+/// ```
+/// use duality::{Carrier, CarrierError, Message, Output, Position, Service};
+///
+/// #[derive(Default)]
+/// struct Memory {
+///     last: u64,
+///     messages: Vec<(u64, Message)>,
+/// }
+///
+/// impl Carrier for Memory {
+///     async fn position(&mut self) -> Result<Position, CarrierError> {
+///         let first = self.messages.first().map_or(self.last + 1, |(number, _)| *number);
+///         let message = self.messages.last().map(|(_, message)| message.clone());
+///         Ok(Position { first, last: self.last, message })
+///     }
+///
+///     async fn last_of(&mut self, collection: &str) -> Result<Option<Message>, CarrierError> {
+///         let mut messages = self.messages.iter().rev().map(|(_, message)| message);
+///         Ok(messages.find(|message| message.collection == collection).cloned())
+///     }
+///
+///     async fn append(&mut self, expected: u64, messages: &[Message]) -> Result<(), CarrierError> {
+///         if expected != self.last {
+///             return Err(CarrierError::Conflict);
+///         }
+///         self.messages.extend((expected + 1..).zip(messages.iter().cloned()));
+///         self.last += messages.len() as u64;
+///         Ok(())
+///     }
+///
+///     async fn reset(&mut self, before: u64) -> Result<(), CarrierError> {
+///         self.messages.retain(|(number, _)| *number >= before);
+///         Ok(())
+///     }
+/// }
+///
+/// let service = Service::new().publish(Output::Changes, Memory::default);
+/// ```
 pub trait Carrier {
     /// Where the stream stands. It is also asked regularly in between, to notice what others do to the stream.
     fn position(&mut self) -> impl Future<Output = Result<Position, CarrierError>>;

@@ -133,7 +133,8 @@ impl Service {
     }
 
     /// Publishes the change events, or the domain events, into a stream of a message broker. The carrier is made on the
-    /// thread that publishes, in its tokio runtime. For NATS JetStream there is the setting `--publish`.
+    /// thread that publishes, in its tokio runtime. For NATS JetStream there is the setting `--publish`;
+    /// `examples/publish_mqtt.rs` has a carrier for a real broker, and [`Carrier`] the smallest one.
     #[must_use]
     pub fn publish<C: Carrier + 'static>(
         mut self,

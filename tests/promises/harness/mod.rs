@@ -4,6 +4,7 @@ mod app;
 mod client;
 mod database;
 pub(crate) mod exchange;
+pub(crate) mod mosquitto;
 pub(crate) mod nats;
 mod process;
 mod small_disk;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 pub(crate) use app::{App, count};
 pub(crate) use client::{Client, Response};
 pub(crate) use database::{Lock, Snapshot, enlarge, lines, make_older, sql, sql_in_log};
-pub(crate) use process::{Process, lasting_address, output_of};
+pub(crate) use process::{Process, example, lasting_address, output_of};
 pub(crate) use small_disk::SmallDisk;
 pub(crate) use stream::{Event, Stream};
 

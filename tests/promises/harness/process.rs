@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::{DEADLINE, eventually};
+use super::{DEADLINE, eventually, not_tested};
 
 pub(crate) struct Process {
     child: Child,
@@ -31,13 +31,28 @@ pub(crate) fn lasting_address() -> SocketAddr {
 
 /// The program, without any settings from this environment.
 fn program(listen: SocketAddr, database: &Path, flags: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_duality"));
+    command(Path::new(env!("CARGO_BIN_EXE_duality")), listen, database, flags)
+}
+
+fn command(program: &Path, listen: SocketAddr, database: &Path, flags: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command.args(["--listen", &listen.to_string(), "--database"]).arg(database).args(flags);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DUALITY_")) {
         command.env_remove(name);
     }
     command.env("RUST_LOG", "info").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// The program of an example; `None` if it is not built. `cargo test` builds it, `cargo test --test promises` does not.
+pub(crate) fn example(name: &str) -> Option<PathBuf> {
+    // Tests are in `target/debug/deps`.
+    let deps = std::env::current_exe().unwrap();
+    let program = deps.parent().unwrap().with_file_name("examples").join(name);
+    if !program.exists() {
+        not_tested(&format!("the example {name} is"), "it is not built: cargo build --examples");
+    }
+    program.exists().then_some(program)
 }
 
 /// Runs it to completion, and returns the exit code and all output.
@@ -62,6 +77,13 @@ impl Process {
         let mut program = program(ANY_PORT, database, flags);
         program.envs(environment.iter().copied());
         Self::spawn(program)
+    }
+
+    /// Starts another program that takes the same settings, with variables in its environment.
+    pub(crate) fn start_other(program: &Path, environment: &[(&str, &str)], database: &Path) -> Self {
+        let mut command = command(program, ANY_PORT, database, &[]);
+        command.envs(environment.iter().copied());
+        Self::spawn(command)
     }
 
     /// Starts it with another program in front of it, which gets its command line: `nohup`.
