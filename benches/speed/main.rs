@@ -35,6 +35,7 @@ mod events;
 mod following;
 mod limits;
 mod process;
+mod publishing;
 mod reads;
 mod report;
 mod sql;
@@ -107,6 +108,7 @@ const FIGURES: &[Figure] = &[
     ("catch-up", events::catch_up),
     ("filtered", following::filtered),
     ("journal", following::journal),
+    ("publish", publishing::all),
     ("sessions", standing::sessions),
     ("start", standing::start),
     ("idle", standing::idle),

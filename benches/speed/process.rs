@@ -58,9 +58,18 @@ impl Process {
 
     /// The processor time of its threads since the start, in seconds; the kernel counts in nanoseconds.
     pub fn exact_cpu(&self) -> f64 {
+        self.exact_cpu_of(|_| true)
+    }
+
+    /// The same, of the threads with such a name.
+    pub fn exact_cpu_of(&self, is_one: impl Fn(&str) -> bool) -> f64 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
         let nanoseconds = tasks.map(|task| {
-            let text = read_to_string(task.unwrap().path().join("schedstat")).unwrap_or_default();
+            let task = task.unwrap().path();
+            if !is_one(&read_to_string(task.join("comm")).unwrap_or_default()) {
+                return 0.0;
+            }
+            let text = read_to_string(task.join("schedstat")).unwrap_or_default();
             text.split_whitespace().next().map_or(0.0, |time| time.parse().unwrap())
         });
         nanoseconds.sum::<f64>() / 1e9
@@ -98,9 +107,15 @@ fn wait_for_address(output: impl std::io::Read + Send + 'static, before: &str) -
 
 /// Builds the release binary as a user would, and returns its path.
 pub fn release_binary() -> PathBuf {
+    release_binary_with(&[])
+}
+
+/// The same, with additional arguments for the build. There is one binary at a time.
+pub fn release_binary_with(arguments: &[&str]) -> PathBuf {
     let built = Command::new(env!("CARGO"))
         .args(["build", "--release", "--quiet", "--bin", "duality", "--manifest-path"])
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .args(arguments)
         .status();
     assert!(built.unwrap().success(), "the release binary was not built");
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("release/duality")

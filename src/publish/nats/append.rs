@@ -49,9 +49,21 @@ enum Ids {
 
 /// What became of some messages.
 enum Outcome {
-    Stored,
+    /// So many.
+    Stored(usize),
     /// Some or all of them are not there: the last message was another one, or the server has seen an id before.
     NotStored,
+}
+
+/// Messages on their way.
+struct Sending<'a> {
+    batch: &'a Batch<'a>,
+    client: &'a Client,
+    /// The size of the largest message that is taken.
+    limit: usize,
+    ids: Ids,
+    /// How many of the messages are there.
+    done: usize,
 }
 
 /// What the stream has to end with, so that a message is stored.
@@ -65,6 +77,7 @@ struct Condition {
 /// A message as it is sent.
 struct Sent {
     message: OutboundMessage,
+    id: String,
     size: usize,
 }
 
@@ -74,77 +87,23 @@ impl Batch<'_> {
     /// A server compares the id of a message with those that it has seen lately before it looks at the number that is
     /// expected, and drops the message without an error: also if it has removed the first one meanwhile. So what is
     /// missing is sent once more, with ids that are new.
+    ///
+    /// # Errors
+    /// [`CarrierError::TooLarge`] for the first message that is; those before it are appended.
     pub(super) async fn append(&self, client: &Client) -> Result<(), CarrierError> {
-        let mut ids = Ids::Own;
-        let mut done = 0;
-        let mut sent = self.sent(done, ids);
-        self.check_sizes(client, &sent)?;
-        while done < self.messages.len() {
-            let count = chunk(&sent);
-            let rest = sent.split_off(count);
-            match self.send(client, done, std::mem::replace(&mut sent, rest)).await? {
-                Outcome::Stored => done += count,
-                Outcome::NotStored if ids == Ids::New => return Err(CarrierError::Conflict),
+        let limit = self.largest.map_or(client.max_payload(), |largest| largest.min(client.max_payload()));
+        let mut sending = Sending { batch: self, client, limit, ids: Ids::Own, done: 0 };
+        while sending.done < self.messages.len() {
+            match sending.send().await? {
+                Outcome::Stored(count) => sending.done += count,
+                Outcome::NotStored if sending.ids == Ids::New => return Err(CarrierError::Conflict),
                 Outcome::NotStored => {
-                    ids = Ids::New;
-                    done = self.stored().await?;
-                    sent = self.sent(done, ids);
+                    sending.ids = Ids::New;
+                    sending.done = self.stored().await?;
                 }
             }
         }
         Ok(())
-    }
-
-    /// The messages after the first few, as they are sent.
-    fn sent(&self, skipped: usize, ids: Ids) -> Vec<Sent> {
-        let mut before = None;
-        let numbered = (self.expected..).zip(self.messages).skip(skipped);
-        let sent = numbered.map(|(expected, message)| {
-            let id = match ids {
-                Ids::Own => message.message_id(),
-                Ids::New => new_id(message, expected),
-            };
-            let condition = Condition { expected, before: before.replace(id.clone()) };
-            Sent::new(self.place, condition, message, id)
-        });
-        sent.collect()
-    }
-
-    fn check_sizes(&self, client: &Client, sent: &[Sent]) -> Result<(), CarrierError> {
-        let limit = self.largest.map_or(client.max_payload(), |largest| largest.min(client.max_payload()));
-        match sent.iter().zip(self.messages).find(|(sent, _)| sent.size > limit) {
-            Some((Sent { size, .. }, message)) => {
-                Err(CarrierError::TooLarge { about: message.subject(), size: *size, limit })
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Sends messages, of which `done` were before, and waits for the acknowledgement of the last one: it says that all
-    /// are there.
-    async fn send(&self, client: &Client, done: usize, mut sent: Vec<Sent>) -> Result<Outcome, CarrierError> {
-        let last_number = self.expected + (done + sent.len()) as u64;
-        let Some(Sent { message: last, .. }) = sent.pop() else { return Ok(Outcome::Stored) };
-        let acknowledged = async {
-            for Sent { message, .. } in sent {
-                client.publish_message(message).await.map_err(unavailable)?;
-            }
-            let request = Request::new().payload(last.payload).timeout(Some(REQUEST_TIMEOUT));
-            let request = request.headers(last.headers.unwrap_or_default());
-            client.send_request(last.subject, request).await.map_err(|error| self.explained(&error))
-        };
-        let answer = self.connection.unless_lost(acknowledged).await?;
-        match serde_json::from_slice(&answer.payload).map_err(unavailable)? {
-            Response::Ok(PublishAck { stream, .. }) if stream != self.place.stream => {
-                Err(unavailable(format!("the messages have arrived in the stream {stream}")))
-            }
-            Response::Ok(PublishAck { sequence, duplicate: false, .. }) if sequence == last_number => {
-                Ok(Outcome::Stored)
-            }
-            Response::Ok(_) => Ok(Outcome::NotStored),
-            Response::Err { error } if WRONG_LAST.contains(&error.error_code()) => Ok(Outcome::NotStored),
-            Response::Err { error } => Err(unavailable(format!("the stream {}: {error}", self.place.stream))),
-        }
     }
 
     fn explained(&self, error: &async_nats::client::RequestError) -> CarrierError {
@@ -171,6 +130,65 @@ impl Batch<'_> {
     }
 }
 
+impl Sending<'_> {
+    /// Sends the next messages, and waits for the acknowledgement of the last one: it says that all are there.
+    async fn send(&self) -> Result<Outcome, CarrierError> {
+        let mut last = self.message(0, None)?;
+        let (mut count, mut bytes) = (1, last.size);
+        let acknowledged = async {
+            while count < MAX_MESSAGES && self.done + count < self.batch.messages.len() {
+                // One that is too large is the first of the next ones.
+                let Ok(next) = self.message(count, Some(last.id.clone())) else { break };
+                bytes += next.size;
+                if bytes > MAX_BYTES {
+                    break;
+                }
+                let before = std::mem::replace(&mut last, next);
+                self.client.publish_message(before.message).await.map_err(unavailable)?;
+                count += 1;
+            }
+            let Sent { message, .. } = last;
+            let request = Request::new().payload(message.payload).timeout(Some(REQUEST_TIMEOUT));
+            let request = request.headers(message.headers.unwrap_or_default());
+            let sent = self.client.send_request(message.subject, request).await;
+            sent.map_err(|error| self.batch.explained(&error))
+        };
+        let answer = self.batch.connection.unless_lost(acknowledged).await?;
+        self.outcome(&answer.payload, count)
+    }
+
+    fn outcome(&self, answer: &[u8], count: usize) -> Result<Outcome, CarrierError> {
+        let last = self.batch.expected + (self.done + count) as u64;
+        let ours = &self.batch.place.stream;
+        match serde_json::from_slice(answer).map_err(unavailable)? {
+            Response::Ok(PublishAck { stream, .. }) if stream != *ours => {
+                Err(unavailable(format!("the messages have arrived in the stream {stream}")))
+            }
+            Response::Ok(PublishAck { sequence, duplicate: false, .. }) if sequence == last => {
+                Ok(Outcome::Stored(count))
+            }
+            Response::Ok(_) => Ok(Outcome::NotStored),
+            Response::Err { error } if WRONG_LAST.contains(&error.error_code()) => Ok(Outcome::NotStored),
+            Response::Err { error } => Err(unavailable(format!("the stream {ours}: {error}"))),
+        }
+    }
+
+    /// The message with this index among the next ones, as it is sent after the one with the id `before`.
+    fn message(&self, index: usize, before: Option<String>) -> Result<Sent, CarrierError> {
+        let index = self.done + index;
+        let (message, expected) = (&self.batch.messages[index], self.batch.expected + index as u64);
+        let id = match self.ids {
+            Ids::Own => message.message_id(),
+            Ids::New => new_id(message, expected),
+        };
+        let sent = Sent::new(self.batch.place, Condition { expected, before }, message, id);
+        if sent.size > self.limit {
+            return Err(CarrierError::TooLarge { about: message.subject(), size: sent.size, limit: self.limit });
+        }
+        Ok(sent)
+    }
+}
+
 impl Sent {
     fn new(place: &Place, condition: Condition, message: &Message, id: String) -> Self {
         let mut headers = HeaderMap::new();
@@ -180,7 +198,7 @@ impl Sent {
             size += length + value.len() + 4;
             headers.insert(name, value);
         };
-        insert(NATS_MESSAGE_ID, "Nats-Msg-Id".len(), id);
+        insert(NATS_MESSAGE_ID, "Nats-Msg-Id".len(), id.clone());
         insert(NATS_EXPECTED_LAST_SEQUENCE, "Nats-Expected-Last-Sequence".len(), condition.expected.to_string());
         if let Some(before) = condition.before {
             insert(NATS_EXPECTED_LAST_MESSAGE_ID, "Nats-Expected-Last-Msg-Id".len(), before);
@@ -194,7 +212,7 @@ impl Sent {
             payload: message.body.clone().into(),
             headers: Some(headers),
         };
-        Self { message, size }
+        Self { message, id, size }
     }
 }
 
@@ -207,14 +225,4 @@ fn new_id(message: &Message, expected: u64) -> String {
 #[cfg(test)]
 pub(super) fn size(place: &Place, expected: u64, message: &Message) -> usize {
     Sent::new(place, Condition { expected, before: None }, message, message.message_id()).size
-}
-
-/// How many messages are sent together.
-fn chunk(sent: &[Sent]) -> usize {
-    let mut bytes = 0;
-    let fitting = sent.iter().take(MAX_MESSAGES).take_while(|sent| {
-        bytes += sent.size;
-        bytes <= MAX_BYTES
-    });
-    fitting.count().max(1)
 }
