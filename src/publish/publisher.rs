@@ -40,6 +40,8 @@ enum Reached<Place> {
 struct Stream<Place> {
     place: Place,
     heads: Heads,
+    /// The number of the oldest message when it was looked at.
+    first: u64,
     /// The number of the last message.
     last: u64,
     checked: Instant,
@@ -97,7 +99,9 @@ impl<C: Carrier, S: Source> Publisher<C, S> {
         // service has removed nothing.
         if let Some(first) = S::start_of(&next).filter(|_| S::start_of(&stream.place).is_none()) {
             status.catching_up();
-            answered(carrier.reset(first)).await?;
+            if stream.first < first {
+                answered(carrier.reset(first)).await?;
+            }
             self.seen = Some(stream.last);
         }
         stream.place = next;
@@ -117,14 +121,14 @@ impl<C: Carrier, S: Source> Publisher<C, S> {
             && is_as_left(&known, &position)
         {
             self.seen = Some(position.last);
-            return Ok(Stream { checked: Instant::now(), ..known });
+            return Ok(Stream { first: position.first, checked: Instant::now(), ..known });
         }
         if is_emptied {
             // What was appended since then is not the whole, and comes again with the rest. A catch-up removes it itself.
             if S::OUTPUT == Output::Journal && position.first <= position.last {
                 answered(carrier.reset(position.last + 1)).await?;
             }
-            position = Position { first: position.last + 1, last: position.last, message: None };
+            position.message = None;
         }
         let heads = heads(carrier, source).await?;
         let place = source.resume(&position, &heads)?;
@@ -132,7 +136,7 @@ impl<C: Carrier, S: Source> Publisher<C, S> {
             answered(carrier.reset(first)).await?;
         }
         self.seen = Some(position.last);
-        Ok(Stream { place, heads, last: position.last, checked: Instant::now() })
+        Ok(Stream { place, heads, first: position.first, last: position.last, checked: Instant::now() })
     }
 }
 
