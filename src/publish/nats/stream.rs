@@ -1,5 +1,7 @@
 //! A stream of JetStream: its name, its subjects, and what it has.
 
+use std::time::Duration;
+
 use async_nats::HeaderMap;
 use async_nats::header::HeaderName;
 use async_nats::jetstream::ErrorCode;
@@ -18,6 +20,10 @@ use crate::publish::message::Message;
 /// How long a new stream knows the ids of its messages. What keeps messages from being there twice are the expected
 /// sequence numbers, so that it is short.
 const DUPLICATE_WINDOW_NANOSECONDS: u64 = 1_000_000_000;
+
+/// A server that is deleting a stream of this name removes its files a moment later, and with them those of a new one (seen
+/// with 2.9.10).
+const PAUSE_BEFORE_CREATION: Duration = Duration::from_millis(500);
 
 /// The error of a stream whose subjects another one has.
 const SUBJECTS_OVERLAP: ErrorCode = ErrorCode(10065);
@@ -110,6 +116,7 @@ impl Place {
 
     async fn create(&self, connection: &Connection) -> Result<Description, CarrierError> {
         let Self { stream, subjects, .. } = self;
+        tokio::time::sleep(PAUSE_BEFORE_CREATION).await;
         let request = format!("STREAM.CREATE.{stream}");
         match connection.request(request, &self.new_stream()).await? {
             Response::Ok(created) => {
