@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::carrier::{Output, Position};
 use super::heads::Heads;
 use super::message::{Content, Message, Part};
-use super::source::{Backlog, Batch, Source};
+use super::source::{Backlog, Batch, Resumed, Source};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::collection::Registry;
 use crate::domain::cursor::Cursor;
@@ -113,6 +113,12 @@ impl ChangeSource {
             }
             _ => None,
         }
+    }
+
+    /// Whether a message is of this history.
+    fn knows(&self, message: &Message) -> bool {
+        let cursor = message.id.parse::<Cursor>();
+        cursor.is_ok_and(|cursor| Reached::of(&cursor, self.reader.epochs()) != Reached::Unknown)
     }
 
     /// `null` and `{}` for each collection: a consumer forgets what it had.
@@ -302,15 +308,11 @@ impl Source for ChangeSource {
         self.registry.ids().map(|id| self.name(id)).collect()
     }
 
-    fn resume(&mut self, position: &Position, _: &Heads) -> Result<Place, StoreError> {
-        let Some(message) = &position.message else { return Ok(Place::Begin) };
+    fn resume(&mut self, position: &Position, heads: &[Message]) -> Result<Resumed<Place>, StoreError> {
         let horizon = self.horizon()?;
-        Ok(self.place_after(message, position.last, &horizon).unwrap_or(Place::Begin))
-    }
-
-    fn knows(&self, message: &Message) -> bool {
-        let cursor = message.id.parse::<Cursor>();
-        cursor.is_ok_and(|cursor| Reached::of(&cursor, self.reader.epochs()) != Reached::Unknown)
+        let after = |message| self.place_after(message, position.last, &horizon);
+        let place = position.message.as_ref().and_then(after).unwrap_or(Place::Begin);
+        Ok(Resumed { place, heads: Heads::of(heads.iter().filter(|message| self.knows(message))) })
     }
 
     fn start_of(place: &Place) -> Option<u64> {

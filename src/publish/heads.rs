@@ -17,12 +17,16 @@ struct Head {
 }
 
 impl Heads {
-    /// Takes over what a stream has.
-    pub(super) fn restore(&mut self, message: &Message) {
-        if let Ok(Cursor::After { after, .. } | Cursor::Partial { after, .. }) = message.id.parse() {
-            let head = Head { number: after.number(), previous: message.previous };
-            self.0.insert(message.collection.clone(), head);
-        }
+    /// What a stream has, of which these are the last messages about the collections.
+    pub(super) fn of<'a>(messages: impl Iterator<Item = &'a Message>) -> Self {
+        let head = |message: &Message| match message.id.parse() {
+            Ok(Cursor::After { after, .. } | Cursor::Partial { after, .. }) => {
+                let head = Head { number: after.number(), previous: message.previous };
+                Some((message.collection.clone(), head))
+            }
+            _ => None,
+        };
+        Self(messages.filter_map(head).collect())
     }
 
     /// The number before this one, which is published now. The messages of one number have the same one before them.
@@ -47,11 +51,6 @@ impl Heads {
         }
     }
 
-    /// The highest number of all.
-    pub(super) fn highest(&self) -> Option<i64> {
-        self.0.values().map(|head| head.number).max()
-    }
-
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }
@@ -67,6 +66,5 @@ mod tests {
         let advanced = [3, 3, 5, 5, 9].map(|number| heads.advance("persons", number));
         assert_eq!(advanced, [None, None, Some(3), Some(3), Some(5)]);
         assert_eq!(heads.advance("locations", 5), None);
-        assert_eq!(heads.highest(), Some(9));
     }
 }

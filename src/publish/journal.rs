@@ -8,7 +8,7 @@ use serde_json::json;
 use super::carrier::{Output, Position};
 use super::heads::Heads;
 use super::message::{Content, Message, Part};
-use super::source::{Backlog, Batch, Source};
+use super::source::{Backlog, Batch, Resumed, Source};
 use super::subject::WHOLE;
 use crate::domain::clock::Clock;
 use crate::domain::collection::{Collection, Registry};
@@ -71,6 +71,22 @@ impl JournalSource {
         Some(Place::Fork { after: end, abandoned: Abandoned { epoch, to: position } })
     }
 
+    /// The place after the last messages about the collections, whose order is not known.
+    fn place_after_all(&self, heads: &[Message], current: JournalPosition) -> Place {
+        let Some((epoch, to)) = heads.iter().filter_map(|message| read(&message.id)).max_by_key(|(_, to)| *to) else {
+            return Place::After(JournalPosition::ZERO);
+        };
+        let is_fork = |message: &Message| {
+            message.content == Content::Fork
+                || matches!(self.place_after(&message.id, current), Some(Place::Fork { .. }))
+        };
+        // Which of them are abandoned depends on the order, so all of them are.
+        if heads.iter().any(is_fork) {
+            return Place::Fork { after: JournalPosition::ZERO, abandoned: Abandoned { epoch, to } };
+        }
+        Place::After(to)
+    }
+
     /// The last position of an epoch. Of one that this database does not know, it has nothing.
     fn end_of(&self, epoch: &Epoch) -> JournalPosition {
         self.reader.epochs().end_of_positions(epoch).unwrap_or(JournalPosition::ZERO)
@@ -127,19 +143,23 @@ impl Source for JournalSource {
 
     fn collections(&self) -> Vec<&'static str> {
         let all = self.registry.ids().map(|id| self.registry.get(id));
-        all.filter(|collection| collection.journaled().is_some()).map(Collection::name).collect()
+        let journaled = all.filter(|collection| collection.journaled().is_some()).map(Collection::name);
+        // A fork is about all of them.
+        journaled.chain([WHOLE]).collect()
     }
 
-    fn resume(&mut self, position: &Position, heads: &Heads) -> Result<Place, StoreError> {
+    fn resume(&mut self, position: &Position, heads: &[Message]) -> Result<Resumed<Place>, StoreError> {
         let current = self.position()?;
         let place = position.message.as_ref().and_then(|message| self.place_after(&message.id, current));
         // The last message was removed, or is of somebody else.
-        let known = || JournalPosition::from_raw(heads.highest().unwrap_or(0)).min(current);
-        Ok(place.unwrap_or_else(|| Place::After(known())))
-    }
-
-    fn knows(&self, message: &Message) -> bool {
-        read(&message.id).is_some_and(|(epoch, position)| position <= self.end_of(&epoch))
+        let place = place.unwrap_or_else(|| self.place_after_all(heads, current));
+        let (Place::After(after) | Place::Fork { after, .. }) = &place;
+        // What comes after the place comes again.
+        let is_before = |message: &&Message| {
+            read(&message.id).is_some_and(|(epoch, position)| position <= self.end_of(&epoch).min(*after))
+        };
+        let heads = Heads::of(heads.iter().filter(is_before));
+        Ok(Resumed { place, heads })
     }
 
     fn start_of(_: &Place) -> Option<u64> {

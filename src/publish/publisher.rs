@@ -8,7 +8,8 @@ use actix::clock::timeout;
 use super::carrier::{Carrier, CarrierError, Output, Position};
 use super::error::{ANSWER_TIMEOUT, PublishError};
 use super::heads::Heads;
-use super::source::{Backlog, Batch, Source};
+use super::message::Message;
+use super::source::{Backlog, Batch, Resumed, Source};
 use super::status::Status;
 use crate::storage::page::Progress;
 
@@ -130,8 +131,7 @@ impl<C: Carrier, S: Source> Publisher<C, S> {
             }
             position.message = None;
         }
-        let heads = heads(carrier, source).await?;
-        let place = source.resume(&position, &heads)?;
+        let Resumed { place, heads } = source.resume(&position, &heads(carrier, source).await?)?;
         if let Some(first) = S::start_of(&place).filter(|first| position.first < *first) {
             answered(carrier.reset(first)).await?;
         }
@@ -140,13 +140,11 @@ impl<C: Carrier, S: Source> Publisher<C, S> {
     }
 }
 
-/// The last message of each collection, if the stream has one of this history.
-async fn heads<C: Carrier, S: Source>(carrier: &mut C, source: &S) -> Result<Heads, PublishError> {
-    let mut heads = Heads::default();
+/// The last message about each collection, if the stream has one.
+async fn heads<C: Carrier, S: Source>(carrier: &mut C, source: &S) -> Result<Vec<Message>, PublishError> {
+    let mut heads = Vec::new();
     for collection in source.collections() {
-        if let Some(last) = answered(carrier.last_of(collection)).await?.filter(|last| source.knows(last)) {
-            heads.restore(&last);
-        }
+        heads.extend(answered(carrier.last_of(collection)).await?);
     }
     Ok(heads)
 }

@@ -13,14 +13,11 @@ pub(super) trait Source {
 
     const OUTPUT: Output;
 
-    /// The names of the collections whose messages may be in the stream.
+    /// The names of the collections about which messages may be in the stream.
     fn collections(&self) -> Vec<&'static str>;
 
-    /// Whether a message is of this history.
-    fn knows(&self, message: &Message) -> bool;
-
-    /// The place after the last message of a stream; `heads` are those that it knows.
-    fn resume(&mut self, position: &Position, heads: &Heads) -> Result<Self::Place, StoreError>;
+    /// Where publishing goes on in a stream, of which `heads` are the last messages about the collections.
+    fn resume(&mut self, position: &Position, heads: &[Message]) -> Result<Resumed<Self::Place>, StoreError>;
 
     /// The first message of the stream that has a meaning, if others before it are to be removed.
     fn start_of(place: &Self::Place) -> Option<u64>;
@@ -30,6 +27,14 @@ pub(super) trait Source {
 
     /// What is not published at this place.
     fn backlog(&mut self, place: Option<&Self::Place>) -> Result<Backlog, StoreError>;
+}
+
+/// The place after the last message of a stream.
+#[derive(Debug)]
+pub(super) struct Resumed<Place> {
+    pub(super) place: Place,
+    /// The last messages before it.
+    pub(super) heads: Heads,
 }
 
 /// The next messages, and the place after them.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use duality::{Running, Service, Settings, StartError, aggregates};
@@ -22,7 +23,7 @@ type Thread = JoinHandle<Result<(), StartError>>;
 pub(crate) struct App {
     _directory: TempDir,
     settings: Settings,
-    collections: fn() -> Service,
+    collections: Arc<dyn Fn() -> Service + Send + Sync>,
     running: Option<(UnboundedSender<Work>, Thread)>,
     pub(crate) address: SocketAddr,
 }
@@ -38,7 +39,10 @@ impl App {
     }
 
     /// Starts it with collections other than the shipped ones.
-    pub(crate) fn serving(collections: fn() -> Service, change: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) fn serving(
+        collections: impl Fn() -> Service + Send + Sync + 'static,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
         settings.listen = "127.0.0.1:0".to_owned();
@@ -46,14 +50,20 @@ impl App {
         settings.workers = Some(count(2));
         change(&mut settings);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut app = Self { _directory: directory, settings, collections, running: None, address: nowhere };
+        let mut app = Self {
+            _directory: directory,
+            settings,
+            collections: Arc::new(collections),
+            running: None,
+            address: nowhere,
+        };
         app.resume();
         app
     }
 
     /// Restarts it, on another port.
     pub(crate) fn resume(&mut self) {
-        self.resume_serving(self.collections);
+        self.try_resume().unwrap();
     }
 
     /// Restarts it with other collections.
@@ -63,8 +73,12 @@ impl App {
 
     /// Restarts it, or returns the error that prevents the start.
     pub(crate) fn try_resume_serving(&mut self, collections: fn() -> Service) -> Result<(), String> {
-        self.collections = collections;
-        let (service, settings) = (collections(), self.settings.clone());
+        self.collections = Arc::new(collections);
+        self.try_resume()
+    }
+
+    fn try_resume(&mut self) -> Result<(), String> {
+        let (service, settings) = ((self.collections)(), self.settings.clone());
         let (started, starting) = std::sync::mpsc::channel();
         let (sender, mut work) = unbounded_channel::<Work>();
         let thread = std::thread::spawn(move || {

@@ -1,6 +1,7 @@
 //! What every test uses: its own service, and a client that exposes everything it receives.
 
 mod app;
+pub(crate) mod carrier;
 mod client;
 mod database;
 pub(crate) mod exchange;
