@@ -8,7 +8,7 @@ use duality::Settings;
 
 use crate::harness::not_tested;
 
-const GROUPS: [&str; 5] = ["Serving", "Storage", "Limits", "Security", "Tuning"];
+const GROUPS: [&str; 6] = ["Serving", "Storage", "Limits", "Security", "Publishing", "Tuning"];
 
 /// The standard output of the program.
 fn output(arguments: &[&str]) -> String {
