@@ -19,9 +19,9 @@
 //! without SQL, actors or HTTP), `read_model` (projections and reports, as a developer writes them), `storage` (all SQL
 //! of the main database), `events` (change events as bytes, and the next page for a consumer), `write` (the aggregator
 //! and its replies), `read` (reader threads, and bodies of whole collections), `delivery` (relay, hubs and streams),
-//! `projector` (runs projections in the background), `publish` (change events and domain events for message brokers), `http` (routes, requests and responses), and `service` (settings,
-//! command line, start and stop). `aggregates` has the shipped collections, which use the public interface only;
-//! `testing` has scenarios for aggregates.
+//! `projector` (runs projections in the background), `publish` (change events and domain events for message brokers),
+//! `http` (routes, requests and responses), and `service` (settings, command line, start and stop). `aggregates` has the
+//! shipped collections, which use the public interface only; `testing` has scenarios for aggregates.
 
 // From the bottom up: a room imports only the rooms above it in this list.
 mod threads;

@@ -113,7 +113,7 @@ fn published(setup: &Setup, binary: &Path) -> f64 {
     let (broker, directory) = (Broker::start().expect("it was there"), Setup::directory());
     let (database, url) = (setup.empty(&directory), broker.url());
     let count = EVENTS * setup.scale;
-    // The stream stands before the first event.
+    // The service has created the stream before there is an event.
     let address = broker.address;
     let service = Process::service(binary, &database, &["--publish", &url]);
     let before = thread(move || async move { messages(&jetstream(address).await, "duality").await }).join().unwrap();

@@ -69,7 +69,7 @@ fn a_response_without_room_is_a_503_and_those_of_other_addresses_have_room() {
     eventually("the body is in the file", || stored(process.address) > 6e6);
     // Another revision is another body.
     fill(process.address, 1, 10);
-    // One whose response begins before the room is needed is cut, or keeps up and needs none.
+    // As long as it is not known how long the body is, one is tried.
     let mut refused = None;
     eventually("a response is refused", || {
         let answer = unread(HERE, process.address, "/aggregates");

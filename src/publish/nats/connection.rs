@@ -37,7 +37,7 @@ pub(crate) struct Broker {
     pub(crate) addresses: Vec<Address>,
     /// A file with a JWT and a seed, as `nsc` writes it.
     pub(crate) credentials: Option<PathBuf>,
-    /// A PEM file with the certificates that sign those of the servers; those of the machine if there is none.
+    /// A PEM file with the certificates that sign those of the servers. Without it, the machine's own are used.
     pub(crate) authorities: Option<PathBuf>,
     /// The name of the stream of change events.
     pub(crate) stream: String,
@@ -47,8 +47,8 @@ pub(crate) struct Broker {
     pub(crate) size: u64,
 }
 
-/// The connection of one output, which is made when it is needed first, and again for ever when it is lost. Each output has
-/// its own, whose tasks run on the thread of the output.
+/// The connection of one output. It is made when it is first needed, and made again whenever it is lost. Each output has its
+/// own, whose tasks run on the thread of the output.
 pub(super) struct Connection {
     broker: Broker,
     output: Output,

@@ -44,7 +44,7 @@ pub(super) struct Place {
 
 /// Where a stream stands.
 pub(super) struct Standing {
-    /// The number of the oldest message; of the next one, if there is none.
+    /// The number of the oldest message, or of the next one if there is none.
     pub(super) first: u64,
     /// The number of the last message that was appended.
     pub(super) last: u64,
