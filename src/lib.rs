@@ -32,6 +32,8 @@ mod memory;
 
 mod domain;
 
+mod access;
+
 mod read_model;
 
 mod storage;
@@ -81,7 +83,7 @@ pub use read_model::sink::{Sink, Tables};
 pub use schemars;
 pub use service::builder::Service;
 pub use service::running::{CommandError, Outcome, ReadError, Running, StartError};
-pub use service::settings::{InvalidSetting, ProjectionTask, Settings, Task};
+pub use service::settings::{InvalidSetting, ProjectionTask, Settings, Task, TokenTask};
 pub use storage::error::StoreError;
 pub use storage::verified::Verified;
 pub use write::refusal::Refusal;

@@ -12,6 +12,7 @@ use super::problem::{Kind, Problem};
 use super::request::RequestContext;
 use super::respond::{JSON, NDJSON, state};
 use super::spooled_response::{SpooledResponse, spooled};
+use crate::access::permissions::Readable;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::precondition::Precondition;
 use crate::domain::revision::Revision;
@@ -117,8 +118,13 @@ fn content_type(form: Form) -> &'static str {
 
 /// The entity tag for this revision of the last change, without quotes.
 fn tag(context: &RequestContext, form: Form, changed: Revision) -> String {
-    let suffix = if form == Form::Lines { "-ndjson" } else { "" };
-    format!("{}.{changed}{suffix}", context.shared.history.epoch_of(changed))
+    let tag = format!("{}.{changed}", context.shared.history.epoch_of(changed));
+    match (form, context.caller().readable()) {
+        (Form::Lines, _) => tag + "-ndjson",
+        // Another caller may get other collections of the same revision.
+        (Form::Document, Readable::These { tag: scopes, .. }) => format!("{tag}-{scopes}"),
+        (Form::Document | Form::Collection, _) => tag,
+    }
 }
 
 fn quoted(tag: &str) -> String {

@@ -4,7 +4,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION};
 use actix_web::{HttpResponse, web};
 use actix_web_lab::extract::LocalData;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 
 use super::conditions::{precondition, tag, unexpected};
 use super::last_request::no_response;
@@ -14,6 +14,7 @@ use super::request::RequestContext;
 use super::request_body::{ParsedBody, charge_change};
 use super::respond::{JSON, answer};
 use super::spooled_response::whole;
+use crate::access::need::PATH_SEGMENT;
 use crate::domain::command::{Change, Command, Rejection, Verb, catch_panic};
 use crate::domain::key::Key;
 use crate::memory::fair_shares::Share;
@@ -108,16 +109,39 @@ async fn send(
 ) -> Result<Written, Problem> {
     let collection = context.collection_id()?;
     let precondition = precondition(context)?;
+    let sight = Sight::of(context, key.as_ref())?;
     let command = Command { collection, key, precondition, change };
     let waiting = context.shared.writes.wait(context.announced_length());
     let submission = Submission { command, replies: Some(replies), waiting, charge };
-    execute(&context.shared.aggregator, submission).await.map_err(|error| match error {
-        ExecuteError::Rejected(Rejection::PreconditionFailed(actual)) => unexpected(context, actual),
-        error => Problem::of_command(error, &context.aggregate_path()),
+    execute(&context.shared.aggregator, submission).await.map_err(|error| match (error, sight) {
+        (ExecuteError::Rejected(Rejection::PreconditionFailed(actual)), Sight::Full) => unexpected(context, actual),
+        (error, Sight::Full) => Problem::of_command(error, &context.aggregate_path()),
+        (error, Sight::None) => Problem::of_command(error, &context.aggregate_path()).without_state(),
     })
 }
 
-/// The response with the aggregate after the command, or without a body if it no longer exists. If there is no room for the
+/// What of an aggregate the response to a write may show.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    Full,
+    /// The caller may write it, but not read it.
+    None,
+}
+
+impl Sight {
+    /// Without a key, of an aggregate that is to be created.
+    fn of(context: &RequestContext, key: Option<&Key>) -> Result<Self, Problem> {
+        let (caller, collection) = (context.caller(), context.collection_id()?);
+        let may_read = match key {
+            Some(key) => caller.may_read(collection, key),
+            None => caller.readable().contains(collection),
+        };
+        Ok(if may_read { Self::Full } else { Self::None })
+    }
+}
+
+/// The response with the aggregate after the command, or without a body if it no longer exists or the caller may not read
+/// it. If there is no room for the
 /// body, the connection ends without a response: no other one would be true.
 async fn response(context: &RequestContext, written: Written) -> HttpResponse {
     let Written { key, body, revision, changed, is_new, charge, .. } = written;
@@ -125,16 +149,22 @@ async fn response(context: &RequestContext, written: Written) -> HttpResponse {
     let Some(body) = body else {
         return answer(StatusCode::NO_CONTENT, epoch, revision).finish();
     };
-    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    let sees = context.collection_id().is_ok_and(|collection| context.caller().may_read(collection, &key));
+    let status = match (is_new, sees) {
+        (true, _) => StatusCode::CREATED,
+        (false, true) => StatusCode::OK,
+        (false, false) => StatusCode::NO_CONTENT,
+    };
     let mut response = answer(status, epoch, revision);
-    response
-        .insert_header((CONTENT_TYPE, JSON))
-        .insert_header((CACHE_CONTROL, "no-cache"))
-        .insert_header((ETAG, tag(&context.shared.history, changed)));
+    response.insert_header((CACHE_CONTROL, "no-cache")).insert_header((ETAG, tag(&context.shared.history, changed)));
     if let (true, Ok(collection)) = (is_new, context.collection()) {
         let key = utf8_percent_encode(key.as_str(), PATH_SEGMENT);
         response.insert_header((LOCATION, format!("/{}/{key}", collection.name())));
     }
+    if !sees {
+        return response.finish();
+    }
+    response.insert_header((CONTENT_TYPE, JSON));
     let text = body.as_str().to_owned();
     // The text takes its place, also while it goes into a file.
     drop(body);
@@ -142,6 +172,3 @@ async fn response(context: &RequestContext, written: Written) -> HttpResponse {
     drop(charge);
     response.unwrap_or_else(|_| no_response())
 }
-
-/// The characters that are percent-encoded in a path segment: all but the unreserved ones of RFC 3986.
-const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

@@ -12,6 +12,7 @@ use actix_web::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, 
 use actix_web::web::Bytes;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 
+use super::authorization::ended;
 use super::problem::{Kind, Problem};
 use super::request::RequestContext;
 use super::respond::{SSE, answer};
@@ -45,13 +46,14 @@ pub(super) fn prologue(remarks: &[String]) -> Bytes {
 pub(super) struct EventStream {
     queue: Rc<SendQueue>,
     session: Option<Addr<Session>>,
+    permission: StreamPermission,
     end: StreamEnd,
 }
 
 impl EventStream {
     /// `session` is `None` for a stream that ends after what is queued.
-    pub(super) fn new(queue: Rc<SendQueue>, session: Option<Addr<Session>>) -> Self {
-        Self { queue, session, end: StreamEnd::default() }
+    pub(super) fn new(queue: Rc<SendQueue>, session: Option<Addr<Session>>, permission: StreamPermission) -> Self {
+        Self { queue, session, permission, end: StreamEnd::default() }
     }
 }
 
@@ -72,6 +74,11 @@ impl MessageBody for EventStream {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamAborted>>> {
+        if self.permission.is_over(context) {
+            // From now on, the hub adds nothing.
+            self.queue.close();
+            return self.end.poll(context);
+        }
         loop {
             match self.queue.poll_next(context) {
                 Poll::Ready(QueueItem::Chunk(chunk)) => return Poll::Ready(Some(Ok(chunk))),
@@ -84,6 +91,33 @@ impl MessageBody for EventStream {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+}
+
+/// The permission to follow a stream, which ends with the token that the request came with.
+pub(super) enum StreamPermission {
+    /// There is no end to it.
+    Endless,
+    /// It ends when this future does.
+    Until(Pin<Box<dyn Future<Output = ()>>>),
+    Over,
+}
+
+impl StreamPermission {
+    pub(super) fn of(context: &RequestContext) -> Self {
+        let interval = context.shared.heartbeat;
+        let grant = context.caller().grant().cloned();
+        grant.map_or(Self::Endless, |grant| Self::Until(Box::pin(ended(Some(grant), interval))))
+    }
+
+    /// Whether it has ended. If it has not, the task is woken when it does.
+    pub(super) fn is_over(&mut self, context: &mut Context<'_>) -> bool {
+        if let Self::Until(end) = self
+            && end.as_mut().poll(context).is_ready()
+        {
+            *self = Self::Over;
+        }
+        matches!(self, Self::Over)
     }
 }
 
@@ -129,7 +163,7 @@ pub(super) fn refused(context: &RequestContext, reason: &str) -> Result<HttpResp
     let queue = SendQueue::new(1);
     let _ = queue.push(prologue(&[]));
     queue.end();
-    Ok(head(context, context.shared.committed.get()).body(EventStream::new(queue, None)))
+    Ok(head(context, context.shared.committed.get()).body(EventStream::new(queue, None, StreamPermission::of(context))))
 }
 
 /// The response to a stream beyond the number that may be open.

@@ -8,7 +8,7 @@ use actix_web::HttpResponse;
 use actix_web::http::header::HeaderValue;
 
 use super::accept::accepted;
-use super::feed_response::{EventStream, head, not_retained, prologue, refused, too_many_streams};
+use super::feed_response::{EventStream, StreamPermission, head, not_retained, prologue, refused, too_many_streams};
 use super::pages::{self, Extent, PAGE_PARAMS};
 use super::problem::{Kind, Problem};
 use super::query::least_count;
@@ -188,7 +188,7 @@ async fn stream(
     let (readers, committed) = (shared.page_readers(), Arc::clone(&shared.committed));
     let config = SessionConfig { readers, committed, permit, running, parked };
     let session = Session::start(subscription, first, config);
-    Ok(head(&context, current).body(EventStream::new(queue, Some(session))))
+    Ok(head(&context, current).body(EventStream::new(queue, Some(session), StreamPermission::of(&context))))
 }
 
 /// Where a hub may write, for a client that understands chunks.

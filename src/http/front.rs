@@ -1,12 +1,12 @@
 //! What every request passes, whatever its path: whether it may be answered, how it is counted, and how its connection
 //! ends.
 
+use std::rc::Rc;
 #[cfg(feature = "direct-write")]
-use std::rc::{Rc, Weak};
+use std::rc::Weak;
 use std::sync::Arc;
 use std::time::Instant;
 
-use actix_web::ResponseError as _;
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 #[cfg(feature = "direct-write")]
@@ -15,21 +15,29 @@ use actix_web::http::{
     header::{CONTENT_TYPE, HeaderValue},
 };
 use actix_web::middleware::Next;
+use actix_web::{ResponseError as _, web};
 
+use super::authorization::{Needs, admit, keep_private};
 use super::last_request::{LastRequest, hang_up};
-use super::problem::Problem;
 use super::request_metrics::RouteMetrics;
 #[cfg(feature = "direct-write")]
 use super::respond::SSE;
+use super::shared::Shared;
 #[cfg(feature = "direct-write")]
 use crate::delivery::direct_write::DirectWriter;
 #[cfg(feature = "direct-write")]
 use crate::delivery::intake::AfterBody;
 
+/// What the front knows of a path.
+pub(super) struct Front {
+    pub(super) metrics: Arc<RouteMetrics>,
+    pub(super) needs: Needs,
+    pub(super) shared: web::Data<Shared>,
+}
+
 /// Answers a request, or only says why it is refused. Counts it when the head of the response is known.
 pub(super) async fn pass(
-    route: Arc<RouteMetrics>,
-    verdict: Result<(), Problem>,
+    front: Rc<Front>,
     request: ServiceRequest,
     next: Next<BoxBody>,
 ) -> actix_web::Result<ServiceResponse> {
@@ -39,7 +47,7 @@ pub(super) async fn pass(
     let (method, started) = (request.method().clone(), Instant::now());
     #[cfg(feature = "direct-write")]
     let connection = connection(&request);
-    let outcome = match verdict {
+    let outcome = match admit(&front.shared, &front.needs, &request) {
         Ok(()) => next.call(request).await,
         Err(problem) => Ok(request.into_response(problem.error_response())),
     };
@@ -47,7 +55,7 @@ pub(super) async fn pass(
         Ok(response) => response.status(),
         Err(error) => error.as_response_error().status_code(),
     };
-    route.count(&method, status, started);
+    front.metrics.count(&method, status, started);
     #[cfg(feature = "direct-write")]
     if let (Some(connection), Ok(response)) = (connection, &outcome) {
         if is_stream(response) {
@@ -57,7 +65,8 @@ pub(super) async fn pass(
             LastRequest::is_now(response.request());
         }
     }
-    outcome.map(LastRequest::end)
+    let outcome = outcome.map(LastRequest::end);
+    if front.shared.tokens.is_none() { outcome } else { outcome.map(keep_private) }
 }
 
 /// The connection of a request, which knows from now on that the request has begun.

@@ -82,12 +82,13 @@ pub(super) async fn index(context: RequestContext) -> Result<HttpResponse, Probl
     // The index has no entity tag, so only what is malformed matters.
     precondition(&context)?;
     let (registry, revision) = (&context.shared.registry, context.shared.committed.get());
+    let readable = context.caller().readable();
     let index = Index {
         name: "duality",
         version: env!("CARGO_PKG_VERSION"),
         epoch: context.shared.epoch().as_str(),
         revision: revision.number(),
-        collections: registry.ids().map(|id| indexed(registry.get(id))).collect(),
+        collections: registry.ids().filter(|id| readable.contains(*id)).map(|id| indexed(registry.get(id))).collect(),
         everything: Everything { state: "/aggregates", events: "/events" },
         service: service(&context),
     };

@@ -12,7 +12,7 @@ use actix_web::web::{self, Bytes};
 use actix_web::{HttpResponse, rt};
 
 use super::accept::accepted;
-use super::feed_response::{StreamAborted, StreamEnd, head, prologue, too_many_streams};
+use super::feed_response::{StreamAborted, StreamEnd, StreamPermission, head, prologue, too_many_streams};
 use super::pages::{Extent, PAGE_PARAMS, page_limit};
 use super::problem::{Kind, Problem};
 use super::request::{Query, RequestContext};
@@ -179,7 +179,7 @@ async fn one_page(
             continue;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || !matches!(reading.wait(left).await, Wakeup::NewEvents) {
+        if left.is_zero() || !matches!(context.while_permitted(reading.wait(left)).await?, Wakeup::NewEvents) {
             break (revision, entries);
         }
     };
@@ -213,7 +213,9 @@ async fn stream(context: &RequestContext, reading: Reading, remarks: &[String]) 
     };
     let begin = prologue(remarks);
     let first: Next = Box::pin(async { Some((begin, reading)) });
-    Ok(head(context, current).body(JournalStream { next: Some(first), _permit: permit, end: StreamEnd::default() }))
+    let permission = StreamPermission::of(context);
+    let stream = JournalStream { next: Some(first), permission, _permit: permit, end: StreamEnd::default() };
+    Ok(head(context, current).body(stream))
 }
 
 /// What comes next on a stream, and the rest; `None` if the stream ends.
@@ -253,6 +255,7 @@ async fn follow(mut reading: Reading) -> Option<(Bytes, Reading)> {
 /// others share, and blocks nothing.
 struct JournalStream {
     next: Option<Next>,
+    permission: StreamPermission,
     _permit: Permit,
     end: StreamEnd,
 }
@@ -265,6 +268,9 @@ impl MessageBody for JournalStream {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamAborted>>> {
+        if self.permission.is_over(context) {
+            self.next = None;
+        }
         if let Some(next) = &mut self.next {
             if let Some((text, reading)) = ready!(next.as_mut().poll(context)) {
                 self.next = Some(Box::pin(follow(reading)));

@@ -1,6 +1,7 @@
 //! The HTTP interface: routes, requests and responses. Uses collections by name and states as bytes, and no SQL.
 
 pub(crate) mod accept;
+mod authorization;
 pub(crate) mod collection_body;
 pub(crate) mod collection_paths;
 pub(crate) mod commands;

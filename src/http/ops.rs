@@ -9,7 +9,7 @@ use serde_json::json;
 use super::metrics::registry;
 use super::problem::{Kind, Problem};
 use super::projections::json_response;
-use super::readiness::{Reason, obstacles, reasons};
+use super::readiness::{Reason, obstacles, reasons, stale_tokens};
 use super::request::RequestContext;
 
 /// The text format that Prometheus reads.
@@ -18,15 +18,18 @@ pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0
 /// `GET /healthz`: a 200 while the process lives. `{"status":"degraded","reasons":[{"part":"writer","reason":"…"}],…}`
 pub(super) async fn health(context: RequestContext) -> Result<HttpResponse, Problem> {
     let reasons = reasons(&context.shared);
-    let health = json!({
+    let mut health = json!({
         "status": if reasons.is_empty() { "ok" } else { "degraded" },
         "reasons": reasons,
         "file_check": context.shared.database.health().file_check().as_str(),
         "epoch": context.shared.epoch().as_str(),
         "revision": context.shared.committed.get().number(),
         "position": context.shared.journal.borrow().last.number(),
-        "projections": context.shared.projections.to_json(),
     });
+    // The errors of projections may have a part of what they project.
+    if context.caller().may_operate() {
+        health["projections"] = json!(context.shared.projections.to_json());
+    }
     Ok(json_response(&context, StatusCode::OK, &health))
 }
 
@@ -34,7 +37,12 @@ pub(super) async fn health(context: RequestContext) -> Result<HttpResponse, Prob
 pub(super) async fn readiness(context: RequestContext) -> Result<HttpResponse, Problem> {
     let reasons = obstacles(&context.shared);
     if reasons.is_empty() {
-        return Ok(json_response(&context, StatusCode::OK, &json!({"status": "ready"})));
+        let mut ready = json!({"status": "ready"});
+        let stale = stale_tokens(&context.shared);
+        if stale.is_some() {
+            ready["reasons"] = json!(Vec::from_iter(stale));
+        }
+        return Ok(json_response(&context, StatusCode::OK, &ready));
     }
     let sentences: Vec<_> = reasons.iter().map(Reason::sentence).collect();
     let problem = Problem::new(Kind::NotReady, sentences.join("; "));

@@ -51,9 +51,26 @@ impl AccessPolicy {
     /// 400 if it names no host (RFC 9112, section 3.2), 421 if it names one that is not this service (RFC 9110, section
     /// 15.5.20), 403 if it is a write by a page of another origin.
     pub(super) fn check(&self, head: &RequestHead) -> Result<(), Problem> {
+        self.check_with(head, |addressed| self.check_host(addressed))
+    }
+
+    /// The same for a request with a valid token in a header, whatever host it names: a page that reaches this service under
+    /// a name of its own has no token.
+    ///
+    /// # Errors
+    /// 400 if it names no host, 403 if it is a write by a page of another origin.
+    pub(super) fn check_with_token(&self, head: &RequestHead) -> Result<(), Problem> {
+        self.check_with(head, |_| Ok(()))
+    }
+
+    fn check_with(
+        &self,
+        head: &RequestHead,
+        check_host: impl FnOnce(&Addressed<'_>) -> Result<(), Problem>,
+    ) -> Result<(), Problem> {
         let addressed = Addressed::of(head);
         if !EXEMPT.contains(&head.uri.path()) {
-            self.check_host(addressed.as_ref().map_err(|detail| Problem::new(Kind::MalformedRequest, *detail))?)?;
+            check_host(addressed.as_ref().map_err(|detail| Problem::new(Kind::MalformedRequest, *detail))?)?;
         }
         match head.method {
             Method::GET | Method::HEAD | Method::OPTIONS => Ok(()),

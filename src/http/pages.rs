@@ -80,7 +80,9 @@ pub(super) async fn page(
         if has_news || (page.is_last() && left.is_zero()) {
             return answered(context, &page, form).await;
         }
-        if page.is_last() && wait_for_change(&subscription, &page, left).await == Wakeup::Shutdown {
+        if page.is_last()
+            && context.while_permitted(wait_for_change(&subscription, &page, left)).await? == Wakeup::Shutdown
+        {
             return answered(context, &page, form).await;
         }
         // Who starts from nothing goes on doing so, to be given the frame.

@@ -46,8 +46,12 @@ pub(crate) enum Kind {
     MalformedJson,
     /// 400: a header or a query parameter is invalid.
     MalformedRequest,
+    /// 401: the request has no valid token, and needs one.
+    Unauthorized,
     /// 403: a write by a page of another origin.
     ForeignOrigin,
+    /// 403: the token does not have the scope that the request needs.
+    MissingScope,
     /// 404: no aggregate has this key.
     NotFound,
     /// 404: the collection has no such command.
@@ -98,10 +102,12 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their declaration.
-    pub(super) const ALL: [Self; 26] = [
+    pub(super) const ALL: [Self; 28] = [
         Self::MalformedJson,
         Self::MalformedRequest,
+        Self::Unauthorized,
         Self::ForeignOrigin,
+        Self::MissingScope,
         Self::NotFound,
         Self::UnknownCommand,
         Self::NoSuchPath,
@@ -132,7 +138,9 @@ impl Kind {
         match self {
             Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "Malformed JSON"),
             Self::MalformedRequest => (StatusCode::BAD_REQUEST, "malformed-request", "Malformed request"),
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "Valid token required"),
             Self::ForeignOrigin => (StatusCode::FORBIDDEN, "foreign-origin", "Origin not allowed"),
+            Self::MissingScope => (StatusCode::FORBIDDEN, "missing-scope", "Scope missing"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Aggregate not found"),
             Self::UnknownCommand => (StatusCode::NOT_FOUND, "unknown-command", "Unknown command"),
             Self::NoSuchPath => (StatusCode::NOT_FOUND, "no-such-path", "Resource not found"),
@@ -249,6 +257,21 @@ impl Problem {
         }
     }
 
+    /// The same problem for a caller that may write an aggregate, but not read it: of a violated rule and of a size, only
+    /// that there was one.
+    pub(super) fn without_state(mut self) -> Self {
+        if matches!(self.kind, Kind::BrokenRule | Kind::AggregateTooLarge) {
+            self.members.clear();
+            self.detail = format!("{}; more is for those who may read the aggregate", self.title());
+        }
+        self
+    }
+
+    fn title(&self) -> String {
+        let (_, _, title) = self.kind.parts();
+        self.rule.as_ref().map_or_else(|| title.to_owned(), |rule| sentence(&rule.slug))
+    }
+
     fn of_oversize(Oversize { size, limit, remedy }: Oversize) -> Self {
         let detail =
             format!("the state would have {size} bytes, more than the limit of {limit} (--max-aggregate); {remedy}");
@@ -346,9 +369,7 @@ impl ResponseError for Problem {
 
     fn error_response(&self) -> HttpResponse<BoxBody> {
         let status = self.status_code();
-        let (_, _, title) = self.kind.parts();
-        let slug = self.slug();
-        let title = self.rule.as_ref().map_or_else(|| title.to_owned(), |rule| sentence(&rule.slug));
+        let (slug, title) = (self.slug(), self.title());
         let mut body =
             json!({"type": slug, "title": title, "status": status.as_u16(), "detail": excerpt(&self.detail)});
         for (member, value) in &self.members {

@@ -10,7 +10,7 @@ use super::collection_body::{get_collection, get_keys};
 use super::conditions::{precondition, tag, unexpected};
 use super::problem::{Kind, Problem};
 use super::query::{Last, NoParams};
-use super::request::{RequestContext, selected_keys};
+use super::request::RequestContext;
 use super::respond::{JSON, NDJSON, state};
 use super::spooled_response::whole;
 use crate::domain::key::{CollectionId, Key};
@@ -56,7 +56,7 @@ pub(super) async fn collection(context: RequestContext) -> Result<HttpResponse, 
     let CollectionParams { key } = context.params()?;
     let id = context.collection_id()?;
     let form = if form == NDJSON { Form::Lines } else { Form::Collection };
-    match selected_keys(key.iter().map(String::as_str))? {
+    match context.selected_keys(key.iter().map(String::as_str))? {
         Some(keys) => get_keys(&context, id, keys, form).await,
         None => get_collection(&context, vec![id], form).await,
     }

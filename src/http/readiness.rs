@@ -54,10 +54,20 @@ pub(super) fn reasons(shared: &Shared) -> Vec<Reason> {
         reason: format!("the projection {} is failing", running.name),
         prevents_readiness: false,
     }));
+    reasons.extend(stale_tokens(shared));
     reasons.extend(shared.outputs.iter().filter_map(|output| {
         let output = output.state();
         let reason = format!("{}: {} events behind: {}", output.name(), output.lag_events(), output.error()?);
         Some(Reason { part: "publish", reason, prevents_readiness: false })
     }));
     reasons
+}
+
+/// The file of the tokens cannot be read. Those of before stay in force, so the service gets requests all the same: if a
+/// mistake in the file ended that, it would end that of all services that read it. The file is not named: everybody can
+/// read this.
+pub(super) fn stale_tokens(shared: &Shared) -> Option<Reason> {
+    shared.tokens.as_ref()?.failure()?;
+    let reason = "the token file cannot be read; the log has the cause, and the tokens of before stay in force";
+    Some(Reason { part: "tokens", reason: reason.to_owned(), prevents_readiness: false })
 }

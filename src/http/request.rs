@@ -12,10 +12,14 @@ use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::authorization::ended;
 use super::problem::{Kind, Problem};
 use super::query::{self, Lenient};
 use super::request_body::{ParsedBody, RequestBody};
 use super::shared::Shared;
+use crate::access::caller::Caller;
+use crate::access::need::{MissingScope, second_segment};
+use crate::access::permissions::Readable;
 use crate::domain::collection::Collection;
 use crate::domain::command::Verb;
 use crate::domain::key::{CollectionId, Key};
@@ -74,6 +78,28 @@ impl RequestContext {
         self.collection_id().map(|id| self.shared.registry.get(id))
     }
 
+    /// Who sends the request.
+    pub(super) fn caller(&self) -> Caller {
+        if self.shared.tokens.is_none() {
+            return Caller::Anybody;
+        }
+        self.request.extensions().get().cloned().unwrap_or(Caller::Stranger)
+    }
+
+    /// Waits for something, as long as the token is valid that the request came with.
+    ///
+    /// # Errors
+    /// 401 if it was taken away meanwhile, or has expired.
+    pub(super) async fn while_permitted<T>(&self, waiting: impl Future<Output = T>) -> Result<T, Problem> {
+        let grant = self.caller().grant().cloned();
+        tokio::select! {
+            // If both have come, the token counts.
+            biased;
+            () = ended(grant, self.shared.heartbeat) => Err(Problem::token_ended()),
+            outcome = waiting => Ok(outcome),
+        }
+    }
+
     /// The address of the client, or of the proxy before it.
     pub(super) fn address(&self) -> Option<Network> {
         self.request.peer_addr().map(|address| address.ip().into())
@@ -89,16 +115,40 @@ impl RequestContext {
     }
 
     /// The aggregates that `?key=` selects, if it is present.
+    ///
+    /// # Errors
+    /// One of them is not a valid key, or the caller may not read it; without any, the caller may not read the collection.
     pub(super) fn keys(&self, query: &Query) -> Result<Option<Vec<Key>>, Problem> {
-        selected_keys(query.all("key"))
+        self.selected_keys(query.all("key"))
     }
 
-    /// The collections that `?collection=` selects, if it is present.
+    /// The keys in a query, sorted and without duplicates; `None` without any.
+    ///
+    /// # Errors
+    /// One of them is not a valid key, or the caller may not read it; without any, the caller may not read the collection.
+    pub(super) fn selected_keys<'a>(&self, keys: impl Iterator<Item = &'a str>) -> Result<Option<Vec<Key>>, Problem> {
+        let mut keys = keys.map(checked).collect::<Result<Vec<_>, _>>()?;
+        keys.sort();
+        keys.dedup();
+        let keys = (!keys.is_empty()).then_some(keys);
+        let readable = self.caller().check_keys(&self.shared.registry, self.collection_id()?, keys.as_deref());
+        readable.map_err(|scope| Problem::missing_scope(&scope))?;
+        Ok(keys)
+    }
+
+    /// The collections that `?collection=` selects; without it, those that the caller may read; `None` for all.
+    ///
+    /// # Errors
+    /// One of them is unknown, or the caller may not read it.
     pub(super) fn collections(&self, query: &Query) -> Result<Option<Vec<CollectionId>>, Problem> {
         self.named_collections(query.all("collection"))
     }
 
-    /// The collections with these names, sorted and without duplicates; `None` without any names.
+    /// The collections with these names, sorted and without duplicates; without any names, those that the caller may read;
+    /// `None` for all.
+    ///
+    /// # Errors
+    /// One of them is unknown, or the caller may not read it.
     pub(super) fn named_collections<'a>(
         &self,
         names: impl Iterator<Item = &'a str>,
@@ -114,7 +164,16 @@ impl RequestContext {
         let mut collections = names.map(known).collect::<Result<Vec<_>, _>>()?;
         collections.sort();
         collections.dedup();
-        Ok((!collections.is_empty()).then_some(collections))
+        match self.caller().readable() {
+            Readable::All => Ok((!collections.is_empty()).then_some(collections)),
+            Readable::These { collections: readable, .. } if collections.is_empty() => Ok(Some(readable.to_vec())),
+            Readable::These { collections: readable, .. } => {
+                match collections.iter().find(|id| !readable.contains(id)) {
+                    Some(id) => Err(Problem::missing_scope(&MissingScope::of_collection(registry.get(*id).name()))),
+                    None => Ok(Some(collections)),
+                }
+            }
+        }
     }
 
     /// The response to a `HEAD` is that to a `GET`; the framework omits the body.
@@ -124,7 +183,7 @@ impl RequestContext {
 
     /// The key in the second segment of the path, decoded from the raw path: the framework's path is partly decoded already.
     pub(super) fn key(&self) -> Result<Key, Problem> {
-        let segment = self.request.uri().path().split('/').nth(2).unwrap_or_default();
+        let segment = second_segment(self.request.uri().path());
         let text = percent_decode_str(segment)
             .decode_utf8()
             .map_err(|_| Problem::new(Kind::Invalid, format!("the key {segment} is not valid UTF-8")))?;
@@ -243,14 +302,6 @@ impl RequestContext {
         let bodies = &self.shared.bodies;
         bodies.receive(payload, self.announced_length(), bodies.memory.share(self.address())).await
     }
-}
-
-/// The keys in a query, sorted and without duplicates; `None` without any.
-pub(super) fn selected_keys<'a>(keys: impl Iterator<Item = &'a str>) -> Result<Option<Vec<Key>>, Problem> {
-    let mut keys = keys.map(checked).collect::<Result<Vec<_>, _>>()?;
-    keys.sort();
-    keys.dedup();
-    Ok((!keys.is_empty()).then_some(keys))
 }
 
 fn checked(key: &str) -> Result<Key, Problem> {

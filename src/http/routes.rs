@@ -1,21 +1,23 @@
 //! All routes of the service.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::middleware::from_fn;
-use actix_web::{HttpRequest, HttpResponse, Resource, Route, guard, web};
+use actix_web::{FromRequest, Handler, HttpRequest, HttpResponse, Resource, Responder, Route, guard, web};
 use actix_web_lab::middleware::map_response;
 
+use super::authorization::Needs;
 use super::collection_paths::CollectionPaths;
-use super::front::pass;
+use super::front::{Front, pass};
 use super::nearest::distance;
 use super::problem::{Kind, Problem};
 use super::respond::{X_REVISION, insert_revision};
 use super::shared::Shared;
 use super::web_files::web_file;
 use super::{commands, feeds, index, journal, openapi, ops, projections, queries};
+use crate::access::need::{Need, Part};
 use crate::domain::collection::{Keys, Registry};
 use crate::domain::key::CollectionId;
 
@@ -25,15 +27,14 @@ const UNMATCHED: &str = "unmatched";
 /// Adds the routes of the registered collections, and those of the service itself.
 pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>) {
     for Path { path, methods, subject } in paths(&shared.registry) {
-        let route = shared.requests.route(&path);
+        let needs = Needs::new(methods.iter().map(|method| (method.name.clone(), method.need)));
+        let front = Front { metrics: shared.requests.route(&path), needs, shared: shared.clone() };
         let mut resource = resource(&path, methods);
         if let Subject::Collection(id) = subject {
             resource = resource.app_data(id);
         }
-        let shared = shared.clone();
-        let front = from_fn(move |request: ServiceRequest, next| {
-            pass(Arc::clone(&route), shared.access.check(request.head()), request, next)
-        });
+        let front = Rc::new(front);
+        let front = from_fn(move |request: ServiceRequest, next| pass(Rc::clone(&front), request, next));
         match subject {
             Subject::Operation => config.service(resource.wrap(front)),
             Subject::Collection(_) | Subject::Document => {
@@ -41,12 +42,12 @@ pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>
             }
         };
     }
-    let route = shared.requests.route(UNMATCHED);
+    let needs = Needs::new([]);
+    let front = Rc::new(Front { metrics: shared.requests.route(UNMATCHED), needs, shared: shared.clone() });
     let unmatched = web::route().to(no_such_path);
-    let shared = shared.clone();
-    config.default_service(unmatched.wrap(from_fn(move |request: ServiceRequest, next| {
-        pass(Arc::clone(&route), shared.access.check(request.head()), request, next)
-    })));
+    config.default_service(
+        unmatched.wrap(from_fn(move |request: ServiceRequest, next| pass(Rc::clone(&front), request, next))),
+    );
 }
 
 /// The paths of all routes, such as `/persons/{key}`.
@@ -57,8 +58,33 @@ pub(crate) fn path_names(registry: &Registry) -> Vec<String> {
 /// A path with its methods.
 struct Path {
     path: String,
-    methods: Vec<(Method, Route)>,
+    methods: Vec<Endpoint>,
     subject: Subject,
+}
+
+/// A method of a path, with what a caller must be allowed to do for it.
+struct Endpoint {
+    name: Method,
+    need: Need,
+    handler: Route,
+}
+
+impl Endpoint {
+    /// For `GET` and `HEAD`.
+    fn get<F: Handler<Args>, Args: FromRequest + 'static>(need: Need, handler: F) -> Self
+    where
+        F::Output: Responder + 'static,
+    {
+        let read = web::route().guard(guard::Any(guard::Get()).or(guard::Head()));
+        Self { name: Method::GET, need, handler: read.to(handler) }
+    }
+
+    fn of<F: Handler<Args>, Args: FromRequest + 'static>(name: Method, need: Need, handler: F) -> Self
+    where
+        F::Output: Responder + 'static,
+    {
+        Self { handler: web::method(name.clone()).to(handler), name, need }
+    }
 }
 
 /// What a path is about.
@@ -74,19 +100,20 @@ enum Subject {
 fn paths(registry: &Registry) -> Vec<Path> {
     let mut paths: Vec<_> = registry.ids().flat_map(|id| of_collection(registry, id)).collect();
     let document = [
-        ("/", read().to(index::index)),
-        ("/journal", read().to(journal::everything)),
-        ("/aggregates", read().to(queries::document)),
-        ("/events", read().to(feeds::everything)),
+        // Shows what the caller may read, and a stranger the page.
+        ("/", Endpoint::get(Need::Open, index::index)),
+        ("/journal", Endpoint::get(Need::Read(Part::Document), journal::everything)),
+        ("/aggregates", Endpoint::get(Need::Read(Part::Document), queries::document)),
+        ("/events", Endpoint::get(Need::Read(Part::Document), feeds::everything)),
     ];
-    paths.extend(document.map(|(path, handler)| Path {
+    paths.extend(document.map(|(path, method)| Path {
         path: path.to_owned(),
-        methods: vec![(Method::GET, handler)],
+        methods: vec![method],
         subject: Subject::Document,
     }));
-    paths.extend(of_the_service().map(|(path, method, handler)| Path {
+    paths.extend(of_the_service().map(|(path, method)| Path {
         path: path.to_owned(),
-        methods: vec![(method, handler)],
+        methods: vec![method],
         subject: Subject::Operation,
     }));
     paths
@@ -98,67 +125,65 @@ fn of_collection(registry: &Registry, id: CollectionId) -> Vec<Path> {
     let paths = CollectionPaths(collection);
     let journaled = collection.journaled().is_some();
     let keys = collection.keys();
-    let mut on_all = vec![(Method::GET, read().to(queries::collection))];
-    let mut on_one = vec![(Method::GET, read().to(queries::aggregate))];
+    let (read_all, read_one) = (Need::Read(Part::Collection(id)), Need::Read(Part::Aggregate(id)));
+    let (write_all, write_one) = (Need::Write(Part::Collection(id)), Need::Write(Part::Aggregate(id)));
+    let mut on_all = vec![Endpoint::get(read_all, queries::collection)];
+    let mut on_one = vec![Endpoint::get(read_one, queries::aggregate)];
     if paths.can_create() {
-        on_all.push((Method::POST, web::post().to(commands::create)));
+        on_all.push(Endpoint::of(Method::POST, write_all, commands::create));
     }
     if journaled && keys != Keys::Sequence {
-        on_one.push((Method::PUT, web::put().to(commands::replace)));
+        on_one.push(Endpoint::of(Method::PUT, write_one, commands::replace));
     }
     if collection.derivation().is_none() && !journaled {
-        on_one.push((Method::PUT, web::put().to(commands::replace)));
-        on_one.push((Method::PATCH, web::patch().to(commands::patch)));
-        on_one.push((Method::DELETE, web::delete().to(commands::delete)));
+        on_one.push(Endpoint::of(Method::PUT, write_one, commands::replace));
+        on_one.push(Endpoint::of(Method::PATCH, write_one, commands::patch));
+        on_one.push(Endpoint::of(Method::DELETE, write_one, commands::delete));
     }
-    let follow = || vec![(Method::GET, read().to(feeds::collection))];
+    let follow = || vec![Endpoint::get(read_all, feeds::collection)];
     let mut routes = vec![
         (paths.state(), on_all),
         (paths.aggregate(), on_one),
         (paths.feed(), follow()),
         (paths.feed_by_name(), follow()),
-        (paths.aggregate_feed(), vec![(Method::GET, read().to(feeds::aggregate))]),
+        (paths.aggregate_feed(), vec![Endpoint::get(read_one, feeds::aggregate)]),
     ];
     if journaled {
-        routes.push((paths.aggregate_journal(), vec![(Method::GET, read().to(journal::aggregate))]));
-        routes.push((paths.command("{command}"), vec![(Method::POST, web::post().to(commands::command))]));
+        routes.push((paths.aggregate_journal(), vec![Endpoint::get(read_one, journal::aggregate)]));
+        let command = Endpoint::of(Method::POST, write_one, commands::command);
+        routes.push((paths.command("{command}"), vec![command]));
     }
     let subject = Subject::Collection(id);
     routes.into_iter().map(|(path, methods)| Path { path, methods, subject }).collect()
 }
 
 /// The routes for those who operate the service, and those of the files that are part of it.
-fn of_the_service() -> [(&'static str, Method, Route); 13] {
+fn of_the_service() -> [(&'static str, Endpoint); 13] {
     [
-        ("/projections", Method::GET, read().to(projections::all)),
-        ("/projections/{name}", Method::GET, read().to(projections::one)),
-        ("/projections/{name}/rebuild", Method::POST, web::post().to(projections::rebuild)),
-        ("/projections/{name}/skip", Method::POST, web::post().to(projections::skip)),
-        ("/reports/{name}", Method::GET, read().to(projections::report)),
-        ("/healthz", Method::GET, read().to(ops::health)),
-        ("/readyz", Method::GET, read().to(ops::readiness)),
-        ("/metrics", Method::GET, read().to(ops::metrics)),
-        ("/openapi.json", Method::GET, read().to(openapi::get)),
-        ("/docs", Method::GET, read().to(web_file)),
-        ("/follow.js", Method::GET, read().to(web_file)),
-        ("/follow.d.ts", Method::GET, read().to(web_file)),
-        ("/page/{file}", Method::GET, read().to(web_file)),
+        ("/projections", Endpoint::get(Need::Operate, projections::all)),
+        ("/projections/{name}", Endpoint::get(Need::Operate, projections::one)),
+        ("/projections/{name}/rebuild", Endpoint::of(Method::POST, Need::Operate, projections::rebuild)),
+        ("/projections/{name}/skip", Endpoint::of(Method::POST, Need::Operate, projections::skip)),
+        ("/reports/{name}", Endpoint::get(Need::Read(Part::Report), projections::report)),
+        ("/healthz", Endpoint::get(Need::Open, ops::health)),
+        ("/readyz", Endpoint::get(Need::Open, ops::readiness)),
+        ("/metrics", Endpoint::get(Need::Operate, ops::metrics)),
+        ("/openapi.json", Endpoint::get(Need::Open, openapi::get)),
+        ("/docs", Endpoint::get(Need::Open, web_file)),
+        ("/follow.js", Endpoint::get(Need::Open, web_file)),
+        ("/follow.d.ts", Endpoint::get(Need::Open, web_file)),
+        ("/page/{file}", Endpoint::get(Need::Open, web_file)),
     ]
 }
 
-/// A route for `GET` and `HEAD`.
-fn read() -> Route {
-    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
-}
-
 /// A resource with its methods; other methods get a `405` that lists these.
-fn resource(path: &str, methods: Vec<(Method, Route)>) -> Resource {
+fn resource(path: &str, methods: Vec<Endpoint>) -> Resource {
     let names: Vec<&str> = methods
         .iter()
-        .flat_map(|(method, _)| if *method == Method::GET { vec!["GET", "HEAD"] } else { vec![method.as_str()] })
+        .flat_map(|Endpoint { name, .. }| if *name == Method::GET { vec!["GET", "HEAD"] } else { vec![name.as_str()] })
         .collect();
     let allowed = names.join(", ");
-    let resource = methods.into_iter().fold(web::resource(path), |resource, (_, route)| resource.route(route));
+    let resource = methods.into_iter().fold(web::resource(path), |resource, method| resource.route(method.handler));
     resource.default_service(web::to(move |request: HttpRequest| {
         let problem = Problem::method_not_allowed(request.method().as_str(), request.path(), &allowed);
         async move { Err::<HttpResponse, _>(problem) }

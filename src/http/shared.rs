@@ -11,6 +11,7 @@ use super::constant_body::ConstantBody;
 use super::origin::AccessPolicy;
 use super::request_body::BodyLimits;
 use super::request_metrics::RequestMetrics;
+use crate::access::tokens::Tokens;
 use crate::delivery::connection_limiter::ConnectionLimiter;
 use crate::delivery::relay_metrics::RelayMetrics;
 use crate::delivery::stream_limiter::StreamLimiter;
@@ -37,6 +38,8 @@ use crate::write::write_metrics::WriteMetrics;
 pub(crate) struct Shared {
     /// Which requests may be answered.
     pub(crate) access: AccessPolicy,
+    /// The tokens of those who may send them; `None` if everybody may.
+    pub(crate) tokens: Option<Arc<Tokens>>,
     /// All registered collections.
     pub(crate) registry: Arc<Registry>,
     /// The database file, and what works of it.

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
@@ -12,6 +13,7 @@ use actix::prelude::*;
 use actix_web::dev::ServerHandle;
 use actix_web::{rt, web};
 
+use crate::access::tokens::Tokens;
 use crate::delivery::connection_limiter::ConnectionLimiter;
 use crate::delivery::relay::{Relay, RelayConfig};
 use crate::delivery::relay_metrics::RelayMetrics;
@@ -44,13 +46,13 @@ use crate::read_model::spec::ProjectionSpec;
 use crate::service::cli;
 use crate::service::control::ControlSocket;
 use crate::service::descriptors::{Capacity, raise_limit};
-use crate::service::listening::listen;
+use crate::service::listening::{Reach, listen};
 use crate::service::log_output;
 use crate::service::memory_limits::MemoryLimits;
 use crate::service::progress::{LogProgress, StartProgress};
 use crate::service::running::{Running, StartError, cut_streams, retention};
 use crate::service::settings::{Settings, Task, bytes};
-use crate::service::signals::Signals;
+use crate::service::signals::{Hangup, Request, Signals};
 use crate::service::start_report::{report, warn_about_readers};
 use crate::storage::backup::CopyObserver;
 use crate::storage::database::Database;
@@ -164,19 +166,10 @@ impl Service {
             return cli::run(&task, &settings, self.registry, self.projections);
         }
         let outcome = System::new().block_on(async {
-            let mut signals = Signals::new().map_err(StartError::Signal)?;
+            let mut signals = Signals::new(hangup(&settings)).map_err(StartError::Signal)?;
             let heartbeat = settings.heartbeat;
             let running = self.start_observed(settings, &StartProgress::new()).await?;
-            let replaced = async {
-                running.replaced().await;
-                // Until then, clients and load balancers are answered why.
-                rt::time::sleep(heartbeat).await;
-                "the database file was replaced"
-            };
-            let why = tokio::select! {
-                name = signals.next() => name,
-                why = replaced => why,
-            };
+            let why = reason_to_stop(&running, &mut signals, heartbeat).await;
             log::info!("{why}: stopping");
             std::thread::spawn(watchdog);
             Ok::<_, StartError>(running.stop().await?)
@@ -214,7 +207,7 @@ impl Service {
         self.check()?;
         settings.check()?;
         // Before anything is started that would have to be stopped. Who connects already waits a moment.
-        let listener = listen(&settings.listen)?;
+        let listener = listen(&settings.listen, reach(&settings))?;
         raise_limit();
         let projections = self.projections.background.len();
         let mut running = self.open_observed(settings, observer)?;
@@ -230,6 +223,15 @@ impl Service {
         (running.server, running.addresses) = (Some(server), vec![address]);
         let (database, hubs, shared) =
             (Arc::clone(&running.database), Arc::clone(&running.hubs), running.shared.clone());
+        running.reloading = running.shared.tokens.clone().map(|tokens| {
+            let interval = running.settings.poll_interval;
+            rt::spawn(async move {
+                loop {
+                    rt::time::sleep(interval).await;
+                    tokens.reload();
+                }
+            })
+        });
         running.cutting = Some(rt::spawn(async move {
             database.health().wait_until_replaced().await;
             cut_streams(&hubs, &shared);
@@ -261,6 +263,8 @@ impl Service {
         let (memory, page_caches) =
             MemoryLimits::of(&settings)?.into_ledger(connections(&settings, &projections, &outputs))?;
         let clock = Arc::new(Clock::default());
+        let tokens = settings.tokens.as_ref().map(|file| Tokens::open(file, &registry, &clock));
+        let tokens = tokens.transpose().map_err(|error| StartError::of_tokens(&error))?.map(Arc::new);
         preparation::reject_foreign_file(&settings.database)?;
         let database = Arc::new(Database::lock(&settings.database)?);
         database.limit_caches(page_caches);
@@ -328,6 +332,7 @@ impl Service {
         };
         let shared = web::Data::new(Shared {
             access: AccessPolicy::new(&settings.listen, &settings.host, &settings.cors_origin),
+            tokens,
             readers: start_readers("duality-read", usize::MAX)?,
             scanners: start_readers("duality-scan", settings.scan_queue.get())?,
             collections: Arc::new(CollectionCache::new(registry.ids().count(), memory.of(Usage::SharedBodies))),
@@ -377,10 +382,39 @@ impl Service {
             writing,
             reading: std::iter::once(relaying).chain(projecting).chain(publishing).collect(),
             cutting: None,
+            reloading: None,
             settings,
             clock,
         })
     }
+}
+
+/// Waits until there is a reason to stop, and does what other signals ask for meanwhile.
+async fn reason_to_stop(running: &Running, signals: &mut Signals, heartbeat: Duration) -> &'static str {
+    let mut replaced = pin!(async {
+        running.replaced().await;
+        // Until then, clients and load balancers are answered why.
+        rt::time::sleep(heartbeat).await;
+    });
+    loop {
+        tokio::select! {
+            request = signals.next() => match request {
+                Request::Stop(name) => return name,
+                Request::Reload => running.reload(),
+            },
+            () = &mut replaced => return "the database file was replaced",
+        }
+    }
+}
+
+/// What SIGHUP asks a service with these settings for.
+fn hangup(settings: &Settings) -> Hangup {
+    if settings.tokens.is_some() { Hangup::Reloads } else { Hangup::Stops }
+}
+
+/// Who may reach a service with these settings.
+fn reach(settings: &Settings) -> Reach {
+    if settings.tokens.is_some() || settings.insecure { Reach::Everybody } else { Reach::ThisMachine }
 }
 
 /// Starts the HTTP server, and returns when its threads run.

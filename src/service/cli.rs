@@ -22,6 +22,7 @@ use crate::service::progress::LogProgress;
 use crate::service::settings::{ProjectionTask, Settings, Task};
 use crate::service::shell::{print_completions, print_manual};
 use crate::service::task::{TaskError, TaskOutcome, print_line};
+use crate::service::token_tasks;
 use crate::storage::backlog;
 use crate::storage::backup::{Check, IfExists};
 use crate::storage::database::Database;
@@ -47,6 +48,7 @@ pub(super) fn run(task: &Task, settings: &Settings, registry: Registry, projecti
         Task::Verify => verify_database(settings, &registry, &projections),
         Task::Completions { shell } => print_completions(*shell),
         Task::Man => print_manual(),
+        Task::Token { task } => token_tasks::run(task, settings, &registry),
         Task::Projection { task } => run_projection_task(task, settings, registry, projections),
     };
     match outcome {

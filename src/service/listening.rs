@@ -11,15 +11,27 @@ const BACKLOG: i32 = 4096;
 /// How many ports after a taken one are tried, to name a free one.
 const TRIED: u16 = 100;
 
+/// Who may reach the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Whoever can.
+    Everybody,
+    /// Those who are on this machine: the service listens on loopback addresses only.
+    ThisMachine,
+}
+
 /// Listens on an address as it is in the settings, `HOST:PORT`; the first of its forms that can be had.
 ///
 /// # Errors
 /// Names the address, and what to use in its place.
-pub(super) fn listen(address: &str) -> Result<TcpListener, StartError> {
+pub(super) fn listen(address: &str, reach: Reach) -> Result<TcpListener, StartError> {
     let failed = |source| StartError::Listen { address: address.to_owned(), source };
     let forms = address.to_socket_addrs().map_err(|error| failed(unknown_host(&error)))?;
     let mut refused = io::Error::from(ErrorKind::AddrNotAvailable);
     for form in forms {
+        if reach == Reach::ThisMachine && !form.ip().to_canonical().is_loopback() {
+            return Err(StartError::Exposed { address: address.to_owned() });
+        }
         match listen_on(form) {
             Ok(listener) => return Ok(listener),
             Err(error) => refused = error,

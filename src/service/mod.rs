@@ -15,3 +15,4 @@ mod shell;
 mod signals;
 mod start_report;
 mod task;
+mod token_tasks;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::service::signals::Signals;
+use crate::service::signals::{Hangup, Signals};
 use crate::storage::backup::CopyObserver;
 
 /// Writes the progress to the log.
@@ -138,14 +138,14 @@ fn stop_on_signal(incomplete: &Arc<Incomplete>, scope: Scope) -> std::io::Result
     let (ready, readiness) = std::sync::mpsc::channel();
     std::thread::Builder::new().name("duality-signals".to_owned()).spawn(move || {
         actix::System::new().block_on(async {
-            let (mut signals, listening) = match Signals::new() {
+            let (mut signals, listening) = match Signals::new(Hangup::Stops) {
                 Ok(signals) => (Some(signals), Ok(())),
                 Err(error) => (None, Err(error)),
             };
             // Its receiver waits.
             let _ = ready.send(listening);
             while let Some(signals) = &mut signals {
-                incomplete.give_up(signals.next().await, scope);
+                incomplete.give_up(signals.stop().await, scope);
             }
         });
     })?;

@@ -8,11 +8,13 @@ use actix::prelude::*;
 use actix_web::dev::ServerHandle;
 use actix_web::{rt, web};
 
+use crate::access::token_file::TokenFileError;
 use crate::delivery::hub::Shutdown;
 use crate::delivery::relay::{Drain, Relay, Retention};
 use crate::domain::clock::Clock;
 use crate::domain::collection::{EventSourced, InvalidRegistration, handle};
 use crate::domain::command::{Command, Oversize, Rejection};
+use crate::domain::error_chain::ErrorChain;
 use crate::domain::json::ValidationError;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::precondition::Precondition;
@@ -46,6 +48,8 @@ pub struct Running {
     pub(super) reading: Vec<Arbiter>,
     /// Cuts the streams when the database file was replaced. `None` without HTTP.
     pub(super) cutting: Option<rt::task::JoinHandle<()>>,
+    /// Reads the file of the tokens again. `None` without one, or without HTTP.
+    pub(super) reloading: Option<rt::task::JoinHandle<()>>,
     pub(super) settings: Settings,
     #[cfg_attr(not(feature = "test-hooks"), expect(dead_code, reason = "only the hooks change it"))]
     pub(super) clock: Arc<Clock>,
@@ -146,6 +150,13 @@ impl Running {
         self.database.health().wait_until_replaced().await;
     }
 
+    /// Reads the file of the tokens again, if there is one, as it is done anyway when it has changed.
+    pub fn reload(&self) {
+        if let Some(tokens) = &self.shared.tokens {
+            tokens.reload();
+        }
+    }
+
     /// Stops the service: it accepts no more connections, cuts the streams, answers the commands in flight, drains the
     /// relay, and leaves all data in one file.
     ///
@@ -156,8 +167,8 @@ impl Running {
         self.database.health().stop();
         let stopped = self.server.as_ref().map(|server| server.stop(true));
         cut_streams(&self.hubs, &self.shared);
-        if let Some(cutting) = &self.cutting {
-            cutting.abort();
+        for task in self.cutting.iter().chain(&self.reloading) {
+            task.abort();
         }
         if let Some(stopped) = stopped {
             stopped.await;
@@ -350,6 +361,15 @@ pub enum StartError {
         /// The same with the next port that is free.
         other: String,
     },
+    /// Other machines can reach the address, and nothing says who may do what.
+    #[error(
+        "{address} can be reached from other machines, and nothing says who may do what: give clients tokens (--tokens \
+         FILE, made by `duality token new`), or let everybody read and write everything (--insecure)"
+    )]
+    Exposed {
+        /// The address as it is in the settings.
+        address: String,
+    },
     /// The service cannot listen on its address.
     #[error("cannot listen on {address}")]
     Listen {
@@ -372,9 +392,18 @@ pub enum StartError {
         /// What the operating system reports.
         source: std::io::Error,
     },
+    /// The file of `--tokens` cannot be used.
+    #[error("{0}")]
+    Tokens(String),
     /// The process cannot handle signals.
     #[error("cannot handle signals")]
     Signal(#[source] std::io::Error),
+}
+
+impl StartError {
+    pub(super) fn of_tokens(error: &TokenFileError) -> Self {
+        Self::Tokens(ErrorChain(error).to_string())
+    }
 }
 
 impl From<InvalidMemory> for StartError {

@@ -19,7 +19,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Command, CommandFactory as _, FromArgMatches as _, Parser};
 
 use self::range::RANGES;
-pub use self::tasks::{ProjectionTask, Task};
+pub use self::tasks::{ProjectionTask, Task, TokenTask};
 use crate::http::origin::check_host_name;
 use crate::publish::address::BrokerUrl;
 use crate::storage::preparation::CopyBefore;
@@ -197,6 +197,16 @@ pub struct Settings {
     /// How much memory SQLite may take for pages, in all connections; three sixteenths of --memory by default.
     #[arg(long, help_heading = LIMITS, env = "DUALITY_PAGE_CACHES", value_name = "SIZE", value_parser = size)]
     pub page_caches: Option<ByteSize>,
+
+    /// The file of the tokens with which clients prove who they are, made by `duality token new`; without it, whoever
+    /// reaches the service can read and write everything.
+    #[arg(long, help_heading = SECURITY, env = "DUALITY_TOKENS", value_name = "FILE", global = true)]
+    pub tokens: Option<PathBuf>,
+
+    /// Let everybody who reaches an address of other machines read and write everything. Without this or `--tokens`, the
+    /// service listens on loopback addresses only.
+    #[arg(long, help_heading = SECURITY, env = "DUALITY_INSECURE", value_parser = BoolishValueParser::new())]
+    pub insecure: bool,
 
     /// A name under which clients reach the service, in addition to IP addresses and `localhost`; separate several with
     /// commas. `*` is any, and switches off the defence against DNS rebinding.

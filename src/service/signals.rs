@@ -1,28 +1,56 @@
-//! The signals that ask a process to stop.
+//! The signals that ask a process to stop, or to read files again.
 
 use std::task::Poll;
 
 use actix_web::rt::signal::unix::{Signal, SignalKind, signal};
 
-/// The requests to stop.
-pub(super) struct Signals(Vec<(&'static str, Signal)>);
+/// The signals that the process takes.
+pub(super) struct Signals(Vec<(Request, Signal)>);
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    /// To stop, by the signal with this name.
+    Stop(&'static str),
+    /// To read again what can be read again.
+    Reload,
+}
+
+/// What SIGHUP asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hangup {
+    /// There is nothing to read again, so a closed terminal and a `reload` are requests to stop in order.
+    Stops,
+    /// There is a file to read again.
+    Reloads,
+}
 
 impl Signals {
-    pub(super) fn new() -> std::io::Result<Self> {
-        let mut signals =
-            vec![("SIGTERM", signal(SignalKind::terminate())?), ("SIGINT", signal(SignalKind::interrupt())?)];
-        // There is nothing to load again, so a closed terminal and a `reload` are requests to stop in order, as well.
-        if !is_hangup_ignored() {
-            signals.push(("SIGHUP", signal(SignalKind::hangup())?));
+    pub(super) fn new(hangup: Hangup) -> std::io::Result<Self> {
+        let stop = |name, kind| Ok::<_, std::io::Error>((Request::Stop(name), signal(kind)?));
+        let mut signals = vec![stop("SIGTERM", SignalKind::terminate())?, stop("SIGINT", SignalKind::interrupt())?];
+        if hangup == Hangup::Reloads {
+            signals.push((Request::Reload, signal(SignalKind::hangup())?));
+        } else if !is_hangup_ignored() {
+            signals.push(stop("SIGHUP", SignalKind::hangup())?);
         }
         Ok(Self(signals))
     }
 
-    /// Waits for one, and says which it was.
-    pub(super) async fn next(&mut self) -> &'static str {
+    /// Waits for a request to stop, and says by which signal it came.
+    pub(super) async fn stop(&mut self) -> &'static str {
+        loop {
+            if let Request::Stop(name) = self.next().await {
+                return name;
+            }
+        }
+    }
+
+    /// Waits for one.
+    pub(super) async fn next(&mut self) -> Request {
         std::future::poll_fn(|context| {
-            let mut received = self.0.iter_mut().filter_map(|(name, signal)| match signal.poll_recv(context) {
-                Poll::Ready(_) => Some(*name),
+            let mut received = self.0.iter_mut().filter_map(|(request, signal)| match signal.poll_recv(context) {
+                Poll::Ready(_) => Some(*request),
                 Poll::Pending => None,
             });
             received.next().map_or(Poll::Pending, Poll::Ready)

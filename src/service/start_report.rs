@@ -33,9 +33,9 @@ pub(super) fn report(registry: &Registry, settings: &Settings, address: SocketAd
 
 /// Logs who can reach a service that other machines can reach.
 fn report_reach(settings: &Settings, address: SocketAddr) {
-    log::info!(
-        "whoever reaches this address can read and write everything; for authentication and TLS, put a proxy before it"
-    );
+    if settings.tokens.is_none() {
+        log::warn!("whoever reaches this address can read and write everything (--insecure)");
+    }
     if address.ip().is_unspecified() {
         log::info!("on this machine, open http://localhost:{}", address.port());
         if settings.host.is_empty() {

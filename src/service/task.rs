@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use crate::read_model::error::ProjectionError;
 use crate::service::control::ControlError;
+use crate::service::token_tasks::TokenTaskError;
 use crate::storage::error::StoreError;
 
 /// How a task ended that has printed its result.
@@ -21,12 +22,20 @@ pub(super) enum TaskError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error(transparent)]
+    Token(Box<TokenTaskError>),
     #[error("{0}")]
     Projection(ProjectionError),
     #[error("cannot handle signals")]
     Signal(#[source] std::io::Error),
     #[error("cannot write to standard output")]
     Print(#[source] std::io::Error),
+}
+
+impl From<TokenTaskError> for TaskError {
+    fn from(error: TokenTaskError) -> Self {
+        Self::Token(Box::new(error))
+    }
 }
 
 impl From<ProjectionError> for TaskError {

@@ -82,6 +82,7 @@ mod stopping;
 mod tables;
 mod tagged_logs;
 mod tidy_stops;
+mod tokens;
 mod typed_commands;
 mod unclean_stops;
 mod unreadable_states;

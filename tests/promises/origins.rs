@@ -126,9 +126,9 @@ fn a_start_on_all_addresses_names_the_setting_for_hosts() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("test.db");
     for (listen, flags, lines) in [
-        ("0.0.0.0:0", &[][..], 1),
-        ("[::]:0", &[], 1),
-        ("0.0.0.0:0", &["--host", "shop.example,other.example"], 0),
+        ("0.0.0.0:0", &["--insecure"][..], 1),
+        ("[::]:0", &["--insecure"], 1),
+        ("0.0.0.0:0", &["--insecure", "--host", "shop.example,other.example"], 0),
         ("127.0.0.1:0", &[], 0),
     ] {
         let process = Process::start_on(listen.parse().unwrap(), &database, flags);

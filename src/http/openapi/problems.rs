@@ -11,7 +11,8 @@ use crate::domain::schema::NamedSchema;
 use crate::http::problem::{Kind, sentence};
 
 /// What any request may get.
-pub(super) const COMMON: [Kind; 4] = [Kind::MalformedRequest, Kind::UnknownHost, Kind::Internal, Kind::Replaced];
+pub(super) const COMMON: [Kind; 6] =
+    [Kind::MalformedRequest, Kind::Unauthorized, Kind::MissingScope, Kind::UnknownHost, Kind::Internal, Kind::Replaced];
 
 /// What a read of states may get as well.
 pub(super) const READ: [Kind; 5] =
@@ -173,6 +174,7 @@ fn members(kind: Kind) -> Members {
             Members::of(&required, &none)
         }
         Kind::ForeignId => Members::of(&history(), &none),
+        Kind::MissingScope => Members::of(&json!({"scope": {"type": "string"}}), &none),
         Kind::NotReady => Members::of(&json!({"reasons": {"type": "array", "items": reason()}}), &none),
         _ => Members::of(&none, &none),
     }
@@ -189,6 +191,8 @@ fn detail(kind: Kind) -> &'static str {
     match kind {
         Kind::MalformedJson => "expected value at line 1 column 9",
         Kind::MalformedRequest => "keys: unknown query parameter; expected key",
+        Kind::Unauthorized => "the token is unknown, or no longer valid",
+        Kind::MissingScope => "the token does not have the scope read:persons",
         Kind::ForeignOrigin => "nothing was done: the request comes from a page of another origin",
         Kind::NotFound => "the aggregate does not exist",
         Kind::UnknownCommand => "unknown command \"fly\"; expected one of the commands of the collection",

@@ -37,6 +37,12 @@ pub enum Task {
     /// Check the file, its counters, states, events and projections against each other. A service may be using the
     /// database. Changes nothing. Exit code 1 if anything is wrong.
     Verify,
+    /// Make, list or take away the tokens with which clients prove who they are. A running service notices.
+    Token {
+        /// The task.
+        #[command(subcommand)]
+        task: TokenTask,
+    },
     /// Print the completions of a shell, which know all settings and tasks.
     Completions {
         /// The shell.
@@ -58,6 +64,31 @@ impl Task {
     pub(in crate::service) fn reads_settings(&self) -> bool {
         !matches!(self, Self::Completions { .. } | Self::Man)
     }
+}
+
+/// A task for the tokens, in the file of `--tokens`.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+#[non_exhaustive]
+pub enum TokenTask {
+    /// Make a token, and print it. It is shown only this once: the file has no more of it than its SHA-256.
+    New {
+        /// Who gets it, as logs and the metadata of events show it.
+        name: String,
+        /// What its holder may do: `read`, `write`, `operate`, or a part of it: `read:persons`, `write:carts`,
+        /// `read:carts/<key>`, `read:reports/<name>`; separate several with commas.
+        #[arg(long, value_name = "SCOPE", value_delimiter = ',', required = true)]
+        scope: Vec<String>,
+        /// When it ends: after a duration such as `90d`, or at a date such as `2027-01-31`, in UTC. It stays by default.
+        #[arg(long, value_name = "DURATION|DATE")]
+        expires: Option<String>,
+    },
+    /// List the names, times and scopes of all tokens.
+    List,
+    /// Take a token away. The streams of its holder end.
+    Revoke {
+        /// The name of the token.
+        name: String,
+    },
 }
 
 /// A task for the projections.

@@ -14,8 +14,17 @@ pub(super) fn unusual(settings: &Settings) -> Vec<String> {
     let spool = settings.spool.as_ref().map(|directory| format!("--spool {}", directory.display()));
     let no_copy = settings.no_copy.then(|| "--no-copy".to_owned());
     let hosts = list("host", &settings.host);
+    let tokens = settings.tokens.as_ref().map(|file| format!("--tokens {}", file.display()));
+    let insecure = settings.insecure.then(|| "--insecure".to_owned());
     let listed = hosts.into_iter().chain(list("cors-origin", &settings.cors_origin));
-    ranged.chain(listed).chain(spool).chain(no_copy).chain(publishing(settings, &defaults)).collect()
+    ranged
+        .chain(tokens)
+        .chain(insecure)
+        .chain(listed)
+        .chain(spool)
+        .chain(no_copy)
+        .chain(publishing(settings, &defaults))
+        .collect()
 }
 
 /// The servers are without users and passwords.

@@ -10,6 +10,7 @@ pub(crate) mod nats;
 mod process;
 mod small_disk;
 mod stream;
+mod tokens;
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ pub(crate) use database::{Lock, Snapshot, enlarge, lines, make_older, sql, sql_i
 pub(crate) use process::{Process, example, lasting_address, output_of};
 pub(crate) use small_disk::SmallDisk;
 pub(crate) use stream::{Event, Stream};
+pub(crate) use tokens::{Token, TokenFile};
 
 /// How long an expected event may take. It is long so that no test fails on a busy machine; a passing test never waits
 /// that long.

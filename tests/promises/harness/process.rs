@@ -126,6 +126,12 @@ impl Process {
         child.wait_with_output().unwrap()
     }
 
+    /// The same on an address.
+    pub(crate) fn output_on(listen: &str, database: &Path, flags: &[&str]) -> Output {
+        let child = program(listen.parse().unwrap(), database, flags).spawn().unwrap();
+        child.wait_with_output().unwrap()
+    }
+
     /// The same, with variables in its environment.
     pub(crate) fn output_in(environment: &[(&str, &str)], database: &Path, flags: &[&str]) -> Output {
         let child = program(ANY_PORT, database, flags).envs(environment.iter().copied()).spawn().unwrap();

@@ -1,0 +1,181 @@
+//! What a token may do: its scopes, looked up in the collections of this service.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::need::{Need, Part, key_in, second_segment};
+use super::scope::{Extent, Scope};
+use crate::domain::collection::Registry;
+use crate::domain::key::{CollectionId, Key};
+
+/// What a token may do.
+#[derive(Debug)]
+pub(crate) struct Permissions {
+    read: Reach,
+    write: Reach,
+    reports: Reports,
+    operate: Operation,
+    readable: Readable,
+}
+
+/// Which collections a caller may read as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Readable {
+    All,
+    /// These, in their order in the document. `tag` is the same for the same collections, and another one for others.
+    These {
+        collections: Arc<[CollectionId]>,
+        tag: Arc<str>,
+    },
+}
+
+/// Which aggregates a permission reaches.
+#[derive(Debug, Default)]
+struct Reach {
+    everything: bool,
+    collections: HashSet<CollectionId>,
+    aggregates: BTreeMap<CollectionId, HashSet<Key>>,
+}
+
+#[derive(Debug)]
+enum Reports {
+    All,
+    These(HashSet<String>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    Allowed,
+    Denied,
+}
+
+impl Permissions {
+    /// What scopes permit. A scope for a collection that this program does not have permits nothing.
+    pub(super) fn of(scopes: &[Scope], registry: &Registry) -> Self {
+        let (mut read, mut write) = (Reach::default(), Reach::default());
+        let (mut reports, mut operate) = (Reports::These(HashSet::new()), Operation::Denied);
+        for scope in scopes {
+            match scope {
+                Scope::Read(Extent::Reports) => reports = Reports::All,
+                Scope::Read(Extent::Report(name)) => reports.add(name),
+                Scope::Read(extent) => {
+                    read.add(extent, registry);
+                    if *extent == Extent::All {
+                        reports = Reports::All;
+                    }
+                }
+                Scope::Write(extent) => write.add(extent, registry),
+                Scope::Operate => operate = Operation::Allowed,
+            }
+        }
+        let readable = read.readable(registry);
+        Self { read, write, reports, operate, readable }
+    }
+
+    /// Whether they allow a request with this path.
+    pub(super) fn allow(&self, need: Need, path: &str) -> bool {
+        match need {
+            Need::Open => true,
+            Need::Read(Part::Document) => !self.readable.is_empty(),
+            Need::Read(Part::Collection(id)) => self.read.has_part_of(id),
+            Need::Read(Part::Report) => self.reports.contain(second_segment(path)),
+            Need::Read(Part::Aggregate(id)) => self.read.has_in(id, path),
+            Need::Write(Part::Collection(id)) => self.write.has_all_of(id),
+            Need::Write(Part::Aggregate(id)) => self.write.has_in(id, path),
+            Need::Write(Part::Document | Part::Report) => false,
+            Need::Operate => self.operate == Operation::Allowed,
+        }
+    }
+
+    pub(super) fn may_read(&self, collection: CollectionId, key: &Key) -> bool {
+        self.read.has(collection, key)
+    }
+
+    pub(super) fn readable(&self) -> &Readable {
+        &self.readable
+    }
+}
+
+impl Readable {
+    /// No collection.
+    pub(super) fn nothing() -> Self {
+        Self::These { collections: Arc::default(), tag: tag(std::iter::empty()) }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::These { collections, .. } if collections.is_empty())
+    }
+
+    pub(crate) fn contains(&self, collection: CollectionId) -> bool {
+        match self {
+            Self::All => true,
+            Self::These { collections, .. } => collections.contains(&collection),
+        }
+    }
+}
+
+impl Reach {
+    fn add(&mut self, extent: &Extent, registry: &Registry) {
+        match extent {
+            Extent::All => self.everything = true,
+            Extent::Collection(name) => self.collections.extend(registry.id(name)),
+            Extent::Aggregate(name, key) => {
+                if let Some(id) = registry.id(name) {
+                    self.aggregates.entry(id).or_default().insert(key.clone());
+                }
+            }
+            Extent::Reports | Extent::Report(_) => {}
+        }
+    }
+
+    fn has_all_of(&self, id: CollectionId) -> bool {
+        self.everything || self.collections.contains(&id)
+    }
+
+    fn has_part_of(&self, id: CollectionId) -> bool {
+        self.has_all_of(id) || self.aggregates.contains_key(&id)
+    }
+
+    fn has(&self, id: CollectionId, key: &Key) -> bool {
+        self.has_all_of(id) || self.aggregates.get(&id).is_some_and(|keys| keys.contains(key))
+    }
+
+    fn has_in(&self, id: CollectionId, path: &str) -> bool {
+        self.has_all_of(id) || key_in(path).is_some_and(|key| self.has(id, &key))
+    }
+
+    fn readable(&self, registry: &Registry) -> Readable {
+        let collections: Arc<[_]> = registry.ids().filter(|id| self.has_all_of(*id)).collect();
+        if collections.len() == registry.ids().count() {
+            return Readable::All;
+        }
+        let tag = tag(collections.iter().map(|id| registry.get(*id).name()));
+        Readable::These { collections, tag }
+    }
+}
+
+/// Names a set of collections: 8 hexadecimal digits.
+fn tag<'a>(names: impl Iterator<Item = &'a str>) -> Arc<str> {
+    let mut hash = Sha256::new();
+    // No name has a comma in it.
+    names.for_each(|name| hash.update(format!("{name},")));
+    let digits: String = hash.finalize()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.into()
+}
+
+impl Reports {
+    fn add(&mut self, name: &str) {
+        if let Self::These(names) = self {
+            names.insert(name.to_owned());
+        }
+    }
+
+    fn contain(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(names) => names.contains(name),
+        }
+    }
+}
