@@ -98,7 +98,7 @@ pub(super) async fn ended(grant: Option<Arc<Grant>>, interval: Duration) {
     }
 }
 
-/// Keeps a response that depends on who asks out of shared caches (RFC 9111, section 5.2.2.7).
+/// Keeps a response that depends on its caller out of shared caches (RFC 9111, section 5.2.2.7).
 pub(super) fn keep_private(mut response: ServiceResponse) -> ServiceResponse {
     let headers = response.headers_mut();
     let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());

@@ -4,7 +4,6 @@ use std::io::Write as _;
 
 use crate::read_model::error::ProjectionError;
 use crate::service::control::ControlError;
-use crate::service::token_tasks::TokenTaskError;
 use crate::storage::error::StoreError;
 
 /// How a task ended that has printed its result.
@@ -23,19 +22,13 @@ pub(super) enum TaskError {
     #[error(transparent)]
     Control(#[from] ControlError),
     #[error(transparent)]
-    Token(Box<TokenTaskError>),
+    Token(Box<dyn std::error::Error>),
     #[error("{0}")]
     Projection(ProjectionError),
     #[error("cannot handle signals")]
     Signal(#[source] std::io::Error),
     #[error("cannot write to standard output")]
     Print(#[source] std::io::Error),
-}
-
-impl From<TokenTaskError> for TaskError {
-    fn from(error: TokenTaskError) -> Self {
-        Self::Token(Box::new(error))
-    }
 }
 
 impl From<ProjectionError> for TaskError {

@@ -13,7 +13,7 @@ use crate::service::task::{TaskError, TaskOutcome, print_line};
 
 /// Why a task for tokens has no result.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TokenTaskError {
+enum TokenTaskError {
     #[error("--tokens (DUALITY_TOKENS): expected the file of the tokens, such as --tokens duality.tokens")]
     NoFile,
     #[error(transparent)]
@@ -33,6 +33,12 @@ pub(super) enum TokenTaskError {
     Unknown(String),
     #[error("the operating system has no random numbers")]
     Random(#[source] getrandom::Error),
+}
+
+impl From<TokenTaskError> for TaskError {
+    fn from(error: TokenTaskError) -> Self {
+        Self::Token(Box::new(error))
+    }
 }
 
 /// Runs a task for tokens.

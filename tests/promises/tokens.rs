@@ -35,11 +35,11 @@ fn needed(path: &str, method: &str) -> Option<Needed> {
         let journaled = ["carts", "accounts"].contains(&collection);
         return match (rest, method) {
             ("" | "persons" | "locations" | "carts" | "accounts", _) if is_read => Some(Needed::Read(collection)),
-            ("", "POST") if name == collection && collection != "locations" => Some(Needed::Write(collection)),
+            ("", "POST") if ["/persons", "/carts", "/accounts"].contains(&path) => Some(Needed::Write(collection)),
             ("{key}" | "{key}/events", _) if is_read => Some(Needed::ReadOne(collection)),
             ("{key}/journal", _) if is_read && journaled => Some(Needed::ReadOne(collection)),
             ("{key}", "PUT" | "PATCH" | "DELETE") if collection == "persons" => Some(Needed::WriteOne(collection)),
-            ("{key}", "PUT") if collection == "carts" => Some(Needed::WriteOne(collection)),
+            ("{key}", "PUT") if journaled => Some(Needed::WriteOne(collection)),
             ("{key}/{command}", "POST") if journaled => Some(Needed::WriteOne(collection)),
             _ => None,
         };
@@ -199,6 +199,29 @@ fn credentials_that_are_no_valid_token_are_a_401_everywhere() {
 }
 
 #[test]
+fn a_token_that_is_taken_away_ends_its_streams_and_no_others() {
+    let file = TokenFile::new();
+    let (gone, stays) = (file.add("gone", "read"), file.add("stays", "read,write"));
+    let app = file.serve(|_| {});
+    let follow = |path: &str, token: &Token| {
+        app.follow(path, &[("Accept", "text/event-stream"), ("Authorization", &token.bearer())])
+    };
+    let paths = ["/events", "/person-events", "/persons/1/events", "/journal"];
+    let mut ending: Vec<_> = paths.iter().map(|path| follow(path, &gone)).collect();
+    let mut going_on = follow("/person-events", &stays);
+    file.revoke("gone");
+    for stream in &mut ending {
+        while stream.try_next().is_some() {}
+        assert!(!stream.raw.contains("Ann"));
+    }
+    let response = app.request("GET", "/person-events", &[("Authorization", &gone.bearer())], None);
+    response.problem(401, "unauthorized");
+    let headers = [("Content-Type", "application/json"), ("Authorization", &stays.bearer())];
+    assert_eq!(app.request("POST", "/persons", &headers, Some(br#"{"name":"Ann"}"#)).status, 201);
+    going_on.read_until(|text| text.contains("Ann"));
+}
+
+#[test]
 fn what_everybody_may_read_names_no_collection_and_no_projection() {
     let file = TokenFile::new();
     let (reader, operator) = (file.add("reader", "read:persons"), file.add("operator", "operate"));
@@ -223,13 +246,14 @@ fn a_service_that_others_can_reach_does_not_start_without_a_decision_who_may_do_
     file.add("reader", "read");
     let tokens = file.path.to_str().unwrap();
     for listen in ["0.0.0.0:0", "[::]:0"] {
-        let output = Process::output_on(listen, &database, &[]);
+        let none = directory.path().join("none.db");
+        let output = Process::output_on(listen, &none, &[]);
         let log = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{log}");
         let line = log.lines().next().unwrap();
         assert!(line.contains(&format!("{listen} can be reached from other machines")), "{log}");
         assert!(line.contains("--tokens FILE") && line.contains("--insecure") && log.lines().count() == 1, "{log}");
-        assert!(!database.exists(), "it fails before anything is opened");
+        assert!(!none.exists(), "it fails before anything is opened");
         let listen = listen.parse().unwrap();
         let process = Process::start_on(listen, &database, &["--insecure"]);
         assert!(process.log().contains("can read and write everything (--insecure)"), "{}", process.log());
