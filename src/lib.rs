@@ -70,6 +70,7 @@ pub use domain::clock::Timestamp;
 pub use domain::collection::{BusinessRule, Derived, Document, EventSourced, InvalidRegistration, Keys, Root};
 pub use domain::json::ValidationError;
 pub use domain::key::{InvalidKey, Key, MAX_KEY_BYTES};
+pub use domain::metadata::{InvalidMetadata, MAX_METADATA_LENGTH, Metadata};
 pub use publish::address::BrokerUrl;
 pub use publish::carrier::{Carrier, CarrierError, Output, Position};
 pub use publish::message::{Content, Header, Message, Part};
@@ -82,7 +83,7 @@ pub use read_model::sink::{Sink, Tables};
 /// name, so `use duality::schemars::{self, JsonSchema};` needs no dependency of your own.
 pub use schemars;
 pub use service::builder::Service;
-pub use service::running::{CommandError, Outcome, ReadError, Running, StartError};
+pub use service::running::{CommandError, Outcome, ReadError, Running, StartError, WithMetadata};
 pub use service::settings::{InvalidSetting, ProjectionTask, Settings, Task, TokenTask};
 pub use storage::error::StoreError;
 pub use storage::verified::Verified;

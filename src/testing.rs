@@ -28,6 +28,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::collection::{EventSourced, Registry, handle, recorded};
 use crate::domain::command::{CommandContext, RecordedEvent, Rejection, catch_panic};
 use crate::domain::key::{CollectionId, Key};
+use crate::domain::metadata::Metadata;
 use crate::domain::revision::Version;
 
 /// The key of the aggregate in all scenarios.
@@ -65,6 +66,7 @@ pub fn given<T: EventSourced>(events: impl IntoIterator<Item = T::Event>) -> Sce
         before: None,
         state: None,
         outcome: Ok(Vec::new()),
+        metadata: Metadata::default(),
         ids: Cell::new(0),
     };
     scenario.ids.set(scenario.history.len());
@@ -85,6 +87,8 @@ pub struct Scenario<T: EventSourced> {
     state: Option<Body>,
     /// The events of the last command, or why it failed.
     outcome: Result<Vec<RecordedEvent>, Failure<T::Error>>,
+    /// What the next commands have.
+    metadata: Metadata,
     /// The last id that was generated for an entity.
     ids: Cell<usize>,
 }
@@ -96,6 +100,13 @@ enum Failure<E> {
 }
 
 impl<T: EventSourced> Scenario<T> {
+    /// The metadata of the commands that follow. Without it, they have none.
+    #[must_use]
+    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
     /// Executes a command. The expectations that follow check whether it fails.
     ///
     /// Entities inside the aggregate get the ids 1, 2, 3 …, starting after the number of given events, so that the entities of
@@ -112,7 +123,7 @@ impl<T: EventSourced> Scenario<T> {
             key(&self.ids.get().to_string())
         };
         let version = Version::from_raw(i64::try_from(self.history.len()).unwrap_or(i64::MAX));
-        let context = CommandContext { key: &key(KEY), version, now: NOW, new_id: &next_id };
+        let context = CommandContext { key: &key(KEY), version, now: NOW, metadata: &self.metadata, new_id: &next_id };
         let decided =
             catch_panic(|| self.registry.get(self.collection).decide(context, self.state.as_ref(), &mut None, change));
         self.before.clone_from(&self.state);

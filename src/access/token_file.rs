@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::scope::Scope;
 use super::token::TokenDigest;
 use crate::domain::clock::Timestamp;
+use crate::domain::metadata::SERVICE;
 
 /// The longest name of a token, in bytes.
 const MAX_NAME: usize = 64;
@@ -133,6 +134,9 @@ fn entry(WrittenToken { name, scopes, created, expires, sha256 }: &WrittenToken)
 /// What was expected.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let is_valid = |c: char| c.is_ascii_alphanumeric() || "._@-".contains(c);
+    if name == SERVICE {
+        return Err(format!("{SERVICE} is the name of the service itself, as the actor of what it writes"));
+    }
     if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_valid) {
         return Err(format!("the name of a token has 1 to {MAX_NAME} ASCII letters, digits, and `.`, `_`, `@`, `-`"));
     }

@@ -200,7 +200,7 @@ mod tests {
                 revision = Revision::from_raw(revision.number() + later);
                 let key = if key == 9 { Key::from_db("") } else { Key::of_number(key) };
                 let patch = if is_there { "{}" } else { "null" }.to_owned();
-                Change { revision, collection, key, patch, time: Timestamp::from_milliseconds(0) }
+                Change { revision, collection, key, patch, time: Timestamp::from_milliseconds(0), metadata: None }
             };
             changes.into_iter().map(change).collect()
         })

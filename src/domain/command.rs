@@ -10,6 +10,7 @@ use crate::domain::body::{Body, CorruptState};
 use crate::domain::clock::Timestamp;
 use crate::domain::json::ValidationError;
 use crate::domain::key::{CollectionId, Key};
+use crate::domain::metadata::Metadata;
 use crate::domain::precondition::Precondition;
 use crate::domain::revision::{Revision, Version};
 
@@ -21,6 +22,8 @@ pub(crate) struct Command {
     pub(crate) key: Option<Key>,
     pub(crate) precondition: Precondition,
     pub(crate) change: Change,
+    /// Who caused it, and why.
+    pub(crate) metadata: Metadata,
 }
 
 /// How a client asks for a write.
@@ -62,12 +65,13 @@ impl Change {
     }
 }
 
-/// The circumstances of a command: which aggregate, at which version, and when.
+/// The circumstances of a command: which aggregate, at which version, when, and who caused it.
 #[derive(Clone, Copy)]
 pub(crate) struct CommandContext<'a> {
     pub(crate) key: &'a Key,
     pub(crate) version: Version,
     pub(crate) now: Timestamp,
+    pub(crate) metadata: &'a Metadata,
     /// Generates identities for entities inside the aggregate.
     pub(crate) new_id: &'a dyn Fn() -> Key,
 }

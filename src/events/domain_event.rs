@@ -18,7 +18,7 @@ pub(crate) fn frames(registry: &Registry, epoch: &Epoch, entries: &[Entry]) -> S
     entries.iter().map(frame).collect()
 }
 
-/// `{"position":2,"collection":"carts","key":"…","version":2,"time":"…","kind":"ItemAdded","schema":1,"body":{…}}`
+/// `{"position":2,"collection":"carts","key":"…","version":2,"time":"…","kind":"ItemAdded","schema":1,"body":{…},"metadata":{…}}`
 pub(crate) fn object(registry: &Registry, entry: &Entry) -> String {
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let mut object = String::from("{");
@@ -36,6 +36,10 @@ pub(crate) fn object(registry: &Registry, entry: &Entry) -> String {
             object.push(',');
         }
         push_member(&mut object, name, &value);
+    }
+    if let Some(metadata) = &entry.metadata {
+        object.push(',');
+        push_member(&mut object, "metadata", metadata.as_str());
     }
     object.push('}');
     escape_separators(&mut object, 0);

@@ -353,6 +353,7 @@ mod tests {
                 key: Key::from_db(key),
                 patch: patch.to_owned(),
                 time: crate::domain::clock::Timestamp::from_milliseconds(0),
+                metadata: None,
             })
             .collect();
         let epoch = "4f9c21aa".parse().unwrap();

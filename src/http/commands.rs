@@ -8,6 +8,7 @@ use percent_encoding::utf8_percent_encode;
 
 use super::conditions::{precondition, tag, unexpected};
 use super::last_request::no_response;
+use super::metadata::metadata;
 use super::problem::Problem;
 use super::query::NoParams;
 use super::request::RequestContext;
@@ -110,7 +111,7 @@ async fn send(
     let collection = context.collection_id()?;
     let precondition = precondition(context)?;
     let sight = Sight::of(context, key.as_ref())?;
-    let command = Command { collection, key, precondition, change };
+    let command = Command { collection, key, precondition, change, metadata: metadata(context)? };
     let waiting = context.shared.writes.wait(context.announced_length());
     let submission = Submission { command, replies: Some(replies), waiting, charge };
     execute(&context.shared.aggregator, submission).await.map_err(|error| match (error, sight) {

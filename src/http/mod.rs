@@ -21,6 +21,7 @@ mod half_heads;
 pub(crate) mod index;
 pub(crate) mod journal;
 mod last_request;
+mod metadata;
 mod metrics;
 pub(crate) mod nearest;
 mod openapi;

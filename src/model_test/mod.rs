@@ -34,6 +34,7 @@ use crate::domain::command::{Change, Command};
 use crate::domain::cursor::CursorParams;
 use crate::domain::feed::Feed;
 use crate::domain::key::Key;
+use crate::domain::metadata::Metadata;
 use crate::domain::precondition::Precondition;
 use crate::domain::revision::Revision;
 use crate::domain::selection::Selection;
@@ -161,7 +162,8 @@ impl World {
                 None => Change::Delete,
             };
             let precondition = Precondition::default();
-            commands.push(Command { collection, key: key.map(Key::of_number), precondition, change });
+            let (key, metadata) = (key.map(Key::of_number), Metadata::default());
+            commands.push(Command { collection, key, precondition, change, metadata });
             let document = self.model.document();
             if self.history.last() != Some(&document) {
                 self.history.push(document);

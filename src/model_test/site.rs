@@ -17,6 +17,7 @@ use crate::domain::collection::{BusinessRule, EventSourced, Keys, Registry, Root
 use crate::domain::command::{Change, Command};
 use crate::domain::history::History;
 use crate::domain::key::Key;
+use crate::domain::metadata::Metadata;
 use crate::domain::precondition::Precondition;
 use crate::events::replay_cache::ReplayCache;
 use crate::metrics::Counter;
@@ -206,7 +207,8 @@ impl Site {
             None => Change::Delete,
         };
         let key = key.map(Key::of_number);
-        self.commit(Command { collection, key, precondition: Precondition::default(), change }, state);
+        let (precondition, metadata) = (Precondition::default(), Metadata::new());
+        self.commit(Command { collection, key, precondition, change, metadata }, state);
     }
 
     /// Adds to a tally, by a number that was never used.
@@ -216,8 +218,8 @@ impl Site {
         let key = format!("t{}", key % 3);
         *state.tallies.entry(key.clone()).or_default() += by;
         let change = handle::<Tally>(Count::Open { by }).unwrap();
-        let command =
-            Command { collection, key: Some(Key::parse(&key).unwrap()), precondition: Precondition::default(), change };
+        let (precondition, metadata) = (Precondition::default(), Metadata::new());
+        let command = Command { collection, key: Some(Key::parse(&key).unwrap()), precondition, change, metadata };
         self.expected.entries.push(format!("{key} {}", json!({ "by": by })));
         self.commit(command, state);
     }

@@ -6,6 +6,7 @@ use super::source_id::SourceId;
 use crate::domain::clock::Timestamp;
 use crate::domain::history::History;
 use crate::domain::key::Key;
+use crate::domain::metadata::StoredMetadata;
 use crate::domain::revision::{JournalPosition, Revision};
 use crate::read_model::projection::{Event, What};
 
@@ -30,6 +31,7 @@ pub(super) struct PageEvent {
     pub(super) time: Timestamp,
     pub(super) collection: &'static str,
     pub(super) key: Key,
+    pub(super) metadata: Option<StoredMetadata>,
     pub(super) form: Form,
 }
 
@@ -75,7 +77,8 @@ impl PageEvent {
             }
             Form::Change { patch } => What::Change { patch },
         };
-        Event { at: self.at, time: self.time, collection: self.collection, key: &self.key, what }
+        let Self { at, time, collection, key, metadata, .. } = self;
+        Event { at: *at, time: *time, collection, key, metadata: metadata.as_ref(), what }
     }
 
     /// The identity of the event in this source. A revision has at most one event of an aggregate.

@@ -21,6 +21,7 @@ use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;
 use crate::domain::history::History;
 use crate::domain::key::{CollectionId, Key};
+use crate::domain::metadata::StoredMetadata;
 use crate::domain::revision::Revision;
 use crate::read_model::error::ProjectionError;
 use crate::read_model::file_id::FileId;
@@ -60,6 +61,7 @@ diesel::table! {
         key -> Text,
         patch -> Text,
         time -> BigInt,
+        metadata -> Nullable<Text>,
     }
 }
 
@@ -69,7 +71,7 @@ const TABLES: &str = "\
     CREATE TABLE IF NOT EXISTS collections (name TEXT NOT NULL PRIMARY KEY, incarnation BIGINT NOT NULL, \
         began BIGINT NOT NULL, revision BIGINT NOT NULL);
     CREATE TABLE IF NOT EXISTS changes (sequence INTEGER NOT NULL PRIMARY KEY, revision BIGINT NOT NULL, \
-        collection TEXT NOT NULL, key TEXT NOT NULL, patch TEXT NOT NULL, time BIGINT NOT NULL);";
+        collection TEXT NOT NULL, key TEXT NOT NULL, patch TEXT NOT NULL, time BIGINT NOT NULL, metadata TEXT);";
 
 /// The number of change events that are copied in one transaction.
 const COPY_LIMIT: PageLimit = PageLimit { items: 5000, bytes: 4 * 1024 * 1024 };
@@ -179,17 +181,18 @@ impl KeptHistory {
         let mut events: Vec<PageEvent> = Vec::new();
         let mut bytes = 0;
         let mut to = end;
-        type Columns = (i64, i64, String, String, String, i64);
+        type Columns = (i64, i64, String, String, String, i64, Option<String>);
         for row in query.load_iter::<Columns, DefaultLoadingMode>(connection)? {
-            let (sequence, at, collection, key, patch, time) = row?;
+            let (sequence, at, collection, key, patch, time, metadata) = row?;
             let Some(id) = self.registry.id(&collection) else { continue };
-            bytes += key.len() + patch.len();
+            bytes += key.len() + patch.len() + metadata.as_ref().map_or(0, String::len);
             events.push(PageEvent {
                 sequence,
                 at,
                 time: Timestamp::from_milliseconds(time),
                 collection: self.registry.get(id).name(),
                 key: Key::from_db(&key),
+                metadata: metadata.as_deref().map(StoredMetadata::from_db),
                 form: Form::Change { patch },
             });
             if events.len() >= limit.items || bytes >= limit.bytes {
@@ -226,6 +229,7 @@ impl KeptHistory {
             // All of them or none, if it is killed.
             connection.transaction(|connection| {
                 connection.batch_execute(TABLES)?;
+                add_metadata(connection)?;
                 connection.batch_execute(history_epochs::TABLE)
             })?;
             Ok(OpenFile { connection, id: FileId::of(&self.path)? })
@@ -343,7 +347,7 @@ impl KeptHistory {
                         sequence += 1;
                         let key = Key::from_db(key);
                         let patch = body.to_owned();
-                        let change = Change { revision: pruned, collection: id, key, patch, time };
+                        let change = Change { revision: pruned, collection: id, key, patch, time, metadata: None };
                         append(connection, sequence, name, &change)
                     })?;
                 }
@@ -399,6 +403,21 @@ impl KeptHistory {
         }
         Ok(HistoryState { incarnations: incarnations.join(","), last: last(connection)? })
     }
+}
+
+/// Adds the column that the files of earlier versions do not have.
+fn add_metadata(connection: &mut SqliteConnection) -> QueryResult<()> {
+    #[derive(QueryableByName)]
+    struct Count {
+        #[diesel(sql_type = diesel::sql_types::BigInt)]
+        count: i64,
+    }
+    let columns = "SELECT COUNT(*) AS count FROM pragma_table_info('changes') WHERE name = 'metadata'";
+    let Count { count } = diesel::sql_query(columns).get_result(connection)?;
+    if count == 0 {
+        connection.batch_execute("ALTER TABLE changes ADD COLUMN metadata TEXT")?;
+    }
+    Ok(())
 }
 
 /// What the file of a history has.
@@ -498,6 +517,7 @@ fn append(
             changes::key.eq(change.key.as_str()),
             changes::patch.eq(&change.patch),
             changes::time.eq(change.time.milliseconds()),
+            changes::metadata.eq(change.metadata.as_ref().map(StoredMetadata::as_str)),
         ))
         .execute(connection)?;
     Ok(())

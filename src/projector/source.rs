@@ -140,6 +140,7 @@ impl Source {
             time: entry.time,
             collection: self.registry.get(entry.collection).name(),
             key: entry.key,
+            metadata: entry.metadata,
             form: Form::Domain {
                 version: entry.version.number(),
                 kind: entry.event.kind,
@@ -164,12 +165,13 @@ impl Source {
             let read = view.changes(&feed, Span { after: from, to: horizon.current }, limit)?;
             // An event without a key says that the collection was registered.
             let changes = read.changes.into_iter().filter(|change| !change.key.as_str().is_empty());
-            let events = changes.map(|Change { revision, collection, key, patch, time }| PageEvent {
+            let events = changes.map(|Change { revision, collection, key, patch, time, metadata }| PageEvent {
                 sequence: revision.number(),
                 at: revision.number(),
                 time,
                 collection: registry.get(collection).name(),
                 key,
+                metadata,
                 form: Form::Change { patch },
             });
             let to = read.to.number();

@@ -12,6 +12,7 @@ use super::sink::Sink;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{EventSourced, decode_event};
 use crate::domain::key::Key;
+use crate::domain::metadata::{Metadata, StoredMetadata};
 
 /// A read model that is derived from events, one after another.
 pub trait Projection: 'static {
@@ -79,6 +80,7 @@ pub struct Event<'a> {
     pub collection: &'a str,
     /// The key of the aggregate.
     pub key: &'a Key,
+    pub(crate) metadata: Option<&'a StoredMetadata>,
     pub(crate) what: What<'a>,
 }
 
@@ -111,6 +113,15 @@ impl Event<'_> {
             What::Domain { version, .. } => Some(version),
             What::Change { .. } => None,
         }
+    }
+
+    /// Who caused the event, and why. `None` for what was written by an earlier version of the service, and for an aggregate
+    /// from which a projection starts.
+    ///
+    /// # Errors
+    /// The metadata cannot be read.
+    pub fn metadata(&self) -> Result<Option<Metadata>, ProjectionError> {
+        Ok(self.metadata.map(StoredMetadata::parts).transpose()?)
     }
 
     /// The merge patch of a change event, from the aggregate before to the aggregate after; `null` for a deletion. `None`

@@ -17,6 +17,7 @@ use crate::domain::command::{Command, Oversize, Rejection};
 use crate::domain::error_chain::ErrorChain;
 use crate::domain::json::ValidationError;
 use crate::domain::key::{CollectionId, Key};
+use crate::domain::metadata::Metadata;
 use crate::domain::precondition::Precondition;
 use crate::http::server::Hubs;
 use crate::http::shared::Shared;
@@ -81,7 +82,7 @@ impl Running {
     /// # Errors
     /// See [`CommandError`].
     pub async fn open<T: EventSourced>(&self, command: T::Command) -> Result<Outcome<T>, CommandError<T::Error>> {
-        self.command(None, command).await
+        self.command(None, command, Metadata::new()).await
     }
 
     /// Executes a command of an event-sourced aggregate, and returns when it is on disk. It has the same effect as over
@@ -94,17 +95,25 @@ impl Running {
         key: &Key,
         command: T::Command,
     ) -> Result<Outcome<T>, CommandError<T::Error>> {
-        self.command(Some(key.clone()), command).await
+        self.command(Some(key.clone()), command, Metadata::new()).await
+    }
+
+    /// The commands that are executed through the returned value have this metadata. Without it, each command has a
+    /// correlation of its own.
+    #[must_use]
+    pub fn with_metadata(&self, metadata: Metadata) -> WithMetadata<'_> {
+        WithMetadata { running: self, metadata }
     }
 
     async fn command<T: EventSourced>(
         &self,
         key: Option<Key>,
         command: T::Command,
+        metadata: Metadata,
     ) -> Result<Outcome<T>, CommandError<T::Error>> {
         let collection = self.collection::<T>().ok_or(CommandError::NotRegistered(T::NAME))?;
         let change = handle::<T>(command).map_err(CommandError::Encoding)?;
-        let command = Command { collection, key, precondition: Precondition::default(), change };
+        let command = Command { collection, key, precondition: Precondition::default(), change, metadata };
         let submission = Submission { command, replies: None, waiting: self.shared.writes.wait(0), charge: None };
         let written = execute(&self.shared.aggregator, submission).await.map_err(CommandError::of)?;
         let state = written.body.map(|body| body.decode()).transpose();
@@ -188,6 +197,34 @@ impl Running {
         self.database.release();
         log::info!("stopped");
         closed.unwrap_or(Ok(()))
+    }
+}
+
+/// A running service, and the metadata of the commands that it gets. See [`Running::with_metadata`].
+pub struct WithMetadata<'a> {
+    running: &'a Running,
+    metadata: Metadata,
+}
+
+impl WithMetadata<'_> {
+    /// See [`Running::open`].
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn open<T: EventSourced>(&self, command: T::Command) -> Result<Outcome<T>, CommandError<T::Error>> {
+        self.running.command(None, command, self.metadata.clone()).await
+    }
+
+    /// See [`Running::execute`].
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn execute<T: EventSourced>(
+        &self,
+        key: &Key,
+        command: T::Command,
+    ) -> Result<Outcome<T>, CommandError<T::Error>> {
+        self.running.command(Some(key.clone()), command, self.metadata.clone()).await
     }
 }
 

@@ -27,6 +27,7 @@ use crate::domain::command::{
 };
 use crate::domain::json::{self, ValidationError};
 use crate::domain::key::{CollectionId, Key};
+use crate::domain::metadata::StoredMetadata;
 use crate::domain::revision::{JournalPosition, Revision, Version};
 use crate::memory::budget::{MemoryBudget, Reservation};
 use crate::read_model::spec::ProjectionSpec;
@@ -205,7 +206,7 @@ impl<'a> StagedBatch<'a> {
 
     /// Decides one command, and stages its result.
     fn execute(&mut self, connection: &mut SqliteConnection, command: Command) -> Result<Written, ExecuteError> {
-        let Command { collection: id, key, precondition, change } = command;
+        let Command { collection: id, key, precondition, change, metadata } = command;
         let collection = self.registry.get(id);
         let now = self.now;
         if let (Some(chosen), true) = (&key, change.creates()) {
@@ -224,7 +225,8 @@ impl<'a> StagedBatch<'a> {
         if (current.is_some() || change.creates()) && !precondition.holds(current) {
             return Err(Rejection::PreconditionFailed(current).into());
         }
-        let at = CommandContext { key: &key, version: row.version, now, new_id: &|| Key::uuid(now) };
+        let at =
+            CommandContext { key: &key, version: row.version, now, metadata: &metadata, new_id: &|| Key::uuid(now) };
         let (mut decoded, charge) = self.take_decoded(id, &key, state).unzip();
         let decision = catch_panic(|| collection.decide(at, state, &mut decoded, change));
         let current = decision.as_ref().map_or(state, |decision| decision.after.as_ref());
@@ -241,10 +243,11 @@ impl<'a> StagedBatch<'a> {
         let restored = folded
             .map(|after| vec![StateChange { collection: id, key: key.clone(), before: None, after: Some(after) }]);
         let savepoint = self.savepoint(&changes);
-        let staged = restored.map_or(Ok(()), |restored| self.stage(restored)).and_then(|()| {
+        let cause = metadata.stored();
+        let staged = restored.map_or(Ok(()), |restored| self.stage(restored, cause.as_ref())).and_then(|()| {
             let (first_change, first_event) = (self.changes.len(), self.events.len());
-            self.stage(changes)?;
-            self.stage_events(id, &key, events);
+            self.stage(changes, cause.as_ref())?;
+            self.stage_events(id, &key, events, cause.as_ref());
             check_numbers(id, &self.changes[first_change..], &self.events[first_event..])
         });
         let projected = staged.map_err(ExecuteError::from).and_then(|()| self.project(connection, &savepoint));
@@ -302,7 +305,7 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// Stages the changes of one command as one revision, unless they change nothing.
-    fn stage(&mut self, changes: Vec<StateChange>) -> Result<(), Rejection> {
+    fn stage(&mut self, changes: Vec<StateChange>, metadata: Option<&StoredMetadata>) -> Result<(), Rejection> {
         let mut patched = Vec::with_capacity(changes.len());
         for change in changes {
             if let Some(patch) = patch(change.before.as_ref(), change.after.as_ref())? {
@@ -320,7 +323,7 @@ impl<'a> StagedBatch<'a> {
             staged.row.body = after;
             staged.folded = None;
             staged.is_changed = true;
-            let change = Change { revision, collection, key, patch, time: self.now };
+            let change = Change { revision, collection, key, patch, time: self.now, metadata: metadata.cloned() };
             self.memory.hold(change.weight());
             self.changes.push(change);
         }
@@ -328,7 +331,13 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// Stages the domain events of one command, with their versions and positions.
-    fn stage_events(&mut self, collection: CollectionId, key: &Key, events: Vec<RecordedEvent>) {
+    fn stage_events(
+        &mut self,
+        collection: CollectionId,
+        key: &Key,
+        events: Vec<RecordedEvent>,
+        metadata: Option<&StoredMetadata>,
+    ) {
         let schema = self.registry.get(collection).journaled().map_or(0, Journaled::schema);
         let staged = self.rows.entry((collection, key.clone())).or_insert_with(StagedRow::absent);
         for event in events {
@@ -336,8 +345,10 @@ impl<'a> StagedBatch<'a> {
             let version = staged.row.version.next();
             staged.row.version = version;
             staged.is_changed = true;
-            self.memory.hold(event.fields.len());
-            self.events.push(Entry { position, collection, key: key.clone(), version, schema, event, time: self.now });
+            let (key, time, metadata) = (key.clone(), self.now, metadata.cloned());
+            let entry = Entry { position, collection, key, version, schema, event, time, metadata };
+            self.memory.hold(entry.weight());
+            self.events.push(entry);
         }
     }
 

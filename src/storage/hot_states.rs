@@ -96,6 +96,7 @@ mod tests {
     use crate::domain::collection::{BusinessRule, EventSourced, Keys, Registry, Root};
     use crate::domain::command::{Command, Verb};
     use crate::domain::key::Key;
+    use crate::domain::metadata::Metadata;
     use crate::domain::precondition::Precondition;
     use crate::domain::revision::{Revision, Version};
     use crate::storage::database::Database;
@@ -282,7 +283,8 @@ mod tests {
                 let verb = if verb == "open" { Verb::Replace } else { Verb::Command(&verb) };
                 let change = registry.get(collection).change(verb, json).unwrap();
                 let key = Some(Key::parse(&format!("k{key}")).unwrap());
-                Command { collection, key, precondition: Precondition::default(), change }
+                let (precondition, metadata) = (Precondition::default(), Metadata::default());
+                Command { collection, key, precondition, change, metadata }
             });
             let mut commands = commands.collect::<Vec<_>>().into_iter();
             format!("{:?}", self.writer.commit(&mut commands, NOW))

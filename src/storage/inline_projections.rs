@@ -171,7 +171,8 @@ fn replay_changes(
             Ok::<_, StoreError>(())
         })?;
         for (key, at, body) in &rows {
-            let event = Event { at: *at, time: now, collection, key, what: What::Change { patch: body } };
+            let what = What::Change { patch: body };
+            let event = Event { at: *at, time: now, collection, key, metadata: None, what };
             apply(connection, projection, &event)?;
         }
     }
@@ -240,6 +241,7 @@ fn domain_event<'a>(registry: &Registry, entry: &'a Entry) -> Event<'a> {
         time: entry.time,
         collection: registry.get(entry.collection).name(),
         key: &entry.key,
+        metadata: entry.metadata.as_ref(),
         what: What::Domain {
             version: entry.version.number(),
             kind: &entry.event.kind,
@@ -255,6 +257,7 @@ fn change_event<'a>(registry: &Registry, change: &'a Change) -> Event<'a> {
         time: change.time,
         collection: registry.get(change.collection).name(),
         key: &change.key,
+        metadata: change.metadata.as_ref(),
         what: What::Change { patch: &change.patch },
     }
 }

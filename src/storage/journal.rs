@@ -12,6 +12,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Fold, Journaled, Registry};
 use crate::domain::command::RecordedEvent;
 use crate::domain::key::{CollectionId, Key};
+use crate::domain::metadata::StoredMetadata;
 use crate::domain::revision::{JournalPosition, Version};
 
 /// A domain event with its position.
@@ -26,6 +27,16 @@ pub(crate) struct Entry {
     pub(crate) schema: i64,
     pub(crate) event: RecordedEvent,
     pub(crate) time: Timestamp,
+    /// `None` for what was written before there was any.
+    pub(crate) metadata: Option<StoredMetadata>,
+}
+
+impl Entry {
+    /// The memory that its texts take, in bytes.
+    pub(crate) fn weight(&self) -> usize {
+        let metadata = self.metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
+        self.event.fields.len() + self.key.as_str().len() + metadata
+    }
 }
 
 /// Adds an event.
@@ -40,6 +51,7 @@ pub(super) fn append(connection: &mut SqliteConnection, registry: &Registry, ent
             journal::schema.eq(entry.schema),
             journal::body.eq(&entry.event.fields),
             journal::time.eq(entry.time.milliseconds()),
+            journal::metadata.eq(entry.metadata.as_ref().map(StoredMetadata::as_str)),
         ))
         .execute(connection)?;
     Ok(())
@@ -86,7 +98,7 @@ pub(super) fn after(
         if only.is_some_and(|only| !only.contains(&entry.collection)) {
             continue;
         }
-        bytes += entry.event.fields.len() + entry.key.as_str().len();
+        bytes += entry.weight();
         entries.push(entry);
         if bytes >= limit.bytes || entries.len() >= limit.items {
             break;
@@ -126,17 +138,17 @@ pub(super) fn of_aggregate(
             break;
         }
         let Some(entry) = entry(registry, row?) else { continue };
-        bytes += entry.event.fields.len();
+        bytes += entry.weight();
         page.entries.push(entry);
     }
     Ok(page)
 }
 
-type Columns = (i64, String, String, i64, String, i64, String, i64);
+type Columns = (i64, String, String, i64, String, i64, String, i64, Option<String>);
 
 /// `None` if the collection is not registered. A service does not start on a database with such a collection.
 fn entry(registry: &Registry, row: Columns) -> Option<Entry> {
-    let (position, collection, key, version, kind, schema, fields, time) = row;
+    let (position, collection, key, version, kind, schema, fields, time, metadata) = row;
     Some(Entry {
         position: JournalPosition::from_raw(position),
         collection: registry.id(&collection)?,
@@ -145,6 +157,7 @@ fn entry(registry: &Registry, row: Columns) -> Option<Entry> {
         schema,
         event: RecordedEvent { kind, fields },
         time: Timestamp::from_milliseconds(time),
+        metadata: metadata.as_deref().map(StoredMetadata::from_db),
     })
 }
 

@@ -7,8 +7,9 @@ use diesel::sqlite::SqliteConnection;
 use super::error::StoreError;
 use super::verified::Verified;
 
-/// Positions are 1, 2, 3 …, and so are the versions of an aggregate; bodies are JSON objects.
-const JOURNAL: [&str; 3] = [
+/// Positions are 1, 2, 3 …, and so are the versions of an aggregate; bodies are JSON objects, and so is metadata, if there is
+/// any.
+const JOURNAL: [&str; 4] = [
     "SELECT 'it has ' || COUNT(*) || ' events, but its last position is ' || MAX(position) || ' and its first '
         || MIN(position) AS line
      FROM journal HAVING COUNT(*) > 0 AND (MAX(position) <> COUNT(*) OR MIN(position) <> 1)",
@@ -17,6 +18,9 @@ const JOURNAL: [&str; 3] = [
      FROM journal GROUP BY collection, key HAVING MAX(version) <> COUNT(*) OR MIN(version) <> 1",
     "SELECT 'the event at position ' || position || ' is no JSON object' AS line FROM journal
      WHERE NOT json_valid(body) OR json_type(CASE WHEN json_valid(body) THEN body ELSE 'null' END) <> 'object'",
+    "SELECT 'the metadata of the event at position ' || position || ' is no JSON object' AS line FROM journal
+     WHERE metadata IS NOT NULL
+        AND (NOT json_valid(metadata) OR json_type(CASE WHEN json_valid(metadata) THEN metadata ELSE 'null' END) <> 'object')",
 ];
 
 /// Each epoch begins where the one before it ended, or later, and none begins beyond the end.

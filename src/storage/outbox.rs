@@ -3,20 +3,21 @@
 use diesel::connection::LoadConnection;
 use diesel::prelude::*;
 use diesel::row::{Field, Row as _};
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel::sqlite::{SqliteConnection, SqliteValue};
 
 use super::counters::horizon;
 use super::error::StoreError;
 use super::page::{PageLimit, Progress, Span};
 use super::retained::Retained;
-use super::schema::{metadata, outbox};
+use super::schema::{self, outbox};
 use super::sighting::{self, Rows, Sighting};
 use super::statement::statement;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::feed::{Feed, Member};
 use crate::domain::key::{CollectionId, Key};
+use crate::domain::metadata::StoredMetadata;
 use crate::domain::revision::Revision;
 
 /// A change event: what one revision changed of one aggregate.
@@ -28,6 +29,8 @@ pub(crate) struct Change {
     /// A merge patch (RFC 7396), as JSON text.
     pub(crate) patch: String,
     pub(crate) time: Timestamp,
+    /// `None` for what was written before there was any.
+    pub(crate) metadata: Option<StoredMetadata>,
 }
 
 impl Change {
@@ -38,7 +41,8 @@ impl Change {
 
     /// The memory that it takes in bytes, approximately.
     pub(crate) fn weight(&self) -> usize {
-        self.patch.len() + self.key.as_str().len() + size_of::<Self>()
+        let metadata = self.metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
+        self.patch.len() + self.key.as_str().len() + metadata + size_of::<Self>()
     }
 }
 
@@ -54,6 +58,7 @@ pub(super) fn append(
         key: change.key.as_str(),
         patch: &change.patch,
         time: change.time.milliseconds(),
+        metadata: change.metadata.as_ref().map(StoredMetadata::as_str),
     }
     .execute(connection)?;
     Ok(())
@@ -61,11 +66,12 @@ pub(super) fn append(
 
 statement! {
     struct AppendChange<'a> {
-        "INSERT INTO outbox (revision, collection, key, patch, time) VALUES (" revision: i64 as BigInt,
+        "INSERT INTO outbox (revision, collection, key, patch, time, metadata) VALUES (" revision: i64 as BigInt,
         ", " collection: &'a str as Text,
         ", " key: &'a str as Text,
         ", " patch: &'a str as Text,
         ", " time: i64 as BigInt,
+        ", " metadata: Option<&'a str> as Nullable<Text>,
     }
     ")"
 }
@@ -88,8 +94,10 @@ pub(super) fn changes(
     let mut changes = Vec::new();
     let to = scan_rows(connection, registry, feed, span, limit, |revision, Member { collection, key, patch }, row| {
         let time = Timestamp::from_milliseconds(with_value(row, TIME, |mut time| time.read_long())?);
-        changes.push(Change { revision, collection, key: Key::from_db(key), patch: patch.to_owned(), time });
-        Ok(())
+        let metadata = metadata(row)?;
+        let beside = metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
+        changes.push(Change { revision, collection, key: Key::from_db(key), patch: patch.to_owned(), time, metadata });
+        Ok(beside)
     })?;
     Ok(Changes { changes, to })
 }
@@ -114,7 +122,7 @@ pub(super) fn replay(
             members.clear();
         }
         members.push(member);
-        Ok(())
+        Ok(0)
     })?;
     if let Some(complete) = current {
         each(complete, &members);
@@ -178,22 +186,23 @@ const KEY: usize = 1;
 const PATCH: usize = 2;
 const COLLECTION: usize = 3;
 const TIME: usize = 4;
+const METADATA: usize = 5;
 
-/// Calls `take` with the rows of a feed in a span of revisions, until the page is full. Returns the last revision of the
-/// page.
+/// Calls `take` with the rows of a feed in a span of revisions, until the page is full. `take` returns the bytes that it has
+/// read beside the member. Returns the last revision of the page.
 fn scan_rows(
     connection: &mut SqliteConnection,
     registry: &Registry,
     feed: &Feed,
     Span { after, to }: Span,
     limit: PageLimit,
-    mut take: impl FnMut(Revision, Member<'_>, &BorrowedRow<'_, '_>) -> Result<(), StoreError>,
+    mut take: impl FnMut(Revision, Member<'_>, &BorrowedRow<'_, '_>) -> Result<usize, StoreError>,
 ) -> Result<Revision, StoreError> {
     let last = to.min(Revision::from_raw(after.number() + PAGE_REVISIONS));
     let query = outbox::table
         .filter(outbox::revision.gt(after.number()).and(outbox::revision.le(last.number())))
         .order((outbox::revision, outbox::collection, outbox::key))
-        .select((outbox::revision, outbox::key, outbox::patch, outbox::collection, outbox::time));
+        .select((outbox::revision, outbox::key, outbox::patch, outbox::collection, outbox::time, outbox::metadata));
     let mut page = OpenPage { registry, feed, limit, bytes: 0, revisions: 0, last: None };
     let filled = match feed.collection() {
         None => page.fill(connection.load(query)?, &mut take)?,
@@ -233,7 +242,7 @@ impl OpenPage<'_> {
     fn fill<'connection, 'query: 'connection>(
         &mut self,
         rows: impl Iterator<Item = QueryResult<BorrowedRow<'connection, 'query>>>,
-        take: &mut impl FnMut(Revision, Member<'_>, &BorrowedRow<'_, '_>) -> Result<(), StoreError>,
+        take: &mut impl FnMut(Revision, Member<'_>, &BorrowedRow<'_, '_>) -> Result<usize, StoreError>,
     ) -> Result<Filled, StoreError> {
         for row in rows {
             let row = &row?;
@@ -256,8 +265,10 @@ impl OpenPage<'_> {
                 }
                 with_value(row, PATCH, |mut patch| {
                     let patch = patch.read_text();
-                    self.bytes += EVENT_OVERHEAD + key.len() + patch.len();
-                    take(revision, Member { collection, key, patch }, row).map(|()| true)
+                    take(revision, Member { collection, key, patch }, row).map(|beside| {
+                        self.bytes += EVENT_OVERHEAD + key.len() + patch.len() + beside;
+                        true
+                    })
                 })?
             })?;
             if !fits? {
@@ -292,6 +303,13 @@ fn with_value<'row, T>(
     value.map(look).ok_or_else(|| StoreError::Corrupt(format!("column {column} of a change event is null")))
 }
 
+/// The metadata of a row; `None` for what was written before there was any.
+fn metadata(row: &BorrowedRow<'_, '_>) -> Result<Option<StoredMetadata>, StoreError> {
+    let field = row.get(METADATA);
+    let field = field.ok_or_else(|| StoreError::Corrupt("a change event has no column for its metadata".to_owned()))?;
+    Ok(field.value().map(|mut text| StoredMetadata::from_db(text.read_text())))
+}
+
 /// The maximum number of events that one transaction deletes, so that no command waits for long.
 const EVENTS_PER_TRANSACTION: i64 = 10_000;
 
@@ -324,7 +342,7 @@ pub(super) fn prune(connection: &mut SqliteConnection, retained: Retained) -> Re
         }
         if let Some(last) = deleted {
             diesel::delete(outbox::table.filter(outbox::revision.le(last))).execute(connection)?;
-            diesel::update(metadata::table).set(metadata::pruned.eq(last)).execute(connection)?;
+            diesel::update(schema::metadata::table).set(schema::metadata::pruned.eq(last)).execute(connection)?;
         }
         let has_more = i64::try_from(oldest.len()).is_ok_and(|read| read == EVENTS_PER_TRANSACTION);
         Ok(if has_more { progress } else { Progress::Done })

@@ -16,6 +16,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Derivation, Journaled, Registry};
 use crate::domain::history::History;
 use crate::domain::key::{CollectionId, Key};
+use crate::domain::metadata::Metadata;
 use crate::domain::revision::{Revision, Version};
 use crate::read_model::spec::ProjectionSpec;
 
@@ -63,8 +64,7 @@ impl Registration<'_> {
         // In a new database, the empty document already has every collection.
         if known.is_none() && state == DatabaseState::Existing {
             let revision = next_revision(connection, name)?;
-            let added =
-                Change { revision, collection: id, key: Key::from_db(""), patch: "{}".to_owned(), time: self.now };
+            let added = self.change(revision, id, Key::from_db(""), "{}".to_owned());
             outbox::append(connection, self.registry, &added)?;
         }
         if let Some(derivation) = collection.derivation() {
@@ -74,6 +74,11 @@ impl Registration<'_> {
             self.refold(connection, id, journaled)?;
         }
         Ok(())
+    }
+
+    /// A change by the service itself.
+    fn change(self, revision: Revision, collection: CollectionId, key: Key, patch: String) -> Change {
+        Change { revision, collection, key, patch, time: self.now, metadata: Metadata::of_service().stored() }
     }
 
     /// Computes a derived collection from its source, and writes the rows that differ.
@@ -140,7 +145,7 @@ impl Registration<'_> {
         for Recomputed { key, version, body, patch } in recomputed {
             let row = aggregates::Row { revision, version: *version, body: body.clone() };
             aggregates::save(connection, name, key, &row, self.now)?;
-            let change = Change { revision, collection: id, key: key.clone(), patch: patch.clone(), time: self.now };
+            let change = self.change(revision, id, key.clone(), patch.clone());
             outbox::append(connection, self.registry, &change)?;
             changes.push(change);
         }

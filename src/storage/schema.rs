@@ -40,6 +40,7 @@ diesel::table! {
         schema -> BigInt,
         body -> Text,
         time -> BigInt,
+        metadata -> Nullable<Text>,
     }
 }
 
@@ -66,6 +67,7 @@ diesel::table! {
         key -> Text,
         patch -> Text,
         time -> BigInt,
+        metadata -> Nullable<Text>,
     }
 }
 

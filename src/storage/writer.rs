@@ -265,6 +265,7 @@ mod tests {
     use crate::domain::collection::Document;
     use crate::domain::command::Verb;
     use crate::domain::key::Key;
+    use crate::domain::metadata::Metadata;
     use crate::domain::precondition::Precondition;
 
     #[derive(Serialize, Deserialize, JsonSchema)]
@@ -303,7 +304,8 @@ mod tests {
         let mut write = |key: Option<Key>, verb, text: &str| {
             let body = serde_json::json!({ "text": text });
             let change = registry.get(notes).change(verb, body).unwrap();
-            let command = Command { collection: notes, key, precondition: Precondition::default(), change };
+            let (precondition, metadata) = (Precondition::default(), Metadata::new());
+            let command = Command { collection: notes, key, precondition, change, metadata };
             writer.commit(&mut vec![command].into_iter(), now).unwrap().answers.remove(0).unwrap().key
         };
         for _ in 0..3 {

@@ -409,6 +409,7 @@ mod tests {
     use super::*;
     use crate::domain::collection::{Document, Registry};
     use crate::domain::command::Verb;
+    use crate::domain::metadata::Metadata;
     use crate::domain::precondition::Precondition;
     use crate::memory::budget::MemoryBudget;
 
@@ -436,7 +437,8 @@ mod tests {
         let send = |number| {
             let text = format!("{number}{}", "x".repeat(30_000));
             let change = registry.get(collection).change(Verb::Create, serde_json::json!({ "text": text })).unwrap();
-            let command = Command { collection, key: None, precondition: Precondition::default(), change };
+            let (precondition, metadata) = (Precondition::default(), Metadata::default());
+            let command = Command { collection, key: None, precondition, change, metadata };
             let (reply_to, answered) = oneshot::channel();
             let waiting = aggregator.metrics.wait(0);
             let request = Request { replies: None, reply_to, _waiting: waiting, charge: None };

@@ -76,10 +76,11 @@ fn the_journal_streams_every_domain_event_in_order() {
     let time = added["time"].clone();
     assert!(time.as_str().unwrap().ends_with('Z'), "{time}");
     let key = cart.strip_prefix("/carts/").unwrap();
+    let metadata = added["metadata"].clone();
     assert_eq!(
         added,
         json!({"position": 2, "collection": "carts", "key": key, "version": 2, "time": time, "kind": "ItemAdded",
-            "schema": 1, "body": {"item": "apple", "time": time}})
+            "schema": 1, "body": {"item": "apple", "time": time}, "metadata": metadata})
     );
     let opened = events[2].patch();
     assert_eq!(
@@ -173,7 +174,7 @@ fn an_id_read_before_its_commit_is_announced_is_valid() {
     // The state between a commit and its announcement by the aggregator.
     sql(
         app.database(),
-        "INSERT INTO journal SELECT 5, collection, key, 4, kind, schema, body, time FROM journal WHERE position = 4",
+        "INSERT INTO journal SELECT 5, collection, key, 4, kind, schema, body, time, metadata FROM journal WHERE position = 4",
     );
     assert_eq!(page(&app, &format!("?lastEventId={four}"))["cursor"], five);
     assert_eq!(page(&app, &format!("?lastEventId={five}")), json!({"events": [], "cursor": five}));

@@ -41,6 +41,7 @@ mod law;
 mod levels;
 mod limits;
 mod long_reads;
+mod metadata;
 mod metrics;
 mod migrations;
 mod one_file;

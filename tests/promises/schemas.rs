@@ -216,7 +216,8 @@ fn refolded_aggregates_are_published_in_revisions_of_a_thousand() {
         UPDATE metadata SET revision = 1203, pruned = 1203;
         CREATE TEMP TABLE numbers AS
             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1203) SELECT i FROM n;
-        INSERT INTO journal SELECT i, 'tickets', 't' || i, 1, 'TicketOpened', 1, '{\"title\":\"a\"}', 0 FROM numbers;
+        INSERT INTO journal (position, collection, key, version, kind, schema, body, time)
+            SELECT i, 'tickets', 't' || i, 1, 'TicketOpened', 1, '{\"title\":\"a\"}', 0 FROM numbers;
         INSERT INTO aggregates (collection, rank, key, revision, version, body)
             SELECT 'tickets', 1000, 't' || i, i, 1, '{\"title\":\"a\",\"done\":false}' FROM numbers;",
     );

@@ -87,7 +87,8 @@ fn a_journal_stream_is_cut_in_the_middle_of_a_replay() {
     sql(
         app.database(),
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000)
-         INSERT INTO journal SELECT i, 'accounts', 'a', i, 'AmountBooked', 1, '{\"text\":\"' || hex(zeroblob(200)) || '\"}', 0
+         INSERT INTO journal (position, collection, key, version, kind, schema, body, time)
+         SELECT i, 'accounts', 'a', i, 'AmountBooked', 1, '{\"text\":\"' || hex(zeroblob(200)) || '\"}', 0
          FROM n",
     );
     app.resume();

@@ -166,7 +166,7 @@ fn verify_reports_counters_epochs_and_journals_that_contradict_the_rows() {
                 "persons: the next key is 1, but there is 1",
             ),
             (
-                "INSERT INTO outbox VALUES (12, 'boxes', '1', '{}', 0)",
+                "INSERT INTO outbox VALUES (12, 'boxes', '1', '{}', 0, NULL)",
                 "there are rows of boxes, which is no collection",
             ),
             ("UPDATE metadata SET epoch = 'otherone'", "the last epoch is not that of the database, otherone"),
@@ -176,6 +176,7 @@ fn verify_reports_counters_epochs_and_journals_that_contradict_the_rows() {
             ("DELETE FROM journal WHERE position = 5", "it has 10 events, but its last position is 11"),
             ("UPDATE journal SET version = 7 WHERE position = 11", "it has 2 events, but its last version is 7"),
             ("UPDATE journal SET body = '[' WHERE position = 11", "the event at position 11 is no JSON object"),
+            ("UPDATE journal SET metadata = '[]' WHERE position = 2", "the metadata of the event at position 2 is no"),
         ],
     );
 }

@@ -142,6 +142,7 @@ mod tests {
     use super::*;
     use crate::domain::clock::Timestamp;
     use crate::domain::key::Key;
+    use crate::domain::metadata::Metadata;
     use crate::domain::revision::Version;
 
     #[derive(Serialize, serde::Deserialize, JsonSchema)]
@@ -164,6 +165,7 @@ mod tests {
             key: &key,
             version: Version::ZERO,
             now: Timestamp::from_milliseconds(0),
+            metadata: &Metadata::default(),
             new_id: &|| Key::of_number(1),
         };
         Ok(tasks.decide(context, before, &mut None, change)?.after)

@@ -9,6 +9,7 @@ use super::{Keys, singular};
 use crate::domain::clock::Timestamp;
 use crate::domain::command::CommandContext;
 use crate::domain::key::Key;
+use crate::domain::metadata::Metadata;
 
 /// An aggregate whose source of truth is the sequence of its domain events
 /// ([Event Sourcing](https://martinfowler.com/eaaDev/EventSourcing.html)).
@@ -122,6 +123,12 @@ impl<'a, T: EventSourced> Root<'a, T> {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.context.now
+    }
+
+    /// Who caused the command, and why. The journal keeps it beside the events, so that they need not have it.
+    #[must_use]
+    pub fn metadata(&self) -> &'a Metadata {
+        self.context.metadata
     }
 
     /// Generates an identity for an entity inside the aggregate.

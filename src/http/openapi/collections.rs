@@ -29,6 +29,15 @@ const WRITE: [Kind; 12] = [
     Kind::NoSpace,
 ];
 
+/// The headers that a write may have.
+const WRITE_HEADERS: [&str; 5] = [
+    "If-Match-header",
+    "If-None-Match-header",
+    "X-Correlation-Id-header",
+    "X-Causation-Id-header",
+    "traceparent-header",
+];
+
 /// The media types of a patch.
 const PATCH_TYPES: [&str; 2] = ["application/merge-patch+json", JSON];
 
@@ -136,7 +145,7 @@ impl Writer<'_> {
                 &format!("Create a {singular}"),
                 "The service assigns the key, which is the end of the path of the new aggregate.",
             )
-            .shared(&["If-Match-header", "If-None-Match-header"])
+            .shared(&WRITE_HEADERS)
             .body(&[JSON], &schema, self.requires_body(&schema));
         let operation = operation.response(self.written(201, "created"));
         self.write_problems(operation, &[])
@@ -153,7 +162,7 @@ impl Writer<'_> {
         let operation = self
             .operation(&format!("{id} {}", self.name), &summary, "")
             .parameter(self.key())
-            .shared(&["If-Match-header", "If-None-Match-header"])
+            .shared(&WRITE_HEADERS)
             .body(&[JSON], &schema, self.requires_body(&schema));
         let operation = operation.response(self.written(status, outcome));
         self.write_problems(operation, kinds)
@@ -170,7 +179,7 @@ impl Writer<'_> {
                 "A JSON merge patch (RFC 7396): members that are not in it stay, and null removes one.",
             )
             .parameter(self.key())
-            .shared(&["If-Match-header", "If-None-Match-header"])
+            .shared(&WRITE_HEADERS)
             .body(&PATCH_TYPES, &schema, Required::Yes);
         let operation = operation.response(self.written(200, "changed"));
         self.write_problems(operation, &[Kind::NotFound])
@@ -181,7 +190,7 @@ impl Writer<'_> {
         let operation = self
             .operation(&format!("delete {}", self.name), &format!("Delete a {singular}"), "")
             .parameter(self.key())
-            .shared(&["If-Match-header", "If-None-Match-header"])
+            .shared(&WRITE_HEADERS)
             .response(Success::new(204, format!("The {singular} was deleted.")).headers(&["X-Revision", "X-Epoch"]));
         self.write_problems(operation, &[Kind::NotFound])
     }
@@ -197,7 +206,7 @@ impl Writer<'_> {
             let operation = self
                 .operation(&format!("{} {}", self.name, command.name), &summary, description)
                 .parameter(self.key())
-                .shared(&["If-Match-header", "If-None-Match-header"])
+                .shared(&WRITE_HEADERS)
                 .body(&[JSON], &schema, self.requires_body(&schema));
             let operation = operation.response(self.written(200, "changed"));
             let operation = self.write_problems(operation, &[Kind::NotFound]);

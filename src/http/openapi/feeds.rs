@@ -8,6 +8,7 @@ use super::parameters;
 use super::problems::{COMMON, Problems};
 use super::writer::Writer;
 use crate::domain::collection::{Journaled, Registry};
+use crate::domain::metadata::MAX_METADATA_LENGTH;
 use crate::http::feeds::MAX_KEYS;
 use crate::http::problem::Kind;
 use crate::http::respond::{JSON, NDJSON, SSE};
@@ -174,6 +175,23 @@ pub(super) fn journal(registry: &Registry, described: &[DescribedCollection], co
     json!({"get": operation.problems(problems, components).into_json()})
 }
 
+/// Who caused an event, and why.
+fn metadata() -> Value {
+    let part = |description: &str| {
+        let (length, pattern) = (MAX_METADATA_LENGTH, "^[!-~]+$");
+        json!({"type": "string", "description": description, "maxLength": length, "pattern": pattern})
+    };
+    json!({
+        "type": "object",
+        "description": "Who caused the event, and why. Events of earlier versions of the service have none.",
+        "properties": {
+            "actor": part("Who caused it."),
+            "correlation": part("What it belongs to: `X-Correlation-Id`, the trace of `traceparent`, or the id of the request."),
+            "causation": part("What directly caused it: `X-Causation-Id`, or the parent in `traceparent`."),
+        },
+    })
+}
+
 /// A domain event in the journal: one of the kinds, or one in a shape of an earlier program, which stays as it was written.
 fn event(
     components: &mut Components,
@@ -190,7 +208,7 @@ fn event(
             "properties": {
                 "position": number, "collection": {"type": "string", "const": collection}, "key": {"type": "string"},
                 "version": number, "time": {"type": "string", "format": "date-time"}, "kind": kind,
-                "schema": schema, "body": body,
+                "schema": schema, "body": body, "metadata": metadata(),
             },
         })
     };

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::domain::collection::Keys;
+use crate::domain::metadata::MAX_METADATA_LENGTH;
 use crate::http::pages::{MAX_LIMIT, MAX_WAIT_SECONDS};
 
 /// A cursor, or nothing.
@@ -27,6 +28,7 @@ pub(super) fn all(collections: &[&str]) -> Value {
     let flag = json!({"type": "boolean"});
     let text = json!({"type": "string"});
     let tags = json!({"type": "string", "pattern": TAGS, "examples": ["\"4f9c21aa.8\""]});
+    let id = json!({"type": "string", "minLength": 1, "maxLength": MAX_METADATA_LENGTH, "pattern": "^[!-~]+$"});
     let names = json!({"type": "array", "items": {"type": "string", "enum": collections}});
     let limit = json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 1000});
     let wait = json!({"type": "integer", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "default": 0});
@@ -44,6 +46,9 @@ pub(super) fn all(collections: &[&str]) -> Value {
         "wait": query("wait", "How long a page waits for an event, in seconds. For pages only: a stream ignores it.", wait),
         "collection": query("collection", "Selects collections; repeat it for several.", names),
         "If-Match-header": header("If-Match", "Entity tags, or `*`: the request is for one of these states only, and gets a 412 otherwise.", tags.clone()),
+        "X-Correlation-Id-header": header("X-Correlation-Id", "What the write belongs to. The journal keeps it with the events.", id.clone()),
+        "X-Causation-Id-header": header("X-Causation-Id", "What directly caused the write, such as the id of a message. The journal keeps it with the events.", id),
+        "traceparent-header": header("traceparent", "A trace (W3C Trace Context), in the place of the two ids above. One that is malformed is ignored.", text.clone()),
         "If-None-Match-header": header("If-None-Match", "Entity tags, or `*`: a read of one of these states is a 304, and a write to one of them a 412.", tags),
     })
 }

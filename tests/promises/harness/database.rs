@@ -69,10 +69,27 @@ pub(crate) fn enlarge(database: &Path) {
     );
 }
 
+/// The names of all migrations, oldest first.
+pub(crate) fn migrations() -> Vec<String> {
+    let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
+    let mut names: Vec<_> = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
 /// Makes a database one of the version before the last migration.
 pub(crate) fn make_older(database: &Path) {
-    let down = include_str!("../../../migrations/2026-11-25-000000_epochs/down.sql");
-    sql(database, &format!("{down}; DELETE FROM __diesel_schema_migrations WHERE version = '20261125000000'"));
+    undo_migrations(database, migrations().last().unwrap());
+}
+
+/// Undoes a migration and all later ones.
+pub(crate) fn undo_migrations(database: &Path, first: &str) {
+    for name in migrations().iter().rev().take_while(|name| name.as_str() >= first) {
+        let down = format!("{}/migrations/{name}/down.sql", env!("CARGO_MANIFEST_DIR"));
+        sql(database, &std::fs::read_to_string(down).unwrap());
+        let version = name.split('_').next().unwrap().replace('-', "");
+        sql(database, &format!("DELETE FROM __diesel_schema_migrations WHERE version = '{version}'"));
+    }
 }
 
 /// Copies a database, and executes SQL statements on the copy, which are only in its log then, as after a kill.

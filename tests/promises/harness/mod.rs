@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use app::{App, count};
 pub(crate) use client::{Client, Response};
-pub(crate) use database::{Lock, Snapshot, enlarge, lines, make_older, sql, sql_in_log};
+pub(crate) use database::{Lock, Snapshot, enlarge, lines, make_older, migrations, sql, sql_in_log, undo_migrations};
 pub(crate) use process::{Process, example, lasting_address, output_of};
 pub(crate) use small_disk::SmallDisk;
 pub(crate) use stream::{Event, Stream};

@@ -1,0 +1,2 @@
+ALTER TABLE outbox DROP COLUMN metadata;
+ALTER TABLE journal DROP COLUMN metadata;
