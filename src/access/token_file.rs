@@ -75,6 +75,10 @@ struct WrittenToken {
 /// It cannot be read, or others can read or write it.
 pub(super) fn text(path: &Path) -> Result<String, TokenFileError> {
     let unreadable = |source| TokenFileError::Unreadable { path: path.to_owned(), source };
+    // Opening a pipe would wait for its other end.
+    if !path.metadata().map_err(unreadable)?.is_file() {
+        return Err(TokenFileError::Invalid { path: path.to_owned(), why: "it is not a file".to_owned() });
+    }
     read(&File::open(path).map_err(unreadable)?, path)
 }
 
@@ -94,22 +98,20 @@ fn read(file: &File, path: &Path) -> Result<String, TokenFileError> {
     Ok(text)
 }
 
-/// The tokens in the text of a file.
+/// The tokens in the text of a file. An empty one is not a file without tokens: somebody may be about to write it.
 ///
 /// # Errors
-/// Names the token and the member that is wrong.
+/// Says where it is wrong, or names the token.
 pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<TokenEntry>, TokenFileError> {
     let invalid = |why| TokenFileError::Invalid { path: path.to_owned(), why };
-    // An empty file is one that has just been created.
     if text.trim().is_empty() {
-        return Ok(Vec::new());
+        return Err(invalid("it is empty; `duality token new` writes it".to_owned()));
     }
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let written: WrittenFile = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let (line, column) = (error.inner().line(), error.inner().column());
-        invalid(format!("{} at line {line}, column {column}: expected what `duality token new` writes", error.path()))
+    // The error itself would repeat a part of the text.
+    let written: WrittenFile = serde_json::from_str(text).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        invalid(format!("line {line}, column {column} is not what `duality token new` writes"))
     })?;
-    reader.end().map_err(|_| invalid("expected nothing after the object".to_owned()))?;
     let (mut names, mut secrets) = (HashSet::new(), HashSet::new());
     for WrittenToken { name, sha256, .. } in &written.tokens {
         if !names.insert(name) || !secrets.insert(sha256) {
@@ -143,7 +145,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Changes the tokens in a file, which is created if it is missing. Whoever reads it meanwhile sees the file before or
+/// Changes the tokens in a file, which is created if it is missing, and may be empty. Whoever reads it meanwhile sees the file before or
 /// after; other processes that change it wait.
 ///
 /// # Errors
@@ -154,7 +156,9 @@ pub(crate) fn edit<T, E: From<TokenFileError>>(
 ) -> Result<T, E> {
     let unwritable = |source| TokenFileError::Unwritable { path: path.to_owned(), source };
     let (file, path) = lock(path).map_err(unwritable)?;
-    let mut entries = parse(&read(&file, &path)?, &path)?;
+    let text = read(&file, &path)?;
+    // One that has just been created is empty.
+    let mut entries = if text.is_empty() { Vec::new() } else { parse(&text, &path)? };
     let changed = change(&mut entries)?;
     replace(&path, &entries).map_err(unwritable)?;
     drop(file);

@@ -104,11 +104,13 @@ pub(super) fn keep_private(mut response: ServiceResponse) -> ServiceResponse {
     let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let control = text(&CACHE_CONTROL).filter(|control| control.starts_with("no-cache"));
     let control = control.map(|control| HeaderValue::try_from(format!("private, {control}")));
-    let vary = text(&VARY).map_or_else(String::new, |vary| format!("{vary}, "));
+    let mut vary: Vec<_> = headers.get_all(VARY).filter_map(|vary| vary.to_str().ok()).collect();
+    vary.push("Authorization");
+    let vary = HeaderValue::try_from(vary.join(", "));
     if let Some(Ok(control)) = control {
         headers.insert(CACHE_CONTROL, control);
     }
-    if let Ok(vary) = HeaderValue::try_from(vary + "Authorization") {
+    if let Ok(vary) = vary {
         headers.insert(VARY, vary);
     }
     response

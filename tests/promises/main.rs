@@ -83,6 +83,8 @@ mod stopping;
 mod tables;
 mod tagged_logs;
 mod tidy_stops;
+mod token_feeds;
+mod token_lifetimes;
 mod tokens;
 mod typed_commands;
 mod unclean_stops;
