@@ -1,6 +1,8 @@
 //! Publishing through the public interface only, into a broker in memory that fails, forgets, and is put back.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use duality::aggregates::shipped;
@@ -170,6 +172,14 @@ impl World {
     }
 }
 
+/// They mostly wait, but each has threads and descriptors of its own.
+const SERVICES_AT_ONCE: usize = 20;
+
+/// Unlocks before the seed is used.
+fn next_of(seeds: &Mutex<RangeInclusive<u64>>) -> Option<u64> {
+    seeds.lock().unwrap().next()
+}
+
 #[test]
 fn whatever_a_broker_does_its_messages_make_the_state_and_the_journal() {
     let run = |seed| {
@@ -183,8 +193,15 @@ fn whatever_a_broker_does_its_messages_make_the_state_and_the_journal() {
             }
         }
     };
+    let seeds = &Mutex::new(1..=u64::from(cases(60)));
     std::thread::scope(|scope| {
-        (1..=u64::from(cases(60))).for_each(|seed| drop(scope.spawn(move || run(seed))));
+        for _ in 0..SERVICES_AT_ONCE {
+            scope.spawn(move || {
+                while let Some(seed) = next_of(seeds) {
+                    run(seed);
+                }
+            });
+        }
     });
 }
 
