@@ -15,7 +15,7 @@
 //! - **There is no fence.** A broker ends the connection of a client when another one has its id, and each connection begins
 //!   with the checkpoint: two services take turns, with catch-ups of their own. Their logs show it; start only one.
 
-use duality::{Carrier, CarrierError, Message, Output, Position, Settings, aggregates};
+use duality::{Carrier, CarrierError, Message, Output, Position, Settings, Stored, aggregates};
 use rumqttc::v5::mqttbytes::QoS::{AtLeastOnce, AtMostOnce};
 use rumqttc::v5::mqttbytes::v5::{Filter, Packet, PubAckReason, PublishProperties};
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
@@ -27,7 +27,7 @@ const CHECKPOINT: &str = "duality-checkpoint";
 #[derive(Default, Serialize, Deserialize)]
 struct Checkpoint {
     count: u64,
-    last: Vec<Message>,
+    last: Vec<Stored>,
 }
 
 struct Mqtt {
@@ -39,11 +39,12 @@ struct Mqtt {
 impl Carrier for Mqtt {
     async fn position(&mut self) -> Result<Position, CarrierError> {
         self.checkpoint = self.read().await?;
-        Ok(Position { first: 1, last: self.checkpoint.count, message: self.checkpoint.last.last().cloned() })
+        let last = self.checkpoint.last.last().map(|stored| stored.message.clone());
+        Ok(Position { first: 1, last: self.checkpoint.count, message: last })
     }
 
-    async fn last_of(&mut self, collection: &str) -> Result<Option<Message>, CarrierError> {
-        Ok(self.checkpoint.last.iter().find(|message| message.collection == collection).cloned())
+    async fn last_of(&mut self, collection: &str) -> Result<Option<Stored>, CarrierError> {
+        Ok(self.checkpoint.last.iter().find(|stored| stored.message.collection == collection).cloned())
     }
 
     async fn append(&mut self, expected: u64, messages: &[Message]) -> Result<(), CarrierError> {
@@ -88,10 +89,10 @@ impl Mqtt {
             Ok(())
         };
         tokio::try_join!(sent, acknowledged(&mut events, messages.len()))?;
-        self.checkpoint.count += messages.len() as u64;
-        for message in messages {
-            self.checkpoint.last.retain(|other| other.collection != message.collection);
-            self.checkpoint.last.push(message.clone());
+        for message in messages.iter().cloned() {
+            self.checkpoint.count += 1;
+            self.checkpoint.last.retain(|other| other.message.collection != message.collection);
+            self.checkpoint.last.push(Stored { number: self.checkpoint.count, message });
         }
         client.publish(CHECKPOINT, AtLeastOnce, true, serde_json::to_vec(&self.checkpoint)?).await?;
         acknowledged(&mut events, 1).await?;

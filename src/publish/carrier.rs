@@ -39,37 +39,39 @@ impl Output {
 /// The smallest one, a stream in memory:
 ///
 /// ```
-/// use duality::{Carrier, CarrierError, Message, Output, Position, Service};
+/// use duality::{Carrier, CarrierError, Message, Output, Position, Service, Stored};
 ///
 /// #[derive(Default)]
 /// struct Memory {
 ///     last: u64,
-///     messages: Vec<(u64, Message)>,
+///     messages: Vec<Stored>,
 /// }
 ///
 /// impl Carrier for Memory {
 ///     async fn position(&mut self) -> Result<Position, CarrierError> {
-///         let first = self.messages.first().map_or(self.last + 1, |(number, _)| *number);
-///         let message = self.messages.last().map(|(_, message)| message.clone());
+///         let first = self.messages.first().map_or(self.last + 1, |stored| stored.number);
+///         let message = self.messages.last().map(|stored| stored.message.clone());
 ///         Ok(Position { first, last: self.last, message })
 ///     }
 ///
-///     async fn last_of(&mut self, collection: &str) -> Result<Option<Message>, CarrierError> {
-///         let mut messages = self.messages.iter().rev().map(|(_, message)| message);
-///         Ok(messages.find(|message| message.collection == collection).cloned())
+///     async fn last_of(&mut self, collection: &str) -> Result<Option<Stored>, CarrierError> {
+///         let mut messages = self.messages.iter().rev();
+///         Ok(messages.find(|stored| stored.message.collection == collection).cloned())
 ///     }
 ///
 ///     async fn append(&mut self, expected: u64, messages: &[Message]) -> Result<(), CarrierError> {
 ///         if expected != self.last {
 ///             return Err(CarrierError::Conflict);
 ///         }
-///         self.messages.extend((expected + 1..).zip(messages.iter().cloned()));
-///         self.last += messages.len() as u64;
+///         for message in messages.iter().cloned() {
+///             self.last += 1;
+///             self.messages.push(Stored { number: self.last, message });
+///         }
 ///         Ok(())
 ///     }
 ///
 ///     async fn reset(&mut self, before: u64) -> Result<(), CarrierError> {
-///         self.messages.retain(|(number, _)| *number >= before);
+///         self.messages.retain(|stored| stored.number >= before);
 ///         Ok(())
 ///     }
 /// }
@@ -81,7 +83,7 @@ pub trait Carrier {
     fn position(&mut self) -> impl Future<Output = Result<Position, CarrierError>>;
 
     /// The last message of the stream about this collection, if it still has one.
-    fn last_of(&mut self, collection: &str) -> impl Future<Output = Result<Option<Message>, CarrierError>>;
+    fn last_of(&mut self, collection: &str) -> impl Future<Output = Result<Option<Stored>, CarrierError>>;
 
     /// Appends messages, in order, if the last message of the stream has the number `expected`. It returns when the
     /// broker has stored all of them. After an error, the stream has the first few of them or none.
@@ -100,6 +102,15 @@ pub struct Position {
     pub last: u64,
     /// That message; `None` if the stream does not have it any more, or if somebody else appended it.
     pub message: Option<Message>,
+}
+
+/// A message that a stream has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// Its place in the stream, see [`Position`].
+    pub number: u64,
+    /// The message.
+    pub message: Message,
 }
 
 /// Why a broker did not do what it was asked.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::carrier::{Output, Position};
+use super::carrier::{Output, Position, Stored};
 use super::heads::Heads;
 use super::message::{Content, Message, Part};
 use super::source::{Backlog, Batch, Resumed, Source};
@@ -308,11 +308,14 @@ impl Source for ChangeSource {
         self.registry.ids().map(|id| self.name(id)).collect()
     }
 
-    fn resume(&mut self, position: &Position, heads: &[Message]) -> Result<Resumed<Place>, StoreError> {
+    fn resume(&mut self, position: &Position, heads: &[Stored]) -> Result<Resumed<Place>, StoreError> {
         let horizon = self.horizon()?;
         let after = |message| self.place_after(message, position.last, &horizon);
         let place = position.message.as_ref().and_then(after).unwrap_or(Place::Begin);
-        Ok(Resumed { place, heads: Heads::of(heads.iter().filter(|message| self.knows(message))) })
+        Ok(Resumed {
+            place,
+            heads: Heads::of(heads.iter().map(|stored| &stored.message).filter(|message| self.knows(message))),
+        })
     }
 
     fn start_of(place: &Place) -> Option<u64> {

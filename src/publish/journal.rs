@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::carrier::{Output, Position};
+use super::carrier::{Output, Position, Stored};
 use super::heads::Heads;
 use super::message::{Content, Message, Part};
 use super::source::{Backlog, Batch, Resumed, Source};
@@ -71,22 +71,6 @@ impl JournalSource {
         Some(Place::Fork { after: end, abandoned: Abandoned { epoch, to: position } })
     }
 
-    /// The place after the last messages about the collections, whose order is not known.
-    fn place_after_all(&self, heads: &[Message], current: JournalPosition) -> Place {
-        let Some((epoch, to)) = heads.iter().filter_map(|message| read(&message.id)).max_by_key(|(_, to)| *to) else {
-            return Place::After(JournalPosition::ZERO);
-        };
-        let is_fork = |message: &Message| {
-            message.content == Content::Fork
-                || matches!(self.place_after(&message.id, current), Some(Place::Fork { .. }))
-        };
-        // Which of them are abandoned depends on the order, so all of them are.
-        if heads.iter().any(is_fork) {
-            return Place::Fork { after: JournalPosition::ZERO, abandoned: Abandoned { epoch, to } };
-        }
-        Place::After(to)
-    }
-
     /// The last position of an epoch. Of one that this database does not know, it has nothing.
     fn end_of(&self, epoch: &Epoch) -> JournalPosition {
         self.reader.epochs().end_of_positions(epoch).unwrap_or(JournalPosition::ZERO)
@@ -148,17 +132,19 @@ impl Source for JournalSource {
         journaled.chain([WHOLE]).collect()
     }
 
-    fn resume(&mut self, position: &Position, heads: &[Message]) -> Result<Resumed<Place>, StoreError> {
+    fn resume(&mut self, position: &Position, heads: &[Stored]) -> Result<Resumed<Place>, StoreError> {
         let current = self.position()?;
-        let place = position.message.as_ref().and_then(|message| self.place_after(&message.id, current));
-        // The last message was removed, or is of somebody else.
-        let place = place.unwrap_or_else(|| self.place_after_all(heads, current));
+        // The last message may have been removed, or be of somebody else.
+        let last_head = || heads.iter().max_by_key(|stored| stored.number).map(|stored| &stored.message);
+        let last = position.message.as_ref().or_else(last_head);
+        let place = last.and_then(|message| self.place_after(&message.id, current));
+        let place = place.unwrap_or(Place::After(JournalPosition::ZERO));
         let (Place::After(after) | Place::Fork { after, .. }) = &place;
         // What comes after the place comes again.
         let is_before = |message: &&Message| {
             read(&message.id).is_some_and(|(epoch, position)| position <= self.end_of(&epoch).min(*after))
         };
-        let heads = Heads::of(heads.iter().filter(is_before));
+        let heads = Heads::of(heads.iter().map(|stored| &stored.message).filter(is_before));
         Ok(Resumed { place, heads })
     }
 

@@ -14,7 +14,7 @@ pub(crate) use self::connection::Broker;
 use self::connection::Connection;
 use self::owner::Ownership;
 use self::stream::{Place, Standing};
-use super::carrier::{Carrier, CarrierError, Output, Position};
+use super::carrier::{Carrier, CarrierError, Output, Position, Stored};
 use super::message::Message;
 
 /// How long the work on a call may take. The publisher waits somewhat longer.
@@ -87,7 +87,7 @@ impl Carrier for NatsCarrier {
         in_time(self.find_position()).await
     }
 
-    async fn last_of(&mut self, collection: &str) -> Result<Option<Message>, CarrierError> {
+    async fn last_of(&mut self, collection: &str) -> Result<Option<Stored>, CarrierError> {
         in_time(self.place.last_of(&self.connection, collection)).await
     }
 

@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use actix::clock::timeout;
 
-use super::carrier::{Carrier, CarrierError, Output, Position};
+use super::carrier::{Carrier, CarrierError, Output, Position, Stored};
 use super::error::{ANSWER_TIMEOUT, PublishError};
 use super::heads::Heads;
-use super::message::Message;
 use super::source::{Backlog, Batch, Resumed, Source};
 use super::status::Status;
 use crate::storage::page::Progress;
@@ -141,7 +140,7 @@ impl<C: Carrier, S: Source> Publisher<C, S> {
 }
 
 /// The last message about each collection, if the stream has one.
-async fn heads<C: Carrier, S: Source>(carrier: &mut C, source: &S) -> Result<Vec<Message>, PublishError> {
+async fn heads<C: Carrier, S: Source>(carrier: &mut C, source: &S) -> Result<Vec<Stored>, PublishError> {
     let mut heads = Vec::new();
     for collection in source.collections() {
         heads.extend(answered(carrier.last_of(collection)).await?);

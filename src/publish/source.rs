@@ -1,6 +1,6 @@
 //! What is published: messages in an order that follows from the database, from any place on.
 
-use super::carrier::{Output, Position};
+use super::carrier::{Output, Position, Stored};
 use super::heads::Heads;
 use super::message::Message;
 use crate::storage::error::StoreError;
@@ -17,7 +17,7 @@ pub(super) trait Source {
     fn collections(&self) -> Vec<&'static str>;
 
     /// Where publishing goes on in a stream, of which `heads` are the last messages about the collections.
-    fn resume(&mut self, position: &Position, heads: &[Message]) -> Result<Resumed<Self::Place>, StoreError>;
+    fn resume(&mut self, position: &Position, heads: &[Stored]) -> Result<Resumed<Self::Place>, StoreError>;
 
     /// The first message of the stream that has a meaning, if others before it are to be removed.
     fn start_of(place: &Self::Place) -> Option<u64>;

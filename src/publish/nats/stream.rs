@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::connection::{Broker, Connection};
 use super::unavailable;
-use crate::publish::carrier::{CarrierError, Output};
+use crate::publish::carrier::{CarrierError, Output, Stored};
 use crate::publish::message::Message;
 
 /// How long a new stream knows the ids of its messages. What keeps messages from being there twice are the expected
@@ -185,9 +185,10 @@ impl Place {
         &self,
         connection: &Connection,
         collection: &str,
-    ) -> Result<Option<Message>, CarrierError> {
+    ) -> Result<Option<Stored>, CarrierError> {
         let subject = format!("{}{collection}.*", self.prefix);
-        Ok(self.stored(connection, Wanted::LastOf(subject)).await?.and_then(|stored| self.read(stored)))
+        let stored = self.stored(connection, Wanted::LastOf(subject)).await?;
+        Ok(stored.and_then(|stored| Some(Stored { number: stored.sequence, message: self.read(stored)? })))
     }
 
     /// The id of the message with this number, by which the server knows duplicates.

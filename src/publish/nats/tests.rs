@@ -9,7 +9,7 @@ use super::{Broker, NatsCarrier};
 use crate::domain::clock::Timestamp;
 use crate::domain::key::Key;
 use crate::publish::address::BrokerUrl;
-use crate::publish::carrier::{Carrier, CarrierError, Output, Position};
+use crate::publish::carrier::{Carrier, CarrierError, Output, Position, Stored};
 use crate::publish::message::{Content, Message, Part};
 
 /// A change of one aggregate.
@@ -172,8 +172,9 @@ fn the_last_message_of_a_collection_is_found_and_messages_of_others_are_none() {
         let whole = Message { key: None, ..change("places", "1", 4) };
         let messages = [change("tasks", "7", 1), change("tasks", "2", 2), change("person", "9", 3), whole.clone()];
         carrier.append(0, &messages).await.unwrap();
-        assert_eq!(carrier.last_of("tasks").await.unwrap(), Some(change("tasks", "2", 2)));
-        assert_eq!(carrier.last_of("places").await.unwrap(), Some(whole));
+        let found = Stored { number: 2, message: change("tasks", "2", 2) };
+        assert_eq!(carrier.last_of("tasks").await.unwrap(), Some(found));
+        assert_eq!(carrier.last_of("places").await.unwrap(), Some(Stored { number: 4, message: whole }));
         assert_eq!(carrier.last_of("accounts").await.unwrap(), None);
 
         let stranger = server.client().await;

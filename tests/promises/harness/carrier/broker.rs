@@ -215,10 +215,13 @@ impl Carrier for Connection {
         self.answer(Fault::NoPosition, |contents| contents.position())
     }
 
-    async fn last_of(&mut self, collection: &str) -> Result<Option<Message>, CarrierError> {
+    async fn last_of(&mut self, collection: &str) -> Result<Option<duality::Stored>, CarrierError> {
         self.answer(Fault::NoLastOf, |contents| {
-            let mut messages = contents.messages.iter().rev().filter_map(|stored| stored.message.as_ref());
-            messages.find(|message| message.collection == collection).cloned()
+            let mut messages = contents.messages.iter().rev().filter_map(|stored| {
+                let message = stored.message.as_ref().filter(|message| message.collection == collection)?;
+                Some(duality::Stored { number: stored.number, message: message.clone() })
+            });
+            messages.next()
         })
     }
 
