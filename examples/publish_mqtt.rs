@@ -39,8 +39,8 @@ struct Mqtt {
 impl Carrier for Mqtt {
     async fn position(&mut self) -> Result<Position, CarrierError> {
         self.checkpoint = self.read().await?;
-        let last = self.checkpoint.last.last().map(|stored| stored.message.clone());
-        Ok(Position { first: 1, last: self.checkpoint.count, message: last })
+        let Checkpoint { count, last } = &self.checkpoint;
+        Ok(Position { first: 1, last: *count, message: last.last().map(|last| last.message.clone()) })
     }
 
     async fn last_of(&mut self, collection: &str) -> Result<Option<Stored>, CarrierError> {
@@ -59,8 +59,7 @@ impl Carrier for Mqtt {
 impl Mqtt {
     /// A subscription begins with the retained message. What is sent to the same topic afterwards comes after it.
     async fn read(&mut self) -> Result<Checkpoint> {
-        let known = self.connection.take();
-        let (client, mut events) = known.unwrap_or_else(|| AsyncClient::new(self.options.clone(), 10));
+        let (client, mut events) = self.connection.take().unwrap_or_else(|| AsyncClient::new(self.options.clone(), 10));
         client.subscribe_many([Filter { preserve_retain: true, ..Filter::new(CHECKPOINT, AtMostOnce) }]).await?;
         client.publish(CHECKPOINT, AtMostOnce, false, format!(r#"{{"count":{}}}"#, self.checkpoint.count)).await?;
         let mut checkpoint = Checkpoint::default();
