@@ -6,7 +6,7 @@
 //! once is sent before anything that the framework writes later, and the framework waits for it as for its own bytes.
 //!
 //! This relies on when actix-http flushes, which its interface does not promise: see the test below, and `~3.20` in
-//! Cargo.toml. Without the feature `direct-write`, every chunk goes through the framework.
+//! Cargo.toml. Without the feature `direct-write`, and over TLS, every chunk goes through the framework.
 
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Result};
@@ -15,19 +15,16 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use actix_web::rt::net::TcpStream;
 use actix_web::web::{Buf as _, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::intake::Intake;
-
-/// How many bytes are read at once that may be requests: a head, mostly.
-const PIECE: usize = 2048;
+use super::transport::Transport;
 
 /// The hub's side of a connection. Both sides are on one worker thread.
 #[derive(Debug)]
 pub(crate) struct DirectWriter {
-    stream: TcpStream,
+    transport: Transport,
     /// Whether the kernel has everything that the framework wrote, and `unsent` is empty.
     framework_idle: Cell<bool>,
     /// The rest of a chunk that was written here and not taken by the kernel.
@@ -52,7 +49,7 @@ impl DirectWriter {
         if !self.framework_idle.get() {
             return WriteOutcome::Nothing;
         }
-        match self.stream.try_write(chunk) {
+        match self.transport.try_write(chunk) {
             Ok(written) if written == chunk.len() => WriteOutcome::All,
             Ok(0) | Err(_) => WriteOutcome::Nothing,
             Ok(written) => {
@@ -73,53 +70,16 @@ impl DirectWriter {
         &self.intake
     }
 
-    /// Ends a side of the connection, or both. A connection that has failed already has no sides.
+    /// Ends a side of the connection, or both.
     pub(crate) fn shut_down(&self, side: Shutdown) {
-        let _ = socket2::SockRef::from(&self.stream).shutdown(side);
-    }
-
-    /// Reads what the kernel has: a body as much as the buffer takes, and what may be requests in pieces, since the framework
-    /// parses all that it has.
-    fn read(&self, buffer: &mut ReadBuf<'_>) -> Result<()> {
-        let most = self.intake.expected().max(PIECE).min(buffer.remaining());
-        let read = if most == buffer.remaining() {
-            // Into memory that is not initialized first.
-            self.stream.try_read_buf(buffer)?
-        } else if most > PIECE {
-            let read = self.stream.try_read(buffer.initialize_unfilled_to(most))?;
-            buffer.advance(read);
-            read
-        } else {
-            // An idle connection's buffer costs only what was read.
-            let mut piece = [0; PIECE];
-            let read = self.stream.try_read(&mut piece[..most])?;
-            buffer.put_slice(&piece[..read]);
-            read
-        };
-        let is_all = read < most;
-        // The kernel had no more: clear the readiness without another system call.
-        if is_all {
-            let _ = self.stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
-        }
-        Ok(())
-    }
-
-    /// Writes what the kernel takes, or waits until it takes something.
-    fn poll_write(&self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
-        loop {
-            ready!(self.stream.poll_write_ready(context))?;
-            match self.stream.try_write(bytes) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
-            }
-        }
+        self.transport.shut_down(side);
     }
 
     /// Writes the rest of a chunk.
     fn poll_unsent(&self, context: &mut Context<'_>) -> Poll<Result<()>> {
         let mut unsent = self.unsent.borrow_mut();
         while !unsent.is_empty() {
-            match ready!(self.poll_write(context, &unsent))? {
+            match ready!(self.transport.poll_write(context, &unsent))? {
                 0 => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
                 written => unsent.advance(written),
             }
@@ -133,8 +93,8 @@ impl DirectWriter {
 pub(crate) struct Socket(Rc<DirectWriter>);
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, intake: Intake) -> Self {
-        Self(Rc::new(DirectWriter { stream, framework_idle: Cell::new(false), unsent: RefCell::default(), intake }))
+    pub(crate) fn new(transport: Transport, intake: Intake) -> Self {
+        Self(Rc::new(DirectWriter { transport, framework_idle: Cell::new(false), unsent: RefCell::default(), intake }))
     }
 
     pub(crate) fn writer(&self) -> &Rc<DirectWriter> {
@@ -146,14 +106,11 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         self.0.intake.note_progress();
         ready!(self.0.intake.poll_room(context))?;
-        loop {
-            ready!(self.0.stream.poll_read_ready(context))?;
-            let before = buffer.filled().len();
-            match self.0.read(buffer) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(|()| self.0.intake.add(&buffer.filled()[before..]))),
-            }
-        }
+        let before = buffer.filled().len();
+        // What may be requests comes in pieces, since the framework parses all that it has; a body, as much as there is.
+        ready!(self.0.transport.poll_read(context, buffer, self.0.intake.expected()))?;
+        self.0.intake.add(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -162,12 +119,13 @@ impl AsyncWrite for Socket {
         self.0.intake.note_progress();
         self.0.framework_idle.set(false);
         ready!(self.0.poll_unsent(context))?;
-        self.0.poll_write(context, bytes)
+        self.0.transport.poll_write(context, bytes)
     }
 
     /// The framework calls this when its buffer is empty.
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         ready!(self.0.poll_unsent(context))?;
+        ready!(self.0.transport.poll_flush(context))?;
         self.0.framework_idle.set(true);
         Poll::Ready(self.0.intake.note_flush())
     }
@@ -175,8 +133,7 @@ impl AsyncWrite for Socket {
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         self.0.framework_idle.set(false);
         ready!(self.0.poll_unsent(context))?;
-        socket2::SockRef::from(&self.0.stream).shutdown(Shutdown::Write)?;
-        Poll::Ready(Ok(()))
+        self.0.transport.poll_shutdown(context)
     }
 }
 
@@ -189,6 +146,7 @@ mod tests {
     use actix_http::body::{BodySize, MessageBody};
     use actix_http::{HttpService, Response};
     use actix_service::{ServiceFactoryExt as _, fn_service};
+    use actix_web::rt::net::TcpStream;
 
     use super::*;
     use crate::memory::budget::MemoryBudget;
@@ -229,7 +187,7 @@ mod tests {
                 let (stream, peer) = listener.accept().unwrap();
                 stream.set_nonblocking(true).unwrap();
                 let charge = FairShares::new(&MemoryBudget::new(1 << 20)).share(None);
-                let socket = Socket::new(TcpStream::from_std(stream).unwrap(), Intake::new(charge, None));
+                let socket = Socket::new(Transport::Plain(TcpStream::from_std(stream).unwrap()), Intake::new(charge, None));
                 let writer = Rc::clone(socket.writer());
                 let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
                 let body = Cell::new(Some(Chunks(receiver)));

@@ -15,4 +15,6 @@ pub(crate) mod relay_metrics;
 pub(crate) mod send_queue;
 pub(crate) mod session;
 pub(crate) mod stream_limiter;
+#[cfg(feature = "direct-write")]
+pub(crate) mod transport;
 pub(crate) mod watch;

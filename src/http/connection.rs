@@ -9,6 +9,8 @@ use std::time::Duration;
 use actix_web::dev::Extensions;
 use actix_web::rt::net::TcpStream;
 
+#[cfg(feature = "tls")]
+use super::tls::TlsAcceptor;
 use crate::delivery::connection_limiter::ConnectionLimiter;
 #[cfg(feature = "direct-write")]
 use crate::delivery::intake::Intake;
@@ -32,7 +34,7 @@ const SEND_BUFFER: usize = 256 * 1024;
 /// most of its receive buffer is free: over a loopback interface, at 8 KiB/s, that takes 24 seconds.
 const PATIENCE: u32 = 6;
 
-/// What connections may take.
+/// What connections may take, and how they begin.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionLimits {
     /// Further connections wait until others are closed.
@@ -45,6 +47,9 @@ pub(crate) struct ConnectionLimits {
     pub(crate) peer_timeout: Duration,
     /// How long a connection may be quiet between two requests, and how long a later head may take.
     pub(crate) keep_alive: Duration,
+    /// What connections begin with, if they are to be encrypted.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<TlsAcceptor>,
 }
 
 impl ConnectionLimits {

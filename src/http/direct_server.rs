@@ -1,7 +1,6 @@
 //! A server like the framework's own, whose connections hubs may write to.
 
 use std::fmt;
-use std::future::ready;
 use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -19,6 +18,7 @@ use super::connection::{ConnectionLimits, DISCONNECT_TIMEOUT, STOP_TIMEOUT, WRIT
 use super::half_heads::HalfHeads;
 use super::last_request::LastRequest;
 use crate::delivery::direct_write::Socket;
+use crate::delivery::transport::Transport;
 
 /// Serves an application on a listener with this many threads.
 pub(super) fn serve<F, I, S, B>(
@@ -71,8 +71,19 @@ where
         fn_service(move |stream: TcpStream| {
             set_up(&stream, limits.peer_timeout);
             let peer = stream.peer_addr().ok();
-            let admitted = limits.intake(peer.map(|peer| peer.ip())).map(|intake| (Socket::new(stream, intake), peer));
-            ready(admitted.ok_or_else(|| DispatchError::Io(ErrorKind::ConnectionRefused.into())))
+            // A connection counts before its handshake.
+            let intake = limits.intake(peer.map(|peer| peer.ip()));
+            #[cfg(feature = "tls")]
+            let tls = limits.tls.clone();
+            async move {
+                let intake = intake.ok_or_else(|| DispatchError::Io(ErrorKind::ConnectionRefused.into()))?;
+                #[cfg(feature = "tls")]
+                if let Some(tls) = tls {
+                    let transport = tls.accept(stream).await.map_err(DispatchError::Io)?;
+                    return Ok((Socket::new(transport, intake), peer));
+                }
+                Ok((Socket::new(Transport::Plain(stream), intake), peer))
+            }
         })
         .and_then(service)
     })?;

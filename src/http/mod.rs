@@ -42,4 +42,6 @@ pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod shared;
 mod spooled_response;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 mod web_files;

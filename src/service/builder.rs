@@ -43,6 +43,8 @@ use crate::read::spool_directory::{SpoolDirectory, SpoolLimits};
 use crate::read_model::projection::Projection;
 use crate::read_model::sink::Tables;
 use crate::read_model::spec::ProjectionSpec;
+#[cfg(feature = "tls")]
+use crate::service::certificate_watch::CertificateWatch;
 use crate::service::cli;
 use crate::service::control::ControlSocket;
 use crate::service::descriptors::{Capacity, raise_limit};
@@ -370,6 +372,10 @@ impl Service {
             memory,
         });
         file_check::begin(&database);
+        #[cfg(feature = "tls")]
+        let certificate = settings.certificate_files().map(|files| CertificateWatch::new(files, &database)).transpose()?;
+        #[cfg(feature = "tls")]
+        certificate.iter().for_each(|certificate| certificate.begin(&relaying.handle()));
         let control = ControlSocket::open(&database, shared.clone(), &relaying.handle());
         Ok(Running {
             addresses: Vec::new(),
@@ -379,6 +385,8 @@ impl Service {
             shared,
             database,
             control,
+            #[cfg(feature = "tls")]
+            certificate,
             writing,
             reading: std::iter::once(relaying).chain(projecting).chain(publishing).collect(),
             cutting: None,
@@ -409,7 +417,7 @@ async fn reason_to_stop(running: &Running, signals: &mut Signals, heartbeat: Dur
 
 /// What SIGHUP asks a service with these settings for.
 fn hangup(settings: &Settings) -> Hangup {
-    if settings.tokens.is_some() { Hangup::Reloads } else { Hangup::Stops }
+    if settings.tokens.is_some() || settings.tls_cert.is_some() { Hangup::Reloads } else { Hangup::Stops }
 }
 
 /// Who may reach a service with these settings.
@@ -425,6 +433,8 @@ async fn start_server(
 ) -> io::Result<(ServerHandle, SocketAddr)> {
     let address = listener.local_addr()?;
     let settings = &running.settings;
+    #[cfg(feature = "tls")]
+    let tls = running.certificate.as_ref().map(CertificateWatch::acceptor).transpose().map_err(io::Error::other)?;
     let server = serve(
         listener,
         ServerConfig {
@@ -436,6 +446,8 @@ async fn start_server(
                 memory: Arc::clone(&running.shared.bodies.memory),
                 peer_timeout: settings.peer_timeout,
                 keep_alive: settings.keep_alive,
+                #[cfg(feature = "tls")]
+                tls,
             },
             cors_origins: settings.cors_origin.clone(),
             heartbeat: settings.heartbeat,

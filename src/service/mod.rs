@@ -1,6 +1,8 @@
 //! The one place that wires everything.
 
 pub(crate) mod builder;
+#[cfg(feature = "tls")]
+mod certificate_watch;
 mod cli;
 mod control;
 mod copies;

@@ -23,6 +23,8 @@ use crate::http::server::Hubs;
 use crate::http::shared::Shared;
 use crate::read::pool::{FoldAggregate, ReadAggregates};
 use crate::read_model::error::ProjectionError;
+#[cfg(feature = "tls")]
+use crate::service::certificate_watch::CertificateWatch;
 use crate::service::control::ControlSocket;
 use crate::service::memory_limits::InvalidMemory;
 use crate::service::settings::{InvalidSetting, Settings};
@@ -43,6 +45,9 @@ pub struct Running {
     pub(super) database: Arc<Database>,
     /// `None` for a private database, or if the socket cannot be created.
     pub(super) control: Option<ControlSocket>,
+    /// `None` without TLS.
+    #[cfg(feature = "tls")]
+    pub(super) certificate: Option<CertificateWatch>,
     /// The thread of the aggregator.
     pub(super) writing: Arbiter,
     /// The threads of the relay and of the projections.
@@ -159,8 +164,12 @@ impl Running {
         self.database.health().wait_until_replaced().await;
     }
 
-    /// Reads the file of the tokens again, if there is one, as it is done anyway when it has changed.
+    /// Reads again what is read from files that may change while the service runs: the certificate with its private key, and the
+    /// tokens. What cannot be read stays as it was, and the log and `/healthz` say so. The service looks for changes by itself
+    /// as well.
     pub fn reload(&self) {
+        #[cfg(feature = "tls")]
+        self.certificate.iter().for_each(CertificateWatch::reload);
         if let Some(tokens) = &self.shared.tokens {
             tokens.reload();
         }
@@ -432,6 +441,9 @@ pub enum StartError {
     /// The file of `--tokens` cannot be used.
     #[error("{0}")]
     Tokens(String),
+    /// The certificate, or what TLS needs besides, cannot be had.
+    #[error("cannot begin with TLS: {0}")]
+    Certificate(String),
     /// The process cannot handle signals.
     #[error("cannot handle signals")]
     Signal(#[source] std::io::Error),

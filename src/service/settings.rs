@@ -5,6 +5,7 @@ mod origin;
 mod publishing;
 mod range;
 mod tasks;
+mod tls;
 mod unusual;
 
 use std::convert::Infallible;
@@ -218,6 +219,15 @@ pub struct Settings {
     #[arg(long, help_heading = SECURITY, env = "DUALITY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = trimmed)]
     pub cors_origin: Vec<String>,
 
+    /// A file in PEM with the certificate of the service and those between it and a root: clients then need https. It is read
+    /// again when it changes, and after SIGHUP.
+    #[arg(long, help_heading = SECURITY, env = "DUALITY_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The file in PEM with the private key of that certificate, which may be the same.
+    #[arg(long, help_heading = SECURITY, env = "DUALITY_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+
     /// The servers of a NATS system with JetStream into which change events and domain events are published:
     /// `nats://host:4222`, or `tls://user:password@host:4222`; separate several with commas.
     #[arg(long, help_heading = PUBLISHING, env = "DUALITY_PUBLISH", hide_env_values = true, value_name = "URL", value_delimiter = ',', value_parser = broker_url)]
@@ -333,6 +343,7 @@ impl Settings {
                 return invalid("cors-origin", expected, origin);
             }
         }
+        tls::check(self)?;
         publishing::check(self)
     }
 

@@ -52,6 +52,8 @@ pub(crate) enum Part {
     Disk,
     /// The temporary files of large responses cannot be written.
     Spool,
+    /// The certificate or its private key cannot be read again.
+    Certificate,
     /// The service is stopping.
     Stopping,
 }
@@ -174,7 +176,7 @@ impl Health {
 
 impl Part {
     /// Every part.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::File,
         Self::Writer,
         Self::Checkpoint,
@@ -182,6 +184,7 @@ impl Part {
         Self::Relay,
         Self::Disk,
         Self::Spool,
+        Self::Certificate,
         Self::Stopping,
     ];
 
@@ -195,6 +198,7 @@ impl Part {
             Self::Relay => "relay",
             Self::Disk => "disk",
             Self::Spool => "spool",
+            Self::Certificate => "certificate",
             Self::Stopping => "stopping",
         }
     }
@@ -202,8 +206,8 @@ impl Part {
     /// Whether other services should get the requests while this part fails.
     pub(crate) const fn prevents_readiness(self) -> bool {
         // Without checkpoints, everything works until the disk is full. Only responses that are large and whose clients
-        // are slow need a temporary file.
-        !matches!(self, Self::Checkpoint | Self::Spool)
+        // are slow need a temporary file. The certificate that was read before is still in use.
+        !matches!(self, Self::Checkpoint | Self::Spool | Self::Certificate)
     }
 
     const fn bit(self) -> u32 {
@@ -237,6 +241,7 @@ impl fmt::Display for Part {
             Self::Relay => "the relay",
             Self::Disk => "the disk",
             Self::Spool => "the temporary files",
+            Self::Certificate => "the certificate",
             Self::Stopping => "shutdown",
         })
     }

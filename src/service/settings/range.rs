@@ -165,7 +165,7 @@ mod tests {
             };
             let names =
                 ["listen", "database", "host", "cors-origin", "spool", "publish", "publish-stream", "publish-prefix"];
-            let files = ["publish-credentials", "publish-ca", "tokens"];
+            let files = ["publish-credentials", "publish-ca", "tokens", "tls-cert", "tls-key"];
             if names.contains(&flag) || files.contains(&flag) {
                 continue;
             }

@@ -14,6 +14,8 @@ pub(super) fn unusual(settings: &Settings) -> Vec<String> {
     let spool = settings.spool.as_ref().map(|directory| format!("--spool {}", directory.display()));
     let no_copy = settings.no_copy.then(|| "--no-copy".to_owned());
     let hosts = list("host", &settings.host);
+    let file = |flag: &str, file: &Option<PathBuf>| file.as_ref().map(|file| format!("--{flag} {}", file.display()));
+    let tls = file("tls-cert", &settings.tls_cert).into_iter().chain(file("tls-key", &settings.tls_key));
     let tokens = settings.tokens.as_ref().map(|file| format!("--tokens {}", file.display()));
     let insecure = settings.insecure.then(|| "--insecure".to_owned());
     let listed = hosts.into_iter().chain(list("cors-origin", &settings.cors_origin));
@@ -21,6 +23,7 @@ pub(super) fn unusual(settings: &Settings) -> Vec<String> {
         .chain(tokens)
         .chain(insecure)
         .chain(listed)
+        .chain(tls)
         .chain(spool)
         .chain(no_copy)
         .chain(publishing(settings, &defaults))
