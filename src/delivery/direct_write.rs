@@ -187,7 +187,8 @@ mod tests {
                 let (stream, peer) = listener.accept().unwrap();
                 stream.set_nonblocking(true).unwrap();
                 let charge = FairShares::new(&MemoryBudget::new(1 << 20)).share(None);
-                let socket = Socket::new(Transport::Plain(TcpStream::from_std(stream).unwrap()), Intake::new(charge, None));
+                let socket =
+                    Socket::new(Transport::Plain(TcpStream::from_std(stream).unwrap()), Intake::new(charge, None));
                 let writer = Rc::clone(socket.writer());
                 let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
                 let body = Cell::new(Some(Chunks(receiver)));

@@ -373,7 +373,9 @@ impl Service {
         });
         file_check::begin(&database);
         #[cfg(feature = "tls")]
-        let certificate = settings.certificate_files().map(|files| CertificateWatch::new(files, &database)).transpose()?;
+        let certificate = settings.certificate_files().map(|files| CertificateWatch::new(files, &database)).transpose();
+        #[cfg(feature = "tls")]
+        let certificate = certificate.map_err(|why| StartError::Certificate(why.to_string()))?;
         #[cfg(feature = "tls")]
         certificate.iter().for_each(|certificate| certificate.begin(&relaying.handle()));
         let control = ControlSocket::open(&database, shared.clone(), &relaying.handle());
@@ -434,7 +436,7 @@ async fn start_server(
     let address = listener.local_addr()?;
     let settings = &running.settings;
     #[cfg(feature = "tls")]
-    let tls = running.certificate.as_ref().map(CertificateWatch::acceptor).transpose().map_err(io::Error::other)?;
+    let tls = running.certificate.as_ref().map(CertificateWatch::acceptor).transpose()?;
     let server = serve(
         listener,
         ServerConfig {

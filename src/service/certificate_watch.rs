@@ -8,8 +8,7 @@ use actix::ArbiterHandle;
 use actix_web::rt;
 
 use crate::http::tls::TlsAcceptor;
-use crate::http::tls::certificate::{CertificateFiles, CurrentCertificate, Stamps};
-use crate::service::running::StartError;
+use crate::http::tls::certificate::{CertificateFiles, CurrentCertificate, InvalidCertificate, Stamps};
 use crate::storage::database::Database;
 use crate::storage::health::Part;
 use crate::storage::location::mode_for_others;
@@ -31,8 +30,8 @@ impl CertificateWatch {
     ///
     /// # Errors
     /// The files have none. Settings that were checked have one, unless the files have changed since.
-    pub(super) fn new(files: CertificateFiles, database: &Arc<Database>) -> Result<Self, StartError> {
-        let certificate = files.read().map_err(|why| StartError::Certificate(why.to_string()))?;
+    pub(super) fn new(files: CertificateFiles, database: &Arc<Database>) -> Result<Self, InvalidCertificate> {
+        let certificate = files.read()?;
         if let Some(mode) = mode_for_others(&files.key) {
             let file = files.key.display();
             log::warn!(
@@ -47,8 +46,8 @@ impl CertificateWatch {
     ///
     /// # Errors
     /// The system has no random numbers.
-    pub(super) fn acceptor(&self) -> Result<TlsAcceptor, StartError> {
-        TlsAcceptor::new(Arc::clone(&self.current)).map_err(|why| StartError::Certificate(why.to_string()))
+    pub(super) fn acceptor(&self) -> std::io::Result<TlsAcceptor> {
+        TlsAcceptor::new(Arc::clone(&self.current)).map_err(std::io::Error::other)
     }
 
     /// Reads the files again when they change, on a thread of the service.

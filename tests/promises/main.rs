@@ -83,6 +83,7 @@ mod stopping;
 mod tables;
 mod tagged_logs;
 mod tidy_stops;
+mod tls;
 mod token_feeds;
 mod token_lifetimes;
 mod tokens;

@@ -41,7 +41,11 @@ fn check_pair(
     file: &Path,
     refuse: impl FnOnce(&'static str, &str, &Path) -> Result<(), InvalidSetting>,
 ) -> Result<(), InvalidSetting> {
-    refuse("tls-cert", "a program with TLS, and this one was built without it (cargo build --release --features tls)", file)
+    refuse(
+        "tls-cert",
+        "a program with TLS, and this one was built without it (cargo build --release --features tls)",
+        file,
+    )
 }
 
 #[cfg(feature = "tls")]

@@ -1,16 +1,37 @@
 //! A blocking HTTP/1.1 client on a bare socket, so that tests see the exact bytes.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use serde_json::Value;
 
 use super::DEADLINE;
+use super::tls::{Authority, Encrypted};
 
 /// One keep-alive connection.
 pub(crate) struct Client {
-    socket: TcpStream,
+    socket: Socket,
     received: Vec<u8>,
+}
+
+/// A connection with or without TLS.
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<Encrypted>),
+}
+
+/// Both ways of a connection.
+trait Bytes: Read + Write {}
+
+impl<T: Read + Write> Bytes for T {}
+
+impl Socket {
+    fn bytes(&mut self) -> &mut dyn Bytes {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(socket) => &mut **socket,
+        }
+    }
 }
 
 /// A response.
@@ -72,10 +93,22 @@ impl Client {
         Self::on(socket.into())
     }
 
+    /// Connects with TLS, to whoever has a certificate of this authority.
+    pub(crate) fn connect_tls(address: SocketAddr, authority: &Authority) -> Self {
+        Self::encrypt(TcpStream::connect(address).unwrap(), authority)
+    }
+
+    /// Speaks TLS on a connection.
+    pub(crate) fn encrypt(socket: TcpStream, authority: &Authority) -> Self {
+        let client = Self::on(socket);
+        let Socket::Plain(socket) = client.socket else { unreachable!() };
+        Self { socket: Socket::Tls(Box::new(authority.encrypt(socket))), received: Vec::new() }
+    }
+
     fn on(socket: TcpStream) -> Self {
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         socket.set_nodelay(true).unwrap();
-        Self { socket, received: Vec::new() }
+        Self { socket: Socket::Plain(socket), received: Vec::new() }
     }
 
     /// A sample of `/metrics`; 0 if there is none.
@@ -117,12 +150,12 @@ impl Client {
         request.push_str("\r\n");
         let mut bytes = request.into_bytes();
         bytes.extend_from_slice(body.unwrap_or_default());
-        self.socket.write_all(&bytes)
+        self.socket.bytes().write_all(&bytes)
     }
 
     /// Sends raw bytes.
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
-        self.socket.write_all(bytes).unwrap();
+        self.socket.bytes().write_all(bytes).unwrap();
     }
 
     pub(crate) fn request(
@@ -201,7 +234,7 @@ impl Client {
     /// Reads at most so many bytes, and keeps them for later.
     pub(crate) fn read_some(&mut self, bytes: usize) {
         let mut buffer = vec![0; bytes];
-        let read = self.socket.read(&mut buffer).unwrap();
+        let read = self.socket.bytes().read(&mut buffer).unwrap();
         assert!(read > 0, "the connection was cut");
         self.received.extend_from_slice(&buffer[..read]);
     }
@@ -216,7 +249,7 @@ impl Client {
     fn receive(&mut self) -> std::io::Result<()> {
         let mut buffer = [0; 64 * 1024];
         loop {
-            match self.socket.read(&mut buffer) {
+            match self.socket.bytes().read(&mut buffer) {
                 Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => {
                     self.received.extend_from_slice(&buffer[..read]);
@@ -230,6 +263,15 @@ impl Client {
     }
 
     pub(crate) fn socket(&self) -> &TcpStream {
-        &self.socket
+        match &self.socket {
+            Socket::Plain(socket) => socket,
+            Socket::Tls(socket) => &socket.sock,
+        }
+    }
+
+    /// The certificate that the service has shown; `None` without TLS.
+    pub(crate) fn certificate(&self) -> Option<Vec<u8>> {
+        let Socket::Tls(socket) = &self.socket else { return None };
+        socket.conn.peer_certificates().map(|chain| chain[0].to_vec())
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod nats;
 mod process;
 mod small_disk;
 mod stream;
+mod tls;
 mod tokens;
 
 use std::io::Write as _;
@@ -21,6 +22,7 @@ pub(crate) use database::{Lock, Snapshot, enlarge, lines, make_older, migrations
 pub(crate) use process::{Process, example, lasting_address, output_of};
 pub(crate) use small_disk::SmallDisk;
 pub(crate) use stream::{Event, Stream};
+pub(crate) use tls::{Authority, Certificate};
 pub(crate) use tokens::{Token, TokenFile};
 
 /// How long an expected event may take. It is long so that no test fails on a busy machine; a passing test never waits

@@ -108,7 +108,8 @@ impl Process {
         let (errors, lines) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
         std::thread::spawn(move || {
             for line in errors.lines().map_while(Result::ok) {
-                let address = line.split_once("listening on http://").map(|(_, address)| address.trim().parse());
+                let address = line.split_once("listening on http").and_then(|(_, url)| url.split_once("://"));
+                let address = address.map(|(_, address)| address.trim().parse());
                 // Whoever gets the address expects its line in the log.
                 lines.lock().unwrap().push(line);
                 if let Some(address) = address {
