@@ -1,10 +1,12 @@
 /** Requests to the service, and its answers. */
 
+import { fetchWithToken } from "./token.js";
+
 /** Sends a request. What the service refuses is an answer too, with its problem document. */
 export async function request(path, { method = "GET", body, accept = "application/json", contentType = "application/json" } = {}) {
     const headers = { Accept: accept, ...(body !== undefined && { "Content-Type": contentType }) };
     try {
-        const response = await fetch(path, { method, body, headers, cache: "no-store" });
+        const response = await fetchWithToken(path, { method, body, headers, cache: "no-store" });
         const text = await response.text();
         const { ok, status } = response;
         return { ok, status, text, headers: response.headers, problem: ok ? undefined : problemOf(response, text) };
@@ -15,8 +17,8 @@ export async function request(path, { method = "GET", body, accept = "applicatio
 }
 
 export async function read(path) {
-    const { ok, text, problem } = await request(path);
-    if (!ok) throw new Error(problem.detail);
+    const { ok, status, text, problem } = await request(path);
+    if (!ok) throw Object.assign(new Error(problem.detail), { status });
     return JSON.parse(text);
 }
 

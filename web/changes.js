@@ -1,10 +1,9 @@
-/** The messages of a feed, newest first. Only the last ones are in the page. */
+/** The last messages of a feed, newest first. */
 
 import { button, element, setText } from "./dom.js";
 import { coloured } from "./json_text.js";
 import { age, grouped } from "./words.js";
 
-/** Messages in the page, unless more are wanted. */
 const MOST_SHOWN = 40;
 
 /** Characters of a message that are shown; all of them are copied. */
@@ -14,7 +13,7 @@ export class Changes {
     entries = [];
     #nodes = new Map();
 
-    /** In the options, `point` is called while the pointer or the focus is on a message, and `pick` when it is chosen. */
+    /** The option `point` is called while the pointer or the focus is on a message, `pick` when it is chosen. */
     constructor(options) {
         this.options = options;
         this.most = options.most ?? MOST_SHOWN;

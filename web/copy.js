@@ -6,8 +6,9 @@
 import { messages } from "/follow.js";
 import { applyPatch, isEqual } from "./patch.js";
 import { request } from "./api.js";
+import { fetchWithToken } from "./token.js";
 
-/** How long to wait before the next attempt, in milliseconds, unless the service says it; each failed attempt doubles it. */
+/** The time until the next attempt, in milliseconds, unless the service says it; each failure doubles it. */
 const FIRST_DELAY = 500;
 const LONGEST_DELAY = 5000;
 
@@ -18,7 +19,7 @@ export class Copy {
     /** The state: `undefined` before it is loaded. */
     document = undefined;
     id = "";
-    /** Whether the copy is the state at `revision`, and not on the way to another one. */
+    /** Whether the copy is the state at `revision`. */
     isExact = false;
     /** Whether nothing is missing up to the last id. */
     isWhole = true;
@@ -59,7 +60,7 @@ export class Copy {
         return this.connection === "open";
     }
 
-    /** Calls `before` with each message before it is applied, `after` once it is, and `changed` when the connection changes. Returns what ends this. */
+    /** Calls `before` and `after` with each message that is applied, and `changed` when the connection changes. Returns what ends this. */
     listen(listener) {
         this.#listeners.add(listener);
         return () => this.#listeners.delete(listener);
@@ -75,7 +76,7 @@ export class Copy {
     }
 
     comeBack(cursor) {
-        // From an older cursor, what the copy has arrives again: it is exact after that. After any other, something is missing.
+        // From an older cursor, what the copy has arrives again, and makes it exact. After any other, something is missing.
         const revision = revisionOf(cursor);
         this.#ahead = Math.max(this.#ahead, this.revision);
         if (cursor !== this.id) this.isWhole &&= this.isExact && revision <= this.#ahead;
@@ -127,7 +128,7 @@ export class Copy {
         this.#set("connecting");
         const { signal } = this.#controller;
         const opened = async (...request) => {
-            const response = await fetch(...request);
+            const response = await fetchWithToken(...request);
             if (response.ok && !signal.aborted) {
                 this.#mayCatchUp = true;
                 this.#set("open");
@@ -183,8 +184,8 @@ export class Copy {
     }
 
     /**
-     * Fetches the state again and compares it with the copy, at the same revision: messages wait until the revision of the
-     * state is known, those up to it are applied, then both are compared, then the others are applied.
+     * Compares the copy with the state that is fetched, at the same revision: messages wait until that is known, and those after
+     * it until both are compared.
      */
     async compare() {
         while (this.#held !== undefined) await new Promise((resolve) => setTimeout(resolve, 50));
@@ -218,7 +219,6 @@ export class Copy {
     }
 }
 
-/** The revision in an id, `<epoch>.<revision>`. */
 function revisionOf(id) {
     return Number(id.split(".")[1] ?? 0);
 }

@@ -1,6 +1,6 @@
 /** Elements. Text is only ever set as text, so that data which looks like HTML stays what it is. */
 
-/** Creates an element. Attributes that are functions are listeners; what is `undefined`, `false` or `null` is left out. */
+/** Creates an element. Functions are listeners; what is `undefined` or `false`, and a child that is `null`, is left out. */
 export function element(name, attributes = {}, ...children) {
     return furnish(document.createElement(name), attributes, children);
 }
@@ -18,7 +18,7 @@ function furnish(node, attributes, children) {
     return node;
 }
 
-/** Sets the text of a node if it is another one: unchanged nodes cost no layout. */
+/** An unchanged text costs no layout. */
 export function setText(node, text) {
     if (node.textContent !== text) node.textContent = text;
 }
@@ -84,7 +84,7 @@ export function section(title, { remark, actions = [], className } = {}, ...chil
     return element("section", { class: className, "aria-labelledby": id }, element("div", { class: "heading" }, heading), children);
 }
 
-/** A list of names and values that change; each name has a line from the first time it is set. */
+/** A list of names and values that change. */
 export class Definitions {
     element = element("dl");
     #values = new Map();

@@ -15,7 +15,7 @@ import { request } from "./api.js";
 /** How long what changed stays lit, in milliseconds. */
 const LIT = 1000;
 
-/** How many revisions back the view looks for the changes that made the state. */
+/** The revisions whose changes are loaded. */
 const MOST_PAST = 40;
 
 const MOST_COLUMNS = 6;
@@ -195,7 +195,7 @@ export class DualityView {
         return [element("p", {}, `${start}Create one, or run:`), element("pre", {}, curl(this.#createCall()))];
     }
 
-    /** Ends what was lit long enough, and draws again when the next one ends. */
+    /** Draws again when the next one ends. */
     #forget(now) {
         let next = Infinity;
         for (const entries of [this.#lit, this.#gone]) {

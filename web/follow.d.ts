@@ -15,6 +15,11 @@ export interface Feed<State = any> extends AsyncIterable<State> {
     readonly exact: boolean;
     /** The id of the state, from which a feed can be followed: `<epoch>.<revision>`, or a partial one. Opaque. */
     readonly id: string | undefined;
+    /**
+     * Goes on with another token after the service has refused the one before: `onError` got an error with the status 401, and
+     * since then the feed has waited. Without an argument it tries the same token again, or calls the function that returns one.
+     */
+    authorize(token?: Token): void;
     /** Ends everything: the connection, iterators and timers. The promise resolves when the last copy is stored. */
     close(): Promise<void>;
     /**
@@ -33,7 +38,14 @@ export interface Change {
     patch: unknown;
 }
 
+/** A token of the service, or a function that returns one, which is called for each request. */
+export type Token = string | (() => string | undefined | Promise<string | undefined>);
+
 export interface FollowOptions {
+    /**
+     * Sent as `Authorization: Bearer …`, never in an address. A stored copy stays in its store when the token is gone.
+     */
+    token?: Token;
     /** Where the copy is stored, together with its id. The next feed goes on from there instead of loading. */
     store?: Store;
     /** Closes the feed. */
@@ -42,12 +54,14 @@ export interface FollowOptions {
     fetch?: typeof fetch;
     /**
      * Whether tabs and workers of the same origin share one connection, where the platform has Web Locks (secure contexts only)
-     * and BroadcastChannel. By default they do, unless there is a `fetch` or an `id`.
+     * and BroadcastChannel. By default they do, unless there is a `token`, a `fetch` or an `id`: what is shared is seen with the
+     * rights of one of them.
      */
     share?: boolean;
     /**
      * Called for each failure: of a connection, which is tried again whatever it was, or of the store. If the service refused, the
-     * error has its `status` and its `problem` document. By default, it is a warning on the console.
+     * error has its `status` and its `problem` document. By default, it is a warning on the console. Only after a 401 with a problem
+     * document nothing is tried again until `authorize`.
      */
     onError?: (error: Error & { status?: number; problem?: any; retryAfter?: number }) => void;
     /**
@@ -97,6 +111,7 @@ export function messages(
         /** Where to start. Without it, with all that is kept; if it is empty, with the state as it is now. */
         lastEventId?: string;
         signal?: AbortSignal;
+        token?: Token;
         fetch?: typeof fetch;
         silence?: number;
         /** Gets the time to wait before the stream is opened again, in milliseconds. */

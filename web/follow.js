@@ -22,16 +22,14 @@ const LONGEST_PAUSE = 30_000;
 const SAVE_AFTER = 1_000;
 const SAVE_AFTER_FAILURE = 60_000;
 
-/** How long the tab that has the connection may take to answer another one. */
-const LEADER_ANSWERS = 5_000;
-
 /** What a feed's query may have that does not select anything. */
 const CURSOR_PARAMETERS = ["lastEventId", "revision", "epoch", "strict", "compact"];
 
 export function follow(url, onChange = () => {}, options = {}) {
     const { store, fetch, id, silence = SILENCE } = options;
     const report = options.onError ?? ((error) => console.warn(`${url}: ${error.message}`));
-    const context = { ...pathsOf(url, options.base), fetch, silence, onError: (error) => callBack(report, error) };
+    const rights = new Rights(options.token);
+    const context = { ...pathsOf(url, options.base), fetch, silence, rights, token: () => rights.token(), onError: (error) => callBack(report, error) };
     const copy = new Copy(onChange, context.empty);
     const saver = store && keepStored(copy, store, context);
     const closing = new AbortController();
@@ -50,19 +48,24 @@ export function follow(url, onChange = () => {}, options = {}) {
         return Promise.resolve(saver?.close());
     }
 
+    const alone = () => connect(closing.signal, () => {});
+    // Where there is only this file, nothing is shared.
+    const share = () => import("./follow_tabs.js").then((tabs) => tabs.share(copy, context, connect, closing.signal), alone);
+
     if (id !== undefined) copy.begin(id);
     options.signal?.addEventListener("abort", close, { signal: closing.signal });
-    // A fetch of one's own may have the rights of somebody else, and an id of one's own starts somewhere else.
-    const shared = options.share ?? (fetch === undefined && id === undefined);
+    // A token or a fetch of one's own may have the rights of somebody else, and an id of one's own starts somewhere else.
+    const shared = options.share ?? [fetch, id, options.token].every((own) => own === undefined);
     if (options.signal?.aborted) close();
-    else if (shared && globalThis.navigator?.locks && globalThis.BroadcastChannel) shareBetweenTabs(copy, context, connect, closing.signal);
-    else connect(closing.signal, () => {});
+    else if (shared && globalThis.navigator?.locks && globalThis.BroadcastChannel) share();
+    else alone();
 
     return {
         get state() { return copy.state; },
         get revision() { return revisionOf(copy.id); },
         get exact() { return copy.exact; },
         get id() { return copy.id; },
+        authorize: (token) => rights.renew(token),
         close,
         [Symbol.asyncIterator]: () => copy.states(),
     };
@@ -72,6 +75,7 @@ export function follow(url, onChange = () => {}, options = {}) {
 async function keepConnected(copy, context, signal) {
     for (let failures = 0, retry = RETRY; !signal.aborted; failures += 1) {
         const start = Date.now();
+        const { renewed } = context.rights;
         let failure;
         try {
             if (copy.id === undefined) copy.replace(await load({ ...context, signal }));
@@ -87,8 +91,42 @@ async function keepConnected(copy, context, signal) {
         copy.flush();
         if (signal.aborted) return;
         if (failure) context.onError(failure);
+        // A token that was refused is not tried again.
+        if (failure?.status === 401 && failure.problem) {
+            await Promise.race([renewed, new Promise((resolve) => signal.addEventListener("abort", resolve))]);
+            failures = -1;
+            continue;
+        }
         const pause = Math.min(retry * 2 ** failures, LONGEST_PAUSE) * (1 + Math.random() / 2);
         await sleep(Math.max(pause, failure?.retryAfter ?? 0), signal);
+    }
+}
+
+/** The token of a feed. After the service has refused it, the feed waits for another one. */
+class Rights {
+    /** Called when there is another one. */
+    onRenew = () => {};
+    #token;
+    #next = deferred();
+
+    constructor(token) {
+        this.#token = token;
+    }
+
+    token() {
+        return typeof this.#token === "function" ? this.#token() : this.#token;
+    }
+
+    /** Resolves with the next call of `renew`. */
+    get renewed() {
+        return this.#next.promise;
+    }
+
+    renew(token = this.#token) {
+        this.#token = token;
+        this.#next.resolve();
+        this.#next = deferred();
+        this.onRenew();
     }
 }
 
@@ -277,111 +315,6 @@ function keepStored(copy, store, { events, onError }) {
             await saved;
         },
     };
-}
-
-/**
- * One connection for all tabs of an origin: the tab that holds the lock leads; it connects, and sends the others what it
- * receives. The next one in the queue of the lock goes on from its own copy, so that nothing is lost in between.
- */
-function shareBetweenTabs(copy, { events, silence }, connect, closing) {
-    const name = `duality ${events.href}`;
-    const me = Math.random().toString(36).slice(2);
-    const channel = new BroadcastChannel(name);
-    // The leader, how many messages of it this tab has (has sent, as the leader), and when the leader was last heard of.
-    let leader, position = 0, heard = 0;
-    let question, candidacy, isImpatient = false;
-
-    const send = (message) => channel.postMessage({ leader: me, position, ...message });
-
-    async function queueForTheLock() {
-        while (!closing.aborted) {
-            const term = new AbortController();
-            const end = () => term.abort();
-            closing.addEventListener("abort", end);
-            candidacy = new AbortController();
-            const options = isImpatient ? { steal: true } : { signal: candidacy.signal };
-            isImpatient = false;
-            try {
-                await navigator.locks.request(name, options, () => lead(term.signal));
-            } catch (error) {
-                // An AbortError: another tab has taken the lock, or this one leaves the queue in order to take it.
-                if (error.name !== "AbortError") return alone();
-            } finally {
-                end();
-                closing.removeEventListener("abort", end);
-                leader = undefined;
-                copy.onReceive = () => {};
-            }
-        }
-        channel.close();
-    }
-    /** Where the browser allows no locks, there is nothing to share. */
-    function alone() {
-        stopSharing();
-        channel.close();
-        return connect(closing, () => {});
-    }
-    function stopSharing() {
-        clearInterval(watch);
-        stopAsking();
-        stopWaking();
-        candidacy.abort();
-    }
-    async function lead(signal) {
-        if (signal.aborted) return;
-        stopAsking();
-        leader = me;
-        position = 0;
-        send({ id: copy.snapshot()?.id });
-        await connect(signal, (received) => {
-            if (signal.aborted) return;
-            if (received.copy || received.messages.length > 0) position += 1;
-            send(received);
-        });
-    }
-    function hear({ data: message }) {
-        if (leader === me) return message.question && answer(message);
-        if (message.question) return;
-        heard = Date.now();
-        const isNext = message.leader === leader && message.position === position + 1;
-        const isCurrent = message.leader === leader && message.position === position;
-        const isFollowing = message.id && message.id === copy.snapshot()?.id;
-        if (message.copy && !isCurrent) copy.replace(message.copy);
-        else if (message.messages && isNext) copy.receive(message.messages);
-        else if (!isCurrent && !isFollowing) return ask();
-        leader = message.leader;
-        position = message.position;
-        stopAsking();
-    }
-    function answer(asked) {
-        const isCurrent = asked.leader === me && asked.position === position;
-        send(isCurrent ? {} : { copy: copy.snapshot() });
-    }
-    /** Asks the leader for what is missing here, and takes its place if it does not answer. */
-    function ask() {
-        if (leader === me || question || closing.aborted) return;
-        const asked = Date.now();
-        channel.postMessage({ question: true, leader, position });
-        question = setTimeout(() => {
-            question = undefined;
-            // The leader may be loading. Nobody looks at a hidden tab, and its timers are late.
-            if (heard >= asked) return ask();
-            if (globalThis.document?.hidden) return;
-            isImpatient = true;
-            candidacy.abort();
-        }, LEADER_ANSWERS);
-    }
-    function stopAsking() {
-        clearTimeout(question);
-        question = undefined;
-    }
-
-    channel.onmessage = hear;
-    const watch = setInterval(() => Date.now() - heard > silence && ask(), silence / 3);
-    const stopWaking = onWake(ask);
-    closing.addEventListener("abort", stopSharing);
-    ask();
-    queueForTheLock();
 }
 
 /** A store in `localStorage`, which holds about five megabytes for all of an origin. */
@@ -581,10 +514,12 @@ async function findState({ root, events, ...context }) {
 }
 
 /** A response, and its body as text, piece by piece. Throws if it is not what was asked for. */
-async function open(url, type, { fetch = globalThis.fetch, cache = "default", silence = SILENCE, signal }, allows = () => false) {
+async function open(url, type, { fetch = globalThis.fetch, cache = "default", silence = SILENCE, signal, token }, allows = () => false) {
     const watch = watchSilence(silence, signal);
     try {
-        const response = await fetch(url, { headers: { Accept: type }, cache, signal: watch.signal });
+        const secret = typeof token === "function" ? await token() : token;
+        const headers = { Accept: type, ...(secret && { Authorization: `Bearer ${secret}` }) };
+        const response = await fetch(url, { headers, cache, signal: watch.signal });
         const text = pieces(response, watch);
         const given = response.headers.get("Content-Type") ?? "";
         if (!(response.ok && given.startsWith(type)) && !allows(response.status)) {
@@ -666,8 +601,8 @@ function watchSilence(silence, signal) {
     };
 }
 
-/** Calls back when the computer is online again, and when the page is shown again. Returns how to stop that. */
-function onWake(wake) {
+/** Calls back when the computer is online again, and when the page is shown again. Returns how to stop that. Not an interface. */
+export function onWake(wake) {
     const shown = (event) => globalThis.document.visibilityState === "visible" && wake(event);
     globalThis.addEventListener?.("online", wake);
     globalThis.document?.addEventListener("visibilitychange", shown);

@@ -4,14 +4,14 @@ import { announce, element, labelled, uniqueId } from "./dom.js";
 import { request } from "./api.js";
 import { difference, isObject, member } from "./patch.js";
 
-/** A number in JSON. It goes into the request as it was typed, because JavaScript would change long ones. */
+/** A number goes into the request as it was typed: JavaScript would change long ones. */
 const JSON_NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
 
 /** Where a form has the key: a member may have that name too. */
 const KEY = Symbol("key");
 
 export class Form {
-    /** The order has the request and its fields. With `isPatch`, the form sends what differs from `values`. */
+    /** With `isPatch`, the form sends what differs from `values`. */
     constructor(order) {
         const { label, title, isMain, hasKey, fields } = order;
         this.order = order;
@@ -96,7 +96,7 @@ export class Form {
         if (!isPatch) this.#reset(sent);
     }
 
-    /** Empties the fields, but for what was typed after they were sent. */
+    /** Keeps what was typed meanwhile. */
     #reset(sent) {
         const done = [...this.inputs.values()].filter(({ input }, at) => input.value === sent[at]);
         for (const { input, text } of done) input.value = text;
@@ -132,7 +132,7 @@ function inputOf({ name, kind, choices, isRequired }, value) {
     return element("select", attributes, element("option", { value: "" }, "–"), options);
 }
 
-/** Shows a text, even if it is none of the choices. Returns what the control makes of it. */
+/** Shows a text that may be none of the choices. Returns what the control makes of it. */
 function show(input, text) {
     if (input.options && [...input.options].every(({ value }) => value !== text)) input.append(element("option", { value: text }, text));
     input.value = text;

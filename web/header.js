@@ -49,6 +49,6 @@ export class Header {
         setText(this.copy, copy.isOpen || !isLoaded ? "this copy" : "not connected");
         setText(this.rate, `${rate.now > 0 && rate.now < 10 ? rate.now.toFixed(1) : grouped(Math.round(rate.now))} writes/s`);
         this.plot.render(rate.counts);
-        setText(this.trouble, copy.connection === "waiting" ? `Not connected: ${copy.trouble}. The copy is kept, and goes on from ${copy.id}.` : "");
+        setText(this.trouble, copy.connection === "waiting" ? `Not connected: ${copy.trouble}.${copy.id && ` The copy is kept, and goes on from ${copy.id}.`}` : "");
     }
 }

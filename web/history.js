@@ -46,7 +46,7 @@ export class ChangeHistory {
     unit = "revision";
     steps = [];
     #states = [];
-    /** The state so far, which in the middle of a catch-up is none that ever was. */
+    /** In the middle of a catch-up, a state that never was. */
     #current = "null";
     #cursor = "";
 

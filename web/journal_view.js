@@ -4,12 +4,13 @@ import { messages } from "/follow.js";
 import { button, copyButton, element, labelled, section, setText } from "./dom.js";
 import { draw } from "./frame.js";
 import { read, segment } from "./api.js";
+import { fetchWithToken } from "./token.js";
 import { Changes } from "./changes.js";
 import { snippets } from "./snippets.js";
 import { links } from "./router.js";
 import { grouped, moment } from "./words.js";
 
-/** Events that are loaded at first, and with each click on “Earlier events”; and those in the page. */
+/** Events that are loaded at once, and those in the page. */
 const PAGE = 50;
 const MOST_SHOWN = 500;
 
@@ -50,7 +51,7 @@ export class JournalView {
         let delay = DELAY;
         const onRetry = (time) => { delay = Math.max(DELAY, time); };
         const opened = async (...request) => {
-            const response = await fetch(...request);
+            const response = await fetchWithToken(...request);
             if (response.ok) setText(this.trouble, "");
             return response;
         };
@@ -63,6 +64,7 @@ export class JournalView {
                     draw(this);
                 }
             } catch (error) {
+                if (error.status === 403) return this.none.replaceChildren(error.message);
                 setText(this.trouble, `Not connected: ${error.message}. Trying again …`);
                 // The database is another one.
                 if (error.status === 410) [this.#id, this.events.entries] = ["", []];

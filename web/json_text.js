@@ -1,4 +1,4 @@
-/** JSON as it is shown: from its text, so that numbers which JavaScript would change are shown as they are. */
+/** JSON is shown from its text: JavaScript would change long numbers. */
 
 import { element } from "./dom.js";
 

@@ -2,6 +2,7 @@
 
 import { element, setText } from "./dom.js";
 import { links } from "./router.js";
+import { forgetButton } from "./token.js";
 import { age } from "./words.js";
 
 export class Navigation {
@@ -9,18 +10,20 @@ export class Navigation {
     #entries = [];
 
     constructor(page, root) {
-        const { collections, journal, projections, docs, version } = page.index;
+        const { collections, journal, projections, docs, version, token } = page.index;
         this.page = page;
         this.epoch = element("span", { class: "mono" });
         this.last = element("span");
         const group = (title, ...entries) => [element("h2", {}, title), element("ul", {}, entries)];
         root.append(
             element("a", { class: "brand", href: "#/" }, "duality ", element("small", { class: "mono" }, location.host)),
-            ...group("Collections", collections.map((collection) => this.#entry(collection.name, links.collection(collection), "duality", collection.name))),
+            ...group("Collections", collections.map((collection) => this.#entry(collection.name, links.collection(collection), "duality", collection.name)),
+                token?.hidden.map((name) => element("li", { class: "soft" }, `${name}: no access`))),
             ...group("Happening", this.#entry("Feed", links.feed(), "feed"), journal && this.#entry("Journal", links.journal, "journal")),
             ...group("Derived", projections && this.#entry("Projections", links.projections, "projections")),
             ...group("Service", this.#entry("Everything live", "#/service", "service"), docs && this.#entry("API", docs)),
-            element("p", { class: "foot" }, "epoch ", this.epoch, element("br"), this.last, element("br"), `version ${version}`));
+            element("p", { class: "foot" }, "epoch ", this.epoch, element("br"), this.last, element("br"), `version ${version}`),
+            element("p", { class: "row soft" }, token && `${token.name}: ${token.scopes.join(", ")}`, forgetButton()));
     }
 
     #entry(text, href, view, name) {

@@ -4,7 +4,7 @@ import { Form } from "./form.js";
 import { bodySchema, fieldsOf } from "./schema.js";
 import { segment } from "./api.js";
 
-/** The form that creates an aggregate; `undefined` for a collection that is derived. */
+/** The form that creates an aggregate; none if it is derived. */
 export function createForm({ name, kind, state, create }, changed) {
     if (kind === "derived") return undefined;
     const template = create ? state : `${state}/{key}`;
@@ -23,7 +23,7 @@ export function aggregateForms({ kind, state, commands = [] }, key, values, chan
 
 function form(template, order, known) {
     const fields = fieldsOf(bodySchema(template, order.method));
-    // A patch has what differs from the values; without a schema, people write it as JSON.
+    // Without a schema, people write the patch as JSON.
     const isPatch = order.values !== undefined && fields !== undefined;
     return new Form({ ...order, fields, isPatch, title: fields?.length === 0 ? undefined : order.title, path: (key) => template.replace("{key}", () => segment(known ?? key)) });
 }

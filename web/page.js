@@ -10,6 +10,7 @@ import { WriteRate } from "./plot.js";
 import { loadSchemas } from "./schema.js";
 import { route } from "./router.js";
 import { member } from "./patch.js";
+import { whenRefused } from "./token.js";
 import { grouped } from "./words.js";
 import { DualityView } from "./duality_view.js";
 import { AggregateView } from "./aggregate_view.js";
@@ -27,13 +28,18 @@ const VIEWS = { duality: DualityView, aggregate: AggregateView, feed: FeedView, 
 class Page {
     rate = new WriteRate();
     #view = undefined;
+    /** The form for a token, while the service wants one. */
+    #form = undefined;
     #content = document.getElementById("content");
 
     async start() {
+        whenRefused((form) => this.#askForToken(form));
         this.index = await this.#loadIndex();
-        await Promise.all([loadSchemas(this.index.openapi), this.#chooseCollections()]);
+        if (this.#form) return;
         this.navigation = new Navigation(this, document.getElementById("navigation"));
         this.header = new Header(this, document.getElementById("header"));
+        await Promise.all([loadSchemas(this.index.openapi), this.#chooseCollections()]);
+        if (this.#form) return;
         this.#follow();
         addEventListener("hashchange", () => this.#show());
         setInterval(() => this.#everySecond(), 1000);
@@ -44,6 +50,7 @@ class Page {
         for (;;) {
             const answer = await request("/");
             if (answer.ok) return JSON.parse(answer.text);
+            if (this.#form) return undefined;
             this.#content.replaceChildren(element("p", { class: "empty" }, `${answer.problem.detail}. Trying again …`));
             await new Promise((resolve) => setTimeout(resolve, 1000));
         }
@@ -74,6 +81,16 @@ class Page {
         this.copy.listen({ after: () => draw(this), changed: () => draw(this) });
     }
 
+    /** Shows nothing else until there is another token. */
+    #askForToken(form) {
+        if (this.#form) return;
+        this.#view?.close?.();
+        this.copy?.close();
+        this.#form = form;
+        this.#present({ title: "Token", element: form });
+        form.querySelector("input").focus();
+    }
+
     countText(name) {
         if (!this.loaded.has(name)) return "long";
         return this.copy.document === undefined ? "…" : grouped(Object.keys(member(this.copy.document, name) ?? {}).length);
@@ -85,6 +102,7 @@ class Page {
     }
 
     #everySecond() {
+        if (this.#form) return;
         if (this.copy.document !== undefined) this.rate.sample(this.copy.revision);
         draw(this);
         this.#refresh();
@@ -97,19 +115,24 @@ class Page {
     }
 
     #show() {
+        if (this.#form) return;
         const isFirst = this.#view === undefined;
         this.#view?.close?.();
         const wanted = this.#resolve(route(location.hash));
         const view = this.#open(wanted);
         this.#view = view;
-        document.title = `duality · ${view.title}`;
         this.navigation.setCurrent(wanted);
-        this.header.setTitle(view);
-        this.#content.replaceChildren(view.element);
+        this.#present(view);
         if (!isFirst) announce(view.title);
         scrollTo(0, 0);
         this.#refresh();
         draw(this);
+    }
+
+    #present(view) {
+        document.title = `duality · ${view.title}`;
+        this.header?.setTitle(view);
+        this.#content.replaceChildren(view.element);
     }
 
     #resolve(wanted) {
@@ -123,7 +146,7 @@ class Page {
 
     #open(wanted) {
         const { view, name, collection } = wanted;
-        if (view === "unknown") return { title: "Nothing here", element: element("h2", { class: "empty" }, `There is no collection “${name}”.`) };
+        if (view === "unknown") return { title: "Nothing here", element: element("h2", { class: "empty" }, this.index.token?.hidden.includes(name) ? `The token may not read ${name}.` : `There is no collection “${name}”.`) };
         if (view === "duality" && !this.loaded.has(collection.name)) {
             this.loaded.add(collection.name);
             this.#follow();

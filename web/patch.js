@@ -1,10 +1,10 @@
-/** JSON merge patches (RFC 7396) in place, and what else is done with two documents. */
+/** JSON merge patches (RFC 7396) in place. */
 
 export function isObject(value) {
     return value !== null && typeof value === "object" && !Array.isArray(value);
 }
 
-/** The member itself, and nothing that every object inherits. */
+/** Nothing that every object inherits. */
 export function member(object, name) {
     return isObject(object) && Object.hasOwn(object, name) ? object[name] : undefined;
 }

@@ -1,4 +1,4 @@
-/** Projections: how far they are, what stopped them, and the buttons that help; and their reports. */
+/** Projections: how far they are, what stopped them, and what helps. */
 
 import { button, copyButton, element, scrollable, section, setText } from "./dom.js";
 import { request, segment } from "./api.js";
@@ -44,6 +44,7 @@ export class ProjectionsView {
         const answer = await request(this.path);
         this.#isReading = false;
         setText(this.problem, answer.problem?.detail ?? "");
+        this.isClosed ||= answer.status === 403;
         if (!answer.ok) return;
         this.#text = answer.text;
         const { projections } = JSON.parse(answer.text);

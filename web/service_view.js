@@ -9,7 +9,7 @@ import { lagText } from "./projections_view.js";
 import { snippets } from "./snippets.js";
 import { age, grouped, size } from "./words.js";
 
-/** The figures of each section: a name, how it is written, the metric, and the one with its limit. */
+/** Each figure: its name, how it is written, its metric, and that of its limit. */
 const FIGURES = {
     Work: [
         ["journal position", grouped, "journal_position"],
@@ -61,7 +61,8 @@ export class ServiceView {
         this.#isReading = true;
         const { metrics, projections } = this.page.index;
         const [numbers, states] = await Promise.all([request(metrics, { accept: "*/*" }), request(projections)]);
-        this.#isReading = false;
+        // Without the right to see them, they are not asked for again.
+        this.#isReading = numbers.status === 403;
         setText(this.problem, numbers.problem?.detail ?? "");
         this.#text = numbers.text;
         if (numbers.ok) this.#metrics = new Metrics(numbers.text);

@@ -1,12 +1,13 @@
 /** The lines that do the same as a view: with curl, in JavaScript and in Python. */
 
 import { copyButton, element, uniqueId } from "./dom.js";
+import { token } from "./token.js";
 
 const INTERVAL = 1000;
 
 let chosen = "curl";
 
-/** A panel with a tab for each language. `read` gives the request at the moment: a snippet has the cursor of now. */
+/** A panel with a tab for each language. `read` gives the request, with the cursor of now. */
 export function snippets(read, title = "By hand") {
     const languages = { curl, JavaScript: javascript, Python: python };
     const panel = element("pre", { role: "tabpanel", id: uniqueId(), tabindex: "0" });
@@ -49,8 +50,11 @@ export function shellWord(text) {
     return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
 
+/** What stands for the token, which is not shown. */
+const TOKEN = "<token>";
+
 function headersOf({ lastId, body }) {
-    return { ...(lastId && { "Last-Event-ID": lastId }), ...(body !== undefined && { "Content-Type": "application/json" }) };
+    return { ...(token() && { Authorization: `Bearer ${TOKEN}` }), ...(lastId && { "Last-Event-ID": lastId }), ...(body !== undefined && { "Content-Type": "application/json" }) };
 }
 
 export function curl({ method = "GET", body, ...call }) {
@@ -64,8 +68,9 @@ export function curl({ method = "GET", body, ...call }) {
 function javascript(call) {
     const url = JSON.stringify(address(call.path));
     const follow = JSON.stringify(address("/follow.js"));
-    if (call.isFeed) return `import { follow } from ${follow};\n\nfollow(${url}, (state, { revision, exact }) => {\n    console.log(revision, exact, state);\n});`;
-    if (call.isStream) return `import { messages } from ${follow};\n\nfor await (const { id, data } of messages(${url}, { lastEventId: "${call.lastId}" })) {\n    console.log(id, JSON.parse(data));\n}`;
+    const rights = token() && `token: "${TOKEN}"`;
+    if (call.isFeed) return `import { follow } from ${follow};\n\nfollow(${url}, (state, { revision, exact }) => {\n    console.log(revision, exact, state);\n}${rights && `, { ${rights} }`});`;
+    if (call.isStream) return `import { messages } from ${follow};\n\nfor await (const { id, data } of messages(${url}, { lastEventId: "${call.lastId}"${rights && `, ${rights}`} })) {\n    console.log(id, JSON.parse(data));\n}`;
     const { method, body } = call;
     const options = JSON.stringify({ method, headers: headersOf(call), body });
     return `const response = await fetch(${url}${method === "GET" ? "" : `, ${options}`});\nconsole.log(response.status, await response.text());`;

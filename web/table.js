@@ -5,7 +5,7 @@ import { element, scrollable, setText } from "./dom.js";
 /** The height of a row in pixels, as in style.css. */
 const ROW_HEIGHT = 32;
 
-/** Rows beyond both ends of the visible part, so that the Tab key finds the next one; and rows in the page at most. */
+/** Rows beyond both ends of what is visible, for the Tab key; and rows in the page at most. */
 const MARGIN = 4;
 const MOST_ROWS = 120;
 
@@ -18,7 +18,7 @@ export class Table {
     #bottom = spacer();
     #wanted = "";
 
-    /** In the options, `cells` gives what stands in each column but the first, which is the key. */
+    /** The option `cells` gives all columns but the first, which is the key. */
     constructor(options) {
         const { label, redraw } = options;
         this.options = options;

@@ -1,4 +1,4 @@
-/** Time travel: the steps of an aggregate, its state after each of them, and the merge patch between any two. */
+/** The steps of an aggregate, the state after each, and the merge patch between any two. */
 
 import { button, copyJson, element, labelled, section, setText } from "./dom.js";
 import { coloured, jsonBlock } from "./json_text.js";

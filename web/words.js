@@ -8,7 +8,7 @@ export function grouped(number) {
     return whole.format(number);
 }
 
-/** How long ago something was: 0.4 s, 9 s, 3 min, 2 h. */
+/** 0.4 s, 9 s, 3 min, 2 h. */
 export function age(since, now = Date.now()) {
     const seconds = Math.max(0, now - since) / 1000;
     if (seconds < 1) return `${seconds.toFixed(1)} s`;

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::permissions::Permissions;
+use super::scope::Scope;
 use super::token_file::TokenEntry;
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, Timestamp};
 
 /// What the holder of a token may do, until it expires or is taken away.
 pub(crate) struct Grant {
@@ -25,6 +26,14 @@ impl Grant {
     /// The name of the token, which is no secret.
     pub(crate) fn name(&self) -> &str {
         &self.entry.name
+    }
+
+    pub(crate) fn scopes(&self) -> &[Scope] {
+        &self.entry.scopes
+    }
+
+    pub(crate) fn expires(&self) -> Option<Timestamp> {
+        self.entry.expires
     }
 
     pub(super) fn entry(&self) -> &TokenEntry {

@@ -5,6 +5,7 @@ pub(crate) mod grant;
 pub(crate) mod need;
 pub(crate) mod permissions;
 pub(crate) mod scope;
+pub(crate) mod tickets;
 pub(crate) mod token;
 pub(crate) mod token_file;
 pub(crate) mod tokens;

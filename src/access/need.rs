@@ -12,6 +12,8 @@ use crate::domain::key::{CollectionId, Key};
 pub(crate) enum Need {
     /// Nothing: everybody gets the response.
     Open,
+    /// A token, whatever it permits.
+    Token,
     /// To read a part of what the service has.
     Read(Part),
     /// To write a part of it.
@@ -71,7 +73,7 @@ impl MissingScope {
             },
         };
         Self(match need {
-            Need::Open => String::new(),
+            Need::Open | Need::Token => String::new(),
             Need::Read(of) => format!("read{}", part(of)),
             Need::Write(of) => format!("write{}", part(of)),
             Need::Operate => "operate".to_owned(),

@@ -77,7 +77,7 @@ impl Permissions {
     /// Whether they allow a request with this path.
     pub(super) fn allow(&self, need: Need, path: &str) -> bool {
         match need {
-            Need::Open => true,
+            Need::Open | Need::Token => true,
             Need::Read(Part::Document) => !self.readable.is_empty(),
             Need::Read(Part::Collection(id)) => self.read.has_part_of(id),
             Need::Read(Part::Report) => self.reports.contain(second_segment(path)),

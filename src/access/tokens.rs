@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::grant::Grant;
 use super::permissions::Permissions;
+use super::tickets::Tickets;
 use super::token::{Secret, TokenDigest};
 use super::token_file::{self, TokenEntry, TokenFileError};
 use crate::domain::clock::Clock;
@@ -17,6 +18,7 @@ pub(crate) struct Tokens {
     registry: Arc<Registry>,
     clock: Arc<Clock>,
     table: RwLock<Table>,
+    tickets: Tickets,
     reading: Mutex<Reading>,
 }
 
@@ -44,6 +46,7 @@ impl Tokens {
             registry: Arc::clone(registry),
             clock: Arc::clone(clock),
             table: RwLock::default(),
+            tickets: Tickets::new(Arc::clone(clock)),
             reading: Mutex::new(Reading { text: String::new(), failure: None }),
         };
         let entries = token_file::parse(&text, path)?;
@@ -57,6 +60,11 @@ impl Tokens {
         let digest = secret.digest();
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.find(&digest).filter(|grant| !grant.is_over()).cloned()
+    }
+
+    /// The tickets of their holders.
+    pub(crate) fn tickets(&self) -> &Tickets {
+        &self.tickets
     }
 
     /// The number of tokens in force.

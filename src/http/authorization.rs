@@ -11,10 +11,12 @@ use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderName, HeaderVa
 use actix_web::rt::time::timeout;
 
 use super::problem::{Kind, Problem};
+use super::query::decoded_pairs;
 use super::shared::Shared;
 use crate::access::caller::Caller;
 use crate::access::grant::Grant;
-use crate::access::need::{MissingScope, Need};
+use crate::access::need::{MissingScope, Need, Part};
+use crate::access::tickets::{TICKET, TicketFeed};
 use crate::access::token::Secret;
 use crate::access::tokens::Tokens;
 
@@ -42,13 +44,16 @@ impl Needs {
 /// not valid; 403 without the scope that is needed.
 pub(super) fn admit(shared: &Shared, needs: &Needs, request: &ServiceRequest) -> Result<(), Problem> {
     let Some(tokens) = &shared.tokens else { return shared.access.check(request.head()) };
-    let caller = identify(tokens, request.head());
+    let (caller, need) = (identify(tokens, request.head()), needs.of(request.method()));
     match &caller {
         Ok(Caller::Holder(_)) => shared.access.check_with_token(request.head())?,
         _ => shared.access.check(request.head())?,
     }
-    let (caller, path) = (caller?, request.uri().path());
-    let need = needs.of(request.method());
+    let caller = match caller? {
+        Caller::Stranger => redeem(tokens, request.head(), need)?,
+        caller => caller,
+    };
+    let path = request.uri().path();
     if !caller.may(need, path) {
         let Some(name) = caller.name() else { return Err(Problem::token_needed()) };
         let scope = MissingScope::of(need, path, &shared.registry);
@@ -76,6 +81,27 @@ fn identify(tokens: &Tokens, head: &RequestHead) -> Result<Caller, Problem> {
         }
         _ => Err(Problem::invalid_token("Authorization: expected exactly one")),
     }
+}
+
+/// Who sends a request for a feed without a token: the holder of the ticket in its query, if there is one. It is used up.
+///
+/// # Errors
+/// 401 if the ticket is not valid for this feed.
+fn redeem(tokens: &Tokens, head: &RequestHead, need: Need) -> Result<Caller, Problem> {
+    let query = head.uri.query().unwrap_or_default();
+    // A report may have a parameter of this name.
+    if !matches!(need, Need::Read(Part::Document | Part::Collection(_) | Part::Aggregate(_))) || !query.contains(TICKET)
+    {
+        return Ok(Caller::Stranger);
+    }
+    let params = decoded_pairs(query)?;
+    let mut sent = params.iter().filter(|(name, _)| name == TICKET).map(|(_, value)| value);
+    let Some(ticket) = sent.next_back() else { return Ok(Caller::Stranger) };
+    let feed = TicketFeed::new(head.uri.path(), &params);
+    let grant = Secret::parse(ticket.as_bytes()).and_then(|secret| tokens.tickets().redeem(&secret, feed));
+    grant.map(Caller::Holder).ok_or_else(|| {
+        Problem::invalid_token("the ticket is not valid: it can open one feed once; POST /-/tickets gives another one")
+    })
 }
 
 /// The secret in `Authorization: Bearer duality_…`.
@@ -124,7 +150,7 @@ impl Problem {
     }
 
     /// 401: there is one, but not a valid one. No message repeats what was sent.
-    fn invalid_token(detail: &str) -> Self {
+    pub(super) fn invalid_token(detail: &str) -> Self {
         Self::new(Kind::Unauthorized, detail).header(WWW_AUTHENTICATE.as_str(), "Bearer error=\"invalid_token\"")
     }
 

@@ -14,6 +14,7 @@ use super::problem::{Kind, Problem};
 use super::query::least_count;
 use super::request::{Query, RequestContext};
 use super::respond::{JSON, NDJSON, SSE};
+use crate::access::tickets::TICKET;
 use crate::delivery::filtered_feeds::BYTES_PER_KEY;
 use crate::delivery::hub::LiveSubscribers;
 use crate::delivery::send_queue::SendQueue;
@@ -27,7 +28,7 @@ use crate::memory::ledger::Usage;
 use crate::storage::page::PageLimit;
 
 /// The query parameters of every feed.
-const FEED_PARAMS: [&str; 5] = ["lastEventId", "revision", "epoch", "strict", "compact"];
+const FEED_PARAMS: [&str; 6] = ["lastEventId", "revision", "epoch", "strict", "compact", TICKET];
 
 /// The most keys of one feed.
 pub(super) const MAX_KEYS: usize = 1000;

@@ -14,6 +14,7 @@ use super::query::NoParams;
 use super::request::RequestContext;
 use super::respond::{JSON, state};
 use super::web_files::{HTML, send};
+use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Collection, Derivation, Keys};
 
 /// The document. What the service does not have is absent.
@@ -25,6 +26,9 @@ struct Index<'a> {
     revision: i64,
     collections: Vec<IndexedCollection>,
     everything: Everything,
+    /// The token of the request, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<IndexedToken>,
     /// The paths that are not about one collection, each if there is a route for it.
     #[serde(flatten)]
     service: Map<String, Value>,
@@ -53,6 +57,16 @@ struct IndexedCollection {
 struct IndexedCommand {
     name: String,
     path: String,
+}
+
+#[derive(Serialize)]
+struct IndexedToken {
+    name: String,
+    scopes: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<Timestamp>,
+    /// The collections that it may not read as a whole; they are not in `collections`.
+    hidden: Vec<&'static str>,
 }
 
 /// The whole document, and the feed that changes it.
@@ -90,9 +104,22 @@ pub(super) async fn index(context: RequestContext) -> Result<HttpResponse, Probl
         revision: revision.number(),
         collections: registry.ids().filter(|id| readable.contains(*id)).map(|id| indexed(registry.get(id))).collect(),
         everything: Everything { state: "/aggregates", events: "/events" },
+        token: token(&context),
         service: service(&context),
     };
     Ok(state(&context, StatusCode::OK, revision, JSON).json(index))
+}
+
+fn token(context: &RequestContext) -> Option<IndexedToken> {
+    let (registry, caller) = (&context.shared.registry, context.caller());
+    let (grant, readable) = (caller.grant()?, caller.readable());
+    let hidden = registry.ids().filter(|id| !readable.contains(*id));
+    Some(IndexedToken {
+        name: grant.name().to_owned(),
+        scopes: grant.scopes().iter().map(ToString::to_string).collect(),
+        expires: grant.expires(),
+        hidden: hidden.map(|id| registry.get(id).name()).collect(),
+    })
 }
 
 fn service(context: &RequestContext) -> Map<String, Value> {

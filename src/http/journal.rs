@@ -19,6 +19,7 @@ use super::request::{Query, RequestContext};
 use super::respond::{JSON, NDJSON, SSE, answer};
 use super::shared::Shared;
 use super::spooled_response::whole;
+use crate::access::tickets::TICKET;
 use crate::delivery::stream_limiter::Permit;
 use crate::domain::collection::Registry;
 use crate::domain::cursor::{Cursor, CursorParams};
@@ -59,9 +60,9 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
 pub(super) async fn everything(context: RequestContext) -> Result<HttpResponse, Problem> {
     let form = accepted(&context.request, &[SSE, JSON, NDJSON])?;
     let query = if form == SSE {
-        context.stream_query(&["lastEventId", "collection"], &PAGE_PARAMS)?
+        context.stream_query(&["lastEventId", "collection", TICKET], &PAGE_PARAMS)?
     } else {
-        context.query(&["lastEventId", "collection", "limit", "wait"])?
+        context.query(&["lastEventId", "collection", TICKET, "limit", "wait"])?
     };
     // What is wrong with the request itself comes before what the service has.
     let extent = Extent::of(&query)?;

@@ -43,5 +43,6 @@ pub(crate) mod server;
 pub(crate) mod shared;
 mod spooled_response;
 #[cfg(feature = "tls")]
+mod tickets;
 pub(crate) mod tls;
 mod web_files;

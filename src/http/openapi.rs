@@ -76,6 +76,8 @@ fn document(registry: &Registry, projections: &Projections) -> Value {
         "openapi": "3.1.0",
         "info": {"title": "duality", "version": env!("CARGO_PKG_VERSION"), "description": DESCRIPTION},
         "servers": [{"url": "/"}],
+        // A service that was started without tokens needs none.
+        "security": [{}, {"token": []}],
         "tags": tags,
         "paths": paths,
         "components": components.into_json(&parameters::all(&names), &parameters::headers()),

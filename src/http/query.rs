@@ -72,10 +72,15 @@ fn names(query: &str) -> impl Iterator<Item = &str> {
     query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name))
 }
 
+/// The names and values of a query, in their order.
+pub(super) fn decoded_pairs(query: &str) -> Result<Vec<(String, String)>, Problem> {
+    let pairs = web::Query::<Vec<(String, String)>>::from_query(query);
+    Ok(pairs.map_err(|error| unreadable(&error))?.into_inner())
+}
+
 /// The names and values of a query, in their order; no other names than the `known` ones.
 pub(super) fn pairs(query: &str, known: &[&str]) -> Result<Vec<(String, String)>, Problem> {
-    let pairs =
-        web::Query::<Vec<(String, String)>>::from_query(query).map_err(|error| unreadable(&error))?.into_inner();
+    let pairs = decoded_pairs(query)?;
     let Some((unknown, _)) = pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) else { return Ok(pairs) };
     let expected = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     let detail = format!("{unknown}: unknown query parameter; expected {expected}");
@@ -85,8 +90,7 @@ pub(super) fn pairs(query: &str, known: &[&str]) -> Result<Vec<(String, String)>
 /// The names and values of the query of a stream, and remarks on those that are ignored: unknown ones, because libraries
 /// add parameters of their own and any status but 200 ends an `EventSource` for good, and those `of_pages`.
 pub(super) fn lenient_pairs(query: &str, known: &[&str], of_pages: &[&str]) -> Result<Lenient, Problem> {
-    let pairs =
-        web::Query::<Vec<(String, String)>>::from_query(query).map_err(|error| unreadable(&error))?.into_inner();
+    let pairs = decoded_pairs(query)?;
     let (pairs, ignored): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(name, _)| known.contains(&name.as_str()));
     let remark = |(name, _): &(String, String)| {
         if of_pages.contains(&name.as_str()) {

@@ -16,7 +16,7 @@ use super::problem::{Kind, Problem};
 use super::respond::{X_REVISION, insert_revision};
 use super::shared::Shared;
 use super::web_files::web_file;
-use super::{commands, feeds, index, journal, openapi, ops, projections, queries};
+use super::{commands, feeds, index, journal, openapi, ops, projections, queries, tickets};
 use crate::access::need::{Need, Part};
 use crate::domain::collection::{Keys, Registry};
 use crate::domain::key::CollectionId;
@@ -158,19 +158,21 @@ fn of_collection(registry: &Registry, id: CollectionId) -> Vec<Path> {
 }
 
 /// The routes for those who operate the service, and those of the files that are part of it.
-fn of_the_service() -> [(&'static str, Endpoint); 13] {
+fn of_the_service() -> [(&'static str, Endpoint); 15] {
     [
         ("/projections", Endpoint::get(Need::Operate, projections::all)),
         ("/projections/{name}", Endpoint::get(Need::Operate, projections::one)),
         ("/projections/{name}/rebuild", Endpoint::of(Method::POST, Need::Operate, projections::rebuild)),
         ("/projections/{name}/skip", Endpoint::of(Method::POST, Need::Operate, projections::skip)),
         ("/reports/{name}", Endpoint::get(Need::Read(Part::Report), projections::report)),
+        ("/-/tickets", Endpoint::of(Method::POST, Need::Token, tickets::issue)),
         ("/healthz", Endpoint::get(Need::Open, ops::health)),
         ("/readyz", Endpoint::get(Need::Open, ops::readiness)),
         ("/metrics", Endpoint::get(Need::Operate, ops::metrics)),
         ("/openapi.json", Endpoint::get(Need::Open, openapi::get)),
         ("/docs", Endpoint::get(Need::Open, web_file)),
         ("/follow.js", Endpoint::get(Need::Open, web_file)),
+        ("/follow_tabs.js", Endpoint::get(Need::Open, web_file)),
         ("/follow.d.ts", Endpoint::get(Need::Open, web_file)),
         ("/page/{file}", Endpoint::get(Need::Open, web_file)),
     ]

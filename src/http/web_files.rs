@@ -33,6 +33,7 @@ static FILES: LazyLock<Vec<WebFile>> = LazyLock::new(|| {
         file(Kind::Script, "/page/docs_prose.js", include_bytes!("../../web/docs/docs_prose.js")),
         file(Kind::Script, "/page/docs_schema_view.js", include_bytes!("../../web/docs/docs_schema_view.js")),
         file(Kind::Module, "/follow.js", include_bytes!("../../web/follow.js")),
+        file(Kind::Module, "/follow_tabs.js", include_bytes!("../../web/follow_tabs.js")),
         file(Kind::Types, "/follow.d.ts", include_bytes!("../../web/follow.d.ts")),
         file(Kind::Script, "/page/aggregate_view.js", include_bytes!("../../web/aggregate_view.js")),
         file(Kind::Script, "/page/api.js", include_bytes!("../../web/api.js")),
@@ -64,6 +65,7 @@ static FILES: LazyLock<Vec<WebFile>> = LazyLock::new(|| {
         file(Kind::Style, "/page/style.css", include_bytes!("../../web/style.css")),
         file(Kind::Script, "/page/table.js", include_bytes!("../../web/table.js")),
         file(Kind::Script, "/page/timeline.js", include_bytes!("../../web/timeline.js")),
+        file(Kind::Script, "/page/token.js", include_bytes!("../../web/token.js")),
         file(Kind::Script, "/page/words.js", include_bytes!("../../web/words.js")),
     ]
 });

@@ -139,6 +139,7 @@ fn a_file_is_asked_for_again_and_again_and_sent_once() {
     for (path, media_type) in [
         ("/", "text/html; charset=utf-8"),
         ("/follow.js", "text/javascript; charset=utf-8"),
+        ("/follow_tabs.js", "text/javascript; charset=utf-8"),
         ("/follow.d.ts", "application/typescript; charset=utf-8"),
         ("/page/style.css", "text/css; charset=utf-8"),
         ("/page/icon.svg", "image/svg+xml"),

@@ -82,6 +82,7 @@ mod starting;
 mod stopping;
 mod tables;
 mod tagged_logs;
+mod tickets;
 mod tidy_stops;
 mod tls;
 mod token_feeds;

@@ -113,6 +113,12 @@ aggregate!(UntaggedCommand, "things", "Open", Untagged, Fine);
 aggregate!(StructAsEvent, "things", "Open", Fine, NoEnum);
 aggregate!(NameOfTheJournal, "journal", "Open", Fine, Fine);
 aggregate!(NameOfThePage, "page", "Open", Fine, Fine);
+aggregate!(NameOfDash, "-", "Open", Fine, Fine);
+aggregate!(NameOfHealthz, "healthz", "Open", Fine, Fine);
+aggregate!(NameOfReadyz, "readyz", "Open", Fine, Fine);
+aggregate!(NameOfMetrics, "metrics", "Open", Fine, Fine);
+aggregate!(NameOfDocs, "docs", "Open", Fine, Fine);
+aggregate!(NameOfOpenapi, "openapi", "Open", Fine, Fine);
 aggregate!(NoMistake, "things", "Open", Fine, Fine);
 
 fn refusal<T: EventSourced>() -> String {
@@ -152,6 +158,12 @@ fn an_invalid_event_sourced_aggregate_is_rejected_with_the_reason() {
         (refusal::<StructAsEvent>(), EVENTS),
         (refusal::<NameOfTheJournal>(), r#"the name "journal" is reserved"#),
         (refusal::<NameOfThePage>(), r#"the name "page" is reserved"#),
+        (refusal::<NameOfDash>(), r#"the name "-" is reserved"#),
+        (refusal::<NameOfHealthz>(), r#"the name "healthz" is reserved"#),
+        (refusal::<NameOfReadyz>(), r#"the name "readyz" is reserved"#),
+        (refusal::<NameOfMetrics>(), r#"the name "metrics" is reserved"#),
+        (refusal::<NameOfDocs>(), r#"the name "docs" is reserved"#),
+        (refusal::<NameOfOpenapi>(), r#"the name "openapi" is reserved"#),
     ] {
         assert_eq!(refusal, format!("the collections do not fit together: {why}"));
     }

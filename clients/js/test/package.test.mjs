@@ -17,7 +17,7 @@ test("the package has the module with its types and licences, and can be importe
     try {
         const [{ filename, files }] = JSON.parse(run("npm", "pack", here, "--json", "--silent"));
         const names = files.map(({ path }) => path).sort();
-        assert.deepEqual(names, ["LICENSE-APACHE", "LICENSE-MIT", "README.md", "follow.d.ts", "follow.js", "package.json"]);
+        assert.deepEqual(names, ["LICENSE-APACHE", "LICENSE-MIT", "README.md", "follow.d.ts", "follow.js", "follow_tabs.js", "package.json"]);
         run("tar", "-xf", filename);
         assert.equal(readFileSync(join(directory, "package/follow.js"), "utf8"), readFileSync(join(root, "web/follow.js"), "utf8"));
         run("mkdir", "node_modules");

@@ -39,7 +39,9 @@ impl fmt::Display for InvalidRegistration {
 impl std::error::Error for InvalidRegistration {}
 
 /// Names of paths of the service itself, which a collection cannot have.
-const RESERVED: [&str; 13] = [
+const RESERVED: [&str; 14] = [
+    // Everything new that is no collection is under it.
+    "-",
     "aggregates",
     "events",
     "journal",

@@ -6,6 +6,7 @@ use heck::ToPascalCase as _;
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 
+use crate::access::tickets::TICKET;
 use crate::domain::collection::Registry;
 use crate::domain::key::CollectionId;
 use crate::domain::schema::{COMPONENTS, CollectionSchemas, Definitions, Generators, NamedSchema, each_reference};
@@ -47,7 +48,16 @@ impl Components {
     }
 
     pub(super) fn into_json(self, parameters: &Value, headers: &Value) -> Value {
-        json!({"schemas": self.schemas, "responses": self.responses, "parameters": parameters, "headers": headers})
+        let token = "A token that the service knows, as `duality token new` prints it. A service without `--tokens` needs none.";
+        let ticket = "A ticket of `POST /-/tickets`, for an `EventSource`, which cannot send a header.";
+        let schemes = json!({
+            "token": {"type": "http", "scheme": "bearer", "description": token},
+            "ticket": {"type": "apiKey", "in": "query", "name": TICKET, "description": ticket},
+        });
+        json!({
+            "schemas": self.schemas, "responses": self.responses, "parameters": parameters, "headers": headers,
+            "securitySchemes": schemes,
+        })
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) fn of_collection(writer: &mut Writer<'_>, paths: &mut Map<String, Val
         (format!("/events/{name}"), format!("follow all {} by collection", writer.name)),
     ] {
         let operation = writer.operation(&id, &summary, ABOUT_FEEDS).parameter(parameters::keys(Some(MAX_KEYS)));
-        let operation = operation.shared(&FEED).response(followed(&changes));
+        let operation = operation.shared(&FEED).with_ticket().response(followed(&changes));
         let operation = writer.problems(operation, &[&COMMON, &KINDS]);
         paths.insert(path, json!({"get": operation}));
     }
@@ -63,6 +63,7 @@ pub(super) fn of_collection(writer: &mut Writer<'_>, paths: &mut Map<String, Val
         .operation(&format!("follow {}", writer.name), &format!("Follow one {singular}"), ABOUT_FEEDS)
         .parameter(writer.key())
         .shared(&FEED)
+        .with_ticket()
         .response(followed(&changes));
     let operation = writer.problems(operation, &[&COMMON, &KINDS]);
     paths.insert(format!("/{name}/{{key}}/events"), json!({"get": operation}));
@@ -89,7 +90,8 @@ pub(super) fn everything(registry: &Registry, components: &mut Components) -> Va
         summary: "Follow everything",
         description: ABOUT_FEEDS,
     };
-    let operation = Operation::new(&about).shared(&["collection"]).shared(&FEED).response(followed(&changes));
+    let operation =
+        Operation::new(&about).shared(&["collection"]).shared(&FEED).with_ticket().response(followed(&changes));
     let problems = Problems::of(&[&COMMON[..], &KINDS].concat(), components);
     json!({"get": operation.problems(problems, components).into_json()})
 }
@@ -164,6 +166,7 @@ pub(super) fn journal(registry: &Registry, described: &[DescribedCollection], co
     };
     let operation = Operation::new(&about)
         .shared(&["collection", "lastEventId", "limit", "wait", "Last-Event-ID-header"])
+        .with_ticket()
         .response(
             Success::new(200, "A stream, or a page.")
                 .headers(&["X-Revision", "X-Epoch"])

@@ -20,6 +20,10 @@ pub(super) fn paths(components: &mut Components) -> Map<String, Value> {
         "/follow.js",
         file("get follow module", "The JavaScript module that follows a feed", "text/javascript", components),
     );
+    get(
+        "/follow_tabs.js",
+        file("get follow tabs", "A part of it, which it loads to share one connection", "text/javascript", components),
+    );
     get("/follow.d.ts", file("get follow types", "Its types", "application/typescript", components));
     let name = json!({"name": "file", "in": "path", "required": true, "schema": {"type": "string"}});
     let about = about("get page file", "A file of the page");
@@ -75,6 +79,13 @@ fn index(components: &mut Components) -> Value {
             "collections": {"type": "array", "items": collection},
             "everything": {
                 "type": "object", "required": ["state", "events"], "properties": {"state": text, "events": text},
+            },
+            "token": {
+                "type": "object", "required": ["name", "scopes", "hidden"],
+                "properties": {
+                    "name": text, "scopes": {"type": "array", "items": text}, "expires": text,
+                    "hidden": {"type": "array", "items": text, "description": "The collections that it may not read as a whole."},
+                },
             },
         },
         "additionalProperties": text,

@@ -55,6 +55,12 @@ impl Operation {
         self
     }
 
+    /// It takes a ticket in the place of a token.
+    pub(super) fn with_ticket(mut self) -> Self {
+        self.json.insert("security".to_owned(), json!([{}, {"token": []}, {"ticket": []}]));
+        self
+    }
+
     pub(super) fn response(mut self, response: Success) -> Self {
         self.responses.insert(response.status.to_string(), response.into_json());
         self

@@ -32,6 +32,7 @@ pub(super) fn paths(projections: &Projections, components: &mut Components) -> M
         let operation = report(projections, name, components);
         paths.insert(format!("/reports/{name}"), json!({"get": operation}));
     }
+    paths.insert("/-/tickets".to_owned(), json!({"post": tickets(components)}));
     for (path, operation) in of_service(components) {
         paths.insert(path.to_owned(), json!({"get": operation}));
     }
@@ -158,6 +159,50 @@ fn report(projections: &Projections, name: &str, components: &mut Components) ->
         operation = operation.parameter(json!({"name": parameter, "in": "query", "schema": {"type": "string"}}));
     }
     with(operation, &[Kind::NotAcceptable, Kind::Busy, Kind::Unavailable], components)
+}
+
+/// `/-/tickets`
+fn tickets(components: &mut Components) -> Value {
+    let text = json!({"type": "string"});
+    let feed = json!({
+        "type": "string", "examples": ["/person-events"],
+        "description": "The path of a feed, with the query that selects what it shows.",
+    });
+    let wanted =
+        json!({"type": "object", "required": ["feed"], "properties": {"feed": feed}, "additionalProperties": false});
+    let wanted = components.add("WantedTicket", wanted);
+    let ticket = components.add(
+        "Ticket",
+        json!({
+            "type": "object",
+            "required": ["ticket", "url", "seconds"],
+            "properties": {
+                "ticket": text,
+                "url": {"type": "string", "description": "The feed with the ticket, to be opened once."},
+                "seconds": {"type": "integer", "description": "How long it is valid."},
+            },
+        }),
+    );
+    let about = About {
+        id: "get ticket",
+        tag: SERVICE,
+        summary: "Get a ticket for an `EventSource`",
+        description: "It opens one feed once, with what the token permits. To open the feed again, get another one.",
+    };
+    let operation = Operation::new(&about)
+        .body(&[JSON], &wanted, Required::Yes)
+        .response(Success::new(201, "The ticket.").content(JSON, ticket));
+    let kinds = [
+        Kind::ForeignOrigin,
+        Kind::NotAcceptable,
+        Kind::MalformedJson,
+        Kind::TooSlow,
+        Kind::TooLarge,
+        Kind::UnsupportedType,
+        Kind::Invalid,
+        Kind::Busy,
+    ];
+    with(operation, &kinds, components)
 }
 
 fn of_service(components: &mut Components) -> [(&'static str, Value); 3] {
