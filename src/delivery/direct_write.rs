@@ -21,6 +21,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::intake::Intake;
 use super::transport::Transport;
 
+/// What is written in the place of the end of some bytes of the framework.
+#[derive(Debug)]
+pub(crate) struct Replacement {
+    /// Where that end begins.
+    pub(crate) from: usize,
+    pub(crate) text: Bytes,
+}
+
+/// Finds what is to be replaced of bytes that end with an empty line, as a head does.
+pub(crate) type Replace = fn(&[u8]) -> Option<Replacement>;
+
 /// The hub's side of a connection. Both sides are on one worker thread.
 #[derive(Debug)]
 pub(crate) struct DirectWriter {
@@ -30,6 +41,9 @@ pub(crate) struct DirectWriter {
     /// The rest of a chunk that was written here and not taken by the kernel.
     unsent: RefCell<Bytes>,
     intake: Intake,
+    replace: Replace,
+    /// Whether the connection has carried text in which there may be anything, such as heads of responses.
+    has_carried_text: Cell<bool>,
 }
 
 /// What became of a chunk.
@@ -70,6 +84,17 @@ impl DirectWriter {
         &self.intake
     }
 
+    /// A response has text of clients in it as it is, so what looks like a head need not be one.
+    pub(crate) fn note_text(&self) {
+        self.has_carried_text.set(true);
+    }
+
+    /// What is to be written in the place of the end of these bytes.
+    fn replacement(&self, bytes: &[u8]) -> Option<Replacement> {
+        let may_be = bytes.ends_with(b"\r\n\r\n") && !self.has_carried_text.get();
+        if may_be { (self.replace)(bytes) } else { None }
+    }
+
     /// Ends a side of the connection, or both.
     pub(crate) fn shut_down(&self, side: Shutdown) {
         self.transport.shut_down(side);
@@ -93,8 +118,15 @@ impl DirectWriter {
 pub(crate) struct Socket(Rc<DirectWriter>);
 
 impl Socket {
-    pub(crate) fn new(transport: Transport, intake: Intake) -> Self {
-        Self(Rc::new(DirectWriter { transport, framework_idle: Cell::new(false), unsent: RefCell::default(), intake }))
+    pub(crate) fn new(transport: Transport, intake: Intake, replace: Replace) -> Self {
+        Self(Rc::new(DirectWriter {
+            transport,
+            framework_idle: Cell::new(false),
+            unsent: RefCell::default(),
+            intake,
+            replace,
+            has_carried_text: Cell::default(),
+        }))
     }
 
     pub(crate) fn writer(&self) -> &Rc<DirectWriter> {
@@ -119,7 +151,14 @@ impl AsyncWrite for Socket {
         self.0.intake.note_progress();
         self.0.framework_idle.set(false);
         ready!(self.0.poll_unsent(context))?;
-        self.0.transport.poll_write(context, bytes)
+        match self.0.replacement(bytes) {
+            None => self.0.transport.poll_write(context, bytes),
+            Some(Replacement { from: 0, text }) => {
+                *self.0.unsent.borrow_mut() = text;
+                Poll::Ready(Ok(bytes.len()))
+            }
+            Some(Replacement { from, .. }) => self.0.transport.poll_write(context, &bytes[..from]),
+        }
     }
 
     /// The framework calls this when its buffer is empty.
@@ -187,8 +226,11 @@ mod tests {
                 let (stream, peer) = listener.accept().unwrap();
                 stream.set_nonblocking(true).unwrap();
                 let charge = FairShares::new(&MemoryBudget::new(1 << 20)).share(None);
-                let socket =
-                    Socket::new(Transport::Plain(TcpStream::from_std(stream).unwrap()), Intake::new(charge, None));
+                let socket = Socket::new(
+                    Transport::Plain(TcpStream::from_std(stream).unwrap()),
+                    Intake::new(charge, None),
+                    |_| None,
+                );
                 let writer = Rc::clone(socket.writer());
                 let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
                 let body = Cell::new(Some(Chunks(receiver)));

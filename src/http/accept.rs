@@ -1,20 +1,34 @@
-//! Content negotiation: the media type and the encoding of a response ([RFC 9110, section 12.5.1](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1)).
+//! Content negotiation: the media type and the coding of a response
+//! ([RFC 9110, section 12.5](https://www.rfc-editor.org/rfc/rfc9110#section-12.5)).
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{Accept, AcceptEncoding, Encoding, Header as _, Preference, Quality};
 
 use super::problem::{Kind, Problem};
 
-/// The media type of `offered` that the client prefers; the first of several equal ones, and without an `Accept` header.
+/// The media type of `offered` that the client prefers, of a response that is never compressed.
+///
+/// # Errors
+/// See [`accepted_type`]; or the client takes compressed responses only.
+pub(super) fn accepted(request: &HttpRequest, offered: &[&'static str]) -> Result<&'static str, Problem> {
+    let media_type = accepted_type(request, offered)?;
+    check_identity(request)?;
+    Ok(media_type)
+}
+
+/// The media type of `offered` that the client prefers; the first of several equal ones, and if it names none.
 ///
 /// # Errors
 /// The client accepts none of them, or its header cannot be parsed.
-pub(super) fn accepted(request: &HttpRequest, offered: &[&'static str]) -> Result<&'static str, Problem> {
+pub(super) fn accepted_type(request: &HttpRequest, offered: &[&'static str]) -> Result<&'static str, Problem> {
     if !request.headers().contains_key(Accept::name()) {
         return Ok(offered[0]);
     }
     let accept = Accept::parse(request)
         .map_err(|error| Problem::new(Kind::MalformedRequest, format!("Accept: cannot be parsed: {error}")))?;
+    if accept.is_empty() {
+        return Ok(offered[0]);
+    }
     let mut best = None;
     for offer in offered {
         // The most specific range that matches an offer decides, even if its quality is 0.
@@ -31,24 +45,81 @@ pub(super) fn accepted(request: &HttpRequest, offered: &[&'static str]) -> Resul
         }
     }
     best.map(|(_, offer)| offer).ok_or_else(|| {
-        let offered = offered.join(", ");
-        Problem::new(
-            Kind::NotAcceptable,
-            format!("Accept: none of the available media types is accepted; expected one of {offered}"),
-        )
+        let detail =
+            format!("Accept: none of the available media types is accepted; expected one of {}", offered.join(", "));
+        Problem::new(Kind::NotAcceptable, detail).with("expected", offered.to_vec())
     })
 }
 
-/// Whether a client accepts gzip, and prefers it to an uncompressed body or has no preference.
-pub(super) fn takes_gzip(request: &HttpRequest) -> bool {
-    // An invalid header requests no compression.
-    let Ok(AcceptEncoding(list)) = AcceptEncoding::parse(request) else { return false };
-    let named = |wanted: &Encoding| {
-        list.iter().find(|one| matches!(&one.item, Preference::Specific(one) if one == wanted)).map(|one| one.quality)
-    };
-    let any = list.iter().find(|one| one.item == Preference::Any).map(|one| one.quality);
-    let gzip = named(&Encoding::gzip()).or(any).unwrap_or(Quality::ZERO);
-    gzip > Quality::ZERO && named(&Encoding::identity()).is_none_or(|identity| gzip >= identity)
+/// How a client takes a response that can be compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coding {
+    /// As it is.
+    Identity,
+    /// By gzip if that is worth it.
+    Gzip,
+    /// By gzip only.
+    OnlyGzip,
+}
+
+/// How the client takes a response that can be compressed.
+///
+/// # Errors
+/// It takes neither.
+pub(super) fn coding(request: &HttpRequest) -> Result<Coding, Problem> {
+    let Qualities { gzip, identity } = Qualities::of(request);
+    if identity == Some(Quality::ZERO) {
+        return if gzip > Quality::ZERO { Ok(Coding::OnlyGzip) } else { Err(not_acceptable(&["gzip", "identity"])) };
+    }
+    let is_preferred = gzip > Quality::ZERO && identity.is_none_or(|identity| gzip >= identity);
+    Ok(if is_preferred { Coding::Gzip } else { Coding::Identity })
+}
+
+/// Checks that the client takes a response that is not compressed.
+///
+/// # Errors
+/// It does not.
+pub(super) fn check_identity(request: &HttpRequest) -> Result<(), Problem> {
+    match Qualities::of(request).identity {
+        Some(Quality::ZERO) => Err(not_acceptable(&["identity"])),
+        _ => Ok(()),
+    }
+}
+
+fn not_acceptable(expected: &[&'static str]) -> Problem {
+    let detail =
+        format!("Accept-Encoding: none of the available codings is accepted; expected {}", expected.join(" or "));
+    Problem::new(Kind::NotAcceptable, detail).with("expected", expected.to_vec())
+}
+
+/// How much a client likes each coding.
+struct Qualities {
+    /// Zero if it does not take it.
+    gzip: Quality,
+    /// `None` if the client does not name it, which accepts it, after all that it names.
+    identity: Option<Quality>,
+}
+
+impl Qualities {
+    fn of(request: &HttpRequest) -> Self {
+        let mut qualities = Self { gzip: Quality::ZERO, identity: None };
+        if !request.headers().contains_key(AcceptEncoding::name()) {
+            return qualities;
+        }
+        // What cannot be parsed says nothing.
+        let Ok(AcceptEncoding(list)) = AcceptEncoding::parse(request) else { return qualities };
+        // The first one that names a coding decides, and `*` is for all that are not named.
+        let named = |is_it: fn(&str) -> bool| {
+            let names =
+                |one: &Preference<Encoding>| matches!(one, Preference::Specific(one) if is_it(&one.to_string()));
+            list.iter().find(|one| names(&one.item)).map(|one| one.quality)
+        };
+        let any = list.iter().find(|one| one.item == Preference::Any).map(|one| one.quality);
+        let gzip = named(|name| name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip"));
+        qualities.gzip = gzip.or(any).unwrap_or(Quality::ZERO);
+        qualities.identity = named(|name| name.eq_ignore_ascii_case("identity")).or(any);
+        qualities
+    }
 }
 
 /// How specifically a media range matches a type; `None` if it does not match.
@@ -71,34 +142,71 @@ mod tests {
 
     const OFFERED: [&str; 2] = ["text/event-stream", "application/json"];
 
+    fn coding_for(sent: &str) -> Option<Coding> {
+        coding(&TestRequest::default().insert_header(("Accept-Encoding", sent)).to_http_request()).ok()
+    }
+
     #[test]
     fn gzip_is_sent_to_clients_that_accept_and_do_not_disfavour_it() {
-        let takes =
-            |sent: &str| takes_gzip(&TestRequest::default().insert_header(("Accept-Encoding", sent)).to_http_request());
-        for sent in ["gzip", "br, gzip", "gzip;q=0.1", "*", "br;q=1, *;q=0.5", "identity;q=0.5, gzip", "gzip, identity"]
-        {
-            assert!(takes(sent), "{sent}");
+        for sent in [
+            "gzip",
+            "br, gzip",
+            "gzip;q=0.1",
+            "*",
+            "br;q=1, *;q=0.5",
+            "identity;q=0.5, gzip",
+            "gzip, identity",
+            "x-gzip",
+            "GZIP",
+        ] {
+            assert_eq!(coding_for(sent), Some(Coding::Gzip), "{sent}");
         }
-        for sent in ["", "br", "gzip;q=0", "gzip;q=0, *", "*;q=0", "identity, gzip;q=0.5", "identity", ";;;"] {
-            assert!(!takes(sent), "{sent}");
+        for sent in [
+            "",
+            "br",
+            "gzip;q=0",
+            "gzip;q=0, *",
+            "identity, gzip;q=0.5",
+            "identity",
+            ";;;",
+            "gzip;q=0.5, *",
+            "*;q=0, identity",
+        ] {
+            assert_eq!(coding_for(sent), Some(Coding::Identity), "{sent}");
         }
-        assert!(!takes_gzip(&TestRequest::default().to_http_request()));
+        for sent in ["*;q=0, gzip", "identity;q=0, gzip;q=0.1", "identity;q=0, *", "identity;q=0, *;q=0.5"] {
+            assert_eq!(coding_for(sent), Some(Coding::OnlyGzip), "{sent}");
+        }
+        for sent in ["*;q=0", "identity;q=0", "identity;q=0, br", "identity;q=0.000, gzip;q=0"] {
+            assert_eq!(coding_for(sent), None, "{sent}");
+            let request = TestRequest::default().insert_header(("Accept-Encoding", sent)).to_http_request();
+            assert!(check_identity(&request).is_err(), "{sent}");
+        }
+        assert_eq!(coding(&TestRequest::default().to_http_request()).unwrap(), Coding::Identity);
     }
 
     fn chosen(accept: &str) -> Option<&'static str> {
         let request = TestRequest::default().insert_header(("Accept", accept)).to_http_request();
-        accepted(&request, &OFFERED).ok()
+        accepted_type(&request, &OFFERED).ok()
     }
 
     #[test]
     fn the_client_chooses_and_the_first_offer_is_the_default() {
-        assert_eq!(accepted(&TestRequest::default().to_http_request(), &OFFERED).unwrap(), "text/event-stream");
+        assert_eq!(accepted_type(&TestRequest::default().to_http_request(), &OFFERED).unwrap(), "text/event-stream");
         assert_eq!(chosen("*/*"), Some("text/event-stream"));
         assert_eq!(chosen("application/json"), Some("application/json"));
         assert_eq!(chosen("application/*"), Some("application/json"));
         assert_eq!(chosen("text/html, */*;q=0.1"), Some("text/event-stream"));
         assert_eq!(chosen("text/event-stream;q=0.5, application/json"), Some("application/json"));
         assert_eq!(chosen("text/event-stream;q=0, */*"), Some("application/json"));
+        assert_eq!(chosen("*/*;q=0.1, text/event-stream;q=0"), Some("application/json"));
+        assert_eq!(chosen("text/*;q=0.1, application/*;q=0.2"), Some("application/json"));
+        assert_eq!(chosen("application/json;q=0.1, */*"), Some("text/event-stream"));
+        assert_eq!(chosen("application/json;q=0, application/*"), None);
+        assert_eq!(chosen("APPLICATION/JSON"), Some("application/json"));
+        assert_eq!(chosen("application/json; charset=utf-8"), Some("application/json"));
+        assert_eq!(chosen(""), Some("text/event-stream"));
         assert_eq!(chosen("text/html"), None);
+        assert_eq!(chosen("*/*;q=0"), None);
     }
 }

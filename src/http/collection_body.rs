@@ -1,20 +1,20 @@
 //! Whole collections: one body shared by all its readers, or a stream if the cache has no room for it.
 
-use actix_web::HttpResponse;
 use actix_web::body::None as Nothing;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_ENCODING, ETAG};
+use actix_web::http::header::CONTENT_ENCODING;
 use actix_web::web::Bytes;
+use actix_web::{HttpResponse, HttpResponseBuilder};
 
-use super::accept::takes_gzip;
-use super::conditions::{GZIP, matching_etag, precondition, unexpected};
+use super::accept::{Coding, check_identity, coding};
+use super::caching::{GZIP, LINES, Tag};
+use super::conditions::{Verdict, verdict};
 use super::problem::{Kind, Problem};
 use super::request::RequestContext;
 use super::respond::{JSON, NDJSON, state};
 use super::spooled_response::{SpooledResponse, spooled};
 use crate::access::permissions::Readable;
 use crate::domain::key::{CollectionId, Key};
-use crate::domain::precondition::Precondition;
 use crate::domain::revision::Revision;
 use crate::read::body_stream::BodyStream;
 use crate::read::collection_cache::{BuildOutcome, CachedBody, CollectionRevision, Lookup, SizeObserver};
@@ -33,21 +33,16 @@ pub(super) async fn get_keys(
     keys: Vec<Key>,
     form: Form,
 ) -> Result<HttpResponse, Problem> {
-    // Some aggregates have no entity tag of their own, so only what is malformed matters.
-    precondition(context)?;
+    check_identity(&context.request)?;
     let collections = vec![collection];
     let current = current(context, &collections).await?;
     if let Some(unchanged) = unchanged(context, form, current)? {
         return Ok(unchanged);
     }
-    if context.is_head() {
-        return Ok(head(context, form, current));
-    }
     let content = Content { collections, keys: Some(keys.into()), form };
     let SpooledResponse { shown, mut body } = spooled(context, content, current, None).await?;
     body.name_length();
-    let mut response = state(context, StatusCode::OK, shown.document, content_type(form));
-    Ok(response.insert_header((ETAG, quoted(&tag(context, form, shown.changed)))).body(body))
+    Ok(head(context, form, shown).body(body))
 }
 
 /// Responds with whole collections, exact at the revision that the response names.
@@ -56,6 +51,7 @@ pub(super) async fn get_collection(
     collections: Vec<CollectionId>,
     form: Form,
 ) -> Result<HttpResponse, Problem> {
+    let coding = coding(&context.request)?;
     let current = current(context, &collections).await?;
     if let Some(unchanged) = unchanged(context, form, current)? {
         return Ok(unchanged);
@@ -63,12 +59,13 @@ pub(super) async fn get_collection(
     let mut observer = None;
     if let (Form::Collection, [only]) = (form, &collections[..]) {
         match cached_body(context, *only, current).await? {
-            Some(cached) => return shared(context, &cached).await,
+            Some(cached) => return shared(context, &cached, coding).await,
             None => observer = Some(context.shared.collections.size_observer(*only)),
         }
     }
+    check_identity(&context.request)?;
     if context.is_head() {
-        return Ok(head(context, form, current));
+        return Ok(head(context, form, current).body(Nothing::new()));
     }
     streamed(context, Content { collections, keys: None, form }, current, observer).await
 }
@@ -82,33 +79,30 @@ fn unchanged(
     form: Form,
     current: CollectionRevision,
 ) -> Result<Option<HttpResponse>, Problem> {
-    let if_match = precondition(context)?.if_match;
-    if !(Precondition { if_match, if_none_match: None }).holds(Some(current.changed)) {
-        return Err(unexpected(context, Some(current.changed)).at(context.shared.epoch(), current.document));
-    }
-    let known = matching_etag(context, || tag(context, form, current.changed))?;
-    Ok(known.map(|tag| {
-        let mut response = state(context, StatusCode::NOT_MODIFIED, current.document, content_type(form));
-        response.insert_header((ETAG, quoted(&tag))).finish()
-    }))
+    Ok(
+        match verdict(context, &tag(context, form, current.changed))
+            .map_err(|problem| problem.at(context.shared.epoch(), current.document))?
+        {
+            Verdict::Send => None,
+            Verdict::Unchanged(known) => {
+                let status = StatusCode::NOT_MODIFIED;
+                Some(state(context, status, current.document, content_type(form), &known).finish())
+            }
+        },
+    )
 }
 
-/// The head of a body that is not made.
-fn head(context: &RequestContext, form: Form, current: CollectionRevision) -> HttpResponse {
-    let mut response = state(context, StatusCode::OK, current.document, content_type(form));
-    response.insert_header((ETAG, quoted(&tag(context, form, current.changed)))).body(Nothing::new())
+/// The head of the body of this revision.
+fn head(context: &RequestContext, form: Form, shown: CollectionRevision) -> HttpResponseBuilder {
+    let tag = tag(context, form, shown.changed);
+    state(context, StatusCode::OK, shown.document, content_type(form), &tag)
 }
 
 /// The durable revision, usually without a question to the database.
 async fn current(context: &RequestContext, collections: &[CollectionId]) -> Result<CollectionRevision, Problem> {
-    let committed = &context.shared.committed;
-    let [only] = collections else {
-        let document = committed.get();
-        return Ok(CollectionRevision { document, changed: document });
-    };
-    match committed.of(*only) {
+    match context.shared.committed.of(collections) {
         Some((document, changed)) => Ok(CollectionRevision { document, changed }),
-        None => Ok(context.shared.readers.send(LastChange(*only)).await??),
+        None => Ok(context.shared.readers.send(LastChange(collections.into())).await??),
     }
 }
 
@@ -116,19 +110,15 @@ fn content_type(form: Form) -> &'static str {
     if form == Form::Lines { NDJSON } else { JSON }
 }
 
-/// The entity tag for this revision of the last change, without quotes.
-fn tag(context: &RequestContext, form: Form, changed: Revision) -> String {
-    let tag = format!("{}.{changed}", context.shared.history.epoch_of(changed));
+/// The entity tag for this revision of the last change.
+fn tag(context: &RequestContext, form: Form, changed: Revision) -> Tag {
+    let tag = Tag::of_revision(&context.shared.history, changed);
     match (form, context.caller().readable()) {
-        (Form::Lines, _) => tag + "-ndjson",
+        (Form::Lines, _) => tag.with(LINES),
         // Another caller may get other collections of the same revision.
-        (Form::Document, Readable::These { tag: scopes, .. }) => format!("{tag}-{scopes}"),
+        (Form::Document, Readable::These { tag: scopes, .. }) => tag.with("-").with(&scopes),
         (Form::Document | Form::Collection, _) => tag,
     }
-}
-
-fn quoted(tag: &str) -> String {
-    format!("\"{tag}\"")
 }
 
 /// The shared body of a collection; `None` if there is no room for it.
@@ -163,17 +153,15 @@ fn unreadable() -> Problem {
     Problem::new(Kind::Internal, "the collection cannot be read")
 }
 
-async fn shared(context: &RequestContext, cached: &CachedBody) -> Result<HttpResponse, Problem> {
-    let mut response = state(context, StatusCode::OK, cached.revision, JSON);
+async fn shared(context: &RequestContext, cached: &CachedBody, coding: Coding) -> Result<HttpResponse, Problem> {
     let tag = tag(context, Form::Collection, cached.changed());
-    if cached.length() >= MIN_COMPRESSED
-        && takes_gzip(&context.request)
-        && let Some(gzip) = compressed(context, cached).await
-    {
-        response.insert_header((CONTENT_ENCODING, "gzip")).insert_header((ETAG, quoted(&format!("{tag}{GZIP}"))));
-        return Ok(response.body(BodyStream::new(gzip)));
+    let is_compressed = coding == Coding::OnlyGzip || (coding == Coding::Gzip && cached.length() >= MIN_COMPRESSED);
+    if is_compressed && let Some(gzip) = compressed(context, cached).await {
+        let mut response = state(context, StatusCode::OK, cached.revision, JSON, &tag.with(GZIP));
+        return Ok(response.insert_header((CONTENT_ENCODING, "gzip")).body(BodyStream::new(gzip)));
     }
-    Ok(response.insert_header((ETAG, quoted(&tag))).body(BodyStream::new(cached.text())))
+    check_identity(&context.request)?;
+    Ok(state(context, StatusCode::OK, cached.revision, JSON, &tag).body(BodyStream::new(cached.text())))
 }
 
 /// The compressed text of a body, which is made for the first request; `None` if there is no room for it.
@@ -195,6 +183,5 @@ async fn streamed(
 ) -> Result<HttpResponse, Problem> {
     let form = content.form;
     let SpooledResponse { shown, body } = spooled(context, content, current, observer).await?;
-    let mut response = state(context, StatusCode::OK, shown.document, content_type(form));
-    Ok(response.insert_header((ETAG, quoted(&tag(context, form, shown.changed)))).body(body))
+    Ok(head(context, form, shown).body(body))
 }

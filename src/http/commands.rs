@@ -1,14 +1,16 @@
 //! Writes: a request becomes a command; the response follows when its outcome is on disk.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION};
+use actix_web::http::header::{CONTENT_TYPE, LOCATION};
 use actix_web::{HttpResponse, web};
 use actix_web_lab::extract::LocalData;
 use percent_encoding::utf8_percent_encode;
 
-use super::conditions::{precondition, tag, unexpected};
+use super::caching::{Caching, Tag};
+use super::conditions::{precondition, unexpected};
 use super::last_request::no_response;
 use super::metadata::metadata;
+use super::preferences::{APPLIED, Returned};
 use super::problem::Problem;
 use super::query::NoParams;
 use super::request::RequestContext;
@@ -93,7 +95,7 @@ async fn write(
         Target::New => None,
         Target::Keyed => Some(context.key()?),
     };
-    let ParsedBody { json, mut charge } = context.json(verb, payload).await?;
+    let ParsedBody { json, mut charge } = context.json(payload).await?;
     let collection = context.collection()?;
     let change = catch_panic(|| collection.change(verb, json).map_err(Rejection::Invalid))
         .map_err(|rejection| Problem::of_command(ExecuteError::Rejected(rejection), context.request.path()))?;
@@ -141,30 +143,32 @@ impl Sight {
     }
 }
 
-/// The response with the aggregate after the command, or without a body if it no longer exists or the caller may not read
-/// it. If there is no room for the
-/// body, the connection ends without a response: no other one would be true.
+/// The response with the aggregate after the command, or without a body if it no longer exists, the caller may not read
+/// it, or wants none. If there is no room for the body, the connection ends without a response: no other one would be true.
 async fn response(context: &RequestContext, written: Written) -> HttpResponse {
     let Written { key, body, revision, changed, is_new, charge, .. } = written;
     let epoch = context.shared.epoch();
-    let Some(body) = body else {
-        return answer(StatusCode::NO_CONTENT, epoch, revision).finish();
-    };
+    let tag = Tag::of_revision(&context.shared.history, changed);
     let sees = context.collection_id().is_ok_and(|collection| context.caller().may_read(collection, &key));
-    let status = match (is_new, sees) {
-        (true, _) => StatusCode::CREATED,
-        (false, true) => StatusCode::OK,
-        (false, false) => StatusCode::NO_CONTENT,
+    let returned = context.preferences().returned;
+    let body = body.filter(|_| sees && returned != Some(Returned::Minimal));
+    let status = match &body {
+        _ if is_new => StatusCode::CREATED,
+        None => StatusCode::NO_CONTENT,
+        Some(_) => StatusCode::OK,
     };
     let mut response = answer(status, epoch, revision);
-    response.insert_header((CACHE_CONTROL, "no-cache")).insert_header((ETAG, tag(&context.shared.history, changed)));
+    Caching::WRITTEN.insert(&mut response, Some(&tag));
+    match returned {
+        Some(Returned::Minimal) => response.insert_header((APPLIED, "return=minimal")),
+        Some(Returned::Representation) if body.is_some() => response.insert_header((APPLIED, "return=representation")),
+        _ => &mut response,
+    };
     if let (true, Ok(collection)) = (is_new, context.collection()) {
         let key = utf8_percent_encode(key.as_str(), PATH_SEGMENT);
         response.insert_header((LOCATION, format!("/{}/{key}", collection.name())));
     }
-    if !sees {
-        return response.finish();
-    }
+    let Some(body) = body else { return response.finish() };
     response.insert_header((CONTENT_TYPE, JSON));
     let text = body.as_str().to_owned();
     // The text takes its place, also while it goes into a file.

@@ -4,20 +4,12 @@
 use actix_web::http::header::{ETAG, EntityTag, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use serde_json::Value;
 
+use super::caching::{GZIP, Tag};
 use super::problem::{Kind, Problem};
 use super::request::RequestContext;
 use crate::domain::history::History;
 use crate::domain::precondition::{Precondition, Tags};
 use crate::domain::revision::Revision;
-
-/// The suffix of the tag of a compressed body.
-pub(super) const GZIP: &str = "-gzip";
-
-/// The tag of what last changed at this revision. It names the epoch in which the revision was made, so it stays the same
-/// when another epoch begins.
-pub(super) fn tag(history: &History, changed: Revision) -> String {
-    format!("\"{}.{changed}\"", history.epoch_of(changed))
-}
 
 /// The conditions of the request.
 pub(super) fn precondition(context: &RequestContext) -> Result<Precondition, Problem> {
@@ -53,18 +45,43 @@ fn tags(context: &RequestContext, name: &HeaderName, comparison: Comparison) -> 
     }))
 }
 
-/// The tag in `If-None-Match` that matches this one, if there is one. Both are without quotes. NDJSON and JSON have different
-/// tags; a compressed and an uncompressed body match each other.
-pub(super) fn matching_etag(context: &RequestContext, tag: impl FnOnce() -> String) -> Result<Option<String>, Problem> {
-    Ok(match sent(context, &IF_NONE_MATCH)? {
-        None => None,
-        Some(Sent::Any) => Some(tag()),
+/// What a read is answered with, by its conditions.
+pub(super) enum Verdict {
+    /// The body.
+    Send,
+    /// A 304: the client has a body with this tag, which may be the compressed one.
+    Unchanged(Tag),
+}
+
+/// The verdict on a read of what has this tag. NDJSON and JSON have different tags; a compressed and an uncompressed body match
+/// each other.
+///
+/// # Errors
+/// A 412, if the client expects another tag; a 400, if a header is malformed.
+pub(super) fn verdict(context: &RequestContext, tag: &Tag) -> Result<Verdict, Problem> {
+    let (if_match, if_none_match) = (sent(context, &IF_MATCH)?, sent(context, &IF_NONE_MATCH)?);
+    if let Some(Sent::These(list)) = if_match
+        && !list.iter().any(|sent| !sent.weak && stem(sent.tag()) == stem(tag.as_str()))
+    {
+        return Err(unexpected_tag(context, Some(tag)));
+    }
+    Ok(match if_none_match {
+        None => Verdict::Send,
+        Some(Sent::Any) => Verdict::Unchanged(tag.clone()),
         Some(Sent::These(list)) => {
-            let tag = tag();
             let mut sent = list.iter().map(EntityTag::tag);
-            sent.find(|sent| sent.strip_suffix(GZIP).unwrap_or(sent) == tag).map(str::to_owned)
+            match sent.find(|sent| sent.strip_suffix(GZIP).unwrap_or(sent) == tag.as_str()) {
+                Some(known) if known != tag.as_str() => Verdict::Unchanged(tag.clone().with(GZIP)),
+                Some(_) => Verdict::Unchanged(tag.clone()),
+                None => Verdict::Send,
+            }
         }
     })
+}
+
+/// A tag without what names the representation only.
+fn stem(tag: &str) -> &str {
+    tag.split('-').next().unwrap_or_default()
 }
 
 fn sent(context: &RequestContext, name: &HeaderName) -> Result<Option<Sent>, Problem> {
@@ -72,8 +89,9 @@ fn sent(context: &RequestContext, name: &HeaderName) -> Result<Option<Sent>, Pro
     if lines.is_empty() {
         return Ok(None);
     }
-    let text: Option<Vec<_>> = lines.into_iter().map(|line| line.to_str().ok()).collect();
-    let text = text.map(|lines| lines.join(",")).unwrap_or_default();
+    // A tag can have any bytes from 0x80 on; none of this service does.
+    let text: Vec<_> = lines.into_iter().map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
+    let text = text.join(",");
     if text.trim() == "*" {
         return Ok(Some(Sent::Any));
     }
@@ -105,9 +123,9 @@ fn list(text: &str) -> Option<Vec<EntityTag>> {
     }
 }
 
-/// The revision in a tag, if it belongs to this history. A suffix after a hyphen names the representation only.
+/// The revision in a tag, if it belongs to this history.
 fn revision(tag: &EntityTag, history: &History) -> Option<Revision> {
-    let (epoch, revision) = tag.tag().split('-').next()?.split_once('.')?;
+    let (epoch, revision) = stem(tag.tag()).split_once('.')?;
     let revision = revision.parse().ok()?;
     history.has_revision(&epoch.parse().ok()?, revision).then_some(revision)
 }
@@ -126,19 +144,24 @@ fn listed(context: &RequestContext, name: &HeaderName) -> Vec<String> {
 
 /// The aggregate is in another state, or does not exist.
 pub(super) fn unexpected(context: &RequestContext, actual: Option<Revision>) -> Problem {
+    let tag = actual.map(|actual| Tag::of_revision(&context.shared.history, actual));
+    unexpected_tag(context, tag.as_ref())
+}
+
+/// What is at the path has another tag, or none.
+fn unexpected_tag(context: &RequestContext, actual: Option<&Tag>) -> Problem {
     let not = listed(context, &IF_NONE_MATCH).into_iter().map(|tag| format!("not {tag}"));
     let expected: Vec<_> = listed(context, &IF_MATCH).into_iter().chain(not).collect();
-    let actual = actual.map(|actual| tag(&context.shared.history, actual));
     let path = context.aggregate_path();
-    let detail = match &actual {
+    let detail = match actual.map(Tag::quoted) {
         Some(actual) => format!("{path} is at {actual}; expected {}", expected.join(", ")),
         None => format!("{path} does not exist; expected {}", expected.join(", ")),
     };
     let problem = Problem::new(Kind::Unexpected, detail)
         .with("expected", expected)
-        .with("actual", actual.clone().map_or(Value::Null, Value::from));
+        .with("actual", actual.map_or(Value::Null, |actual| actual.quoted().into()));
     match actual {
-        Some(actual) => problem.header(ETAG.as_str(), actual),
+        Some(actual) => problem.header(ETAG.as_str(), actual.quoted()),
         None => problem,
     }
 }

@@ -4,25 +4,26 @@ use std::sync::OnceLock;
 
 use actix_web::web::Bytes;
 
+use super::caching::Tag;
 use crate::read::gzip::compress_constant;
 
 /// The body with its entity tag. It is compressed for the first client that takes that.
 #[derive(Debug)]
 pub(crate) struct ConstantBody {
     text: Bytes,
-    /// The checksum and the length, in hexadecimal digits.
-    tag: String,
+    /// Of the uncompressed body.
+    tag: Tag,
     gzip: OnceLock<Bytes>,
 }
 
 impl ConstantBody {
     pub(super) fn new(text: Bytes) -> Self {
-        let tag = format!("{:08x}{:x}", crc32fast::hash(&text), text.len());
+        let tag = Tag::of_text(&text);
         Self { text, tag, gzip: OnceLock::new() }
     }
 
-    /// The tag of the uncompressed body, without quotes.
-    pub(super) fn tag(&self) -> &str {
+    /// The tag of the uncompressed body.
+    pub(super) fn tag(&self) -> &Tag {
         &self.tag
     }
 

@@ -14,6 +14,7 @@ use actix_web::Error;
 use actix_web::dev::AppConfig;
 use actix_web::rt::net::TcpStream;
 
+use super::bare_answers::explained;
 use super::connection::{ConnectionLimits, DISCONNECT_TIMEOUT, STOP_TIMEOUT, WRITE_BUFFER, set_up};
 use super::half_heads::HalfHeads;
 use super::last_request::LastRequest;
@@ -80,9 +81,9 @@ where
                 #[cfg(feature = "tls")]
                 if let Some(tls) = tls {
                     let transport = tls.accept(stream).await.map_err(DispatchError::Io)?;
-                    return Ok((Socket::new(transport, intake), peer));
+                    return Ok((Socket::new(transport, intake, explained), peer));
                 }
-                Ok((Socket::new(Transport::Plain(stream), intake), peer))
+                Ok((Socket::new(Transport::Plain(stream), intake, explained), peer))
             }
         })
         .and_then(service)

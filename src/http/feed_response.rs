@@ -8,11 +8,13 @@ use std::task::{Context, Poll};
 use actix::Addr;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, VARY};
+use actix_web::http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use actix_web::web::Bytes;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 
 use super::authorization::ended;
+use super::caching::Caching;
+use super::preferences::{APPLIED, Handling};
 use super::problem::{Kind, Problem};
 use super::request::RequestContext;
 use super::respond::{SSE, answer};
@@ -24,12 +26,16 @@ use crate::storage::counters::Horizon;
 /// The head of every stream.
 pub(super) fn head(context: &RequestContext, current: Revision) -> HttpResponseBuilder {
     let mut response = answer(StatusCode::OK, context.shared.epoch(), current);
+    response.insert_header((CONTENT_TYPE, SSE)).insert_header(("X-Accel-Buffering", "no"));
+    Caching::STREAM.insert(&mut response, None);
     response
-        .insert_header((CONTENT_TYPE, SSE))
-        .insert_header((CACHE_CONTROL, "no-cache, no-transform"))
-        .insert_header((VARY, "Accept"))
-        .insert_header(("X-Accel-Buffering", "no"));
-    response
+}
+
+/// Says that a feed follows `Prefer: handling=strict`, if the client has sent that.
+pub(super) fn name_handling(context: &RequestContext, response: &mut HttpResponseBuilder) {
+    if context.preferences().handling == Some(Handling::Strict) {
+        response.insert_header((APPLIED, "handling=strict"));
+    }
 }
 
 /// The first lines of every stream: a comment, so that proxies and clients see that the stream has begun, and the time

@@ -8,8 +8,11 @@ use actix_web::HttpResponse;
 use actix_web::http::header::HeaderValue;
 
 use super::accept::accepted;
-use super::feed_response::{EventStream, StreamPermission, head, not_retained, prologue, refused, too_many_streams};
+use super::feed_response::{
+    EventStream, StreamPermission, head, name_handling, not_retained, prologue, refused, too_many_streams,
+};
 use super::pages::{self, Extent, PAGE_PARAMS};
+use super::preferences::Handling;
 use super::problem::{Kind, Problem};
 use super::query::least_count;
 use super::request::{Query, RequestContext};
@@ -150,13 +153,7 @@ fn position(context: &RequestContext, query: &Query, form: &str) -> Result<Posit
 /// Whether the client needs every event, by `Prefer: handling=strict`
 /// ([RFC 7240](https://www.rfc-editor.org/rfc/rfc7240#section-4.4)) or by the query, or prefers a catch-up.
 fn replay_mode(context: &RequestContext, query: &Query) -> Result<ReplayMode, Problem> {
-    let preferred = context.request.headers().get_all("Prefer").filter_map(|value| value.to_str().ok());
-    let mut preferred = preferred.flat_map(|value| value.split(',')).filter_map(|preference| {
-        let (name, value) = preference.split(';').next()?.split_once('=')?;
-        Some((name.trim(), value.trim().trim_matches('"')))
-    });
-    let strict = query.is_set("strict")?
-        || preferred.any(|(name, value)| name.eq_ignore_ascii_case("handling") && value.eq_ignore_ascii_case("strict"));
+    let strict = query.is_set("strict")? || context.preferences().handling == Some(Handling::Strict);
     Ok(match (strict, query.is_set("compact")?) {
         (true, _) => ReplayMode::Strict,
         (false, true) => ReplayMode::Compact,
@@ -171,15 +168,19 @@ async fn stream(
     remarks: &[String],
 ) -> Result<HttpResponse, Problem> {
     let shared = &context.shared;
-    if context.is_head() {
-        return Ok(head(&context, shared.committed.get()).body(actix_web::body::None::new()));
+    // A HEAD is answered as the GET would be, and takes no place.
+    let permit = if context.is_head() { None } else { shared.stream_limiter.try_acquire(context.address()) };
+    if permit.is_none() && !context.is_head() {
+        return too_many_streams(&context);
     }
-    let Some(permit) = shared.stream_limiter.try_acquire(context.address()) else { return too_many_streams(&context) };
     let first = shared.page_readers().send(subscription.next_request(), shared.committed.get()).await??;
     let current = match &first {
         ResumeReply::Page(page) => page.current,
         ResumeReply::Gone(horizon) => return Err(not_retained(&context, horizon)),
     };
+    let mut response = head(&context, current);
+    name_handling(&context, &mut response);
+    let Some(permit) = permit else { return Ok(response.body(actix_web::body::None::new())) };
     let queue = Rc::clone(&subscription.queue);
     // A stream works without it.
     let _ = queue.push(prologue(remarks));
@@ -189,7 +190,7 @@ async fn stream(
     let (readers, committed) = (shared.page_readers(), Arc::clone(&shared.committed));
     let config = SessionConfig { readers, committed, permit, running, parked };
     let session = Session::start(subscription, first, config);
-    Ok(head(&context, current).body(EventStream::new(queue, Some(session), StreamPermission::of(&context))))
+    Ok(response.body(EventStream::new(queue, Some(session), StreamPermission::of(&context))))
 }
 
 /// Where a hub may write, for a client that understands chunks.

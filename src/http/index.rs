@@ -1,18 +1,17 @@
 //! `GET /`: what the service has, as JSON; for a browser, the page.
 
 use actix_web::HttpResponse;
-use actix_web::http::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::accept::accepted;
+use super::accept::{accepted_type, check_identity};
 use super::collection_paths::CollectionPaths;
-use super::conditions::precondition;
 use super::openapi::schema_name;
 use super::problem::Problem;
 use super::query::NoParams;
 use super::request::RequestContext;
-use super::respond::{JSON, state};
+use super::respond::JSON;
+use super::text_response::text_response;
 use super::web_files::{HTML, send};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Collection, Derivation, Keys};
@@ -89,12 +88,11 @@ const SERVICE: [(&str, &str); 7] = [
 
 /// `GET /`
 pub(super) async fn index(context: RequestContext) -> Result<HttpResponse, Problem> {
-    if accepted(&context.request, &[JSON, HTML])? == HTML {
+    if accepted_type(&context.request, &[JSON, HTML])? == HTML {
         return send(&context);
     }
+    check_identity(&context.request)?;
     let NoParams {} = context.params()?;
-    // The index has no entity tag, so only what is malformed matters.
-    precondition(&context)?;
     let (registry, revision) = (&context.shared.registry, context.shared.committed.get());
     let readable = context.caller().readable();
     let index = Index {
@@ -107,7 +105,11 @@ pub(super) async fn index(context: RequestContext) -> Result<HttpResponse, Probl
         token: token(&context),
         service: service(&context),
     };
-    Ok(state(&context, StatusCode::OK, revision, JSON).json(index))
+    let text = serde_json::to_string(&index).map_err(|error| {
+        log::error!("cannot write the index: {error}");
+        Problem::internal()
+    })?;
+    text_response(&context, revision, text).await
 }
 
 fn token(context: &RequestContext) -> Option<IndexedToken> {

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, VARY};
+use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
 use actix_web::web::{self, Bytes};
 use actix_web::{HttpResponse, rt};
 
 use super::accept::accepted;
+use super::caching::Caching;
 use super::feed_response::{StreamAborted, StreamEnd, StreamPermission, head, prologue, too_many_streams};
 use super::pages::{Extent, PAGE_PARAMS, page_limit};
 use super::problem::{Kind, Problem};
@@ -197,10 +198,8 @@ async fn one_page(
 
 fn page(context: &RequestContext, revision: Revision, form: &'static str) -> actix_web::HttpResponseBuilder {
     let mut response = answer(StatusCode::OK, context.shared.epoch(), revision);
-    response
-        .insert_header((CONTENT_TYPE, form))
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .insert_header((VARY, "Accept"));
+    response.insert_header((CONTENT_TYPE, form));
+    Caching::PAGE.insert(&mut response, None);
     response
 }
 

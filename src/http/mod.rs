@@ -2,6 +2,10 @@
 
 pub(crate) mod accept;
 mod authorization;
+mod awaited_revision;
+#[cfg(feature = "direct-write")]
+mod bare_answers;
+mod caching;
 pub(crate) mod collection_body;
 pub(crate) mod collection_paths;
 pub(crate) mod commands;
@@ -21,13 +25,16 @@ mod half_heads;
 pub(crate) mod index;
 pub(crate) mod journal;
 mod last_request;
+mod media_types;
 mod metadata;
 mod metrics;
 pub(crate) mod nearest;
 mod openapi;
 pub(crate) mod ops;
+mod options;
 pub(crate) mod origin;
 pub(crate) mod pages;
+mod preferences;
 pub(crate) mod problem;
 mod process;
 pub(crate) mod projections;
@@ -42,6 +49,7 @@ pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod shared;
 mod spooled_response;
+mod text_response;
 #[cfg(feature = "tls")]
 mod tickets;
 pub(crate) mod tls;

@@ -14,13 +14,15 @@ mod writer;
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
+use actix_web::http::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 use self::components::{Components, described};
-use self::operation::{About, Operation, Success, not_modified};
-use self::problems::{COMMON, Problems, READ};
-use super::accept::accepted;
+use self::operation::{About, Operation, Success, TAGGED, not_modified};
+use self::parameters::{AWAITED, CONDITIONS};
+use self::problems::{COMMON, Problems, READ, STATE};
+use super::accept::accepted_type;
+use super::caching::Caching;
 use super::constant_body::ConstantBody;
 use super::constant_response::respond;
 use super::problem::{Kind, Problem};
@@ -34,17 +36,14 @@ const JOURNAL: &str = "Journal";
 
 /// `GET /openapi.json`
 pub(super) async fn get(context: RequestContext) -> Result<HttpResponse, Problem> {
-    accepted(&context.request, &[JSON])?;
+    accepted_type(&context.request, &[JSON])?;
     context.query(&[])?;
     let shared = &context.shared;
     let make = || ConstantBody::new(document(&shared.registry, &shared.projections).to_string().into());
     let body = shared.openapi.get_or_init(make);
     let mut response = answer(StatusCode::OK, shared.epoch(), shared.committed.get());
-    response
-        .insert_header((CONTENT_TYPE, JSON))
-        .insert_header((CACHE_CONTROL, "no-cache"))
-        .insert_header((VARY, "Accept, Accept-Encoding"));
-    respond(&context, response, body)
+    response.insert_header((CONTENT_TYPE, JSON));
+    respond(&context, response, Caching::STATE, body)
 }
 
 /// The name of the schema of an aggregate.
@@ -103,13 +102,11 @@ fn aggregates(
         description: "Exact at one revision. `collection` selects some.",
     };
     let operation = Operation::new(&about)
-        .shared(&["collection", "If-Match-header", "If-None-Match-header"])
-        .response(
-            Success::new(200, "The collections, by name.")
-                .headers(&["X-Revision", "X-Epoch", "ETag"])
-                .content(JSON, schema),
-        )
+        .shared(&["collection"])
+        .shared(&AWAITED)
+        .shared(&CONDITIONS)
+        .response(Success::new(200, "The collections, by name.").headers(&TAGGED).content(JSON, schema))
         .response(not_modified());
-    let problems = Problems::of(&[&COMMON[..], &READ].concat(), components);
+    let problems = Problems::of(&[&COMMON[..], &READ, &STATE].concat(), components);
     json!({"get": operation.problems(problems, components).into_json()})
 }

@@ -2,10 +2,11 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use prometheus_client::encoding::text::encode;
 use serde_json::json;
 
+use super::caching::Caching;
 use super::metrics::registry;
 use super::problem::{Kind, Problem};
 use super::projections::json_response;
@@ -57,5 +58,6 @@ pub(super) async fn metrics(context: RequestContext) -> Result<HttpResponse, Pro
         Problem::internal()
     })?;
     let mut response = HttpResponse::Ok();
-    Ok(response.insert_header((CONTENT_TYPE, OPEN_METRICS)).insert_header((CACHE_CONTROL, "no-store")).body(text))
+    Caching::MOMENT.insert(&mut response, None);
+    Ok(response.insert_header((CONTENT_TYPE, OPEN_METRICS)).body(text))
 }

@@ -1,22 +1,26 @@
 //! Feeds without a stream: the same messages as finite pages, as JSON or a line each.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
+use actix_web::http::header::CONTENT_TYPE;
 use actix_web::rt::time::timeout;
 
-use super::feed_response::not_retained;
+use super::caching::Caching;
+use super::feed_response::{name_handling, not_retained};
 use super::problem::{Kind, Problem};
 use super::request::{Query, RequestContext};
 use super::respond::{NDJSON, answer};
 use super::spooled_response::whole;
-use crate::delivery::hub::Added;
+use crate::delivery::hub::{Added, LiveSubscribers};
 use crate::delivery::send_queue::{QueueItem, SendQueue};
 use crate::delivery::session::Subscription;
+use crate::domain::feed::Feed;
+use crate::domain::revision::Revision;
 use crate::events::resume::{Page, ResumeReply};
 use crate::events::sse::Form;
 use crate::storage::page::PageLimit;
@@ -80,9 +84,8 @@ pub(super) async fn page(
         if has_news || (page.is_last() && left.is_zero()) {
             return answered(context, &page, form).await;
         }
-        if page.is_last()
-            && context.while_permitted(wait_for_change(&subscription, &page, left)).await? == Wakeup::Shutdown
-        {
+        let change = || wait_for_change(&subscription.subscribers, &subscription.feed, page.current, left);
+        if page.is_last() && context.while_permitted(change()).await? == Wakeup::Shutdown {
             return answered(context, &page, form).await;
         }
         // Who starts from nothing goes on doing so, to be given the frame.
@@ -96,18 +99,23 @@ pub(super) async fn page(
 
 /// What ended a wait.
 #[derive(PartialEq, Eq)]
-enum Wakeup {
+pub(super) enum Wakeup {
     /// There is a new event, or the time is over: the database shows which.
     Changed,
     /// The service stops.
     Shutdown,
 }
 
-/// Waits, as a live stream would, until there is a new event or the time is over.
-async fn wait_for_change(subscription: &Subscription, page: &Page, left: Duration) -> Wakeup {
+/// Waits, as a live stream that has everything up to a revision would, until there is a new event or the time is over.
+pub(super) async fn wait_for_change(
+    subscribers: &Rc<RefCell<LiveSubscribers>>,
+    feed: &Feed,
+    after: Revision,
+    left: Duration,
+) -> Wakeup {
     let waiter = Waiter(SendQueue::new(1));
-    waiter.0.advance_to(page.current);
-    match subscription.subscribers.borrow_mut().add(subscription.feed.clone(), &waiter.0, None) {
+    waiter.0.advance_to(after);
+    match subscribers.borrow_mut().add(feed.clone(), &waiter.0, None) {
         Added::Live => {}
         Added::Behind => return Wakeup::Changed,
         Added::Stopping => return Wakeup::Shutdown,
@@ -138,9 +146,8 @@ async fn answered(context: &RequestContext, page: &Page, form: &'static str) -> 
         format!("{{\"events\":[{text}],\"cursor\":\"{cursor}\"}}")
     };
     let mut response = answer(StatusCode::OK, context.shared.epoch(), page.current);
-    response
-        .insert_header((CONTENT_TYPE, form))
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .insert_header((VARY, "Accept"));
+    name_handling(context, &mut response);
+    response.insert_header((CONTENT_TYPE, form));
+    Caching::PAGE.insert(&mut response, None);
     whole(context, response, body).await
 }

@@ -98,11 +98,15 @@ pub(crate) enum Kind {
     NoSpace,
     /// 503: the database file is another one.
     Replaced,
+    /// 503: the service does not show the revision yet that a read asks for.
+    Behind,
+    /// 431: the head of the request is too long.
+    HeadTooLarge,
 }
 
 impl Kind {
     /// Every kind, in the order of their declaration.
-    pub(super) const ALL: [Self; 28] = [
+    pub(super) const ALL: [Self; 30] = [
         Self::MalformedJson,
         Self::MalformedRequest,
         Self::Unauthorized,
@@ -131,6 +135,8 @@ impl Kind {
         Self::NotReady,
         Self::NoSpace,
         Self::Replaced,
+        Self::Behind,
+        Self::HeadTooLarge,
     ];
 
     /// The status, the slug and the title.
@@ -151,7 +157,7 @@ impl Kind {
             Self::BrokenRule => (StatusCode::CONFLICT, "rule-broken", "Business rule violated"),
             Self::NotRetained => (StatusCode::GONE, "not-retained", "Events no longer retained"),
             Self::Unexpected => (StatusCode::PRECONDITION_FAILED, "unexpected-state", "Precondition failed"),
-            Self::ForeignId => (StatusCode::GONE, "foreign-id", "Unknown event id"),
+            Self::ForeignId => (StatusCode::GONE, "foreign-id", "Unknown history"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Request body too large"),
             Self::UnsupportedType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", "Unsupported media type"),
             Self::UnknownHost => (StatusCode::MISDIRECTED_REQUEST, "unknown-host", "Unknown host"),
@@ -164,6 +170,10 @@ impl Kind {
             Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Service not ready"),
             Self::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "no-space", "Disk full"),
             Self::Replaced => (StatusCode::SERVICE_UNAVAILABLE, "replaced", "Database file replaced"),
+            Self::Behind => (StatusCode::SERVICE_UNAVAILABLE, "behind", "Revision not reached"),
+            Self::HeadTooLarge => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large", "Request head too large")
+            }
         }
     }
 }
@@ -171,6 +181,16 @@ impl Kind {
 impl Problem {
     pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
         Self { kind, rule: None, detail: detail.into(), members: Vec::new(), headers: Vec::new() }
+    }
+
+    /// The body of the response.
+    pub(super) fn document(&self) -> String {
+        let (slug, title, status) = (self.slug(), self.title(), self.status_code().as_u16());
+        let mut body = json!({"type": slug, "title": title, "status": status, "detail": excerpt(&self.detail)});
+        for (member, value) in &self.members {
+            body[member.as_ref()] = excerpt_of(value);
+        }
+        body.to_string()
     }
 
     /// The stable name of its kind, or of the violated rule.
@@ -368,14 +388,7 @@ impl ResponseError for Problem {
     }
 
     fn error_response(&self) -> HttpResponse<BoxBody> {
-        let status = self.status_code();
-        let (slug, title) = (self.slug(), self.title());
-        let mut body =
-            json!({"type": slug, "title": title, "status": status.as_u16(), "detail": excerpt(&self.detail)});
-        for (member, value) in &self.members {
-            body[member.as_ref()] = excerpt_of(value);
-        }
-        let mut response = HttpResponse::build(status);
+        let mut response = HttpResponse::build(self.status_code());
         response.insert_header((CONTENT_TYPE, "application/problem+json")).insert_header((CACHE_CONTROL, "no-store"));
         for (name, value) in &self.headers {
             response.insert_header((*name, value.as_str()));
@@ -384,7 +397,7 @@ impl ResponseError for Problem {
                 response.force_close();
             }
         }
-        response.body(body.to_string())
+        response.body(self.document())
     }
 }
 
@@ -409,7 +422,7 @@ mod tests {
         for (index, kind) in Kind::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, index, "{kind:?}");
         }
-        assert_eq!(Kind::ALL.len(), Kind::Replaced as usize + 1);
+        assert_eq!(Kind::ALL.len(), Kind::HeadTooLarge as usize + 1);
     }
 
     #[test]

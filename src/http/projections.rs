@@ -1,19 +1,22 @@
 //! The status and the reports of projections, and requests to rebuild them or to skip an event.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use actix_web::{HttpResponse, HttpResponseBuilder, web};
+use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use actix_web::{HttpResponse, web};
 use serde_json::{Value, json};
 
 use super::accept::accepted;
+use super::caching::{Caching, Tag};
+use super::conditions::{Verdict, verdict};
 use super::problem::{Kind, Problem};
 use super::request::RequestContext;
 use super::respond::{JSON, answer};
-use super::spooled_response::whole;
-use crate::projector::registry::{ReportContent, ReportKind, RunningProjection};
+use super::text_response::text_response;
+#[cfg(feature = "direct-write")]
+use crate::delivery::direct_write::DirectWriter;
+use crate::projector::registry::{ReportContent, ReportFile, ReportKind, RunningProjection};
 use crate::read::file_body::FileBody;
 use crate::read::pool::ReadReport;
 use crate::read_model::error::ProjectionError;
@@ -26,15 +29,16 @@ pub(super) const CSV: &str = "text/csv; charset=utf-8; header=present";
 pub(super) async fn all(context: RequestContext) -> Result<HttpResponse, Problem> {
     accepted(&context.request, &[JSON])?;
     context.query(&[])?;
-    Ok(json_response(&context, StatusCode::OK, &json!({"projections": context.shared.projections.to_json()})))
+    let statuses = json!({"projections": context.shared.projections.to_json()});
+    text_response(&context, context.shared.committed.get(), statuses.to_string()).await
 }
 
 /// `GET /projections/cart_items`
 pub(super) async fn one(context: RequestContext) -> Result<HttpResponse, Problem> {
     accepted(&context.request, &[JSON])?;
     context.query(&[])?;
-    let running = named(&context)?;
-    Ok(json_response(&context, StatusCode::OK, &context.shared.projections.status_json(running)))
+    let status = context.shared.projections.status_json(named(&context)?);
+    text_response(&context, context.shared.committed.get(), status.to_string()).await
 }
 
 /// `POST /projections/cart_items/rebuild`: the response is sent when the rebuild has started.
@@ -86,8 +90,10 @@ pub(super) async fn report(context: RequestContext) -> Result<HttpResponse, Prob
         }
     };
     match content {
-        Ok(ReportContent::Json(value)) => whole(&context, json_head(&context, StatusCode::OK), value.to_string()).await,
-        Ok(ReportContent::File { file, length }) => Ok(file_response(&context, file, length)),
+        Ok(ReportContent::Json(value)) => {
+            text_response(&context, context.shared.committed.get(), value.to_string()).await
+        }
+        Ok(ReportContent::File(report)) => file_response(&context, report),
         Ok(ReportContent::Building) => {
             let problem = Problem::new(Kind::Busy, "the projection is being built");
             Err(problem.header(RETRY_AFTER.as_str(), "1"))
@@ -117,20 +123,37 @@ fn failed(error: &ProjectionError) -> Problem {
     Problem::internal()
 }
 
+/// What the service is like at the moment.
 pub(super) fn json_response(context: &RequestContext, status: StatusCode, value: &Value) -> HttpResponse {
-    json_head(context, status).body(value.to_string())
-}
-
-fn json_head(context: &RequestContext, status: StatusCode) -> HttpResponseBuilder {
     let mut response = answer(status, context.shared.epoch(), context.shared.committed.get());
-    response.insert_header((CONTENT_TYPE, JSON)).insert_header((CACHE_CONTROL, "no-store"));
-    response
+    response.insert_header((CONTENT_TYPE, JSON));
+    Caching::MOMENT.insert(&mut response, None);
+    response.body(value.to_string())
 }
 
-/// Sends the first `length` bytes of a file. It is open when the response starts, so a swap of generations does not matter.
-fn file_response(context: &RequestContext, file: File, length: u64) -> HttpResponse {
-    answer(StatusCode::OK, context.shared.epoch(), context.shared.committed.get())
-        .insert_header((CONTENT_TYPE, CSV))
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .body(FileBody::new(file, length))
+/// Sends the beginning of a file, or a 304. It is open when the response starts, so a swap of generations does not matter.
+fn file_response(context: &RequestContext, report: ReportFile) -> Result<HttpResponse, Problem> {
+    let ReportFile { file, length, generation } = report;
+    let shared = &context.shared;
+    // Files are only appended to, but after a loss another one may have the number of a generation of an earlier process.
+    let tag = Tag::of_text(format!("{} {generation} {length}", shared.epoch()).as_bytes());
+    let mut response = answer(StatusCode::OK, shared.epoch(), shared.committed.get());
+    response.insert_header((CONTENT_TYPE, CSV));
+    if let Verdict::Unchanged(known) = verdict(context, &tag)? {
+        Caching::STATE.insert(&mut response, Some(&known));
+        return Ok(response.status(StatusCode::NOT_MODIFIED).finish());
+    }
+    Caching::STATE.insert(&mut response, Some(&tag));
+    #[cfg(feature = "direct-write")]
+    note_text(context);
+    Ok(response.body(FileBody::new(file, length)))
+}
+
+/// The file may have any text of clients in it, with line breaks.
+#[cfg(feature = "direct-write")]
+fn note_text(context: &RequestContext) {
+    let writer = context.request.conn_data::<std::rc::Weak<DirectWriter>>().and_then(std::rc::Weak::upgrade);
+    if let Some(writer) = writer {
+        writer.note_text();
+    }
 }

@@ -2,17 +2,19 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::ETAG;
 use serde::Deserialize;
 
-use super::accept::accepted;
+use super::accept::{accepted, accepted_type};
+use super::awaited_revision::await_revision;
+use super::caching::Tag;
 use super::collection_body::{get_collection, get_keys};
-use super::conditions::{precondition, tag, unexpected};
+use super::conditions::{precondition, unexpected};
 use super::problem::{Kind, Problem};
 use super::query::{Last, NoParams};
 use super::request::RequestContext;
 use super::respond::{JSON, NDJSON, state};
 use super::spooled_response::whole;
+use super::text_response::text_response;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::precondition::Precondition;
 use crate::domain::revision::Version;
@@ -46,17 +48,20 @@ pub(super) async fn document(context: RequestContext) -> Result<HttpResponse, Pr
     accepted(&context.request, &[JSON])?;
     let DocumentParams { collection } = context.params()?;
     let collections = context.named_collections(collection.iter().map(String::as_str))?;
+    await_revision(&context).await?;
     let collections = collections.unwrap_or_else(|| context.shared.registry.ids().collect());
     get_collection(&context, collections, Form::Document).await
 }
 
 /// `GET /persons`
 pub(super) async fn collection(context: RequestContext) -> Result<HttpResponse, Problem> {
-    let form = accepted(&context.request, &[JSON, NDJSON])?;
+    let form = accepted_type(&context.request, &[JSON, NDJSON])?;
     let CollectionParams { key } = context.params()?;
     let id = context.collection_id()?;
     let form = if form == NDJSON { Form::Lines } else { Form::Collection };
-    match context.selected_keys(key.iter().map(String::as_str))? {
+    let keys = context.selected_keys(key.iter().map(String::as_str))?;
+    await_revision(&context).await?;
+    match keys {
         Some(keys) => get_keys(&context, id, keys, form).await,
         None => get_collection(&context, vec![id], form).await,
     }
@@ -72,26 +77,24 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
     let collection = context.collection_id()?;
     let key = context.key()?;
     let Precondition { if_match, if_none_match } = precondition(&context)?;
+    await_revision(&context).await?;
     if let Some(version) = version.number("version", 0..=i64::MAX.unsigned_abs())? {
         return at_version(&context, collection, key, Version::from_raw(version.cast_signed())).await;
     }
     let (revision, mut rows) = context.shared.readers.send(ReadAggregates { collection, keys: vec![key] }).await??;
     let row = rows.pop().map(|(_, row)| row);
-    let changed = row.as_ref().map(|row| row.revision);
-    let Some(body) = row.and_then(|row| row.body) else {
+    let Some((changed, body)) = row.and_then(|row| Some((row.revision, row.body?))) else {
         return Err(Problem::not_found(context.request.path()).at(context.shared.epoch(), revision));
     };
-    let holds = |if_match, if_none_match| Precondition { if_match, if_none_match }.holds(changed);
+    let holds = |if_match, if_none_match| Precondition { if_match, if_none_match }.holds(Some(changed));
     if !holds(if_match, None) {
-        return Err(unexpected(&context, changed).at(context.shared.epoch(), revision));
+        return Err(unexpected(&context, Some(changed)).at(context.shared.epoch(), revision));
     }
-    let tag = changed.map(|changed| tag(&context.shared.history, changed)).unwrap_or_default();
+    let tag = Tag::of_revision(&context.shared.history, changed);
     if !holds(None, if_none_match) {
-        return Ok(state(&context, StatusCode::NOT_MODIFIED, revision, JSON).insert_header((ETAG, tag)).finish());
+        return Ok(state(&context, StatusCode::NOT_MODIFIED, revision, JSON, &tag).finish());
     }
-    let mut response = state(&context, StatusCode::OK, revision, JSON);
-    response.insert_header((ETAG, tag));
-    whole(&context, response, body.as_str().to_owned()).await
+    whole(&context, state(&context, StatusCode::OK, revision, JSON, &tag), body.as_str().to_owned()).await
 }
 
 /// Time travel: the state of the aggregate after its first `version` events.
@@ -107,7 +110,7 @@ async fn at_version(
     let pool = if version.number() <= FEW_EVENTS { &shared.readers } else { &shared.scanners };
     let (revision, folded) = pool.try_send(fold)?.await??;
     match folded.body.filter(|_| folded.version == version) {
-        Some(body) => whole(context, state(context, StatusCode::OK, revision, JSON), body.as_str().to_owned()).await,
+        Some(body) => text_response(context, revision, body.as_str().to_owned()).await,
         None if folded.version < version => {
             let detail =
                 format!("{} has no version {version}; its last version is {}", context.request.path(), folded.version);

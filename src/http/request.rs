@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
+use actix_web::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
 use actix_web::web;
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
 use percent_encoding::percent_decode_str;
@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::authorization::ended;
+use super::options::{accept_of, body_types};
+use super::preferences::Preferences;
 use super::problem::{Kind, Problem};
 use super::query::{self, Lenient};
 use super::request_body::{ParsedBody, RequestBody};
@@ -21,7 +23,6 @@ use crate::access::caller::Caller;
 use crate::access::need::{MissingScope, second_segment};
 use crate::access::permissions::Readable;
 use crate::domain::collection::Collection;
-use crate::domain::command::Verb;
 use crate::domain::key::{CollectionId, Key};
 use crate::memory::fair_shares::Network;
 use crate::read_model::report::Parameters;
@@ -224,6 +225,10 @@ impl RequestContext {
         Ok(Query { pairs, remarks })
     }
 
+    pub(super) fn preferences(&self) -> Preferences {
+        Preferences::of(self.request.headers())
+    }
+
     /// The text of a header, if it is present.
     pub(super) fn header(&self, name: &str) -> Result<Option<&str>, Problem> {
         let Some(value) = self.request.headers().get(name) else { return Ok(None) };
@@ -246,31 +251,32 @@ impl RequestContext {
     }
 
     /// The JSON body of a write.
-    pub(super) async fn json(&self, verb: Verb<'_>, payload: web::Payload) -> Result<ParsedBody, Problem> {
-        let types: &[&str] = match verb {
-            Verb::Patch => &["application/merge-patch+json", "application/json"],
-            Verb::Create | Verb::Replace | Verb::Command(_) => &["application/json"],
-        };
+    pub(super) async fn json(&self, payload: web::Payload) -> Result<ParsedBody, Problem> {
         let body = self.body(payload).await?;
         // A command without fields needs no body.
         if body.is_empty() && self.collection()?.journaled().is_some() {
             return Ok(body.replace(json!({})));
         }
-        self.check_type(types)?;
+        self.check_type()?;
         self.shared.bodies.parse(body)
     }
 
     /// The JSON body of an administrative request.
     pub(super) async fn json_body(&self, payload: web::Payload) -> Result<Value, Problem> {
-        self.check_type(&["application/json"])?;
+        self.check_type()?;
         Ok(self.shared.bodies.parse(self.body(payload).await?)?.json)
     }
 
-    fn check_type(&self, types: &[&str]) -> Result<(), Problem> {
+    fn check_type(&self) -> Result<(), Problem> {
+        let types = body_types(self.request.method());
         let expected = types.join(" or ");
         let unsupported = |reason: &str| {
-            Problem::new(Kind::UnsupportedType, format!("Content-Type: {reason}; expected {expected}"))
-                .with("expected", types.to_vec())
+            let problem = Problem::new(Kind::UnsupportedType, format!("Content-Type: {reason}; expected {expected}"));
+            let problem = problem.with("expected", types.to_vec()).header(ACCEPT.as_str(), types.join(", "));
+            match accept_of(self.request.method()) {
+                Some(name) => problem.header(name, types.join(", ")),
+                None => problem,
+            }
         };
         let Some(sent) = self.request.headers().get(CONTENT_TYPE) else { return Err(unsupported("missing")) };
         let sent = sent.to_str().map_err(|_| unsupported("not ASCII text"))?;
@@ -286,7 +292,9 @@ impl RequestContext {
         }
         match self.request.headers().get(CONTENT_ENCODING) {
             Some(encoding) if encoding != "identity" => {
-                Err(Problem::new(Kind::UnsupportedType, "Content-Encoding: encoded request bodies are not supported"))
+                let detail = "Content-Encoding: encoded request bodies are not supported; expected identity";
+                let problem = Problem::new(Kind::UnsupportedType, detail).with("expected", vec!["identity"]);
+                Err(problem.header(ACCEPT_ENCODING.as_str(), "identity"))
             }
             _ => Ok(()),
         }

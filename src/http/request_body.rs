@@ -52,6 +52,13 @@ pub(super) struct ParsedBody {
     pub(super) charge: Share,
 }
 
+/// The framework does not say more.
+fn incomplete() -> Problem {
+    let detail =
+        "the body cannot be read; expected as many bytes as Content-Length says, or chunks as in RFC 9112, section 7.1";
+    Problem::new(Kind::MalformedRequest, detail)
+}
+
 impl BodyLimits {
     /// Reads a body. `announced` is its length according to its head, in bytes; 0 if that says nothing.
     ///
@@ -75,8 +82,7 @@ impl BodyLimits {
             let patience = allowed.saturating_sub(started.elapsed()).min(self.timeout);
             let next = timeout(patience, next).await.map_err(|_| too_slow())?;
             let Some(chunk) = next else { return Ok(RequestBody { bytes: body.into_bytes(), charge }) };
-            let chunk = chunk
-                .map_err(|error| Problem::new(Kind::MalformedRequest, format!("the body cannot be read: {error}")))?;
+            let chunk = chunk.map_err(|_| incomplete())?;
             if body.len() + chunk.len() > self.longest() {
                 return Err(self.too_large());
             }

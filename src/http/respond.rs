@@ -2,8 +2,10 @@
 
 use actix_web::HttpResponseBuilder;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, VARY};
+use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
+use super::caching::{Caching, Tag};
+pub(super) use super::media_types::{JSON, MERGE_PATCH, NDJSON, SSE};
 use super::request::RequestContext;
 use crate::domain::revision::{Epoch, Revision};
 
@@ -11,13 +13,6 @@ use crate::domain::revision::{Epoch, Revision};
 pub(super) const X_REVISION: HeaderName = HeaderName::from_static("x-revision");
 /// The header with the epoch of that revision.
 pub(super) const X_EPOCH: HeaderName = HeaderName::from_static("x-epoch");
-
-/// The media type of a state.
-pub(super) const JSON: &str = "application/json";
-/// The media type with one line for each aggregate or event (<https://github.com/ndjson/ndjson-spec>).
-pub(super) const NDJSON: &str = "application/x-ndjson";
-/// The media type of a stream.
-pub(super) const SSE: &str = "text/event-stream";
 
 /// A response with the revision and the epoch that it shows.
 pub(super) fn answer(status: StatusCode, epoch: &Epoch, revision: Revision) -> HttpResponseBuilder {
@@ -40,11 +35,10 @@ pub(super) fn state(
     status: StatusCode,
     revision: Revision,
     content_type: &'static str,
+    tag: &Tag,
 ) -> HttpResponseBuilder {
     let mut response = answer(status, context.shared.epoch(), revision);
-    response
-        .insert_header((CONTENT_TYPE, content_type))
-        .insert_header((CACHE_CONTROL, "no-cache"))
-        .insert_header((VARY, "Accept, Accept-Encoding"));
+    response.insert_header((CONTENT_TYPE, content_type));
+    Caching::STATE.insert(&mut response, Some(tag));
     response
 }

@@ -1,5 +1,6 @@
 //! All routes of the service.
 
+use std::future::ready;
 use std::rc::Rc;
 
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -12,6 +13,7 @@ use super::authorization::Needs;
 use super::collection_paths::CollectionPaths;
 use super::front::{Front, pass};
 use super::nearest::distance;
+use super::options::Options;
 use super::problem::{Kind, Problem};
 use super::respond::{X_REVISION, insert_revision};
 use super::shared::Shared;
@@ -178,14 +180,12 @@ fn of_the_service() -> [(&'static str, Endpoint); 15] {
     ]
 }
 
-/// A resource with its methods; other methods get a `405` that lists these.
+/// A resource with its methods; `OPTIONS` lists these, and so does the `405` to other methods.
 fn resource(path: &str, methods: Vec<Endpoint>) -> Resource {
-    let names: Vec<&str> = methods
-        .iter()
-        .flat_map(|Endpoint { name, .. }| if *name == Method::GET { vec!["GET", "HEAD"] } else { vec![name.as_str()] })
-        .collect();
-    let allowed = names.join(", ");
+    let options = Options::of(methods.iter().map(|method| &method.name));
+    let allowed = options.allowed.clone();
     let resource = methods.into_iter().fold(web::resource(path), |resource, method| resource.route(method.handler));
+    let resource = resource.route(web::method(Method::OPTIONS).to(move || ready(options.response())));
     resource.default_service(web::to(move |request: HttpRequest| {
         let problem = Problem::method_not_allowed(request.method().as_str(), request.path(), &allowed);
         async move { Err::<HttpResponse, _>(problem) }
@@ -209,6 +209,9 @@ const MAX_DISTANCE: usize = 3;
 
 async fn no_such_path(request: HttpRequest) -> Result<HttpResponse, Problem> {
     let path = request.path();
+    if request.method() == Method::OPTIONS && request.uri().path() == "*" {
+        return Ok(Options::of(&[Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE]).response());
+    }
     let shared = request.app_data::<web::Data<Shared>>();
     let mut known = shared.map(|shared| path_names(&shared.registry)).unwrap_or_default();
     known.sort_by_cached_key(|known| distance(path, known));

@@ -4,11 +4,12 @@ use std::sync::LazyLock;
 
 use actix_web::HttpResponse;
 use actix_web::http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, CROSS_ORIGIN_RESOURCE_POLICY,
-    REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_SECURITY_POLICY, CONTENT_TYPE, CROSS_ORIGIN_RESOURCE_POLICY, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::web::Bytes;
 
+use super::caching::Caching;
 use super::constant_body::ConstantBody;
 use super::constant_response::respond;
 use super::problem::Problem;
@@ -123,11 +124,8 @@ pub(super) fn send(context: &RequestContext) -> Result<HttpResponse, Problem> {
     let mut response = HttpResponse::Ok();
     response
         .insert_header((CONTENT_TYPE, file.kind.media_type()))
-        .insert_header((CACHE_CONTROL, "no-cache"))
         .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .insert_header((REFERRER_POLICY, "no-referrer"))
-        // The other resource at its path is the index.
-        .insert_header((VARY, if path == INDEX { "Accept, Accept-Encoding" } else { "Accept-Encoding" }));
+        .insert_header((REFERRER_POLICY, "no-referrer"));
     match file.kind {
         Kind::Page => response.insert_header((CONTENT_SECURITY_POLICY, POLICY)),
         Kind::Module => response
@@ -135,7 +133,9 @@ pub(super) fn send(context: &RequestContext) -> Result<HttpResponse, Problem> {
             .insert_header((CROSS_ORIGIN_RESOURCE_POLICY, "cross-origin")),
         Kind::Script | Kind::Types | Kind::Style | Kind::Image => &mut response,
     };
-    respond(context, response, &file.body)
+    // The other resource at its path is the index.
+    let caching = if path == INDEX { Caching::STATE } else { Caching::FILE };
+    respond(context, response, caching, &file.body)
 }
 
 #[cfg(test)]
@@ -162,7 +162,7 @@ mod tests {
     fn no_two_files_have_the_same_path_or_tag() {
         let files = || FILES.iter();
         let paths: BTreeSet<_> = files().map(|file| file.path).collect();
-        let tags: BTreeSet<_> = files().map(|file| file.body.tag()).collect();
+        let tags: BTreeSet<_> = files().map(|file| file.body.tag().as_str()).collect();
         assert_eq!((paths.len(), tags.len()), (files().count(), files().count()));
     }
 }

@@ -261,13 +261,17 @@ pub(crate) enum ReportKind {
 /// The content of a report.
 pub(crate) enum ReportContent {
     Json(Value),
-    /// An open file, of which the first `length` bytes are checkpointed.
-    File {
-        file: File,
-        length: u64,
-    },
+    File(ReportFile),
     /// No generation can be read: the first one is being built, or its files were lost.
     Building,
+}
+
+/// An open file, of which the first `length` bytes are checkpointed.
+pub(crate) struct ReportFile {
+    pub(crate) file: File,
+    pub(crate) length: u64,
+    /// The number of the generation that has it.
+    pub(crate) generation: i64,
 }
 
 /// How often a report tries to open a generation that was replaced and removed.
@@ -276,8 +280,8 @@ const MAX_ATTEMPTS: usize = 10;
 /// A generation that a report has opened. Its files may be removed meanwhile.
 struct OpenGeneration {
     tables: Tables,
-    /// The file and the number of bytes in it that are checkpointed, if the report is the file.
-    file: Option<(File, u64)>,
+    /// If the report is the file.
+    file: Option<ReportFile>,
 }
 
 impl OpenGeneration {
@@ -294,13 +298,13 @@ impl OpenGeneration {
             let path = current.output.display();
             return Err(ProjectionError::new(format!("{path} has {found} of its {length} bytes")));
         }
-        Ok(Self { tables, file: Some((file, length)) })
+        Ok(Self { tables, file: Some(ReportFile { file, length, generation: current.generation }) })
     }
 
     fn read(mut self, query: Option<&Report>, parameters: &Parameters) -> Result<ReportContent, ReportError> {
         match (query, self.file) {
             (Some(report), _) => Ok(ReportContent::Json((report.read)(&mut self.tables, parameters)?)),
-            (None, Some((file, length))) => Ok(ReportContent::File { file, length }),
+            (None, Some(file)) => Ok(ReportContent::File(file)),
             (None, None) => Ok(ReportContent::Building),
         }
     }

@@ -56,7 +56,7 @@ const STEP: usize = 64 * 1024;
 impl Body {
     /// Reads all of a collection.
     pub(super) fn read(view: &mut View<'_>, collection: CollectionId, room: Room<'_>) -> Result<Self, BuildError> {
-        let changed = view.last_change(collection)?;
+        let changed = view.last_change(&[collection])?;
         let mut builder = BodyBuilder::new(room);
         view.scan(collection, |key, body| Ok::<_, BuildError>(builder.push(key, body)?))?;
         Ok(builder.finish(changed)?)
@@ -78,7 +78,7 @@ impl Body {
         }
         let limit = PageLimit { items: self.starts.len() / 2 + 100, bytes: MAX_EDITS };
         let Some(edits) = view.changed_of(collection, exact_at, limit)? else { return Ok(None) };
-        Ok(Some(self.edited(&edits, view.last_change(collection)?, room)?))
+        Ok(Some(self.edited(&edits, view.last_change(&[collection])?, room)?))
     }
 
     /// The body after some edits: the new state of each aggregate, or `None` for a deleted one.

@@ -254,15 +254,15 @@ impl ReadJob for ReadAggregates {
     }
 }
 
-/// Returns the revision of the document, and that of the last change of a collection.
-pub(crate) struct LastChange(pub(crate) CollectionId);
+/// Returns the revision of the document, and that of the last change of some collections.
+pub(crate) struct LastChange(pub(crate) Box<[CollectionId]>);
 
 impl ReadJob for LastChange {
     type Output = Result<CollectionRevision, StoreError>;
 
     fn run(self, thread: &mut ReaderThread) -> Self::Output {
         thread.view(|view| {
-            Ok(CollectionRevision { document: view.horizon()?.current, changed: view.last_change(self.0)? })
+            Ok(CollectionRevision { document: view.horizon()?.current, changed: view.last_change(&self.0)? })
         })
     }
 }

@@ -60,10 +60,7 @@ impl Reader {
         connection::read(connection, |connection| {
             let current = fence.horizon(connection)?.current;
             high_water_mark.observe(current);
-            let changed = match collections {
-                [only] => counters::last_change(connection, registry.get(*only).name())?,
-                _ => current,
-            };
+            let changed = last_change(connection, registry, collections)?;
             each(Part::Begin { document: current, changed })?;
             for (index, id) in collections.iter().enumerate() {
                 each(Part::Collection { id: *id, first: index == 0 })?;
@@ -92,7 +89,7 @@ pub(crate) struct Excerpt<'a> {
 /// A part of some collections, in the order of the output.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Part<'a> {
-    /// The revision of the document, and that of the last change if there is only one collection.
+    /// The revision of the document, and that of the last change of the collections.
     Begin {
         document: Revision,
         changed: Revision,
@@ -152,9 +149,9 @@ impl<'a> View<'a> {
         aggregates::changed(self.connection, self.registry, feed, after, limit)
     }
 
-    /// The revision of the last change of a collection.
-    pub(crate) fn last_change(&mut self, collection: CollectionId) -> Result<Revision, StoreError> {
-        counters::last_change(self.connection, self.registry.get(collection).name())
+    /// The revision of the last change of some collections.
+    pub(crate) fn last_change(&mut self, collections: &[CollectionId]) -> Result<Revision, StoreError> {
+        last_change(self.connection, self.registry, collections)
     }
 
     /// The aggregates of a collection that changed after a revision, with `None` for deleted ones. Returns `None` if they
@@ -257,4 +254,17 @@ impl<'a> View<'a> {
     ) -> Result<Entries, StoreError> {
         journal::after(self.connection, self.registry, only, after, limit)
     }
+}
+
+/// The revision of the last change of some collections.
+fn last_change(
+    connection: &mut SqliteConnection,
+    registry: &Registry,
+    collections: &[CollectionId],
+) -> Result<Revision, StoreError> {
+    let mut last = Revision::ZERO;
+    for id in collections {
+        last = last.max(counters::last_change(connection, registry.get(*id).name())?);
+    }
+    Ok(last)
 }

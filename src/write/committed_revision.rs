@@ -30,12 +30,13 @@ impl CommittedRevision {
         Revision::from_raw(self.revision.load(Ordering::Acquire))
     }
 
-    /// The last revision, and the revision of the last change of a collection up to it. `None` if a reader has seen a
-    /// later revision than the aggregator has published here. The database has the answer then.
-    pub(crate) fn of(&self, collection: CollectionId) -> Option<(Revision, Revision)> {
-        // The order matters: the last change up to `revision` was stored before `revision`, so `changed` is not older.
+    /// A revision not before any that was answered, and the revision of the last change of some collections up to it. `None` if
+    /// a reader has seen a later revision than the aggregator has published here. The database has the answer then.
+    pub(crate) fn of(&self, collections: &[CollectionId]) -> Option<(Revision, Revision)> {
+        // The order matters: the last changes up to `revision` were stored before `revision`, so none is older.
         let revision = self.last_published();
-        let changed = Revision::from_raw(self.changed[collection.index()].load(Ordering::Acquire));
+        let changed = |id: &CollectionId| Revision::from_raw(self.changed[id.index()].load(Ordering::Acquire));
+        let changed = collections.iter().map(changed).max().unwrap_or(Revision::ZERO);
         // If another commit came in between, `changed` may be later than `revision`. It is the last known revision then.
         let revision = revision.max(changed);
         (revision >= self.high_water_mark.last()).then_some((revision, changed))

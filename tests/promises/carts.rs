@@ -156,13 +156,13 @@ fn an_unsupported_method_is_rejected_with_the_allowed_ones() {
     let app = App::start();
     let cart = app.open_cart();
     for (path, methods, allowed) in [
-        ("/carts".to_owned(), &["PUT", "PATCH", "DELETE"][..], "GET, HEAD, POST"),
-        (cart.clone(), &["POST", "PATCH", "DELETE"], "GET, HEAD, PUT"),
-        (format!("{cart}/add-item"), &["GET", "HEAD", "PUT", "PATCH", "DELETE"], "POST"),
-        (format!("{cart}/events"), &["POST", "PUT", "DELETE"], "GET, HEAD"),
-        (format!("{cart}/journal"), &["POST", "PUT", "DELETE"], "GET, HEAD"),
-        ("/journal".to_owned(), &["POST", "DELETE"], "GET, HEAD"),
-        ("/cart-events".to_owned(), &["POST", "DELETE"], "GET, HEAD"),
+        ("/carts".to_owned(), &["PUT", "PATCH", "DELETE"][..], "GET, HEAD, POST, OPTIONS"),
+        (cart.clone(), &["POST", "PATCH", "DELETE"], "GET, HEAD, PUT, OPTIONS"),
+        (format!("{cart}/add-item"), &["GET", "HEAD", "PUT", "PATCH", "DELETE"], "POST, OPTIONS"),
+        (format!("{cart}/events"), &["POST", "PUT", "DELETE"], "GET, HEAD, OPTIONS"),
+        (format!("{cart}/journal"), &["POST", "PUT", "DELETE"], "GET, HEAD, OPTIONS"),
+        ("/journal".to_owned(), &["POST", "DELETE"], "GET, HEAD, OPTIONS"),
+        ("/cart-events".to_owned(), &["POST", "DELETE"], "GET, HEAD, OPTIONS"),
     ] {
         for method in methods {
             let response = app.write(method, &path, "{}");

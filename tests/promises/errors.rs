@@ -152,12 +152,12 @@ fn a_slash_at_the_end_is_a_404_with_the_path_that_was_meant() {
 fn an_unsupported_method_is_rejected_with_the_allowed_ones() {
     let app = App::start();
     for (path, method, allowed) in [
-        ("/persons", "DELETE", "GET, HEAD, POST"),
-        ("/persons/1", "POST", "GET, HEAD, PUT, PATCH, DELETE"),
-        ("/locations", "POST", "GET, HEAD"),
-        ("/locations/Rome", "DELETE", "GET, HEAD"),
-        ("/person-events", "POST", "GET, HEAD"),
-        ("/persons", "BREW", "GET, HEAD, POST"),
+        ("/persons", "DELETE", "GET, HEAD, POST, OPTIONS"),
+        ("/persons/1", "POST", "GET, HEAD, PUT, PATCH, DELETE, OPTIONS"),
+        ("/locations", "POST", "GET, HEAD, OPTIONS"),
+        ("/locations/Rome", "DELETE", "GET, HEAD, OPTIONS"),
+        ("/person-events", "POST", "GET, HEAD, OPTIONS"),
+        ("/persons", "BREW", "GET, HEAD, POST, OPTIONS"),
     ] {
         let response = app.write(method, path, "{}");
         problem(&response, 405, "method-not-allowed", allowed);

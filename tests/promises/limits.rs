@@ -232,9 +232,10 @@ fn responses_have_no_cors_headers_without_the_setting() {
 }
 
 #[test]
-fn a_preflight_is_rejected_without_the_setting() {
+fn a_preflight_permits_nothing_without_the_setting() {
     let app = App::start();
     let asked = [("Origin", ORIGIN), ("Access-Control-Request-Method", "PATCH")];
     let response = app.request("OPTIONS", "/persons/1", &asked, None);
-    assert_eq!(response.header("Content-Type"), Some("application/problem+json"));
+    assert_eq!((response.status, response.header("Access-Control-Allow-Methods")), (204, None));
+    assert_eq!(response.header("Allow"), Some("GET, HEAD, PUT, PATCH, DELETE, OPTIONS"));
 }

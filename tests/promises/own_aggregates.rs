@@ -149,7 +149,7 @@ fn a_sequence_assigns_keys_and_a_rejected_command_uses_no_number() {
     assert_eq!(app.post("/crates", r#"{"marbles":2}"#).header("Location"), Some("/crates/2"));
     assert_eq!(app.post("/crates/2/add", r#"{"marbles":3}"#).text(), r#"{"marbles":5}"#);
     let chosen = open(&app, "/crates/7", 1);
-    assert_eq!((chosen.status, chosen.header("Allow")), (405, Some("GET, HEAD")));
+    assert_eq!((chosen.status, chosen.header("Allow")), (405, Some("GET, HEAD, OPTIONS")));
     assert_eq!(app.follow("/crate-events", &[]).next().data, r#"{"1":{"marbles":1}}"#);
 }
 
@@ -167,12 +167,12 @@ fn clients_can_choose_text_keys() {
     let gone = app.get(&format!("{path}/events?strict=true&lastEventId=other0epoch.1")).problem(410, "not-retained");
     assert_eq!(gone["bootstrap"], path);
     let nameless = app.post("/jars", r#"{"marbles":1}"#);
-    assert_eq!((nameless.status, nameless.header("Allow")), (405, Some("GET, HEAD")));
+    assert_eq!((nameless.status, nameless.header("Allow")), (405, Some("GET, HEAD, OPTIONS")));
     let again = open(&app, "/jars/a%2Fb", 1);
     assert_eq!((again.status, again.json()["type"].clone()), (403, json!("jar-open")), "the rule sets the status");
     let unknown = app.post("/jars/other/add", r#"{"marbles":1}"#);
     assert_eq!((unknown.status, unknown.json()["type"].clone()), (404, json!("not-found")));
-    assert_eq!(app.request("PATCH", "/jars/a%2Fb", &[], Some(b"{}")).header("Allow"), Some("GET, HEAD, PUT"));
+    assert_eq!(app.request("PATCH", "/jars/a%2Fb", &[], Some(b"{}")).header("Allow"), Some("GET, HEAD, PUT, OPTIONS"));
 }
 
 #[test]

@@ -76,7 +76,16 @@ fn a_write_returns_the_same_etag_as_a_read() {
     }
     let head = app.request("HEAD", CART, &[], None);
     assert_eq!(tag(&head), tag(&app.get(CART)));
-    assert_eq!(app.delete("/persons/1").header("ETag"), None, "a deleted aggregate has no tag");
+}
+
+#[test]
+fn a_deletion_has_the_tag_of_its_revision_and_no_later_write_finds_what_it_names() {
+    let (app, created) = ann();
+    let deleted = app.delete("/persons/1");
+    assert_eq!((deleted.status, tag(&deleted)), (204, format!("\"{}\"", deleted.cursor())));
+    assert_ne!(tag(&deleted), created);
+    with(&app, "PUT", "/persons/1", ("If-Match", &tag(&deleted)), r#"{"name":"Zoe"}"#).problem(404, "not-found");
+    app.request("GET", "/persons/1", &[("If-None-Match", &tag(&deleted))], None).problem(404, "not-found");
 }
 
 #[test]

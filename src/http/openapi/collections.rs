@@ -4,14 +4,14 @@ use serde_json::{Map, Value, json};
 
 use super::components::{Components, DescribedCollection, pascal, type_name};
 use super::feeds;
-use super::operation::{Operation, Required, Success, not_modified};
-use super::parameters;
-use super::problems::{COMMON, Problems, READ};
+use super::operation::{Operation, Required, Success, TAGGED, not_modified};
+use super::parameters::{self, AWAITED, CONDITIONS, RETURNED};
+use super::problems::{COMMON, Problems, READ, STATE};
 use super::writer::Writer;
 use crate::domain::collection::{Keys, Registry};
 use crate::domain::schema::patch_of;
 use crate::http::problem::Kind;
-use crate::http::respond::{JSON, NDJSON};
+use crate::http::respond::{JSON, MERGE_PATCH, NDJSON};
 
 /// What a write may get as well.
 const WRITE: [Kind; 12] = [
@@ -39,7 +39,7 @@ const WRITE_HEADERS: [&str; 5] = [
 ];
 
 /// The media types of a patch.
-const PATCH_TYPES: [&str; 2] = ["application/merge-patch+json", JSON];
+const PATCH_TYPES: [&str; 2] = [MERGE_PATCH, JSON];
 
 /// The paths of all collections, with their operations.
 pub(super) fn paths(
@@ -96,15 +96,16 @@ impl Writer<'_> {
         let operation = self
             .operation(&format!("get all {}", self.name), &format!("Read {name}"), "All of them, or those that `key` selects, by their keys. The body is exact at the revision in `X-Revision`.")
             .parameter(parameters::keys(None))
-            .shared(&["If-Match-header", "If-None-Match-header"])
+            .shared(&AWAITED)
+            .shared(&CONDITIONS)
             .response(
                 Success::new(200, format!("The {name}, by key."))
-                    .headers(&["X-Revision", "X-Epoch", "ETag"])
+                    .headers(&TAGGED)
                     .content(JSON, schema)
                     .content(NDJSON, lines),
             )
             .response(not_modified());
-        self.problems(operation, &[&COMMON, &READ])
+        self.problems(operation, &[&COMMON, &READ, &STATE])
     }
 
     fn get_one(&mut self) -> Value {
@@ -112,10 +113,11 @@ impl Writer<'_> {
         let mut operation = self
             .operation(&format!("get {}", self.name), &format!("Read one {singular}"), "")
             .parameter(self.key())
-            .shared(&["If-Match-header", "If-None-Match-header"])
+            .shared(&AWAITED)
+            .shared(&CONDITIONS)
             .response(
                 Success::new(200, format!("The {singular}."))
-                    .headers(&["X-Revision", "X-Epoch", "ETag"])
+                    .headers(&TAGGED)
                     .content(JSON, self.described.state.clone()),
             )
             .response(not_modified());
@@ -125,7 +127,7 @@ impl Writer<'_> {
                 "description": "The state after so many events of its journal.",
             }));
         }
-        self.problems(operation, &[&COMMON, &READ, &[Kind::NotFound]])
+        self.problems(operation, &[&COMMON, &READ, &STATE, &[Kind::NotFound]])
     }
 
     /// The body that creates an aggregate, as a component.
@@ -145,6 +147,7 @@ impl Writer<'_> {
                 &format!("Create a {singular}"),
                 "The service assigns the key, which is the end of the path of the new aggregate.",
             )
+            .shared(&RETURNED)
             .shared(&WRITE_HEADERS)
             .body(&[JSON], &schema, self.requires_body(&schema));
         let operation = operation.response(self.written(201, "created"));
@@ -162,9 +165,11 @@ impl Writer<'_> {
         let operation = self
             .operation(&format!("{id} {}", self.name), &summary, "")
             .parameter(self.key())
+            .shared(&RETURNED)
             .shared(&WRITE_HEADERS)
             .body(&[JSON], &schema, self.requires_body(&schema));
         let operation = operation.response(self.written(status, outcome));
+        let operation = if status == 200 { operation.response(unreturned()) } else { operation };
         self.write_problems(operation, kinds)
     }
 
@@ -179,9 +184,10 @@ impl Writer<'_> {
                 "A JSON merge patch (RFC 7396): members that are not in it stay, and null removes one.",
             )
             .parameter(self.key())
+            .shared(&RETURNED)
             .shared(&WRITE_HEADERS)
             .body(&PATCH_TYPES, &schema, Required::Yes);
-        let operation = operation.response(self.written(200, "changed"));
+        let operation = operation.response(self.written(200, "changed")).response(unreturned());
         self.write_problems(operation, &[Kind::NotFound])
     }
 
@@ -191,7 +197,7 @@ impl Writer<'_> {
             .operation(&format!("delete {}", self.name), &format!("Delete a {singular}"), "")
             .parameter(self.key())
             .shared(&WRITE_HEADERS)
-            .response(Success::new(204, format!("The {singular} was deleted.")).headers(&["X-Revision", "X-Epoch"]));
+            .response(Success::new(204, format!("The {singular} was deleted.")).headers(&TAGGED));
         self.write_problems(operation, &[Kind::NotFound])
     }
 
@@ -206,9 +212,10 @@ impl Writer<'_> {
             let operation = self
                 .operation(&format!("{} {}", self.name, command.name), &summary, description)
                 .parameter(self.key())
+                .shared(&RETURNED)
                 .shared(&WRITE_HEADERS)
                 .body(&[JSON], &schema, self.requires_body(&schema));
-            let operation = operation.response(self.written(200, "changed"));
+            let operation = operation.response(self.written(200, "changed")).response(unreturned());
             let operation = self.write_problems(operation, &[Kind::NotFound]);
             paths.insert(format!("{one}/{}", command.name), json!({"post": operation}));
         }
@@ -224,7 +231,7 @@ impl Writer<'_> {
     /// The response with the aggregate after a write.
     fn written(&self, status: u16, outcome: &str) -> Success {
         let singular = self.collection.singular();
-        let mut headers = vec!["X-Revision", "X-Epoch", "ETag"];
+        let mut headers = [&TAGGED[..], &["Preference-Applied"]].concat();
         if status == 201 {
             headers.push("Location");
         }
@@ -240,6 +247,12 @@ impl Writer<'_> {
         problems.rules(&self.described.schemas.rules, 422, self.components);
         operation.problems(problems, self.components).into_json()
     }
+}
+
+/// The response to a client that wants no body.
+fn unreturned() -> Success {
+    let headers = [&TAGGED[..], &["Preference-Applied"]].concat();
+    Success::new(204, "It was done, and the client wants no body.").headers(&headers)
 }
 
 /// `add-item` → `Add item`

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::components::Components;
 use super::operation::{About, Operation, Success, not_modified};
 use super::operators::SERVICE;
+use super::parameters::CONDITIONS;
 use super::problems::{COMMON, Problems};
 use crate::http::problem::Kind;
 use crate::http::respond::JSON;
@@ -30,8 +31,8 @@ pub(super) fn paths(components: &mut Components) -> Map<String, Value> {
     let found = Success::new(200, "The file.").headers(&["ETag"]);
     let types = ["text/javascript", "text/css", "image/svg+xml"];
     let found = types.iter().fold(found, |found, media_type| found.content(media_type, json!({"type": "string"})));
-    let operation = Operation::new(&about).parameter(name).shared(&["If-None-Match-header"]).response(found);
-    get("/page/{file}", with(operation.response(unchanged()), &[Kind::NoSuchPath], components));
+    let operation = Operation::new(&about).parameter(name).shared(&CONDITIONS).response(found);
+    get("/page/{file}", with(operation.response(unchanged()), &[Kind::Unexpected, Kind::NoSuchPath], components));
     paths
 }
 
@@ -50,8 +51,8 @@ fn unchanged() -> Success {
 
 fn file(id: &str, summary: &str, media_type: &str, components: &mut Components) -> Value {
     let found = Success::new(200, "The file.").headers(&["ETag"]).content(media_type, json!({"type": "string"}));
-    let operation = Operation::new(&about(id, summary)).shared(&["If-None-Match-header"]).response(found);
-    with(operation.response(unchanged()), &[], components)
+    let operation = Operation::new(&about(id, summary)).shared(&CONDITIONS).response(found);
+    with(operation.response(unchanged()), &[Kind::Unexpected], components)
 }
 
 /// `/`
@@ -96,8 +97,8 @@ fn index(components: &mut Components) -> Value {
         .content(JSON, index)
         .content("text/html", text);
     let operation = Operation::new(&about("get index", "What the service has; for a browser, the page"));
-    let operation = operation.shared(&["If-None-Match-header"]).response(found).response(unchanged());
-    with(operation, &[Kind::NotAcceptable], components)
+    let operation = operation.shared(&CONDITIONS).response(found).response(unchanged());
+    with(operation, &[Kind::NotAcceptable, Kind::Unexpected], components)
 }
 
 /// `/openapi.json`
@@ -105,6 +106,6 @@ fn description(components: &mut Components) -> Value {
     let found = Success::new(200, "The description (OpenAPI 3.1).").headers(&["X-Revision", "X-Epoch", "ETag"]);
     let found = found.content(JSON, json!({"type": "object"}));
     let operation = Operation::new(&about("get openapi", "This description"));
-    let operation = operation.shared(&["If-None-Match-header"]).response(found).response(not_modified());
-    with(operation, &[Kind::NotAcceptable], components)
+    let operation = operation.shared(&CONDITIONS).response(found).response(not_modified());
+    with(operation, &[Kind::NotAcceptable, Kind::Unexpected], components)
 }

@@ -81,6 +81,9 @@ impl Operation {
     }
 }
 
+/// The headers of what has an entity tag.
+pub(super) const TAGGED: [&str; 3] = ["X-Revision", "X-Epoch", "ETag"];
+
 /// Whether a request must have a body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Required {
@@ -134,9 +137,5 @@ impl Success {
 
 /// The response to a conditional read of a state that has not changed.
 pub(super) fn not_modified() -> Success {
-    Success::new(304, "The state is still the one that `If-None-Match` names.").headers(&[
-        "X-Revision",
-        "X-Epoch",
-        "ETag",
-    ])
+    Success::new(304, "The state is still the one that `If-None-Match` names.").headers(&TAGGED)
 }

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::components::Components;
-use super::operation::{About, Operation, Required, Success};
+use super::operation::{About, Operation, Required, Success, TAGGED, not_modified};
+use super::parameters::CONDITIONS;
 use super::problems::{COMMON, Problems, reason};
 use crate::http::ops::OPEN_METRICS;
 use crate::http::problem::Kind;
@@ -14,6 +15,9 @@ use crate::projector::registry::{Projections, ReportKind};
 const PROJECTIONS: &str = "Projections";
 const REPORTS: &str = "Reports";
 pub(super) const SERVICE: &str = "Service";
+
+/// What a read with conditions may get as well.
+const CONDITIONAL: [Kind; 2] = [Kind::NotAcceptable, Kind::Unexpected];
 
 /// The tags of these operations.
 pub(super) fn tags() -> [Value; 3] {
@@ -47,28 +51,33 @@ fn with(operation: Operation, kinds: &[Kind], components: &mut Components) -> Va
 fn of_projections(projections: &Projections, components: &mut Components, paths: &mut Map<String, Value>) {
     let names: Vec<_> = projections.running.iter().map(|running| running.name).collect();
     let status = components.add("Projection", status());
-    let headers = ["X-Revision", "X-Epoch"];
     let all = json!({
         "type": "object",
         "required": ["projections"],
         "properties": {"projections": {"type": "array", "items": status}},
     });
     let about = |id, summary, description| Operation::new(&About { id, tag: PROJECTIONS, summary, description });
+    let found = Success::new(200, "The status of each projection.").headers(&TAGGED).content(JSON, all);
     let operation =
         about("get projections", "List the projections", "In the order of their registration, inline ones first.")
-            .response(Success::new(200, "The status of each projection.").headers(&headers).content(JSON, all));
-    paths.insert("/projections".to_owned(), json!({"get": with(operation, &[Kind::NotAcceptable], components)}));
+            .shared(&CONDITIONS)
+            .response(found)
+            .response(not_modified());
+    paths.insert("/projections".to_owned(), json!({"get": with(operation, &CONDITIONAL, components)}));
     if names.is_empty() {
         return;
     }
     let name = json!({"name": "name", "in": "path", "required": true, "description": "The name of the projection.", "schema": {"type": "string", "enum": names}});
     let one = |status_code, description: &str| {
-        Success::new(status_code, description).headers(&headers).content(JSON, status.clone())
+        let headers = if status_code == 200 { &TAGGED[..] } else { &TAGGED[..2] };
+        Success::new(status_code, description).headers(headers).content(JSON, status.clone())
     };
     let operation = about("get projection", "Read the status of a projection", "")
         .parameter(name.clone())
-        .response(one(200, "Its status."));
-    let operation = with(operation, &[Kind::NotAcceptable, Kind::NoSuchPath], components);
+        .shared(&CONDITIONS)
+        .response(one(200, "Its status."))
+        .response(not_modified());
+    let operation = with(operation, &[&CONDITIONAL[..], &[Kind::NoSuchPath]].concat(), components);
     paths.insert("/projections/{name}".to_owned(), json!({"get": operation}));
     let operation = about(
         "rebuild projection",
@@ -79,12 +88,7 @@ fn of_projections(projections: &Projections, components: &mut Components, paths:
     .response(one(202, "The rebuild has started."));
     let operation = with(operation, &[Kind::ForeignOrigin, Kind::NoSuchPath], components);
     paths.insert("/projections/{name}/rebuild".to_owned(), json!({"post": operation}));
-    let body = json!({
-        "type": "object",
-        "required": ["at"],
-        "properties": {"at": {"type": "integer", "minimum": 0, "description": "The position or the revision at which it stopped, as its `error` says."}},
-    });
-    let body = components.add("ProjectionSkip", body);
+    let body = skip_body(components);
     let operation = about("skip event", "Skip the event at which a projection stopped", "")
         .parameter(name)
         .body(&[JSON], &body, Required::Yes)
@@ -101,6 +105,16 @@ fn of_projections(projections: &Projections, components: &mut Components, paths:
         Kind::Busy,
     ];
     paths.insert("/projections/{name}/skip".to_owned(), json!({"post": with(operation, &kinds, components)}));
+}
+
+/// The body that names the event to skip.
+fn skip_body(components: &mut Components) -> Value {
+    let body = json!({
+        "type": "object",
+        "required": ["at"],
+        "properties": {"at": {"type": "integer", "minimum": 0, "description": "The position or the revision at which it stopped, as its `error` says."}},
+    });
+    components.add("ProjectionSkip", body)
 }
 
 /// The status of a projection.
@@ -147,18 +161,17 @@ fn report(projections: &Projections, name: &str, components: &mut Components) ->
         summary: &summary,
         description: "It can lag behind the revision of the response.",
     };
-    let headers = ["X-Revision", "X-Epoch"];
-    let ok = Success::new(200, "The report.").headers(&headers);
+    let ok = Success::new(200, "The report.").headers(&TAGGED);
     let (parameters, ok): (&[&str], _) = match projections.report(name) {
         Some(ReportKind::Query { parameters }) => (parameters, ok.content(JSON, json!({}))),
         Some(ReportKind::Inline(report)) => (report.parameters, ok.content(JSON, json!({}))),
         Some(ReportKind::File) | None => (&[], ok.content(CSV, json!({"type": "string"}))),
     };
-    let mut operation = Operation::new(&about).response(ok);
+    let mut operation = Operation::new(&about).shared(&CONDITIONS).response(ok).response(not_modified());
     for parameter in parameters {
         operation = operation.parameter(json!({"name": parameter, "in": "query", "schema": {"type": "string"}}));
     }
-    with(operation, &[Kind::NotAcceptable, Kind::Busy, Kind::Unavailable], components)
+    with(operation, &[&CONDITIONAL[..], &[Kind::Busy, Kind::Unavailable]].concat(), components)
 }
 
 /// `/-/tickets`

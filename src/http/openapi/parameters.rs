@@ -13,6 +13,15 @@ const TAGS: &str = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#;
 /// The name of an epoch.
 const EPOCH: &str = "^[0-9a-z]{8,16}$";
 
+/// The revision that a read waits for.
+pub(super) const AWAITED: [&str; 2] = ["awaited-X-Revision-header", "awaited-X-Epoch-header"];
+
+/// What the response to a write has.
+pub(super) const RETURNED: [&str; 1] = ["returned-Prefer-header"];
+
+/// The conditions of a request.
+pub(super) const CONDITIONS: [&str; 2] = ["If-Match-header", "If-None-Match-header"];
+
 /// `{"$ref":"#/components/parameters/limit"}`
 pub(super) fn shared(name: &str) -> Value {
     json!({"$ref": format!("#/components/parameters/{name}")})
@@ -37,8 +46,11 @@ pub(super) fn all(collections: &[&str]) -> Value {
         "Last-Event-ID-header": header("Last-Event-ID", "As `lastEventId`, and takes precedence over it.", cursor),
         "revision": query("revision", "The first revision that is wanted.", revision.clone()),
         "epoch": query("epoch", "The epoch of `revision`, if it is known.", epoch.clone()),
-        "X-Revision-header": header("X-Revision", "As the query parameter `revision`.", revision),
-        "X-Epoch-header": header("X-Epoch", "As the query parameter `epoch`.", epoch),
+        "X-Revision-header": header("X-Revision", "As the query parameter `revision`.", revision.clone()),
+        "X-Epoch-header": header("X-Epoch", "As the query parameter `epoch`.", epoch.clone()),
+        "awaited-X-Revision-header": header("X-Revision", "The least revision that the response shall show: it is waited for, for up to 3 seconds.", revision.clone()),
+        "awaited-X-Epoch-header": header("X-Epoch", "The epoch of `X-Revision`, if it is known. A 410 if that history is not the one of this database.", epoch.clone()),
+        "returned-Prefer-header": header("Prefer", "`return=minimal` leaves out the body: a creation is a 201, and any other write a 204 (RFC 7240).", text.clone()),
         "strict": query("strict", "Whether every event is needed: if some are not retained, the response is a 410.", flag.clone()),
         "compact": query("compact", "Whether a catch-up is preferred, which has each changed aggregate once.", flag),
         "Prefer-header": header("Prefer", "`handling=strict` is the same as `?strict=true` (RFC 7240).", text.clone()),
@@ -61,6 +73,9 @@ pub(super) fn headers() -> Value {
         "ETag": {"description": "The tag of the state, for `If-Match` and `If-None-Match`.", "schema": {"type": "string"}},
         "Location": {"description": "The path of the new aggregate.", "schema": {"type": "string"}},
         "Retry-After": {"description": "After how many seconds the request may be repeated.", "schema": {"type": "integer", "minimum": 0}},
+        "Preference-Applied": {"description": "The preferences that the response follows.", "schema": {"type": "string"}},
+        "Accept-Post": {"description": "The media types of bodies of `POST`.", "schema": {"type": "string"}},
+        "Accept-Patch": {"description": "The media types of bodies of `PATCH`.", "schema": {"type": "string"}},
         "Allow": {"description": "The methods that the path supports.", "schema": {"type": "string"}},
     })
 }

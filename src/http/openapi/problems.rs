@@ -18,6 +18,9 @@ pub(super) const COMMON: [Kind; 6] =
 pub(super) const READ: [Kind; 5] =
     [Kind::NotAcceptable, Kind::Unexpected, Kind::Invalid, Kind::Busy, Kind::Unavailable];
 
+/// What a read that can wait for a revision may get as well.
+pub(super) const STATE: [Kind; 2] = [Kind::ForeignId, Kind::Behind];
+
 /// The problems of one operation, by status.
 #[derive(Default)]
 pub(super) struct Problems(BTreeMap<u16, Vec<Described>>);
@@ -68,6 +71,10 @@ impl Problems {
             });
             if [503, 507].contains(&status) {
                 headers["Retry-After"] = json!({"$ref": "#/components/headers/Retry-After"});
+            }
+            if status == 415 {
+                headers["Accept-Post"] = json!({"$ref": "#/components/headers/Accept-Post"});
+                headers["Accept-Patch"] = json!({"$ref": "#/components/headers/Accept-Patch"});
             }
             if status == 405 {
                 headers["Allow"] = json!({"$ref": "#/components/headers/Allow"});
@@ -175,6 +182,8 @@ fn members(kind: Kind) -> Members {
         }
         Kind::ForeignId => Members::of(&history(), &none),
         Kind::MissingScope => Members::of(&json!({"scope": {"type": "string"}}), &none),
+        Kind::Behind => Members::of(&json!({"expected": number, "current": number}), &none),
+        Kind::NotAcceptable => Members::of(&json!({"expected": texts}), &none),
         Kind::NotReady => Members::of(&json!({"reasons": {"type": "array", "items": reason()}}), &none),
         _ => Members::of(&none, &none),
     }
@@ -220,6 +229,8 @@ fn detail(kind: Kind) -> &'static str {
         Kind::Unavailable => "nothing was done: the service is stopping",
         Kind::NotReady => "less than 64.0 MiB are free on the disk of the database",
         Kind::NoSpace => "nothing was done: the disk of the database is full",
+        Kind::Behind => "X-Revision: the service is at revision 8, and did not reach 9 within 3 s",
+        Kind::HeadTooLarge => "the head of the request is longer than 128 KiB or has more than 96 headers",
         Kind::Replaced => "the database file was replaced; the log of the service contains what was found",
     }
 }
