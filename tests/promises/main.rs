@@ -89,6 +89,7 @@ mod tagged_logs;
 mod tickets;
 mod tidy_stops;
 mod tls;
+mod token_convergence;
 mod token_feeds;
 mod token_lifetimes;
 mod tokens;
