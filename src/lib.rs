@@ -15,9 +15,9 @@
 //!   changes and sends them to the hub of each worker thread, which puts the same bytes into the queues of all live streams.
 //!   A session is the actor of one stream: it reads what the client has missed, and then subscribes at the hub.
 //!
-//! The rooms, from the bottom up: `threads` (names of threads), `metrics` (counters), `domain` (aggregates, commands, revisions and cursors,
-//! without SQL, actors or HTTP), `read_model` (projections and reports, as a developer writes them), `storage` (all SQL
-//! of the main database), `events` (change events as bytes, and the next page for a consumer), `write` (the aggregator
+//! The rooms, from the bottom up: `threads` (names of threads), `metrics` (counters), `domain` (aggregates, commands,
+//! revisions and cursors, without SQL, actors or HTTP), `access` (tokens and their scopes), `read_model` (projections and
+//! reports, as a developer writes them), `storage` (all SQL of the main database), `events` (change events as bytes, and the next page for a consumer), `write` (the aggregator
 //! and its replies), `read` (reader threads, and bodies of whole collections), `delivery` (relay, hubs and streams),
 //! `projector` (runs projections in the background), `publish` (change events and domain events for message brokers),
 //! `http` (routes, requests and responses), and `service` (settings, command line, start and stop). `aggregates` has the

@@ -68,7 +68,7 @@ impl Tokens {
     }
 
     /// The number of tokens in force.
-    pub(crate) fn count(&self) -> usize {
+    fn count(&self) -> usize {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.0.iter().filter(|grant| !grant.is_over()).count()
     }

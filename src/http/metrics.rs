@@ -86,6 +86,9 @@ fn of_health(registry: &mut Registry, shared: &Shared) {
         "1 for the state of the check of the file after a service that did not stop in order",
         Metric::family(states),
     );
+    let tokens = shared.tokens.as_ref();
+    let is_readable = tokens.is_none_or(|tokens| tokens.failure().is_none());
+    registry.register("token_file_readable", "0 while the token file cannot be read", Metric::truth(is_readable));
     registry.register("ready", "1 while /readyz is a 200", Metric::truth(obstacles(shared).is_empty()));
 }
 

@@ -18,7 +18,7 @@ pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0
 
 /// `GET /healthz`: a 200 while the process lives. `{"status":"degraded","reasons":[{"part":"writer","reason":"…"}],…}`
 pub(super) async fn health(context: RequestContext) -> Result<HttpResponse, Problem> {
-    let reasons = reasons(&context.shared);
+    let reasons = shown(&context, reasons(&context.shared));
     let mut health = json!({
         "status": if reasons.is_empty() { "ok" } else { "degraded" },
         "reasons": reasons,
@@ -36,7 +36,7 @@ pub(super) async fn health(context: RequestContext) -> Result<HttpResponse, Prob
 
 /// `GET /readyz`: whether the service should get requests. `{"status":"ready"}`, or a 503 with all reasons.
 pub(super) async fn readiness(context: RequestContext) -> Result<HttpResponse, Problem> {
-    let reasons = obstacles(&context.shared);
+    let reasons = shown(&context, obstacles(&context.shared));
     if reasons.is_empty() {
         let mut ready = json!({"status": "ready"});
         let stale = stale_tokens(&context.shared);
@@ -48,6 +48,14 @@ pub(super) async fn readiness(context: RequestContext) -> Result<HttpResponse, P
     let sentences: Vec<_> = reasons.iter().map(Reason::sentence).collect();
     let problem = Problem::new(Kind::NotReady, sentences.join("; "));
     Err(problem.with("reasons", json!(reasons)).header(RETRY_AFTER.as_str(), "5"))
+}
+
+/// What of the reasons the caller may read.
+fn shown(context: &RequestContext, reasons: Vec<Reason>) -> Vec<Reason> {
+    if context.caller().may_operate() {
+        return reasons;
+    }
+    reasons.into_iter().map(Reason::without_details).collect()
 }
 
 /// `GET /metrics`

@@ -27,6 +27,12 @@ impl Reason {
     pub(super) fn sentence(&self) -> &str {
         &self.reason
     }
+
+    /// The same for those who need no token. A reason may have paths, addresses, and a part of what is stored.
+    pub(super) fn without_details(mut self) -> Self {
+        self.reason = format!("{}: the reason is for those with the scope operate", self.part);
+        self
+    }
 }
 
 /// What keeps the service from being ready for requests.

@@ -61,7 +61,7 @@ impl Subject {
             2 => Self::Some(collection),
             3 => Self::Collection(collection),
             4 => Self::Keys(keyed, vec![*random.one_of(keys), *random.one_of(keys)]),
-            _ => Self::One(keyed, *random.one_of(keys)),
+            _ => Self::One(keyed, random.one_of::<&'static str>(keys)),
         }
     }
 
@@ -253,7 +253,7 @@ impl World {
     fn any_holder(&mut self) -> Option<usize> {
         let count = self.holders.len() as u64;
         let any = |random: &mut Random| usize::try_from(random.below(count)).unwrap();
-        // Those whose token is over come as well, but less often.
+        // Those whose token has ended come as well, but less often.
         (0..3).map(|_| any(&mut self.random)).find(|holder| !self.holders[*holder].is_over).or(Some(0))
     }
 

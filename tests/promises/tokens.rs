@@ -240,6 +240,24 @@ fn what_everybody_may_read_names_no_collection_and_no_projection() {
 }
 
 #[test]
+fn why_a_service_is_not_ready_is_for_those_who_operate_it() {
+    let file = TokenFile::new();
+    let (reader, operator) = (file.add("reader", "read"), file.add("operator", "operate"));
+    let app = file.serve(|settings| settings.min_free = duality::ByteSize::pb(1000));
+    for (token, sees) in [(None, false), (Some(&reader), false), (Some(&operator), true)] {
+        let token = token.map(Token::bearer);
+        let ready = send(&app, "GET", "/readyz", token.as_deref());
+        let problem = ready.problem(503, "not-ready");
+        assert_eq!(problem["reasons"][0]["part"], "disk", "{problem}");
+        let health = send(&app, "GET", "/healthz", token.as_deref()).json();
+        assert_eq!(health["status"], "degraded");
+        for text in [problem.to_string(), health.to_string()] {
+            assert_eq!(text.contains("free"), sees, "{text}");
+        }
+    }
+}
+
+#[test]
 fn a_service_that_others_can_reach_does_not_start_without_a_decision_who_may_do_what() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("test.db");
