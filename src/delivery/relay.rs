@@ -332,19 +332,27 @@ impl Handler<RegisterProjector> for Relay {
     }
 }
 
-/// How long change events and tombstones are kept.
+/// How long change events, tombstones and answers are kept.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Retention {
     pub(crate) events: Duration,
     /// The number of the latest revisions whose events are kept at most.
     pub(crate) keep: Option<i64>,
     pub(crate) tombstones: Duration,
+    /// Of commands with an idempotency key.
+    pub(crate) answers: Duration,
 }
 
 impl Retention {
     /// What is kept at this time.
     pub(crate) fn at(&self, now: Timestamp) -> Retained {
-        Retained { now, events: now.minus(self.events), keep: self.keep, tombstones: now.minus(self.tombstones) }
+        Retained {
+            now,
+            events: now.minus(self.events),
+            keep: self.keep,
+            tombstones: now.minus(self.tombstones),
+            answers: now.minus(self.answers),
+        }
     }
 }
 

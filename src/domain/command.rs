@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::domain::body::{Body, CorruptState};
 use crate::domain::clock::Timestamp;
+use crate::domain::idempotency::{Fingerprint, KeptRejection, ProblemDocument, RequestId};
 use crate::domain::json::ValidationError;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::metadata::Metadata;
@@ -21,9 +22,31 @@ pub(crate) struct Command {
     /// `None` for a new aggregate whose key the collection assigns.
     pub(crate) key: Option<Key>,
     pub(crate) precondition: Precondition,
+    /// For a client that may send it again.
+    pub(crate) idempotency: Option<Box<Idempotency>>,
     pub(crate) change: Change,
     /// Who caused it, and why.
     pub(crate) metadata: Metadata,
+}
+
+/// What makes a command one that is executed once, however often it is sent.
+pub(crate) struct Idempotency {
+    pub(crate) request: RequestId,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) describe: Describe,
+}
+
+/// Writes the problem document of a rejection, as the client is going to see it. Returns the rejection if it decides
+/// nothing about the command, so that a repeat is executed.
+pub(crate) type Describe = Box<dyn FnOnce(Rejection) -> Result<ProblemDocument, Rejection> + Send>;
+
+impl fmt::Debug for Idempotency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idempotency")
+            .field("request", &self.request)
+            .field("fingerprint", &self.fingerprint)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How a client asks for a write.
@@ -110,6 +133,12 @@ pub(crate) enum Rejection {
     RuleBroken(Box<dyn ErasedDomainError>),
     /// The client expected another state. The revision of the last change, or `None` if the aggregate does not exist.
     PreconditionFailed(Option<Revision>),
+    /// One of the above, for a command with an idempotency key: its problem is stored, now or since it was first sent.
+    Kept(Box<KeptRejection>),
+    /// The idempotency key belongs to a request with another body.
+    KeyReused,
+    /// The command was executed before, but its aggregate was erased since, and with it the answer.
+    AnswerErased,
     /// The stored state cannot be decoded.
     Corrupt(CorruptState),
     /// The collection's code panicked; the log has the panic.

@@ -8,6 +8,7 @@ pub(crate) mod cursor;
 pub(crate) mod error_chain;
 pub(crate) mod feed;
 pub(crate) mod history;
+pub(crate) mod idempotency;
 pub(crate) mod json;
 pub(crate) mod key;
 pub(crate) mod merge_patch;

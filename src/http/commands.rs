@@ -8,6 +8,7 @@ use percent_encoding::utf8_percent_encode;
 
 use super::caching::{Caching, Tag};
 use super::conditions::{precondition, unexpected};
+use super::idempotency::{enter, fingerprint, idempotency, kept_problem, mark_replayed, request_id, without_state};
 use super::last_request::no_response;
 use super::metadata::metadata;
 use super::preferences::{APPLIED, Returned};
@@ -19,6 +20,7 @@ use super::respond::{JSON, answer};
 use super::spooled_response::whole;
 use crate::access::need::PATH_SEGMENT;
 use crate::domain::command::{Change, Command, Rejection, Verb, catch_panic};
+use crate::domain::idempotency::{Fingerprint, RequestId};
 use crate::domain::key::Key;
 use crate::memory::fair_shares::Share;
 use crate::storage::commit::Written;
@@ -30,8 +32,7 @@ pub(super) async fn create(
     replies: LocalData<CommandReplies>,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let written = write(&context, &replies, Target::New, Verb::Create, payload).await?;
-    Ok(response(&context, written).await)
+    write(&context, &replies, Target::New, Verb::Create, payload).await
 }
 
 /// `PUT /persons/1`, `PUT /carts/0193…`
@@ -40,8 +41,7 @@ pub(super) async fn replace(
     replies: LocalData<CommandReplies>,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let written = write(&context, &replies, Target::Keyed, Verb::Replace, payload).await?;
-    Ok(response(&context, written).await)
+    write(&context, &replies, Target::Keyed, Verb::Replace, payload).await
 }
 
 /// `PATCH /persons/1`
@@ -50,8 +50,7 @@ pub(super) async fn patch(
     replies: LocalData<CommandReplies>,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let written = write(&context, &replies, Target::Keyed, Verb::Patch, payload).await?;
-    Ok(response(&context, written).await)
+    write(&context, &replies, Target::Keyed, Verb::Patch, payload).await
 }
 
 /// `POST /carts/0193…/add-item`
@@ -61,8 +60,7 @@ pub(super) async fn command(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let name = context.command()?;
-    let written = write(&context, &replies, Target::Keyed, Verb::Command(&name), payload).await?;
-    Ok(response(&context, written).await)
+    write(&context, &replies, Target::Keyed, Verb::Command(&name), payload).await
 }
 
 /// `DELETE /persons/1`
@@ -71,8 +69,9 @@ pub(super) async fn delete(
     replies: LocalData<CommandReplies>,
 ) -> Result<HttpResponse, Problem> {
     let NoParams {} = context.params()?;
-    let written = send(&context, &replies, Some(context.key()?), Change::Delete, None).await?;
-    Ok(response(&context, written).await)
+    let once = request_id(&context)?.map(|request| Once { request, fingerprint: fingerprint(&context, &[]) });
+    let key = Some(context.key()?);
+    send(&context, &replies, Prepared { key, change: Change::Delete, once, charge: None }).await
 }
 
 /// The aggregate that a request writes.
@@ -83,44 +82,68 @@ enum Target {
     Keyed,
 }
 
+/// What a request asks for.
+struct Prepared {
+    key: Option<Key>,
+    change: Change,
+    /// For a request with an idempotency key.
+    once: Option<Once>,
+    /// The memory of its body; `None` without one.
+    charge: Option<Share>,
+}
+
+/// Which request it is, and what was sent with it.
+struct Once {
+    request: RequestId,
+    fingerprint: Fingerprint,
+}
+
 async fn write(
     context: &RequestContext,
     replies: &CommandReplies,
     target: Target,
     verb: Verb<'_>,
     payload: web::Payload,
-) -> Result<Written, Problem> {
+) -> Result<HttpResponse, Problem> {
     let NoParams {} = context.params()?;
     let key = match target {
         Target::New => None,
         Target::Keyed => Some(context.key()?),
     };
-    let ParsedBody { json, mut charge } = context.json(payload).await?;
+    let request = request_id(context)?;
+    let body = context.body(payload).await?;
+    let once = request.map(|request| Once { request, fingerprint: fingerprint(context, body.bytes()) });
+    let ParsedBody { json, mut charge } = context.json(body)?;
     let collection = context.collection()?;
     let change = catch_panic(|| collection.change(verb, json).map_err(Rejection::Invalid))
         .map_err(|rejection| Problem::of_command(ExecuteError::Rejected(rejection), context.request.path()))?;
     charge_change(&mut charge, &change);
-    send(context, replies, key, change, Some(charge)).await
+    send(context, replies, Prepared { key, change, once, charge: Some(charge) }).await
 }
 
-async fn send(
-    context: &RequestContext,
-    replies: &CommandReplies,
-    key: Option<Key>,
-    change: Change,
-    charge: Option<Share>,
-) -> Result<Written, Problem> {
+async fn send(context: &RequestContext, replies: &CommandReplies, prepared: Prepared) -> Result<HttpResponse, Problem> {
+    let Prepared { key, change, once, charge } = prepared;
     let collection = context.collection_id()?;
     let precondition = precondition(context)?;
     let sight = Sight::of(context, key.as_ref())?;
-    let command = Command { collection, key, precondition, change, metadata: metadata(context)? };
+    let in_flight = once.as_ref().map(|once| enter(context, once.request)).transpose()?;
+    let idempotency = once.map(|Once { request, fingerprint }| idempotency(context, request, fingerprint));
+    let command = Command { collection, key, precondition, idempotency, change, metadata: metadata(context)? };
     let waiting = context.shared.writes.wait(context.announced_length());
-    let submission = Submission { command, replies: Some(replies), waiting, charge };
-    execute(&context.shared.aggregator, submission).await.map_err(|error| match (error, sight) {
-        (ExecuteError::Rejected(Rejection::PreconditionFailed(actual)), Sight::Full) => unexpected(context, actual),
-        (error, Sight::Full) => Problem::of_command(error, &context.aggregate_path()),
-        (error, Sight::None) => Problem::of_command(error, &context.aggregate_path()).without_state(),
-    })
+    let submission = Submission { command, replies: Some(replies), waiting, in_flight, charge };
+    let error = match execute(&context.shared.aggregator, submission).await {
+        Ok(written) => return Ok(response(context, written).await),
+        Err(error) => error,
+    };
+    match (error, sight) {
+        (ExecuteError::Rejected(Rejection::Kept(kept)), Sight::Full) => Ok(kept_problem(*kept)),
+        (ExecuteError::Rejected(Rejection::Kept(kept)), Sight::None) => Ok(kept_problem(without_state(*kept))),
+        (ExecuteError::Rejected(Rejection::PreconditionFailed(actual)), Sight::Full) => {
+            Err(unexpected(context, actual))
+        }
+        (error, Sight::Full) => Err(Problem::of_command(error, &context.aggregate_path())),
+        (error, Sight::None) => Err(Problem::of_command(error, &context.aggregate_path()).without_state()),
+    }
 }
 
 /// What of an aggregate the response to a write may show.
@@ -146,8 +169,7 @@ impl Sight {
 /// The response with the aggregate after the command, or without a body if it no longer exists, the caller may not read
 /// it, or wants none. If there is no room for the body, the connection ends without a response: no other one would be true.
 async fn response(context: &RequestContext, written: Written) -> HttpResponse {
-    let Written { key, body, revision, changed, is_new, charge, .. } = written;
-    let epoch = context.shared.epoch();
+    let Written { key, body, revision, changed, is_new, repeats, charge, .. } = written;
     let tag = Tag::of_revision(&context.shared.history, changed);
     let sees = context.collection_id().is_ok_and(|collection| context.caller().may_read(collection, &key));
     let returned = context.preferences().returned;
@@ -157,7 +179,10 @@ async fn response(context: &RequestContext, written: Written) -> HttpResponse {
         None => StatusCode::NO_CONTENT,
         Some(_) => StatusCode::OK,
     };
-    let mut response = answer(status, epoch, revision);
+    let mut response = answer(status, repeats.as_ref().unwrap_or(context.shared.epoch()), revision);
+    if repeats.is_some() {
+        mark_replayed(&mut response);
+    }
     Caching::WRITTEN.insert(&mut response, Some(&tag));
     match returned {
         Some(Returned::Minimal) => response.insert_header((APPLIED, "return=minimal")),

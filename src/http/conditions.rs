@@ -1,6 +1,8 @@
 //! Entity tags and conditional requests
 //! ([RFC 9110, section 13](https://www.rfc-editor.org/rfc/rfc9110#section-13)).
 
+use std::sync::Arc;
+
 use actix_web::http::header::{ETAG, EntityTag, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use serde_json::Value;
 
@@ -144,24 +146,52 @@ fn listed(context: &RequestContext, name: &HeaderName) -> Vec<String> {
 
 /// The aggregate is in another state, or does not exist.
 pub(super) fn unexpected(context: &RequestContext, actual: Option<Revision>) -> Problem {
-    let tag = actual.map(|actual| Tag::of_revision(&context.shared.history, actual));
-    unexpected_tag(context, tag.as_ref())
+    Expectation::of(context).problem(actual)
 }
 
 /// What is at the path has another tag, or none.
 fn unexpected_tag(context: &RequestContext, actual: Option<&Tag>) -> Problem {
-    let not = listed(context, &IF_NONE_MATCH).into_iter().map(|tag| format!("not {tag}"));
-    let expected: Vec<_> = listed(context, &IF_MATCH).into_iter().chain(not).collect();
-    let path = context.aggregate_path();
-    let detail = match actual.map(Tag::quoted) {
-        Some(actual) => format!("{path} is at {actual}; expected {}", expected.join(", ")),
-        None => format!("{path} does not exist; expected {}", expected.join(", ")),
-    };
-    let problem = Problem::new(Kind::Unexpected, detail)
-        .with("expected", expected)
-        .with("actual", actual.map_or(Value::Null, |actual| actual.quoted().into()));
-    match actual {
-        Some(actual) => problem.header(ETAG.as_str(), actual.quoted()),
-        None => problem,
+    Expectation::of(context).problem_of_tag(actual)
+}
+
+/// What a request expects of its aggregate, for the problem that says so.
+pub(super) struct Expectation {
+    path: String,
+    /// The tags in its headers.
+    tags: Vec<String>,
+    history: Arc<History>,
+}
+
+impl Expectation {
+    pub(super) fn of(context: &RequestContext) -> Self {
+        let not = listed(context, &IF_NONE_MATCH).into_iter().map(|tag| format!("not {tag}"));
+        let tags = listed(context, &IF_MATCH).into_iter().chain(not).collect();
+        Self { path: context.aggregate_path(), tags, history: Arc::clone(&context.shared.history) }
+    }
+
+    /// The path of the aggregate.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The problem if the aggregate last changed at another revision, or does not exist.
+    pub(super) fn problem(self, actual: Option<Revision>) -> Problem {
+        let tag = actual.map(|actual| Tag::of_revision(&self.history, actual));
+        self.problem_of_tag(tag.as_ref())
+    }
+
+    fn problem_of_tag(self, actual: Option<&Tag>) -> Problem {
+        let Self { path, tags: expected, .. } = self;
+        let detail = match actual.map(Tag::quoted) {
+            Some(actual) => format!("{path} is at {actual}; expected {}", expected.join(", ")),
+            None => format!("{path} does not exist; expected {}", expected.join(", ")),
+        };
+        let problem = Problem::new(Kind::Unexpected, detail)
+            .with("expected", expected)
+            .with("actual", actual.map_or(Value::Null, |actual| actual.quoted().into()));
+        match actual {
+            Some(actual) => problem.header(ETAG.as_str(), actual.quoted()),
+            None => problem,
+        }
     }
 }

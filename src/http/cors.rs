@@ -9,7 +9,7 @@ use actix_web::http::header::ORIGIN;
 use super::problem::{Kind, Problem};
 
 /// The headers that scripts of other origins can read, in addition to those that browsers always expose.
-const EXPOSED: [&str; 5] = ["X-Revision", "X-Epoch", "ETag", "Location", "Retry-After"];
+const EXPOSED: [&str; 6] = ["X-Revision", "X-Epoch", "ETag", "Location", "Retry-After", "Idempotency-Replayed"];
 
 /// Allows these origins; `*` allows all.
 pub(crate) fn cors(origins: &[String]) -> Cors {

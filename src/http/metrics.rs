@@ -116,6 +116,22 @@ fn of_writes(registry: &mut Registry, shared: &Shared) {
         "Commands that were rejected by a rule, a precondition or a validation",
         Metric::counter(writes.rejected.get()),
     );
+    let conflicts = [("in-flight", shared.in_flight.refused.get()), ("other-body", writes.key_reused.get())];
+    registry.register(
+        "idempotency_replays",
+        "Commands that were sent again with their idempotency key, and got their first answer",
+        Metric::counter(writes.repeated.get()),
+    );
+    registry.register(
+        "idempotency_conflicts",
+        "Commands that were refused because of their idempotency key: the first one was not answered, or had another body",
+        Metric::family(conflicts.map(|(reason, count)| (vec![("reason", reason.to_owned())], Value::Counter(count)))),
+    );
+    registry.register(
+        "idempotency_answers",
+        "Answers that are kept for commands with an idempotency key",
+        Metric::number(writes.answers.get()),
+    );
     registry.register("waiting_commands", "Commands that wait for their reply", Metric::number(writes.waiting()));
     registry.register("max_waiting_commands", "The limit of waiting commands, --queue", Metric::size(shared.queue));
     registry.register(

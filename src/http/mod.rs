@@ -22,6 +22,7 @@ pub(crate) mod feeds;
 mod front;
 #[cfg(feature = "direct-write")]
 mod half_heads;
+mod idempotency;
 pub(crate) mod index;
 pub(crate) mod journal;
 mod last_request;

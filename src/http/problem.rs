@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::excerpt::{excerpt, excerpt_of};
 use crate::domain::command::{ErasedDomainError, Oversize, Rejection};
 use crate::domain::error_chain::ErrorChain;
+use crate::domain::idempotency::ProblemDocument;
 use crate::domain::json::{JsonError, ValidationError};
 use crate::domain::revision::{Epoch, Revision};
 use crate::read::spool::Cut;
@@ -19,6 +20,9 @@ use crate::read::thread_pool::{PoolBusy, PoolStopped};
 use crate::storage::error::StoreError;
 use crate::write::aggregator::ExecuteError;
 use crate::write::refusal::Refusal;
+
+/// The media type of a problem.
+pub(super) const PROBLEM: &str = "application/problem+json";
 
 /// An error response.
 #[derive(Debug)]
@@ -62,6 +66,10 @@ pub(crate) enum Kind {
     TooSlow,
     /// 409: the projection is not stopped at the event that the request names.
     NotThere,
+    /// 409: the first request with this idempotency key has no answer yet.
+    InFlight,
+    /// 409: the aggregate was erased.
+    Erased,
     /// 405: the path does not support the method.
     MethodNotAllowed,
     /// 406: the client accepts none of the available media types.
@@ -84,6 +92,8 @@ pub(crate) enum Kind {
     Invalid,
     /// 422: the aggregate would be larger than the limit.
     AggregateTooLarge,
+    /// 422: the idempotency key belongs to a request with another body.
+    KeyReused,
     /// 500: a failure of the service; the log has the cause.
     Internal,
     /// 503: the service is overloaded.
@@ -106,7 +116,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their declaration.
-    pub(super) const ALL: [Self; 30] = [
+    pub(super) const ALL: [Self; 33] = [
         Self::MalformedJson,
         Self::MalformedRequest,
         Self::Unauthorized,
@@ -117,6 +127,8 @@ impl Kind {
         Self::NoSuchPath,
         Self::TooSlow,
         Self::NotThere,
+        Self::InFlight,
+        Self::Erased,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
         Self::BrokenRule,
@@ -128,6 +140,7 @@ impl Kind {
         Self::UnknownHost,
         Self::Invalid,
         Self::AggregateTooLarge,
+        Self::KeyReused,
         Self::Internal,
         Self::Busy,
         Self::Locked,
@@ -152,6 +165,8 @@ impl Kind {
             Self::NoSuchPath => (StatusCode::NOT_FOUND, "no-such-path", "Resource not found"),
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too-slow", "Request timed out"),
             Self::NotThere => (StatusCode::CONFLICT, "not-there", "Projection not stopped at this event"),
+            Self::InFlight => (StatusCode::CONFLICT, "request-in-flight", "First request not answered yet"),
+            Self::Erased => (StatusCode::CONFLICT, "erased", "Aggregate erased"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
             Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not-acceptable", "Not acceptable"),
             Self::BrokenRule => (StatusCode::CONFLICT, "rule-broken", "Business rule violated"),
@@ -163,6 +178,7 @@ impl Kind {
             Self::UnknownHost => (StatusCode::MISDIRECTED_REQUEST, "unknown-host", "Unknown host"),
             Self::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Validation failed"),
             Self::AggregateTooLarge => (StatusCode::UNPROCESSABLE_ENTITY, "aggregate-too-large", "Aggregate too large"),
+            Self::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", "Idempotency key reused"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal server error"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Service overloaded"),
             Self::Locked => (StatusCode::SERVICE_UNAVAILABLE, "locked", "Database locked"),
@@ -263,12 +279,20 @@ impl Problem {
             ExecuteError::Rejected(Rejection::PreconditionFailed(_)) => {
                 Self::new(Kind::Unexpected, format!("{path} is not in the expected state"))
             }
+            ExecuteError::Rejected(Rejection::KeyReused) => Self::new(
+                Kind::KeyReused,
+                "Idempotency-Key: the first request with this key had another body; expected the same one, or another key",
+            ),
+            ExecuteError::Rejected(Rejection::AnswerErased) => Self::new(
+                Kind::Erased,
+                "the command was executed, but its aggregate was erased since, and with it the answer",
+            ),
             ExecuteError::Rejected(Rejection::Corrupt(corrupt)) => {
                 log::error!("{path}: {corrupt}");
                 Self::internal()
             }
-            // The panic is in the log already, and so is a failure.
-            ExecuteError::Rejected(Rejection::Panicked) => Self::internal(),
+            // The panic is in the log already, and so is a failure. A stored problem has its own response.
+            ExecuteError::Rejected(Rejection::Panicked | Rejection::Kept(_)) => Self::internal(),
             ExecuteError::Unknown => Self::new(
                 Kind::Internal,
                 "it is unknown whether the command was executed; the log of the service contains the cause",
@@ -280,16 +304,29 @@ impl Problem {
     /// The same problem for a caller that may write an aggregate, but not read it: of a violated rule and of a size, only
     /// that there was one.
     pub(super) fn without_state(mut self) -> Self {
-        if matches!(self.kind, Kind::BrokenRule | Kind::AggregateTooLarge) {
+        if self.shows_state() {
             self.members.clear();
-            self.detail = format!("{}; more is for those who may read the aggregate", self.title());
+            self.detail = detail_without_state(&self.title());
         }
         self
+    }
+
+    /// Whether it is about the state of an aggregate.
+    fn shows_state(&self) -> bool {
+        matches!(self.kind, Kind::BrokenRule | Kind::AggregateTooLarge)
     }
 
     fn title(&self) -> String {
         let (_, _, title) = self.kind.parts();
         self.rule.as_ref().map_or_else(|| title.to_owned(), |rule| sentence(&rule.slug))
+    }
+
+    /// The document with its head, to be sent later.
+    pub(super) fn into_document(self) -> ProblemDocument {
+        let shows_state = self.shows_state() || self.kind == Kind::Unexpected;
+        let (status, body) = (self.status_code().as_u16(), self.document());
+        let headers = self.headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        ProblemDocument { status, headers, shows_state, body }
     }
 
     fn of_oversize(Oversize { size, limit, remedy }: Oversize) -> Self {
@@ -376,6 +413,11 @@ impl fmt::Display for Problem {
     }
 }
 
+/// The detail of a problem for a caller that may not read the aggregate.
+pub(super) fn detail_without_state(title: &str) -> String {
+    format!("{title}; more is for those who may read the aggregate")
+}
+
 /// `item-already-added` → `Item already added`
 pub(super) fn sentence(slug: &str) -> String {
     let (first, rest) = slug.split_at(slug.chars().next().map_or(0, char::len_utf8));
@@ -389,7 +431,7 @@ impl ResponseError for Problem {
 
     fn error_response(&self) -> HttpResponse<BoxBody> {
         let mut response = HttpResponse::build(self.status_code());
-        response.insert_header((CONTENT_TYPE, "application/problem+json")).insert_header((CACHE_CONTROL, "no-store"));
+        response.insert_header((CONTENT_TYPE, PROBLEM)).insert_header((CACHE_CONTROL, "no-store"));
         for (name, value) in &self.headers {
             response.insert_header((*name, value.as_str()));
             // The framework writes this header itself.

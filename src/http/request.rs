@@ -250,9 +250,8 @@ impl RequestContext {
         Err(Problem::new(Kind::UnknownCommand, detail).with("expected", known.to_vec()))
     }
 
-    /// The JSON body of a write.
-    pub(super) async fn json(&self, payload: web::Payload) -> Result<ParsedBody, Problem> {
-        let body = self.body(payload).await?;
+    /// The JSON in the body of a write.
+    pub(super) fn json(&self, body: RequestBody) -> Result<ParsedBody, Problem> {
         // A command without fields needs no body.
         if body.is_empty() && self.collection()?.journaled().is_some() {
             return Ok(body.replace(json!({})));
@@ -306,7 +305,13 @@ impl RequestContext {
         length.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
     }
 
-    async fn body(&self, payload: web::Payload) -> Result<RequestBody, Problem> {
+    /// The media type of the body, without parameters; empty if the request names none.
+    pub(super) fn request_type(&self) -> &str {
+        self.request.content_type()
+    }
+
+    /// The body of the request.
+    pub(super) async fn body(&self, payload: web::Payload) -> Result<RequestBody, Problem> {
         let bodies = &self.shared.bodies;
         bodies.receive(payload, self.announced_length(), bodies.memory.share(self.address())).await
     }

@@ -129,6 +129,10 @@ impl RequestBody {
         self.bytes.is_empty()
     }
 
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// A body in the place of an empty one.
     pub(super) fn replace(self, json: Value) -> ParsedBody {
         ParsedBody { json, charge: self.charge }

@@ -32,6 +32,7 @@ use crate::storage::database::Database;
 use crate::storage::disk::Disk;
 use crate::write::aggregator::Aggregator;
 use crate::write::committed_revision::{CommittedRevision, JournalMark};
+use crate::write::in_flight::RequestsInFlight;
 use crate::write::write_metrics::WriteMetrics;
 
 /// The state that all worker threads share.
@@ -60,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) queue: usize,
     /// Executes commands. All threads share one address, because the mailbox is bounded per address.
     pub(crate) aggregator: Addr<Aggregator>,
+    /// The requests with an idempotency key that wait for their answers.
+    pub(crate) in_flight: Arc<RequestsInFlight>,
     /// What the aggregator counts.
     pub(crate) writes: Arc<WriteMetrics>,
     /// Reads pages and single aggregates.

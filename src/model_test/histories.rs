@@ -124,11 +124,18 @@ impl World {
                 self.sites[site % sites].count(*key, i64::try_from(count).unwrap(), &self.registry);
             }
             Op::Prune(site, keep) => {
-                let retained = Retained { now, events: forever, keep: Some((*keep).into()), tombstones: forever };
+                let retained = Retained {
+                    now,
+                    events: forever,
+                    keep: Some((*keep).into()),
+                    tombstones: forever,
+                    answers: forever,
+                };
                 self.sites[site % sites].prune(retained);
             }
             Op::Forget(site) => {
-                let retained = Retained { now, events: forever, keep: Some(0), tombstones: now.after_all() };
+                let retained =
+                    Retained { now, events: forever, keep: Some(0), tombstones: now.after_all(), answers: forever };
                 self.sites[site % sites].prune(retained);
             }
             Op::Restart(site) => self.sites[site % sites].restart(&self.registry),

@@ -131,9 +131,21 @@ impl World {
             Op::Miss => self.published = self.writer().revision(),
             Op::Tick => self.subscribers.borrow_mut().tick(1),
             Op::Prune(keep) => {
-                self.prune(Retained { now, events: forever, keep: Some((*keep).into()), tombstones: forever });
+                self.prune(Retained {
+                    now,
+                    events: forever,
+                    keep: Some((*keep).into()),
+                    tombstones: forever,
+                    answers: forever,
+                });
             }
-            Op::Forget => self.prune(Retained { now, events: forever, keep: Some(0), tombstones: now.after_all() }),
+            Op::Forget => self.prune(Retained {
+                now,
+                events: forever,
+                keep: Some(0),
+                tombstones: now.after_all(),
+                answers: forever,
+            }),
             Op::Restart => self.restart(),
             Op::Replace => {
                 self.databases += 1;
@@ -163,7 +175,7 @@ impl World {
             };
             let precondition = Precondition::default();
             let (key, metadata) = (key.map(Key::of_number), Metadata::default());
-            commands.push(Command { collection, key, precondition, change, metadata });
+            commands.push(Command { collection, key, precondition, idempotency: None, change, metadata });
             let document = self.model.document();
             if self.history.last() != Some(&document) {
                 self.history.push(document);

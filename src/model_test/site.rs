@@ -208,7 +208,7 @@ impl Site {
         };
         let key = key.map(Key::of_number);
         let (precondition, metadata) = (Precondition::default(), Metadata::new());
-        self.commit(Command { collection, key, precondition, change, metadata }, state);
+        self.commit(Command { collection, key, precondition, idempotency: None, change, metadata }, state);
     }
 
     /// Adds to a tally, by a number that was never used.
@@ -219,7 +219,14 @@ impl Site {
         *state.tallies.entry(key.clone()).or_default() += by;
         let change = handle::<Tally>(Count::Open { by }).unwrap();
         let (precondition, metadata) = (Precondition::default(), Metadata::new());
-        let command = Command { collection, key: Some(Key::parse(&key).unwrap()), precondition, change, metadata };
+        let command = Command {
+            collection,
+            key: Some(Key::parse(&key).unwrap()),
+            precondition,
+            idempotency: None,
+            change,
+            metadata,
+        };
         self.expected.entries.push(format!("{key} {}", json!({ "by": by })));
         self.commit(command, state);
     }

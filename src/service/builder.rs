@@ -341,6 +341,7 @@ impl Service {
             spools: Arc::new(SharedSpools::new(spool, memory.of(Usage::Answers))),
             journal_pages: JournalPages::new(memory.of(Usage::SharedEvents)),
             parked: Arc::default(),
+            in_flight: Arc::default(),
             database: Arc::clone(&database),
             disk,
             relay: published,

@@ -118,8 +118,10 @@ impl Running {
     ) -> Result<Outcome<T>, CommandError<T::Error>> {
         let collection = self.collection::<T>().ok_or(CommandError::NotRegistered(T::NAME))?;
         let change = handle::<T>(command).map_err(CommandError::Encoding)?;
-        let command = Command { collection, key, precondition: Precondition::default(), change, metadata };
-        let submission = Submission { command, replies: None, waiting: self.shared.writes.wait(0), charge: None };
+        let command =
+            Command { collection, key, precondition: Precondition::default(), idempotency: None, change, metadata };
+        let submission =
+            Submission { command, replies: None, waiting: self.shared.writes.wait(0), in_flight: None, charge: None };
         let written = execute(&self.shared.aggregator, submission).await.map_err(CommandError::of)?;
         let state = written.body.map(|body| body.decode()).transpose();
         let state = state.map_err(|corrupt| CommandError::Corrupt(corrupt.to_string()))?;
@@ -260,6 +262,14 @@ impl Running {
         let _ = self.shared.aggregator.send(crate::write::maintenance::LoseWakeUps).await;
     }
 
+    /// No command is executed until the return value is dropped.
+    #[must_use]
+    pub fn hold_writes(&self) -> std::sync::mpsc::Sender<()> {
+        let (holding, released) = std::sync::mpsc::channel();
+        self.shared.aggregator.do_send(crate::write::maintenance::HoldWrites(released));
+        holding
+    }
+
     /// The relay does not hand the next batch to the workers.
     pub async fn lose_batch(&self) {
         let _ = self.relay.send(crate::delivery::relay::LoseBatch).await;
@@ -302,7 +312,12 @@ impl Running {
 }
 
 pub(super) fn retention(settings: &Settings) -> Retention {
-    Retention { events: settings.retention, keep: settings.retention_events, tombstones: settings.tombstone_retention }
+    Retention {
+        events: settings.retention,
+        keep: settings.retention_events,
+        tombstones: settings.tombstone_retention,
+        answers: settings.idempotency_retention,
+    }
 }
 
 /// Why a command has no outcome.
@@ -358,8 +373,11 @@ impl<E: 'static> CommandError<E> {
             ExecuteError::Rejected(Rejection::TooLarge(Oversize { size, limit, .. })) => Self::TooLarge { size, limit },
             ExecuteError::Rejected(Rejection::Corrupt(corrupt)) => Self::Corrupt(corrupt.to_string()),
             ExecuteError::Rejected(Rejection::Panicked) => Self::Panicked,
-            // Typed commands have no precondition, so the first of these does not happen.
-            ExecuteError::Rejected(Rejection::PreconditionFailed(_)) | ExecuteError::Unknown => Self::Unknown,
+            // Typed commands have no precondition and no idempotency key, so only the last of these happens.
+            ExecuteError::Rejected(
+                Rejection::PreconditionFailed(_) | Rejection::Kept(_) | Rejection::KeyReused | Rejection::AnswerErased,
+            )
+            | ExecuteError::Unknown => Self::Unknown,
             ExecuteError::NotDone(refusal) => Self::NotDone(refusal),
         }
     }

@@ -103,6 +103,10 @@ pub struct Settings {
     #[arg(long, help_heading = STORAGE, env = "DUALITY_TOMBSTONE_RETENTION", value_name = "DURATION", default_value = "90d", value_parser = duration)]
     pub tombstone_retention: Duration,
 
+    /// How long the answers to writes with an `Idempotency-Key` are kept, for those that are repeated.
+    #[arg(long, help_heading = STORAGE, env = "DUALITY_IDEMPOTENCY_RETENTION", value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    pub idempotency_retention: Duration,
+
     /// Do not copy the database before a newer version changes its tables or recomputes its states.
     #[arg(long, help_heading = STORAGE, env = "DUALITY_NO_COPY", global = true, value_parser = BoolishValueParser::new())]
     pub no_copy: bool,

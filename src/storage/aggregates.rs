@@ -321,7 +321,7 @@ pub(super) fn prune_tombstones(
         for (collection, rank, key, revision, deleted) in &oldest {
             // A tombstone without a time is one from the future.
             let deleted = Timestamp::from_milliseconds(deleted.unwrap_or(i64::MAX));
-            let written = sighting.written(Revision::from_raw(*revision), deleted, now);
+            let written = sighting.written(*revision, deleted, now);
             if written.unwrap_or(now) >= older_than {
                 if written.is_none() {
                     sighting::save(connection, Rows::Tombstones, now)?;

@@ -11,6 +11,7 @@ use std::vec;
 use diesel::sqlite::SqliteConnection;
 
 use super::aggregates::{self, Row};
+use super::answers::{self, Answer, ExecutedCommand, NewAnswer, Outcome, Repeated};
 use super::batch_memory::BatchMemory;
 use super::counters::Counters;
 use super::error::StoreError;
@@ -23,12 +24,13 @@ use crate::domain::body::{Body, CorruptState, patch};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Journaled, Keys, Registry};
 use crate::domain::command::{
-    Command, CommandContext, Decision, DecodedState, Oversize, RecordedEvent, Rejection, catch_panic,
+    Command, CommandContext, Decision, DecodedState, Idempotency, Oversize, RecordedEvent, Rejection, catch_panic,
 };
+use crate::domain::idempotency::{Given, KeptRejection};
 use crate::domain::json::{self, ValidationError};
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::metadata::StoredMetadata;
-use crate::domain::revision::{JournalPosition, Revision, Version};
+use crate::domain::revision::{Epoch, JournalPosition, Revision, Version};
 use crate::memory::budget::{MemoryBudget, Reservation};
 use crate::read_model::spec::ProjectionSpec;
 
@@ -65,7 +67,7 @@ pub(super) fn commit(
     let mut batch = StagedBatch::new(context, counters.clone(), states);
     let mut answers = Vec::with_capacity(commands.len());
     for command in commands {
-        match batch.execute(connection, command) {
+        match batch.answer(connection, command) {
             Ok(written) => answers.push(Ok(written)),
             Err(ExecuteError::Rejected(rejection)) => answers.push(Err(rejection)),
             Err(ExecuteError::Store(error)) => return Err(error),
@@ -79,7 +81,8 @@ pub(super) fn commit(
         answers,
         after: counters.revision,
         revision: batch.counters.revision,
-        rows: batch.rows.len() + batch.events.len() + batch.changes.len(),
+        rows: batch.rows.len() + batch.events.len() + batch.changes.len() + batch.answers.kept,
+        kept: batch.answers,
         position: batch.counters.position,
         changed: batch.counters.changed().collect(),
         charge: batch.memory.keep(batch.changes.iter().map(Change::weight).sum()),
@@ -100,6 +103,8 @@ pub(crate) struct CommitOutcome {
     pub(crate) revision: Revision,
     /// How many rows the batch has written, at most.
     pub(super) rows: usize,
+    /// What became of the commands with an idempotency key.
+    pub(crate) kept: KeptAnswers,
     /// The change events of these revisions.
     pub(crate) events: Vec<Change>,
     /// The memory that they take.
@@ -108,6 +113,17 @@ pub(crate) struct CommitOutcome {
     pub(crate) position: JournalPosition,
     /// The revision of the last change of each collection.
     pub(crate) changed: Vec<Revision>,
+}
+
+/// How many commands with an idempotency key got which kind of answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct KeptAnswers {
+    /// Answers that are stored now.
+    pub(crate) kept: usize,
+    /// Those that were given again.
+    pub(crate) repeated: usize,
+    /// Commands whose key belongs to another request.
+    pub(crate) refused: usize,
 }
 
 /// The result of a command.
@@ -124,6 +140,8 @@ pub(crate) struct Written {
     pub(crate) version: Version,
     /// Whether the aggregate did not exist before.
     pub(crate) is_new: bool,
+    /// For a repeated command, which was not executed again: the epoch in which it was.
+    pub(crate) repeats: Option<Epoch>,
     /// The memory that `body` takes. It may be the only holder of it.
     pub(crate) charge: Reservation,
 }
@@ -138,6 +156,9 @@ struct StagedBatch<'a> {
     rows: HashMap<Place, StagedRow>,
     events: Vec<Entry>,
     changes: Vec<Change>,
+    answers: KeptAnswers,
+    /// The epoch in which this process writes.
+    epoch: &'a Epoch,
     /// What was decoded by the batches before.
     states: &'a mut HotStates,
     decoded: HashMap<Place, Decoded>,
@@ -188,7 +209,7 @@ enum ExecuteError {
 
 impl<'a> StagedBatch<'a> {
     fn new(context: CommitContext<'a>, counters: Counters, states: &'a mut HotStates) -> Self {
-        let CommitContext { registry, inline, max_aggregate, memory, now, .. } = context;
+        let CommitContext { registry, inline, fence, max_aggregate, memory, now } = context;
         Self {
             registry,
             inline,
@@ -198,15 +219,76 @@ impl<'a> StagedBatch<'a> {
             rows: HashMap::new(),
             events: Vec::new(),
             changes: Vec::new(),
+            answers: KeptAnswers::default(),
+            epoch: fence.epoch(),
             states,
             decoded: HashMap::new(),
             memory: BatchMemory::new(memory),
         }
     }
 
+    /// Executes one command, unless it was answered before. Its answer is stored if it has an idempotency key.
+    fn answer(&mut self, connection: &mut SqliteConnection, mut command: Command) -> Result<Written, ExecuteError> {
+        let Some(idempotency) = command.idempotency.take() else { return self.execute(connection, command) };
+        if let Some(found) = answers::find(connection, &idempotency.request)? {
+            return self.repeat(found.repeated(&idempotency.fingerprint)?);
+        }
+        let (collection, chosen) = (self.registry.get(command.collection).name(), command.key.clone());
+        let executed = self.execute(connection, command);
+        let Idempotency { request, fingerprint, describe } = *idempotency;
+        let (outcome, answer) = match executed {
+            Ok(written) => (Outcome::Executed(written.stored()), Ok(written)),
+            Err(ExecuteError::Rejected(rejection)) => {
+                let problem = describe(rejection)?;
+                (Outcome::Rejected(problem.clone()), Err(problem))
+            }
+            Err(error) => return Err(error),
+        };
+        let (epoch, revision) = (self.epoch.clone(), self.counters.revision);
+        let aggregate = answer.as_ref().map_or(chosen.as_ref(), |written| Some(&written.key));
+        let stored = Answer { epoch: epoch.clone(), revision, outcome };
+        let row = NewAnswer {
+            request: &request,
+            fingerprint: &fingerprint,
+            collection,
+            aggregate,
+            time: self.now,
+            answer: &stored,
+        };
+        answers::keep(connection, &row)?;
+        self.answers.kept += 1;
+        answer.map_err(|problem| {
+            let kept = KeptRejection { problem, revision, epoch, given: Given::First };
+            Rejection::Kept(Box::new(kept)).into()
+        })
+    }
+
+    /// The answer to a command that was sent before.
+    fn repeat(&mut self, repeated: Repeated) -> Result<Written, ExecuteError> {
+        let Answer { epoch, revision, outcome } = match repeated {
+            Repeated::Answer(answer) => answer,
+            Repeated::OtherBody => {
+                self.answers.refused += 1;
+                return Err(Rejection::KeyReused.into());
+            }
+            Repeated::Erased => return Err(Rejection::AnswerErased.into()),
+        };
+        self.answers.repeated += 1;
+        match outcome {
+            Outcome::Executed(ExecutedCommand { key, body, changed, version, is_new }) => {
+                let charge = self.memory.answer(body.as_ref().map_or(0, Body::size));
+                Ok(Written { key, body, revision, changed, version, is_new, repeats: Some(epoch), charge })
+            }
+            Outcome::Rejected(problem) => {
+                let kept = KeptRejection { problem, revision, epoch, given: Given::Again };
+                Err(Rejection::Kept(Box::new(kept)).into())
+            }
+        }
+    }
+
     /// Decides one command, and stages its result.
     fn execute(&mut self, connection: &mut SqliteConnection, command: Command) -> Result<Written, ExecuteError> {
-        let Command { collection: id, key, precondition, change, metadata } = command;
+        let Command { collection: id, key, precondition, change, metadata, idempotency: _ } = command;
         let collection = self.registry.get(id);
         let now = self.now;
         if let (Some(chosen), true) = (&key, change.creates()) {
@@ -261,7 +343,8 @@ impl<'a> StagedBatch<'a> {
         let StagedRow { row, .. } = self.load(connection, id, &key)?;
         let revision = self.counters.revision;
         let charge = self.memory.answer(row.body.as_ref().map_or(0, Body::size));
-        Ok(Written { key, body: row.body, revision, changed: row.revision, version: row.version, is_new, charge })
+        let (changed, version) = (row.revision, row.version);
+        Ok(Written { key, body: row.body, revision, changed, version, is_new, repeats: None, charge })
     }
 
     /// A state may be too large if it is no larger than it was: it has to be possible to make one smaller step by step.
@@ -485,6 +568,14 @@ impl<'a> StagedBatch<'a> {
         }
         fence.save(connection, before, &self.counters)?;
         self.counters.save_collections(before, connection, self.registry)
+    }
+}
+
+impl Written {
+    /// What is stored of it.
+    fn stored(&self) -> ExecutedCommand {
+        let Self { key, body, changed, version, is_new, .. } = self;
+        ExecutedCommand { key: key.clone(), body: body.clone(), changed: *changed, version: *version, is_new: *is_new }
     }
 }
 

@@ -284,7 +284,7 @@ mod tests {
                 let change = registry.get(collection).change(verb, json).unwrap();
                 let key = Some(Key::parse(&format!("k{key}")).unwrap());
                 let (precondition, metadata) = (Precondition::default(), Metadata::default());
-                Command { collection, key, precondition, change, metadata }
+                Command { collection, key, precondition, idempotency: None, change, metadata }
             });
             let mut commands = commands.collect::<Vec<_>>().into_iter();
             format!("{:?}", self.writer.commit(&mut commands, NOW))

@@ -1,6 +1,7 @@
 //! All SQL of the main database: the file, its tables, and the one transaction of a batch of commands.
 
 pub(crate) mod aggregates;
+mod answers;
 pub(crate) mod at_rest;
 pub(crate) mod backlog;
 pub(crate) mod backup;

@@ -330,7 +330,7 @@ pub(super) fn prune(connection: &mut SqliteConnection, retained: Retained) -> Re
         let mut progress = Progress::More;
         for (revision, time) in &oldest {
             let revision = Revision::from_raw(*revision);
-            let written = sighting.written(revision, Timestamp::from_milliseconds(*time), now);
+            let written = sighting.written(revision.number(), Timestamp::from_milliseconds(*time), now);
             if revision > beyond && written.unwrap_or(now) >= older_than {
                 if written.is_none() {
                     sighting::save(connection, Rows::ChangeEvents, now)?;

@@ -12,4 +12,6 @@ pub(crate) struct Retained {
     pub(crate) keep: Option<i64>,
     /// Tombstones from this time on.
     pub(crate) tombstones: Timestamp,
+    /// Answers to commands with an idempotency key from this time on.
+    pub(crate) answers: Timestamp,
 }

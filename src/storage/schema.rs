@@ -31,6 +31,18 @@ diesel::table! {
 }
 
 diesel::table! {
+    idempotency (position) {
+        position -> BigInt,
+        request -> Binary,
+        fingerprint -> Binary,
+        collection -> Text,
+        aggregate -> Nullable<Text>,
+        time -> BigInt,
+        answer -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
     journal (position) {
         position -> BigInt,
         collection -> Text,
@@ -57,6 +69,8 @@ diesel::table! {
         future_events_seen -> BigInt,
         future_tombstones_revision -> BigInt,
         future_tombstones_seen -> BigInt,
+        future_answers_position -> BigInt,
+        future_answers_seen -> BigInt,
     }
 }
 
@@ -79,4 +93,13 @@ diesel::table! {
     }
 }
 
-diesel::allow_tables_to_appear_in_same_query!(aggregates, collections, epochs, journal, metadata, outbox, projections,);
+diesel::allow_tables_to_appear_in_same_query!(
+    aggregates,
+    collections,
+    epochs,
+    idempotency,
+    journal,
+    metadata,
+    outbox,
+    projections,
+);

@@ -18,8 +18,8 @@ use super::journal::{self, Folded};
 use super::schema::{aggregates, collections, journal as events};
 use super::verified::Verified;
 use super::{
-    aggregates as rows, connection, epochs, inline_projections, journal_check, maxima, migrations, outbox_check,
-    registration,
+    aggregates as rows, answers, connection, epochs, inline_projections, journal_check, maxima, migrations,
+    outbox_check, registration,
 };
 use crate::domain::body::{Body, patch};
 use crate::domain::collection::{Collection, Derivation, Journaled, Registry};
@@ -80,6 +80,7 @@ pub(super) fn verify_copy(connection: &mut SqliteConnection, registry: &Registry
         });
     }
     results.push(check(connection, "inline projections", verify_inline));
+    results.push(check(connection, "answers", answers::verify));
     results
 }
 

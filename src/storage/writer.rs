@@ -20,7 +20,7 @@ use super::registration::Registration;
 use super::retained::Retained;
 use super::transaction::WriteError;
 use super::write_ahead_log::WriteAheadLog;
-use super::{aggregates, inline_projections, journal, migrations, outbox};
+use super::{aggregates, answers, inline_projections, journal, migrations, outbox};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::command::Command;
@@ -66,6 +66,8 @@ pub(crate) struct Writer {
     /// The counters as they are in the database.
     counters: Counters,
     states: HotStates,
+    /// The number of stored answers to commands with an idempotency key.
+    answers: i64,
     patience: Patience,
 }
 
@@ -107,8 +109,9 @@ impl Writer {
         let history = Arc::clone(database.history());
         let fence = Fence::of(database);
         let states = HotStates::new(&config.hot_states);
+        let answers = answers::count(&mut connection)?;
         let patience = Patience::Long;
-        Ok(Self { connection, config, history, fence, log, counters, states, patience })
+        Ok(Self { connection, config, history, fence, log, counters, states, answers, patience })
     }
 
     /// The epochs of the database. The last one began when the database was opened.
@@ -145,12 +148,18 @@ impl Writer {
         let Committable { outcome, counters, states } = self.log.write(&mut self.connection, commit)?;
         self.counters = counters;
         states.into_iter().for_each(|(place, state)| self.states.keep(place, state));
+        self.answers += i64::try_from(outcome.kept.kept).unwrap_or(i64::MAX);
         self.log.grow(outcome.rows);
         Ok(outcome)
     }
 
-    /// Deletes change events and tombstones that are not retained, oldest first, up to a maximum number. Counts the
-    /// tombstones.
+    /// The number of stored answers to commands with an idempotency key.
+    pub(crate) fn answers(&self) -> i64 {
+        self.answers
+    }
+
+    /// Deletes change events, answers and tombstones that are not retained, oldest first, up to a maximum number. Counts
+    /// the tombstones.
     pub(crate) fn prune(&mut self, retained: Retained, tombstones: &Counter) -> Result<Progress, WriteError> {
         let fence = &self.fence;
         let revision = self.counters.revision;
@@ -161,6 +170,16 @@ impl Writer {
         self.log.grow(PRUNED_PAGES);
         if progress == Progress::More {
             return Ok(Progress::More);
+        }
+        if self.answers > 0 {
+            let (progress, left) = self.log.write(&mut self.connection, |connection| {
+                fence.check(connection, revision)?;
+                Ok((answers::prune(connection, retained)?, answers::count(connection)?))
+            })?;
+            self.answers = left;
+            if progress == Progress::More {
+                return Ok(Progress::More);
+            }
         }
         let pruned = self.log.write(&mut self.connection, |connection| {
             fence.check(connection, revision)?;
@@ -305,7 +324,7 @@ mod tests {
             let body = serde_json::json!({ "text": text });
             let change = registry.get(notes).change(verb, body).unwrap();
             let (precondition, metadata) = (Precondition::default(), Metadata::new());
-            let command = Command { collection: notes, key, precondition, change, metadata };
+            let command = Command { collection: notes, key, precondition, idempotency: None, change, metadata };
             writer.commit(&mut vec![command].into_iter(), now).unwrap().answers.remove(0).unwrap().key
         };
         for _ in 0..3 {

@@ -25,6 +25,7 @@ use crate::storage::page::Progress;
 use crate::storage::transaction::WriteError;
 use crate::storage::writer::{Patience, Writer, WriterConfig};
 use crate::write::committed_revision::{CommittedRevision, JournalMark};
+use crate::write::in_flight::InFlight;
 use crate::write::refusal::Refusal;
 use crate::write::replies::{ReplyBatch, ReplyQueue};
 use crate::write::write_metrics::{Waiting, WriteMetrics};
@@ -66,6 +67,8 @@ impl Aggregator {
         let committed =
             Arc::new(CommittedRevision::new(writer.revision(), &writer.changed(), database.high_water_mark().clone()));
         let journal = watch::Sender::new(JournalMark { last: writer.position(), is_over: false });
+        let metrics = WriteMetrics::new();
+        metrics.answers.set(writer.answers());
         Self {
             database,
             config,
@@ -76,7 +79,7 @@ impl Aggregator {
             queue,
             committed,
             journal: Arc::new(journal),
-            metrics: Arc::new(WriteMetrics::new()),
+            metrics: Arc::new(metrics),
             listener: None,
         }
     }
@@ -135,9 +138,12 @@ impl Aggregator {
         let started = Instant::now();
         let outcome = self.with_writer(|writer| writer.commit(&mut commands, now));
         self.metrics.latency.observe_time(started.elapsed());
+        #[cfg(feature = "test-hooks")]
+        hold_answers();
         match outcome {
             Ok(committed) => {
                 self.metrics.count_batch(&committed.answers);
+                self.metrics.count_kept(committed.kept);
                 self.committed.set(committed.revision, &committed.changed);
                 self.move_mark(committed.position);
                 for (answer, request) in committed.answers.into_iter().zip(&mut requests) {
@@ -214,6 +220,7 @@ impl Aggregator {
                 Err(StoreError::Busy) => Patience::Short,
                 Err(_) => return outcome,
             };
+            self.metrics.answers.set(writer.answers());
             if writer.wait_for_lock(patience).is_ok() {
                 self.writer = Some(writer);
             }
@@ -251,6 +258,14 @@ impl Aggregator {
     }
 }
 
+/// Answers nothing more if the environment says so, so that a test can kill the process between a commit and its answers.
+#[cfg(feature = "test-hooks")]
+fn hold_answers() {
+    while std::env::var_os("TEST_HOLD_ANSWERS").is_some() {
+        std::thread::park();
+    }
+}
+
 impl Actor for Aggregator {
     type Context = Context<Self>;
 
@@ -271,6 +286,8 @@ struct Request {
     replies: Option<CommandReplies>,
     reply_to: oneshot::Sender<Result<Written, ExecuteError>>,
     _waiting: Waiting,
+    /// For a command with an idempotency key.
+    in_flight: Option<InFlight>,
     /// The memory that the command takes until it is answered; `None` if no client has sent it.
     charge: Option<Share>,
 }
@@ -282,6 +299,8 @@ impl Request {
     }
 
     fn answer(self, batch: &mut ReplyBatch<Result<Written, ExecuteError>>, answer: Result<Written, ExecuteError>) {
+        // The answer is stored, if there is one: a client that repeats the request as soon as it has it gets it again.
+        drop(self.in_flight);
         batch.add(self.replies.as_ref(), self.reply_to, answer);
     }
 }
@@ -316,6 +335,8 @@ pub(crate) struct Submission<'a> {
     /// The queue of the caller's thread; `None` to wake the caller on its own.
     pub(crate) replies: Option<&'a CommandReplies>,
     pub(crate) waiting: Waiting,
+    /// For a command with an idempotency key.
+    pub(crate) in_flight: Option<InFlight>,
     /// `None` if no client has sent it.
     pub(crate) charge: Option<Share>,
 }
@@ -324,10 +345,10 @@ pub(crate) struct Submission<'a> {
 /// a mailbox per address, so each clone of it could add a command beyond the capacity.
 pub(crate) async fn execute(
     aggregator: &Addr<Aggregator>,
-    Submission { command, replies, waiting, charge }: Submission<'_>,
+    Submission { command, replies, waiting, in_flight, charge }: Submission<'_>,
 ) -> Result<Written, ExecuteError> {
     let (reply_to, answered) = oneshot::channel();
-    let request = Request { replies: replies.cloned(), reply_to, _waiting: waiting, charge };
+    let request = Request { replies: replies.cloned(), reply_to, _waiting: waiting, in_flight, charge };
     match aggregator.try_send(Execute { command, request }) {
         Ok(()) => answered.await.unwrap_or(Err(ExecuteError::Unknown)),
         Err(SendError::Full(_)) => Err(ExecuteError::NotDone(Refusal::QueueFull)),
@@ -438,10 +459,10 @@ mod tests {
             let text = format!("{number}{}", "x".repeat(30_000));
             let change = registry.get(collection).change(Verb::Create, serde_json::json!({ "text": text })).unwrap();
             let (precondition, metadata) = (Precondition::default(), Metadata::default());
-            let command = Command { collection, key: None, precondition, change, metadata };
+            let command = Command { collection, key: None, precondition, idempotency: None, change, metadata };
             let (reply_to, answered) = oneshot::channel();
             let waiting = aggregator.metrics.wait(0);
-            let request = Request { replies: None, reply_to, _waiting: waiting, charge: None };
+            let request = Request { replies: None, reply_to, _waiting: waiting, in_flight: None, charge: None };
             aggregator.pending.push(Execute { command, request });
             answered
         };

@@ -117,3 +117,21 @@ impl Handler<LoseWakeUps> for Aggregator {
         self.listener = None;
     }
 }
+
+/// Blocks the thread of the aggregator until the other end is dropped. Commands wait meanwhile.
+#[cfg(feature = "test-hooks")]
+pub(crate) struct HoldWrites(pub(crate) std::sync::mpsc::Receiver<()>);
+
+#[cfg(feature = "test-hooks")]
+impl Message for HoldWrites {
+    type Result = ();
+}
+
+#[cfg(feature = "test-hooks")]
+impl Handler<HoldWrites> for Aggregator {
+    type Result = ();
+
+    fn handle(&mut self, HoldWrites(released): HoldWrites, _: &mut Self::Context) {
+        let _ = released.recv();
+    }
+}

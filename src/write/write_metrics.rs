@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::domain::command::Rejection;
 use crate::metrics::{BATCH, Counter, Gauge, Held, Histogram, MICROSECONDS};
-use crate::storage::commit::Written;
+use crate::storage::commit::{KeptAnswers, Written};
 use crate::storage::transaction::WriteError;
 
 /// What the aggregator counts.
@@ -20,6 +20,12 @@ pub(crate) struct WriteMetrics {
     pub(crate) unknown: Counter,
     /// Commands that a business rule, a precondition or their validation rejected.
     pub(crate) rejected: Counter,
+    /// Stored answers to commands with an idempotency key.
+    pub(crate) answers: Gauge,
+    /// Those that were given again.
+    pub(crate) repeated: Counter,
+    /// Commands whose idempotency key belongs to another request.
+    pub(crate) key_reused: Counter,
     /// Commands that wait.
     waiting: Arc<Gauge>,
     /// The request bodies of these commands, in bytes.
@@ -36,6 +42,9 @@ impl WriteMetrics {
             refused: Counter::default(),
             unknown: Counter::default(),
             rejected: Counter::default(),
+            answers: Gauge::default(),
+            repeated: Counter::default(),
+            key_reused: Counter::default(),
             waiting: Arc::default(),
             waiting_bytes: Arc::default(),
             pruned_tombstones: Counter::default(),
@@ -48,6 +57,14 @@ impl WriteMetrics {
         let rejected = answers.iter().filter(|answer| answer.is_err()).count();
         if rejected > 0 {
             self.rejected.add(rejected as u64);
+        }
+    }
+
+    /// Counts what became of the commands of a batch that have an idempotency key.
+    pub(super) fn count_kept(&self, kept: KeptAnswers) {
+        if kept != KeptAnswers::default() {
+            self.repeated.add(kept.repeated as u64);
+            self.key_reused.add(kept.refused as u64);
         }
     }
 

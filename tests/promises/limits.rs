@@ -137,7 +137,11 @@ fn an_allowed_origin_can_read_responses_and_their_headers() {
         assert_eq!(answer.header("Access-Control-Allow-Origin"), Some(ORIGIN), "{what}");
         let mut exposed = names(&answer, "Access-Control-Expose-Headers");
         exposed.sort();
-        assert_eq!(exposed, ["etag", "location", "retry-after", "x-epoch", "x-revision"], "{what}");
+        assert_eq!(
+            exposed,
+            ["etag", "idempotency-replayed", "location", "retry-after", "x-epoch", "x-revision"],
+            "{what}"
+        );
     }
 }
 

@@ -35,6 +35,7 @@ mod full_disks;
 mod health;
 mod histories;
 mod hostile_clients;
+mod idempotency;
 mod inline_projections;
 mod journal;
 mod kills;

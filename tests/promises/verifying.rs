@@ -43,6 +43,7 @@ fn verify_says_what_it_checked_with_and_without_a_running_service() {
             "carts: 3 states, compared with 9 events: ok",
             "accounts: 1 states, compared with 2 events: ok",
             "inline projections: the tables of 0: ok",
+            "answers: 0 of commands with an idempotency key: ok",
             "history: 1 change events of 1 collections: ok",
             "projection cart_items: the files of generation 1 and its checkpoint: ok",
             "projection carts.csv: the files of generation 1 and its checkpoint: ok",

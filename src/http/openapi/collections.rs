@@ -14,7 +14,7 @@ use crate::http::problem::Kind;
 use crate::http::respond::{JSON, MERGE_PATCH, NDJSON};
 
 /// What a write may get as well.
-const WRITE: [Kind; 12] = [
+const WRITE: [Kind; 15] = [
     Kind::MalformedJson,
     Kind::ForeignOrigin,
     Kind::TooSlow,
@@ -23,6 +23,9 @@ const WRITE: [Kind; 12] = [
     Kind::UnsupportedType,
     Kind::Invalid,
     Kind::AggregateTooLarge,
+    Kind::InFlight,
+    Kind::Erased,
+    Kind::KeyReused,
     Kind::Busy,
     Kind::Locked,
     Kind::Unavailable,
@@ -30,9 +33,10 @@ const WRITE: [Kind; 12] = [
 ];
 
 /// The headers that a write may have.
-const WRITE_HEADERS: [&str; 5] = [
+const WRITE_HEADERS: [&str; 6] = [
     "If-Match-header",
     "If-None-Match-header",
+    "Idempotency-Key-header",
     "X-Correlation-Id-header",
     "X-Causation-Id-header",
     "traceparent-header",
@@ -197,7 +201,10 @@ impl Writer<'_> {
             .operation(&format!("delete {}", self.name), &format!("Delete a {singular}"), "")
             .parameter(self.key())
             .shared(&WRITE_HEADERS)
-            .response(Success::new(204, format!("The {singular} was deleted.")).headers(&TAGGED));
+            .response(
+                Success::new(204, format!("The {singular} was deleted."))
+                    .headers(&[&TAGGED[..], &["Idempotency-Replayed"]].concat()),
+            );
         self.write_problems(operation, &[Kind::NotFound])
     }
 
@@ -231,7 +238,7 @@ impl Writer<'_> {
     /// The response with the aggregate after a write.
     fn written(&self, status: u16, outcome: &str) -> Success {
         let singular = self.collection.singular();
-        let mut headers = [&TAGGED[..], &["Preference-Applied"]].concat();
+        let mut headers = [&TAGGED[..], &["Preference-Applied", "Idempotency-Replayed"]].concat();
         if status == 201 {
             headers.push("Location");
         }

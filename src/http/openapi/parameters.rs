@@ -10,6 +10,8 @@ use crate::http::pages::{MAX_LIMIT, MAX_WAIT_SECONDS};
 const CURSOR: &str = r"^([0-9a-z]{8,16}\.[0-9]{1,18}(\.partial(\.[0-9]{1,18}){0,2})?)?$";
 /// Entity tags, or any.
 const TAGS: &str = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#;
+/// A key: visible characters, or a string in quotes.
+const IDEMPOTENCY_KEY: &str = r#"^([!#-~][!-~]{0,254}|"([ !#-\[\]-~]|\\["\\]){1,255}")$"#;
 /// The name of an epoch.
 const EPOCH: &str = "^[0-9a-z]{8,16}$";
 
@@ -38,6 +40,8 @@ pub(super) fn all(collections: &[&str]) -> Value {
     let text = json!({"type": "string"});
     let tags = json!({"type": "string", "pattern": TAGS, "examples": ["\"4f9c21aa.8\""]});
     let id = json!({"type": "string", "minLength": 1, "maxLength": MAX_METADATA_LENGTH, "pattern": "^[!-~]+$"});
+    let key =
+        json!({"type": "string", "pattern": IDEMPOTENCY_KEY, "examples": ["8e03978e-40d5-43dd-bc93-6894a57f9324"]});
     let names = json!({"type": "array", "items": {"type": "string", "enum": collections}});
     let limit = json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 1000});
     let wait = json!({"type": "integer", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "default": 0});
@@ -61,6 +65,7 @@ pub(super) fn all(collections: &[&str]) -> Value {
         "X-Correlation-Id-header": header("X-Correlation-Id", "What the write belongs to. The journal keeps it with the events.", id.clone()),
         "X-Causation-Id-header": header("X-Causation-Id", "What directly caused the write, such as the id of a message. The journal keeps it with the events.", id),
         "traceparent-header": header("traceparent", "A trace (W3C Trace Context), in the place of the two ids above. One that is malformed is ignored.", text.clone()),
+        "Idempotency-Key-header": header("Idempotency-Key", "Identifies the request, for when it is sent again with the same body: then it is not executed again, and gets the first answer.", key),
         "If-None-Match-header": header("If-None-Match", "Entity tags, or `*`: a read of one of these states is a 304, and a write to one of them a 412.", tags),
     })
 }
@@ -76,6 +81,7 @@ pub(super) fn headers() -> Value {
         "Preference-Applied": {"description": "The preferences that the response follows.", "schema": {"type": "string"}},
         "Accept-Post": {"description": "The media types of bodies of `POST`.", "schema": {"type": "string"}},
         "Accept-Patch": {"description": "The media types of bodies of `PATCH`.", "schema": {"type": "string"}},
+        "Idempotency-Replayed": {"description": "`true` if the request was answered before; this is that answer.", "schema": {"type": "string", "const": "true"}},
         "Allow": {"description": "The methods that the path supports.", "schema": {"type": "string"}},
     })
 }

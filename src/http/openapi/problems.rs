@@ -69,7 +69,8 @@ impl Problems {
                 "X-Revision": {"$ref": "#/components/headers/X-Revision"},
                 "X-Epoch": {"$ref": "#/components/headers/X-Epoch"},
             });
-            if [503, 507].contains(&status) {
+            let may_wait = problems.iter().any(|problem| problem.slug == Kind::InFlight.parts().1);
+            if [503, 507].contains(&status) || may_wait {
                 headers["Retry-After"] = json!({"$ref": "#/components/headers/Retry-After"});
             }
             if status == 415 {
@@ -208,6 +209,8 @@ fn detail(kind: Kind) -> &'static str {
         Kind::NoSuchPath => "no route matches /x",
         Kind::TooSlow => "the body did not arrive in time",
         Kind::NotThere => "the projection is not stopped at this event",
+        Kind::InFlight => "the first request with this Idempotency-Key has no answer yet; repeat this one later",
+        Kind::Erased => "the command was executed, but its aggregate was erased since, and with it the answer",
         Kind::MethodNotAllowed => "the path does not support BREW; expected one of GET, HEAD",
         Kind::NotAcceptable => {
             "Accept: none of the available media types is accepted; expected one of application/json"
@@ -223,6 +226,7 @@ fn detail(kind: Kind) -> &'static str {
         Kind::AggregateTooLarge => {
             "the state would have 1048600 bytes, more than the limit of 1048576 (--max-aggregate)"
         }
+        Kind::KeyReused => "Idempotency-Key: the first request with this key had another body",
         Kind::Internal => "the request failed; the log of the service contains the cause",
         Kind::Busy => "nothing was done: too many commands are waiting",
         Kind::Locked => "nothing was done: another process has locked the database",

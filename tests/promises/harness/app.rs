@@ -158,6 +158,16 @@ impl App {
         self.hook(|running| Box::pin(running.lose_batch()));
     }
 
+    /// No command is executed until the return value is dropped.
+    pub(crate) fn hold_writes(&self) -> std::sync::mpsc::Sender<()> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        self.hook(move |running| {
+            sender.send(running.hold_writes()).unwrap();
+            Box::pin(async {})
+        });
+        receiver.recv().unwrap()
+    }
+
     pub(crate) fn turn_clock(&self, milliseconds: i64) {
         self.hook(move |running| {
             running.turn_clock(milliseconds);

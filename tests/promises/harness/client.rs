@@ -48,6 +48,11 @@ impl Response {
         found.map(|(_, value)| value.as_str())
     }
 
+    /// All headers.
+    pub(crate) fn headers(&self) -> &[(String, String)] {
+        &self.headers
+    }
+
     #[track_caller]
     pub(crate) fn revision(&self) -> i64 {
         self.header("X-Revision").expect("X-Revision").parse().unwrap()

@@ -1,0 +1,3 @@
+ALTER TABLE metadata DROP COLUMN future_answers_seen;
+ALTER TABLE metadata DROP COLUMN future_answers_position;
+DROP TABLE idempotency;

@@ -1,0 +1,315 @@
+//! The table of the answers to commands with an idempotency key: stored in the transactions of the commands, given again to
+//! those that are repeated, pruned by age.
+
+use diesel::connection::DefaultLoadingMode;
+use diesel::dsl::{max, min};
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+use diesel::sqlite::SqliteConnection;
+use serde::{Deserialize, Serialize};
+
+use super::counters::horizon;
+use super::error::StoreError;
+use super::page::Progress;
+use super::retained::Retained;
+use super::schema::{idempotency, metadata};
+use super::sighting::{self, Rows, Sighting};
+use super::statement::statement;
+use super::verified::Verified;
+use crate::domain::body::Body;
+use crate::domain::clock::Timestamp;
+use crate::domain::idempotency::{Fingerprint, ProblemDocument, RequestId};
+use crate::domain::key::Key;
+use crate::domain::revision::{Epoch, Revision, Version};
+
+/// An answer, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) epoch: Epoch,
+    /// The revision that the command created, or the last one if it changed nothing.
+    pub(super) revision: Revision,
+    pub(super) outcome: Outcome,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Executed(ExecutedCommand),
+    Rejected(ProblemDocument),
+}
+
+/// A command that was executed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ExecutedCommand {
+    pub(super) key: Key,
+    /// `None` if the aggregate did not exist any more.
+    pub(super) body: Option<Body>,
+    /// The revision of the last change of the aggregate.
+    pub(super) changed: Revision,
+    pub(super) version: Version,
+    /// Whether the aggregate did not exist before.
+    pub(super) is_new: bool,
+}
+
+/// What the table has about a request.
+pub(super) struct Found {
+    fingerprint: Vec<u8>,
+    /// `None` if the aggregate was erased.
+    answer: Option<String>,
+}
+
+/// What a request gets that was sent before.
+pub(super) enum Repeated {
+    Answer(Answer),
+    /// The first one had another body.
+    OtherBody,
+    /// Its aggregate was erased.
+    Erased,
+}
+
+/// A row of the table.
+pub(super) struct NewAnswer<'a> {
+    pub(super) request: &'a RequestId,
+    pub(super) fingerprint: &'a Fingerprint,
+    pub(super) collection: &'a str,
+    /// The aggregate that the command was for, or that it created.
+    pub(super) aggregate: Option<&'a Key>,
+    pub(super) time: Timestamp,
+    pub(super) answer: &'a Answer,
+}
+
+/// What the table has about a request, if anything.
+pub(super) fn find(connection: &mut SqliteConnection, request: &RequestId) -> Result<Option<Found>, StoreError> {
+    let row = idempotency::table
+        .filter(idempotency::request.eq(request.as_bytes()))
+        .select((idempotency::fingerprint, idempotency::answer))
+        .get_result(connection)
+        .optional()?;
+    Ok(row.map(|(fingerprint, answer)| Found { fingerprint, answer }))
+}
+
+impl Found {
+    /// What a request with this fingerprint gets.
+    pub(super) fn repeated(self, fingerprint: &Fingerprint) -> Result<Repeated, StoreError> {
+        if self.fingerprint != fingerprint.as_bytes() {
+            return Ok(Repeated::OtherBody);
+        }
+        self.answer.map_or(Ok(Repeated::Erased), |answer| Answer::from_text(&answer).map(Repeated::Answer))
+    }
+}
+
+/// Stores an answer.
+pub(super) fn keep(connection: &mut SqliteConnection, row: &NewAnswer<'_>) -> Result<(), StoreError> {
+    let NewAnswer { request, fingerprint, collection, aggregate, time, answer } = row;
+    InsertAnswer {
+        request: request.as_bytes(),
+        fingerprint: fingerprint.as_bytes(),
+        collection,
+        aggregate: aggregate.map(Key::as_str),
+        time: time.milliseconds(),
+        answer: &answer.to_text()?,
+    }
+    .execute(connection)?;
+    Ok(())
+}
+
+statement! {
+    struct InsertAnswer<'a> {
+        "INSERT INTO idempotency (request, fingerprint, collection, aggregate, time, answer) VALUES ("
+        request: &'a [u8] as Binary,
+        ", " fingerprint: &'a [u8] as Binary,
+        ", " collection: &'a str as Text,
+        ", " aggregate: Option<&'a str> as Nullable<Text>,
+        ", " time: i64 as BigInt,
+        ", " answer: &'a str as Text,
+    }
+    ")"
+}
+
+/// The first line of a stored answer. The second is its body.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    epoch: String,
+    revision: i64,
+    outcome: HeadOutcome,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum HeadOutcome {
+    Executed { key: String, changed: i64, version: i64, state: HeadState },
+    Rejected { status: u16, headers: Vec<(String, String)>, shows_state: bool },
+}
+
+/// What a command has left behind.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum HeadState {
+    New,
+    Existing,
+    Deleted,
+}
+
+impl Answer {
+    fn to_text(&self) -> Result<String, StoreError> {
+        let (outcome, body) = match &self.outcome {
+            Outcome::Executed(ExecutedCommand { key, body, changed, version, is_new }) => {
+                let state = match (body, is_new) {
+                    (None, _) => HeadState::Deleted,
+                    (Some(_), true) => HeadState::New,
+                    (Some(_), false) => HeadState::Existing,
+                };
+                let key = key.as_str().to_owned();
+                let head = HeadOutcome::Executed { key, changed: changed.number(), version: version.number(), state };
+                (head, body.as_ref().map_or("", Body::as_str))
+            }
+            Outcome::Rejected(ProblemDocument { status, headers, shows_state, body }) => {
+                let (headers, shows_state) = (headers.clone(), *shows_state);
+                (HeadOutcome::Rejected { status: *status, headers, shows_state }, body.as_str())
+            }
+        };
+        let head = Head { epoch: self.epoch.as_str().to_owned(), revision: self.revision.number(), outcome };
+        let mut text = serde_json::to_string(&head).map_err(corrupt)?;
+        text.reserve_exact(1 + body.len());
+        text.push('\n');
+        text.push_str(body);
+        Ok(text)
+    }
+
+    fn from_text(text: &str) -> Result<Self, StoreError> {
+        let (head, body) = text.split_once('\n').ok_or_else(|| corrupt("it has only one line"))?;
+        let Head { epoch, revision, outcome } = serde_json::from_str(head).map_err(corrupt)?;
+        let outcome = match outcome {
+            HeadOutcome::Executed { key, changed, version, state } => Outcome::Executed(ExecutedCommand {
+                key: Key::from_db(&key),
+                body: (!matches!(state, HeadState::Deleted)).then(|| Body::from_db(body.to_owned())),
+                changed: Revision::from_raw(changed),
+                version: Version::from_raw(version),
+                is_new: matches!(state, HeadState::New),
+            }),
+            HeadOutcome::Rejected { status, headers, shows_state } => {
+                Outcome::Rejected(ProblemDocument { status, headers, shows_state, body: body.to_owned() })
+            }
+        };
+        let epoch = epoch.parse().map_err(|_| corrupt(format!("the epoch {epoch:?}")))?;
+        Ok(Self { epoch, revision: Revision::from_raw(revision), outcome })
+    }
+}
+
+fn corrupt(why: impl std::fmt::Display) -> StoreError {
+    StoreError::Corrupt(format!("a stored answer: {why}"))
+}
+
+/// The number of stored answers. They are deleted oldest first only, so nothing is counted.
+pub(super) fn count(connection: &mut SqliteConnection) -> Result<i64, StoreError> {
+    // Two queries: SQLite reads all rows for a minimum and a maximum in one.
+    let first: Option<i64> = idempotency::table.select(min(idempotency::position)).first(connection)?;
+    let last: Option<i64> = idempotency::table.select(max(idempotency::position)).first(connection)?;
+    Ok(first.zip(last).map_or(0, |(first, last)| last - first + 1))
+}
+
+/// The maximum number of answers that one transaction deletes, so that no command waits for long. They can be as large as
+/// aggregates.
+const ANSWERS_PER_TRANSACTION: i64 = 1000;
+
+/// Deletes the oldest answers that are not retained, up to a maximum number, and stops at the first that is retained.
+pub(super) fn prune(connection: &mut SqliteConnection, retained: Retained) -> Result<Progress, StoreError> {
+    let Retained { now, answers: older_than, .. } = retained;
+    connection.transaction(|connection| {
+        let sighting = Sighting::load(connection, Rows::Answers)?;
+        let oldest: Vec<(i64, i64)> = idempotency::table
+            .order(idempotency::position)
+            .select((idempotency::position, idempotency::time))
+            .limit(ANSWERS_PER_TRANSACTION)
+            .load(connection)?;
+        let mut deleted = None;
+        let mut progress = Progress::More;
+        for (position, time) in &oldest {
+            let written = sighting.written(*position, Timestamp::from_milliseconds(*time), now);
+            if written.unwrap_or(now) >= older_than {
+                if written.is_none() {
+                    sighting::save(connection, Rows::Answers, now)?;
+                }
+                progress = Progress::Done;
+                break;
+            }
+            deleted = Some(*position);
+        }
+        if let Some(last) = deleted {
+            diesel::delete(idempotency::table.filter(idempotency::position.le(last))).execute(connection)?;
+            if count(connection)? == 0 {
+                // SQLite begins with the first position again.
+                diesel::update(metadata::table).set(metadata::future_answers_position.eq(0)).execute(connection)?;
+            }
+        }
+        let has_more = i64::try_from(oldest.len()).is_ok_and(|read| read == ANSWERS_PER_TRANSACTION);
+        Ok(if has_more { progress } else { Progress::Done })
+    })
+}
+
+/// Reads every answer.
+pub(super) fn verify(connection: &mut SqliteConnection) -> Result<Verified, StoreError> {
+    let mut verified = Verified::new("answers");
+    let current = horizon(connection)?.current;
+    let query = idempotency::table.order(idempotency::position).select((idempotency::position, idempotency::answer));
+    let mut number = 0_u64;
+    for row in query.load_iter::<(i64, Option<String>), DefaultLoadingMode>(connection)? {
+        let (position, answer) = row?;
+        number += 1;
+        match answer.as_deref().map(Answer::from_text) {
+            None => {}
+            Some(Err(error)) => verified.add(format!("{position}: {error}")),
+            Some(Ok(Answer { revision, .. })) if revision > current => {
+                verified.add(format!("{position}: it is of revision {revision}, which is after the last one"));
+            }
+            Some(Ok(_)) => {}
+        }
+    }
+    verified.looked_at = format!("{number} of commands with an idempotency key");
+    Ok(verified)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_the_same_after_it_was_stored() {
+        let executed = |body: Option<&str>, is_new| {
+            Outcome::Executed(ExecutedCommand {
+                key: Key::from_db("a \"b\""),
+                body: body.map(|body| Body::from_db(body.to_owned())),
+                changed: Revision::from_raw(6),
+                version: Version::from_raw(3),
+                is_new,
+            })
+        };
+        let rejected = |headers: &[(&str, &str)]| {
+            let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let body = "{\"type\":\"x\"}".to_owned();
+            Outcome::Rejected(ProblemDocument { status: 409, headers, shows_state: !body.is_empty(), body })
+        };
+        for outcome in [
+            executed(Some("{\"text\":\"two\\nlines\"}"), true),
+            executed(Some("{}"), false),
+            executed(None, false),
+            rejected(&[]),
+            rejected(&[("etag", "\"4f9c21aa.8\"")]),
+        ] {
+            let answer = Answer { epoch: "4f9c21aa".parse().unwrap(), revision: Revision::from_raw(7), outcome };
+            assert_eq!(Answer::from_text(&answer.to_text().unwrap()).unwrap(), answer);
+        }
+    }
+
+    #[test]
+    fn a_damaged_answer_is_an_error() {
+        for text in [
+            "",
+            "{}",
+            "{}\n{}",
+            "{\"epoch\":\"?\",\"revision\":1,\"outcome\":{\"rejected\":{\"status\":409,\"headers\":[]}}}\n",
+        ] {
+            assert!(matches!(Answer::from_text(text), Err(StoreError::Corrupt(_))), "{text}");
+        }
+    }
+}
