@@ -4,6 +4,8 @@
 //! Run it with:
 //!
 //!     cargo run --example consumer -- http://localhost:3000/persons --store persons.json
+//!
+//! A service with tokens gets the one in `DUALITY_TOKEN`: what is on a command line can be seen by others.
 
 use std::error::Error;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -130,7 +132,9 @@ impl Site {
     fn get(&self, path: &str, header: &str) -> Result<(String, BufReader<TcpStream>)> {
         let mut connection = TcpStream::connect(&self.address)?;
         connection.set_read_timeout(Some(SILENCE))?;
-        write!(connection, "GET {path} HTTP/1.0\r\nHost: {}\r\n{header}\r\n\r\n", self.address)?;
+        let token = std::env::var("DUALITY_TOKEN").map(|token| format!("Authorization: Bearer {token}\r\n"));
+        let token = token.unwrap_or_default();
+        write!(connection, "GET {path} HTTP/1.0\r\nHost: {}\r\n{token}{header}\r\n\r\n", self.address)?;
         let (mut head, mut response) = (String::new(), BufReader::new(connection));
         while response.read_line(&mut head)? > 2 {}
         let head = head.to_ascii_lowercase().replace("\r\n", "\n");

@@ -1,4 +1,6 @@
 // Prints a state whenever it changes: node consumer.mjs URL [--store FILE]
+//
+// A service with tokens gets the one in DUALITY_TOKEN: what is on a command line can be seen by others.
 
 import { readFile, rename, writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
@@ -19,7 +21,15 @@ const fileStore = (path) => ({
     },
 });
 
-const feed = follow(url, undefined, { store: values.store && fileStore(values.store) });
+/** Without a valid token, there is nothing to wait for. */
+function onError(error) {
+    console.error(error.message);
+    if (error.status !== 401) return;
+    process.exitCode = 1;
+    feed.close();
+}
+
+const feed = follow(url, undefined, { token: process.env.DUALITY_TOKEN, store: values.store && fileStore(values.store), onError });
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => feed.close());
 
 for await (const state of feed) {

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Prints a state whenever it changes: consumer.py http://localhost:3000/persons [--store FILE]
 
-Needs Python 3.11 and nothing else. It follows everything (/aggregates), a collection, or one aggregate.
+Needs Python 3.11 and nothing else. It follows everything (/aggregates), a collection, or one aggregate. A service with
+tokens gets the one in DUALITY_TOKEN: what is on a command line can be seen by others.
 """
 
 import argparse
@@ -17,6 +18,9 @@ import urllib.request
 
 # Seconds without a byte after which a connection is dead: three heartbeats of the service.
 SILENCE = 45
+
+TOKEN = os.environ.get("DUALITY_TOKEN")
+AUTHORIZATION = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}
 
 
 def merge(target, patch):
@@ -34,7 +38,7 @@ def merge(target, patch):
 
 def messages(url, last_id):
     """The patches of one stream, each with the id that it sets, or None. Ends when the connection does."""
-    headers = {"Accept": "text/event-stream", "Last-Event-ID": last_id}
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": last_id} | AUTHORIZATION
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=SILENCE) as stream:
         data, new_id = "", None
         for line in stream:
@@ -51,7 +55,7 @@ def messages(url, last_id):
 def load(url):
     """The state, and its id."""
     try:
-        response = urllib.request.urlopen(url, timeout=SILENCE)
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=AUTHORIZATION), timeout=SILENCE)
     except urllib.error.HTTPError as error:
         # What does not exist has a revision too, unless the path does not exist either.
         if error.code != 404 or "X-Revision" not in error.headers:
@@ -111,6 +115,9 @@ def follow(url, store):
                 yield state, last_id, exact
         except (OSError, http.client.HTTPException, ValueError) as error:
             print(error, file=sys.stderr, flush=True)
+            # Without a valid token, there is nothing to wait for.
+            if getattr(error, "code", None) == 401:
+                sys.exit(1)
         # With a spread, so that not everybody comes back at the same time.
         time.sleep(random.uniform(1, 2))
 

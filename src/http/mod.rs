@@ -51,7 +51,7 @@ pub(crate) mod server;
 pub(crate) mod shared;
 mod spooled_response;
 mod text_response;
-#[cfg(feature = "tls")]
 mod tickets;
+#[cfg(feature = "tls")]
 pub(crate) mod tls;
 mod web_files;

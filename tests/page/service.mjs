@@ -97,8 +97,8 @@ export class Service {
     }
 
     /** Sends a write, and gives the response once it is a success. */
-    async write(method, path, body) {
-        const headers = { "Content-Type": "application/json" };
+    async write(method, path, body, token) {
+        const headers = { "Content-Type": "application/json", ...(token && { Authorization: `Bearer ${token}` }) };
         const response = await fetch(this.url + path, { method, headers, body: body && JSON.stringify(body) });
         if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`);
         return response;

@@ -2,6 +2,7 @@
 
 import { element } from "/page/dom.js";
 import { callView } from "./docs_call_view.js";
+import { forgetButton, whenRefused } from "/page/token.js";
 import { choices, exampleOf, load, resolved, rulesOf, typeOf } from "./docs_description.js";
 import { prose } from "./docs_prose.js";
 import { schemaView } from "./docs_schema_view.js";
@@ -12,6 +13,7 @@ try {
     const description = await load();
     document.getElementById("title").textContent = `${description.info.title} ${description.info.version}`;
     document.getElementById("message").replaceWith(element("p", { class: "remark" }, prose(description.info.description)));
+    document.querySelector("header .title").append(forgetButton());
     const operations = Object.entries(description.paths).flatMap(([path, methods]) =>
         Object.entries(methods).map(([method, operation]) => ({ path, method, operation })));
     for (const tag of description.tags) show(tag, operations.filter(({ operation }) => operation.tags[0] === tag.name));
@@ -19,6 +21,15 @@ try {
     addEventListener("hashchange", openTarget);
 } catch (error) {
     document.getElementById("message").textContent = `The description cannot be shown: ${error.message}`;
+}
+
+whenRefused(askForToken);
+
+/** Puts the form for a token before the operations, unless it is there. */
+function askForToken(form) {
+    if (main.querySelector(".token")) return;
+    main.prepend(form);
+    form.querySelector("input").focus();
 }
 
 function show(tag, operations) {

@@ -1,6 +1,7 @@
 /** "Try it": a request with fields for its parameters, the curl line that does the same, and the response. */
 
 import { button, copyButton, element, setText } from "/page/dom.js";
+import { fetchWithToken, token } from "/page/token.js";
 import { exampleOf, resolved } from "./docs_description.js";
 
 /** How much of a response is shown, in characters. */
@@ -77,6 +78,8 @@ function quoted(text) {
 function curlLine({ url, method, headers, body }) {
     const isStream = headers.Accept === "text/event-stream";
     const words = ["curl", isStream ? "-N" : undefined, method === "GET" ? undefined : `-X ${method}`];
+    // The token itself is not shown.
+    if (token()) words.push(`-H ${quoted("Authorization: Bearer <token>")}`);
     words.push(...Object.entries(headers).map(([name, value]) => `-H ${quoted(`${name}: ${value}`)}`));
     if (body !== undefined) words.push(`-d ${quoted(body.replaceAll(/\n\s*/g, ""))}`);
     return [...words, quoted(url)].filter((word) => word !== undefined).join(" ");
@@ -87,7 +90,7 @@ async function perform({ url, method, headers, body }, answer, signal) {
     answer.hidden = false;
     answer.textContent = "…";
     try {
-        const response = await fetch(url, { method, headers, body, signal });
+        const response = await fetchWithToken(url, { method, headers, body, signal });
         const lines = [...response.headers].map(([name, value]) => `${name}: ${value}`);
         const head = `${response.status} ${response.statusText}\n${lines.join("\n")}\n\n`;
         answer.textContent = head;

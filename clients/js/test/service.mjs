@@ -12,7 +12,7 @@ import { fileURLToPath } from "node:url";
 const DEADLINE = 30_000;
 
 /** The binary of `DUALITY_BINARY`, or else the one that was built last. */
-function binary() {
+export function binary() {
     const age = (path) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
     const built = ["release", "debug"]
         .map((profile) => fileURLToPath(new URL(`../../../target/${profile}/duality`, import.meta.url)))
