@@ -1,9 +1,9 @@
 //! The file with the tokens of a service: names, scopes, times, and what is kept of the secrets.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -160,7 +160,8 @@ pub(crate) fn edit<T, E: From<TokenFileError>>(
     // One that has just been created is empty.
     let mut entries = if text.is_empty() { Vec::new() } else { parse(&text, &path)? };
     let changed = change(&mut entries)?;
-    replace(&path, &entries).map_err(unwritable)?;
+    let owner = if text.is_empty() { of_new(&path) } else { of_old(&file) }.map_err(unwritable)?;
+    replace(&path, &entries, owner).map_err(unwritable)?;
     drop(file);
     Ok(changed)
 }
@@ -187,8 +188,32 @@ fn lock(path: &Path) -> io::Result<(File, PathBuf)> {
     }
 }
 
+/// To whom a file belongs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Owner {
+    user: u32,
+    group: u32,
+}
+
+impl Owner {
+    fn of(file: &Metadata) -> Self {
+        Self { user: file.uid(), group: file.gid() }
+    }
+}
+
+/// The owner of a file stays, whoever changes it: it is the user of the service.
+fn of_old(file: &File) -> io::Result<Owner> {
+    Ok(Owner::of(&file.metadata()?))
+}
+
+/// A file that root creates belongs to the owner of its directory, as everything that the service uses.
+fn of_new(path: &Path) -> io::Result<Owner> {
+    let like = if rustix::process::geteuid().is_root() { path.parent().unwrap_or(path) } else { path };
+    Ok(Owner::of(&like.metadata()?))
+}
+
 /// Puts a file with these tokens into the place of another one, whose mode it keeps.
-fn replace(path: &Path, entries: &[TokenEntry]) -> io::Result<()> {
+fn replace(path: &Path, entries: &[TokenEntry], owner: Owner) -> io::Result<()> {
     let tokens = entries.iter().map(|entry| WrittenToken {
         name: entry.name.clone(),
         scopes: entry.scopes.iter().map(ToString::to_string).collect(),
@@ -201,6 +226,9 @@ fn replace(path: &Path, entries: &[TokenEntry]) -> io::Result<()> {
     // A temporary file is for its owner only.
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     file.write_all(text.as_bytes())?;
+    if owner != of_old(file.as_file())? {
+        fchown(file.as_file(), Some(owner.user), Some(owner.group))?;
+    }
     file.as_file().set_permissions(path.metadata()?.permissions())?;
     file.as_file().sync_all()?;
     file.persist(path)?;

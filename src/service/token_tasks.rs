@@ -1,6 +1,7 @@
 //! The tasks for tokens. They change the file; a service that uses it notices.
 
-use std::path::{Path, PathBuf};
+use std::io::{self, Write as _};
+use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::access::scope::{InvalidScope, Scope};
@@ -47,12 +48,23 @@ pub(super) fn run(task: &TokenTask, settings: &Settings, registry: &Registry) ->
     match task {
         TokenTask::New { name, scope, expires } => {
             let request = NewToken { name, scopes: scope, expires: expires.as_deref() };
-            print_line(&new(file, &request, registry)?);
+            let token = new(file, &request, registry)?;
+            if let Err(error) = print(&token) {
+                // Nobody has the token, so it is not to stay in force.
+                revoke(file, name)?;
+                return Err(TaskError::Print(error));
+            }
         }
         TokenTask::List => list(file)?,
         TokenTask::Revoke { name } => revoke(file, name)?,
     }
     Ok(TaskOutcome::Success)
+}
+
+fn print(token: &str) -> io::Result<()> {
+    let mut output = io::stdout();
+    writeln!(output, "{token}")?;
+    output.flush()
 }
 
 /// What a new token is to be.
@@ -119,7 +131,7 @@ fn list(file: &Path) -> Result<(), TokenTaskError> {
 fn revoke(file: &Path, name: &str) -> Result<(), TokenTaskError> {
     // A file that is not there is not created for this.
     token_file::list(file)?;
-    token_file::edit(&PathBuf::from(file), |entries| {
+    token_file::edit(file, |entries| {
         let before = entries.len();
         entries.retain(|entry| entry.name != name);
         if entries.len() == before { Err(TokenTaskError::Unknown(name.to_owned())) } else { Ok(()) }

@@ -46,6 +46,18 @@ fn what_root_restores_belongs_to_the_user_of_the_service() {
 }
 
 #[test]
+fn what_root_does_with_tokens_leaves_their_file_to_the_user_of_the_service() {
+    let Some(app) = of_service() else { return };
+    let tokens = beside(app.database(), "test.tokens");
+    let file = tokens.to_str().unwrap();
+    for task in [&["new", "first", "--scope", "read"][..], &["new", "other", "--scope", "read"], &["revoke", "first"]] {
+        let (code, said) = output_of(app.database(), &[&["--tokens", file, "token"], task].concat());
+        assert_eq!(code, 0, "{said}");
+        assert_eq!(owners(std::slice::from_ref(&tokens)), [SERVICE], "{task:?}");
+    }
+}
+
+#[test]
 fn what_root_migrates_belongs_to_the_user_of_the_service() {
     let Some(app) = of_service() else { return };
     make_older(app.database());

@@ -49,9 +49,8 @@ fn a_token_that_expires_ends_its_streams_and_no_others() {
 #[test]
 fn a_token_ends_without_a_change_of_the_clock() {
     let file = TokenFile::new();
-    file.add("other", "read");
+    let short = file.add_with("short", &["--scope", "read", "--expires", "2s"]);
     let app = file.serve(|_| {});
-    let short = file.add_with("short", &["--scope", "read", "--expires", "1500ms"]);
     // Unless this machine is so slow that it has expired already, there is a stream, which ends long before the heartbeat.
     let mut client = app.client();
     client.send("GET", "/events", &[("Authorization", &short.bearer())], None);
@@ -250,6 +249,20 @@ fn tokens_are_made_listed_and_revoked() {
     let output = Process::output(Path::new("unused.db"), &["token", "list"]);
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(log.contains("--tokens (DUALITY_TOKENS)"), "{log}");
+}
+
+#[test]
+fn a_token_that_cannot_be_printed_is_not_in_force() {
+    let file = TokenFile::new();
+    file.add("first", "read");
+    let program = std::process::Command::new(env!("CARGO_BIN_EXE_duality"))
+        .args(["--tokens", file.path.to_str().unwrap(), "token", "new", "lost", "--scope", "read"])
+        .stdout(std::fs::File::options().write(true).open("/dev/full").unwrap())
+        .output()
+        .unwrap();
+    assert!(!program.status.success(), "{}", String::from_utf8_lossy(&program.stderr));
+    assert!(String::from_utf8_lossy(&program.stderr).contains("cannot write to standard output"));
+    assert_eq!(file.run(&["list"]).1.lines().count(), 1);
 }
 
 #[test]
