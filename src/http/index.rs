@@ -11,6 +11,7 @@ use super::problem::Problem;
 use super::query::NoParams;
 use super::request::RequestContext;
 use super::respond::JSON;
+use super::surface::Surface;
 use super::text_response::text_response;
 use super::web_files::{HTML, send};
 use crate::domain::clock::Timestamp;
@@ -88,7 +89,9 @@ const SERVICE: [(&str, &str); 7] = [
 
 /// `GET /`
 pub(super) async fn index(context: RequestContext) -> Result<HttpResponse, Problem> {
-    if accepted_type(&context.request, &[JSON, HTML])? == HTML {
+    let has_page = Surface::of(&context.request).is_some_and(Surface::has_page);
+    let types = if has_page { &[JSON, HTML][..] } else { &[JSON] };
+    if accepted_type(&context.request, types)? == HTML {
         return send(&context);
     }
     check_identity(&context.request)?;

@@ -19,6 +19,7 @@ mod direct_server;
 mod excerpt;
 pub(crate) mod feed_response;
 pub(crate) mod feeds;
+pub(crate) mod forwarded;
 mod front;
 #[cfg(feature = "direct-write")]
 mod half_heads;
@@ -50,6 +51,7 @@ pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod shared;
 mod spooled_response;
+pub(crate) mod surface;
 mod text_response;
 mod tickets;
 #[cfg(feature = "tls")]

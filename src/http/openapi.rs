@@ -28,6 +28,7 @@ use super::constant_response::respond;
 use super::problem::{Kind, Problem};
 use super::request::RequestContext;
 use super::respond::{JSON, answer};
+use super::surface::Surface;
 use crate::domain::collection::{Collection, Registry};
 use crate::projector::registry::Projections;
 
@@ -39,8 +40,9 @@ pub(super) async fn get(context: RequestContext) -> Result<HttpResponse, Problem
     accepted_type(&context.request, &[JSON])?;
     context.query(&[])?;
     let shared = &context.shared;
-    let make = || ConstantBody::new(document(&shared.registry, &shared.projections).to_string().into());
-    let body = shared.openapi.get_or_init(make);
+    let surface = Surface::of(&context.request).ok_or_else(|| Problem::no_such_path(context.request.path()))?;
+    let make = || ConstantBody::new(document(&shared.registry, &shared.projections, surface).to_string().into());
+    let body = surface.openapi.get_or_init(make);
     let mut response = answer(StatusCode::OK, shared.epoch(), shared.committed.get());
     response.insert_header((CONTENT_TYPE, JSON));
     respond(&context, response, Caching::STATE, body)
@@ -55,22 +57,22 @@ const DESCRIPTION: &str = "Aggregates and their change events: two views of one 
     follow the events after it; the copy stays exact. Every `GET` has a `HEAD`. Every error is a problem document of RFC 9457, \
     whose `type` is stable; any request can get a `404` `no-such-path` or a `405` `method-not-allowed`.";
 
-fn document(registry: &Registry, projections: &Projections) -> Value {
+fn document(registry: &Registry, projections: &Projections, surface: &Surface) -> Value {
     let mut components = Components::default();
     let described = described(registry, &mut components);
     let mut paths = collections::paths(registry, &described, &mut components);
     paths.insert("/aggregates".to_owned(), aggregates(registry, &described, &mut components));
     paths.insert("/events".to_owned(), feeds::everything(registry, &mut components));
     paths.insert("/journal".to_owned(), feeds::journal(registry, &described, &mut components));
-    paths.extend(operators::paths(projections, &mut components));
-    paths.extend(files::paths(&mut components));
+    paths.extend(operators::paths(projections, surface, &mut components));
+    paths.extend(files::paths(surface, &mut components));
     // Every kind has its schema, also if no operation above can get it.
     Problems::of(&Kind::ALL, &mut components);
     let names: Vec<_> = registry.ids().map(|id| registry.get(id).name()).collect();
     let mut tags: Vec<_> = names.iter().map(|name| json!({"name": name})).collect();
     tags.push(json!({"name": EVERYTHING, "description": "All collections as one document."}));
     tags.push(json!({"name": JOURNAL, "description": "The domain events of all event-sourced aggregates, in order."}));
-    tags.extend(operators::tags());
+    tags.extend(operators::tags(surface));
     json!({
         "openapi": "3.1.0",
         "info": {"title": "duality", "version": env!("CARGO_PKG_VERSION"), "description": DESCRIPTION},

@@ -12,6 +12,8 @@ use super::problem::{Kind, Problem};
 use super::projections::json_response;
 use super::readiness::{Reason, obstacles, reasons, stale_tokens};
 use super::request::RequestContext;
+use super::surface::Surface;
+use crate::access::need::Need;
 
 /// The text format that Prometheus reads.
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -28,7 +30,8 @@ pub(super) async fn health(context: RequestContext) -> Result<HttpResponse, Prob
         "position": context.shared.journal.borrow().last.number(),
     });
     // The errors of projections may have a part of what they project.
-    if context.caller().may_operate() {
+    let may_operate = Surface::of(&context.request).is_some_and(|surface| surface.has(Need::Operate));
+    if may_operate && context.caller().may_operate() {
         health["projections"] = json!(context.shared.projections.to_json());
     }
     Ok(json_response(&context, StatusCode::OK, &health))

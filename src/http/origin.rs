@@ -34,13 +34,13 @@ enum Hosts {
 }
 
 impl AccessPolicy {
-    /// `listen` is the address to listen on, whose name is known as well; a host of `*` stands for any. An origin of `*`
+    /// `listen` are the addresses to listen on, whose names are known as well; a host of `*` stands for any. An origin of `*`
     /// lets all pages read, and none write.
-    pub(crate) fn new(listen: &str, hosts: &[String], origins: &[String]) -> Self {
+    pub(crate) fn new(listen: &[&str], hosts: &[String], origins: &[String]) -> Self {
         if hosts.iter().any(|host| host == "*") {
             return Self { hosts: Hosts::Any, origins: origins.to_vec() };
         }
-        let names = std::iter::once(listen).chain(hosts.iter().map(String::as_str));
+        let names = listen.iter().copied().chain(hosts.iter().map(String::as_str));
         let names = names.filter_map(Authority::parse).map(|authority| authority.host.to_owned()).collect();
         Self { hosts: Hosts::Named(names), origins: origins.to_vec() }
     }
@@ -242,7 +242,7 @@ mod tests {
 
     fn policy(listen: &str, hosts: &[&str], origins: &[&str]) -> AccessPolicy {
         let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-        AccessPolicy::new(listen, &owned(hosts), &owned(origins))
+        AccessPolicy::new(&[listen], &owned(hosts), &owned(origins))
     }
 
     #[test]

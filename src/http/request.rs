@@ -101,9 +101,10 @@ impl RequestContext {
         }
     }
 
-    /// The address of the client, or of the proxy before it.
+    /// The address of the client, as far as trusted proxies say it; otherwise that of the peer.
     pub(super) fn address(&self) -> Option<Network> {
-        self.request.peer_addr().map(|address| address.ip().into())
+        let peer = self.request.peer_addr()?.ip();
+        Some(self.shared.proxies.client(peer, self.request.headers()).into())
     }
 
     /// The path of the state that the feed at this path changes.

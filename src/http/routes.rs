@@ -17,6 +17,7 @@ use super::options::Options;
 use super::problem::{Kind, Problem};
 use super::respond::{X_REVISION, insert_revision};
 use super::shared::Shared;
+use super::surface::Surface;
 use super::web_files::web_file;
 use super::{commands, feeds, index, journal, openapi, ops, projections, queries, tickets};
 use crate::access::need::{Need, Part};
@@ -26,9 +27,9 @@ use crate::domain::key::CollectionId;
 /// The name of all other paths in the metrics.
 const UNMATCHED: &str = "unmatched";
 
-/// Adds the routes of the registered collections, and those of the service itself.
-pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>) {
-    for Path { path, methods, subject } in paths(&shared.registry) {
+/// Adds the routes of the registered collections, and those of the service itself, as far as a listener has them.
+pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>, surface: &Surface) {
+    for Path { path, methods, subject } in paths(&shared.registry, surface) {
         let needs = Needs::new(methods.iter().map(|method| (method.name.clone(), method.need)));
         let front = Front { metrics: shared.requests.route(&path), needs, shared: shared.clone() };
         let mut resource = resource(&path, methods);
@@ -38,7 +39,7 @@ pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>
         let front = Rc::new(front);
         let front = from_fn(move |request: ServiceRequest, next| pass(Rc::clone(&front), request, next));
         match subject {
-            Subject::Operation => config.service(resource.wrap(front)),
+            Subject::Operation | Subject::Page => config.service(resource.wrap(front)),
             Subject::Collection(_) | Subject::Document => {
                 config.service(resource.wrap(map_response(name_revision)).wrap(front))
             }
@@ -52,9 +53,9 @@ pub(crate) fn routes(config: &mut web::ServiceConfig, shared: &web::Data<Shared>
     );
 }
 
-/// The paths of all routes, such as `/persons/{key}`.
-pub(crate) fn path_names(registry: &Registry) -> Vec<String> {
-    paths(registry).into_iter().map(|path| path.path).collect()
+/// The paths of all routes of a listener, such as `/persons/{key}`.
+fn path_names(registry: &Registry, surface: &Surface) -> Vec<String> {
+    paths(registry, surface).into_iter().map(|path| path.path).collect()
 }
 
 /// A path with its methods.
@@ -90,16 +91,18 @@ impl Endpoint {
 }
 
 /// What a path is about.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Subject {
     Collection(CollectionId),
     /// More than one collection.
     Document,
     /// The service itself.
     Operation,
+    /// The page, apart from `/`, at which there is the index as well.
+    Page,
 }
 
-fn paths(registry: &Registry) -> Vec<Path> {
+fn paths(registry: &Registry, surface: &Surface) -> Vec<Path> {
     let mut paths: Vec<_> = registry.ids().flat_map(|id| of_collection(registry, id)).collect();
     let document = [
         // Shows what the caller may read, and a stranger the page.
@@ -118,6 +121,16 @@ fn paths(registry: &Registry) -> Vec<Path> {
         methods: vec![method],
         subject: Subject::Operation,
     }));
+    let page = ["/docs", "/page/{file}"].map(|path| Path {
+        path: path.to_owned(),
+        methods: vec![Endpoint::get(Need::Open, web_file)],
+        subject: Subject::Page,
+    });
+    paths.extend(page);
+    for path in &mut paths {
+        path.methods.retain(|method| surface.has(method.need));
+    }
+    paths.retain(|path| !path.methods.is_empty() && (path.subject != Subject::Page || surface.has_page()));
     paths
 }
 
@@ -160,7 +173,7 @@ fn of_collection(registry: &Registry, id: CollectionId) -> Vec<Path> {
 }
 
 /// The routes for those who operate the service, and those of the files that are part of it.
-fn of_the_service() -> [(&'static str, Endpoint); 15] {
+fn of_the_service() -> [(&'static str, Endpoint); 13] {
     [
         ("/projections", Endpoint::get(Need::Operate, projections::all)),
         ("/projections/{name}", Endpoint::get(Need::Operate, projections::one)),
@@ -172,11 +185,9 @@ fn of_the_service() -> [(&'static str, Endpoint); 15] {
         ("/readyz", Endpoint::get(Need::Open, ops::readiness)),
         ("/metrics", Endpoint::get(Need::Operate, ops::metrics)),
         ("/openapi.json", Endpoint::get(Need::Open, openapi::get)),
-        ("/docs", Endpoint::get(Need::Open, web_file)),
         ("/follow.js", Endpoint::get(Need::Open, web_file)),
         ("/follow_tabs.js", Endpoint::get(Need::Open, web_file)),
         ("/follow.d.ts", Endpoint::get(Need::Open, web_file)),
-        ("/page/{file}", Endpoint::get(Need::Open, web_file)),
     ]
 }
 
@@ -213,7 +224,8 @@ async fn no_such_path(request: HttpRequest) -> Result<HttpResponse, Problem> {
         return Ok(Options::of(&[Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE]).response());
     }
     let shared = request.app_data::<web::Data<Shared>>();
-    let mut known = shared.map(|shared| path_names(&shared.registry)).unwrap_or_default();
+    let known = shared.zip(Surface::of(&request));
+    let mut known = known.map(|(shared, surface)| path_names(&shared.registry, surface)).unwrap_or_default();
     known.sort_by_cached_key(|known| distance(path, known));
     let meant = path.trim_end_matches('/');
     let problem = if meant.len() < path.len() && request.resource_map().has_resource(meant) {

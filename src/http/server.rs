@@ -22,6 +22,7 @@ use super::cors::{cors, explain_refusal};
 use super::last_request::LastRequest;
 use super::routes::routes;
 use super::shared::Shared;
+use super::surface::Surface;
 use crate::delivery::hub::{Hub, LiveSubscribers};
 use crate::delivery::relay::Relay;
 use crate::threads::name_thread;
@@ -29,8 +30,11 @@ use crate::write::aggregator::CommandReplies;
 
 /// What a server works with.
 pub(crate) struct ServerConfig {
-    /// The number of threads.
+    /// What it has.
+    pub(crate) surface: Surface,
+    /// The number of threads, and what their names begin with.
     pub(crate) workers: usize,
+    pub(crate) thread_name: &'static str,
     pub(crate) connections: ConnectionLimits,
     pub(crate) cors_origins: Vec<String>,
     pub(crate) heartbeat: Duration,
@@ -45,10 +49,12 @@ pub(crate) type Hubs = Arc<Mutex<Vec<Addr<Hub>>>>;
 
 /// Serves HTTP on a listener. Each worker thread has a hub, live subscribers and a queue of command replies of its own.
 pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Result<Server> {
-    let ServerConfig { workers, connections, cors_origins, heartbeat, relay, shared, hubs } = config;
+    let ServerConfig { surface, workers, thread_name, connections, cors_origins, heartbeat, relay, shared, hubs } =
+        config;
+    let surface = web::Data::new(surface);
     let started = Arc::new(AtomicUsize::new(0));
     let application = move || {
-        name_thread(&format!("duality-work-{}", started.fetch_add(1, Ordering::Relaxed)));
+        name_thread(&format!("{thread_name}-{}", started.fetch_add(1, Ordering::Relaxed)));
         let subscribers = Rc::new(RefCell::new(LiveSubscribers::new(shared.epoch().clone())));
         let hub =
             Hub { subscribers: Rc::clone(&subscribers), relay: relay.clone(), heartbeat, handout_time: Arc::default() };
@@ -57,9 +63,10 @@ pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Res
             .wrap(Condition::new(!cors_origins.is_empty(), cors(&cors_origins)))
             .wrap(Condition::new(!cors_origins.is_empty(), map_response(explain_refusal)))
             .app_data(shared.clone())
+            .app_data(surface.clone())
             .app_data(subscribers)
             .app_data(LocalData::new(CommandReplies::here()))
-            .configure(|config| routes(config, &shared))
+            .configure(|config| routes(config, &shared, &surface))
     };
     #[cfg(feature = "direct-write")]
     let server = super::direct_server::serve(listener, workers, connections, application)?;

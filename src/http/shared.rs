@@ -1,13 +1,13 @@
 //! The state that all worker threads share.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::Addr;
 use tokio::sync::watch;
 
-use super::constant_body::ConstantBody;
+use super::forwarded::TrustedProxies;
 use super::origin::AccessPolicy;
 use super::request_body::BodyLimits;
 use super::request_metrics::RequestMetrics;
@@ -96,8 +96,8 @@ pub(crate) struct Shared {
     /// What the reading threads count.
     pub(crate) reads: Arc<ReadMetrics>,
     pub(crate) requests: RequestMetrics,
-    /// What `/openapi.json` returns, made for the first client that asks for it.
-    pub(crate) openapi: OnceLock<ConstantBody>,
+    /// The proxies that may say who their clients are.
+    pub(crate) proxies: TrustedProxies,
     /// When the service was started.
     pub(crate) started: Timestamp,
 }

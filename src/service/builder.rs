@@ -1,16 +1,13 @@
 //! The one place that wires: collections, actors, HTTP server, and the order in which they stop.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
-use std::task::Poll;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_web::dev::ServerHandle;
 use actix_web::{rt, web};
 
 use crate::access::tokens::Tokens;
@@ -24,11 +21,9 @@ use crate::domain::collection::{Derived, Document, EventSourced, Registry};
 use crate::domain::error_chain::ErrorChain;
 use crate::events::journal_pages::JournalPages;
 use crate::events::replay_cache::ReplayCache;
-use crate::http::connection::ConnectionLimits;
 use crate::http::origin::AccessPolicy;
 use crate::http::request_body::BodyLimits;
 use crate::http::request_metrics::RequestMetrics;
-use crate::http::server::{ServerConfig, serve};
 use crate::http::shared::Shared;
 use crate::memory::fair_shares::FairShares;
 use crate::memory::ledger::Usage;
@@ -48,14 +43,14 @@ use crate::service::certificate_watch::CertificateWatch;
 use crate::service::cli;
 use crate::service::control::ControlSocket;
 use crate::service::descriptors::{Capacity, raise_limit};
-use crate::service::listening::{Reach, listen};
+use crate::service::listeners::Listeners;
 use crate::service::log_output;
 use crate::service::memory_limits::MemoryLimits;
 use crate::service::progress::{LogProgress, StartProgress};
 use crate::service::running::{Running, StartError, cut_streams, retention};
 use crate::service::settings::{Settings, Task, bytes};
 use crate::service::signals::{Hangup, Request, Signals};
-use crate::service::start_report::{report, warn_about_readers};
+use crate::service::start_report::warn_about_readers;
 use crate::storage::backup::CopyObserver;
 use crate::storage::database::Database;
 use crate::storage::disk::Disk;
@@ -209,7 +204,7 @@ impl Service {
         self.check()?;
         settings.check()?;
         // Before anything is started that would have to be stopped. Who connects already waits a moment.
-        let listener = listen(&settings.listen, reach(&settings))?;
+        let listeners = Listeners::bind(&settings)?;
         raise_limit();
         let projections = self.projections.background.len();
         let mut running = self.open_observed(settings, observer)?;
@@ -217,12 +212,7 @@ impl Service {
             .map_err(|error| StartError::Descriptors(error.to_string()))?;
         running.shared.stream_limiter.lower_to(capacity.streams, capacity.streams_per_address);
         running.shared.connection_limiter.lower_to(capacity.connections_per_address);
-        let (server, address) = start_server(listener, &running, capacity)
-            .await
-            .map_err(|error| StartError::Listen { address: running.settings.listen.clone(), source: error })?;
-        running.database.record_address(address);
-        report(&running.shared.registry, &running.settings, address);
-        (running.server, running.addresses) = (Some(server), vec![address]);
+        listeners.serve(&mut running, capacity).await?;
         let (database, hubs, shared) =
             (Arc::clone(&running.database), Arc::clone(&running.hubs), running.shared.clone());
         running.reloading = running.shared.tokens.clone().map(|tokens| {
@@ -333,7 +323,7 @@ impl Service {
             Readers::start(pool, &database, &registry, &replay_cache, &reads).map_err(StartError::Thread)
         };
         let shared = web::Data::new(Shared {
-            access: AccessPolicy::new(&settings.listen, &settings.host, &settings.cors_origin),
+            access: AccessPolicy::new(&settings.addresses(), &settings.host, &settings.cors_origin),
             tokens,
             readers: start_readers("duality-read", usize::MAX)?,
             scanners: start_readers("duality-scan", settings.scan_queue.get())?,
@@ -348,7 +338,7 @@ impl Service {
             poll_interval: settings.poll_interval,
             reads,
             requests: RequestMetrics::default(),
-            openapi: OnceLock::new(),
+            proxies: settings.trusted_proxies(),
             started: clock.now(),
             registry,
             history,
@@ -382,7 +372,7 @@ impl Service {
         let control = ControlSocket::open(&database, shared.clone(), &relaying.handle());
         Ok(Running {
             addresses: Vec::new(),
-            server: None,
+            servers: Vec::new(),
             hubs: Arc::default(),
             relay,
             shared,
@@ -421,51 +411,6 @@ async fn reason_to_stop(running: &Running, signals: &mut Signals, heartbeat: Dur
 /// What SIGHUP asks a service with these settings for.
 fn hangup(settings: &Settings) -> Hangup {
     if settings.tokens.is_some() || settings.tls_cert.is_some() { Hangup::Reloads } else { Hangup::Stops }
-}
-
-/// Who may reach a service with these settings.
-fn reach(settings: &Settings) -> Reach {
-    if settings.tokens.is_some() || settings.insecure { Reach::Everybody } else { Reach::ThisMachine }
-}
-
-/// Starts the HTTP server, and returns when its threads run.
-async fn start_server(
-    listener: TcpListener,
-    running: &Running,
-    capacity: Capacity,
-) -> io::Result<(ServerHandle, SocketAddr)> {
-    let address = listener.local_addr()?;
-    let settings = &running.settings;
-    #[cfg(feature = "tls")]
-    let tls = running.certificate.as_ref().map(CertificateWatch::acceptor).transpose()?;
-    let server = serve(
-        listener,
-        ServerConfig {
-            workers: settings.worker_threads(),
-            connections: ConnectionLimits {
-                max: capacity.connections,
-                by_address: Arc::clone(&running.shared.connection_limiter),
-                #[cfg(feature = "direct-write")]
-                memory: Arc::clone(&running.shared.bodies.memory),
-                peer_timeout: settings.peer_timeout,
-                keep_alive: settings.keep_alive,
-                #[cfg(feature = "tls")]
-                tls,
-            },
-            cors_origins: settings.cors_origin.clone(),
-            heartbeat: settings.heartbeat,
-            relay: running.relay.clone(),
-            shared: running.shared.clone(),
-            hubs: Arc::clone(&running.hubs),
-        },
-    )?;
-    let (handle, mut server) = (server.handle(), Box::pin(server));
-    // The first poll starts all threads, and waits until they serve. Later ones only wait for the end.
-    if let Poll::Ready(outcome) = std::future::poll_fn(|context| Poll::Ready(server.as_mut().poll(context))).await {
-        outcome?;
-    }
-    rt::spawn(server);
-    Ok((handle, address))
 }
 
 /// The connections that a service has at most.

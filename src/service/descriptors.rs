@@ -33,6 +33,9 @@ const PER_PROJECTION: usize = 5;
 /// What each thread that serves connections opens when it starts: its event loops and what wakes them.
 const PER_WORKER: usize = 5;
 
+/// The connections of operators who have a listener of their own.
+pub(super) const OPERATORS: usize = 64;
+
 /// What the process has open after its start, where it cannot be counted.
 const ESTIMATE: usize = 100;
 
@@ -61,6 +64,7 @@ impl Capacity {
         let Some(limit) = getrlimit(Resource::Nofile).current else { return Self::divide(UNLIMITED, 0, settings) };
         let open = std::fs::read_dir("/proc/self/fd").map_or(ESTIMATE, Iterator::count);
         let own = open + PER_PROJECTION * projections + PER_WORKER * settings.worker_threads() + SPARE;
+        let own = own + settings.operate_on.as_ref().map_or(0, |_| PER_WORKER + OPERATORS);
         let capacity = Self::divide(usize::try_from(limit).unwrap_or(usize::MAX), own, settings)?;
         let max_sessions = settings.max_sessions.get();
         if capacity.streams < max_sessions {

@@ -7,6 +7,7 @@ mod cli;
 mod control;
 mod copies;
 mod descriptors;
+mod listeners;
 mod listening;
 mod log_output;
 mod memory_limits;

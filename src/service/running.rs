@@ -37,8 +37,8 @@ use crate::write::refusal::Refusal;
 /// A running service. It runs until [`Running::stop`].
 pub struct Running {
     pub(super) addresses: Vec<SocketAddr>,
-    /// `None` without HTTP.
-    pub(super) server: Option<ServerHandle>,
+    /// None without HTTP.
+    pub(super) servers: Vec<ServerHandle>,
     pub(super) hubs: Hubs,
     pub(super) relay: Addr<Relay>,
     pub(super) shared: web::Data<Shared>,
@@ -76,7 +76,8 @@ pub struct Outcome<T> {
 }
 
 impl Running {
-    /// The addresses on which the service listens. Empty without HTTP.
+    /// The addresses on which the service listens: that for clients, and that for operators if they have one. Empty without
+    /// HTTP.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
@@ -185,12 +186,12 @@ impl Running {
     /// the database file was replaced, and nothing is changed any more.
     pub async fn stop(self) -> Result<(), StoreError> {
         self.database.health().stop();
-        let stopped = self.server.as_ref().map(|server| server.stop(true));
+        let stopped: Vec<_> = self.servers.iter().map(|server| server.stop(true)).collect();
         cut_streams(&self.hubs, &self.shared);
         for task in self.cutting.iter().chain(&self.reloading) {
             task.abort();
         }
-        if let Some(stopped) = stopped {
+        for stopped in stopped {
             stopped.await;
             log::info!("connections are closed");
         }

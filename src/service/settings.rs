@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::builder::BoolishValueParser;
-use clap::{Command, CommandFactory as _, FromArgMatches as _, Parser};
+use clap::{ArgAction, Command, CommandFactory as _, FromArgMatches as _, Parser};
 
 use self::range::RANGES;
 pub use self::tasks::{ProjectionTask, Task, TokenTask};
+use crate::http::forwarded::{AddressRange, TrustedProxies};
 use crate::http::origin::check_host_name;
 use crate::publish::address::BrokerUrl;
 use crate::storage::preparation::CopyBefore;
@@ -232,6 +233,20 @@ pub struct Settings {
     #[arg(long, help_heading = SECURITY, env = "DUALITY_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
 
+    /// Another address to listen on, for operators: everything is there, and that of --listen no longer has metrics and
+    /// projections.
+    #[arg(long, help_heading = SECURITY, env = "DUALITY_OPERATE_ON", value_name = "HOST:PORT")]
+    pub operate_on: Option<String>,
+
+    /// Whether there is the page, on the address of --listen: `on` or `off`.
+    #[arg(long, help_heading = SECURITY, env = "DUALITY_PAGE", value_name = "on|off", default_value = "on", action = ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub page: bool,
+
+    /// The address of a proxy, or a range such as 10.0.0.0/8, whose `X-Forwarded-For` or `Forwarded` says who its clients are;
+    /// separate several with commas.
+    #[arg(long, help_heading = SECURITY, env = "DUALITY_TRUSTED_PROXY", value_name = "ADDRESS", value_delimiter = ',', value_parser = trimmed)]
+    pub trusted_proxy: Vec<String>,
+
     /// The servers of a NATS system with JetStream into which change events and domain events are published:
     /// `nats://host:4222`, or `tls://user:password@host:4222`; separate several with commas.
     #[arg(long, help_heading = PUBLISHING, env = "DUALITY_PUBLISH", hide_env_values = true, value_name = "URL", value_delimiter = ',', value_parser = broker_url)]
@@ -318,6 +333,16 @@ impl Settings {
         })
     }
 
+    /// The addresses to listen on, as they are written.
+    pub(super) fn addresses(&self) -> Vec<&str> {
+        std::iter::once(&self.listen).chain(&self.operate_on).map(String::as_str).collect()
+    }
+
+    /// The proxies that may say who their clients are: [`Self::check`] has refused what is no address.
+    pub(super) fn trusted_proxies(&self) -> TrustedProxies {
+        TrustedProxies::new(self.trusted_proxy.iter().filter_map(|proxy| proxy.parse().ok()))
+    }
+
     /// Checks everything that can be checked before anything is opened.
     ///
     /// # Errors
@@ -330,8 +355,16 @@ impl Settings {
                 return invalid(range.flag, range.expected(), &value);
             }
         }
-        if !is_address(&self.listen) {
-            return invalid("listen", "a host and a port, such as 127.0.0.1:3000".to_owned(), &self.listen);
+        let addresses = [("listen", Some(&self.listen)), ("operate-on", self.operate_on.as_ref())];
+        for (flag, address) in addresses.into_iter().filter_map(|(flag, address)| Some((flag, address?))) {
+            if !is_address(address) {
+                return invalid(flag, "a host and a port, such as 127.0.0.1:3000".to_owned(), address);
+            }
+        }
+        for proxy in &self.trusted_proxy {
+            if let Err(why) = proxy.parse::<AddressRange>() {
+                return invalid("trusted-proxy", format!("an address such as 10.0.0.7 or 10.0.0.0/8 ({why})"), proxy);
+            }
         }
         if self.database.as_os_str().is_empty() {
             return invalid("database", "the name of a file, or :memory:".to_owned(), "");

@@ -28,8 +28,6 @@ pub(super) fn report(registry: &Registry, settings: &Settings, address: SocketAd
     if !address.ip().is_loopback() {
         report_reach(settings, address);
     }
-    let scheme = if settings.tls_cert.is_some() { "https" } else { "http" };
-    log::info!("listening on {scheme}://{address}");
 }
 
 /// Logs who can reach a service that other machines can reach.

@@ -9,14 +9,14 @@ use super::parameters::CONDITIONS;
 use super::problems::{COMMON, Problems};
 use crate::http::problem::Kind;
 use crate::http::respond::JSON;
+use crate::http::surface::Surface;
 
 /// The paths of files, and of descriptions of the service.
-pub(super) fn paths(components: &mut Components) -> Map<String, Value> {
+pub(super) fn paths(surface: &Surface, components: &mut Components) -> Map<String, Value> {
     let mut paths = Map::new();
     let mut get = |path: &str, operation: Value| paths.insert(path.to_owned(), json!({"get": operation}));
     get("/", index(components));
     get("/openapi.json", description(components));
-    get("/docs", file("get docs", "This description for people", "text/html", components));
     get(
         "/follow.js",
         file("get follow module", "The JavaScript module that follows a feed", "text/javascript", components),
@@ -26,6 +26,10 @@ pub(super) fn paths(components: &mut Components) -> Map<String, Value> {
         file("get follow tabs", "A part of it, which it loads to share one connection", "text/javascript", components),
     );
     get("/follow.d.ts", file("get follow types", "Its types", "application/typescript", components));
+    if !surface.has_page() {
+        return paths;
+    }
+    get("/docs", file("get docs", "This description for people", "text/html", components));
     let name = json!({"name": "file", "in": "path", "required": true, "schema": {"type": "string"}});
     let about = about("get page file", "A file of the page");
     let found = Success::new(200, "The file.").headers(&["ETag"]);

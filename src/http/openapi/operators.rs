@@ -6,10 +6,12 @@ use super::components::Components;
 use super::operation::{About, Operation, Required, Success, TAGGED, not_modified};
 use super::parameters::CONDITIONS;
 use super::problems::{COMMON, Problems, reason};
+use crate::access::need::Need;
 use crate::http::ops::OPEN_METRICS;
 use crate::http::problem::Kind;
 use crate::http::projections::CSV;
 use crate::http::respond::JSON;
+use crate::http::surface::Surface;
 use crate::projector::registry::{Projections, ReportKind};
 
 const PROJECTIONS: &str = "Projections";
@@ -20,24 +22,29 @@ pub(super) const SERVICE: &str = "Service";
 const CONDITIONAL: [Kind; 2] = [Kind::NotAcceptable, Kind::Unexpected];
 
 /// The tags of these operations.
-pub(super) fn tags() -> [Value; 3] {
-    [
-        json!({"name": PROJECTIONS, "description": "Read models that the service derives from events."}),
+pub(super) fn tags(surface: &Surface) -> Vec<Value> {
+    let projections = json!({"name": PROJECTIONS, "description": "Read models that the service derives from events."});
+    let service = if surface.has(Need::Operate) { "Health, metrics" } else { "Health" };
+    let others = [
         json!({"name": REPORTS, "description": "What projections show."}),
-        json!({"name": SERVICE, "description": "Health, metrics, and this description."}),
-    ]
+        json!({"name": SERVICE, "description": format!("{service}, and this description.")}),
+    ];
+    surface.has(Need::Operate).then_some(projections).into_iter().chain(others).collect()
 }
 
-/// The paths of projections and their reports, of health and metrics.
-pub(super) fn paths(projections: &Projections, components: &mut Components) -> Map<String, Value> {
+/// The paths of projections and their reports, of health and metrics, as far as a listener has them.
+pub(super) fn paths(projections: &Projections, surface: &Surface, components: &mut Components) -> Map<String, Value> {
     let mut paths = Map::new();
-    of_projections(projections, components, &mut paths);
+    if surface.has(Need::Operate) {
+        of_projections(projections, components, &mut paths);
+        paths.insert("/metrics".to_owned(), json!({"get": metrics(components)}));
+    }
     for name in projections.report_names() {
         let operation = report(projections, name, components);
         paths.insert(format!("/reports/{name}"), json!({"get": operation}));
     }
     paths.insert("/-/tickets".to_owned(), json!({"post": tickets(components)}));
-    for (path, operation) in of_service(components) {
+    for (path, operation) in of_health(surface, components) {
         paths.insert(path.to_owned(), json!({"get": operation}));
     }
     paths
@@ -218,21 +225,23 @@ fn tickets(components: &mut Components) -> Value {
     with(operation, &kinds, components)
 }
 
-fn of_service(components: &mut Components) -> [(&'static str, Value); 3] {
+fn of_health(surface: &Surface, components: &mut Components) -> [(&'static str, Value); 2] {
     let about = |id, summary, description| Operation::new(&About { id, tag: SERVICE, summary, description });
     let text = json!({"type": "string"});
-    let health = json!({
+    let mut health = json!({
         "type": "object",
-        "required": ["status", "reasons", "file_check", "epoch", "revision", "position", "projections"],
+        "required": ["status", "reasons", "file_check", "epoch", "revision", "position"],
         "properties": {
             "status": {"type": "string", "enum": ["ok", "degraded"]},
             "reasons": {"type": "array", "items": reason()},
             "file_check": text, "epoch": text,
             "revision": {"type": "integer", "minimum": 0},
             "position": {"type": "integer", "minimum": 0},
-            "projections": {"type": "array", "items": {"$ref": "#/components/schemas/Projection"}},
         },
     });
+    if surface.has(Need::Operate) {
+        health["properties"]["projections"] = json!({"type": "array", "items": {"$ref": "#/components/schemas/Projection"}, "description": "For those who may operate the service."});
+    }
     let ready = json!({"type": "object", "required": ["status"], "properties": {"status": {"const": "ready"}}});
     let headers = ["X-Revision", "X-Epoch"];
     let healthz =
@@ -240,12 +249,15 @@ fn of_service(components: &mut Components) -> [(&'static str, Value); 3] {
             .response(Success::new(200, "What works.").headers(&headers).content(JSON, health));
     let readyz = about("get readiness", "Whether the service should get requests", "")
         .response(Success::new(200, "It should.").headers(&headers).content(JSON, ready));
-    let metrics = about("get metrics", "Metrics for Prometheus", "")
-        .response(Success::new(200, "All metrics.").content(OPEN_METRICS, text));
     let problems = Problems::of(&[Kind::MalformedRequest, Kind::NotReady], components);
     let readyz = readyz.problems(problems, components).into_json();
-    let problems = Problems::of(&[Kind::MalformedRequest, Kind::UnknownHost, Kind::Internal], components);
-    let metrics = metrics.problems(problems, components).into_json();
     let problems = Problems::of(&[Kind::MalformedRequest], components);
-    [("/healthz", healthz.problems(problems, components).into_json()), ("/readyz", readyz), ("/metrics", metrics)]
+    [("/healthz", healthz.problems(problems, components).into_json()), ("/readyz", readyz)]
+}
+
+fn metrics(components: &mut Components) -> Value {
+    let about = About { id: "get metrics", tag: SERVICE, summary: "Metrics for Prometheus", description: "" };
+    let all = Success::new(200, "All metrics.").content(OPEN_METRICS, json!({"type": "string"}));
+    let problems = Problems::of(&[Kind::MalformedRequest, Kind::UnknownHost, Kind::Internal], components);
+    Operation::new(&about).response(all).problems(problems, components).into_json()
 }

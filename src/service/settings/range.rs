@@ -166,7 +166,16 @@ mod tests {
             };
             let names =
                 ["listen", "database", "host", "cors-origin", "spool", "publish", "publish-stream", "publish-prefix"];
-            let files = ["publish-credentials", "publish-ca", "tokens", "tls-cert", "tls-key"];
+            let files = [
+                "publish-credentials",
+                "publish-ca",
+                "tokens",
+                "tls-cert",
+                "tls-key",
+                "operate-on",
+                "page",
+                "trusted-proxy",
+            ];
             if names.contains(&flag) || files.contains(&flag) {
                 continue;
             }

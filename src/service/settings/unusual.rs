@@ -15,6 +15,9 @@ pub(super) fn unusual(settings: &Settings) -> Vec<String> {
     let no_copy = settings.no_copy.then(|| "--no-copy".to_owned());
     let hosts = list("host", &settings.host);
     let file = |flag: &str, file: &Option<PathBuf>| file.as_ref().map(|file| format!("--{flag} {}", file.display()));
+    let operate_on = settings.operate_on.as_ref().map(|address| format!("--operate-on {address}"));
+    let page = (!settings.page).then(|| "--page off".to_owned());
+    let proxies = list("trusted-proxy", &settings.trusted_proxy);
     let tls = file("tls-cert", &settings.tls_cert).into_iter().chain(file("tls-key", &settings.tls_key));
     let tokens = settings.tokens.as_ref().map(|file| format!("--tokens {}", file.display()));
     let insecure = settings.insecure.then(|| "--insecure".to_owned());
@@ -24,6 +27,9 @@ pub(super) fn unusual(settings: &Settings) -> Vec<String> {
         .chain(insecure)
         .chain(listed)
         .chain(tls)
+        .chain(operate_on)
+        .chain(page)
+        .chain(proxies)
         .chain(spool)
         .chain(no_copy)
         .chain(publishing(settings, &defaults))

@@ -26,6 +26,8 @@ pub(crate) struct App {
     collections: Arc<dyn Fn() -> Service + Send + Sync>,
     running: Option<(UnboundedSender<Work>, Thread)>,
     pub(crate) address: SocketAddr,
+    /// With that for operators, if they have one of their own.
+    pub(crate) addresses: Vec<SocketAddr>,
 }
 
 impl App {
@@ -56,6 +58,7 @@ impl App {
             collections: Arc::new(collections),
             running: None,
             address: nowhere,
+            addresses: Vec::new(),
         };
         app.resume();
         app
@@ -84,17 +87,18 @@ impl App {
         let thread = std::thread::spawn(move || {
             actix::System::new().block_on(async move {
                 let running = service.start(settings).await?;
-                started.send(running.addresses()[0]).unwrap();
+                started.send(running.addresses().to_vec()).unwrap();
                 while let Some(work) = work.recv().await {
                     work(&running).await;
                 }
                 Ok(running.stop().await?)
             })
         });
-        let Ok(address) = starting.recv() else {
+        let Ok(addresses) = starting.recv() else {
             return Err(chain(&thread.join().unwrap().unwrap_err()));
         };
-        self.address = address;
+        self.address = addresses[0];
+        self.addresses = addresses;
         self.running = Some((sender, thread));
         Ok(())
     }

@@ -54,6 +54,11 @@ impl Stream {
         client.send("GET", path, headers, None);
         let head = client.head().unwrap();
         assert_eq!(head.status, 200, "{path} {headers:?}");
+        Self::begun(client, head)
+    }
+
+    /// A stream whose head has been read.
+    pub(crate) fn begun(client: Client, head: Response) -> Self {
         assert_eq!(head.header("Content-Type"), Some("text/event-stream"));
         let decoder = russe::Decoder::default();
         Self { client, head, decoder, undecoded: BytesMut::new(), raw: String::new() }
