@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 
 use crate::harness::{App, Authority, Client, Process, Response, Stream, TokenFile, eventually};
 
+/// What has no end is a page then.
+const JSON: [(&str, &str); 1] = [("Accept", "application/json")];
+
 const HTML: [(&str, &str); 1] = [("Accept", "text/html")];
 
 /// The public listener and that for operators.
@@ -65,7 +68,7 @@ fn every_route_is_on_the_listener_for_operators_and_theirs_nowhere_else() {
         let path = concrete(path);
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
             let [here, there] =
-                [public, operators].map(|address| Client::connect(address).request(method, &path, &[], None));
+                [public, operators].map(|address| Client::connect(address).request(method, &path, &JSON, None));
             assert_eq!(is_unknown(&here), is_theirs(&path), "{method} {path}: {}", here.text());
             assert!(!is_unknown(&there), "{method} {path}: {}", there.text());
         }
