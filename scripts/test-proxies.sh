@@ -43,7 +43,13 @@ answers() { curl -s -o "$directory/answer" "http://127.0.0.1:$1/persons"; }
 service=$(free_port)
 "${CARGO_TARGET_DIR:-target}/release/duality" --listen "127.0.0.1:$service" --database "$directory/test.db" --heartbeat 1s --host shop.example 2>"$directory/log" &
 
+# Another one, which trusts both proxies, and lets each address have one stream.
+counting=$(free_port)
+"${CARGO_TARGET_DIR:-target}/release/duality" --listen "127.0.0.1:$counting" --database "$directory/counting.db" --heartbeat 1s \
+    --max-sessions-per-address 1 --trusted-proxy 127.0.0.1 2>"$directory/counting.log" &
+
 nginx=$(free_port)
+nginx_counted=$(free_port)
 rewriting=$(free_port)
 tls=$(free_port)
 secured=$(free_port)
@@ -91,12 +97,21 @@ http {
             proxy_set_header Host shop.example;
         }
     }
+    server {
+        listen 127.0.0.1:$nginx_counted;
+        location / {
+            proxy_pass http://127.0.0.1:$counting;
+            proxy_set_header X-Forwarded-For \$remote_addr;
+            proxy_set_header Forwarded "";
+        }
+    }
     $tls_server
 }
 EOF
 nginx -e "$directory/nginx.log" -c "$directory/nginx.conf" &
 
 haproxy=$(free_port)
+haproxy_counted=$(free_port)
 cat >"$directory/haproxy.cfg" <<EOF
 defaults
     mode http
@@ -107,6 +122,12 @@ listen feeds
     bind 127.0.0.1:$haproxy
     option httpchk GET /readyz HTTP/1.0
     server duality 127.0.0.1:$service check inter 200ms fall 1
+listen counted
+    bind 127.0.0.1:$haproxy_counted
+    option forwardfor
+    http-request del-header X-Forwarded-For
+    http-request del-header Forwarded
+    server duality 127.0.0.1:$counting
 EOF
 haproxy -db -q -f "$directory/haproxy.cfg" &
 
@@ -129,7 +150,7 @@ arrives() {
     within 1 got "$directory/$1" "$2"
 }
 
-for port in "$service" "$nginx" "$haproxy"; do
+for port in "$service" "$nginx" "$haproxy" "$counting" "$nginx_counted" "$haproxy_counted"; do
     within 10 answers "$port" || { cat "$directory"/*log; exit 1; }
 done
 declare -A follower
@@ -170,6 +191,19 @@ if [ -n "$tls_server" ]; then
 else
     echo "NOT TESTED: TLS, because there is no openssl"
 fi
+# stream ADDRESS PORT [CURL OPTIONS]: the status of a stream from an address of this machine, which ends after a moment.
+stream() { curl -s -o "$directory/answer" -w '%{http_code}' -m 1 --interface "$1" "${@:3}" "http://127.0.0.1:$2/person-events" || true; }
+declare -A of_proxy=([nginx]=$nginx_counted [haproxy]=$haproxy_counted)
+host=11
+for proxy in nginx haproxy; do
+    port=${of_proxy[$proxy]}
+    curl -sN --interface "127.0.0.$host" "http://127.0.0.1:$port/person-events" >"$directory/counted-$proxy" &
+    within 5 got "$directory/counted-$proxy" retry || echo "FAILED: $proxy: the stream does not begin"
+    check "$proxy: a client has one stream" is 503 "$(stream "127.0.0.$host" "$port")"
+    check "$proxy: whatever it sends" is 503 "$(stream "127.0.0.$host" "$port" -H 'X-Forwarded-For: 192.0.2.1' -H 'Forwarded: for=192.0.2.1')"
+    check "$proxy: another client has its own" is 200 "$(stream "127.0.0.$((host + 1))" "$port")"
+    host=$((host + 2))
+done
 check "a health check in HTTP/1.0 needs no host" \
     is 200 "$(curl -s -0 -o "$directory/answer" -w '%{http_code}' -H Host: "http://127.0.0.1:$service/readyz")"
 check "HAProxy, which checks it so, still has the service" answers "$haproxy"

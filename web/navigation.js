@@ -10,7 +10,7 @@ export class Navigation {
     #entries = [];
 
     constructor(page, root) {
-        const { collections, journal, projections, docs, version, token } = page.index;
+        const { collections, journal, projections, metrics, docs, version, token } = page.index;
         this.page = page;
         this.epoch = element("span", { class: "mono" });
         this.last = element("span");
@@ -21,7 +21,7 @@ export class Navigation {
                 token?.hidden.map((name) => element("li", { class: "soft" }, `${name}: no access`))),
             ...group("Happening", this.#entry("Feed", links.feed(), "feed"), journal && this.#entry("Journal", links.journal, "journal")),
             ...group("Derived", projections && this.#entry("Projections", links.projections, "projections")),
-            ...group("Service", this.#entry("Everything live", "#/service", "service"), docs && this.#entry("API", docs)),
+            ...group("Service", metrics && this.#entry("Everything live", "#/service", "service"), docs && this.#entry("API", docs)),
             element("p", { class: "foot" }, "epoch ", this.epoch, element("br"), this.last, element("br"), `version ${version}`),
             element("p", { class: "row soft" }, token && `${token.name}: ${token.scopes.join(", ")}`, forgetButton()));
     }

@@ -10,7 +10,7 @@ use super::caching::Caching;
 use super::metrics::registry;
 use super::problem::{Kind, Problem};
 use super::projections::json_response;
-use super::readiness::{Reason, obstacles, reasons, stale_tokens};
+use super::readiness::{Reason, obstacles, reasons, stale_files};
 use super::request::RequestContext;
 use super::surface::Surface;
 use crate::access::need::Need;
@@ -30,8 +30,7 @@ pub(super) async fn health(context: RequestContext) -> Result<HttpResponse, Prob
         "position": context.shared.journal.borrow().last.number(),
     });
     // The errors of projections may have a part of what they project.
-    let may_operate = Surface::of(&context.request).is_some_and(|surface| surface.has(Need::Operate));
-    if may_operate && context.caller().may_operate() {
+    if is_for_operators(&context) {
         health["projections"] = json!(context.shared.projections.to_json());
     }
     Ok(json_response(&context, StatusCode::OK, &health))
@@ -42,9 +41,9 @@ pub(super) async fn readiness(context: RequestContext) -> Result<HttpResponse, P
     let reasons = shown(&context, obstacles(&context.shared));
     if reasons.is_empty() {
         let mut ready = json!({"status": "ready"});
-        let stale = stale_tokens(&context.shared);
-        if stale.is_some() {
-            ready["reasons"] = json!(Vec::from_iter(stale));
+        let stale = stale_files(&context.shared);
+        if !stale.is_empty() {
+            ready["reasons"] = json!(stale);
         }
         return Ok(json_response(&context, StatusCode::OK, &ready));
     }
@@ -55,10 +54,16 @@ pub(super) async fn readiness(context: RequestContext) -> Result<HttpResponse, P
 
 /// What of the reasons the caller may read.
 fn shown(context: &RequestContext, reasons: Vec<Reason>) -> Vec<Reason> {
-    if context.caller().may_operate() {
+    if is_for_operators(context) {
         return reasons;
     }
     reasons.into_iter().map(Reason::without_details).collect()
+}
+
+/// Whether the caller may operate the service, and does so on this listener.
+fn is_for_operators(context: &RequestContext) -> bool {
+    let is_here = Surface::of(&context.request).is_some_and(|surface| surface.has(Need::Operate));
+    is_here && context.caller().may_operate()
 }
 
 /// `GET /metrics`

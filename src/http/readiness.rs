@@ -69,10 +69,23 @@ pub(super) fn reasons(shared: &Shared) -> Vec<Reason> {
     reasons
 }
 
+/// What is read from files again and could not be, so that what was read before is still in use. None of these prevents
+/// readiness, and none is named by its path: everybody can read this.
+pub(super) fn stale_files(shared: &Shared) -> Vec<Reason> {
+    let is_stale = shared.database.health().is_failing(Part::Certificate);
+    let certificate = is_stale.then(|| Reason {
+        part: Part::Certificate.name(),
+        reason: "the certificate cannot be read again; the log has the cause, and the one before stays in use"
+            .to_owned(),
+        prevents_readiness: false,
+    });
+    stale_tokens(shared).into_iter().chain(certificate).collect()
+}
+
 /// The file of the tokens cannot be read. Those of before stay in force, so the service gets requests all the same: if a
 /// mistake in the file ended that, it would end that of all services that read it. The file is not named: everybody can
 /// read this.
-pub(super) fn stale_tokens(shared: &Shared) -> Option<Reason> {
+fn stale_tokens(shared: &Shared) -> Option<Reason> {
     shared.tokens.as_ref()?.failure()?;
     let reason = "the token file cannot be read; the log has the cause, and the tokens of before stay in force";
     Some(Reason { part: "tokens", reason: reason.to_owned(), prevents_readiness: false })

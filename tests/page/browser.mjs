@@ -20,6 +20,14 @@ export async function startBrowser(test, at) {
     return browser;
 }
 
+/** Starts a browser that trusts the certificate with this key, which nobody has signed: its SHA-256 in base64. */
+export async function startTrustingBrowser(test, key) {
+    const args = [`--ignore-certificate-errors-spki-list=${key}`];
+    const browser = await chromium.launch({ executablePath, args });
+    test.after(() => browser.close());
+    return browser;
+}
+
 /** A browser that keeps what it stores in this directory. Close it yourself. */
 export async function startPersistentBrowser(directory, at) {
     return chromium.launchPersistentContext(directory, { executablePath, args: flags(at) });

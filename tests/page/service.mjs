@@ -55,7 +55,7 @@ export class Service {
         await new Promise((resolve, reject) => {
             createInterface(child.stderr).on("line", (line) => {
                 this.#log.push(line);
-                const port = /listening on http:\/\/127\.0\.0\.1:(\d+)/.exec(line)?.[1];
+                const port = /listening on https?:\/\/127\.0\.0\.1:(\d+)/.exec(line)?.[1];
                 if (port === undefined) return;
                 this.port = Number(port);
                 resolve();

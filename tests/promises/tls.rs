@@ -164,7 +164,9 @@ fn a_pair_that_does_not_fit_keeps_the_last_one_and_is_reported() {
     std::fs::write(directory.join("tls.pem"), &other.pem).unwrap();
     eventually("it is reported", || secured.failing() == ["certificate"]);
     let mut client = secured.client();
-    assert_eq!(client.request("GET", "/readyz", &[], None).status, 200, "it works with the one before");
+    let ready = client.request("GET", "/readyz", &[], None);
+    assert_eq!(ready.status, 200, "it works with the one before");
+    assert_eq!(ready.json()["reasons"][0]["part"], "certificate");
     assert_eq!(client.certificate().unwrap(), secured.certificate.der);
     std::fs::write(directory.join("tls.key"), "no key").unwrap();
     secured.reload();
