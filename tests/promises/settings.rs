@@ -5,7 +5,7 @@ use std::path::Path;
 use duality::aggregates::shipped;
 use duality::{Settings, StartError};
 
-use crate::harness::{App, Client, Process};
+use crate::harness::{App, Client, Process, eventually};
 
 /// What a service that must not start prints, and that it has opened nothing.
 #[track_caller]
@@ -136,7 +136,7 @@ fn a_hangup_stops_a_service_in_order_unless_nohup_has_started_it() {
     let mut process = Process::start_by(&default, &directory.path().join("one.db"), &[]);
     process.signal("HUP");
     assert!(process.wait().success());
-    assert!(process.log().contains("SIGHUP: stopping"), "{}", process.log());
+    eventually("its last lines are read", || process.log().contains("SIGHUP: stopping"));
 
     let process = Process::start_by(&["nohup"], &directory.path().join("other.db"), &[]);
     process.signal("HUP");
