@@ -1,6 +1,6 @@
 /**
- * A copy of a part of the document: loaded once, then kept exact by the messages of a feed. Unlike `follow` of follow.js, it
- * shows every message, can be cut and resumed with any cursor, and changes the state in place.
+ * A copy of a part of the document. Unlike `follow` of follow.js, it shows every message, can be cut and resumed with any cursor,
+ * and changes the state in place.
  */
 
 import { messages } from "/follow.js";

@@ -140,8 +140,8 @@ function show(input, text) {
 }
 
 /**
- * A value as JSON; what is no number is sent as text, so that the service says what it expected. Of an object that takes the
- * place of another, it is the patch, because a member that is only left out would stay.
+ * A value as JSON; what is no number is sent as text, so that the service says what it expected. An object in the place of
+ * another is a patch: a member that is left out would stay.
  */
 function jsonOf({ kind }, value, before) {
     try {

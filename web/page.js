@@ -20,7 +20,7 @@ import { ProjectionsView } from "./projections_view.js";
 import { ReportView } from "./report_view.js";
 import { ServiceView } from "./service_view.js";
 
-/** Collections whose bodies are longer than this together, in bytes, are loaded when somebody looks at them. */
+/** The bytes that are loaded at once; other collections are, when somebody looks at them. */
 const MOST_BYTES = 32 * 1024 * 1024;
 
 const VIEWS = { duality: DualityView, aggregate: AggregateView, feed: FeedView, journal: JournalView, projections: ProjectionsView, reports: ReportView, service: ServiceView };

@@ -50,18 +50,18 @@ export class ServiceView {
         const health = section("Health", { remark: index.health, actions: copyButton("Copy", () => this.#text) }, this.health, this.problem, snippets(() => ({ path: index.metrics })).element);
         this.element = element("div", {},
             section("Writes a second", { remark: index.everything.events }, this.plot.element, this.most),
-            element("div", { class: "columns" }, list("Collections", "/", () => index), list("Work", index.metrics), list("Storage", index.metrics)),
-            element("div", { class: "columns" }, list("Projections", index.projections, () => this.#projections), list("Memory", index.metrics), health));
+            element("div", { class: "columns" }, list("Collections", "/", () => index), index.metrics && [list("Work", index.metrics), list("Storage", index.metrics)]),
+            index.metrics && element("div", { class: "columns" }, list("Projections", index.projections, () => this.#projections), list("Memory", index.metrics), health));
     }
 
     async refresh() {
         draw(this);
         this.#turn += 1;
-        if (this.#isReading || this.#turn % 2 === 0) return;
-        this.#isReading = true;
         const { metrics, projections } = this.page.index;
+        // Operators may have an address of their own.
+        if (this.#isReading || this.#turn % 2 === 0 || !metrics) return;
+        this.#isReading = true;
         const [numbers, states] = await Promise.all([request(metrics, { accept: "*/*" }), request(projections)]);
-        // Without the right to see them, they are not asked for again.
         this.#isReading = numbers.status === 403;
         setText(this.problem, numbers.problem?.detail ?? "");
         this.#text = numbers.text;

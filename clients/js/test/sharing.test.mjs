@@ -150,6 +150,31 @@ test("feeds with a fetch of their own share nothing unless they are told to", as
     assert.deepEqual(counts(), [2, 2]);
 });
 
+test("feeds with a token share nothing unless they are told to", async () => {
+    const tabs = [start({ token: "one" }), start({ token: "other" })];
+    await areExact(...tabs);
+    await eventually("each has a stream", () => counts().every((count) => count === 2));
+});
+
+test("a tab with another token takes the place of one whose token was refused", async () => {
+    const errors = [];
+    let isRefused = false;
+    const refusing = async (url, options) => {
+        const isOld = options.headers.Authorization === "Bearer old";
+        return isRefused && isOld ? Response.json({ detail: "no longer valid" }, { status: 401 }) : fetch(url, options);
+    };
+    const options = { share: true, fetch: refusing, token: "old", onError: (error) => errors.push(error) };
+    const tabs = [start(options), start(options)];
+    await areExact(...tabs);
+    await eventually("there is a stream", () => proxy.count("/events/persons") === 1);
+    isRefused = true;
+    proxy.cut();
+    await eventually("the one with the connection is refused", () => errors.some(({ status }) => status === 401));
+    await create("Fay");
+    tabs[1].authorize("new");
+    await areExact(...tabs);
+});
+
 test("where locks are refused, each tab has a connection", async (t) => {
     const { request } = locks;
     t.after(() => { locks.request = request; });
