@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::http::header::RETRY_AFTER;
 
+use super::conditions::precondition;
 use super::pages::{Wakeup, wait_for_change};
 use super::problem::{Kind, Problem};
 use super::request::RequestContext;
@@ -24,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) async fn await_revision(context: &RequestContext) -> Result<(), Problem> {
     // Most requests have no such header.
     let Some(wanted) = wanted(context)? else { return Ok(()) };
+    // What is wrong with the request itself comes before what the service has.
+    precondition(context)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         let current = context.shared.committed.get();

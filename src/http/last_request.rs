@@ -46,7 +46,9 @@ impl LastRequest {
         response.response_mut().head_mut().version = Version::HTTP_11;
         let request = response.request();
         let is_unframed = request.version() < Version::HTTP_11 && response.response().body().size() == BodySize::Stream;
-        let closes = response.response().head().connection_type() == ConnectionType::Close;
+        // The framework ends a connection after a request to upgrade it, and would say that it is upgraded.
+        let is_upgrade = request.head().connection_type() == ConnectionType::Upgrade;
+        let closes = is_upgrade || response.response().head().connection_type() == ConnectionType::Close;
         let last = request.conn_data::<Self>();
         if let Some(last) = last.filter(|_| is_unframed || closes) {
             last.0.set(true);

@@ -97,6 +97,84 @@ fn a_read_that_expects_another_state_is_a_412_on_every_path() {
 }
 
 #[test]
+fn a_state_is_asked_for_again_each_time_and_errors_and_pages_are_never_kept() {
+    let app = filled();
+    for path in ["/persons", "/persons?key=1", "/persons/1", "/aggregates", CART] {
+        for method in ["GET", "HEAD"] {
+            let read = app.request(method, path, &[], None);
+            assert_eq!(read.header("Cache-Control"), Some("no-cache"), "{method} {path}");
+            assert_eq!(read.header("Vary"), Some("Accept, Accept-Encoding"), "{method} {path}");
+        }
+    }
+    let page = ("Accept", "application/json");
+    for (path, headers) in [
+        ("/persons/9", &[][..]),
+        ("/persons?x=1", &[]),
+        ("/nothing", &[]),
+        ("/persons", &[("If-Match", "\"x\"")]),
+        ("/persons", &[("Accept", "image/png")]),
+        ("/person-events", &[page]),
+        ("/events", &[page]),
+        ("/journal", &[page]),
+        ("/persons/1/events", &[page]),
+    ] {
+        assert_eq!(app.request("GET", path, headers, None).header("Cache-Control"), Some("no-store"), "{path}");
+    }
+    assert_eq!(app.follow("/events", &[]).head.header("Cache-Control"), Some("no-cache, no-transform"));
+}
+
+#[test]
+fn a_304_a_head_and_the_404_of_a_valid_key_have_the_revision_and_the_epoch() {
+    let app = filled();
+    let epoch = app.get("/persons").header("X-Epoch").unwrap().to_owned();
+    let any = [("If-None-Match", "*")];
+    for (method, path, headers, status) in [
+        ("GET", "/persons/1", &any[..], 304),
+        ("GET", "/persons", &any, 304),
+        ("GET", "/persons?key=1", &any, 304),
+        ("GET", "/aggregates", &any, 304),
+        ("HEAD", "/persons/1", &any, 304),
+        ("HEAD", "/persons/1", &[], 200),
+        ("HEAD", "/persons", &[], 200),
+        ("HEAD", "/persons?key=1", &[], 200),
+        ("HEAD", "/aggregates", &[], 200),
+        ("GET", "/persons/99", &[], 404),
+        ("GET", "/persons/no%20number", &[], 404),
+        ("HEAD", "/locations/Nowhere", &[], 404),
+        ("GET", "/carts/0193a5b0-7b2c-7def-8000-000000000000", &[], 404),
+    ] {
+        let response = app.request(method, path, headers, None);
+        assert_eq!((response.status, response.cursor()), (status, format!("{epoch}.4")), "{method} {path}");
+    }
+}
+
+#[test]
+fn the_length_of_selected_aggregates_is_that_of_their_body_for_head_too() {
+    let app = filled();
+    for path in
+        ["/persons/1", "/persons?key=1", "/persons?key=999", CART, "/reports/popular-items", "/reports/carts.csv", "/"]
+    {
+        let (head, get) = (app.request("HEAD", path, &[], None), app.get(path));
+        assert_eq!(get.header("Content-Length"), Some(get.body.len().to_string().as_str()), "{path}");
+        for name in ["Content-Length", "Content-Type", "ETag", "Vary", "Cache-Control", "X-Revision", "X-Epoch"] {
+            assert_eq!(head.header(name), get.header(name), "{name} of {path}");
+        }
+    }
+}
+
+#[test]
+fn a_condition_ignores_the_suffix_of_another_representation() {
+    let app = filled();
+    let lines = app.request("GET", "/persons", &[("Accept", "application/x-ndjson")], None);
+    assert!(tag(&lines).ends_with("-ndjson\""));
+    assert_eq!(app.request("GET", "/persons", &[("If-Match", &tag(&lines))], None).status, 200);
+    let one = tag(&app.get("/persons/1"));
+    let zipped = format!("{}-gzip\"", &one[..one.len() - 1]);
+    let json = ("Content-Type", "application/json");
+    assert_eq!(app.request("PATCH", "/persons/1", &[json, ("If-Match", &zipped)], Some(b"{}")).status, 200);
+}
+
+#[test]
 fn a_report_has_another_tag_when_it_says_something_else() {
     let app = filled();
     let before: Vec<_> = ["/reports/popular-items", "/reports/carts.csv"].map(|path| (path, app.get(path))).into();

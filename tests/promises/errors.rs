@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{App, Response};
+use crate::harness::{App, Client, Process, Response, eventually, sql};
 
 #[track_caller]
 fn problem(response: &Response, status: u16, slug: &str, named: &str) -> Value {
@@ -216,6 +216,32 @@ fn a_body_far_over_the_limit_is_rejected_while_it_is_being_sent() {
     // The service may close the connection before it has received the whole body.
     let _ = client.try_send("POST", "/persons", &[("Content-Type", "application/json")], Some(&body));
     problem(&client.response("POST"), 413, "too-large", "1048576 bytes");
+}
+
+#[test]
+fn a_server_error_shows_nothing_of_its_cause_which_is_in_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("test.db");
+    let process = Process::start(&database, &[]);
+    let request = |method: &str, path: &str, body: Option<&[u8]>| {
+        let json = [("Content-Type", "application/json")];
+        Client::connect(process.address).request(method, path, &json, body)
+    };
+    assert_eq!(request("POST", "/persons", Some(br#"{"name":"Ann"}"#)).status, 201);
+    sql(&database, "ALTER TABLE aggregates RENAME TO elsewhere");
+    for (method, path, body, status) in [
+        ("GET", "/persons/1", None, 500),
+        ("GET", "/persons", None, 500),
+        ("GET", "/aggregates", None, 500),
+        ("PATCH", "/persons/1", Some(&br#"{"city":"Rome"}"#[..]), 503),
+    ] {
+        let failed = request(method, path, body);
+        failed.problem(status, if status == 500 { "internal" } else { "unavailable" });
+        for secret in ["aggregates", "table", "elsewhere", "sqlite", "SQL", ".rs", "test.db"] {
+            assert!(!failed.text().contains(secret), "{method} {path}: {}", failed.text());
+        }
+    }
+    eventually("the log has it", || process.log().contains("no such table: aggregates"));
 }
 
 #[test]

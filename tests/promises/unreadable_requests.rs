@@ -63,15 +63,13 @@ fn a_head_that_is_too_large_gets_a_problem() {
 
 #[cfg(feature = "direct-write")]
 #[test]
-fn requests_before_one_that_cannot_be_read_are_answered() {
+fn a_connection_that_was_good_before_gets_a_problem_too() {
     let app = App::start();
-    let get = format!("GET /persons HTTP/1.1\r\n{HOST}\r\n");
     let mut client = app.client();
-    client.send_raw(format!("{get}{get}nonsense\r\n\r\n{get}").as_bytes());
     for _ in 0..2 {
-        let response = client.response("GET");
-        assert_eq!((response.status, response.text()), (200, "{}"));
+        assert_eq!(client.request("GET", "/persons", &[], None).text(), "{}");
     }
+    client.send_raw(b"nonsense\r\n\r\n");
     client.response("GET").problem(400, "malformed-request");
     assert_ended(&mut client);
 }
@@ -91,6 +89,17 @@ fn a_chunk_that_is_malformed_is_a_problem_and_the_only_response() {
         assert!(problem["detail"].as_str().unwrap().contains("expected as many bytes as"), "{body:?}: {problem}");
     }
     assert_eq!(app.get("/persons").revision(), 0);
+}
+
+#[test]
+fn a_request_to_upgrade_to_http_2_is_answered_and_the_last_one() {
+    let app = App::start();
+    let mut client = app.client();
+    let headers =
+        [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAAQAAP__")];
+    let response = client.request("GET", "/persons", &headers, None);
+    assert_eq!((response.status, response.text(), response.header("Connection")), (200, "{}", Some("close")));
+    assert_ended(&mut client);
 }
 
 #[test]

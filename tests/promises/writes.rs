@@ -100,6 +100,51 @@ fn a_change_does_not_create_a_missing_aggregate() {
 }
 
 #[test]
+fn a_null_member_of_a_new_state_is_an_absent_one() {
+    let app = App::start();
+    let created = app.post("/persons", r#"{"name":"Ann","city":null,"spouse":null}"#);
+    assert_eq!((created.status, created.text()), (201, r#"{"name":"Ann"}"#));
+    app.patch("/persons/1", r#"{"city":"Rome"}"#);
+    let replaced = app.write("PUT", "/persons/1", r#"{"name":"Ann","city":null}"#);
+    assert_eq!((replaced.status, replaced.text()), (200, r#"{"name":"Ann"}"#));
+    for (method, path) in [("POST", "/persons"), ("PUT", "/persons/1")] {
+        let problem = app.write(method, path, r#"{"name":null}"#).problem(422, "invalid");
+        assert_eq!(problem["member"], "name", "{method}: the member is required");
+    }
+    assert_eq!(app.get("/persons").text(), r#"{"1":{"name":"Ann"}}"#);
+}
+
+#[test]
+fn a_patch_is_an_object_with_known_members() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    for patch in ["[]", "null", "1", r#""Ann""#, r#"{"nmae":"Bob"}"#, r#"{"nmae":null}"#] {
+        app.patch("/persons/1", patch).problem(422, "invalid");
+    }
+    assert_eq!(app.get("/persons/1").revision(), 1);
+}
+
+#[test]
+fn every_answer_to_a_write_has_the_tag_of_what_it_wrote() {
+    let app = App::start();
+    let cart = "/carts/0193a5b0-7b2c-7def-8000-123456789abc";
+    for (method, path, json, revision, changed) in [
+        ("POST", "/persons", r#"{"name":"Ann"}"#, 1, 1),
+        ("PATCH", "/persons/1", r#"{"city":"Rome"}"#, 2, 2),
+        ("PATCH", "/persons/1", "{}", 2, 2),
+        ("PUT", cart, "{}", 3, 3),
+        ("PATCH", "/persons/1", "{}", 3, 2),
+        ("PUT", "/persons/1", r#"{"name":"Ann"}"#, 4, 4),
+        ("POST", &format!("{cart}/close"), "{}", 5, 5),
+        ("DELETE", "/persons/1", "", 6, 6),
+    ] {
+        let written = app.write(method, path, json);
+        let tag = format!("\"{}.{changed}\"", written.header("X-Epoch").unwrap());
+        assert_eq!((written.revision(), written.header("ETag")), (revision, Some(tag.as_str())), "{method} {path}");
+    }
+}
+
+#[test]
 fn any_valid_city_name_works_in_a_path() {
     let app = App::start();
     for (city, path) in
