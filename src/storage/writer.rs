@@ -282,7 +282,8 @@ mod tests {
     use super::*;
     use crate::domain::clock::Clock;
     use crate::domain::collection::Document;
-    use crate::domain::command::Verb;
+    use crate::domain::command::{Idempotency, Verb};
+    use crate::domain::idempotency::{Fingerprint, RequestId};
     use crate::domain::key::Key;
     use crate::domain::metadata::Metadata;
     use crate::domain::precondition::Precondition;
@@ -294,6 +295,36 @@ mod tests {
 
     impl Document for Note {
         const NAME: &'static str = "notes";
+    }
+
+    /// What makes a command one that is executed once.
+    fn once(key: &str) -> Option<Box<Idempotency>> {
+        let (request, fingerprint) = (RequestId::of(&[key.as_bytes()]), Fingerprint::of(&[]));
+        Some(Box::new(Idempotency { request, fingerprint, describe: Box::new(Err) }))
+    }
+
+    /// No client can send two of them at once, see [`crate::write::in_flight`]; it does not depend on that.
+    #[test]
+    fn a_command_gets_the_answer_of_the_same_one_before_it_in_its_batch() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = Database::lock(&directory.path().join("test.db")).unwrap();
+        let mut registry = Registry::default();
+        registry.document::<Note>();
+        let now = Clock::default().now();
+        let registry = Arc::new(registry);
+        let mut writer = Writer::open(&database, WriterConfig::new(&registry, &[].into()), now).unwrap();
+        let collection = registry.id("notes").unwrap();
+        let commands = ["1", "2", "1"].map(|key| {
+            let change = registry.get(collection).change(Verb::Create, serde_json::json!({"text": key})).unwrap();
+            let (precondition, metadata) = (Precondition::default(), Metadata::new());
+            Command { collection, key: None, precondition, idempotency: once(key), change, metadata }
+        });
+        let outcome = writer.commit(&mut Vec::from(commands).into_iter(), now).unwrap();
+        let written: Vec<_> = outcome.answers.into_iter().map(Result::unwrap).collect();
+        let keys: Vec<_> = written.iter().map(|written| written.key.as_str()).collect();
+        assert_eq!(keys, ["1", "2", "1"]);
+        let repeats: Vec<_> = written.iter().map(|written| written.repeats.is_some()).collect();
+        assert_eq!((repeats, writer.answers()), (vec![false, false, true], 2));
     }
 
     #[derive(Default)]
@@ -320,17 +351,26 @@ mod tests {
             _ => {}
         });
         let notes = registry.id("notes").unwrap();
-        let mut write = |key: Option<Key>, verb, text: &str| {
-            let body = serde_json::json!({ "text": text });
-            let change = registry.get(notes).change(verb, body).unwrap();
+        let mut write = |key: Option<Key>, verb, idempotency: Option<Box<Idempotency>>| {
+            let text = format!("{verb:?}");
+            let change = registry.get(notes).change(verb, serde_json::json!({ "text": text })).unwrap();
             let (precondition, metadata) = (Precondition::default(), Metadata::new());
-            let command = Command { collection: notes, key, precondition, idempotency: None, change, metadata };
+            let command = Command { collection: notes, key, precondition, idempotency, change, metadata };
             writer.commit(&mut vec![command].into_iter(), now).unwrap().answers.remove(0).unwrap().key
         };
         for _ in 0..3 {
-            let key = write(None, Verb::Create, "a");
-            write(Some(key), Verb::Replace, "b");
+            let key = write(None, Verb::Create, None);
+            write(Some(key), Verb::Replace, None);
         }
+        let of_answers = |statements: &Statements| {
+            let executed = statements.executed.iter();
+            executed.filter(|query| query.contains("idempotency")).count()
+        };
+        assert_eq!(of_answers(&statements.lock().unwrap()), 0, "a write without a key costs nothing");
+        for key in ["1", "2", "3"] {
+            write(None, Verb::Create, once(key));
+        }
+        assert_eq!(of_answers(&statements.lock().unwrap()), 3 * 2, "one look, and one answer to keep");
         let Statements { executed, cached } = &*statements.lock().unwrap();
         let of_rows: Vec<_> = executed
             .iter()

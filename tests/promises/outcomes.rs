@@ -71,6 +71,25 @@ fn a_panic_is_certain_before_the_commit_and_unknown_after_it() {
 }
 
 #[test]
+fn a_repeat_with_its_idempotency_key_gets_the_certain_outcome() {
+    let app = App::serving(|| jars().inline::<Saboteur>(), |_| {});
+    fill(&app, "a", 1);
+    let open = |jar: &str| {
+        let headers = [("Content-Type", "application/json"), ("Idempotency-Key", "1")];
+        app.request("PUT", &format!("/jars/{jar}"), &headers, Some(br#"{"marbles":1}"#))
+    };
+    let unknown = open("panics-after").problem(500, "internal");
+    assert!(unknown["detail"].as_str().unwrap().starts_with("it is unknown"), "{unknown}");
+    let repeat = open("panics-after");
+    assert_eq!((repeat.status, repeat.text()), (201, r#"{"marbles":1}"#));
+    assert_eq!(repeat.header("Idempotency-Replayed"), Some("true"), "it was executed");
+    for _ in 0..2 {
+        let certain = open("panics-before").problem(500, "internal");
+        assert!(certain["detail"].as_str().unwrap().starts_with("nothing was done"), "{certain}");
+    }
+}
+
+#[test]
 fn a_stream_of_the_journal_continues_after_a_commit_of_unknown_outcome() {
     let app = App::serving(|| jars().inline::<Saboteur>(), |_| {});
     fill(&app, "a", 1);
