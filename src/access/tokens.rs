@@ -91,7 +91,7 @@ impl Tokens {
                 if let Some(entries) = entries {
                     self.put_in_force(entries);
                     log::info!(
-                        "the token file {} was read again: {} tokens in force",
+                        "the token file {} was read again; tokens in force: {}",
                         self.path.display(),
                         self.count()
                     );

@@ -161,7 +161,7 @@ fn sighup_reads_the_file_again_and_does_not_stop_the_service() {
     get().problem(401, "unauthorized");
     process.signal("HUP");
     eventually("the new token is known", || get().status == 200);
-    eventually("it is in the log", || process.log().contains("2 tokens in force"));
+    eventually("it is in the log", || process.log().contains("tokens in force: 2"));
     process.signal("TERM");
     assert!(process.wait().success());
 }

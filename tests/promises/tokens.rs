@@ -122,6 +122,7 @@ fn every_route_is_for_those_whose_token_has_its_scope() {
             } else {
                 assert_eq!(stranger.status, 401, "{method} {path} without a token");
                 assert_eq!(stranger.header("WWW-Authenticate"), Some("Bearer"));
+                assert_eq!((stranger.header("X-Revision"), stranger.header("X-Epoch")), (None, None));
             }
             let unknown = format!("Bearer duality_{}", "0".repeat(64));
             assert_eq!(send(&app, method, &concrete, Some(&unknown)).status, 401, "{method} {path} with a wrong token");
