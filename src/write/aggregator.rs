@@ -261,7 +261,9 @@ impl Aggregator {
 /// Answers nothing more if the environment says so, so that a test can kill the process between a commit and its answers.
 #[cfg(feature = "test-hooks")]
 fn hold_answers() {
-    while std::env::var_os("TEST_HOLD_ANSWERS").is_some() {
+    static IS_HELD: std::sync::LazyLock<bool> =
+        std::sync::LazyLock::new(|| std::env::var_os("TEST_HOLD_ANSWERS").is_some());
+    while *IS_HELD {
         std::thread::park();
     }
 }

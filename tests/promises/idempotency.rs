@@ -168,6 +168,23 @@ fn a_repeat_gets_the_first_answer_before_its_precondition_is_looked_at() {
 }
 
 #[test]
+fn a_repeat_has_as_much_of_the_answer_as_it_prefers() {
+    let app = App::start();
+    let write = person("1", ANN);
+    let send = |preference: &str| {
+        let headers = [&write.headers()[..], &[("Prefer", preference)]].concat();
+        app.request("POST", "/persons", &headers, Some(ANN.as_bytes()))
+    };
+    let first = send("return=minimal");
+    assert_eq!((first.status, first.text()), (201, ""));
+    assert_repeats(&first, &send("return=minimal"));
+    let whole = send("return=representation");
+    assert_eq!((whole.status, whole.text(), whole.header("Idempotency-Replayed")), (201, ANN, Some("true")));
+    assert_eq!(whole.header("ETag"), first.header("ETag"));
+    assert_eq!(state(&app), (1, 1));
+}
+
+#[test]
 fn a_key_belongs_to_a_method_and_a_path() {
     let app = App::start();
     for path in ["/carts", "/accounts", "/persons"] {

@@ -149,9 +149,13 @@ fn an_allowed_origin_can_read_responses_and_their_headers() {
 fn a_preflight_of_an_allowed_origin_succeeds() {
     for allowed in [ORIGIN, "*"] {
         let app = App::with(|settings| settings.cors_origin = vec![allowed.to_owned()]);
-        for (method, header) in
-            [("PATCH", "content-type"), ("PUT", "content-type"), ("DELETE", "content-type"), ("GET", "last-event-id")]
-        {
+        for (method, header) in [
+            ("PATCH", "content-type"),
+            ("PUT", "content-type"),
+            ("PUT", "idempotency-key"),
+            ("DELETE", "content-type"),
+            ("GET", "last-event-id"),
+        ] {
             let asked = [
                 ("Origin", ORIGIN),
                 ("Access-Control-Request-Method", method),

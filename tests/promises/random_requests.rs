@@ -63,7 +63,7 @@ const QUERIES: [&str; 18] = [
     "a=%ff",
 ];
 
-const HEADERS: [&str; 26] = [
+const HEADERS: [&str; 28] = [
     "Content-Type: application/json",
     "Content-Type: application/json",
     "Content-Type: application/merge-patch+json",
@@ -81,6 +81,8 @@ const HEADERS: [&str; 26] = [
     "If-Match: *",
     "If-Match: \"4f9c21aa.1\"",
     "If-None-Match: *",
+    "Idempotency-Key: 1",
+    "Idempotency-Key: \"",
     "Prefer: handling=strict",
     "Origin: https://elsewhere.example",
     "Origin: null",
