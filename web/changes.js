@@ -6,7 +6,7 @@ import { age, grouped } from "./words.js";
 
 const MOST_SHOWN = 40;
 
-/** Characters of a message that are shown; all of them are copied. */
+/** Characters that are shown; all are copied. */
 const MOST_CHARACTERS = 1200;
 
 export class Changes {

@@ -88,7 +88,7 @@ export class FeedView {
 
     #togglePause() {
         this.#isPaused = !this.#isPaused;
-        // What comes now waits in a list of its own, as long as the other one.
+        // What comes now waits in a list of its own.
         if (this.#isPaused) [this.paused, this.#hidden] = [new Changes({}), 0];
         else for (const entry of this.paused.entries.toReversed()) this.messages.add(entry);
         this.pause.setAttribute("aria-pressed", String(this.#isPaused));

@@ -38,7 +38,6 @@ export class JournalHistory {
     }
 }
 
-/** Changes of a document that are kept. */
 const MOST_STEPS = 5000;
 
 /** The retained changes of a document; the states follow from them. */

@@ -20,7 +20,7 @@ export class Navigation {
             ...group("Collections", collections.map((collection) => this.#entry(collection.name, links.collection(collection), "duality", collection.name)),
                 token?.hidden.map((name) => element("li", { class: "soft" }, `${name}: no access`))),
             ...group("Happening", this.#entry("Feed", links.feed(), "feed"), journal && this.#entry("Journal", links.journal, "journal")),
-            ...group("Derived", projections && this.#entry("Projections", links.projections, "projections")),
+            ...group("Derived", this.#entry(projections ? "Projections" : "Reports", links.projections, "projections")),
             ...group("Service", metrics && this.#entry("Everything live", "#/service", "service"), docs && this.#entry("API", docs)),
             element("p", { class: "foot" }, "epoch ", this.epoch, element("br"), this.last, element("br"), `version ${version}`),
             element("p", { class: "row soft" }, token && `${token.name}: ${token.scopes.join(", ")}`, forgetButton()));

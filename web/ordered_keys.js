@@ -1,4 +1,4 @@
-/** The keys of a collection in the order of the service: numbers by value, then everything else. */
+/** Keys in the order of the service: numbers by value, then everything else. */
 export class OrderedKeys {
     /** @type {string[]} */
     all = [];

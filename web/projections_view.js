@@ -14,7 +14,6 @@ const COLUMNS = ["name", "state", "applied", "lag", "generation", "actions"];
 const FIRST_NUMBER = 2;
 
 export class ProjectionsView {
-    title = "Projections";
     #rows = new Map();
     #text = "null";
     #isReading = false;
@@ -22,6 +21,8 @@ export class ProjectionsView {
 
     constructor({ page }) {
         this.path = page.index.projections;
+        this.isClosed = !this.path;
+        this.title = this.path ? "Projections" : "Reports";
         this.body = element("tbody");
         const head = element("tr", {}, COLUMNS.map((name, column) => element("th", { scope: "col", class: column >= FIRST_NUMBER && "n" }, name)));
         this.none = element("p", { class: "empty", hidden: true }, "There are no projections. One turns events into tables or a file: register it with .background::<T>().");
@@ -29,7 +30,7 @@ export class ProjectionsView {
         this.byHand = snippets(() => this.#last ?? { path: this.path });
         const reports = reportNames().map((name) => element("li", {}, element("a", { href: links.report(name) }, name)));
         this.element = element("div", {},
-            section("Projections", { remark: this.path, actions: copyButton("Copy JSON", () => this.#text) },
+            this.path && section("Projections", { remark: this.path, actions: copyButton("Copy JSON", () => this.#text) },
                 scrollable(element("table", {}, element("thead", {}, head), this.body), "Projections"), this.none, this.problem, this.byHand.element),
             section("Reports", {}, reports.length === 0 ? "There are none. A projection offers them with fn reports()." : element("ul", { class: "links" }, reports)));
     }

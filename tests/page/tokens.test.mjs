@@ -137,6 +137,22 @@ test("an EventSource opens a feed with a ticket, and goes on with another one", 
     await until("it has the second one too", async () => (await revision()) >= 2);
 });
 
+test("the page of clients does without what is for operators", async (t) => {
+    const service = await Service.start(t, "--operate-on", "127.0.0.1:0");
+    const page = await (await startBrowser(t)).newPage();
+    const collected = complaints(page);
+    await page.goto(`${service.url}/#/persons`);
+    await page.getByText("No persons yet").waitFor();
+    const column = page.getByRole("navigation");
+    assert.deepEqual([await column.getByText("Projections").count(), await column.getByText("Everything live").count()], [0, 0]);
+    await column.getByText("Reports").click();
+    await page.getByRole("link", { name: "popular-items" }).click();
+    await page.getByText("No rows yet").waitFor();
+    await goTo(page, "#/service");
+    await page.getByText("writes/s").waitFor();
+    assert.deepEqual(collected, []);
+});
+
 /** A service with a file of tokens, and a page that is empty so far. */
 async function open(t) {
     const directory = await mkdtemp(join(tmpdir(), "duality-tokens-"));
