@@ -83,6 +83,7 @@ pub use read_model::sink::{Sink, Tables};
 /// name, so `use duality::schemars::{self, JsonSchema};` needs no dependency of your own.
 pub use schemars;
 pub use service::builder::Service;
+pub use service::log_format::LogFormat;
 pub use service::running::{CommandError, Outcome, ReadError, Running, StartError, WithMetadata};
 pub use service::settings::{InvalidSetting, ProjectionTask, Settings, Task, TokenTask};
 pub use storage::error::StoreError;

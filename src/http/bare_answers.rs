@@ -6,6 +6,7 @@ use std::str;
 use actix_web::http::StatusCode;
 
 use super::problem::{Kind, Problem};
+use super::request_id::RequestId;
 use crate::delivery::direct_write::Replacement;
 
 /// The longest head of such an answer, in bytes.
@@ -28,11 +29,13 @@ pub(super) fn explained(bytes: &[u8]) -> Option<Replacement> {
             _ => return None,
         }
     }
-    let (body, date) = (problem.document(), date.filter(|_| is_empty)?);
-    let length = body.len();
+    let date = date.filter(|_| is_empty)?;
+    let id = RequestId::new();
+    let body = id.within(|| problem.document());
+    let (id, length) = (id.as_str(), body.len());
     let text = format!(
         "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\ncontent-type: application/problem+json\r\n\
-         cache-control: no-store\r\ndate: {date}\r\n\r\n{body}"
+         cache-control: no-store\r\nx-request-id: {id}\r\ndate: {date}\r\n\r\n{body}"
     );
     Some(Replacement { from, text: text.into() })
 }

@@ -7,9 +7,11 @@ use actix_web::dev::ServiceResponse;
 use actix_web::http::header::ORIGIN;
 
 use super::problem::{Kind, Problem};
+use super::request_id::{RequestId, X_REQUEST_ID};
 
 /// The headers that scripts of other origins can read, in addition to those that browsers always expose.
-const EXPOSED: [&str; 6] = ["X-Revision", "X-Epoch", "ETag", "Location", "Retry-After", "Idempotency-Replayed"];
+const EXPOSED: [&str; 7] =
+    ["X-Revision", "X-Epoch", "X-Request-Id", "ETag", "Location", "Retry-After", "Idempotency-Replayed"];
 
 /// Allows these origins; `*` allows all.
 pub(crate) fn cors(origins: &[String]) -> Cors {
@@ -22,19 +24,33 @@ pub(crate) fn cors(origins: &[String]) -> Cors {
     origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin))
 }
 
-/// Replaces the plain text with which a preflight is refused by a problem.
-pub(crate) async fn explain_refusal<B: MessageBody + 'static>(
+/// Replaces the plain text with which a preflight is refused by a problem, and adds the id of the request, which only the
+/// routes have added.
+pub(crate) async fn complete<B: MessageBody + 'static>(
     response: ServiceResponse<B>,
 ) -> actix_web::Result<ServiceResponse> {
-    let error = response.response().error().and_then(|error| error.as_error::<CorsError>());
-    let Some(error) = error else { return Ok(response.map_into_boxed_body()) };
+    let mut response = response.map_into_boxed_body();
+    if response.headers().contains_key(&X_REQUEST_ID) {
+        return Ok(response);
+    }
+    let id = RequestId::of(response.request().headers());
+    if let Some(problem) = refusal(&response) {
+        let problem = id.within(|| problem.error_response());
+        response = ServiceResponse::new(response.request().clone(), problem);
+    }
+    id.insert(response.headers_mut());
+    Ok(response)
+}
+
+/// Why a preflight is refused.
+fn refusal(response: &ServiceResponse) -> Option<Problem> {
+    let error = response.response().error().and_then(|error| error.as_error::<CorsError>())?;
     let origin = response.request().headers().get(ORIGIN);
     let origin = origin.map(|origin| String::from_utf8_lossy(origin.as_bytes())).unwrap_or_default();
-    let problem = match error {
+    Some(match error {
         CorsError::OriginNotAllowed => {
             Problem::new(Kind::ForeignOrigin, format!("Origin: {origin} is not one of those of --cors-origin"))
         }
         other => Problem::new(Kind::MalformedRequest, format!("the preflight is refused: {other}")),
-    };
-    Ok(ServiceResponse::new(response.request().clone(), problem.error_response()))
+    })
 }

@@ -9,19 +9,16 @@ use std::time::Instant;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-#[cfg(feature = "direct-write")]
-use actix_web::http::{
-    Method,
-    header::{CONTENT_TYPE, HeaderValue},
-};
 use actix_web::middleware::Next;
 use actix_web::{ResponseError as _, web};
 
+use super::access_log;
+#[cfg(feature = "direct-write")]
+use super::access_log::is_stream;
 use super::authorization::{Needs, admit, keep_private};
 use super::last_request::{LastRequest, hang_up};
+use super::request_id::RequestId;
 use super::request_metrics::RouteMetrics;
-#[cfg(feature = "direct-write")]
-use super::respond::SSE;
 use super::shared::Shared;
 #[cfg(feature = "direct-write")]
 use crate::delivery::direct_write::DirectWriter;
@@ -47,10 +44,14 @@ pub(super) async fn pass(
     let (method, started) = (request.method().clone(), Instant::now());
     #[cfg(feature = "direct-write")]
     let connection = connection(&request);
-    let outcome = match admit(&front.shared, &front.needs, &request) {
-        Ok(()) => next.call(request).await,
-        Err(problem) => Ok(request.into_response(problem.error_response())),
+    let id = RequestId::of(request.headers());
+    let answering = async {
+        match admit(&front.shared, &front.needs, &request) {
+            Ok(()) => next.call(request).await,
+            Err(problem) => Ok(request.into_response(problem.error_response())),
+        }
     };
+    let outcome = id.clone().scope(answering).await;
     let status = match &outcome {
         Ok(response) => response.status(),
         Err(error) => error.as_response_error().status_code(),
@@ -65,8 +66,15 @@ pub(super) async fn pass(
             LastRequest::is_now(response.request());
         }
     }
-    let outcome = outcome.map(LastRequest::end);
-    if front.shared.tokens.is_none() { outcome } else { outcome.map(keep_private) }
+    let mut response = LastRequest::end(outcome?);
+    if front.shared.tokens.is_some() {
+        response = keep_private(response);
+    }
+    if access_log::is_on() {
+        response = access_log::log_response(response, &id, started);
+    }
+    id.insert(response.headers_mut());
+    Ok(response)
 }
 
 /// The connection of a request, which knows from now on that the request has begun.
@@ -75,11 +83,4 @@ fn connection(request: &ServiceRequest) -> Option<Rc<DirectWriter>> {
     let connection = request.request().conn_data::<Weak<DirectWriter>>().and_then(Weak::upgrade)?;
     connection.intake().begin(request.head());
     Some(connection)
-}
-
-/// Whether a response has no end.
-#[cfg(feature = "direct-write")]
-fn is_stream(response: &ServiceResponse) -> bool {
-    let media_type = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    response.request().method() == Method::GET && media_type == Some(SSE.as_bytes())
 }

@@ -1,21 +1,29 @@
 //! The metadata of a write, from the headers of its request.
 
-use actix_web::http::header::{HeaderMap, HeaderValue};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::problem::{Kind, Problem};
 use super::request::RequestContext;
+use super::request_id::with_current;
 use crate::domain::metadata::{MAX_METADATA_LENGTH, Metadata};
 
-const CORRELATION: &str = "X-Correlation-Id";
-const CAUSATION: &str = "X-Causation-Id";
-const TRACE_PARENT: &str = "traceparent";
+/// A header, with its name as a problem has it.
+struct Header {
+    name: HeaderName,
+    shown: &'static str,
+}
 
-/// The metadata of a write: the actor is the name of the token.
+const CORRELATION: Header = Header { name: HeaderName::from_static("x-correlation-id"), shown: "X-Correlation-Id" };
+const CAUSATION: Header = Header { name: HeaderName::from_static("x-causation-id"), shown: "X-Causation-Id" };
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The metadata of a write: the actor is the name of the token, and without another one, the correlation is the id of the
+/// request.
 ///
 /// # Errors
 /// `X-Correlation-Id` or `X-Causation-Id` is malformed.
 pub(super) fn metadata(context: &RequestContext) -> Result<Metadata, Problem> {
-    let metadata = of_headers(context.request.headers(), Metadata::new())?;
+    let metadata = of_headers(context.request.headers(), of_request)?;
     match context.caller().name() {
         // The name of a token can be an actor.
         Some(name) => metadata.with_actor(name).map_err(|_| Problem::internal()),
@@ -23,30 +31,40 @@ pub(super) fn metadata(context: &RequestContext) -> Result<Metadata, Problem> {
     }
 }
 
-/// Metadata with what the headers say. A `traceparent` counts where there is no header of ours.
-fn of_headers(headers: &HeaderMap, mut metadata: Metadata) -> Result<Metadata, Problem> {
+/// The correlation of a write whose headers name none: the id of its request.
+fn of_request() -> Metadata {
+    let named = with_current(|id| Metadata::default().with_correlation(id).ok());
+    named.flatten().unwrap_or_else(Metadata::new)
+}
+
+/// Metadata with what the headers say. A `traceparent` counts where there is no header of ours; `otherwise` is the
+/// metadata without a correlation of the client's.
+fn of_headers(headers: &HeaderMap, otherwise: impl FnOnce() -> Metadata) -> Result<Metadata, Problem> {
     let trace = trace_parent(headers);
-    if let Some(correlation) = text(headers, CORRELATION)?.or(trace.map(|trace| trace.trace)) {
-        metadata = metadata.with_correlation(correlation).map_err(|_| malformed(CORRELATION))?;
+    let metadata = match CORRELATION.value(headers)?.or(trace.map(|trace| trace.trace)) {
+        Some(correlation) => Metadata::default().with_correlation(correlation).map_err(|_| CORRELATION.malformed())?,
+        None => otherwise(),
+    };
+    match CAUSATION.value(headers)?.or(trace.map(|trace| trace.parent)) {
+        Some(causation) => metadata.with_causation(causation).map_err(|_| CAUSATION.malformed()),
+        None => Ok(metadata),
     }
-    if let Some(causation) = text(headers, CAUSATION)?.or(trace.map(|trace| trace.parent)) {
-        metadata = metadata.with_causation(causation).map_err(|_| malformed(CAUSATION))?;
-    }
-    Ok(metadata)
 }
 
-/// The value of a header; `None` if it is absent or empty.
-fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Problem> {
-    let mut values = headers.get_all(name).filter(|value| !value.is_empty());
-    let Some(value) = values.next() else { return Ok(None) };
-    // Of two, nobody knows which one is meant.
-    let is_only = values.next().is_none();
-    value.to_str().ok().filter(|_| is_only).map(Some).ok_or_else(|| malformed(name))
-}
+impl Header {
+    /// The value of the header; `None` if it is absent or empty.
+    fn value<'a>(&self, headers: &'a HeaderMap) -> Result<Option<&'a str>, Problem> {
+        let mut values = headers.get_all(&self.name).filter(|value| !value.is_empty());
+        let Some(value) = values.next() else { return Ok(None) };
+        // Of two, nobody knows which one is meant.
+        let is_only = values.next().is_none();
+        value.to_str().ok().filter(|_| is_only).map(Some).ok_or_else(|| self.malformed())
+    }
 
-fn malformed(name: &str) -> Problem {
-    let detail = format!("{name}: expected 1 to {MAX_METADATA_LENGTH} visible ASCII characters");
-    Problem::new(Kind::MalformedRequest, detail)
+    fn malformed(&self) -> Problem {
+        let detail = format!("{}: expected 1 to {MAX_METADATA_LENGTH} visible ASCII characters", self.shown);
+        Problem::new(Kind::MalformedRequest, detail)
+    }
 }
 
 /// What a [`traceparent`](https://www.w3.org/TR/trace-context/#traceparent-header) says.
@@ -58,7 +76,7 @@ struct TraceParent<'a> {
 
 /// The `traceparent`. One that is malformed, or sent more than once, is ignored, as the specification demands.
 fn trace_parent(headers: &HeaderMap) -> Option<TraceParent<'_>> {
-    let mut values = headers.get_all(TRACE_PARENT);
+    let mut values = headers.get_all(&TRACE_PARENT);
     let value = values.next().filter(|_| values.next().is_none())?;
     parse(value)
 }
@@ -84,8 +102,6 @@ fn is_hex(text: &str, length: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::http::header::HeaderName;
-
     use super::*;
 
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -123,7 +139,7 @@ mod tests {
         for (name, value) in headers {
             map.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
         }
-        let minted = Metadata::default().with_correlation("minted").unwrap();
+        let minted = || Metadata::default().with_correlation("minted").unwrap();
         let metadata = of_headers(&map, minted).map_err(|problem| problem.to_string())?;
         Ok(metadata.stored().unwrap().as_str().to_owned())
     }
@@ -134,16 +150,19 @@ mod tests {
         let of_trace = format!(r#"{{"correlation":"{TRACE}","causation":"{PARENT}"}}"#);
         for (headers, expected) in [
             (&[][..], r#"{"correlation":"minted"}"#),
-            (&[(CORRELATION, "a")], r#"{"correlation":"a"}"#),
-            (&[(CORRELATION, ""), (CAUSATION, "b")], r#"{"correlation":"minted","causation":"b"}"#),
-            (&[(TRACE_PARENT, &trace)], &of_trace),
-            (&[(TRACE_PARENT, &trace), (TRACE_PARENT, &trace)], r#"{"correlation":"minted"}"#),
-            (&[(TRACE_PARENT, "nonsense")], r#"{"correlation":"minted"}"#),
+            (&[(CORRELATION.shown, "a")], r#"{"correlation":"a"}"#),
+            (&[(CORRELATION.shown, ""), (CAUSATION.shown, "b")], r#"{"correlation":"minted","causation":"b"}"#),
+            (&[("traceparent", &trace)], &of_trace),
+            (&[("traceparent", &trace), ("traceparent", &trace)], r#"{"correlation":"minted"}"#),
+            (&[("traceparent", "nonsense")], r#"{"correlation":"minted"}"#),
             (
-                &[(TRACE_PARENT, &trace), (CORRELATION, "a")],
+                &[("traceparent", &trace), (CORRELATION.shown, "a")],
                 &format!(r#"{{"correlation":"a","causation":"{PARENT}"}}"#),
             ),
-            (&[(TRACE_PARENT, &trace), (CORRELATION, "a"), (CAUSATION, "b")], r#"{"correlation":"a","causation":"b"}"#),
+            (
+                &[("traceparent", &trace), (CORRELATION.shown, "a"), (CAUSATION.shown, "b")],
+                r#"{"correlation":"a","causation":"b"}"#,
+            ),
         ] {
             assert_eq!(metadata(headers).as_deref(), Ok(expected), "{headers:?}");
         }
@@ -152,7 +171,7 @@ mod tests {
     #[test]
     fn a_malformed_header_is_named() {
         let long = "x".repeat(MAX_METADATA_LENGTH + 1);
-        for name in [CORRELATION, CAUSATION] {
+        for name in [CORRELATION.shown, CAUSATION.shown] {
             for headers in [&[(name, long.as_str())][..], &[(name, "a b")], &[(name, "a"), (name, "a")]] {
                 let expected = format!("{name}: expected 1 to 128 visible ASCII characters");
                 assert_eq!(metadata(headers), Err(expected), "{headers:?}");

@@ -1,6 +1,7 @@
 //! The HTTP interface: routes, requests and responses. Uses collections by name and states as bytes, and no SQL.
 
 pub(crate) mod accept;
+mod access_log;
 mod authorization;
 mod awaited_revision;
 #[cfg(feature = "direct-write")]
@@ -45,6 +46,7 @@ pub(crate) mod query;
 mod readiness;
 pub(crate) mod request;
 pub(crate) mod request_body;
+pub(crate) mod request_id;
 pub(crate) mod request_metrics;
 pub(crate) mod respond;
 pub(crate) mod routes;

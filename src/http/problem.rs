@@ -10,6 +10,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
 use super::excerpt::{excerpt, excerpt_of};
+use super::request_id::with_current;
 use crate::domain::command::{ErasedDomainError, Oversize, Rejection};
 use crate::domain::error_chain::ErrorChain;
 use crate::domain::idempotency::ProblemDocument;
@@ -206,6 +207,10 @@ impl Problem {
         for (member, value) in &self.members {
             body[member.as_ref()] = excerpt_of(value);
         }
+        // A business rule may have a member of this name.
+        if let (None, Some(id)) = (body.get("request"), with_current(str::to_owned)) {
+            body["request"] = id.into();
+        }
         body.to_string()
     }
 
@@ -291,12 +296,20 @@ impl Problem {
                 log::error!("{path}: {corrupt}");
                 Self::internal()
             }
-            // The panic is in the log already, and so is a failure. A stored problem has its own response.
-            ExecuteError::Rejected(Rejection::Panicked | Rejection::Kept(_)) => Self::internal(),
-            ExecuteError::Unknown => Self::new(
-                Kind::Internal,
-                "it is unknown whether the command was executed; the log of the service contains the cause",
-            ),
+            // The panic is in the log already, and so is a failure, but not which request had it.
+            ExecuteError::Rejected(Rejection::Panicked) => {
+                log::error!("{path}: the code of the collection panicked");
+                Self::internal()
+            }
+            // A stored problem has its own response.
+            ExecuteError::Rejected(Rejection::Kept(_)) => Self::internal(),
+            ExecuteError::Unknown => {
+                log::error!("{path}: it is unknown whether the command was executed");
+                Self::new(
+                    Kind::Internal,
+                    "it is unknown whether the command was executed; the log of the service contains the cause",
+                )
+            }
             ExecuteError::NotDone(refusal) => Self::of_refusal(refusal),
         }
     }

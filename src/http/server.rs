@@ -17,7 +17,7 @@ use actix_web_lab::middleware::map_response;
 use super::connection::ConnectionLimits;
 #[cfg(not(feature = "direct-write"))]
 use super::connection::{DISCONNECT_TIMEOUT, STOP_TIMEOUT, WRITE_BUFFER, set_up};
-use super::cors::{cors, explain_refusal};
+use super::cors::{complete, cors};
 #[cfg(not(feature = "direct-write"))]
 use super::last_request::LastRequest;
 use super::routes::routes;
@@ -61,7 +61,7 @@ pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Res
         hubs.lock().expect("nobody panics while pushing to a list").push(hub.start());
         App::new()
             .wrap(Condition::new(!cors_origins.is_empty(), cors(&cors_origins)))
-            .wrap(Condition::new(!cors_origins.is_empty(), map_response(explain_refusal)))
+            .wrap(Condition::new(!cors_origins.is_empty(), map_response(complete)))
             .app_data(shared.clone())
             .app_data(surface.clone())
             .app_data(subscribers)

@@ -147,11 +147,11 @@ impl Service {
     /// Runs until SIGTERM or SIGINT; the whole of a `main`, the log included. If the database file is replaced meanwhile, it
     /// ends with exit code 1.
     ///
-    /// The log goes to standard error, by default at level `info`; `RUST_LOG` adds to that or replaces it. What keeps the
+    /// The log goes to standard error, by default at level `info`; `RUST_LOG` adds to that or replaces it, and [`Settings::log_format`] is its form. What keeps the
     /// service from starting is one line there, and exit code 1.
     #[must_use]
     pub fn run(self, settings: Settings) -> ExitCode {
-        log_output::start();
+        log_output::start(settings.log_format);
         if settings.task.as_ref().is_none_or(Task::reads_settings) {
             Settings::unknown_variables().iter().for_each(|line| log::warn!("{line}"));
         }

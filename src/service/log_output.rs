@@ -1,6 +1,10 @@
 //! Where the log goes, and what of it.
 
+use std::panic::PanicHookInfo;
+
 use log::LevelFilter;
+
+use super::log_format::{LogFormat, write_fields, write_json};
 
 /// What is logged if `RUST_LOG` does not set a level for everything.
 const DEFAULT: &str = "warn,duality=info";
@@ -8,7 +12,7 @@ const DEFAULT: &str = "warn,duality=info";
 /// Sends the log to standard error. `RUST_LOG` adds to the default, unless it sets a level for everything.
 ///
 /// A program around this one may have a log already, which is kept.
-pub(super) fn start() {
+pub(super) fn start(format: LogFormat) {
     let mut log = env_logger::Builder::new();
     let wanted = std::env::var("RUST_LOG").unwrap_or_default();
     if !sets_level(&wanted) {
@@ -19,13 +23,25 @@ pub(super) fn start() {
     log.parse_filters(&wanted);
     // It reports a stream that we cut on purpose as an error; what really fails is in our own log.
     log.filter_module("actix_http::h1::dispatcher", LevelFilter::Off);
-    drop(log.try_init());
+    match format {
+        LogFormat::Plain => log.format_key_values(write_fields),
+        LogFormat::Json => log.format(write_json),
+    };
+    if log.try_init().is_ok() && format == LogFormat::Json {
+        std::panic::set_hook(Box::new(log_panic));
+    }
     for word in unknown_words(&wanted) {
         log::warn!(
             "RUST_LOG: {word:?} is not a level, and is used as the name of a crate; \
              expected error, warn, info, debug, trace or off, or for example {DEFAULT}"
         );
     }
+}
+
+/// Logs a panic, in the place of the lines that Rust prints.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    log::error!("thread {}: {panic}", thread.name().unwrap_or("without a name"));
 }
 
 /// Whether a filter has a level that is for everything.

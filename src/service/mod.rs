@@ -9,6 +9,7 @@ mod copies;
 mod descriptors;
 mod listeners;
 mod listening;
+pub(crate) mod log_format;
 mod log_output;
 mod memory_limits;
 mod progress;

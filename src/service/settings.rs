@@ -24,6 +24,7 @@ pub use self::tasks::{ProjectionTask, Task, TokenTask};
 use crate::http::forwarded::{AddressRange, TrustedProxies};
 use crate::http::origin::check_host_name;
 use crate::publish::address::BrokerUrl;
+use crate::service::log_format::LogFormat;
 use crate::storage::preparation::CopyBefore;
 
 const ABOUT: &str = "Publishes aggregates and their change events as two views of one truth";
@@ -87,6 +88,10 @@ pub struct Settings {
     /// steadily is kept.
     #[arg(long, help_heading = SERVING, env = "DUALITY_PEER_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub peer_timeout: Duration,
+
+    /// The form of the log: `plain`, or `json`, which is an object in each line.
+    #[arg(long, help_heading = SERVING, env = "DUALITY_LOG_FORMAT", value_name = "FORMAT", default_value_t = LogFormat::Plain, value_parser = LogFormat::parse, global = true)]
+    pub log_format: LogFormat,
 
     /// The database file; `:memory:` is a private database that is removed at exit.
     #[arg(long, help_heading = STORAGE, env = "DUALITY_DATABASE", value_name = "FILE", default_value = "duality.db", global = true)]

@@ -46,7 +46,7 @@ fn a_cart_is_opened_filled_and_closed_and_its_journal_has_every_step() {
     assert_eq!(
         again,
         json!({"type": "item-already-added", "title": "Item already added", "status": 409, "detail": sentence,
-            "item": "apple", "cart": key})
+            "item": "apple", "cart": key, "request": again["request"]})
     );
 
     let closed = app.command(&format!("{cart}/close"));

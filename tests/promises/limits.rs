@@ -139,7 +139,7 @@ fn an_allowed_origin_can_read_responses_and_their_headers() {
         exposed.sort();
         assert_eq!(
             exposed,
-            ["etag", "idempotency-replayed", "location", "retry-after", "x-epoch", "x-revision"],
+            ["etag", "idempotency-replayed", "location", "retry-after", "x-epoch", "x-request-id", "x-revision"],
             "{what}"
         );
     }

@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod access_log;
 mod architecture;
 mod awaited_revisions;
 mod backups;
@@ -76,6 +77,7 @@ mod refusals;
 mod registrations;
 mod rehydration;
 mod request_bodies;
+mod request_ids;
 mod restores;
 mod schemas;
 mod sessions;

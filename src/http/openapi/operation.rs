@@ -32,7 +32,9 @@ impl Operation {
         if !about.description.is_empty() {
             json.insert("description".to_owned(), about.description.into());
         }
-        Self { json, parameters: Vec::new(), responses: Map::new() }
+        // Every request may have one.
+        let parameters = vec![parameters::shared("X-Request-Id-header")];
+        Self { json, parameters, responses: Map::new() }
     }
 
     pub(super) fn parameter(mut self, parameter: Value) -> Self {
@@ -73,9 +75,7 @@ impl Operation {
     }
 
     pub(super) fn into_json(mut self) -> Value {
-        if !self.parameters.is_empty() {
-            self.json.insert("parameters".to_owned(), self.parameters.into());
-        }
+        self.json.insert("parameters".to_owned(), self.parameters.into());
         self.json.insert("responses".to_owned(), self.responses.into());
         self.json.into()
     }
@@ -101,7 +101,9 @@ pub(super) struct Success {
 
 impl Success {
     pub(super) fn new(status: u16, description: impl Into<String>) -> Self {
-        Self { status, description: description.into(), headers: Vec::new(), content: Map::new() }
+        // Every response has one.
+        let headers = vec!["X-Request-Id"];
+        Self { status, description: description.into(), headers, content: Map::new() }
     }
 
     /// With headers of `components`.
@@ -124,10 +126,8 @@ impl Success {
 
     fn into_json(self) -> Value {
         let mut json = json!({"description": self.description});
-        if !self.headers.is_empty() {
-            let header = |name: &&str| ((*name).to_owned(), json!({"$ref": format!("#/components/headers/{name}")}));
-            json["headers"] = self.headers.iter().map(header).collect::<Map<_, _>>().into();
-        }
+        let header = |name: &&str| ((*name).to_owned(), json!({"$ref": format!("#/components/headers/{name}")}));
+        json["headers"] = self.headers.iter().map(header).collect::<Map<_, _>>().into();
         if !self.content.is_empty() {
             json["content"] = self.content.into();
         }

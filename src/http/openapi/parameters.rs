@@ -39,7 +39,7 @@ pub(super) fn all(collections: &[&str]) -> Value {
     let flag = json!({"type": "boolean"});
     let text = json!({"type": "string"});
     let tags = json!({"type": "string", "pattern": TAGS, "examples": ["\"4f9c21aa.8\""]});
-    let id = json!({"type": "string", "minLength": 1, "maxLength": MAX_METADATA_LENGTH, "pattern": "^[!-~]+$"});
+    let id = json!({"type": "string", "maxLength": MAX_METADATA_LENGTH, "pattern": "^[!-~]*$"});
     let key =
         json!({"type": "string", "pattern": IDEMPOTENCY_KEY, "examples": ["8e03978e-40d5-43dd-bc93-6894a57f9324"]});
     let names = json!({"type": "array", "items": {"type": "string", "enum": collections}});
@@ -62,6 +62,7 @@ pub(super) fn all(collections: &[&str]) -> Value {
         "wait": query("wait", "How long a page waits for an event, in seconds. For pages only: a stream ignores it.", wait),
         "collection": query("collection", "Selects collections; repeat it for several.", names),
         "If-Match-header": header("If-Match", "Entity tags, or `*`: the request is for one of these states only, and gets a 412 otherwise.", tags.clone()),
+        "X-Request-Id-header": header("X-Request-Id", "The id of the request, for the log. One that has not 1 to 128 visible ASCII characters is replaced.", text.clone()),
         "X-Correlation-Id-header": header("X-Correlation-Id", "What the write belongs to. The journal keeps it with the events.", id.clone()),
         "X-Causation-Id-header": header("X-Causation-Id", "What directly caused the write, such as the id of a message. The journal keeps it with the events.", id),
         "traceparent-header": header("traceparent", "A trace (W3C Trace Context), in the place of the two ids above. One that is malformed is ignored.", text.clone()),
@@ -75,6 +76,7 @@ pub(super) fn headers() -> Value {
     json!({
         "X-Revision": {"description": "The revision that the response shows, or that a write created. Responses about the document have it, errors as well.", "schema": {"type": "integer", "minimum": 0}},
         "X-Epoch": {"description": "The epoch of the revision.", "schema": {"type": "string", "pattern": EPOCH}},
+        "X-Request-Id": {"description": "The id of the request: the one that was sent, or a new one. The log has it, and a problem as `request`.", "schema": {"type": "string", "minLength": 1, "maxLength": MAX_METADATA_LENGTH}},
         "ETag": {"description": "The tag of the state, for `If-Match` and `If-None-Match`.", "schema": {"type": "string"}},
         "Location": {"description": "The path of the new aggregate.", "schema": {"type": "string"}},
         "Retry-After": {"description": "After how many seconds the request may be repeated.", "schema": {"type": "integer", "minimum": 0}},

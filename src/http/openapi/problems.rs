@@ -68,6 +68,7 @@ impl Problems {
             let mut headers = json!({
                 "X-Revision": {"$ref": "#/components/headers/X-Revision"},
                 "X-Epoch": {"$ref": "#/components/headers/X-Epoch"},
+                "X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"},
             });
             let may_wait = problems.iter().any(|problem| problem.slug == Kind::InFlight.parts().1);
             if [503, 507].contains(&status) || may_wait {
@@ -145,6 +146,7 @@ impl Parts<'_> {
             "title": {"type": "string", "const": self.title},
             "status": status,
             "detail": {"type": "string", "description": "What was wrong, and what was expected."},
+            "request": {"type": "string", "description": "The id of the request, as in `X-Request-Id`."},
         });
         properties["status"]["type"] = "integer".into();
         let mut example_members = json!({

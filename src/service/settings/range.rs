@@ -175,6 +175,7 @@ mod tests {
                 "operate-on",
                 "page",
                 "trusted-proxy",
+                "log-format",
             ];
             if names.contains(&flag) || files.contains(&flag) {
                 continue;

@@ -11,6 +11,8 @@ pub(super) fn unusual(settings: &Settings) -> Vec<String> {
     let ranged = RANGES.iter().filter(|range| range.value(settings) != range.value(&defaults));
     let ranged = ranged.filter_map(|range| Some(format!("--{} {}", range.flag, range.value(settings)?)));
     let list = |flag: &str, names: &[String]| (!names.is_empty()).then(|| format!("--{flag} {}", names.join(",")));
+    let log_format =
+        (settings.log_format != defaults.log_format).then(|| format!("--log-format {}", settings.log_format));
     let spool = settings.spool.as_ref().map(|directory| format!("--spool {}", directory.display()));
     let no_copy = settings.no_copy.then(|| "--no-copy".to_owned());
     let hosts = list("host", &settings.host);
@@ -32,6 +34,7 @@ pub(super) fn unusual(settings: &Settings) -> Vec<String> {
         .chain(proxies)
         .chain(spool)
         .chain(no_copy)
+        .chain(log_format)
         .chain(publishing(settings, &defaults))
         .collect()
 }
@@ -55,6 +58,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::service::log_format::LogFormat;
 
     #[test]
     fn every_setting_that_is_not_the_default_is_named() {
@@ -65,6 +69,7 @@ mod tests {
         settings.max_body = bytesize::ByteSize::kib(64);
         settings.retention_events = Some(7);
         settings.no_copy = true;
+        settings.log_format = LogFormat::Json;
         settings.publish = vec!["nats://user:secret@a.example".into(), "tls://b.example".into()];
         settings.publish_stream = "shop".to_owned();
         settings.publish_ca = Some("ca.pem".into());
@@ -74,6 +79,7 @@ mod tests {
             "--max-body 64.0 KiB",
             "--host a.example,b.example",
             "--no-copy",
+            "--log-format json",
             "--publish nats://a.example:4222,tls://b.example:4222",
             "--publish-stream shop",
             "--publish-ca ca.pem",

@@ -109,7 +109,8 @@ impl Process {
         std::thread::spawn(move || {
             for line in errors.lines().map_while(Result::ok) {
                 let address = line.split_once("listening on http").and_then(|(_, url)| url.split_once("://"));
-                let address = address.map(|(_, address)| address.trim().parse());
+                // A quote ends it in JSON.
+                let address = address.and_then(|(_, rest)| rest.trim().split('"').next()).map(str::parse);
                 // Whoever gets the address expects its line in the log.
                 lines.lock().unwrap().push(line);
                 if let Some(address) = address {
