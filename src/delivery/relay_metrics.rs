@@ -101,6 +101,7 @@ mod tests {
             current: Revision::from_raw(20),
             pruned: Revision::from_raw(pruned),
             forgotten: Revision::ZERO,
+            erasures: 0,
         };
         assert_eq!((metrics.pruned(), metrics.retained(Revision::from_raw(20))), (0, 20));
         metrics.polled(&horizon(10), Revision::from_raw(10));

@@ -73,6 +73,8 @@ pub(crate) enum Change {
     Patch(Value),
     /// Deletes the aggregate.
     Delete,
+    /// Erases the aggregate with its past, also one that is deleted already.
+    Erase,
     /// Executes a command of an event-sourced aggregate; only the collection knows its type.
     Handle {
         command: Box<dyn Any + Send>,
@@ -131,6 +133,10 @@ pub(crate) enum Rejection {
     TooLarge(Oversize),
     /// It would violate a business rule.
     RuleBroken(Box<dyn ErasedDomainError>),
+    /// The aggregate was erased, so that its key is never used again.
+    Erased,
+    /// The collection is computed from another one.
+    Derived,
     /// The client expected another state. The revision of the last change, or `None` if the aggregate does not exist.
     PreconditionFailed(Option<Revision>),
     /// One of the above, for a command with an idempotency key: its problem is stored, now or since it was first sent.

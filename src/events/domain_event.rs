@@ -19,6 +19,8 @@ pub(crate) fn frames(registry: &Registry, epoch: &Epoch, entries: &[Entry]) -> S
 }
 
 /// `{"position":2,"collection":"carts","key":"…","version":2,"time":"…","kind":"ItemAdded","schema":1,"body":{…},"metadata":{…}}`
+///
+/// An erased one has an empty body, and `"erased":true`.
 pub(crate) fn object(registry: &Registry, entry: &Entry) -> String {
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let mut object = String::from("{");
@@ -31,7 +33,10 @@ pub(crate) fn object(registry: &Registry, entry: &Entry) -> String {
         ("kind", text(&entry.event.kind)),
         ("schema", entry.schema.to_string()),
         ("body", entry.event.fields.clone()),
-    ] {
+    ]
+    .into_iter()
+    .chain(entry.is_erased.then(|| ("erased", "true".to_owned())))
+    {
         if object.len() > 1 {
             object.push(',');
         }

@@ -1,7 +1,7 @@
 //! Pages of the journal as streams send them, shared by all streams that stand at the same position: all that are up to
 //! date want the same page after each command.
 //!
-//! The journal only grows, so a page that was read once stays right.
+//! The journal only grows, so a page that was read once stays right, until some of its events are overwritten.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -31,6 +31,8 @@ const OVERHEAD: usize = 256;
 pub(crate) struct Place {
     /// Only the events of these collections.
     pub(crate) only: Option<Arc<[CollectionId]>>,
+    /// How often domain events were overwritten before: a page from before that is not read again.
+    pub(crate) overwritten: u64,
     /// It has everything up to here.
     pub(crate) after: JournalPosition,
 }
@@ -166,7 +168,7 @@ mod tests {
     use super::*;
 
     fn place(after: i64) -> Place {
-        Place { only: None, after: JournalPosition::from_raw(after) }
+        Place { only: None, overwritten: 0, after: JournalPosition::from_raw(after) }
     }
 
     /// Gets the page after a position, and counts reads.

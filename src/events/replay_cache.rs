@@ -2,7 +2,8 @@
 //! proxy, all clients reconnect at once, from about the same cursor.
 //!
 //! The log is cut at the same revisions for all. Up to the first cut, a consumer reads for itself; from there on it gets
-//! the segments that others have read. Events never change, and so a segment never does.
+//! the segments that others have read. Events do not change, and so a segment does not, until some are overwritten: then all
+//! segments are forgotten.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -49,6 +50,16 @@ pub(crate) struct Segment {
     is_too_long: bool,
 }
 
+/// What a consumer has and wants.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) feed: &'a Feed,
+    pub(crate) form: &'a Form,
+    pub(crate) span: Span,
+    /// See [`Horizon::erasures`](crate::storage::counters::Horizon).
+    pub(crate) erasures: i64,
+}
+
 /// What comes next for a consumer.
 pub(crate) enum Replay {
     /// A segment.
@@ -73,6 +84,8 @@ struct Kept {
     /// In the order of their last use.
     by_use: BTreeMap<u64, Place>,
     now: u64,
+    /// When the segments were read.
+    erasures: i64,
 }
 
 impl ReplayCache {
@@ -86,12 +99,8 @@ impl ReplayCache {
     }
 
     /// How a consumer of a feed that has everything up to `span.after` gets the next events, up to `span.to`.
-    pub(crate) fn next(
-        &self,
-        view: &mut View<'_>,
-        (feed, form): (&Feed, &Form),
-        span: Span,
-    ) -> Result<Replay, StoreError> {
+    pub(crate) fn next(&self, view: &mut View<'_>, wanted: Wanted<'_>) -> Result<Replay, StoreError> {
+        let Wanted { feed, form, span, .. } = wanted;
         let Span { after, to: current } = span;
         if !self.are_for(feed, form) {
             return Ok(Replay::Read(span.to));
@@ -99,7 +108,7 @@ impl ReplayCache {
         let cut = Revision::from_raw((after.number() / self.revisions + 1).saturating_mul(self.revisions));
         if after.number() % self.revisions == 0
             && cut <= current
-            && let Some(segment) = self.segment(view, (feed, form), Span { after, to: cut })?
+            && let Some(segment) = self.segment(view, Wanted { span: Span { after, to: cut }, ..wanted })?
         {
             return Ok(Replay::Cached(segment));
         }
@@ -113,20 +122,25 @@ impl ReplayCache {
     }
 
     /// The events of a feed between two cuts; `None` if they are too long or do not fit into the budget.
-    fn segment(
-        &self,
-        view: &mut View<'_>,
-        (feed, form): (&Feed, &Form),
-        span: Span,
-    ) -> Result<Option<Segment>, StoreError> {
+    fn segment(&self, view: &mut View<'_>, wanted: Wanted<'_>) -> Result<Option<Segment>, StoreError> {
+        let Wanted { feed, form, span, erasures } = wanted;
         let place = (feed.collection(), span.after);
-        let known = self.kept().get(place);
+        let known = match self.kept().of(erasures) {
+            Some(kept) => kept.get(place),
+            // The consumer reads in a transaction from before something was overwritten.
+            None => return Ok(None),
+        };
         let segment = match known {
             Some(segment) => Some(segment),
             None if self.make_room() => self.read(view, (feed, form), span)?,
             None => None,
         };
-        Ok(segment.inspect(|segment| self.kept().put(place, segment)).filter(|segment| !segment.is_too_long))
+        let put = |segment: &Segment| {
+            if let Some(kept) = self.kept().of(erasures) {
+                kept.put(place, segment);
+            }
+        };
+        Ok(segment.inspect(put).filter(|segment| !segment.is_too_long))
     }
 
     /// Without a lock: two consumers that miss the same segment at the same time both read it.
@@ -178,6 +192,15 @@ impl ReplayCache {
 }
 
 impl Kept {
+    /// The segments as they are after so many erasures; those that were read earlier are forgotten. `None` if there have been
+    /// more.
+    fn of(&mut self, erasures: i64) -> Option<&mut Self> {
+        if erasures > self.erasures {
+            *self = Self { now: self.now, erasures, ..Self::default() };
+        }
+        (erasures == self.erasures).then_some(self)
+    }
+
     fn get(&self, place: Place) -> Option<Segment> {
         self.segments.get(&place).map(|(_, segment)| segment.clone())
     }

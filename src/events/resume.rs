@@ -7,7 +7,7 @@ use crate::domain::cursor::Cursor;
 use crate::domain::feed::{Feed, Member, Presence};
 use crate::domain::history::History;
 use crate::domain::revision::{Epoch, Revision};
-use crate::events::replay_cache::{Replay, ReplayCache};
+use crate::events::replay_cache::{Replay, ReplayCache, Wanted};
 use crate::events::sse::{Form, Messages};
 use crate::storage::aggregates::State;
 use crate::storage::counters::Horizon;
@@ -212,7 +212,7 @@ pub(crate) fn resume(
     let begins = Beginning::of(request.position, place);
     let mut page = Page { messages, position: place, current: horizon.current, presence: Presence::Present, begins };
     match place {
-        Position::Log(after) => replay(view, replay_cache, request, after, &mut page)?,
+        Position::Log(_) => replay(view, replay_cache, request, &horizon, &mut page)?,
         _ if request.mode == ReplayMode::Strict => return Ok(ResumeReply::Gone(horizon)),
         Position::State { after, since, .. } => catch_up(view, request, CatchUp { after, since }, &horizon, &mut page)?,
         Position::Unknown => {
@@ -257,15 +257,17 @@ fn replay(
     view: &mut View<'_>,
     replay_cache: &ReplayCache,
     request: &ResumeRequest,
-    after: Revision,
+    horizon: &Horizon,
     page: &mut Page,
 ) -> Result<(), StoreError> {
+    let Position::Log(after) = page.position else { return Ok(()) };
     if after == Revision::ZERO && !request.sent_initial_state {
         page.push_message(None, &request.feed.frame(view.registry()));
     }
     let (mut at, current) = (after, page.current);
     for _ in 0..MAX_SEGMENTS {
-        match replay_cache.next(view, (&request.feed, &request.form), Span { after: at, to: current })? {
+        let (feed, form, span) = (&request.feed, &request.form, Span { after: at, to: current });
+        match replay_cache.next(view, Wanted { feed, form, span, erasures: horizon.erasures })? {
             Replay::Cached(segment) => {
                 let text = segment.text();
                 if at > after && page.messages.len() + text.len() > request.limit.bytes {
@@ -417,7 +419,7 @@ mod tests {
     fn a_position_continues_where_nothing_is_missed() {
         let revision = Revision::from_raw;
         let log = |after| Position::Log(revision(after));
-        let horizon = Horizon { current: revision(100), pruned: revision(50), forgotten: revision(20) };
+        let horizon = Horizon { current: revision(100), pruned: revision(50), forgotten: revision(20), erasures: 0 };
         for (position, expected) in [
             // The log reaches back to the position.
             (log(100), log(100)),

@@ -138,7 +138,8 @@ impl Reading {
 
     /// The next page as streams send it, which they share, and advances past it; empty if its events are filtered out.
     async fn next_shared(&mut self) -> Result<Bytes, Problem> {
-        let place = Place { only: self.only.clone(), after: self.after };
+        let overwritten = self.shared.journal.borrow().overwritten;
+        let place = Place { only: self.only.clone(), overwritten, after: self.after };
         let read = ReadJournalPage { place: place.clone(), epoch: self.shared.epoch().clone() };
         let read = async { Ok::<_, Problem>(self.shared.readers.send(read).await??) };
         let page = self.shared.journal_pages.get(place, read).await?;

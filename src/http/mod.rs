@@ -17,6 +17,7 @@ mod constant_response;
 pub(crate) mod cors;
 #[cfg(feature = "direct-write")]
 mod direct_server;
+pub(crate) mod erasure;
 mod excerpt;
 pub(crate) mod feed_response;
 pub(crate) mod feeds;

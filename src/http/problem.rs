@@ -69,7 +69,7 @@ pub(crate) enum Kind {
     NotThere,
     /// 409: the first request with this idempotency key has no answer yet.
     InFlight,
-    /// 409: the aggregate was erased.
+    /// 409: the aggregate was erased, and nothing can have its key again.
     Erased,
     /// 405: the path does not support the method.
     MethodNotAllowed,
@@ -243,6 +243,11 @@ impl Problem {
         Self::new(Kind::NotFound, format!("{path} does not exist"))
     }
 
+    /// An aggregate that was erased, for those who read it.
+    pub(crate) fn no_longer_found(path: &str) -> Self {
+        Self::new(Kind::NotFound, format!("{path} was erased")).with("erased", true)
+    }
+
     pub(crate) fn no_such_path(path: &str) -> Self {
         Self::new(Kind::NoSuchPath, format!("no route matches {path}"))
     }
@@ -278,6 +283,13 @@ impl Problem {
     pub(crate) fn of_command(error: ExecuteError, path: &str) -> Self {
         match error {
             ExecuteError::Rejected(Rejection::NotFound) => Self::not_found(path),
+            ExecuteError::Rejected(Rejection::Erased) => {
+                Self::new(Kind::Erased, format!("{path} was erased; its key is never used again"))
+            }
+            ExecuteError::Rejected(Rejection::Derived) => {
+                Self::new(Kind::Invalid, "collection: it is computed from another one; erase what it is computed from")
+                    .with("member", "collection")
+            }
             ExecuteError::Rejected(Rejection::Invalid(invalid)) => invalid.into(),
             ExecuteError::Rejected(Rejection::TooLarge(oversize)) => Self::of_oversize(oversize),
             ExecuteError::Rejected(Rejection::RuleBroken(rule)) => Self::of_rule(rule.as_ref()),

@@ -19,7 +19,7 @@ use crate::domain::key::{CollectionId, Key};
 use crate::domain::precondition::Precondition;
 use crate::domain::revision::Version;
 use crate::read::collection_writer::Form;
-use crate::read::pool::{FoldAggregate, ReadAggregates};
+use crate::read::pool::{FoldAggregate, ReadAggregates, ReadErasure};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -81,10 +81,11 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
     if let Some(version) = version.number("version", 0..=i64::MAX.unsigned_abs())? {
         return at_version(&context, collection, key, Version::from_raw(version.cast_signed())).await;
     }
-    let (revision, mut rows) = context.shared.readers.send(ReadAggregates { collection, keys: vec![key] }).await??;
+    let read = ReadAggregates { collection, keys: vec![key.clone()] };
+    let (revision, mut rows) = context.shared.readers.send(read).await??;
     let row = rows.pop().map(|(_, row)| row);
     let Some((changed, body)) = row.and_then(|row| Some((row.revision, row.body?))) else {
-        return Err(Problem::not_found(context.request.path()).at(context.shared.epoch(), revision));
+        return Err(not_there(&context, collection, key).await?.at(context.shared.epoch(), revision));
     };
     let holds = |if_match, if_none_match| Precondition { if_match, if_none_match }.holds(Some(changed));
     if !holds(if_match, None) {
@@ -95,6 +96,13 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
         return Ok(state(&context, StatusCode::NOT_MODIFIED, revision, JSON, &tag).finish());
     }
     whole(&context, state(&context, StatusCode::OK, revision, JSON, &tag), body.as_str().to_owned()).await
+}
+
+/// The problem of an aggregate that does not exist, or not any more.
+async fn not_there(context: &RequestContext, collection: CollectionId, key: Key) -> Result<Problem, Problem> {
+    let path = context.request.path();
+    let erasure = context.shared.readers.send(ReadErasure { collection, key }).await??;
+    Ok(erasure.map_or_else(|| Problem::not_found(path), |_| Problem::no_longer_found(path)))
 }
 
 /// Time travel: the state of the aggregate after its first `version` events.
@@ -111,6 +119,9 @@ async fn at_version(
     let (revision, folded) = pool.try_send(fold)?.await??;
     match folded.body.filter(|_| folded.version == version) {
         Some(body) => text_response(context, revision, body.as_str().to_owned()).await,
+        None if folded.is_erased => {
+            Err(Problem::no_longer_found(context.request.path()).at(context.shared.epoch(), revision))
+        }
         None if folded.version < version => {
             let detail =
                 format!("{} has no version {version}; its last version is {}", context.request.path(), folded.version);

@@ -143,7 +143,7 @@ impl RequestBody {
 pub(super) fn charge_change(charge: &mut Share, change: &Change) {
     let size = match change {
         Change::Create(body) | Change::Replace(body) => OVERHEAD + COPIES * body.as_str().len(),
-        Change::Delete => OVERHEAD,
+        Change::Delete | Change::Erase => OVERHEAD,
         // The values of a patch, and the fields of a command, which take no more.
         Change::Patch(_) | Change::Handle { .. } => charge.size(),
     };

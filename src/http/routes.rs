@@ -19,7 +19,7 @@ use super::respond::{X_REVISION, insert_revision};
 use super::shared::Shared;
 use super::surface::Surface;
 use super::web_files::web_file;
-use super::{commands, feeds, index, journal, openapi, ops, projections, queries, tickets};
+use super::{commands, erasure, feeds, index, journal, openapi, ops, projections, queries, tickets};
 use crate::access::need::{Need, Part};
 use crate::domain::collection::{Keys, Registry};
 use crate::domain::key::CollectionId;
@@ -173,7 +173,7 @@ fn of_collection(registry: &Registry, id: CollectionId) -> Vec<Path> {
 }
 
 /// The routes for those who operate the service, and those of the files that are part of it.
-fn of_the_service() -> [(&'static str, Endpoint); 13] {
+fn of_the_service() -> [(&'static str, Endpoint); 14] {
     [
         ("/projections", Endpoint::get(Need::Operate, projections::all)),
         ("/projections/{name}", Endpoint::get(Need::Operate, projections::one)),
@@ -181,6 +181,7 @@ fn of_the_service() -> [(&'static str, Endpoint); 13] {
         ("/projections/{name}/skip", Endpoint::of(Method::POST, Need::Operate, projections::skip)),
         ("/reports/{name}", Endpoint::get(Need::Read(Part::Report), projections::report)),
         ("/-/tickets", Endpoint::of(Method::POST, Need::Token, tickets::issue)),
+        ("/-/erase", Endpoint::of(Method::POST, Need::Operate, erasure::erase)),
         ("/healthz", Endpoint::get(Need::Open, ops::health)),
         ("/readyz", Endpoint::get(Need::Open, ops::readiness)),
         ("/metrics", Endpoint::get(Need::Operate, ops::metrics)),

@@ -52,7 +52,8 @@ fn unseen(database: &Path, spec: &ProjectionSpec, checkpoint: &Checkpoint) -> Re
     let End { history, revision, position, pruned } = verify::end(database)?;
     let (epochs, offset) = (Arc::new(history), checkpoint.position.offset);
     let is_current = |kind, first, last| {
-        SourceState { epochs, kind, first, last }.compatibility(checkpoint, spec.version) == Compatibility::Current
+        SourceState { epochs, kind, first, last, erasures: 0 }.compatibility(checkpoint, spec.version)
+            == Compatibility::Current
     };
     match spec.feed {
         Feed::Journal => {

@@ -8,7 +8,7 @@ use crate::domain::history::History;
 use crate::domain::key::Key;
 use crate::domain::metadata::StoredMetadata;
 use crate::domain::revision::{JournalPosition, Revision};
-use crate::read_model::projection::{Event, What};
+use crate::read_model::projection::{Event, Feed, What};
 
 /// Consecutive events of a source: all that are wanted up to and including the offset `to`.
 #[derive(Debug)]
@@ -38,8 +38,17 @@ pub(super) struct PageEvent {
 /// The content of an event.
 #[derive(Debug, Clone)]
 pub(super) enum Form {
-    Domain { version: i64, kind: String, schema: i64, fields: String },
-    Change { patch: String },
+    Domain {
+        version: i64,
+        kind: String,
+        schema: i64,
+        fields: String,
+    },
+    Change {
+        patch: String,
+    },
+    /// The aggregate was erased.
+    Erased(Feed),
 }
 
 /// Identifies an event permanently: its source, and its place there. The source starts with an epoch in which the history
@@ -76,6 +85,7 @@ impl PageEvent {
                 What::Domain { version: *version, kind, schema: *schema, fields }
             }
             Form::Change { patch } => What::Change { patch },
+            Form::Erased(_) => What::Erased,
         };
         let Self { at, time, collection, key, metadata, .. } = self;
         Event { at: *at, time: *time, collection, key, metadata: metadata.as_ref(), what }
@@ -84,8 +94,10 @@ impl PageEvent {
     /// The identity of the event in this source. A revision has at most one event of an aggregate.
     pub(super) fn id(&self, source: &SourceId) -> EventId {
         match &self.form {
-            Form::Domain { .. } => EventId(source.to_string(), self.sequence),
-            Form::Change { .. } => EventId(format!("{source}/{}/{}", self.collection, self.key.as_str()), self.at),
+            Form::Domain { .. } | Form::Erased(Feed::Journal) => EventId(source.to_string(), self.sequence),
+            Form::Change { .. } | Form::Erased(Feed::Changes) => {
+                EventId(format!("{source}/{}/{}", self.collection, self.key.as_str()), self.at)
+            }
         }
     }
 }

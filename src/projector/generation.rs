@@ -7,15 +7,17 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable};
 use diesel::sqlite::SqliteConnection;
 
-use super::event_page::{EventId, PageEvent};
+use super::event_page::{EventId, Form, PageEvent};
 use super::manifest::Files;
 use super::source_id::{SourceId, SourceKind};
 use crate::read_model::csv_file::FileMark;
 use crate::read_model::error::ProjectionError;
 use crate::read_model::file_id::FileId;
+use crate::read_model::projection::Erased;
 use crate::read_model::sink::SinkHandle;
 use crate::read_model::spec::ProjectionSpec;
 use crate::storage::connection::{open_read_only, open_sidecar};
+use crate::storage::residue::overwrite_all;
 
 diesel::table! {
     /// How far a generation is. One row.
@@ -66,6 +68,25 @@ pub(super) struct Position {
 pub(super) struct ApplyError {
     pub(super) index: usize,
     pub(super) error: ProjectionError,
+    pub(super) remedy: Remedy,
+}
+
+/// What can be done about an event that could not be applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// Trying again.
+    Retry,
+    /// Another generation: this one has something of an aggregate that was erased.
+    Rebuild,
+}
+
+/// Events that are to be applied.
+#[derive(Clone, Copy)]
+pub(super) struct Events<'a> {
+    pub(super) events: &'a [PageEvent],
+    pub(super) skipped: &'a [EventId],
+    /// A generation that is being built, perhaps this one, has nothing of what was erased up to this offset.
+    pub(super) covered: i64,
 }
 
 impl Generation {
@@ -136,16 +157,21 @@ impl Generation {
     pub(super) fn apply(
         &mut self,
         spec: &ProjectionSpec,
-        events: &[PageEvent],
-        skipped: &[EventId],
+        Events { events, skipped, covered }: Events<'_>,
         to: Position,
     ) -> Result<(), ApplyError> {
         let mut index = 0;
+        let mut remedy = Remedy::Retry;
         let before = self.checkpoint.clone();
         let outcome = self.in_transaction(|generation| {
             for event in events {
                 let is_skipped = |skipped: &EventId| skipped.is_same(&event.id(&before.position.source));
-                if !skipped.iter().any(is_skipped) {
+                if matches!(event.form, Form::Erased(_)) {
+                    if event.sequence > covered && generation.erase(spec, event)? == Erased::Rebuild {
+                        remedy = Remedy::Rebuild;
+                        return Err(ProjectionError::new("it is rebuilt without what was erased"));
+                    }
+                } else if !skipped.iter().any(is_skipped) {
                     generation.apply_one(spec, event)?;
                 }
                 index += 1;
@@ -157,13 +183,20 @@ impl Generation {
         });
         outcome.map_err(|error| {
             self.checkpoint = before;
-            ApplyError { index, error }
+            ApplyError { index, error, remedy }
         })
     }
 
     /// Writes everything to the database file and syncs it.
     pub(super) fn checkpoint_wal(&mut self) -> Result<(), ProjectionError> {
         Ok(self.sink.connection().batch_execute("PRAGMA wal_checkpoint(FULL)")?)
+    }
+
+    /// Overwrites everything that was deleted, wherever it is in the files of the database: `false` if a reader prevents this
+    /// for now.
+    pub(super) fn overwrite_deleted(&mut self) -> Result<bool, ProjectionError> {
+        overwrite_all(self.sink.connection())?;
+        self.erase_deleted()
     }
 
     /// Overwrites what was deleted or changed in all files of the database: `false` if a reader prevents this for now.
@@ -178,6 +211,13 @@ impl Generation {
     fn apply_one(&mut self, spec: &ProjectionSpec, event: &PageEvent) -> Result<(), ProjectionError> {
         let sink = &mut self.sink;
         catch_unwind(AssertUnwindSafe(|| spec.apply(sink.as_mut(), &event.event())))
+            .unwrap_or_else(|_| Err(ProjectionError::new("it panicked, see the log")))
+    }
+
+    /// Removes an aggregate that was erased.
+    fn erase(&mut self, spec: &ProjectionSpec, event: &PageEvent) -> Result<Erased, ProjectionError> {
+        let sink = &mut self.sink;
+        catch_unwind(AssertUnwindSafe(|| spec.erase(sink.as_mut(), &event.event())))
             .unwrap_or_else(|_| Err(ProjectionError::new("it panicked, see the log")))
     }
 
@@ -230,7 +270,7 @@ fn roll_back(connection: &mut SqliteConnection) -> Result<(), ProjectionError> {
 
 /// The table of the checkpoint in a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum TableForm {
     /// There is none: the process was killed before the generation was created.
     Missing,
     /// An earlier version of this program created it: without checksum and `reached`.
@@ -238,19 +278,19 @@ enum Form {
     Current,
 }
 
-fn form(connection: &mut SqliteConnection) -> Result<Form, ProjectionError> {
+fn form(connection: &mut SqliteConnection) -> Result<TableForm, ProjectionError> {
     let query = diesel::sql_query("SELECT name AS text FROM pragma_table_info('checkpoint')");
     let columns: Vec<Text> = query.load(connection)?;
     Ok(match &*columns {
-        [] => Form::Missing,
-        columns if columns.iter().any(|column| column.text == "reached") => Form::Current,
-        _ => Form::Earlier,
+        [] => TableForm::Missing,
+        columns if columns.iter().any(|column| column.text == "reached") => TableForm::Current,
+        _ => TableForm::Earlier,
     })
 }
 
 /// Adds the columns that the table of an earlier version does not have.
 fn upgrade(connection: &mut SqliteConnection) -> Result<(), ProjectionError> {
-    if form(connection)? == Form::Earlier {
+    if form(connection)? == TableForm::Earlier {
         connection.batch_execute(
             "BEGIN; ALTER TABLE checkpoint ADD COLUMN checksum BIGINT; \
              ALTER TABLE checkpoint ADD COLUMN reached BIGINT; COMMIT",
@@ -284,12 +324,12 @@ struct AddedColumns {
 fn load(connection: &mut SqliteConnection) -> Result<Option<Checkpoint>, ProjectionError> {
     let columns = (checkpoint::source, checkpoint::version, checkpoint::offset, checkpoint::length);
     let row = match form(connection)? {
-        Form::Missing => None,
-        Form::Earlier => {
+        TableForm::Missing => None,
+        TableForm::Earlier => {
             let nothing = (None::<i64>.into_sql::<Nullable<BigInt>>(), None::<i64>.into_sql::<Nullable<BigInt>>());
             checkpoint::table.select((columns, nothing)).first::<Row>(connection).optional()?
         }
-        Form::Current => {
+        TableForm::Current => {
             let added = (checkpoint::checksum, checkpoint::reached);
             checkpoint::table.select((columns, added)).first::<Row>(connection).optional()?
         }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::event_page::{EventId, Page, PageEvent};
-use super::generation::{ApplyError, Checkpoint, Generation, Position, read_checkpoint};
+use super::event_page::{EventId, Form, Page};
+use super::generation::{ApplyError, Checkpoint, Events, Generation, Position, Remedy, read_checkpoint};
 use super::history::KeptHistory;
 use super::main_reader::MainReader;
 use super::manifest::{Files, Manifest};
@@ -102,6 +102,7 @@ impl Generations {
         self.files.create_directory()?;
         self.discard_broken(Generation::check)?;
         self.discard_incompatible()?;
+        self.overwrite_erased()?;
         self.publish();
         Ok(())
     }
@@ -121,6 +122,8 @@ impl Generations {
         let given_up = self.manifest.building.take();
         let number = self.manifest.last + 1;
         self.manifest.building = Some(number);
+        // Until it is known what it starts from.
+        self.manifest.building_from = None;
         self.manifest.last = number;
         self.files.write_manifest(&self.manifest)?;
         if let Some(given_up) = given_up {
@@ -132,7 +135,10 @@ impl Generations {
         let kind = snapshot.as_ref().map_or(self.state.kind.clone(), |_| SourceKind::Snapshot);
         let reached = snapshot.as_ref().map_or(0, |snapshot| snapshot.revision.number());
         let beginning = Position { source: self.state.id_of(kind), offset: 0, reached: Some(reached) };
+        let from = snapshot.as_ref().map_or(self.state.last, |snapshot| snapshot.revision.number());
         let generation = Generation::open(&self.spec, &self.files, number, beginning)?;
+        self.manifest.building_from = Some(from);
+        self.files.write_manifest(&self.manifest)?;
         let total = snapshot.as_ref().map_or(self.state.last, |snapshot| snapshot.length);
         self.publish();
         self.status.state().building = Some(Building::start(&generation, total));
@@ -171,7 +177,15 @@ impl Generations {
             return Ok(progress(&page));
         }
         let to = Position { source: self.state.id(), offset: page.to, reached: Some(page.reached) };
-        apply(live, &self.spec, &page.events, &self.manifest.skipped, to)?;
+        self.expect_erasures(&page)?;
+        if self.apply_to_live(&page, to.clone())? == Applied::NeedsRebuild {
+            self.state = self.source.refresh(self.clock.now())?;
+            let generation = self.begin()?;
+            log::info!("projection {}: building generation {generation} without what was erased", self.spec.name);
+            self.apply_to_live(&page, to)?;
+            return Ok(Progress::More);
+        }
+        self.overwrite_erased()?;
         self.status.state().behind = behind(page.last - page.to, since);
         Ok(progress(&page))
     }
@@ -180,18 +194,27 @@ impl Generations {
     pub(super) fn advance_build(&mut self) -> Result<BuildStep, StepError> {
         let Some(building) = self.building.as_mut() else { return Ok(BuildStep::Nothing) };
         let page = building.page(&mut self.source)?;
+        self.expect_erasures(&page)?;
+        let Some(building) = self.building.as_mut() else { return Ok(BuildStep::Nothing) };
         let to = building.position_after(&page, &self.state);
         let is_new_source = to.source.kind != building.generation.checkpoint.position.source.kind;
         let is_resumed = self.status.state().building.is_none();
         if is_resumed {
             self.status.state().building = Some(Building::start(&building.generation, page.last));
         }
-        let applied = apply(&mut building.generation, &self.spec, &page.events, &self.manifest.skipped, to);
+        let (skipped, covered) = (&self.manifest.skipped[..], self.manifest.building_from.unwrap_or(i64::MIN));
+        // The offsets of a snapshot count something else, but it has nothing of what was erased before.
+        let events = Events { events: &page.events, skipped, covered };
+        let applied = apply(&mut building.generation, &self.spec, events, to);
         if let Some(progress) = &mut self.status.state().building {
             progress.done = building.generation.checkpoint.position.offset;
             progress.total = page.last;
         }
-        applied?;
+        if applied? == Applied::NeedsRebuild {
+            self.state = self.source.refresh(self.clock.now())?;
+            self.begin()?;
+            return Ok(BuildStep::More);
+        }
         if is_new_source {
             if let Some(snapshot) = building.snapshot.take() {
                 snapshot.remove();
@@ -217,6 +240,11 @@ impl Generations {
             tables: self.files.tables(live.number),
             output: self.files.output(live.number),
         });
+        state.is_erasing = self.manifest.is_erasing;
+        let is_current = self.live.as_ref().is_some_and(|live| live.checkpoint.position.offset >= self.state.last);
+        if is_current && self.building.is_none() && !state.is_erasing {
+            state.erasures = self.state.erasures;
+        }
         if self.building.is_none() {
             state.building = None;
         }
@@ -280,14 +308,56 @@ impl Generations {
         generation.checkpoint_wal()?;
         let before = self.live.take().map(|live| live.number);
         let oldest = std::mem::replace(&mut self.manifest.previous, before);
+        // What was served before has what was erased.
+        let stained = if self.manifest.is_erasing { self.manifest.previous.take() } else { None };
         self.manifest.current = Some(generation.number);
         self.manifest.building = None;
+        self.manifest.building_from = None;
         log::info!("projection {}: generation {} is complete and served", self.spec.name, generation.number);
         self.live = Some(generation);
         self.erased = 0;
         self.files.write_manifest(&self.manifest)?;
-        if let Some(oldest) = oldest {
-            self.files.remove(oldest);
+        for number in oldest.into_iter().chain(stained) {
+            self.files.remove(number);
+        }
+        self.overwrite_erased()
+    }
+
+    /// Notes, before a page is applied, that it has an aggregate that was erased: a process that is killed has to go on with
+    /// that. A generation that is no longer served goes.
+    fn expect_erasures(&mut self, page: &Page) -> Result<(), ProjectionError> {
+        let is_erased = page.events.iter().any(|event| matches!(event.form, Form::Erased(_)));
+        if !is_erased || self.manifest.is_erasing {
+            return Ok(());
+        }
+        self.manifest.is_erasing = true;
+        let previous = self.manifest.previous.take();
+        self.files.write_manifest(&self.manifest)?;
+        if let Some(previous) = previous {
+            self.files.remove(previous);
+        }
+        Ok(())
+    }
+
+    /// Applies a page to the generation that is served.
+    fn apply_to_live(&mut self, page: &Page, to: Position) -> Result<Applied, StepError> {
+        let Some(live) = self.live.as_mut() else { return Ok(Applied::All) };
+        // What is being built has nothing of what was erased before, and will be served.
+        let covered = self.manifest.building.and(self.manifest.building_from).unwrap_or(i64::MIN);
+        let events = Events { events: &page.events, skipped: &self.manifest.skipped, covered };
+        apply(live, &self.spec, events, to)
+    }
+
+    /// Overwrites what was erased in the files of the generation that is served, unless another one replaces it.
+    fn overwrite_erased(&mut self) -> Result<(), ProjectionError> {
+        if !self.manifest.is_erasing || self.building.is_some() {
+            return Ok(());
+        }
+        if let Some(live) = &mut self.live
+            && live.overwrite_deleted()?
+        {
+            self.manifest.is_erasing = false;
+            self.files.write_manifest(&self.manifest)?;
         }
         Ok(())
     }
@@ -365,27 +435,39 @@ impl Build {
     }
 }
 
+/// Whether a page was applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Applied {
+    All,
+    /// Nothing was: the generation has something of an aggregate that was erased.
+    NeedsRebuild,
+}
+
 /// Applies a page of events. If one event cannot be applied, those before it are.
 fn apply(
     generation: &mut Generation,
     spec: &ProjectionSpec,
-    events: &[PageEvent],
-    skipped: &[EventId],
+    events: Events<'_>,
     to: Position,
-) -> Result<(), StepError> {
+) -> Result<Applied, StepError> {
     // The events are those of the current epoch, whatever the epoch of the last checkpoint.
     let source = SourceId { epoch: to.source.epoch.clone(), kind: generation.checkpoint.position.source.kind.clone() };
     let reached = to.reached;
-    let Err(ApplyError { index, error }) = generation.apply(spec, events, skipped, to) else { return Ok(()) };
-    let failed = events.get(index);
+    let Err(ApplyError { index, error, remedy }) = generation.apply(spec, events, to) else { return Ok(Applied::All) };
+    if remedy == Remedy::Rebuild {
+        return Ok(Applied::NeedsRebuild);
+    }
+    let page = events.events;
+    let failed = page.get(index);
     // Events with one offset are applied together.
     let before = failed.map_or(&[][..], |failed| {
-        let end = events.iter().position(|event| event.sequence == failed.sequence);
-        &events[..end.unwrap_or_default()]
+        let end = page.iter().position(|event| event.sequence == failed.sequence);
+        &page[..end.unwrap_or_default()]
     });
     if let Some(last) = before.last() {
         let to = Position { source: source.clone(), offset: last.sequence, reached };
-        generation.apply(spec, before, skipped, to).map_err(|ApplyError { error, .. }| error)?;
+        let before = Events { events: before, ..events };
+        generation.apply(spec, before, to).map_err(|ApplyError { error, .. }| error)?;
     }
     let event = failed.map(|event| FailedEvent { id: event.id(&source), at: event.at });
     Err(StepError { event, generation: Some(generation.number), error })

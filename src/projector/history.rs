@@ -16,6 +16,7 @@ use super::event_page::{Form, Page, PageEvent};
 use super::history_epochs;
 use super::main_reader::MainReader;
 use super::manifest::{create_directory, directory, remove_database};
+use super::source::{Past, past_of};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;
@@ -25,11 +26,13 @@ use crate::domain::metadata::StoredMetadata;
 use crate::domain::revision::Revision;
 use crate::read_model::error::ProjectionError;
 use crate::read_model::file_id::FileId;
+use crate::read_model::projection::Feed as Feeds;
 use crate::storage::at_rest::read_undisturbed;
-use crate::storage::connection::open_sidecar;
+use crate::storage::connection::{open_sidecar, truncate_log};
 use crate::storage::counters::Horizon;
 use crate::storage::outbox::{Change, Changes};
-use crate::storage::page::{PageLimit, Span};
+use crate::storage::page::{PageLimit, Progress, Span};
+use crate::storage::residue::overwrite_all;
 
 diesel::table! {
     /// One row.
@@ -65,13 +68,23 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    /// The change events that say that an aggregate was erased. There is none before it.
+    erased (sequence) {
+        sequence -> BigInt,
+        /// 0 until what was deleted is overwritten in the file.
+        overwritten -> BigInt,
+    }
+}
+
 const TABLES: &str = "\
     CREATE TABLE IF NOT EXISTS counter (id BIGINT NOT NULL PRIMARY KEY, last BIGINT NOT NULL);
     INSERT OR IGNORE INTO counter (id, last) VALUES (1, 0);
     CREATE TABLE IF NOT EXISTS collections (name TEXT NOT NULL PRIMARY KEY, incarnation BIGINT NOT NULL, \
         began BIGINT NOT NULL, revision BIGINT NOT NULL);
     CREATE TABLE IF NOT EXISTS changes (sequence INTEGER NOT NULL PRIMARY KEY, revision BIGINT NOT NULL, \
-        collection TEXT NOT NULL, key TEXT NOT NULL, patch TEXT NOT NULL, time BIGINT NOT NULL, metadata TEXT);";
+        collection TEXT NOT NULL, key TEXT NOT NULL, patch TEXT NOT NULL, time BIGINT NOT NULL, metadata TEXT);
+    CREATE TABLE IF NOT EXISTS erased (sequence INTEGER NOT NULL PRIMARY KEY, overwritten BIGINT NOT NULL);";
 
 /// The number of change events that are copied in one transaction.
 const COPY_LIMIT: PageLimit = PageLimit { items: 5000, bytes: 4 * 1024 * 1024 };
@@ -158,7 +171,8 @@ impl KeptHistory {
     ) -> Result<HistoryState, ProjectionError> {
         let mut open = self.lock();
         let connection = self.connect(&mut open)?;
-        let refreshed = self.copy_new(connection, reader, now).and_then(|()| self.state(connection, of));
+        let copied = self.copy_new(connection, reader, now).and_then(|()| overwrite_erased(connection));
+        let refreshed = copied.and_then(|()| self.state(connection, of));
         if refreshed.is_err() {
             *open = None;
         }
@@ -181,6 +195,8 @@ impl KeptHistory {
         let mut events: Vec<PageEvent> = Vec::new();
         let mut bytes = 0;
         let mut to = end;
+        let erased: Vec<i64> =
+            erased::table.filter(erased::sequence.gt(after)).select(erased::sequence).load(connection)?;
         type Columns = (i64, i64, String, String, String, i64, Option<String>);
         for row in query.load_iter::<Columns, DefaultLoadingMode>(connection)? {
             let (sequence, at, collection, key, patch, time, metadata) = row?;
@@ -193,7 +209,7 @@ impl KeptHistory {
                 collection: self.registry.get(id).name(),
                 key: Key::from_db(&key),
                 metadata: metadata.as_deref().map(StoredMetadata::from_db),
-                form: Form::Change { patch },
+                form: if erased.contains(&sequence) { Form::Erased(Feeds::Changes) } else { Form::Change { patch } },
             });
             if events.len() >= limit.items || bytes >= limit.bytes {
                 to = sequence;
@@ -265,10 +281,11 @@ impl KeptHistory {
                 // If they were pruned since, the next round starts over.
                 let exist = view.horizon()?.pruned <= from;
                 let read = view.changes(&feed, Span { after: from, to: horizon.current }, COPY_LIMIT)?;
-                Ok(exist.then_some(read))
+                let pasts = read.changes.iter().map(|change| past_of(view, change)).collect::<Result<Vec<_>, _>>()?;
+                Ok(exist.then_some((read, pasts)))
             })?;
-            if let Some(read) = read {
-                self.append_all(connection, reader.epochs(), &read)?;
+            if let Some((read, pasts)) = read {
+                self.append_all(connection, reader.epochs(), &read, &pasts)?;
             }
         }
     }
@@ -278,6 +295,7 @@ impl KeptHistory {
         connection: &mut SqliteConnection,
         epochs: &History,
         read: &Changes,
+        pasts: &[Past],
     ) -> Result<(), ProjectionError> {
         connection.immediate_transaction(|connection| {
             let mut known = HashMap::new();
@@ -285,11 +303,18 @@ impl KeptHistory {
                 known.insert(*id, self.kept(connection, *id)?.map_or(Revision::ZERO, |kept| kept.revision));
             }
             let mut sequence = last(connection)?;
-            let is_new = |change: &&Change| known.get(&change.collection).is_some_and(|known| change.revision > *known);
+            let is_new = |change: &Change| known.get(&change.collection).is_some_and(|known| change.revision > *known);
             // An event without a key says that the collection was registered.
-            for change in read.changes.iter().filter(is_new).filter(|change| !change.key.as_str().is_empty()) {
+            for (change, past) in read.changes.iter().zip(pasts) {
+                if !is_new(change) || change.key.as_str().is_empty() || *past == Past::Overwritten {
+                    continue;
+                }
                 sequence += 1;
-                append(connection, sequence, self.registry.get(change.collection).name(), change)?;
+                let collection = self.registry.get(change.collection).name();
+                if *past == Past::Erased {
+                    erase(connection, sequence, collection, &change.key)?;
+                }
+                append(connection, sequence, collection, change)?;
             }
             for (id, known) in known {
                 let name = self.registry.get(id).name();
@@ -496,6 +521,28 @@ fn cut(
     log::warn!(
         "the database was put back: the history of {name} loses {removed} events after revision {end}, and keeps those before"
     );
+    Ok(())
+}
+
+/// Deletes the events of an aggregate, and notes that the next one says that it was erased.
+fn erase(connection: &mut SqliteConnection, sequence: i64, collection: &str, key: &Key) -> Result<(), ProjectionError> {
+    let of_aggregate = changes::collection.eq(collection).and(changes::key.eq(key.as_str()));
+    diesel::delete(changes::table.filter(of_aggregate)).execute(connection)?;
+    diesel::replace_into(erased::table)
+        .values((erased::sequence.eq(sequence), erased::overwritten.eq(0)))
+        .execute(connection)?;
+    Ok(())
+}
+
+/// Overwrites what was erased, wherever it is in the file. If a reader prevents this for now, the next step tries again.
+fn overwrite_erased(connection: &mut SqliteConnection) -> Result<(), ProjectionError> {
+    let left: i64 = erased::table.filter(erased::overwritten.eq(0)).count().get_result(connection)?;
+    if left > 0 {
+        overwrite_all(connection)?;
+        if truncate_log(connection)? == Progress::Done {
+            diesel::update(erased::table).set(erased::overwritten.eq(1)).execute(connection)?;
+        }
+    }
     Ok(())
 }
 

@@ -21,6 +21,12 @@ pub(crate) struct Manifest {
     #[serde(default)]
     pub(crate) previous: Option<i64>,
     pub(crate) building: Option<i64>,
+    /// The last offset of the source when that began: it has nothing of what was erased up to there.
+    #[serde(default)]
+    pub(crate) building_from: Option<i64>,
+    /// Whether something was erased that may still be in the files.
+    #[serde(default)]
+    pub(crate) is_erasing: bool,
     /// The highest number that a generation has had.
     pub(crate) last: i64,
     /// The events that are omitted.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use serde_json::Value;
@@ -40,6 +40,7 @@ pub(crate) struct Projections {
 /// A projection of a running service.
 pub(crate) struct RunningProjection {
     pub(crate) name: &'static str,
+    collections: &'static [&'static str],
     pub(crate) status: Status,
     host: Host,
 }
@@ -165,7 +166,7 @@ impl Projections {
         if spec.is_file() {
             self.reports.insert(spec.name, RegisteredReport { projection, query: None });
         }
-        self.running.push(RunningProjection { name: spec.name, status, host });
+        self.running.push(RunningProjection { name: spec.name, collections: spec.collections, status, host });
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&RunningProjection> {
@@ -198,6 +199,29 @@ impl Projections {
                 Ok(self.status_json(running))
             }
             Host::Background(projector) => projector.send(Rebuild).await?,
+        }
+    }
+
+    /// Waits until the background projections of a collection have nothing of what was erased in its first `erasures`
+    /// erasures, but no longer than `patience`. Returns the names of those that may still have something.
+    pub(crate) async fn wait_for_erasures(
+        &self,
+        collection: &str,
+        erasures: i64,
+        patience: Duration,
+    ) -> Vec<&'static str> {
+        let began = Instant::now();
+        loop {
+            let reading = self.running.iter().filter(|running| running.collections.contains(&collection));
+            let background = reading.filter(|running| matches!(running.host, Host::Background(_)));
+            let pending: Vec<_> = background
+                .filter(|running| running.status.state().erasures < erasures)
+                .map(|running| running.name)
+                .collect();
+            if pending.is_empty() || began.elapsed() >= patience {
+                return pending;
+            }
+            actix::clock::sleep(ERASURE_INTERVAL).await;
         }
     }
 
@@ -246,6 +270,9 @@ impl Projections {
         Ok(ReportContent::Building)
     }
 }
+
+/// How often it is looked whether projections have erased something.
+const ERASURE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a report is.
 #[derive(Clone, Copy)]

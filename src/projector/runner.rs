@@ -59,6 +59,11 @@ impl ProjectionRunner {
         Self { context, spec, status, generations: None, live_retry: None, build_retry: None, is_suspicious: false }
     }
 
+    /// Whether it gets the events of a collection.
+    pub(crate) fn reads(&self, collection: &str) -> bool {
+        self.spec.reads(collection)
+    }
+
     pub(crate) fn status(&self) -> &Status {
         &self.status
     }

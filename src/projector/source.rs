@@ -17,8 +17,11 @@ use crate::domain::revision::{JournalPosition, Revision};
 use crate::read_model::error::ProjectionError;
 use crate::read_model::projection::Feed;
 use crate::read_model::spec::ProjectionSpec;
+use crate::storage::error::StoreError;
+use crate::storage::journal::Entry;
 use crate::storage::outbox::Change;
 use crate::storage::page::{PageLimit, Span};
+use crate::storage::reader::View;
 
 /// The source of one projection.
 pub(super) struct Source {
@@ -49,6 +52,8 @@ pub(super) struct SourceState {
     pub(super) first: i64,
     /// The offset of the last event.
     pub(super) last: i64,
+    /// How often something of the past was overwritten.
+    pub(super) erasures: i64,
 }
 
 /// What can be done with a generation.
@@ -85,18 +90,21 @@ impl Source {
     pub(super) fn refresh(&mut self, now: Timestamp) -> Result<SourceState, ProjectionError> {
         let epochs = Arc::clone(self.reader.epochs());
         if let Kind::History(history) = &self.kind {
+            #[expect(clippy::redundant_closure_for_method_calls, reason = "the method is for one lifetime only")]
+            let erasures = self.reader.view(|view| view.horizon())?.erasures;
             let HistoryState { incarnations, last } = history.refresh(&mut self.reader, &self.collections, now)?;
-            return Ok(SourceState { epochs, kind: SourceKind::History { incarnations }, first: 0, last });
+            return Ok(SourceState { epochs, kind: SourceKind::History { incarnations }, first: 0, last, erasures });
         }
         let is_journal = matches!(self.kind, Kind::Journal);
         Ok(self.reader.view(|view| {
+            let horizon = view.horizon()?;
+            let erasures = horizon.erasures;
             if is_journal {
                 let last = view.position()?.number();
-                return Ok(SourceState { epochs, kind: SourceKind::Journal, first: 0, last });
+                return Ok(SourceState { epochs, kind: SourceKind::Journal, first: 0, last, erasures });
             }
-            let horizon = view.horizon()?;
             let (first, last) = (horizon.pruned.number(), horizon.current.number());
-            Ok(SourceState { epochs, kind: SourceKind::Changes, first, last })
+            Ok(SourceState { epochs, kind: SourceKind::Changes, first, last, erasures })
         })?)
     }
 
@@ -133,20 +141,25 @@ impl Source {
 
     fn journal_page(&mut self, after: i64, limit: PageLimit) -> Result<Page, ProjectionError> {
         let after = JournalPosition::from_raw(after);
-        let read = self.reader.view(|view| view.journal(Some(&self.collections), after, limit))?;
-        let events = read.entries.into_iter().map(|entry| PageEvent {
+        let (read, erasing) = self.reader.view(|view| {
+            let read = view.journal(Some(&self.collections), after, limit)?;
+            Ok((read, view.erasures_in_progress()?))
+        })?;
+        // Of an aggregate that was erased, only the event that says so.
+        let is_there = |entry: &Entry| entry.is_erasure() || !(entry.is_erased || erasing.has(&self.registry, entry));
+        let events = read.entries.into_iter().filter(is_there).map(|entry| PageEvent {
             sequence: entry.position.number(),
             at: entry.position.number(),
             time: entry.time,
             collection: self.registry.get(entry.collection).name(),
-            key: entry.key,
             metadata: entry.metadata,
-            form: Form::Domain {
-                version: entry.version.number(),
-                kind: entry.event.kind,
-                schema: entry.schema,
-                fields: entry.event.fields,
+            form: if entry.is_erased {
+                Form::Erased(Feed::Journal)
+            } else {
+                let (version, schema) = (entry.version.number(), entry.schema);
+                Form::Domain { version, kind: entry.event.kind, schema, fields: entry.event.fields }
             },
+            key: entry.key,
         });
         let to = read.to.number();
         Ok(Page { events: events.collect(), to, last: read.current.number(), reached: to })
@@ -163,21 +176,49 @@ impl Source {
                 return Ok(Page { events: Vec::new(), to: after, last, reached: after });
             }
             let read = view.changes(&feed, Span { after: from, to: horizon.current }, limit)?;
-            // An event without a key says that the collection was registered.
-            let changes = read.changes.into_iter().filter(|change| !change.key.as_str().is_empty());
-            let events = changes.map(|Change { revision, collection, key, patch, time, metadata }| PageEvent {
-                sequence: revision.number(),
-                at: revision.number(),
-                time,
-                collection: registry.get(collection).name(),
-                key,
-                metadata,
-                form: Form::Change { patch },
-            });
             let to = read.to.number();
-            Ok(Page { events: events.collect(), to, last, reached: to })
+            let mut events = Vec::with_capacity(read.changes.len());
+            for change in read.changes {
+                let past = past_of(view, &change)?;
+                let Change { revision, collection, key, patch, time, metadata } = change;
+                let form = match past {
+                    Past::Kept => Form::Change { patch },
+                    Past::Erased => Form::Erased(Feed::Changes),
+                    Past::Overwritten => continue,
+                };
+                // An event without a key says that the collection was registered.
+                if !key.as_str().is_empty() {
+                    let (at, collection) = (revision.number(), registry.get(collection).name());
+                    events.push(PageEvent { sequence: at, at, time, collection, key, metadata, form });
+                }
+            }
+            Ok(Page { events, to, last, reached: to })
         })?)
     }
+}
+
+/// What a change event is after its aggregate was perhaps erased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Past {
+    /// What it was.
+    Kept,
+    /// The one that says that the aggregate was erased.
+    Erased,
+    /// An earlier one of that aggregate.
+    Overwritten,
+}
+
+/// Whether the aggregate of a change event was erased.
+pub(super) fn past_of(view: &mut View<'_>, change: &Change) -> Result<Past, StoreError> {
+    // Others of an erased aggregate are about to become null. They are followed by this one, too.
+    if change.patch != "null" {
+        return Ok(Past::Kept);
+    }
+    Ok(match view.erasure(change.collection, &change.key)? {
+        None => Past::Kept,
+        Some(erasure) if erasure.revision == change.revision => Past::Erased,
+        Some(_) => Past::Overwritten,
+    })
 }
 
 impl SourceState {
@@ -255,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_generation_continues_is_served_or_is_discarded() {
-        let state = SourceState { epochs: epochs(), kind: SourceKind::Changes, first: 10, last: 20 };
+        let state = SourceState { epochs: epochs(), kind: SourceKind::Changes, first: 10, last: 20, erasures: 0 };
         for (source, offset, reached, expected) in [
             ("00000002/changes", 10, Some(10), Compatibility::Current),
             ("00000002/changes", 20, Some(20), Compatibility::Current),
@@ -281,7 +322,7 @@ mod tests {
     #[test]
     fn a_generation_from_the_history_continues_unless_that_started_over() {
         let kind = SourceKind::History { incarnations: "cities.1".to_owned() };
-        let state = SourceState { epochs: epochs(), kind, first: 0, last: 7 };
+        let state = SourceState { epochs: epochs(), kind, first: 0, last: 7, erasures: 0 };
         for (source, offset, reached, expected) in [
             ("00000001/history/cities.1", 7, Some(15), Compatibility::Current),
             ("00000001/history/cities.1", 7, Some(16), Compatibility::Foreign),

@@ -26,6 +26,10 @@ pub(crate) struct State {
     /// The events that are not applied yet, if there are any.
     pub(crate) behind: Option<Behind>,
     pub(crate) failure: Option<Failure>,
+    /// Whether its files may have something that was erased.
+    pub(crate) is_erasing: bool,
+    /// Of so many times that something of the past was overwritten, nothing is left in its files.
+    pub(crate) erasures: i64,
 }
 
 /// How a projection is kept up to date.
@@ -101,7 +105,17 @@ impl<E: Into<ProjectionError>> From<E> for StepError {
 
 impl Status {
     pub(crate) fn new(name: &'static str, version: i64, mode: Mode) -> Self {
-        let state = State { name, version, mode, current: None, building: None, behind: None, failure: None };
+        let state = State {
+            name,
+            version,
+            mode,
+            current: None,
+            building: None,
+            behind: None,
+            failure: None,
+            is_erasing: false,
+            erasures: -1,
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -143,6 +157,9 @@ impl Status {
         }
         if let Some(building) = &state.building {
             json["building"] = building.to_json();
+        }
+        if state.is_erasing {
+            json["erasing"] = true.into();
         }
         if let Some(Failure { event, generation, error, attempts }) = &state.failure {
             let at = event.as_ref().map(|event| event.at);

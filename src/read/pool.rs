@@ -27,6 +27,7 @@ use crate::read::waiting_requests::WaitingRequests;
 use crate::read_model::report::{Parameters, Report, ReportError};
 use crate::storage::aggregates::Row;
 use crate::storage::database::Database;
+use crate::storage::erasure::Erasure;
 use crate::storage::error::StoreError;
 use crate::storage::health;
 use crate::storage::journal::{Entries, EntriesOfOne, Folded};
@@ -251,6 +252,34 @@ impl ReadJob for ReadAggregates {
 
     fn run(self, thread: &mut ReaderThread) -> Self::Output {
         thread.view(|view| Ok((view.horizon()?.current, view.aggregates(self.collection, self.keys)?)))
+    }
+}
+
+/// Returns how often something of the past was overwritten.
+pub(crate) struct CountErasures;
+
+impl ReadJob for CountErasures {
+    type Output = Result<i64, StoreError>;
+
+    fn run(self, thread: &mut ReaderThread) -> Self::Output {
+        thread.view(|view| Ok(view.horizon()?.erasures))
+    }
+}
+
+/// Returns the erasure of an aggregate, if it was erased.
+pub(crate) struct ReadErasure {
+    pub(crate) collection: CollectionId,
+    pub(crate) key: Key,
+}
+
+impl ReadJob for ReadErasure {
+    type Output = Result<Option<Erasure>, StoreError>;
+
+    fn run(self, thread: &mut ReaderThread) -> Self::Output {
+        thread.view(|view| {
+            view.horizon()?;
+            view.erasure(self.collection, &self.key)
+        })
     }
 }
 

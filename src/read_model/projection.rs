@@ -51,11 +51,36 @@ pub trait Projection: 'static {
     /// and retries.
     fn apply(sink: &mut Self::Sink, event: &Event<'_>) -> Result<(), ProjectionError>;
 
+    /// Removes everything about an aggregate that was erased. The event has its key; it is neither a domain event nor a change
+    /// event, and [`apply`](Self::apply) does not get it.
+    ///
+    /// By default, the projection is rebuilt: from the events of all other aggregates, into other files. That is always right.
+    /// Where it takes too long, or keeps commands waiting (inline), delete the rows of the aggregate, and what was counted of
+    /// it. The service overwrites what was deleted. A projection that was behind, or is being rebuilt, gets the event as well,
+    /// perhaps without any event of the aggregate before it.
+    ///
+    /// # Errors
+    /// The aggregate cannot be removed. Inline, the projection is rebuilt; in the background, it stops at the event and
+    /// retries.
+    fn erase(sink: &mut Self::Sink, event: &Event<'_>) -> Result<Erased, ProjectionError> {
+        let _ = (sink, event);
+        Ok(Erased::Rebuild)
+    }
+
     /// The queries that `GET /reports/{name}` answers.
     #[must_use]
     fn reports() -> Vec<Report> {
         Vec::new()
     }
+}
+
+/// What [`Projection::erase`] has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Erased {
+    /// The projection has nothing about the aggregate any more.
+    Removed,
+    /// It cannot tell what it has of the aggregate: it is rebuilt.
+    Rebuild,
 }
 
 /// Which kind of events a projection receives.
@@ -87,8 +112,17 @@ pub struct Event<'a> {
 /// One of the two forms of an event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum What<'a> {
-    Domain { version: i64, kind: &'a str, schema: i64, fields: &'a str },
-    Change { patch: &'a str },
+    Domain {
+        version: i64,
+        kind: &'a str,
+        schema: i64,
+        fields: &'a str,
+    },
+    Change {
+        patch: &'a str,
+    },
+    /// For [`Projection::erase`] only.
+    Erased,
 }
 
 impl Event<'_> {
@@ -111,7 +145,7 @@ impl Event<'_> {
     pub fn version(&self) -> Option<i64> {
         match self.what {
             What::Domain { version, .. } => Some(version),
-            What::Change { .. } => None,
+            What::Change { .. } | What::Erased => None,
         }
     }
 
@@ -132,7 +166,7 @@ impl Event<'_> {
     pub fn patch(&self) -> Result<Option<Value>, ProjectionError> {
         match self.what {
             What::Change { patch } => Ok(Some(serde_json::from_str(patch)?)),
-            What::Domain { .. } => Ok(None),
+            What::Domain { .. } | What::Erased => Ok(None),
         }
     }
 }

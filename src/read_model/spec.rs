@@ -1,7 +1,7 @@
 //! A projection as a value: what the service needs of a [`Projection`], without its type.
 
 use super::error::ProjectionError;
-use super::projection::{Event, Feed, Projection};
+use super::projection::{Erased, Event, Feed, Projection};
 use super::report::Report;
 use super::sink::{Sink as _, SinkMut, SinkSetup};
 
@@ -16,6 +16,7 @@ pub(crate) struct ProjectionSpec {
     pub(crate) setup: SinkSetup,
     pub(crate) reports: Vec<Report>,
     apply: fn(SinkMut<'_>, &Event<'_>) -> Result<(), ProjectionError>,
+    erase: fn(SinkMut<'_>, &Event<'_>) -> Result<Erased, ProjectionError>,
 }
 
 impl ProjectionSpec {
@@ -29,12 +30,18 @@ impl ProjectionSpec {
             setup: P::Sink::erase(P::SETUP),
             reports: P::reports(),
             apply: apply::<P>,
+            erase: erase::<P>,
         }
     }
 
     /// Applies an event to a sink that was created from [`setup`](Self::setup).
     pub(crate) fn apply(&self, sink: SinkMut<'_>, event: &Event<'_>) -> Result<(), ProjectionError> {
         (self.apply)(sink, event)
+    }
+
+    /// Removes an erased aggregate from a sink that was created from [`setup`](Self::setup).
+    pub(crate) fn erase(&self, sink: SinkMut<'_>, event: &Event<'_>) -> Result<Erased, ProjectionError> {
+        (self.erase)(sink, event)
     }
 
     /// Whether it receives the events of a collection.
@@ -56,4 +63,9 @@ impl ProjectionSpec {
 fn apply<P: Projection>(sink: SinkMut<'_>, event: &Event<'_>) -> Result<(), ProjectionError> {
     let sink = P::Sink::downcast(sink).expect("the sink was created from the setup of this projection");
     P::apply(sink, event)
+}
+
+fn erase<P: Projection>(sink: SinkMut<'_>, event: &Event<'_>) -> Result<Erased, ProjectionError> {
+    let sink = P::Sink::downcast(sink).expect("the sink was created from the setup of this projection");
+    P::erase(sink, event)
 }

@@ -18,6 +18,7 @@ use crate::read_model::error::ProjectionError;
 use crate::read_model::spec::ProjectionSpec;
 use crate::service::control::{ControlClient, ControlRequest};
 use crate::service::copies;
+use crate::service::erasing::{self, Erasing};
 use crate::service::progress::LogProgress;
 use crate::service::settings::{ProjectionTask, Settings, Task};
 use crate::service::shell::{print_completions, print_manual};
@@ -45,6 +46,9 @@ pub(super) fn run(task: &Task, settings: &Settings, registry: Registry, projecti
         Task::Restore { source, force: true } => copies::restore_copy(settings, source, Check::Report(&registry)),
         Task::Migrate { check: true } => copies::check_migration(settings, &registry),
         Task::Migrate { check: false } => copies::migrate(settings, registry, projections),
+        Task::Erase { collection, key } => {
+            erasing::erase(settings, registry, projections, &Erasing { collection, key })
+        }
         Task::Verify => verify_database(settings, &registry, &projections),
         Task::Completions { shell } => print_completions(*shell),
         Task::Man => print_manual(),
@@ -151,16 +155,16 @@ fn run_online(task: &ProjectionTask, service: &mut ControlClient) -> Result<Task
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Works on the files while no service runs.
-struct Offline {
+pub(super) struct Offline {
     database: Arc<Database>,
-    clock: Arc<Clock>,
-    writer: Writer,
+    pub(super) clock: Arc<Clock>,
+    pub(super) writer: Writer,
     inline: Arc<[ProjectionSpec]>,
-    background: Vec<ProjectionRunner>,
+    pub(super) background: Vec<ProjectionRunner>,
 }
 
 impl Offline {
-    fn open(database: Database, registry: Registry, projections: ProjectionSet) -> Result<Self, TaskError> {
+    pub(super) fn open(database: Database, registry: Registry, projections: ProjectionSet) -> Result<Self, TaskError> {
         let (database, registry, clock) = (Arc::new(database), Arc::new(registry), Arc::new(Clock::default()));
         let context = Projections::context(&projections.background, &database, &registry, &clock);
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
@@ -180,13 +184,18 @@ impl Offline {
                 Err(ProjectionError::new("no service is running, so no projection has stopped at an event").into())
             }
         };
+        self.close()?;
+        outcome
+    }
+
+    /// Closes the files.
+    pub(super) fn close(self) -> Result<(), StoreError> {
         // The writer closes last, because only then its database is one file.
         let Self { database, writer, background, .. } = self;
         drop(background);
         let closed = writer.close();
         database.release();
-        closed?;
-        outcome
+        closed
     }
 
     fn rebuild(&mut self, name: &str) -> Result<TaskOutcome, TaskError> {

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use actix::ArbiterHandle;
 use actix_web::{rt, web};
@@ -18,6 +19,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::domain::metadata::Metadata;
+use crate::http::erasure::Wanted;
+use crate::http::problem::Problem;
 use crate::http::shared::Shared;
 use crate::publish::status::Status;
 use crate::storage::database::{Database, with_suffix};
@@ -32,6 +36,9 @@ pub(super) enum ControlRequest {
     Status { name: String },
     /// Starts to rebuild a projection. The response is its status.
     Rebuild { name: String },
+    /// Erases an aggregate. The response comes when nothing is left of it in the database: what was erased, and the
+    /// projections that may still have something of it.
+    Erase { collection: String, key: String },
     /// Skips the event at which a projection has stopped. The response is its status.
     Skip { name: String, at: i64 },
 }
@@ -111,7 +118,7 @@ async fn serve(listener: StdListener, shared: web::Data<Shared>) {
             Err(error) => {
                 log::warn!("cannot accept a connection to the control socket: {error}");
                 // There may be no free file descriptors at the moment.
-                rt::time::sleep(std::time::Duration::from_secs(1)).await;
+                rt::time::sleep(Duration::from_secs(1)).await;
             }
         }
     }
@@ -152,12 +159,23 @@ async fn respond(request: ControlRequest, shared: &Shared) -> ControlResponse {
         ControlRequest::Rebuild { name } => {
             projections.rebuild(named(&name)?, &shared.aggregator).await.map_err(|error| error.to_string())
         }
+        ControlRequest::Erase { collection, key } => erase(shared, &collection, &key).await,
         ControlRequest::Skip { name, at } => {
             let projection = named(&name)?;
             projection.skip(at).await.map_err(|error| error.to_string())?;
             Ok(projections.status_json(projection))
         }
     }
+}
+
+/// How long the command line waits for the projections, which may have to be rebuilt.
+const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+
+async fn erase(shared: &Shared, collection: &str, key: &str) -> ControlResponse {
+    let wanted = Wanted::new(shared, collection, key).map_err(|invalid| invalid.to_string())?;
+    let erased = wanted.erase(shared, Metadata::of_service(), PATIENCE).await;
+    let path = format!("/{collection}/{key}");
+    Ok(erased.map_err(|error| Problem::of_command(error, &path).to_string())?.to_json())
 }
 
 /// A connection of the command line.

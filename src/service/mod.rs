@@ -7,6 +7,7 @@ mod cli;
 mod control;
 mod copies;
 mod descriptors;
+mod erasing;
 mod listeners;
 mod listening;
 pub(crate) mod log_format;

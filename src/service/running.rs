@@ -331,6 +331,9 @@ pub enum CommandError<E> {
     /// No aggregate has this key.
     #[error("there is no such aggregate")]
     NotFound,
+    /// The aggregate was erased, so that its key is never used again.
+    #[error("the aggregate was erased, and its key is never used again")]
+    Erased,
     /// The collection does not allow this key for a new aggregate.
     #[error(transparent)]
     Invalid(ValidationError),
@@ -369,7 +372,8 @@ impl<E: 'static> CommandError<E> {
             ExecuteError::Rejected(Rejection::RuleBroken(broken)) => {
                 broken.into_any().downcast().map_or(Self::Unknown, |broken| Self::Rejected(*broken))
             }
-            ExecuteError::Rejected(Rejection::NotFound) => Self::NotFound,
+            ExecuteError::Rejected(Rejection::NotFound | Rejection::Derived) => Self::NotFound,
+            ExecuteError::Rejected(Rejection::Erased) => Self::Erased,
             ExecuteError::Rejected(Rejection::Invalid(invalid)) => Self::Invalid(invalid),
             ExecuteError::Rejected(Rejection::TooLarge(Oversize { size, limit, .. })) => Self::TooLarge { size, limit },
             ExecuteError::Rejected(Rejection::Corrupt(corrupt)) => Self::Corrupt(corrupt.to_string()),

@@ -25,6 +25,8 @@ pub(super) enum TaskError {
     Token(Box<dyn std::error::Error>),
     #[error("{0}")]
     Projection(ProjectionError),
+    #[error("{0}")]
+    Erase(String),
     #[error("cannot handle signals")]
     Signal(#[source] std::io::Error),
     #[error("cannot write to standard output")]

@@ -14,6 +14,7 @@ use super::aggregates::{self, Row};
 use super::answers::{self, Answer, ExecutedCommand, NewAnswer, Outcome, Repeated};
 use super::batch_memory::BatchMemory;
 use super::counters::Counters;
+use super::erasure;
 use super::error::StoreError;
 use super::fence::Fence;
 use super::hot_states::{HotState, HotStates, Place};
@@ -24,7 +25,7 @@ use crate::domain::body::{Body, CorruptState, patch};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Journaled, Keys, Registry};
 use crate::domain::command::{
-    Command, CommandContext, Decision, DecodedState, Idempotency, Oversize, RecordedEvent, Rejection, catch_panic,
+    Change as Wanted, Command, CommandContext, Decision, DecodedState, Idempotency, Oversize, RecordedEvent, Rejection, catch_panic,
 };
 use crate::domain::idempotency::{Given, KeptRejection};
 use crate::domain::json::{self, ValidationError};
@@ -159,6 +160,8 @@ struct StagedBatch<'a> {
     answers: KeptAnswers,
     /// The epoch in which this process writes.
     epoch: &'a Epoch,
+    /// The aggregates that the batch erases, and the revisions.
+    erased: Vec<(Place, Revision)>,
     /// What was decoded by the batches before.
     states: &'a mut HotStates,
     decoded: HashMap<Place, Decoded>,
@@ -181,6 +184,7 @@ struct StagedRow {
     /// The state according to the journal, if the row is missing although the aggregate exists.
     folded: Option<Body>,
     is_changed: bool,
+    is_erased: bool,
 }
 
 /// The published state of one aggregate before and after a command.
@@ -221,6 +225,7 @@ impl<'a> StagedBatch<'a> {
             changes: Vec::new(),
             answers: KeptAnswers::default(),
             epoch: fence.epoch(),
+            erased: Vec::new(),
             states,
             decoded: HashMap::new(),
             memory: BatchMemory::new(memory),
@@ -294,14 +299,20 @@ impl<'a> StagedBatch<'a> {
         if let (Some(chosen), true) = (&key, change.creates()) {
             collection.keys().check(chosen).map_err(Rejection::Invalid)?;
         }
+        if let (Some(key), Wanted::Erase) = (&key, &change) {
+            return self.erase(connection, id, key, &metadata);
+        }
         let is_numbered = key.is_none() && collection.keys() == Keys::Sequence;
         let key = key.unwrap_or_else(|| if is_numbered { self.counters.next_key(id) } else { Key::uuid(now) });
-        let StagedRow { row, folded, .. } = if is_numbered && collection.journaled().is_none() {
+        let StagedRow { row, folded, is_erased, .. } = if is_numbered && collection.journaled().is_none() {
             self.load_unused(id, &key)
         } else {
             // One aggregate that cannot be read must not fail the whole batch.
             self.load(connection, id, &key).map_err(reject_corrupt)?
         };
+        if is_erased {
+            return Err(Rejection::Erased.into());
+        }
         let state = row.body.as_ref().or(folded.as_ref());
         let current = state.map(|_| row.revision);
         if (current.is_some() || change.creates()) && !precondition.holds(current) {
@@ -347,6 +358,68 @@ impl<'a> StagedBatch<'a> {
         Ok(Written { key, body: row.body, revision, changed, version, is_new, repeats: None, charge })
     }
 
+    /// Begins to erase an aggregate, also one whose state or events cannot be read: it does not exist any more, and nothing
+    /// can create it again. What is left of it is overwritten by later transactions.
+    fn erase(
+        &mut self,
+        connection: &mut SqliteConnection,
+        id: CollectionId,
+        key: &Key,
+        metadata: &Metadata,
+    ) -> Result<Written, ExecuteError> {
+        let collection = self.registry.get(id);
+        if collection.derivation().is_some() {
+            return Err(Rejection::Derived.into());
+        }
+        let place = (id, key.clone());
+        if let Some(known) = erasure::find(connection, collection.name(), key.as_str())?
+            .map(|known| known.revision)
+            .or_else(|| self.erased.iter().find(|(erased, _)| *erased == place).map(|(_, revision)| *revision))
+        {
+            return Ok(self.erased_at(key, known));
+        }
+        let row = match self.rows.get(&place) {
+            Some(staged) => Some(staged.row.clone()),
+            None => aggregates::load(connection, collection.name(), key)?,
+        };
+        let version = erasure::last_version(connection, collection.name(), key.as_str())?;
+        let row = match (row, version) {
+            (Some(row), _) if row.revision != Revision::ZERO || row.version != Version::ZERO => row,
+            (_, Some(version)) => Row { version, ..StagedRow::absent().row },
+            (_, None) => return Err(Rejection::NotFound.into()),
+        };
+        let source = StateChange { collection: id, key: key.clone(), before: row.body.clone(), after: None };
+        let changes = self.with_derived(connection, source)?;
+        let savepoint = self.savepoint(&changes);
+        let mut patched = patched(changes)?;
+        let is_there = patched.first().is_some_and(|(change, _)| change.collection == id && change.key == *key);
+        if !is_there {
+            // Who has missed the deletion, or counts on the tombstone, gets it again.
+            let source = StateChange { collection: id, key: key.clone(), before: None, after: None };
+            patched.insert(0, (source, NULL.to_owned()));
+        }
+        self.rows.entry(place.clone()).or_insert_with(StagedRow::absent).row = row;
+        self.stage_patched(patched, metadata.stored().as_ref());
+        self.rows.entry(place.clone()).or_insert_with(StagedRow::absent).is_erased = true;
+        // The projections of the aggregate itself follow when its past is overwritten.
+        let derived = Savepoint { changes: savepoint.changes + 1, ..savepoint };
+        if let Err(error) = self.project(connection, &derived) {
+            self.roll_back(Savepoint { changes: derived.changes - 1, ..derived });
+            return Err(error);
+        }
+        self.decoded.remove(&place);
+        self.states.take(&place);
+        let revision = self.counters.revision;
+        self.erased.push((place, revision));
+        Ok(self.erased_at(key, revision))
+    }
+
+    fn erased_at(&mut self, key: &Key, revision: Revision) -> Written {
+        let charge = self.memory.answer(0);
+        let version = Version::ZERO;
+        Written { key: key.clone(), body: None, revision, changed: revision, version, is_new: false, repeats: None, charge }
+    }
+
     /// A state may be too large if it is no larger than it was: it has to be possible to make one smaller step by step.
     fn check_size(
         &self,
@@ -389,15 +462,15 @@ impl<'a> StagedBatch<'a> {
 
     /// Stages the changes of one command as one revision, unless they change nothing.
     fn stage(&mut self, changes: Vec<StateChange>, metadata: Option<&StoredMetadata>) -> Result<(), Rejection> {
-        let mut patched = Vec::with_capacity(changes.len());
-        for change in changes {
-            if let Some(patch) = patch(change.before.as_ref(), change.after.as_ref())? {
-                patched.push((change, patch));
-            }
+        let patched = patched(changes)?;
+        if !patched.is_empty() {
+            self.stage_patched(patched, metadata);
         }
-        if patched.is_empty() {
-            return Ok(());
-        }
+        Ok(())
+    }
+
+    /// Stages changes with their patches as one revision.
+    fn stage_patched(&mut self, patched: Vec<(StateChange, String)>, metadata: Option<&StoredMetadata>) {
         let revision = self.counters.next_revision();
         for (StateChange { collection, key, after, .. }, patch) in patched {
             self.counters.change(collection);
@@ -410,7 +483,6 @@ impl<'a> StagedBatch<'a> {
             self.memory.hold(change.weight());
             self.changes.push(change);
         }
-        Ok(())
     }
 
     /// Stages the domain events of one command, with their versions and positions.
@@ -429,7 +501,7 @@ impl<'a> StagedBatch<'a> {
             staged.row.version = version;
             staged.is_changed = true;
             let (key, time, metadata) = (key.clone(), self.now, metadata.cloned());
-            let entry = Entry { position, collection, key, version, schema, event, time, metadata };
+            let entry = Entry { position, collection, key, version, schema, event, time, metadata, is_erased: false };
             self.memory.hold(entry.weight());
             self.events.push(entry);
         }
@@ -543,13 +615,19 @@ impl<'a> StagedBatch<'a> {
             self.decoded.extend(decoded);
             staged.row = row;
         } else if let Some(row) = aggregates::load(connection, collection.name(), key)? {
+            // What exists is not erased.
+            if row.body.is_none() {
+                staged.is_erased = erasure::find(connection, collection.name(), key.as_str())?.is_some();
+            }
             staged.row = row;
         } else if let Some(journaled) = collection.journaled() {
             // The row is a cache. It is missing if the aggregate never existed, if its tombstone was pruned, or if the row
             // was lost.
-            let Folded { body, version, .. } = journal::fold(connection, collection.name(), journaled, key, None)?;
+            let Folded { body, version, is_erased, .. } =
+                journal::fold(connection, collection.name(), journaled, key, None)?;
             staged.row.version = version;
             staged.folded = body;
+            staged.is_erased = is_erased;
         }
         self.memory.hold(staged.row.body.as_ref().or(staged.folded.as_ref()).map_or(0, Body::size));
         Ok(vacant.insert(staged).clone())
@@ -565,6 +643,9 @@ impl<'a> StagedBatch<'a> {
         }
         for change in &self.changes {
             outbox::append(connection, self.registry, change)?;
+        }
+        for ((collection, key), revision) in &self.erased {
+            erasure::begin(connection, self.registry.get(*collection).name(), key, *revision)?;
         }
         fence.save(connection, before, &self.counters)?;
         self.counters.save_collections(before, connection, self.registry)
@@ -582,13 +663,27 @@ impl Written {
 impl StagedRow {
     fn absent() -> Self {
         let row = Row { revision: Revision::ZERO, version: Version::ZERO, body: None };
-        Self { row, folded: None, is_changed: false }
+        Self { row, folded: None, is_changed: false, is_erased: false }
     }
 
     /// An aggregate that was never published has no row, even if it has events.
     fn must_be_written(&self) -> bool {
         self.is_changed && self.row.revision != Revision::ZERO
     }
+}
+
+/// The merge patch of an aggregate that does not exist any more.
+const NULL: &str = "null";
+
+/// The changes that change something, each with its patch.
+fn patched(changes: Vec<StateChange>) -> Result<Vec<(StateChange, String)>, Rejection> {
+    let mut patched = Vec::with_capacity(changes.len());
+    for change in changes {
+        if let Some(patch) = patch(change.before.as_ref(), change.after.as_ref())? {
+            patched.push((change, patch));
+        }
+    }
+    Ok(patched)
 }
 
 /// Rejects a command that would publish a number that JavaScript changes, also as the result of a fold or a derivation.

@@ -42,6 +42,8 @@ pub(super) fn open_for_writing(path: &Path, if_missing: IfMissing) -> Result<Sql
         "PRAGMA journal_mode = WAL",
         "PRAGMA synchronous = FULL",
         "PRAGMA foreign_keys = ON",
+        // Deleted rows are overwritten with zeros, because they may contain personal data.
+        "PRAGMA secure_delete = ON",
         // The writer moves the log into the file itself, after it has answered.
         "PRAGMA wal_autocheckpoint = 0",
         "PRAGMA journal_size_limit = 67108864",
@@ -157,7 +159,7 @@ pub(super) fn checkpoint(connection: &mut SqliteConnection) -> Result<Progress, 
 }
 
 /// Moves all of the log into the database file, and empties it. Waits for other processes, but not for ever.
-pub(super) fn move_log(connection: &mut SqliteConnection) -> Result<Progress, StoreError> {
+pub(crate) fn truncate_log(connection: &mut SqliteConnection) -> Result<Progress, StoreError> {
     // Without a read before it, SQLite does not look for a log.
     number(connection, "SELECT count(*) AS number FROM sqlite_schema")?;
     let row: LogRow = diesel::sql_query("PRAGMA wal_checkpoint(TRUNCATE)").get_result(connection)?;

@@ -142,6 +142,8 @@ pub(crate) struct Horizon {
     pub(crate) pruned: Revision,
     /// The last revision of a deletion whose tombstone was pruned.
     pub(crate) forgotten: Revision,
+    /// It grows when something of the past is overwritten. What was read before that must not be used after it.
+    pub(crate) erasures: i64,
 }
 
 pub(super) fn horizon(connection: &mut SqliteConnection) -> Result<Horizon, StoreError> {
@@ -150,13 +152,14 @@ pub(super) fn horizon(connection: &mut SqliteConnection) -> Result<Horizon, Stor
 
 /// The epoch of the database, as text, and the revisions against which its cursors are compared.
 pub(super) fn horizon_of_epoch(connection: &mut SqliteConnection) -> Result<(String, Horizon), StoreError> {
-    let columns = (metadata::epoch, metadata::revision, metadata::pruned, metadata::forgotten);
-    let (epoch, current, pruned, forgotten): (String, i64, i64, i64) =
+    let columns = (metadata::epoch, metadata::revision, metadata::pruned, metadata::forgotten, metadata::erasures);
+    let (epoch, current, pruned, forgotten, erasures): (String, i64, i64, i64, i64) =
         metadata::table.select(columns).get_result(connection)?;
     let horizon = Horizon {
         current: Revision::from_raw(current),
         pruned: Revision::from_raw(pruned),
         forgotten: Revision::from_raw(forgotten),
+        erasures,
     };
     Ok((epoch, horizon))
 }

@@ -191,6 +191,10 @@ impl DatabaseFile {
     pub(super) fn note_whole(&self) {
         self.note(|lock, watched| {
             watched.is_moving = false;
+            // After a `VACUUM`, it is another page.
+            if let Ok(counters) = connection::root_page(&mut watched.keeper, "metadata") {
+                watched.counters = counters;
+            }
             let file = Fingerprint::read(lock.file(), watched.counters).ok().flatten();
             let log = connection::log_frames(&mut watched.keeper).ok();
             // Without it, the check is less strict.

@@ -10,6 +10,7 @@ use diesel::sqlite::SqliteConnection;
 
 use super::aggregates;
 use super::counters::horizon;
+use super::erasure;
 use super::error::{DISK_FULL, StoreError};
 use super::journal::{self, Entry};
 use super::outbox::{self, Change};
@@ -21,7 +22,7 @@ use crate::domain::feed::Feed as EventFeed;
 use crate::domain::key::Key;
 use crate::domain::revision::{JournalPosition, Revision};
 use crate::read_model::error::ProjectionError;
-use crate::read_model::projection::{Event, Feed, What};
+use crate::read_model::projection::{Erased, Event, Feed, What};
 use crate::read_model::sink::{SinkMut, SinkSetup};
 use crate::read_model::spec::ProjectionSpec;
 
@@ -129,9 +130,10 @@ fn replay_journal(
     projection: &ProjectionSpec,
 ) -> Result<(), ProjectionError> {
     let mut after = JournalPosition::ZERO;
+    let erasing = erasure::in_progress(connection)?;
     loop {
         let read = journal::after(connection, registry, None, after, PAGE_LIMIT)?;
-        for entry in &read.entries {
+        for entry in read.entries.iter().filter(|entry| !entry.is_erased && !erasing.has(registry, entry)) {
             apply(connection, projection, &domain_event(registry, entry))?;
         }
         if read.to == read.current {
@@ -159,7 +161,9 @@ fn replay_changes(
             PAGE_LIMIT,
         )?;
         for change in &read.changes {
-            apply(connection, projection, &change_event(registry, change))?;
+            if !is_of_erased(connection, registry, change)? {
+                apply(connection, projection, &change_event(registry, change))?;
+            }
         }
         after = read.to;
     }
@@ -179,6 +183,47 @@ fn replay_changes(
     Ok(())
 }
 
+/// Whether a change event is one of an aggregate that was erased. What it was before is overwritten, or about to be.
+fn is_of_erased(connection: &mut SqliteConnection, registry: &Registry, change: &Change) -> Result<bool, StoreError> {
+    let collection = registry.get(change.collection).name();
+    Ok(change.patch == "null" && erasure::find(connection, collection, change.key.as_str())?.is_some())
+}
+
+/// An aggregate that was erased.
+pub(super) struct ErasedAggregate<'a> {
+    pub(super) collection: &'a str,
+    pub(super) key: &'a Key,
+    /// The revision of its last change event.
+    pub(super) revision: i64,
+    /// The position of its last domain event.
+    pub(super) position: i64,
+    pub(super) now: Timestamp,
+}
+
+/// Removes an erased aggregate from all projections, in the open transaction. Those that cannot do that are rebuilt.
+pub(super) fn erase(
+    connection: &mut SqliteConnection,
+    registry: &Registry,
+    inline: &[ProjectionSpec],
+    erased: &ErasedAggregate<'_>,
+) -> Result<(), StoreError> {
+    let ErasedAggregate { collection, key, revision, position, now } = *erased;
+    for projection in inline.iter().filter(|projection| projection.reads(collection)) {
+        let at = match projection.feed {
+            Feed::Journal => position,
+            Feed::Changes => revision,
+        };
+        let event = Event { at, time: now, collection, key, what: What::Erased };
+        let removed = catching(connection, |connection| projection.erase(SinkMut::Tables(connection), &event));
+        if removed.is_ok_and(|erased| erased == Erased::Removed) {
+            continue;
+        }
+        log::info!("projection {} is rebuilt without {collection}/{key}", projection.name);
+        build(connection, registry, projection, now)?;
+    }
+    Ok(())
+}
+
 /// Applies an event, if the projection reads its collection.
 fn apply(
     connection: &mut SqliteConnection,
@@ -188,9 +233,17 @@ fn apply(
     if event.key.as_str().is_empty() || !projection.reads(event.collection) {
         return Ok(());
     }
+    catching(connection, |connection| projection.apply(SinkMut::Tables(connection), event))
+}
+
+/// Runs code of a projection. Its panic is an error.
+fn catching<T>(
+    connection: &mut SqliteConnection,
+    work: impl FnOnce(&mut SqliteConnection) -> Result<T, ProjectionError>,
+) -> Result<T, ProjectionError> {
     let before = depth(connection)?;
-    let applied = catch_unwind(AssertUnwindSafe(|| projection.apply(SinkMut::Tables(connection), event)));
-    applied.unwrap_or_else(|_| {
+    let worked = catch_unwind(AssertUnwindSafe(|| work(connection)));
+    worked.unwrap_or_else(|_| {
         // The panic left the transactions of the projection open.
         while depth(connection)? > before {
             AnsiTransactionManager::rollback_transaction(connection)?;

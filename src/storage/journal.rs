@@ -4,6 +4,7 @@ use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
+use super::erasure::ERASED;
 use super::error::StoreError;
 use super::page::PageLimit;
 use super::schema::journal;
@@ -29,6 +30,8 @@ pub(crate) struct Entry {
     pub(crate) time: Timestamp,
     /// `None` for what was written before there was any.
     pub(crate) metadata: Option<StoredMetadata>,
+    /// Whether its content was overwritten, because the aggregate was erased.
+    pub(crate) is_erased: bool,
 }
 
 impl Entry {
@@ -36,6 +39,12 @@ impl Entry {
     pub(crate) fn weight(&self) -> usize {
         let metadata = self.metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
         self.event.fields.len() + self.key.as_str().len() + metadata
+    }
+
+    /// Whether it is the last event of an aggregate that was erased, which says so. Only this one has no version of its
+    /// fields.
+    pub(crate) fn is_erasure(&self) -> bool {
+        self.is_erased && self.schema == 0 && self.event.kind == ERASED
     }
 }
 
@@ -144,11 +153,11 @@ pub(super) fn of_aggregate(
     Ok(page)
 }
 
-type Columns = (i64, String, String, i64, String, i64, String, i64, Option<String>);
+type Columns = (i64, String, String, i64, String, i64, String, i64, Option<String>, i32);
 
 /// `None` if the collection is not registered. A service does not start on a database with such a collection.
 fn entry(registry: &Registry, row: Columns) -> Option<Entry> {
-    let (position, collection, key, version, kind, schema, fields, time, metadata) = row;
+    let (position, collection, key, version, kind, schema, fields, time, metadata, erased) = row;
     Some(Entry {
         position: JournalPosition::from_raw(position),
         collection: registry.id(&collection)?,
@@ -158,6 +167,7 @@ fn entry(registry: &Registry, row: Columns) -> Option<Entry> {
         event: RecordedEvent { kind, fields },
         time: Timestamp::from_milliseconds(time),
         metadata: metadata.as_deref().map(StoredMetadata::from_db),
+        is_erased: erased != 0,
     })
 }
 
@@ -168,6 +178,15 @@ pub(crate) struct Folded {
     /// `None` if the aggregate does not exist.
     pub(crate) body: Option<Body>,
     pub(crate) version: Version,
+    /// Whether it was erased, so that it never exists again.
+    pub(crate) is_erased: bool,
+}
+
+impl Folded {
+    /// An aggregate without events.
+    pub(super) fn nothing(key: &Key) -> Self {
+        Self { key: key.clone(), body: None, version: Version::ZERO, is_erased: false }
+    }
 }
 
 /// Folds the events of an aggregate, up to a version or all of them.
@@ -187,7 +206,7 @@ pub(super) fn fold(
     for row in query.load_iter::<FoldedColumns, DefaultLoadingMode>(connection)? {
         folding.apply(row?)?;
     }
-    Ok(folding.finish()?.unwrap_or(Folded { key: key.clone(), body: None, version: Version::ZERO }))
+    Ok(folding.finish()?.unwrap_or_else(|| Folded::nothing(key)))
 }
 
 /// Folds all events of the next aggregates after a key, in bytewise order of the keys, up to a maximum number of
@@ -215,10 +234,17 @@ pub(super) fn fold_next(
     Ok(folded)
 }
 
-type FoldedColumns = (i64, String, i64, String, i64, String);
+type FoldedColumns = (i64, String, i64, String, i64, String, i32);
 
-const FOLDED: (journal::position, journal::key, journal::version, journal::kind, journal::schema, journal::body) =
-    (journal::position, journal::key, journal::version, journal::kind, journal::schema, journal::body);
+const FOLDED: (
+    journal::position,
+    journal::key,
+    journal::version,
+    journal::kind,
+    journal::schema,
+    journal::body,
+    journal::erased,
+) = (journal::position, journal::key, journal::version, journal::kind, journal::schema, journal::body, journal::erased);
 
 /// Folds aggregates whose events come one aggregate after another.
 struct Folding<'a> {
@@ -231,23 +257,24 @@ struct Folding<'a> {
 struct OpenFold {
     key: Key,
     version: Version,
-    fold: Box<dyn Fold>,
+    /// `None` if the first event is erased: then the aggregate is, even if others are not overwritten yet.
+    fold: Option<Box<dyn Fold>>,
 }
 
 impl Folding<'_> {
     /// Applies the next event. If it belongs to another aggregate, the previous one is complete and returned.
     fn apply(&mut self, row: FoldedColumns) -> Result<Option<Folded>, StoreError> {
-        let (position, key, version, kind, schema, fields) = row;
+        let (position, key, version, kind, schema, fields, erased) = row;
         let is_next = self.open.as_ref().is_some_and(|open| open.key.as_str() != key);
         let complete = if is_next { self.finish()? } else { None };
         let open = self.open.get_or_insert_with(|| OpenFold {
             key: Key::from_db(&key),
             version: Version::ZERO,
-            fold: self.journaled.fold(),
+            fold: (erased == 0).then(|| self.journaled.fold()),
         });
         let expected = open.version.next();
         let applied = if expected.number() == version {
-            open.fold.apply(&kind, schema, &fields)
+            open.fold.as_mut().map_or(Ok(()), |fold| fold.apply(&kind, schema, &fields))
         } else {
             Err(CorruptState::new(format!("version {expected} is missing")))
         };
@@ -261,6 +288,7 @@ impl Folding<'_> {
 
     fn finish(&mut self) -> Result<Option<Folded>, StoreError> {
         let Some(OpenFold { key, version, fold }) = self.open.take() else { return Ok(None) };
-        Ok(Some(Folded { body: fold.body()?, key, version }))
+        let body = fold.as_ref().map_or(Ok(None), |fold| fold.body())?;
+        Ok(Some(Folded { body, key, version, is_erased: fold.is_none() }))
     }
 }

@@ -10,6 +10,7 @@ use super::connection;
 use super::counters::{self, Horizon};
 use super::database::Database;
 use super::database_file::MainConnection;
+use super::erasure::{self, Erasure, InProgress};
 use super::error::StoreError;
 use super::fence::Fence;
 use super::journal::{self, Entries, EntriesOfOne, Folded};
@@ -219,8 +220,23 @@ impl<'a> View<'a> {
         let collection = self.registry.get(collection);
         match collection.journaled() {
             Some(journaled) => journal::fold(self.connection, collection.name(), journaled, key, up_to),
-            None => Ok(Folded { key: key.clone(), body: None, version: Version::ZERO }),
+            None => Ok(Folded::nothing(key)),
         }
+    }
+
+    /// The erasure of an aggregate, if it was erased.
+    pub(crate) fn erasure(&mut self, collection: CollectionId, key: &Key) -> Result<Option<Erasure>, StoreError> {
+        erasure::find(self.connection, self.registry.get(collection).name(), key.as_str())
+    }
+
+    /// The aggregates of which some events may still be there, although they were erased.
+    pub(crate) fn erasures_in_progress(&mut self) -> Result<InProgress, StoreError> {
+        erasure::in_progress(self.connection)
+    }
+
+    /// The erasures after a revision and up to another one, oldest first.
+    pub(crate) fn erasures(&mut self, Span { after, to }: Span, limit: i64) -> Result<Vec<Erasure>, StoreError> {
+        erasure::between(self.connection, after, to, limit)
     }
 
     /// A page of the domain events of one aggregate after a version.

@@ -119,7 +119,7 @@ impl Registration<'_> {
             let Some(Folded { key, .. }) = folded.last() else { return Ok(()) };
             last = Some(key.clone());
             let mut recomputed = Vec::new();
-            for Folded { key, body, version } in folded {
+            for Folded { key, body, version, .. } in folded {
                 let row = aggregates::load(connection, name, &key)?.and_then(|row| row.body);
                 if let Some(patch) = patch(row.as_ref(), body.as_ref())? {
                     recomputed.push(Recomputed { key, version, body, patch });
@@ -175,7 +175,14 @@ fn initialize(connection: &mut SqliteConnection) -> Result<DatabaseState, StoreE
         return Ok(DatabaseState::Existing);
     }
     diesel::insert_into(metadata::table)
-        .values((metadata::id.eq(1), metadata::epoch.eq(""), metadata::revision.eq(0), metadata::pruned.eq(0)))
+        .values((
+            metadata::id.eq(1),
+            metadata::epoch.eq(""),
+            metadata::revision.eq(0),
+            metadata::pruned.eq(0),
+            // Since the first page, what is deleted is overwritten.
+            metadata::overwritten.eq(1),
+        ))
         .execute(connection)?;
     Ok(DatabaseState::New)
 }

@@ -9,7 +9,7 @@ use super::at_rest::read_undisturbed;
 use super::backup::{
     Check, Copied, CopyObserver, partial, remove_leftovers, require_ours, sync_directory, write_beside,
 };
-use super::connection::{move_log, open_copy};
+use super::connection::{open_copy, truncate_log};
 use super::database::{Database, with_suffix};
 use super::error::{StoreError, cannot_write};
 use super::location::resolve;
@@ -185,7 +185,7 @@ fn keep_and_merge(path: &Path, kept: &Path, logs: &[Log]) -> Result<(), StoreErr
 
 /// Moves the log of a database into its file. Fails unless the file has everything then.
 fn merge_log(path: &Path) -> Result<(), StoreError> {
-    match open_copy(path).and_then(|mut connection| move_log(&mut connection)) {
+    match open_copy(path).and_then(|mut connection| truncate_log(&mut connection)) {
         Ok(Progress::Done) => Ok(()),
         Ok(Progress::More) => Err(cannot_write(path, "another process is reading it; end that one first")),
         Err(error) if error.is_damage() => {

@@ -31,6 +31,17 @@ diesel::table! {
 }
 
 diesel::table! {
+    erased (collection, key) {
+        collection -> Text,
+        key -> Text,
+        revision -> BigInt,
+        position -> Nullable<BigInt>,
+        stage -> Text,
+        reached -> BigInt,
+    }
+}
+
+diesel::table! {
     idempotency (position) {
         position -> BigInt,
         request -> Binary,
@@ -53,6 +64,7 @@ diesel::table! {
         body -> Text,
         time -> BigInt,
         metadata -> Nullable<Text>,
+        erased -> Integer,
     }
 }
 
@@ -71,6 +83,8 @@ diesel::table! {
         future_tombstones_seen -> BigInt,
         future_answers_position -> BigInt,
         future_answers_seen -> BigInt,
+        erasures -> BigInt,
+        overwritten -> BigInt,
     }
 }
 
@@ -97,6 +111,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     aggregates,
     collections,
     epochs,
+    erased,
     idempotency,
     journal,
     metadata,

@@ -18,7 +18,7 @@ use super::journal::{self, Folded};
 use super::schema::{aggregates, collections, journal as events};
 use super::verified::Verified;
 use super::{
-    aggregates as rows, answers, connection, epochs, inline_projections, journal_check, maxima, migrations,
+    aggregates as rows, answers, connection, epochs, erasure_check, inline_projections, journal_check, maxima, migrations,
     outbox_check, registration,
 };
 use crate::domain::body::{Body, patch};
@@ -65,6 +65,7 @@ pub(super) fn verify_copy(connection: &mut SqliteConnection, registry: &Registry
     results.push(check(connection, "counters", |connection| verify_counters(connection, registry)));
     results.push(check(connection, "epochs", journal_check::verify_epochs));
     results.push(check(connection, "journal", journal_check::verify_journal));
+    results.push(check(connection, "erased", erasure_check::verify));
     results.push(check(connection, "change events", outbox_check::verify));
     for id in registry.ids() {
         if let Err(StoreError::NotMigrated { .. }) = check_rule(connection, registry, id) {
@@ -242,7 +243,7 @@ fn fold_some(
 ) -> Result<Option<Key>, StoreError> {
     let name = collection.name();
     let folded = journal::fold_next(connection, name, journaled, after, AGGREGATES_PER_TRANSACTION)?;
-    for Folded { key, body, version } in &folded {
+    for Folded { key, body, version, .. } in &folded {
         // A tombstone may have been pruned.
         let stored = rows::load(connection, name, key)?;
         let stored = stored

@@ -5,6 +5,7 @@
 //! its own. So each log says in its first transaction on which file it follows, see [`super::log_check`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
@@ -151,10 +152,30 @@ impl WriteAheadLog {
 
     /// Moves the log into the database file, as far as nobody reads from it.
     pub(super) fn checkpoint(&mut self, connection: &mut SqliteConnection) -> Result<Progress, StoreError> {
+        self.move_by(connection, connection::checkpoint)
+    }
+
+    /// Moves the log into the database file and removes its content, unless somebody reads from it.
+    pub(super) fn truncate(&mut self, connection: &mut SqliteConnection) -> Result<Progress, StoreError> {
+        // Readers that begin after this one do not need the log.
+        if self.checkpoint(connection)? == Progress::More {
+            return Ok(Progress::More);
+        }
+        connection::set_busy_timeout(connection, Duration::ZERO)?;
+        let progress = self.move_by(connection, connection::truncate_log);
+        connection::set_busy_timeout(connection, connection::BUSY_TIMEOUT)?;
+        progress
+    }
+
+    fn move_by(
+        &mut self,
+        connection: &mut SqliteConnection,
+        move_log: impl FnOnce(&mut SqliteConnection) -> Result<Progress, StoreError>,
+    ) -> Result<Progress, StoreError> {
         // What lies there must not be overwritten with pages of another file.
         self.file.examine()?;
         self.file.note_checkpoint_begun();
-        let progress = connection::checkpoint(connection);
+        let progress = move_log(connection);
         if matches!(progress, Ok(Progress::Done)) {
             self.file.note_whole();
         } else {

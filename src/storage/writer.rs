@@ -11,6 +11,7 @@ use super::connection::{self, IfMissing};
 use super::counters::Counters;
 use super::database::Database;
 use super::database_file::MainConnection;
+use super::erasing::{Erasing, ErasingContext, ErasingStep};
 use super::error::StoreError;
 use super::fence::Fence;
 use super::hot_states::HotStates;
@@ -69,6 +70,7 @@ pub(crate) struct Writer {
     /// The number of stored answers to commands with an idempotency key.
     answers: i64,
     patience: Patience,
+    erasing: Erasing,
 }
 
 impl Writer {
@@ -111,7 +113,8 @@ impl Writer {
         let states = HotStates::new(&config.hot_states);
         let answers = answers::count(&mut connection)?;
         let patience = Patience::Long;
-        Ok(Self { connection, config, history, fence, log, counters, states, answers, patience })
+        let erasing = Erasing::default();
+        Ok(Self { connection, config, history, fence, log, counters, states, answers, patience, erasing })
     }
 
     /// The epochs of the database. The last one began when the database was opened.
@@ -187,6 +190,13 @@ impl Writer {
         })?;
         tombstones.add(pruned.number);
         Ok(pruned.progress)
+    }
+
+    /// Does the next step of the erasures that are in progress, also of those that another process has begun.
+    pub(crate) fn continue_erasing(&mut self, now: Timestamp) -> Result<ErasingStep, WriteError> {
+        let Self { connection, config, fence, log, counters, erasing, .. } = self;
+        let WriterConfig { registry, inline, .. } = config;
+        erasing.step(ErasingContext { connection, log, fence, registry, inline, counters, now })
     }
 
     /// Whether the write-ahead log is so long that it has to be moved into the database file.

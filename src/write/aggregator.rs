@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use crate::domain::clock::Clock;
 use crate::domain::command::{Command, Rejection};
 use crate::domain::error_chain::ErrorChain;
+use crate::domain::key::CollectionId;
 use crate::domain::revision::{JournalPosition, Revision};
 use crate::memory::budget::Reservation;
 use crate::memory::fair_shares::Share;
@@ -25,6 +26,7 @@ use crate::storage::page::Progress;
 use crate::storage::transaction::WriteError;
 use crate::storage::writer::{Patience, Writer, WriterConfig};
 use crate::write::committed_revision::{CommittedRevision, JournalMark};
+use crate::write::erasing;
 use crate::write::in_flight::InFlight;
 use crate::write::refusal::Refusal;
 use crate::write::replies::{ReplyBatch, ReplyQueue};
@@ -54,6 +56,10 @@ pub(crate) struct Aggregator {
     pub(super) metrics: Arc<WriteMetrics>,
     /// The relay, which is notified of commits.
     pub(super) listener: Option<Recipient<Committed>>,
+    /// Who waits for the end of an erasure.
+    pub(super) erasing: Vec<erasing::Waiting>,
+    /// Whether the next step of an erasure is in the mailbox.
+    pub(super) is_erasing: bool,
 }
 
 impl Aggregator {
@@ -66,7 +72,7 @@ impl Aggregator {
     ) -> Self {
         let committed =
             Arc::new(CommittedRevision::new(writer.revision(), &writer.changed(), database.high_water_mark().clone()));
-        let journal = watch::Sender::new(JournalMark { last: writer.position(), is_over: false });
+        let journal = watch::Sender::new(JournalMark { last: writer.position(), ..JournalMark::default() });
         let metrics = WriteMetrics::new();
         metrics.answers.set(writer.answers());
         Self {
@@ -81,6 +87,8 @@ impl Aggregator {
             journal: Arc::new(journal),
             metrics: Arc::new(metrics),
             listener: None,
+            erasing: Vec::new(),
+            is_erasing: false,
         }
     }
 
@@ -175,6 +183,37 @@ impl Aggregator {
                 }
                 replies.send();
             }
+        }
+    }
+
+    /// Executes a command before all that wait, and returns when it is on disk.
+    pub(super) fn execute_now(&mut self, command: Command) -> Result<Written, ExecuteError> {
+        self.flush();
+        let (reply_to, mut answered) = oneshot::channel();
+        let request = Request { replies: None, reply_to, _waiting: self.metrics.wait(0), charge: None };
+        self.pending.push(Execute { command, request });
+        self.flush();
+        answered.try_recv().unwrap_or(Err(ExecuteError::Unknown))
+    }
+
+    pub(super) fn collection_name(&self, collection: CollectionId) -> &'static str {
+        self.config.registry.get(collection).name()
+    }
+
+    /// Tells whoever has something of the past in memory that it was overwritten, and that there may be a domain event.
+    pub(super) fn note_overwritten(&mut self) {
+        let Some(writer) = &self.writer else { return };
+        let (position, revision) = (writer.position(), writer.revision());
+        let before = self.journal.borrow().last;
+        self.journal.send_modify(|mark| {
+            mark.last = position;
+            mark.overwritten += 1;
+        });
+        if position != before
+            && let Some(listener) = &self.listener
+        {
+            let (changes, charge) = (Vec::new(), self.config.batches.reservation());
+            let _ = listener.try_send(Committed { from: revision, to: revision, changes, _charge: charge });
         }
     }
 
@@ -273,6 +312,8 @@ impl Actor for Aggregator {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(self.queue);
+        // What another process has begun.
+        self.continue_erasing(ctx);
     }
 }
 

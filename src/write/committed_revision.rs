@@ -57,4 +57,6 @@ pub(crate) struct JournalMark {
     pub(crate) last: JournalPosition,
     /// Whether the service is stopping.
     pub(crate) is_over: bool,
+    /// How often domain events were overwritten since the start.
+    pub(crate) overwritten: u64,
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod aggregator;
 pub(crate) mod committed_revision;
+pub(crate) mod erasing;
 pub(crate) mod in_flight;
 pub(crate) mod maintenance;
 pub(crate) mod refusal;

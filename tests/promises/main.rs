@@ -25,6 +25,7 @@ mod dialects;
 mod documents;
 mod durability;
 mod entity_tags;
+mod erasure;
 mod errors;
 mod event_sourcing;
 mod every_client;

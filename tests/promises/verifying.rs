@@ -37,6 +37,7 @@ fn verify_says_what_it_checked_with_and_without_a_running_service() {
             "counters: revision 12, next keys and last changes: ok",
             "epochs: the beginnings of 1: ok",
             "journal: positions and versions of 11 events: ok",
+            "erased: 0 aggregates with 0 events: ok",
             "change events: 13 after revision 0, 6 states compared with them: ok",
             "persons: 1 states, which follow from nothing else: ok",
             "locations: 1 states, compared with persons: ok",

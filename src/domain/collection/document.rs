@@ -107,7 +107,7 @@ impl<T: Document> Collection for DocumentAdapter<T> {
                 Some(self.check(json).map_err(Rejection::Invalid)?)
             }
             (Change::Delete, Some(_)) => None,
-            (Change::Handle { .. }, _) | (_, None) => return Err(Rejection::NotFound),
+            (Change::Handle { .. } | Change::Erase, _) | (_, None) => return Err(Rejection::NotFound),
         };
         Ok(Decision { after, events: Vec::new() })
     }

@@ -173,6 +173,7 @@ fn members(kind: Kind) -> Members {
         Kind::MalformedRequest => Members::of(&none, &json!({"parameter": {"type": "string"}, "limit": number})),
         Kind::Invalid => Members::of(&none, &json!({"member": {"type": "string"}})),
         Kind::NoSuchPath => Members::of(&none, &json!({"paths": texts, "expected": texts})),
+        Kind::NotFound => Members::of(&none, &json!({"erased": {"const": true}})),
         Kind::UnknownCommand => Members::of(&json!({"expected": texts}), &none),
         Kind::UnsupportedType => Members::of(&none, &json!({"expected": texts})),
         Kind::TooLarge => Members::of(&json!({"limit": number}), &none),
@@ -212,7 +213,7 @@ fn detail(kind: Kind) -> &'static str {
         Kind::TooSlow => "the body did not arrive in time",
         Kind::NotThere => "the projection is not stopped at this event",
         Kind::InFlight => "the first request with this Idempotency-Key has no answer yet; repeat this one later",
-        Kind::Erased => "the command was executed, but its aggregate was erased since, and with it the answer",
+        Kind::Erased => "the aggregate was erased; its key is never used again",
         Kind::MethodNotAllowed => "the path does not support BREW; expected one of GET, HEAD",
         Kind::NotAcceptable => {
             "Accept: none of the available media types is accepted; expected one of application/json"

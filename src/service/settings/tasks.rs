@@ -43,6 +43,14 @@ pub enum Task {
         #[command(subcommand)]
         task: TokenTask,
     },
+    /// Erase an aggregate with its past: its state, the content of its events, and what projections have of it. Its key is
+    /// never used again. The running service does the task; if none is running, it is done on the files.
+    Erase {
+        /// The collection, such as `carts`.
+        collection: String,
+        /// The key of the aggregate.
+        key: String,
+    },
     /// Print the completions of a shell, which know all settings and tasks.
     Completions {
         /// The shell.

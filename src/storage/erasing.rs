@@ -1,0 +1,183 @@
+//! The steps of erasures, after the transaction that has begun them: each is one transaction, or the end of the log.
+
+use diesel::connection::SimpleConnection as _;
+use diesel::sqlite::SqliteConnection;
+
+use super::counters::Counters;
+use super::erasure::{self, Erasure, Stage};
+use super::error::StoreError;
+use super::fence::Fence;
+use super::inline_projections;
+use super::page::Progress;
+use super::residue::{Overwritten, overwrite_some};
+use super::transaction::WriteError;
+use super::write_ahead_log::WriteAheadLog;
+use crate::domain::clock::Timestamp;
+use crate::domain::collection::Registry;
+use crate::domain::key::Key;
+use crate::read_model::spec::ProjectionSpec;
+
+/// What a step has come to.
+#[derive(Debug)]
+pub(crate) enum ErasingStep {
+    /// There is nothing to do.
+    Nothing,
+    /// There is more to do.
+    More,
+    /// A reader needs what is to be overwritten, for now.
+    Hindered,
+    /// Nothing is left of these aggregates in the database.
+    Finished(Vec<Erasure>),
+}
+
+/// The erasures that are finished together, and how far the file is.
+#[derive(Default)]
+pub(super) struct Erasing {
+    pass: Option<Pass>,
+}
+
+struct Pass {
+    erasures: Vec<Erasure>,
+    file: FileStage,
+}
+
+/// What is to be done with the file.
+#[derive(Clone, Copy)]
+enum FileStage {
+    /// Nothing that was deleted earlier is certainly overwritten.
+    Vacuum,
+    /// Overwrite what is between the rows, from this page on.
+    Pages(i64),
+    /// Move the log into the file, and empty it.
+    Log,
+}
+
+/// What the steps work with.
+pub(super) struct ErasingContext<'a> {
+    pub(super) connection: &'a mut SqliteConnection,
+    pub(super) log: &'a mut WriteAheadLog,
+    pub(super) fence: &'a Fence,
+    pub(super) registry: &'a Registry,
+    pub(super) inline: &'a [ProjectionSpec],
+    pub(super) counters: &'a mut Counters,
+    pub(super) now: Timestamp,
+}
+
+impl Erasing {
+    /// Does the next step.
+    pub(super) fn step(&mut self, mut context: ErasingContext<'_>) -> Result<ErasingStep, WriteError> {
+        if let Some(erasure) = erasure::next(context.connection)? {
+            context.overwrite_rows(&erasure)?;
+            return Ok(ErasingStep::More);
+        }
+        let pass = match self.pass.take() {
+            Some(pass) => pass,
+            None => match Pass::begin(context.connection)? {
+                Some(pass) => pass,
+                None => return Ok(ErasingStep::Nothing),
+            },
+        };
+        let file = match pass.file {
+            FileStage::Vacuum => context.vacuum()?,
+            FileStage::Pages(from) => context.overwrite_pages(from)?,
+            FileStage::Log => match context.log.truncate(context.connection)? {
+                Progress::Done => {
+                    context.finish(&pass.erasures)?;
+                    return Ok(ErasingStep::Finished(pass.erasures));
+                }
+                Progress::More => {
+                    self.pass = Some(pass);
+                    return Ok(ErasingStep::Hindered);
+                }
+            },
+        };
+        self.pass = Some(Pass { file, ..pass });
+        Ok(ErasingStep::More)
+    }
+}
+
+impl Pass {
+    fn begin(connection: &mut SqliteConnection) -> Result<Option<Self>, StoreError> {
+        let erasures = erasure::in_file(connection)?;
+        if erasures.is_empty() {
+            return Ok(None);
+        }
+        let is_overwritten = erasure::is_file_overwritten(connection)?;
+        let file = if is_overwritten { FileStage::Pages(1) } else { FileStage::Vacuum };
+        Ok(Some(Self { erasures, file }))
+    }
+}
+
+impl ErasingContext<'_> {
+    /// Runs `work` in a transaction of the history that this process writes.
+    fn write<T>(&mut self, work: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError>) -> Result<T, WriteError> {
+        let (fence, revision) = (self.fence, self.counters.revision);
+        let outcome = self.log.write(self.connection, |connection| {
+            fence.check(connection, revision)?;
+            work(connection)
+        })?;
+        self.log.grow(ROWS_PER_STEP);
+        Ok(outcome)
+    }
+
+    fn overwrite_rows(&mut self, erasure: &Erasure) -> Result<(), WriteError> {
+        if erasure.stage == Stage::Conclusion {
+            return self.conclude(erasure);
+        }
+        self.write(|connection| erasure::overwrite_some(connection, erasure))
+    }
+
+    /// Tells the projections. Whoever reads from now on finds nothing of the aggregate.
+    fn conclude(&mut self, erasure: &Erasure) -> Result<(), WriteError> {
+        let (registry, inline, now) = (self.registry, self.inline, self.now);
+        let mut counters = self.counters.clone();
+        let counters = self.write(|connection| {
+            let before = counters.clone();
+            let position = counters.next_position();
+            let version = erasure::append_last_event(connection, erasure, position, now)?;
+            if version.is_none() {
+                counters = before;
+            }
+            let key = Key::from_db(&erasure.key);
+            let erased = inline_projections::ErasedAggregate {
+                collection: &erasure.collection,
+                key: &key,
+                revision: erasure.revision.number(),
+                position: position.number(),
+                now,
+            };
+            inline_projections::erase(connection, registry, inline, &erased)?;
+            erasure::set_stage(connection, erasure, Stage::File, 0)?;
+            Ok(counters)
+        })?;
+        *self.counters = counters;
+        Ok(())
+    }
+
+    fn overwrite_pages(&mut self, from: i64) -> Result<FileStage, WriteError> {
+        Ok(match self.write(|connection| overwrite_some(connection, from))? {
+            Overwritten::Before(next) => FileStage::Pages(next),
+            Overwritten::All => FileStage::Log,
+            Overwritten::Unsupported => FileStage::Vacuum,
+        })
+    }
+
+    /// Writes the whole file again, without anything that was ever deleted. Commands wait meanwhile.
+    fn vacuum(&mut self) -> Result<FileStage, WriteError> {
+        // A log of ours has to begin before: one that `VACUUM` began would not say on which file it follows.
+        self.write(erasure::note_changed_past)?;
+        log::info!("writing the database file again, because it may have what was deleted earlier");
+        self.connection.batch_execute("VACUUM").map_err(StoreError::from)?;
+        self.write(erasure::note_file_overwritten)?;
+        Ok(FileStage::Log)
+    }
+
+    fn finish(&mut self, erasures: &[Erasure]) -> Result<(), WriteError> {
+        self.write(|connection| {
+            erasures.iter().try_for_each(|erasure| erasure::set_stage(connection, erasure, Stage::Done, 0))
+        })
+    }
+}
+
+/// A step counts as this many changed rows, so that the log is measured now and then.
+const ROWS_PER_STEP: usize = 500;
