@@ -79,7 +79,12 @@ impl<'a> Wanted<'a> {
     }
 
     /// Erases the aggregate from the database, and waits for the projections, but no longer than `patience`.
-    pub(crate) async fn erase(self, shared: &Shared, metadata: Metadata, patience: Duration) -> Result<Erased<'a>, ExecuteError> {
+    pub(crate) async fn erase(
+        self,
+        shared: &Shared,
+        metadata: Metadata,
+        patience: Duration,
+    ) -> Result<Erased<'a>, ExecuteError> {
         let Self { collection, name, key } = self;
         let message = Erase { collection, key: key.clone(), metadata };
         let revision = shared.aggregator.send(message).await.unwrap_or(Err(ExecuteError::Unknown))?;

@@ -30,7 +30,7 @@ use crate::domain::command::{
 use crate::domain::idempotency::{Given, KeptRejection};
 use crate::domain::json::{self, ValidationError};
 use crate::domain::key::{CollectionId, Key};
-use crate::domain::metadata::StoredMetadata;
+use crate::domain::metadata::{Metadata, StoredMetadata};
 use crate::domain::revision::{Epoch, JournalPosition, Revision, Version};
 use crate::memory::budget::{MemoryBudget, Reservation};
 use crate::read_model::spec::ProjectionSpec;

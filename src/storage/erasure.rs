@@ -156,21 +156,6 @@ pub(super) fn in_file(connection: &mut SqliteConnection) -> Result<Vec<Erasure>,
     rows.into_iter().map(Erasure::read).collect()
 }
 
-/// The erasures after a revision and up to another one, oldest first.
-pub(super) fn between(
-    connection: &mut SqliteConnection,
-    after: Revision,
-    to: Revision,
-    limit: i64,
-) -> Result<Vec<Erasure>, StoreError> {
-    let rows: Vec<Columns> = erased::table
-        .filter(erased::revision.gt(after.number()).and(erased::revision.le(to.number())))
-        .order(erased::revision)
-        .limit(limit)
-        .load(connection)?;
-    rows.into_iter().map(Erasure::read).collect()
-}
-
 /// How much was erased, for `duality verify`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Counts {

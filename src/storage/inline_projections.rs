@@ -213,7 +213,7 @@ pub(super) fn erase(
             Feed::Journal => position,
             Feed::Changes => revision,
         };
-        let event = Event { at, time: now, collection, key, what: What::Erased };
+        let event = Event { at, time: now, collection, key, what: What::Erased, metadata: None };
         let removed = catching(connection, |connection| projection.erase(SinkMut::Tables(connection), &event));
         if removed.is_ok_and(|erased| erased == Erased::Removed) {
             continue;

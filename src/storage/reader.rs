@@ -234,11 +234,6 @@ impl<'a> View<'a> {
         erasure::in_progress(self.connection)
     }
 
-    /// The erasures after a revision and up to another one, oldest first.
-    pub(crate) fn erasures(&mut self, Span { after, to }: Span, limit: i64) -> Result<Vec<Erasure>, StoreError> {
-        erasure::between(self.connection, after, to, limit)
-    }
-
     /// A page of the domain events of one aggregate after a version.
     pub(crate) fn events_of(
         &mut self,

@@ -227,12 +227,28 @@ fn event(
         );
         shapes.push(components.add(&format!("{prefix}{of_kind}Event"), shape));
     }
+    shapes.push(components.add(&format!("{name}ErasedEvent"), erased(collection)));
     if current > 1 {
         let earlier = json!({"type": "integer", "maximum": current - 1});
         let shape = of_shape(earlier, json!({"type": "string"}), json!({"type": "object"}));
         shapes.push(components.add(&format!("{name}EarlierEvent"), shape));
     }
-    components.add(&format!("{name}Event"), json!({"oneOf": shapes}))
+    components.add(&format!("{name}Event"), json!({"anyOf": shapes}))
+}
+
+/// An event of an aggregate that was erased.
+fn erased(collection: &str) -> Value {
+    let number = json!({"type": "integer", "minimum": 1});
+    json!({
+        "type": "object",
+        "required": ["position", "collection", "key", "version", "time", "kind", "schema", "body", "erased"],
+        "properties": {
+            "position": number, "collection": {"type": "string", "const": collection}, "key": {"type": "string"},
+            "version": number, "time": {"type": "string", "format": "date-time"}, "kind": {"type": "string"},
+            "schema": {"type": "integer", "minimum": 0}, "body": {"type": "object", "maxProperties": 0},
+            "erased": {"type": "boolean", "const": true},
+        },
+    })
 }
 
 /// `/carts/{key}/journal`

@@ -38,6 +38,7 @@ pub(super) fn paths(projections: &Projections, surface: &Surface, components: &m
     if surface.has(Need::Operate) {
         of_projections(projections, components, &mut paths);
         paths.insert("/metrics".to_owned(), json!({"get": metrics(components)}));
+        paths.insert("/-/erase".to_owned(), json!({"post": erasure(components)}));
     }
     for name in projections.report_names() {
         let operation = report(projections, name, components);
@@ -138,6 +139,7 @@ fn status() -> Value {
             "lag": {"type": "object", "required": ["events", "seconds"], "properties": {"events": number, "seconds": number}},
             "generation": {"type": "integer", "description": "The generation that is served."},
             "at": {"type": "integer", "description": "The last event that it has applied."},
+            "erasing": {"const": true, "description": "Its files may still have something of an erased aggregate."},
             "current_version": {"type": "integer", "description": "That of the data that is served, if it is another one."},
             "building": {
                 "type": "object",
@@ -179,6 +181,52 @@ fn report(projections: &Projections, name: &str, components: &mut Components) ->
         operation = operation.parameter(json!({"name": parameter, "in": "query", "schema": {"type": "string"}}));
     }
     with(operation, &[&CONDITIONAL[..], &[Kind::Busy, Kind::Unavailable]].concat(), components)
+}
+
+/// `/-/erase`
+fn erasure(components: &mut Components) -> Value {
+    let text = json!({"type": "string"});
+    let key = json!({"type": "string", "description": "It need not exist any more.", "examples": ["0193a5b0-7b2c-7def-8000-123456789abc"]});
+    let wanted = json!({
+        "type": "object", "required": ["collection", "key"], "additionalProperties": false,
+        "properties": {"collection": {"type": "string", "examples": ["carts"]}, "key": key},
+    });
+    let wanted = components.add("WantedErasure", wanted);
+    let pending = "The projections that may still have something of it, because they are behind or are being rebuilt.";
+    let erased = json!({
+        "type": "object",
+        "required": ["collection", "key", "revision", "pending"],
+        "properties": {
+            "collection": text, "key": text,
+            "revision": {"type": "integer", "minimum": 1, "description": "That of its last change event, which is null."},
+            "pending": {"type": "array", "items": text, "description": pending},
+        },
+    });
+    let erased = components.add("Erasure", erased);
+    let about = About {
+        id: "erase aggregate",
+        tag: SERVICE,
+        summary: "Erase an aggregate with its past",
+        description: "Its state, the content of its events, and what projections have of it. Its key is never used again. \
+                      The response is sent when nothing is left in the database.",
+    };
+    let operation = Operation::new(&about)
+        .body(&[JSON], &wanted, Required::Yes)
+        .response(Success::new(200, "It is erased.").headers(&["X-Revision", "X-Epoch"]).content(JSON, erased));
+    let kinds = [
+        Kind::ForeignOrigin,
+        Kind::NotFound,
+        Kind::MalformedJson,
+        Kind::TooSlow,
+        Kind::TooLarge,
+        Kind::UnsupportedType,
+        Kind::Invalid,
+        Kind::Busy,
+        Kind::Locked,
+        Kind::Unavailable,
+        Kind::NoSpace,
+    ];
+    with(operation, &kinds, components)
 }
 
 /// `/-/tickets`
