@@ -9,6 +9,9 @@ use crate::domain::key::Key;
 use crate::domain::metadata::StoredMetadata;
 use crate::domain::revision::{JournalPosition, Revision};
 use crate::read_model::projection::{Event, Feed, What};
+use crate::storage::error::StoreError;
+use crate::storage::outbox::Change;
+use crate::storage::reader::View;
 
 /// Consecutive events of a source: all that are wanted up to and including the offset `to`.
 #[derive(Debug)]
@@ -49,6 +52,30 @@ pub(super) enum Form {
     },
     /// The aggregate was erased.
     Erased(Feed),
+}
+
+/// What a change event is after its aggregate was perhaps erased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Past {
+    /// What it was.
+    Kept,
+    /// The one that says that the aggregate was erased.
+    Erased,
+    /// An earlier one of that aggregate.
+    Overwritten,
+}
+
+/// Whether the aggregate of a change event was erased.
+pub(super) fn past_of(view: &mut View<'_>, change: &Change) -> Result<Past, StoreError> {
+    // Others of an erased aggregate are about to become null. They are followed by this one, too.
+    if change.patch != "null" {
+        return Ok(Past::Kept);
+    }
+    Ok(match view.erasure(change.collection, &change.key)? {
+        None => Past::Kept,
+        Some(erasure) if erasure.revision == change.revision => Past::Erased,
+        Some(_) => Past::Overwritten,
+    })
 }
 
 /// Identifies an event permanently: its source, and its place there. The source starts with an epoch in which the history

@@ -12,11 +12,10 @@ use diesel::connection::{DefaultLoadingMode, SimpleConnection as _};
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::event_page::{Form, Page, PageEvent};
+use super::event_page::{Form, Page, PageEvent, Past, past_of};
 use super::history_epochs;
 use super::main_reader::MainReader;
 use super::manifest::{create_directory, directory, remove_database};
-use super::source::{Past, past_of};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;

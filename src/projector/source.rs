@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::event_page::{Form, Page, PageEvent};
+use super::event_page::{Form, Page, PageEvent, Past, past_of};
 use super::generation::{Checkpoint, Position};
 use super::history::{HistoryState, KeptHistory};
 use super::main_reader::MainReader;
@@ -17,11 +17,9 @@ use crate::domain::revision::{JournalPosition, Revision};
 use crate::read_model::error::ProjectionError;
 use crate::read_model::projection::Feed;
 use crate::read_model::spec::ProjectionSpec;
-use crate::storage::error::StoreError;
 use crate::storage::journal::Entry;
 use crate::storage::outbox::Change;
 use crate::storage::page::{PageLimit, Span};
-use crate::storage::reader::View;
 
 /// The source of one projection.
 pub(super) struct Source {
@@ -195,30 +193,6 @@ impl Source {
             Ok(Page { events, to, last, reached: to })
         })?)
     }
-}
-
-/// What a change event is after its aggregate was perhaps erased.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Past {
-    /// What it was.
-    Kept,
-    /// The one that says that the aggregate was erased.
-    Erased,
-    /// An earlier one of that aggregate.
-    Overwritten,
-}
-
-/// Whether the aggregate of a change event was erased.
-pub(super) fn past_of(view: &mut View<'_>, change: &Change) -> Result<Past, StoreError> {
-    // Others of an erased aggregate are about to become null. They are followed by this one, too.
-    if change.patch != "null" {
-        return Ok(Past::Kept);
-    }
-    Ok(match view.erasure(change.collection, &change.key)? {
-        None => Past::Kept,
-        Some(erasure) if erasure.revision == change.revision => Past::Erased,
-        Some(_) => Past::Overwritten,
-    })
 }
 
 impl SourceState {

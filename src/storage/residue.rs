@@ -128,7 +128,8 @@ fn unused(page: &[u8], header: usize) -> Option<Vec<std::ops::Range<usize>>> {
     if end > content || content > page.len() || !(0..rows).all(is_row) {
         return None;
     }
-    let mut unused = vec![end..content];
+    let mut unused = Vec::new();
+    unused.push(end..content);
     let mut free = number(header + 1)?;
     while free != 0 {
         let (next, size) = (number(free)?, number(free + 2)?);

@@ -186,10 +186,10 @@ fn report(projections: &Projections, name: &str, components: &mut Components) ->
 /// `/-/erase`
 fn erasure(components: &mut Components) -> Value {
     let text = json!({"type": "string"});
-    let key = json!({"type": "string", "description": "It need not exist any more.", "examples": ["0193a5b0-7b2c-7def-8000-123456789abc"]});
+    let key = json!({"type": "string", "description": "It need not exist any more."});
     let wanted = json!({
         "type": "object", "required": ["collection", "key"], "additionalProperties": false,
-        "properties": {"collection": {"type": "string", "examples": ["carts"]}, "key": key},
+        "properties": {"collection": text, "key": key},
     });
     let wanted = components.add("WantedErasure", wanted);
     let pending = "The projections that may still have something of it, because they are behind or are being rebuilt.";
