@@ -73,7 +73,7 @@ fn erase_at_rest(
 ) -> Result<TaskOutcome, TaskError> {
     let now = offline.clock.now();
     let (change, precondition, metadata) = (Change::Erase, Precondition::default(), Metadata::of_service());
-    let command = Command { collection, key: Some(key), precondition, change, metadata };
+    let command = Command { collection, key: Some(key), precondition, change, metadata, idempotency: None };
     let committed = offline.writer.commit(&mut vec![command].into_iter(), now).map_err(WriteError::into_cause)?;
     committed.answers.into_iter().try_for_each(|answer| answer.map(|_| ()).map_err(|why| erasing.rejected(&why)))?;
     loop {

@@ -25,7 +25,8 @@ use crate::domain::body::{Body, CorruptState, patch};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Journaled, Keys, Registry};
 use crate::domain::command::{
-    Change as Wanted, Command, CommandContext, Decision, DecodedState, Idempotency, Oversize, RecordedEvent, Rejection, catch_panic,
+    Change as Wanted, Command, CommandContext, Decision, DecodedState, Idempotency, Oversize, RecordedEvent, Rejection,
+    catch_panic,
 };
 use crate::domain::idempotency::{Given, KeptRejection};
 use crate::domain::json::{self, ValidationError};
@@ -417,7 +418,16 @@ impl<'a> StagedBatch<'a> {
     fn erased_at(&mut self, key: &Key, revision: Revision) -> Written {
         let charge = self.memory.answer(0);
         let version = Version::ZERO;
-        Written { key: key.clone(), body: None, revision, changed: revision, version, is_new: false, repeats: None, charge }
+        Written {
+            key: key.clone(),
+            body: None,
+            revision,
+            changed: revision,
+            version,
+            is_new: false,
+            repeats: None,
+            charge,
+        }
     }
 
     /// A state may be too large if it is no larger than it was: it has to be possible to make one smaller step by step.

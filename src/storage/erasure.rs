@@ -33,6 +33,8 @@ pub(super) enum Stage {
     Events,
     /// Overwrite change events, after a revision.
     Changes,
+    /// Overwrite the answers to commands with an idempotency key, after a position.
+    Answers,
     /// Tell the projections, in the journal.
     Conclusion,
     /// Overwrite what the file has between its rows, and empty the write-ahead log.
@@ -41,12 +43,13 @@ pub(super) enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 5] = [Self::Events, Self::Changes, Self::Conclusion, Self::File, Self::Done];
+    const ALL: [Self; 6] = [Self::Events, Self::Changes, Self::Answers, Self::Conclusion, Self::File, Self::Done];
 
     fn name(self) -> &'static str {
         match self {
             Self::Events => "events",
             Self::Changes => "changes",
+            Self::Answers => "answers",
             Self::Conclusion => "conclusion",
             Self::File => "file",
             Self::Done => "done",
@@ -180,11 +183,15 @@ const BYTES_PER_TRANSACTION: i64 = 4 * 1024 * 1024;
 /// Change events that are looked at in one transaction.
 const CHANGES_PER_TRANSACTION: i64 = 5000;
 
+/// Answers that are looked at in one transaction.
+const ANSWERS_PER_TRANSACTION: i64 = 5000;
+
 /// Overwrites the next rows of an erasure, within the open transaction.
 pub(super) fn overwrite_some(connection: &mut SqliteConnection, erasure: &Erasure) -> Result<(), StoreError> {
     match erasure.stage {
         Stage::Events => overwrite_events(connection, erasure),
         Stage::Changes => overwrite_changes(connection, erasure),
+        Stage::Answers => overwrite_answers(connection, erasure),
         Stage::Conclusion | Stage::File | Stage::Done => Ok(()),
     }
 }
@@ -220,11 +227,27 @@ fn overwrite_changes(connection: &mut SqliteConnection, erasure: &Erasure) -> Re
         .bind::<BigInt, _>(revision.number())
         .bind::<BigInt, _>(CHANGES_PER_TRANSACTION)
         .get_result::<Last>(connection)?;
-    let Some(to) = span.last else { return set_stage(connection, erasure, Stage::Conclusion, 0) };
+    let Some(to) = span.last else { return set_stage(connection, erasure, Stage::Answers, 0) };
     OverwriteChanges { after: *reached, to, collection, key }.execute(connection)?;
     set_stage(connection, erasure, Stage::Changes, to)?;
     note_changed_past(connection)
 }
+
+/// Whoever repeats one of these commands gets to know that the aggregate was erased.
+fn overwrite_answers(connection: &mut SqliteConnection, erasure: &Erasure) -> Result<(), StoreError> {
+    let Erasure { collection, key, reached, .. } = erasure;
+    let span = diesel::sql_query(ANSWERS_SPAN)
+        .bind::<BigInt, _>(reached)
+        .bind::<BigInt, _>(ANSWERS_PER_TRANSACTION)
+        .get_result::<Last>(connection)?;
+    let Some(to) = span.last else { return set_stage(connection, erasure, Stage::Conclusion, 0) };
+    OverwriteAnswers { after: *reached, to, collection, key }.execute(connection)?;
+    set_stage(connection, erasure, Stage::Answers, to)
+}
+
+const ANSWERS_SPAN: &str = "
+    SELECT MAX(position) AS last FROM
+        (SELECT position FROM idempotency WHERE position > ? ORDER BY position LIMIT ?)";
 
 /// The last of the next change events, all of which are before a revision.
 const CHANGES_SPAN: &str = "
@@ -255,6 +278,15 @@ statement! {
         " AND key = " key: &'a str as Text,
     }
     " AND patch <> 'null'"
+}
+
+statement! {
+    struct OverwriteAnswers<'a> {
+        "UPDATE idempotency SET answer = NULL WHERE position > " after: i64 as BigInt,
+        " AND position <= " to: i64 as BigInt,
+        " AND collection = " collection: &'a str as Text,
+        " AND aggregate = " key: &'a str as Text,
+    }
 }
 
 /// Appends the last domain event of an aggregate, if it has any, and returns its place.

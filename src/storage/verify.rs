@@ -18,8 +18,8 @@ use super::journal::{self, Folded};
 use super::schema::{aggregates, collections, journal as events};
 use super::verified::Verified;
 use super::{
-    aggregates as rows, answers, connection, epochs, erasure_check, inline_projections, journal_check, maxima, migrations,
-    outbox_check, registration,
+    aggregates as rows, answers, connection, epochs, erasure_check, inline_projections, journal_check, maxima,
+    migrations, outbox_check, registration,
 };
 use crate::domain::body::{Body, patch};
 use crate::domain::collection::{Collection, Derivation, Journaled, Registry};

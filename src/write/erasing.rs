@@ -51,7 +51,7 @@ impl Handler<Erase> for Aggregator {
 
     fn handle(&mut self, Erase { collection, key, metadata }: Erase, ctx: &mut Self::Context) -> Self::Result {
         let (change, precondition) = (Change::Erase, Precondition::default());
-        let command = Command { collection, key: Some(key.clone()), precondition, change, metadata };
+        let command = Command { collection, key: Some(key.clone()), precondition, change, metadata, idempotency: None };
         let begun = match self.execute_now(command) {
             Ok(begun) => begun,
             Err(error) => return Box::pin(async { Err(error) }),

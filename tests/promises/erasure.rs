@@ -10,7 +10,7 @@ use duality::aggregates::{Account, CartItems, CityHistory, ClosedCarts, Location
 use duality::{Erased, Event, Feed, Projection, ProjectionError, Service, Tables, aggregates};
 use serde_json::{Value, json};
 
-use crate::harness::{App, Client, Process, Random, Stream, cases, eventually, kills, lines, output_of, sql};
+use crate::harness::{App, Client, Process, Random, Response, Stream, cases, eventually, kills, lines, output_of, sql};
 
 /// What is in the items of a cart, and nowhere else.
 const MARKER: &str = "Zanzibar-7319";
@@ -102,8 +102,16 @@ fn marked_cart(app: &App) -> String {
         app.add_item(&cart, &format!("{MARKER} {number}"));
     }
     app.post(&format!("{cart}/remove-item"), &json!({"item": format!("{MARKER} 2")}).to_string());
+    assert_eq!(add_once(app, &cart).status, 200);
     app.command(&format!("{cart}/close"));
     cart
+}
+
+/// A command that can be repeated. Its answer has the marker, as its metadata has.
+fn add_once(app: &App, cart: &str) -> Response {
+    let headers = [("Content-Type", "application/json"), ("Idempotency-Key", "once"), ("X-Correlation-Id", MARKER)];
+    let body = json!({"item": format!("{MARKER} once")}).to_string();
+    app.request("POST", &format!("{cart}/add-item"), &headers, Some(body.as_bytes()))
 }
 
 /// Carts of others, which stay.
@@ -159,6 +167,7 @@ fn no_file_of_a_running_service_has_anything_of_an_erased_cart() {
         (&json!("carts"), &json!(key(&cart)), &json!([]))
     );
     assert_eq!(files_with(directory(&app), MARKER), Vec::<PathBuf>::new());
+    add_once(&app, &cart).problem(409, "erased");
     let others = app.get("/carts").json();
     assert_eq!(others.as_object().unwrap().len(), 40);
     // Reports have the other carts as before.
@@ -191,7 +200,7 @@ fn no_file_at_rest_has_anything_of_an_erased_cart() {
     assert!(code == 0 && said.contains(&format!("carts/{} is erased", key(&cart))), "{said}");
     assert_eq!(files_with(directory(&app), MARKER), Vec::<PathBuf>::new());
     let (code, said) = output_of(app.database(), &["verify"]);
-    assert!(code == 0 && said.contains("erased: 1 aggregates with 9 events: ok"), "{said}");
+    assert!(code == 0 && said.contains("erased: 1 aggregates with 10 events: ok"), "{said}");
     // Again, nothing happens.
     assert_eq!(output_of(app.database(), &["erase", "carts", key(&cart)]).0, 0);
     for (arguments, problem) in [
@@ -296,10 +305,10 @@ fn the_journal_shows_that_events_were_erased() {
         assert_eq!(*after, expected);
     }
     let last = after.last().unwrap();
-    assert_eq!((&last["kind"], &last["version"], &last["erased"]), (&json!("Erased"), &json!(9), &json!(true)));
+    assert_eq!((&last["kind"], &last["version"], &last["erased"]), (&json!("Erased"), &json!(10), &json!(true)));
     follower.read_until(|text| text.contains("event: Erased"));
     let again = app.request("GET", &format!("{cart}/journal"), &[], None).json();
-    assert_eq!(again["events"].as_array().unwrap().len(), 9);
+    assert_eq!(again["events"].as_array().unwrap().len(), 10);
     // A stream from the beginning does not get what others have got before.
     let mut late = app.follow("/journal", &[]);
     late.read_until(|text| text.contains("event: Erased"));
