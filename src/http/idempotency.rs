@@ -90,6 +90,8 @@ pub(super) fn idempotency(context: &RequestContext, request: RequestId, fingerpr
             Rejection::Kept(_)
             | Rejection::KeyReused
             | Rejection::AnswerErased
+            | Rejection::Erased
+            | Rejection::Derived
             | Rejection::Corrupt(_)
             | Rejection::Panicked => return Err(rejection),
         };

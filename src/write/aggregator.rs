@@ -190,7 +190,8 @@ impl Aggregator {
     pub(super) fn execute_now(&mut self, command: Command) -> Result<Written, ExecuteError> {
         self.flush();
         let (reply_to, mut answered) = oneshot::channel();
-        let request = Request { replies: None, reply_to, _waiting: self.metrics.wait(0), charge: None };
+        let _waiting = self.metrics.wait(0);
+        let request = Request { replies: None, reply_to, _waiting, in_flight: None, charge: None };
         self.pending.push(Execute { command, request });
         self.flush();
         answered.try_recv().unwrap_or(Err(ExecuteError::Unknown))
