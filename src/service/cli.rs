@@ -2,7 +2,6 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -11,14 +10,13 @@ use crate::domain::clock::Clock;
 use crate::domain::collection::Registry;
 use crate::domain::error_chain::ErrorChain;
 use crate::projector;
-use crate::projector::registry::{ProjectionSet, Projections};
-use crate::projector::runner::ProjectionRunner;
+use crate::projector::registry::ProjectionSet;
 use crate::projector::status::{Mode, Status};
 use crate::read_model::error::ProjectionError;
-use crate::read_model::spec::ProjectionSpec;
 use crate::service::control::{ControlClient, ControlRequest};
 use crate::service::copies;
 use crate::service::erasing::{self, Erasing};
+use crate::service::offline::Offline;
 use crate::service::progress::LogProgress;
 use crate::service::settings::{ProjectionTask, Settings, Task};
 use crate::service::shell::{print_completions, print_manual};
@@ -35,7 +33,6 @@ use crate::storage::page::Progress;
 use crate::storage::preparation;
 use crate::storage::transaction::WriteError;
 use crate::storage::verified::Verified;
-use crate::storage::writer::{Writer, WriterConfig};
 
 /// Runs a task. An error is one line in the log.
 pub(super) fn run(task: &Task, settings: &Settings, registry: Registry, projections: ProjectionSet) -> ExitCode {
@@ -154,29 +151,7 @@ fn run_online(task: &ProjectionTask, service: &mut ControlClient) -> Result<Task
 /// How often the progress of a rebuild is printed.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Works on the files while no service runs.
-pub(super) struct Offline {
-    database: Arc<Database>,
-    pub(super) clock: Arc<Clock>,
-    pub(super) writer: Writer,
-    inline: Arc<[ProjectionSpec]>,
-    pub(super) background: Vec<ProjectionRunner>,
-}
-
 impl Offline {
-    pub(super) fn open(database: Database, registry: Registry, projections: ProjectionSet) -> Result<Self, TaskError> {
-        let (database, registry, clock) = (Arc::new(database), Arc::new(registry), Arc::new(Clock::default()));
-        let context = Projections::context(&projections.background, &database, &registry, &clock);
-        let inline: Arc<[ProjectionSpec]> = projections.inline.into();
-        let writer = Writer::open(&database, WriterConfig::new(&registry, &inline), clock.now())?;
-        let mut background = Vec::new();
-        for spec in projections.background {
-            let status = Status::new(spec.name, spec.version, Mode::Background);
-            background.push(ProjectionRunner::new(context.clone(), spec, status));
-        }
-        Ok(Self { database, clock, writer, inline, background })
-    }
-
     fn run(mut self, task: &ProjectionTask) -> Result<TaskOutcome, TaskError> {
         let outcome = match task {
             ProjectionTask::Rebuild { name } => self.rebuild(name),
@@ -186,16 +161,6 @@ impl Offline {
         };
         self.close()?;
         outcome
-    }
-
-    /// Closes the files.
-    pub(super) fn close(self) -> Result<(), StoreError> {
-        // The writer closes last, because only then its database is one file.
-        let Self { database, writer, background, .. } = self;
-        drop(background);
-        let closed = writer.close();
-        database.release();
-        closed
     }
 
     fn rebuild(&mut self, name: &str) -> Result<TaskOutcome, TaskError> {

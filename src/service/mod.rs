@@ -13,6 +13,7 @@ mod listening;
 pub(crate) mod log_format;
 mod log_output;
 mod memory_limits;
+mod offline;
 mod progress;
 pub(crate) mod running;
 pub(crate) mod settings;

@@ -52,7 +52,7 @@ fn needed(path: &str, method: &str) -> Option<Needed> {
         "/aggregates" | "/events" | "/journal" => read(Needed::ReadAnything),
         "/reports/{name}" => read(Needed::Report),
         "/projections" | "/projections/{name}" | "/metrics" => read(Needed::Operate),
-        "/projections/{name}/rebuild" | "/projections/{name}/skip" => post(Needed::Operate),
+        "/projections/{name}/rebuild" | "/projections/{name}/skip" | "/-/erase" => post(Needed::Operate),
         _ => panic!("{path} has no decision in this table"),
     }
 }
