@@ -12,16 +12,13 @@ use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::SqliteConnection;
 
 use super::error::StoreError;
-use super::journal::Entry;
+use super::journal::{ERASED, Entry};
 use super::schema::{aggregates, erased, journal, metadata};
 use super::statement::statement;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::key::Key;
 use crate::domain::revision::{JournalPosition, Revision, Version};
-
-/// The kind of the domain event that says that an aggregate was erased. It is the last one of the aggregate.
-pub(crate) const ERASED: &str = "Erased";
 
 /// The fields of an erased domain event.
 pub(crate) const NO_FIELDS: &str = "{}";

@@ -4,7 +4,6 @@ use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::erasure::ERASED;
 use super::error::StoreError;
 use super::page::PageLimit;
 use super::schema::journal;
@@ -33,6 +32,9 @@ pub(crate) struct Entry {
     /// Whether its content was overwritten, because the aggregate was erased.
     pub(crate) is_erased: bool,
 }
+
+/// The kind of the domain event that says that an aggregate was erased. It is the last one of the aggregate.
+pub(super) const ERASED: &str = "Erased";
 
 impl Entry {
     /// The memory that its texts take, in bytes.

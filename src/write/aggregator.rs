@@ -13,12 +13,13 @@ use tokio::sync::{oneshot, watch};
 use crate::domain::clock::Clock;
 use crate::domain::command::{Command, Rejection};
 use crate::domain::error_chain::ErrorChain;
-use crate::domain::key::CollectionId;
+use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{JournalPosition, Revision};
 use crate::memory::budget::Reservation;
 use crate::memory::fair_shares::Share;
 use crate::storage::commit::Written;
 use crate::storage::database::Database;
+use crate::storage::erasure::Erasure;
 use crate::storage::error::StoreError;
 use crate::storage::health::Part;
 use crate::storage::outbox::Change;
@@ -26,7 +27,6 @@ use crate::storage::page::Progress;
 use crate::storage::transaction::WriteError;
 use crate::storage::writer::{Patience, Writer, WriterConfig};
 use crate::write::committed_revision::{CommittedRevision, JournalMark};
-use crate::write::erasing;
 use crate::write::in_flight::InFlight;
 use crate::write::refusal::Refusal;
 use crate::write::replies::{ReplyBatch, ReplyQueue};
@@ -57,7 +57,7 @@ pub(crate) struct Aggregator {
     /// The relay, which is notified of commits.
     pub(super) listener: Option<Recipient<Committed>>,
     /// Who waits for the end of an erasure.
-    pub(super) erasing: Vec<erasing::Waiting>,
+    pub(super) erasing: Vec<AwaitedErasure>,
     /// Whether the next step of an erasure is in the mailbox.
     pub(super) is_erasing: bool,
 }
@@ -346,6 +346,19 @@ impl Request {
         // The answer is stored, if there is one: a client that repeats the request as soon as it has it gets it again.
         drop(self.in_flight);
         batch.add(self.replies.as_ref(), self.reply_to, answer);
+    }
+}
+
+/// Who waits for the end of an erasure.
+pub(super) struct AwaitedErasure {
+    pub(super) collection: &'static str,
+    pub(super) key: Key,
+    pub(super) reply_to: oneshot::Sender<()>,
+}
+
+impl AwaitedErasure {
+    pub(super) fn is_for(&self, erasure: &Erasure) -> bool {
+        self.collection == erasure.collection && self.key.as_str() == erasure.key
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use super::aggregator::{Aggregator, ExecuteError};
+use super::aggregator::{Aggregator, AwaitedErasure, ExecuteError};
 use super::refusal::Refusal;
 use crate::domain::command::{Change, Command};
 use crate::domain::key::{CollectionId, Key};
@@ -29,19 +29,6 @@ pub(crate) struct Erase {
     pub(crate) metadata: Metadata,
 }
 
-/// Who waits for the end of an erasure.
-pub(super) struct Waiting {
-    collection: &'static str,
-    key: Key,
-    reply_to: oneshot::Sender<()>,
-}
-
-impl Waiting {
-    fn is_for(&self, erasure: &Erasure) -> bool {
-        self.collection == erasure.collection && self.key.as_str() == erasure.key
-    }
-}
-
 impl Message for Erase {
     type Result = Result<Revision, ExecuteError>;
 }
@@ -57,7 +44,7 @@ impl Handler<Erase> for Aggregator {
             Err(error) => return Box::pin(async { Err(error) }),
         };
         let (reply_to, finished) = oneshot::channel();
-        self.erasing.push(Waiting { collection: self.collection_name(collection), key, reply_to });
+        self.erasing.push(AwaitedErasure { collection: self.collection_name(collection), key, reply_to });
         self.continue_erasing(ctx);
         Box::pin(async move {
             let is_finished = finished.await.is_ok();
@@ -118,7 +105,7 @@ impl Aggregator {
         log::info!("{erasure} is erased from the database");
         let (finished, others) = self.erasing.drain(..).partition(|waiting| waiting.is_for(erasure));
         self.erasing = others;
-        let finished: Vec<Waiting> = finished;
+        let finished: Vec<AwaitedErasure> = finished;
         for waiting in finished {
             // Who waited for it may be gone.
             let _ = waiting.reply_to.send(());
