@@ -1,12 +1,13 @@
 //! `POST /-/tickets`: the right to open one feed once, for an `EventSource`, which cannot send a token in a header.
 
 use actix_web::HttpResponse;
-use actix_web::http::header::{CACHE_CONTROL, RETRY_AFTER};
+use actix_web::http::header::RETRY_AFTER;
 use actix_web::web;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::accept::accepted;
+use super::caching::Caching;
 use super::collection_paths::CollectionPaths;
 use super::problem::{Kind, Problem};
 use super::query::{NoParams, decoded_pairs};
@@ -55,7 +56,9 @@ pub(super) async fn issue(context: RequestContext, payload: web::Payload) -> Res
     let ticket = secret.reveal();
     let url = format!("{feed}{}{TICKET}={ticket}", if feed.contains('?') { '&' } else { '?' });
     let body = json!({"ticket": ticket, "url": url, "seconds": VALID.as_secs()});
-    Ok(HttpResponse::Created().insert_header((CACHE_CONTROL, "no-store")).json(body))
+    let mut response = HttpResponse::Created();
+    Caching::MOMENT.insert(&mut response, None);
+    Ok(response.json(body))
 }
 
 fn not_a_feed() -> Problem {

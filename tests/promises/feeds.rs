@@ -120,7 +120,7 @@ fn a_stream_ignores_unknown_parameters_and_says_so_in_a_comment() {
     for (path, comment) in [
         (
             "/person-events?kye=1",
-            ": kye: unknown query parameter, ignored; expected lastEventId, revision, epoch, strict, compact, key",
+            ": kye: unknown query parameter, ignored; expected lastEventId, revision, epoch, strict, compact, ticket, key",
         ),
         (
             "/events/persons?a%0Ad=1&key=3",
