@@ -237,7 +237,8 @@ impl<'a> StagedBatch<'a> {
     fn answer(&mut self, connection: &mut SqliteConnection, mut command: Command) -> Result<Written, ExecuteError> {
         let Some(idempotency) = command.idempotency.take() else { return self.execute(connection, command) };
         if let Some(found) = answers::find(connection, &idempotency.request)? {
-            return self.repeat(found.repeated(&idempotency.fingerprint)?);
+            // One answer that cannot be read must not fail the whole batch.
+            return self.repeat(found.repeated(&idempotency.fingerprint).map_err(reject_corrupt)?);
         }
         let (collection, chosen) = (self.registry.get(command.collection).name(), command.key.clone());
         let executed = self.execute(connection, command);

@@ -621,6 +621,25 @@ fn the_answer_of_an_erased_aggregate_is_a_409_and_the_command_is_not_executed_ag
 }
 
 #[test]
+fn an_answer_that_cannot_be_read_fails_its_repeats_alone() {
+    let mut app = App::start();
+    person("1", ANN).send(&app);
+    app.stop();
+    sql(app.database(), "UPDATE idempotency SET answer = 'x'");
+    app.resume();
+    // Both are in one batch.
+    let holding = app.hold_writes();
+    let [mut repeat, mut other] = [(); 2].map(|()| app.client());
+    person("1", ANN).send_to(&mut repeat);
+    person("2", ANN).send_to(&mut other);
+    wait_for_commands(&app, 2.0);
+    drop(holding);
+    repeat.response("POST").problem(500, "internal");
+    assert_eq!(other.response("POST").status, 201);
+    assert_eq!(state(&app), (2, 2));
+}
+
+#[test]
 fn an_answer_names_the_aggregate_that_it_is_about() {
     let app = App::start();
     person("1", ANN).send(&app);
