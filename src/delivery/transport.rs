@@ -116,6 +116,7 @@ impl Transport {
     }
 
     /// Waits until the kernel has everything.
+    #[cfg_attr(not(feature = "tls"), expect(unused_variables, reason = "only a record of TLS may have to wait"))]
     pub(super) fn poll_flush(&self, context: &mut Context<'_>) -> Poll<Result<()>> {
         match self {
             Self::Plain(_) => Poll::Ready(Ok(())),
@@ -126,6 +127,7 @@ impl Transport {
 
     /// Ends this side of the connection; with TLS, it says so first
     /// ([RFC 8446, section 6.1](https://www.rfc-editor.org/rfc/rfc8446#section-6.1)).
+    #[cfg_attr(not(feature = "tls"), expect(unused_variables, reason = "only a record of TLS may have to wait"))]
     pub(super) fn poll_shutdown(&self, context: &mut Context<'_>) -> Poll<Result<()>> {
         match self {
             Self::Plain(stream) => Poll::Ready(socket2::SockRef::from(stream).shutdown(Shutdown::Write)),

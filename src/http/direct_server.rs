@@ -80,7 +80,10 @@ where
                 let intake = intake.ok_or_else(|| DispatchError::Io(ErrorKind::ConnectionRefused.into()))?;
                 #[cfg(feature = "tls")]
                 if let Some(tls) = tls {
-                    let transport = tls.accept(stream).await.map_err(DispatchError::Io)?;
+                    let transport = tls.accept(stream).await.map_err(|error| {
+                        log::debug!("a handshake failed: {error}");
+                        DispatchError::Io(error)
+                    })?;
                     return Ok((Socket::new(transport, intake, explained), peer));
                 }
                 Ok((Socket::new(Transport::Plain(stream), intake, explained), peer))

@@ -1,7 +1,6 @@
 //! Reads the certificate again when its files change, and when somebody asks for it.
 
-use std::cell::Cell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use actix::ArbiterHandle;
@@ -23,6 +22,8 @@ pub(super) struct CertificateWatch {
     files: CertificateFiles,
     current: Arc<CurrentCertificate>,
     database: Arc<Database>,
+    /// How the files were when they were read.
+    read: Arc<Mutex<Stamps>>,
 }
 
 impl CertificateWatch {
@@ -31,6 +32,7 @@ impl CertificateWatch {
     /// # Errors
     /// The files have none. Settings that were checked have one, unless the files have changed since.
     pub(super) fn new(files: CertificateFiles, database: &Arc<Database>) -> Result<Self, InvalidCertificate> {
+        let read = Arc::new(Mutex::new(files.stamps()));
         let certificate = files.read()?;
         if let Some(mode) = mode_for_others(&files.key) {
             let file = files.key.display();
@@ -39,7 +41,7 @@ impl CertificateWatch {
                  chmod o-rwx {file}"
             );
         }
-        Ok(Self { files, current: CurrentCertificate::new(certificate), database: Arc::clone(database) })
+        Ok(Self { files, current: CurrentCertificate::new(certificate), database: Arc::clone(database), read })
     }
 
     /// What does the handshakes with the certificate that is current.
@@ -54,26 +56,22 @@ impl CertificateWatch {
     pub(super) fn begin(&self, thread: &ArbiterHandle) {
         let watch = self.clone();
         thread.spawn(async move {
-            let (read, seen) = (Cell::new(watch.files.stamps()), Cell::new(watch.files.stamps()));
+            let mut seen = watch.files.stamps();
             loop {
                 rt::time::sleep(INTERVAL).await;
-                watch.look(&read, &seen);
+                let now = watch.files.stamps();
+                if now == seen && now != *watch.read() {
+                    watch.reload();
+                }
+                seen = now;
             }
         });
-    }
-
-    /// Reads the files if they are others than those that were read, and as they were at the look before.
-    fn look(&self, read: &Cell<Stamps>, seen: &Cell<Stamps>) {
-        let now = self.files.stamps();
-        if seen.replace(now) == now && read.get() != now {
-            read.set(now);
-            self.reload();
-        }
     }
 
     /// Reads the files. If they have no certificate, the one before stays in use.
     pub(super) fn reload(&self) {
         let health = self.database.health();
+        *self.read() = self.files.stamps();
         match self.files.read() {
             Ok(certificate) => {
                 self.current.replace(certificate);
@@ -82,5 +80,9 @@ impl CertificateWatch {
             }
             Err(why) => health.fail(Part::Certificate, &format!("{why}; the one before stays in use")),
         }
+    }
+
+    fn read(&self) -> MutexGuard<'_, Stamps> {
+        self.read.lock().expect("nobody panics while comparing numbers")
     }
 }

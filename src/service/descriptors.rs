@@ -64,7 +64,8 @@ impl Capacity {
         let Some(limit) = getrlimit(Resource::Nofile).current else { return Self::divide(UNLIMITED, 0, settings) };
         let open = std::fs::read_dir("/proc/self/fd").map_or(ESTIMATE, Iterator::count);
         let own = open + PER_PROJECTION * projections + PER_WORKER * settings.worker_threads() + SPARE;
-        let own = own + settings.operate_on.as_ref().map_or(0, |_| PER_WORKER + OPERATORS);
+        // Their listener is accepted by a thread of its own.
+        let own = own + settings.operate_on.as_ref().map_or(0, |_| 2 * PER_WORKER + OPERATORS);
         let capacity = Self::divide(usize::try_from(limit).unwrap_or(usize::MAX), own, settings)?;
         let max_sessions = settings.max_sessions.get();
         if capacity.streams < max_sessions {
