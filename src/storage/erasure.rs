@@ -274,7 +274,7 @@ statement! {
         " AND collection = " collection: &'a str as Text,
         " AND key = " key: &'a str as Text,
     }
-    " AND patch <> 'null'"
+    " AND (patch <> 'null' OR metadata IS NOT NULL)"
 }
 
 statement! {
