@@ -148,6 +148,8 @@ impl ErasingContext<'_> {
             };
             inline_projections::erase(connection, registry, inline, &erased)?;
             erasure::set_stage(connection, erasure, Stage::File, 0)?;
+            // Who has reached this number has also reached the event.
+            erasure::note_changed_past(connection)?;
             Ok(counters)
         })?;
         *self.counters = counters;
