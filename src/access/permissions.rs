@@ -179,3 +179,77 @@ impl Reports {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregates::{Location, Person};
+
+    fn registry() -> Registry {
+        let mut registry = Registry::default();
+        registry.document::<Person>();
+        registry.derived::<Location>();
+        registry
+    }
+
+    fn permissions(scopes: &str) -> Permissions {
+        let scopes: Vec<_> = scopes.split(',').map(|scope| scope.parse().unwrap()).collect();
+        Permissions::of(&scopes, &registry())
+    }
+
+    #[test]
+    fn scopes_allow_what_they_name_and_nothing_else() {
+        let [persons, locations] = ["persons", "locations"].map(|name| registry().id(name).unwrap());
+        let read = |part| Need::Read(part);
+        let requests = [
+            (read(Part::Document), "/events"),
+            (read(Part::Collection(persons)), "/persons"),
+            (read(Part::Aggregate(persons)), "/persons/1"),
+            (read(Part::Aggregate(persons)), "/persons/2"),
+            (read(Part::Aggregate(persons)), "/persons/%31/events"),
+            (read(Part::Aggregate(persons)), "/persons/%ff"),
+            (read(Part::Collection(locations)), "/locations"),
+            (read(Part::Report), "/reports/a"),
+            (read(Part::Report), "/reports/b"),
+            (Need::Write(Part::Collection(persons)), "/persons"),
+            (Need::Write(Part::Aggregate(persons)), "/persons/1"),
+            (Need::Operate, "/metrics"),
+        ];
+        for (scopes, allowed) in [
+            ("read", "111111111000"),
+            ("read:persons", "111111000000"),
+            ("read:persons/1", "011010000000"),
+            ("read:locations,read:persons/2", "110100100000"),
+            ("read:reports", "000000011000"),
+            ("read:reports/b", "000000001000"),
+            ("write", "000000000110"),
+            ("write:persons/1", "000000000010"),
+            ("write:locations", "000000000000"),
+            ("operate", "000000000001"),
+            ("read:carrots", "000000000000"),
+        ] {
+            let permissions = permissions(scopes);
+            let digit = |(need, path): &(Need, &str)| if permissions.allow(*need, path) { '1' } else { '0' };
+            assert_eq!(requests.iter().map(digit).collect::<String>(), allowed, "{scopes}");
+        }
+    }
+
+    #[test]
+    fn the_tag_of_what_is_readable_is_the_same_for_the_same_collections_only() {
+        let tag = |scopes| match permissions(scopes).readable {
+            Readable::All => None,
+            Readable::These { tag, .. } => Some(tag),
+        };
+        assert_eq!(tag("read"), None);
+        assert_eq!(tag("read:locations,read:persons"), None, "there are no others");
+        assert_eq!(tag("read:persons"), tag("operate,read:persons,read:locations/Rome"));
+        assert_ne!(tag("read:persons"), tag("read:locations"));
+        assert_eq!(
+            tag("operate"),
+            Some(match Readable::nothing() {
+                Readable::These { tag, .. } => tag,
+                Readable::All => unreachable!("nothing is not all"),
+            })
+        );
+    }
+}
