@@ -174,7 +174,7 @@ fn an_id_read_before_its_commit_is_announced_is_valid() {
     // The state between a commit and its announcement by the aggregator.
     sql(
         app.database(),
-        "INSERT INTO journal SELECT 5, collection, key, 4, kind, schema, body, time, metadata FROM journal WHERE position = 4",
+        "INSERT INTO journal SELECT 5, collection, key, 4, kind, schema, body, time, metadata, erased FROM journal WHERE position = 4",
     );
     assert_eq!(page(&app, &format!("?lastEventId={four}"))["cursor"], five);
     assert_eq!(page(&app, &format!("?lastEventId={five}")), json!({"events": [], "cursor": five}));

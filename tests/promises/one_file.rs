@@ -343,7 +343,8 @@ fn a_copy_in_another_order_of_pages_does_not_get_the_log() {
     post(&process, "Bob");
     process.kill();
     fs::copy(copy, &database).unwrap();
-    assert_refused(&database, &["test.db-wal does not belong to it", "another order"]);
+    // Which of the reasons it is depends on what happens to be at the places that the log overwrites.
+    assert_refused(&database, &["test.db-wal does not belong to it"]);
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn described(address: SocketAddr) -> BTreeSet<String> {
 
 /// Whether a path is for operators.
 fn is_theirs(path: &str) -> bool {
-    path == "/metrics" || path.starts_with("/projections")
+    ["/metrics", "/-/erase"].contains(&path) || path.starts_with("/projections")
 }
 
 /// Whether a path is a part of the page.

@@ -160,7 +160,15 @@ fn projections_can_be_rebuilt_with_and_without_a_running_service() {
     for name in ["cart_items", "carts.csv", "city_history"] {
         let (code, said) = projection(app.database(), &["rebuild", name]);
         assert_eq!(code, 0, "{said}");
-        let expected = json!({"current": 3, "previous": 2, "building": null, "last": 3, "skipped": []});
+        let expected = json!({
+            "current": 3,
+            "previous": 2,
+            "building": null,
+            "building_from": null,
+            "is_erasing": false,
+            "last": 3,
+            "skipped": []
+        });
         assert_eq!(manifest(app.database(), name), expected);
     }
     app.resume();

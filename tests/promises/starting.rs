@@ -79,7 +79,7 @@ fn parts_of_the_memory_that_do_not_fit_are_refused_with_the_figures() {
 fn refusal_to_listen(address: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_duality"))
-        .args(["--listen", address, "--database"])
+        .args(["--insecure", "--listen", address, "--database"])
         .arg(directory.path().join("test.db"))
         .output()
         .unwrap();
@@ -148,7 +148,7 @@ fn the_log_of_a_start_names_the_collections_and_the_unusual_settings() {
 fn a_service_that_other_machines_can_reach_names_what_that_means() {
     let directory = tempfile::tempdir().unwrap();
     let everywhere = SocketAddr::from(([0, 0, 0, 0], 0));
-    let process = Process::start_on(everywhere, &directory.path().join("test.db"), &[]);
+    let process = Process::start_on(everywhere, &directory.path().join("test.db"), &["--insecure"]);
     let log = process.log();
     let link = format!("on this machine, open http://localhost:{}", process.address.port());
     for expected in ["whoever reaches this address can read and write everything", &link, "start with --host NAME"] {

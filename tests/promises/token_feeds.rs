@@ -215,7 +215,7 @@ fn a_writer_that_may_not_read_learns_nothing_of_the_state() {
     assert!(!broken.text().contains("4711"), "{}", broken.text());
     let mut members: Vec<_> = broken.json().as_object().unwrap().keys().cloned().collect();
     members.sort();
-    assert_eq!(members, ["detail", "status", "title", "type"]);
+    assert_eq!(members, ["detail", "request", "status", "title", "type"]);
     for path in ["/persons", path, &format!("{path}/events"), "/aggregates", "/events", "/journal"] {
         shop.get(&blind, path).problem(403, "missing-scope");
     }
