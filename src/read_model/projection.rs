@@ -149,8 +149,8 @@ impl Event<'_> {
         }
     }
 
-    /// Who caused the event, and why. `None` for what was written by an earlier version of the service, and for an aggregate
-    /// from which a projection starts.
+    /// Who caused the event, and why. `None` for what was written by an earlier version of the service, for a change of a
+    /// derived collection, whose source has it, and for an aggregate from which a projection starts.
     ///
     /// # Errors
     /// The metadata cannot be read.

@@ -91,10 +91,12 @@ pub(super) fn find(connection: &mut SqliteConnection, request: &RequestId) -> Re
 impl Found {
     /// What a request with this fingerprint gets.
     pub(super) fn repeated(self, fingerprint: &Fingerprint) -> Result<Repeated, StoreError> {
+        // An erasure takes the fingerprint as well.
+        let Some(answer) = self.answer else { return Ok(Repeated::Erased) };
         if self.fingerprint != fingerprint.as_bytes() {
             return Ok(Repeated::OtherBody);
         }
-        self.answer.map_or(Ok(Repeated::Erased), |answer| Answer::from_text(&answer).map(Repeated::Answer))
+        Answer::from_text(&answer).map(Repeated::Answer)
     }
 }
 

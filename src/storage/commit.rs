@@ -246,7 +246,7 @@ impl<'a> StagedBatch<'a> {
         let (outcome, answer) = match executed {
             Ok(written) => (Outcome::Executed(written.stored()), Ok(written)),
             Err(ExecuteError::Rejected(rejection)) => {
-                let problem = describe(rejection)?;
+                let problem = catch_panic(|| describe(rejection))?;
                 (Outcome::Rejected(problem.clone()), Err(problem))
             }
             Err(error) => return Err(error),
@@ -480,7 +480,8 @@ impl<'a> StagedBatch<'a> {
         Ok(())
     }
 
-    /// Stages changes with their patches as one revision.
+    /// Stages changes with their patches as one revision. What follows in derived collections has no metadata of its own,
+    /// so that none is left when the aggregate is erased from which it follows.
     fn stage_patched(&mut self, patched: Vec<(StateChange, String)>, metadata: Option<&StoredMetadata>) {
         let revision = self.counters.next_revision();
         for (StateChange { collection, key, after, .. }, patch) in patched {
@@ -490,7 +491,8 @@ impl<'a> StagedBatch<'a> {
             staged.row.body = after;
             staged.folded = None;
             staged.is_changed = true;
-            let change = Change { revision, collection, key, patch, time: self.now, metadata: metadata.cloned() };
+            let metadata = metadata.filter(|_| self.registry.get(collection).derivation().is_none()).cloned();
+            let change = Change { revision, collection, key, patch, time: self.now, metadata };
             self.memory.hold(change.weight());
             self.changes.push(change);
         }

@@ -338,7 +338,9 @@ fn what_is_wrong_with_a_request_is_said() {
 fn a_document_is_erased_with_what_follows_from_it() {
     let app = App::start();
     app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
-    app.post("/persons", &json!({"name": MARKER, "city": "Rome"}).to_string());
+    let sent = [("Content-Type", "application/json"), ("X-Correlation-Id", MARKER)];
+    let person = json!({"name": MARKER, "city": "Rome"}).to_string();
+    assert_eq!(app.request("POST", "/persons", &sent, Some(person.as_bytes())).status, 201);
     app.patch("/persons/2", &json!({"name": format!("{MARKER}!"), "city": "Oslo"}).to_string());
     let (mut state, cursor) = app.load("/aggregates");
     let mut follower = app.follow("/events", &[("Last-Event-ID", &cursor)]);
