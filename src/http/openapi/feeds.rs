@@ -246,7 +246,7 @@ fn erased(collection: &str) -> Value {
             "position": number, "collection": {"type": "string", "const": collection}, "key": {"type": "string"},
             "version": number, "time": {"type": "string", "format": "date-time"}, "kind": {"type": "string"},
             "schema": {"type": "integer", "minimum": 0}, "body": {"type": "object", "maxProperties": 0},
-            "erased": {"type": "boolean", "const": true},
+            "erased": {"type": "boolean"},
         },
     })
 }

@@ -139,7 +139,7 @@ fn status() -> Value {
             "lag": {"type": "object", "required": ["events", "seconds"], "properties": {"events": number, "seconds": number}},
             "generation": {"type": "integer", "description": "The generation that is served."},
             "at": {"type": "integer", "description": "The last event that it has applied."},
-            "erasing": {"const": true, "description": "Its files may still have something of an erased aggregate."},
+            "erasing": {"type": "boolean", "description": "Its files may still have something of an erased aggregate."},
             "current_version": {"type": "integer", "description": "That of the data that is served, if it is another one."},
             "building": {
                 "type": "object",

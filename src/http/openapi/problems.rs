@@ -173,7 +173,7 @@ fn members(kind: Kind) -> Members {
         Kind::MalformedRequest => Members::of(&none, &json!({"parameter": {"type": "string"}, "limit": number})),
         Kind::Invalid => Members::of(&none, &json!({"member": {"type": "string"}})),
         Kind::NoSuchPath => Members::of(&none, &json!({"paths": texts, "expected": texts})),
-        Kind::NotFound => Members::of(&none, &json!({"erased": {"const": true}})),
+        Kind::NotFound => Members::of(&none, &json!({"erased": {"type": "boolean"}})),
         Kind::UnknownCommand => Members::of(&json!({"expected": texts}), &none),
         Kind::UnsupportedType => Members::of(&none, &json!({"expected": texts})),
         Kind::TooLarge => Members::of(&json!({"limit": number}), &none),
