@@ -67,10 +67,13 @@ pub(super) enum Coding {
 /// # Errors
 /// It takes neither.
 pub(super) fn coding(request: &HttpRequest) -> Result<Coding, Problem> {
-    let Qualities { gzip, identity } = Qualities::of(request);
+    let Qualities { gzip, identity, best } = Qualities::of(request);
     if identity == Some(Quality::ZERO) {
-        return if gzip > Quality::ZERO { Ok(Coding::OnlyGzip) } else { Err(not_acceptable(&["gzip", "identity"])) };
+        // Who only says what it does not take, takes the rest.
+        let is_taken = gzip.map_or(best == Quality::ZERO, |gzip| gzip > Quality::ZERO);
+        return if is_taken { Ok(Coding::OnlyGzip) } else { Err(not_acceptable(&["gzip", "identity"])) };
     }
+    let gzip = gzip.unwrap_or(Quality::ZERO);
     let is_preferred = gzip > Quality::ZERO && identity.is_none_or(|identity| gzip >= identity);
     Ok(if is_preferred { Coding::Gzip } else { Coding::Identity })
 }
@@ -99,15 +102,17 @@ fn not_acceptable(expected: &[&'static str]) -> Problem {
 
 /// How much a client likes each coding.
 struct Qualities {
-    /// Zero if it does not take it.
-    gzip: Quality,
+    /// Zero if it does not take it; `None` if it does not name it.
+    gzip: Option<Quality>,
     /// `None` if the client does not name it, which accepts it, after all that it names.
     identity: Option<Quality>,
+    /// The highest of all that it names.
+    best: Quality,
 }
 
 impl Qualities {
     fn of(request: &HttpRequest) -> Self {
-        let mut qualities = Self { gzip: Quality::ZERO, identity: None };
+        let mut qualities = Self { gzip: None, identity: None, best: Quality::ZERO };
         if !request.headers().contains_key(AcceptEncoding::name()) {
             return qualities;
         }
@@ -120,7 +125,8 @@ impl Qualities {
         };
         let any = list.iter().find(|one| one.item == Preference::Any).map(|one| one.quality);
         let gzip = named(|name| name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip"));
-        qualities.gzip = gzip.or(any).unwrap_or(Quality::ZERO);
+        qualities.gzip = gzip.or(any);
+        qualities.best = list.iter().map(|one| one.quality).max().unwrap_or(Quality::ZERO);
         qualities.identity = named(|name| name.eq_ignore_ascii_case("identity")).or(any);
         qualities
     }
@@ -185,10 +191,12 @@ mod tests {
         ] {
             assert_eq!(coding_for(sent), Some(Coding::Identity), "{sent}");
         }
-        for sent in ["*;q=0, gzip", "identity;q=0, gzip;q=0.1", "identity;q=0, *", "identity;q=0, *;q=0.5"] {
+        for sent in
+            ["*;q=0, gzip", "identity;q=0", "identity;q=0, gzip;q=0.1", "identity;q=0, *", "identity;q=0, *;q=0.5"]
+        {
             assert_eq!(coding_for(sent), Some(Coding::OnlyGzip), "{sent}");
         }
-        for sent in ["*;q=0", "identity;q=0", "identity;q=0, br", "identity;q=0.000, gzip;q=0"] {
+        for sent in ["*;q=0", "identity;q=0, br", "identity;q=0.000, gzip;q=0"] {
             assert_eq!(coding_for(sent), None, "{sent}");
             let request = TestRequest::default().insert_header(("Accept-Encoding", sent)).to_http_request();
             assert!(check_identity(&request).is_err(), "{sent}");
