@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 /// What every token begins with, so that scanners for secrets find one that was committed somewhere.
-const PREFIX: &str = "duality_";
+pub(crate) const PREFIX: &str = "duality_";
 
 /// 256 random bits. They are shown once, and never in a message or a log: the type has no text form but [`Secret::reveal`].
 pub(crate) struct Secret([u8; 32]);

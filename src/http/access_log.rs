@@ -16,6 +16,7 @@ use percent_encoding::percent_decode_str;
 use super::request_id::RequestId;
 use super::respond::SSE;
 use crate::access::caller::Caller;
+use crate::access::token::PREFIX;
 
 /// What `RUST_LOG` knows these lines by.
 const TARGET: &str = "duality::access";
@@ -118,8 +119,25 @@ fn shown_parameter(parameter: &str) -> Cow<'_, str> {
     if is_secret { format!("{}=…", visible(name)).into() } else { visible(parameter) }
 }
 
+/// Without control characters, and without the digits of a token that somebody has put into a URL.
 fn visible(text: &str) -> Cow<'_, str> {
-    if text.chars().any(char::is_control) { text.escape_debug().to_string().into() } else { text.into() }
+    let text: Cow<'_, str> =
+        if text.chars().any(char::is_control) { text.escape_debug().to_string().into() } else { text.into() };
+    if text.contains(PREFIX) { without_tokens(&text).into() } else { text }
+}
+
+fn without_tokens(text: &str) -> String {
+    let mut parts = text.split(PREFIX);
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        shown.push_str(PREFIX);
+        let rest = part.trim_start_matches(|character: char| character.is_ascii_hexdigit());
+        if rest.len() < part.len() {
+            shown.push('…');
+        }
+        shown.push_str(rest);
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -137,8 +155,11 @@ mod tests {
             ("ticket", "/persons?ticket=…"),
             ("tickets=1", "/persons?tickets=1"),
             ("a=\u{85}", "/persons?a=\\u{85}"),
+            ("token=duality_09af&x=1", "/persons?token=duality_…&x=1"),
+            ("duality_09af=duality_1,duality_", "/persons?duality_…=duality_…,duality_"),
         ] {
             assert_eq!(shown("/persons", query), expected, "{query}");
         }
+        assert_eq!(shown("/persons/duality_09af/events", ""), "/persons/duality_…/events");
     }
 }

@@ -216,7 +216,8 @@ impl Service {
         let (database, hubs, shared) =
             (Arc::clone(&running.database), Arc::clone(&running.hubs), running.shared.clone());
         running.reloading = running.shared.tokens.clone().map(|tokens| {
-            let interval = running.settings.poll_interval;
+            // A stream ends within a heartbeat when its token is taken away.
+            let interval = running.settings.poll_interval.min(running.settings.heartbeat);
             rt::spawn(async move {
                 loop {
                     rt::time::sleep(interval).await;

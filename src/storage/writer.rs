@@ -313,23 +313,39 @@ mod tests {
         Some(Box::new(Idempotency { request, fingerprint, describe: Box::new(Err) }))
     }
 
+    /// A database with one collection.
+    struct Notes {
+        registry: Arc<Registry>,
+        now: Timestamp,
+        writer: Writer,
+        _database: Database,
+        // It is removed last.
+        _directory: tempfile::TempDir,
+    }
+
+    impl Notes {
+        fn open() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let database = Database::lock(&directory.path().join("test.db")).unwrap();
+            let mut registry = Registry::default();
+            registry.document::<Note>();
+            let (registry, now) = (Arc::new(registry), Clock::default().now());
+            let writer = Writer::open(&database, WriterConfig::new(&registry, &[].into()), now).unwrap();
+            Self { registry, now, writer, _database: database, _directory: directory }
+        }
+    }
+
     /// No client can send two of them at once, see [`crate::write::in_flight`]; it does not depend on that.
     #[test]
     fn a_command_gets_the_answer_of_the_same_one_before_it_in_its_batch() {
-        let directory = tempfile::tempdir().unwrap();
-        let database = Database::lock(&directory.path().join("test.db")).unwrap();
-        let mut registry = Registry::default();
-        registry.document::<Note>();
-        let now = Clock::default().now();
-        let registry = Arc::new(registry);
-        let mut writer = Writer::open(&database, WriterConfig::new(&registry, &[].into()), now).unwrap();
+        let Notes { registry, writer, now, .. } = &mut Notes::open();
         let collection = registry.id("notes").unwrap();
         let commands = ["1", "2", "1"].map(|key| {
             let change = registry.get(collection).change(Verb::Create, serde_json::json!({"text": key})).unwrap();
             let (precondition, metadata) = (Precondition::default(), Metadata::new());
             Command { collection, key: None, precondition, idempotency: once(key), change, metadata }
         });
-        let outcome = writer.commit(&mut Vec::from(commands).into_iter(), now).unwrap();
+        let outcome = writer.commit(&mut Vec::from(commands).into_iter(), *now).unwrap();
         let written: Vec<_> = outcome.answers.into_iter().map(Result::unwrap).collect();
         let keys: Vec<_> = written.iter().map(|written| written.key.as_str()).collect();
         assert_eq!(keys, ["1", "2", "1"]);
@@ -346,13 +362,7 @@ mod tests {
     /// Diesel reports a statement as cached when it prepares it, and never again on the same connection.
     #[test]
     fn every_statement_of_a_write_is_prepared_once() {
-        let directory = tempfile::tempdir().unwrap();
-        let database = Database::lock(&directory.path().join("test.db")).unwrap();
-        let mut registry = Registry::default();
-        registry.document::<Note>();
-        let now = Clock::default().now();
-        let registry = Arc::new(registry);
-        let mut writer = Writer::open(&database, WriterConfig::new(&registry, &[].into()), now).unwrap();
+        let Notes { registry, writer, now, .. } = &mut Notes::open();
         let statements = Arc::new(Mutex::new(Statements::default()));
         let seen = Arc::clone(&statements);
         writer.connection.set_instrumentation(move |event: InstrumentationEvent<'_>| match event {
@@ -366,7 +376,7 @@ mod tests {
             let change = registry.get(notes).change(verb, serde_json::json!({ "text": text })).unwrap();
             let (precondition, metadata) = (Precondition::default(), Metadata::new());
             let command = Command { collection: notes, key, precondition, idempotency, change, metadata };
-            writer.commit(&mut vec![command].into_iter(), now).unwrap().answers.remove(0).unwrap().key
+            writer.commit(&mut vec![command].into_iter(), *now).unwrap().answers.remove(0).unwrap().key
         };
         for _ in 0..3 {
             let key = write(None, Verb::Create, None);

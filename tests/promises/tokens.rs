@@ -1,5 +1,7 @@
 //! Who may do what: tokens, their scopes, and what a service with tokens refuses.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::harness::{App, Process, Response, Token, TokenFile};
@@ -204,7 +206,10 @@ fn credentials_that_are_no_valid_token_are_a_401_everywhere() {
 fn a_token_that_is_taken_away_ends_its_streams_and_no_others() {
     let file = TokenFile::new();
     let (gone, stays) = (file.add("gone", "read"), file.add("stays", "read,write"));
-    let app = file.serve(|_| {});
+    let app = file.serve(|settings| {
+        settings.poll_interval = Duration::from_secs(3600);
+        settings.heartbeat = Duration::from_millis(50);
+    });
     let follow = |path: &str, token: &Token| {
         app.follow(path, &[("Accept", "text/event-stream"), ("Authorization", &token.bearer())])
     };
