@@ -42,7 +42,7 @@ fn current(files: &Files) -> Result<Option<(Current, Checkpoint)>, ProjectionErr
     let manifest = files.look_at_manifest()?.unwrap_or_default();
     let Some(generation) = manifest.current else { return Ok(None) };
     let (tables, output) = (files.tables(generation), files.output(generation));
-    let checkpoint = read_undisturbed(&tables, |connection| Ok(read_checkpoint(connection)))??;
+    let checkpoint = read_undisturbed(&tables, |connection| Ok(read_checkpoint(connection.file())))??;
     let (version, offset) = (checkpoint.version, checkpoint.position.offset);
     Ok(Some((Current { generation, version, offset, tables, output }, checkpoint)))
 }

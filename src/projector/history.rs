@@ -463,7 +463,7 @@ pub(super) fn look(database: &Path, of: &[&str], after: i64) -> Result<Option<Ke
     if !path.is_file() {
         return Ok(None);
     }
-    read_undisturbed(&path, |connection| Ok(look_at(connection, of, after)))?
+    read_undisturbed(&path, |connection| Ok(look_at(connection.file(), of, after)))?
 }
 
 fn look_at(connection: &mut SqliteConnection, of: &[&str], after: i64) -> Result<Option<KeptFile>, ProjectionError> {

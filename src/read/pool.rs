@@ -375,7 +375,7 @@ impl ReadJob for ReadReport {
 
     fn run(self, thread: &mut ReaderThread) -> Self::Output {
         let Self { report, parameters } = self;
-        thread.view(|view| match view.query(|connection| (report.read)(connection, &parameters))? {
+        thread.view(|view| match view.query(|connection| (report.read)(connection.file(), &parameters))? {
             // The tables are a part of the database.
             Err(ReportError::Failed(error)) if error.is_damage() => Err(StoreError::Report(error.to_string())),
             content => Ok(content),

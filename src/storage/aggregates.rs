@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use super::engine::{AnyConnection, on};
 use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;
 use diesel::query_builder::Query;
 use diesel::sql_types::{BigInt, Integer, Nullable, Text};
-use diesel::sqlite::SqliteConnection;
 
 use super::error::StoreError;
 use super::page::{PageLimit, Progress};
@@ -33,13 +33,14 @@ pub(crate) struct Row {
 }
 
 /// The row of an aggregate, which may be a tombstone. `None` if there is no row.
-pub(super) fn load(connection: &mut SqliteConnection, collection: &str, key: &Key) -> Result<Option<Row>, StoreError> {
-    let row: Option<(i64, i64, Option<String>)> = aggregates::table
-        .find((collection, key.rank(), key.as_str()))
-        .select((aggregates::revision, aggregates::version, aggregates::body))
-        // Not `first`: SQLite would prepare a statement with `LIMIT ?` each time.
-        .get_result(connection)
-        .optional()?;
+pub(super) fn load(connection: &mut AnyConnection, collection: &str, key: &Key) -> Result<Option<Row>, StoreError> {
+    let query = aggregates::table.find((collection, key.rank(), key.as_str())).select((
+        aggregates::revision,
+        aggregates::version,
+        aggregates::body,
+    ));
+    // Not `first`: SQLite would prepare a statement with `LIMIT ?` each time.
+    let row: Option<(i64, i64, Option<String>)> = on!(connection, |engine| query.get_result(engine)).optional()?;
     Ok(row.map(|(revision, version, body)| Row {
         revision: Revision::from_raw(revision),
         version: Version::from_raw(version),
@@ -49,28 +50,27 @@ pub(super) fn load(connection: &mut SqliteConnection, collection: &str, key: &Ke
 
 /// Whether the row of an aggregate still has the revision and the version that it had. Does not read its body.
 pub(super) fn is_current(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     collection: &str,
     key: &Key,
     row: &Row,
 ) -> Result<bool, StoreError> {
-    let current: Option<(i64, i64)> = aggregates::table
+    let query = aggregates::table
         .find((collection, key.rank(), key.as_str()))
-        .select((aggregates::revision, aggregates::version))
-        .get_result(connection)
-        .optional()?;
+        .select((aggregates::revision, aggregates::version));
+    let current: Option<(i64, i64)> = on!(connection, |engine| query.get_result(engine)).optional()?;
     Ok(current == Some((row.revision.number(), row.version.number())))
 }
 
 /// Writes the row of an aggregate.
 pub(super) fn save(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     collection: &str,
     key: &Key,
     row: &Row,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    UpsertAggregate {
+    let upsert = UpsertAggregate {
         collection,
         rank: key.rank(),
         key: key.as_str(),
@@ -78,8 +78,8 @@ pub(super) fn save(
         version: row.version.number(),
         body: row.body.as_ref().map(Body::as_str),
         deleted: row.body.is_none().then_some(now.milliseconds()),
-    }
-    .execute(connection)?;
+    };
+    on!(connection, |engine| upsert.execute(engine))?;
     Ok(())
 }
 
@@ -100,7 +100,7 @@ statement! {
 
 /// Calls `each` with every aggregate of a collection, in key order. Only one row is in memory at a time.
 pub(super) fn scan<E: From<StoreError>>(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     collection: &str,
     mut each: impl FnMut(&str, Revision, &str) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -108,16 +108,19 @@ pub(super) fn scan<E: From<StoreError>>(
         .filter(aggregates::collection.eq(collection).and(aggregates::body.is_not_null()))
         .order((aggregates::rank, aggregates::key))
         .select((aggregates::key, aggregates::revision, aggregates::body.assume_not_null()));
-    for row in query.load_iter::<(String, i64, String), DefaultLoadingMode>(connection).map_err(StoreError::from)? {
+    let mut each = |row: QueryResult<(String, i64, String)>| {
         let (key, revision, body) = row.map_err(StoreError::from)?;
-        each(&key, Revision::from_raw(revision), &body)?;
-    }
-    Ok(())
+        each(&key, Revision::from_raw(revision), &body)
+    };
+    on!(connection, |engine, Mode| {
+        let mut rows = query.load_iter::<_, Mode>(engine).map_err(StoreError::from)?;
+        rows.try_for_each(&mut each)
+    })
 }
 
 /// Calls `each` with those of some aggregates of a collection that exist. Only one row is in memory at a time.
 pub(super) fn each<E: From<StoreError>>(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     collection: &str,
     keys: &[Key],
     mut each: impl FnMut(&str, &str) -> Result<(), E>,
@@ -156,9 +159,9 @@ struct Changed {
 }
 
 /// The revision of the last change of an aggregate, if it has a row.
-fn revision_of(connection: &mut SqliteConnection, collection: &str, key: &Key) -> Result<Option<Revision>, StoreError> {
+fn revision_of(connection: &mut AnyConnection, collection: &str, key: &Key) -> Result<Option<Revision>, StoreError> {
     let row = aggregates::table.find((collection, key.rank(), key.as_str())).select(aggregates::revision);
-    Ok(row.get_result(connection).optional()?.map(Revision::from_raw))
+    Ok(on!(connection, |engine| row.get_result(engine)).optional()?.map(Revision::from_raw))
 }
 
 /// The maximum number of rows that a page reads, apart from the rest of its last revision. A page of a feed with few
@@ -167,7 +170,7 @@ const PAGE_ROWS: usize = 10_000;
 
 /// The aggregates of a feed that changed after a revision, deleted ones included.
 pub(super) fn changed(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     registry: &Registry,
     feed: &Feed,
     after: Revision,
@@ -196,15 +199,14 @@ pub(super) fn changed(
         aggregates::revision,
         aggregates::body,
     ));
-    let rows = query.load_iter::<(String, String, i64, Option<String>), DefaultLoadingMode>(connection)?;
-    let states = rows.filter_map(|row| match row {
+    let state = |row: QueryResult<(String, String, i64, Option<String>)>| match row {
         Ok((collection, key, revision, body)) => {
             let collection = registry.id(&collection)?;
             Some(Ok(State { collection, key: Key::from_db(&key), revision: Revision::from_raw(revision), body }))
         }
         Err(error) => Some(Err(StoreError::from(error))),
-    });
-    fill(feed, states, limit)
+    };
+    on!(connection, |engine, Mode| fill(feed, query.load_iter::<_, Mode>(engine)?.filter_map(state), limit))
 }
 
 /// Takes states until the page is full; revisions are not split.
@@ -246,7 +248,7 @@ impl Query for ChangedOf<'_> {
 /// The aggregates of a collection that changed after a revision, with `None` for deleted ones. Returns `None` if they
 /// exceed the limit.
 pub(super) fn changed_of(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     collection: &str,
     after: Revision,
     limit: PageLimit,
@@ -266,11 +268,7 @@ pub(super) fn changed_of(
 }
 
 /// Whether at least `at_least` aggregates changed after a revision. SQLite counts them in the index.
-pub(super) fn has_changed(
-    connection: &mut SqliteConnection,
-    after: Revision,
-    at_least: i64,
-) -> Result<bool, StoreError> {
+pub(super) fn has_changed(connection: &mut AnyConnection, after: Revision, at_least: i64) -> Result<bool, StoreError> {
     if at_least < 1 {
         return Ok(true);
     }
@@ -297,7 +295,7 @@ pub(super) struct PrunedTombstones {
 
 /// Deletes the oldest tombstones that are not retained, up to a maximum number.
 pub(super) fn prune_tombstones(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     retained: Retained,
 ) -> Result<PrunedTombstones, StoreError> {
     let Retained { now, tombstones: older_than, .. } = retained;

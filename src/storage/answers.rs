@@ -1,11 +1,11 @@
 //! The table of the answers to commands with an idempotency key: stored in the transactions of the commands, given again to
 //! those that are repeated, pruned by age.
 
+use super::engine::AnyConnection;
 use diesel::connection::DefaultLoadingMode;
 use diesel::dsl::{max, min};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Nullable, Text};
-use diesel::sqlite::SqliteConnection;
 use serde::{Deserialize, Serialize};
 
 use super::counters::horizon;
@@ -79,7 +79,7 @@ pub(super) struct NewAnswer<'a> {
 }
 
 /// What the table has about a request, if anything.
-pub(super) fn find(connection: &mut SqliteConnection, request: &RequestId) -> Result<Option<Found>, StoreError> {
+pub(super) fn find(connection: &mut AnyConnection, request: &RequestId) -> Result<Option<Found>, StoreError> {
     let row = idempotency::table
         .filter(idempotency::request.eq(request.as_bytes()))
         .select((idempotency::fingerprint, idempotency::answer))
@@ -101,7 +101,7 @@ impl Found {
 }
 
 /// Stores an answer.
-pub(super) fn keep(connection: &mut SqliteConnection, row: &NewAnswer<'_>) -> Result<(), StoreError> {
+pub(super) fn keep(connection: &mut AnyConnection, row: &NewAnswer<'_>) -> Result<(), StoreError> {
     let NewAnswer { request, fingerprint, collection, aggregate, time, answer } = row;
     InsertAnswer {
         request: request.as_bytes(),
@@ -203,7 +203,7 @@ fn corrupt(why: impl std::fmt::Display) -> StoreError {
 }
 
 /// The number of stored answers. They are deleted oldest first only, so nothing is counted.
-pub(super) fn count(connection: &mut SqliteConnection) -> Result<i64, StoreError> {
+pub(super) fn count(connection: &mut AnyConnection) -> Result<i64, StoreError> {
     // Two queries: SQLite reads all rows for a minimum and a maximum in one.
     let first: Option<i64> = idempotency::table.select(min(idempotency::position)).first(connection)?;
     let last: Option<i64> = idempotency::table.select(max(idempotency::position)).first(connection)?;
@@ -215,7 +215,7 @@ pub(super) fn count(connection: &mut SqliteConnection) -> Result<i64, StoreError
 const ANSWERS_PER_TRANSACTION: i64 = 1000;
 
 /// Deletes the oldest answers that are not retained, up to a maximum number, and stops at the first that is retained.
-pub(super) fn prune(connection: &mut SqliteConnection, retained: Retained) -> Result<Progress, StoreError> {
+pub(super) fn prune(connection: &mut AnyConnection, retained: Retained) -> Result<Progress, StoreError> {
     let Retained { now, answers: older_than, .. } = retained;
     connection.transaction(|connection| {
         let sighting = Sighting::load(connection, Rows::Answers)?;
@@ -250,7 +250,7 @@ pub(super) fn prune(connection: &mut SqliteConnection, retained: Retained) -> Re
 }
 
 /// Reads every answer.
-pub(super) fn verify(connection: &mut SqliteConnection) -> Result<Verified, StoreError> {
+pub(super) fn verify(connection: &mut AnyConnection) -> Result<Verified, StoreError> {
     let mut verified = Verified::new("answers");
     let current = horizon(connection)?.current;
     let query = idempotency::table.order(idempotency::position).select((idempotency::position, idempotency::answer));

@@ -5,10 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
-use diesel::sqlite::SqliteConnection;
-
 use super::connection::{open_immutable, open_read_only};
 use super::database::with_suffix;
+use super::engine::AnyConnection;
 use super::error::{StoreError, cannot_open};
 use super::location::existing;
 
@@ -18,16 +17,16 @@ use super::location::existing;
 /// every orderly stop, SQLite may assume that nobody writes the file; that also works in a directory without write access.
 pub(crate) fn read_undisturbed<T>(
     path: &Path,
-    mut work: impl FnMut(&mut SqliteConnection) -> Result<T, StoreError>,
+    mut work: impl FnMut(&mut AnyConnection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     let path = &existing(path)?;
     if let Some(before) = Stamp::at_rest(path)? {
-        let outcome = open_immutable(path).and_then(|mut connection| work(&mut connection));
+        let outcome = open_immutable(path).and_then(|connection| work(&mut AnyConnection::Sqlite(connection)));
         if Stamp::at_rest(path)? == Some(before) {
             return outcome;
         }
     }
-    work(&mut open_read_only(path)?)
+    work(&mut AnyConnection::Sqlite(open_read_only(path)?))
 }
 
 /// What changes if somebody writes a file.

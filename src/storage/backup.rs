@@ -17,6 +17,7 @@ use tempfile::NamedTempFile;
 use super::at_rest::read_undisturbed;
 use super::connection::open_copy;
 use super::database::{Database, with_suffix};
+use super::engine::AnyConnection;
 use super::error::{StoreError, cannot_open, cannot_write};
 use super::identity::{Identity, identify};
 use super::integrity::integrity_check;
@@ -93,7 +94,7 @@ impl<'a> From<Check<'a>> for Manner<'a> {
 
 impl Check<'_> {
     /// Refuses a source with which the check does not go.
-    fn admit(self, connection: &mut SqliteConnection, source: &Path) -> Result<(), StoreError> {
+    fn admit(self, connection: &mut AnyConnection, source: &Path) -> Result<(), StoreError> {
         match self {
             Self::Counters(_) => require_ours(connection, source),
             Self::File | Self::Everything(_) | Self::Report(_) => Ok(()),
@@ -101,7 +102,7 @@ impl Check<'_> {
     }
 
     /// What is wrong with a copy.
-    fn findings(self, connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
+    fn findings(self, connection: &mut AnyConnection) -> Result<Vec<String>, StoreError> {
         let is_current = migrations::pending(connection).is_ok_and(|pending| pending.is_empty());
         match self {
             Self::Everything(registry) | Self::Report(registry) if is_current => {
@@ -109,16 +110,16 @@ impl Check<'_> {
                 Ok(results.into_iter().flat_map(Verified::into_findings).collect())
             }
             Self::Counters(registry) if is_current => {
-                let findings = integrity_check(connection);
+                let findings = integrity_check(connection.file());
                 if findings.is_empty() { maxima::findings(connection, registry) } else { Ok(findings) }
             }
-            _ => Ok(integrity_check(connection)),
+            _ => Ok(integrity_check(connection.file())),
         }
     }
 }
 
 /// Refuses what is not a database of this program that a service has used, or of a newer version.
-pub(super) fn require_ours(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+pub(super) fn require_ours(connection: &mut AnyConnection, path: &Path) -> Result<(), StoreError> {
     if identify(connection, path)? == Identity::New {
         return Err(StoreError::Foreign { path: path.to_owned(), found: "it is empty".to_owned() });
     }
@@ -208,6 +209,7 @@ fn fill(
     pace.begin();
     read_undisturbed(source, |connection| {
         check.admit(connection, source)?;
+        let connection = connection.file();
         let total = size(connection)?;
         require_room(target, total)?;
         // The first attempt may have been disturbed.
@@ -230,12 +232,12 @@ fn fill(
 
 /// Checks a copy, and takes away what belongs to the service that uses the original: the mark of its log.
 fn check_copy(source: &Path, partial: &Path, check: Check<'_>) -> Result<(Content, Vec<String>), StoreError> {
-    let mut connection = open_copy(partial)?;
+    let mut connection = AnyConnection::Sqlite(open_copy(partial)?);
     connection.batch_execute("PRAGMA user_version = 0")?;
     let findings = check.findings(&mut connection)?;
     let path = source.to_owned();
     match (findings.first().cloned(), check) {
-        (None, _) | (_, Check::Report(_)) => Ok((content(&mut connection)?, findings)),
+        (None, _) | (_, Check::Report(_)) => Ok((content(connection.file())?, findings)),
         (Some(finding), Check::Everything(_)) => Err(StoreError::DamagedSource { path, finding }),
         (Some(finding), _) => Err(StoreError::DamagedCopy { path, finding }),
     }

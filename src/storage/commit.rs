@@ -8,7 +8,7 @@ use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
 use std::vec;
 
-use diesel::sqlite::SqliteConnection;
+use super::engine::AnyConnection;
 
 use super::aggregates::{self, Row};
 use super::answers::{self, Answer, ExecutedCommand, NewAnswer, Outcome, Repeated};
@@ -60,7 +60,7 @@ pub(super) struct Committable {
 /// Executes commands within a transaction, until there are no more or they have taken enough memory. Those that are left are
 /// not executed.
 pub(super) fn commit(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     context: CommitContext<'_>,
     counters: &Counters,
     states: &mut HotStates,
@@ -234,7 +234,7 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// Executes one command, unless it was answered before. Its answer is stored if it has an idempotency key.
-    fn answer(&mut self, connection: &mut SqliteConnection, mut command: Command) -> Result<Written, ExecuteError> {
+    fn answer(&mut self, connection: &mut AnyConnection, mut command: Command) -> Result<Written, ExecuteError> {
         let Some(idempotency) = command.idempotency.take() else { return self.execute(connection, command) };
         if let Some(found) = answers::find(connection, &idempotency.request)? {
             // One answer that cannot be read must not fail the whole batch.
@@ -294,7 +294,7 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// Decides one command, and stages its result.
-    fn execute(&mut self, connection: &mut SqliteConnection, command: Command) -> Result<Written, ExecuteError> {
+    fn execute(&mut self, connection: &mut AnyConnection, command: Command) -> Result<Written, ExecuteError> {
         let Command { collection: id, key, precondition, change, metadata, idempotency: _ } = command;
         let collection = self.registry.get(id);
         let now = self.now;
@@ -364,7 +364,7 @@ impl<'a> StagedBatch<'a> {
     /// can create it again. What is left of it is overwritten by later transactions.
     fn erase(
         &mut self,
-        connection: &mut SqliteConnection,
+        connection: &mut AnyConnection,
         id: CollectionId,
         key: &Key,
         metadata: &Metadata,
@@ -450,7 +450,7 @@ impl<'a> StagedBatch<'a> {
     /// The change of a source, and the changes that follow from it in its derived collections.
     fn with_derived(
         &mut self,
-        connection: &mut SqliteConnection,
+        connection: &mut AnyConnection,
         source: StateChange,
     ) -> Result<Vec<StateChange>, ExecuteError> {
         let registry = self.registry;
@@ -521,7 +521,7 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// Applies what was staged since a savepoint to the inline projections.
-    fn project(&self, connection: &mut SqliteConnection, since: &Savepoint) -> Result<(), ExecuteError> {
+    fn project(&self, connection: &mut AnyConnection, since: &Savepoint) -> Result<(), ExecuteError> {
         if self.inline.is_empty() {
             return Ok(());
         }
@@ -608,12 +608,7 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// An aggregate with the changes that the batch has staged so far.
-    fn load(
-        &mut self,
-        connection: &mut SqliteConnection,
-        id: CollectionId,
-        key: &Key,
-    ) -> Result<StagedRow, StoreError> {
+    fn load(&mut self, connection: &mut AnyConnection, id: CollectionId, key: &Key) -> Result<StagedRow, StoreError> {
         let vacant = match self.rows.entry((id, key.clone())) {
             Slot::Occupied(staged) => return Ok(staged.get().clone()),
             Slot::Vacant(vacant) => vacant,
@@ -647,7 +642,7 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// Writes what was staged.
-    fn write(&self, connection: &mut SqliteConnection, before: &Counters, fence: &Fence) -> Result<(), StoreError> {
+    fn write(&self, connection: &mut AnyConnection, before: &Counters, fence: &Fence) -> Result<(), StoreError> {
         for ((collection, key), staged) in self.rows.iter().filter(|(_, staged)| staged.must_be_written()) {
             aggregates::save(connection, self.registry.get(*collection).name(), key, &staged.row, self.now)?;
         }

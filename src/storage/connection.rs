@@ -10,6 +10,7 @@ use diesel::sql_types::{BigInt, Integer};
 use diesel::sqlite::SqliteConnection;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
+use super::engine::AnyConnection;
 use super::error::{StoreError, cannot_open};
 use super::file_lock::private;
 use super::main_file::Tag;
@@ -218,8 +219,8 @@ pub(super) fn has_column(connection: &mut SqliteConnection, table: &str, column:
 
 /// Runs `work` in a read transaction: all of its queries see one state of the database.
 pub(super) fn read<T, E: From<StoreError>>(
-    connection: &mut SqliteConnection,
-    work: impl FnOnce(&mut SqliteConnection) -> Result<T, E>,
+    connection: &mut AnyConnection,
+    work: impl FnOnce(&mut AnyConnection) -> Result<T, E>,
 ) -> Result<T, E> {
     let mut outcome = None;
     // Diesel requires an error type that it can create itself, which the caller's may not be.

@@ -1,8 +1,8 @@
 //! The counters of the document and of each collection. They survive pruning, deletion and restarts.
 
+use super::engine::{AnyConnection, on};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use diesel::sqlite::SqliteConnection;
 
 use super::error::StoreError;
 use super::schema::{collections, metadata};
@@ -32,7 +32,7 @@ struct CollectionCounters {
 impl Counters {
     /// Reads the counters of a database in which every collection is registered.
     pub(super) fn load(
-        connection: &mut SqliteConnection,
+        connection: &mut AnyConnection,
         registry: &Registry,
         position: JournalPosition,
     ) -> Result<Self, StoreError> {
@@ -82,19 +82,20 @@ impl Counters {
     pub(super) fn save_collections(
         &self,
         before: &Self,
-        connection: &mut SqliteConnection,
+        connection: &mut AnyConnection,
         registry: &Registry,
     ) -> Result<(), StoreError> {
         for id in registry.ids().filter(|id| self.collections[id.index()] != before.collections[id.index()]) {
             let CollectionCounters { next_key, changed } = self.collections[id.index()];
             let name = registry.get(id).name();
-            SaveCollection { next_key, changed: changed.number(), name }.execute(connection)?;
+            let statement = SaveCollection { next_key, changed: changed.number(), name };
+            on!(connection, |engine| statement.execute(engine))?;
         }
         Ok(())
     }
 }
 
-pub(super) fn save_revision(connection: &mut SqliteConnection, revision: Revision) -> Result<(), StoreError> {
+pub(super) fn save_revision(connection: &mut AnyConnection, revision: Revision) -> Result<(), StoreError> {
     SaveRevision { revision: revision.number() }.execute(connection)?;
     Ok(())
 }
@@ -102,13 +103,14 @@ pub(super) fn save_revision(connection: &mut SqliteConnection, revision: Revisio
 /// Writes the last revision, if the database has this epoch and the revision before it. Returns the number of changed
 /// rows: 1, or 0.
 pub(super) fn save_next_revision(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     epoch: &Epoch,
     before: Revision,
     revision: Revision,
 ) -> Result<usize, StoreError> {
     let (revision, before) = (revision.number(), before.number());
-    Ok(SaveNextRevision { revision, epoch: epoch.as_str(), before }.execute(connection)?)
+    let statement = SaveNextRevision { revision, epoch: epoch.as_str(), before };
+    Ok(on!(connection, |engine| statement.execute(engine))?)
 }
 
 statement! {
@@ -146,15 +148,15 @@ pub(crate) struct Horizon {
     pub(crate) erasures: i64,
 }
 
-pub(super) fn horizon(connection: &mut SqliteConnection) -> Result<Horizon, StoreError> {
+pub(super) fn horizon(connection: &mut AnyConnection) -> Result<Horizon, StoreError> {
     Ok(horizon_of_epoch(connection)?.1)
 }
 
 /// The epoch of the database, as text, and the revisions against which its cursors are compared.
-pub(super) fn horizon_of_epoch(connection: &mut SqliteConnection) -> Result<(String, Horizon), StoreError> {
+pub(super) fn horizon_of_epoch(connection: &mut AnyConnection) -> Result<(String, Horizon), StoreError> {
     let columns = (metadata::epoch, metadata::revision, metadata::pruned, metadata::forgotten, metadata::erasures);
     let (epoch, current, pruned, forgotten, erasures): (String, i64, i64, i64, i64) =
-        metadata::table.select(columns).get_result(connection)?;
+        on!(connection, |engine| metadata::table.select(columns).get_result(engine))?;
     let horizon = Horizon {
         current: Revision::from_raw(current),
         pruned: Revision::from_raw(pruned),
@@ -165,11 +167,12 @@ pub(super) fn horizon_of_epoch(connection: &mut SqliteConnection) -> Result<(Str
 }
 
 /// The revision of the last change of a collection.
-pub(super) fn last_change(connection: &mut SqliteConnection, collection: &str) -> Result<Revision, StoreError> {
-    Ok(Revision::from_raw(collections::table.find(collection).select(collections::changed).first(connection)?))
+pub(super) fn last_change(connection: &mut AnyConnection, collection: &str) -> Result<Revision, StoreError> {
+    let row = collections::table.find(collection).select(collections::changed);
+    Ok(Revision::from_raw(on!(connection, |engine| row.get_result(engine))?))
 }
 
-pub(super) fn epoch(connection: &mut SqliteConnection) -> Result<Epoch, StoreError> {
+pub(super) fn epoch(connection: &mut AnyConnection) -> Result<Epoch, StoreError> {
     let epoch: String = metadata::table.select(metadata::epoch).first(connection)?;
     epoch.parse().map_err(|_| StoreError::Corrupt(format!("the epoch {epoch:?}")))
 }

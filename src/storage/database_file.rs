@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use diesel::sqlite::SqliteConnection;
 
 use super::connection::{self, IfMissing, LogFrames};
+use super::engine::AnyConnection;
 use super::error::{StoreError, cannot_open};
 use super::file_lock::{FileId, FileLock, Reach};
 use super::health::Health;
@@ -40,7 +41,7 @@ struct OpenFile {
 /// earlier would drop the locks of SQLite, under which this connection still reads or writes.
 pub(crate) struct MainConnection {
     /// Closed before the lock ends.
-    connection: SqliteConnection,
+    connection: AnyConnection,
     _lock: Arc<FileLock>,
 }
 
@@ -153,7 +154,7 @@ impl DatabaseFile {
         let lock = lock.ok_or_else(|| cannot_open(&self.path, "the service has stopped"))?;
         let mut connection = open(&self.path)?;
         connection::limit_cache(&mut connection, cache)?;
-        Ok(MainConnection { connection, _lock: lock })
+        Ok(MainConnection { connection: AnyConnection::Sqlite(connection), _lock: lock })
     }
 
     /// Watches the database, which the writer has opened.
@@ -483,7 +484,7 @@ impl Tags {
 }
 
 impl Deref for MainConnection {
-    type Target = SqliteConnection;
+    type Target = AnyConnection;
 
     fn deref(&self) -> &Self::Target {
         &self.connection

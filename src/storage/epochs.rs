@@ -1,7 +1,7 @@
 //! The log of epochs: each start for writing begins one.
 
+use super::engine::AnyConnection;
 use diesel::prelude::*;
-use diesel::sqlite::SqliteConnection;
 
 use super::error::StoreError;
 use super::schema::{epochs, metadata};
@@ -13,7 +13,7 @@ use crate::domain::revision::{Epoch, JournalPosition, Revision};
 const KEPT: i64 = 100_000;
 
 /// Begins an epoch after everything that is in the database, and returns it with those before it.
-pub(super) fn begin(connection: &mut SqliteConnection) -> Result<History, StoreError> {
+pub(super) fn begin(connection: &mut AnyConnection) -> Result<History, StoreError> {
     let earlier = load(connection)?;
     let last: Option<i64> = epochs::table.select(diesel::dsl::max(epochs::number)).get_result(connection)?;
     let number = last.unwrap_or(0) + 1;
@@ -36,14 +36,14 @@ pub(super) fn begin(connection: &mut SqliteConnection) -> Result<History, StoreE
 }
 
 /// The epochs of a database that another process may be writing.
-pub(super) fn history(connection: &mut SqliteConnection) -> Result<History, StoreError> {
+pub(super) fn history(connection: &mut AnyConnection) -> Result<History, StoreError> {
     let mut epochs = load(connection)?;
     let current = epochs.pop().ok_or_else(|| StoreError::Corrupt("there is no epoch".to_owned()))?;
     Ok(History::new(epochs, current))
 }
 
 /// The epochs of the database, oldest first.
-fn load(connection: &mut SqliteConnection) -> Result<Vec<EpochStart>, StoreError> {
+fn load(connection: &mut AnyConnection) -> Result<Vec<EpochStart>, StoreError> {
     let columns = (epochs::epoch, epochs::first_revision, epochs::first_position);
     let rows: Vec<(String, i64, i64)> = epochs::table.order(epochs::number).select(columns).load(connection)?;
     let start = |(epoch, first_revision, first_position): (String, i64, i64)| {

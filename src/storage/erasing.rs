@@ -1,7 +1,7 @@
 //! The steps of erasures, after the transaction that has begun them: each is one transaction, or the end of the log.
 
+use super::engine::AnyConnection;
 use diesel::connection::SimpleConnection as _;
-use diesel::sqlite::SqliteConnection;
 
 use super::counters::Counters;
 use super::erasure::{self, Erasure, Stage};
@@ -54,7 +54,7 @@ enum FileStage {
 
 /// What the steps work with.
 pub(super) struct ErasingContext<'a> {
-    pub(super) connection: &'a mut SqliteConnection,
+    pub(super) connection: &'a mut AnyConnection,
     pub(super) log: &'a mut WriteAheadLog,
     pub(super) fence: &'a Fence,
     pub(super) registry: &'a Registry,
@@ -97,7 +97,7 @@ impl Erasing {
 }
 
 impl Pass {
-    fn begin(connection: &mut SqliteConnection) -> Result<Option<Self>, StoreError> {
+    fn begin(connection: &mut AnyConnection) -> Result<Option<Self>, StoreError> {
         let erasures = erasure::in_file(connection)?;
         if erasures.is_empty() {
             return Ok(None);
@@ -110,7 +110,7 @@ impl Pass {
 
 impl ErasingContext<'_> {
     /// Runs `work` in a transaction of the history that this process writes.
-    fn write<T>(&mut self, work: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError>) -> Result<T, WriteError> {
+    fn write<T>(&mut self, work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>) -> Result<T, WriteError> {
         let (fence, revision) = (self.fence, self.counters.revision);
         let outcome = self.log.write(self.connection, |connection| {
             fence.check(connection, revision)?;
@@ -157,7 +157,7 @@ impl ErasingContext<'_> {
     }
 
     fn overwrite_pages(&mut self, from: i64) -> Result<FileStage, WriteError> {
-        Ok(match self.write(|connection| overwrite_some(connection, from))? {
+        Ok(match self.write(|connection| overwrite_some(connection.file(), from))? {
             Overwritten::Before(next) => FileStage::Pages(next),
             Overwritten::All => FileStage::Log,
             Overwritten::Unsupported => FileStage::Vacuum,

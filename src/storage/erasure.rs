@@ -7,9 +7,9 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use super::engine::AnyConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use diesel::sqlite::SqliteConnection;
 
 use super::error::StoreError;
 use super::journal::{ERASED, Entry};
@@ -96,18 +96,14 @@ impl fmt::Display for Erasure {
 }
 
 /// The erasure of an aggregate, if it was erased.
-pub(super) fn find(
-    connection: &mut SqliteConnection,
-    collection: &str,
-    key: &str,
-) -> Result<Option<Erasure>, StoreError> {
+pub(super) fn find(connection: &mut AnyConnection, collection: &str, key: &str) -> Result<Option<Erasure>, StoreError> {
     let row: Option<Columns> = erased::table.find((collection, key)).first(connection).optional()?;
     row.map(Erasure::read).transpose()
 }
 
 /// Notes that an aggregate was erased at this revision, in the transaction in which that happens.
 pub(super) fn begin(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     collection: &str,
     key: &Key,
     revision: Revision,
@@ -127,7 +123,7 @@ pub(super) fn begin(
 }
 
 /// The first erasure that is in an early stage. Those that have only the file left are finished together, after all others.
-pub(super) fn next(connection: &mut SqliteConnection) -> Result<Option<Erasure>, StoreError> {
+pub(super) fn next(connection: &mut AnyConnection) -> Result<Option<Erasure>, StoreError> {
     let early = erased::stage.ne(Stage::Done.name()).and(erased::stage.ne(Stage::File.name()));
     let row: Option<Columns> = erased::table.filter(early).order(erased::revision).first(connection).optional()?;
     row.map(Erasure::read).transpose()
@@ -144,13 +140,13 @@ impl InProgress {
     }
 }
 
-pub(super) fn in_progress(connection: &mut SqliteConnection) -> Result<InProgress, StoreError> {
+pub(super) fn in_progress(connection: &mut AnyConnection) -> Result<InProgress, StoreError> {
     let rows = erased::table.filter(erased::stage.ne(Stage::Done.name())).select((erased::collection, erased::key));
     Ok(InProgress(rows.load::<(String, String)>(connection)?.into_iter().collect()))
 }
 
 /// The erasures of which only something in the file is left.
-pub(super) fn in_file(connection: &mut SqliteConnection) -> Result<Vec<Erasure>, StoreError> {
+pub(super) fn in_file(connection: &mut AnyConnection) -> Result<Vec<Erasure>, StoreError> {
     let rows: Vec<Columns> =
         erased::table.filter(erased::stage.eq(Stage::File.name())).order(erased::revision).load(connection)?;
     rows.into_iter().map(Erasure::read).collect()
@@ -164,7 +160,7 @@ pub(super) struct Counts {
     pub(super) in_progress: i64,
 }
 
-pub(super) fn count(connection: &mut SqliteConnection) -> Result<Counts, StoreError> {
+pub(super) fn count(connection: &mut AnyConnection) -> Result<Counts, StoreError> {
     let aggregates = erased::table.count().get_result(connection)?;
     let events = journal::table.filter(journal::erased.ne(0)).count().get_result(connection)?;
     let in_progress = erased::table.filter(erased::stage.ne(Stage::Done.name())).count().get_result(connection)?;
@@ -184,7 +180,7 @@ const CHANGES_PER_TRANSACTION: i64 = 5000;
 const ANSWERS_PER_TRANSACTION: i64 = 5000;
 
 /// Overwrites the next rows of an erasure, within the open transaction.
-pub(super) fn overwrite_some(connection: &mut SqliteConnection, erasure: &Erasure) -> Result<(), StoreError> {
+pub(super) fn overwrite_some(connection: &mut AnyConnection, erasure: &Erasure) -> Result<(), StoreError> {
     match erasure.stage {
         Stage::Events => overwrite_events(connection, erasure),
         Stage::Changes => overwrite_changes(connection, erasure),
@@ -193,7 +189,7 @@ pub(super) fn overwrite_some(connection: &mut SqliteConnection, erasure: &Erasur
     }
 }
 
-fn overwrite_events(connection: &mut SqliteConnection, erasure: &Erasure) -> Result<(), StoreError> {
+fn overwrite_events(connection: &mut AnyConnection, erasure: &Erasure) -> Result<(), StoreError> {
     let Erasure { collection, key, reached, .. } = erasure;
     let lengths = journal::table
         .filter(journal::collection.eq(collection).and(journal::key.eq(key)))
@@ -217,7 +213,7 @@ fn overwrite_events(connection: &mut SqliteConnection, erasure: &Erasure) -> Res
     note_changed_past(connection)
 }
 
-fn overwrite_changes(connection: &mut SqliteConnection, erasure: &Erasure) -> Result<(), StoreError> {
+fn overwrite_changes(connection: &mut AnyConnection, erasure: &Erasure) -> Result<(), StoreError> {
     let Erasure { collection, key, revision, reached, .. } = erasure;
     let span = diesel::sql_query(CHANGES_SPAN)
         .bind::<BigInt, _>(reached)
@@ -231,7 +227,7 @@ fn overwrite_changes(connection: &mut SqliteConnection, erasure: &Erasure) -> Re
 }
 
 /// Whoever repeats one of these commands gets to know that the aggregate was erased.
-fn overwrite_answers(connection: &mut SqliteConnection, erasure: &Erasure) -> Result<(), StoreError> {
+fn overwrite_answers(connection: &mut AnyConnection, erasure: &Erasure) -> Result<(), StoreError> {
     let Erasure { collection, key, reached, .. } = erasure;
     let span = diesel::sql_query(ANSWERS_SPAN)
         .bind::<BigInt, _>(reached)
@@ -289,7 +285,7 @@ statement! {
 
 /// Appends the last domain event of an aggregate, if it has any, and returns its place.
 pub(super) fn append_last_event(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     erasure: &Erasure,
     position: JournalPosition,
     now: Timestamp,
@@ -320,7 +316,7 @@ pub(super) fn append_last_event(
 
 /// The version of the last domain event of an aggregate, if it has any.
 pub(super) fn last_version(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     collection: &str,
     key: &str,
 ) -> Result<Option<Version>, StoreError> {
@@ -335,7 +331,7 @@ pub(super) fn last_version(
 
 /// Notes what is to be done next.
 pub(super) fn set_stage(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     Erasure { collection, key, .. }: &Erasure,
     stage: Stage,
     reached: i64,
@@ -347,19 +343,19 @@ pub(super) fn set_stage(
 }
 
 /// Notes that something was overwritten that others may have in memory.
-pub(super) fn note_changed_past(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+pub(super) fn note_changed_past(connection: &mut AnyConnection) -> Result<(), StoreError> {
     diesel::update(metadata::table).set(metadata::erasures.eq(metadata::erasures + 1)).execute(connection)?;
     Ok(())
 }
 
 /// Whether everything that was ever deleted from the file is overwritten. It is not in a file of an earlier version of this
 /// program, until a `VACUUM`.
-pub(super) fn is_file_overwritten(connection: &mut SqliteConnection) -> Result<bool, StoreError> {
+pub(super) fn is_file_overwritten(connection: &mut AnyConnection) -> Result<bool, StoreError> {
     let overwritten: i64 = metadata::table.select(metadata::overwritten).first(connection)?;
     Ok(overwritten != 0)
 }
 
-pub(super) fn note_file_overwritten(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+pub(super) fn note_file_overwritten(connection: &mut AnyConnection) -> Result<(), StoreError> {
     diesel::update(metadata::table).set(metadata::overwritten.eq(1)).execute(connection)?;
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! Compares the erased aggregates with what the tables still have of them.
 
+use super::engine::AnyConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
-use diesel::sqlite::SqliteConnection;
 
 use super::erasure::{self, Counts};
 use super::error::StoreError;
@@ -30,7 +30,7 @@ struct Line {
     line: String,
 }
 
-pub(super) fn verify(connection: &mut SqliteConnection) -> Result<Verified, StoreError> {
+pub(super) fn verify(connection: &mut AnyConnection) -> Result<Verified, StoreError> {
     let mut verified = Verified::new("erased");
     let Counts { aggregates, events, in_progress } = erasure::count(connection)?;
     verified.looked_at = format!("{aggregates} aggregates with {events} events");

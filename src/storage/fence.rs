@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use diesel::sqlite::SqliteConnection;
+use super::engine::AnyConnection;
 
 use super::counters::{self, Counters, Horizon};
 use super::database::Database;
@@ -31,20 +31,20 @@ impl Fence {
     }
 
     /// The revisions against which a cursor is compared.
-    pub(super) fn horizon(&self, connection: &mut SqliteConnection) -> Result<Horizon, StoreError> {
+    pub(super) fn horizon(&self, connection: &mut AnyConnection) -> Result<Horizon, StoreError> {
         let (epoch, horizon) = counters::horizon_of_epoch(connection)?;
         if epoch == self.epoch().as_str() { Ok(horizon) } else { Err(self.file.report_other_history()) }
     }
 
     /// Fails unless the last revision is that of these counters.
-    pub(super) fn check(&self, connection: &mut SqliteConnection, revision: Revision) -> Result<(), StoreError> {
+    pub(super) fn check(&self, connection: &mut AnyConnection, revision: Revision) -> Result<(), StoreError> {
         if self.horizon(connection)?.current == revision { Ok(()) } else { Err(self.file.report_other_history()) }
     }
 
     /// Writes the counters of a batch. Fails if the last revision is not that of the counters before it.
     pub(super) fn save(
         &self,
-        connection: &mut SqliteConnection,
+        connection: &mut AnyConnection,
         before: &Counters,
         after: &Counters,
     ) -> Result<(), StoreError> {

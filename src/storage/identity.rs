@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use super::engine::AnyConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Integer, Text};
-use diesel::sqlite::SqliteConnection;
 
 use super::error::StoreError;
 
@@ -30,7 +30,7 @@ pub(super) enum Identity {
 ///
 /// # Errors
 /// It is no SQLite database, or that of another program.
-pub(super) fn identify(connection: &mut SqliteConnection, path: &Path) -> Result<Identity, StoreError> {
+pub(super) fn identify(connection: &mut AnyConnection, path: &Path) -> Result<Identity, StoreError> {
     let query = "SELECT application_id AS id FROM pragma_application_id";
     let id =
         diesel::sql_query(query).get_result::<ApplicationId>(connection).map_err(|error| unreadable(path, error))?;

@@ -3,10 +3,10 @@
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::engine::AnyConnection;
 use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
 use diesel::prelude::*;
 use diesel::sql_types::Text;
-use diesel::sqlite::SqliteConnection;
 
 use super::aggregates;
 use super::counters::horizon;
@@ -31,7 +31,7 @@ const PAGE_LIMIT: PageLimit = PageLimit { items: 5000, bytes: 4 * 1024 * 1024 };
 
 /// Creates, rebuilds and drops tables so that they match the registered projections, in the transaction of the start.
 pub(super) fn register(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     registry: &Registry,
     inline: &[ProjectionSpec],
     now: Timestamp,
@@ -52,7 +52,7 @@ pub(super) fn register(
 
 /// Rebuilds a projection from all events, or from the aggregates if change events were pruned, in the open transaction.
 pub(super) fn build(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     registry: &Registry,
     projection: &ProjectionSpec,
     now: Timestamp,
@@ -82,7 +82,7 @@ pub(super) fn build(
     .map_err(failed)
 }
 
-fn remove(connection: &mut SqliteConnection, name: &str) -> Result<(), StoreError> {
+fn remove(connection: &mut AnyConnection, name: &str) -> Result<(), StoreError> {
     let created: Option<String> =
         projections::table.find(name).select(projections::tables).first(connection).optional()?;
     let created: Vec<String> = created.and_then(|tables| serde_json::from_str(&tables).ok()).unwrap_or_default();
@@ -99,7 +99,7 @@ struct Table {
     name: String,
 }
 
-fn tables(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
+fn tables(connection: &mut AnyConnection) -> Result<Vec<String>, StoreError> {
     let tables: Vec<Table> =
         diesel::sql_query("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
             .load(connection)?;
@@ -107,7 +107,7 @@ fn tables(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> 
 }
 
 /// The tables of projections that do not exist, each as a sentence.
-pub(super) fn missing_tables(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
+pub(super) fn missing_tables(connection: &mut AnyConnection) -> Result<Vec<String>, StoreError> {
     let existing = tables(connection)?;
     let known: Vec<(String, String)> =
         projections::table.select((projections::name, projections::tables)).load(connection)?;
@@ -125,7 +125,7 @@ pub(super) fn missing_tables(connection: &mut SqliteConnection) -> Result<Vec<St
 }
 
 fn replay_journal(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     registry: &Registry,
     projection: &ProjectionSpec,
 ) -> Result<(), ProjectionError> {
@@ -145,7 +145,7 @@ fn replay_journal(
 
 /// Replays all change events if none was pruned, and the current aggregates otherwise.
 fn replay_changes(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     registry: &Registry,
     projection: &ProjectionSpec,
     now: Timestamp,
@@ -184,7 +184,7 @@ fn replay_changes(
 }
 
 /// Whether a change event is one of an aggregate that was erased. What it was before is overwritten, or about to be.
-fn is_of_erased(connection: &mut SqliteConnection, registry: &Registry, change: &Change) -> Result<bool, StoreError> {
+fn is_of_erased(connection: &mut AnyConnection, registry: &Registry, change: &Change) -> Result<bool, StoreError> {
     let collection = registry.get(change.collection).name();
     Ok(change.patch == "null" && erasure::find(connection, collection, change.key.as_str())?.is_some())
 }
@@ -202,7 +202,7 @@ pub(super) struct ErasedAggregate<'a> {
 
 /// Removes an erased aggregate from all projections, in the open transaction. Those that cannot do that are rebuilt.
 pub(super) fn erase(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     registry: &Registry,
     inline: &[ProjectionSpec],
     erased: &ErasedAggregate<'_>,
@@ -214,7 +214,7 @@ pub(super) fn erase(
             Feed::Changes => revision,
         };
         let event = Event { at, time: now, collection, key, what: What::Erased, metadata: None };
-        let removed = catching(connection, |connection| projection.erase(SinkMut::Tables(connection), &event));
+        let removed = catching(connection, |connection| projection.erase(SinkMut::Tables(connection.file()), &event));
         if removed.is_ok_and(|erased| erased == Erased::Removed) {
             continue;
         }
@@ -226,40 +226,40 @@ pub(super) fn erase(
 
 /// Applies an event, if the projection reads its collection.
 fn apply(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     projection: &ProjectionSpec,
     event: &Event<'_>,
 ) -> Result<(), ProjectionError> {
     if event.key.as_str().is_empty() || !projection.reads(event.collection) {
         return Ok(());
     }
-    catching(connection, |connection| projection.apply(SinkMut::Tables(connection), event))
+    catching(connection, |connection| projection.apply(SinkMut::Tables(connection.file()), event))
 }
 
 /// Runs code of a projection. Its panic is an error.
 fn catching<T>(
-    connection: &mut SqliteConnection,
-    work: impl FnOnce(&mut SqliteConnection) -> Result<T, ProjectionError>,
+    connection: &mut AnyConnection,
+    work: impl FnOnce(&mut AnyConnection) -> Result<T, ProjectionError>,
 ) -> Result<T, ProjectionError> {
     let before = depth(connection)?;
     let worked = catch_unwind(AssertUnwindSafe(|| work(connection)));
     worked.unwrap_or_else(|_| {
         // The panic left the transactions of the projection open.
         while depth(connection)? > before {
-            AnsiTransactionManager::rollback_transaction(connection)?;
+            AnsiTransactionManager::rollback_transaction(connection.file())?;
         }
         Err(ProjectionError::new("it panicked, see the log"))
     })
 }
 
 /// The number of nested transactions that are open.
-fn depth(connection: &mut SqliteConnection) -> QueryResult<Option<NonZeroU32>> {
-    AnsiTransactionManager::transaction_manager_status_mut(connection).transaction_depth()
+fn depth(connection: &mut AnyConnection) -> QueryResult<Option<NonZeroU32>> {
+    AnsiTransactionManager::transaction_manager_status_mut(connection.file()).transaction_depth()
 }
 
 /// Applies the events of one command to all projections, or to none if one fails.
 pub(super) fn project(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     registry: &Registry,
     inline: &[ProjectionSpec],
     events: &[Entry],
@@ -316,7 +316,7 @@ fn change_event<'a>(registry: &Registry, change: &'a Change) -> Event<'a> {
 }
 
 /// The error of the whole batch, if it cannot continue after the error of a projection.
-pub(super) fn failure_of_batch(connection: &mut SqliteConnection, error: &ProjectionError) -> Option<StoreError> {
+pub(super) fn failure_of_batch(connection: &mut AnyConnection, error: &ProjectionError) -> Option<StoreError> {
     let message = error.to_string();
     // Fails while a transaction is open. If it does not, SQLite has rolled back that of the batch, and the new one will be
     // rolled back with the batch.

@@ -1,8 +1,8 @@
 //! The table of domain events: appended by commands, never pruned, and folded into states.
 
+use super::engine::{AnyConnection, on};
 use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;
-use diesel::sqlite::SqliteConnection;
 
 use super::error::StoreError;
 use super::page::PageLimit;
@@ -51,25 +51,24 @@ impl Entry {
 }
 
 /// Adds an event.
-pub(super) fn append(connection: &mut SqliteConnection, registry: &Registry, entry: &Entry) -> Result<(), StoreError> {
-    diesel::insert_into(journal::table)
-        .values((
-            journal::position.eq(entry.position.number()),
-            journal::collection.eq(registry.get(entry.collection).name()),
-            journal::key.eq(entry.key.as_str()),
-            journal::version.eq(entry.version.number()),
-            journal::kind.eq(&entry.event.kind),
-            journal::schema.eq(entry.schema),
-            journal::body.eq(&entry.event.fields),
-            journal::time.eq(entry.time.milliseconds()),
-            journal::metadata.eq(entry.metadata.as_ref().map(StoredMetadata::as_str)),
-        ))
-        .execute(connection)?;
+pub(super) fn append(connection: &mut AnyConnection, registry: &Registry, entry: &Entry) -> Result<(), StoreError> {
+    let append = diesel::insert_into(journal::table).values((
+        journal::position.eq(entry.position.number()),
+        journal::collection.eq(registry.get(entry.collection).name()),
+        journal::key.eq(entry.key.as_str()),
+        journal::version.eq(entry.version.number()),
+        journal::kind.eq(&entry.event.kind),
+        journal::schema.eq(entry.schema),
+        journal::body.eq(&entry.event.fields),
+        journal::time.eq(entry.time.milliseconds()),
+        journal::metadata.eq(entry.metadata.as_ref().map(StoredMetadata::as_str)),
+    ));
+    on!(connection, |engine| append.execute(engine))?;
     Ok(())
 }
 
 /// The position of the last event.
-pub(super) fn current(connection: &mut SqliteConnection) -> Result<JournalPosition, StoreError> {
+pub(super) fn current(connection: &mut AnyConnection) -> Result<JournalPosition, StoreError> {
     let last: Option<i64> =
         journal::table.select(journal::position).order(journal::position.desc()).first(connection).optional()?;
     Ok(last.map_or(JournalPosition::ZERO, JournalPosition::from_raw))
@@ -90,7 +89,7 @@ const PAGE_POSITIONS: i64 = 10_000;
 
 /// The events after a position, of some collections or of all.
 pub(super) fn after(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     registry: &Registry,
     only: Option<&[CollectionId]>,
     after: JournalPosition,
@@ -129,7 +128,7 @@ pub(crate) struct EntriesOfOne {
 
 /// A page of the events of one aggregate after a version.
 pub(super) fn of_aggregate(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     registry: &Registry,
     collection: CollectionId,
     key: &Key,
@@ -193,7 +192,7 @@ impl Folded {
 
 /// Folds the events of an aggregate, up to a version or all of them.
 pub(super) fn fold(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     collection: &str,
     journaled: &dyn Journaled,
     key: &Key,
@@ -214,7 +213,7 @@ pub(super) fn fold(
 /// Folds all events of the next aggregates after a key, in bytewise order of the keys, up to a maximum number of
 /// aggregates. The result is empty if there are no more.
 pub(super) fn fold_next(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     collection: &str,
     journaled: &dyn Journaled,
     after: Option<&Key>,

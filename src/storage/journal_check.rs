@@ -1,8 +1,8 @@
 //! Compares the numbers of the journal, and of the epochs, with each other.
 
+use super::engine::AnyConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use diesel::sqlite::SqliteConnection;
 
 use super::error::StoreError;
 use super::verified::Verified;
@@ -49,7 +49,7 @@ struct Count {
 }
 
 /// The positions and versions of the journal.
-pub(super) fn verify_journal(connection: &mut SqliteConnection) -> Result<Verified, StoreError> {
+pub(super) fn verify_journal(connection: &mut AnyConnection) -> Result<Verified, StoreError> {
     let mut verified = Verified::new("journal");
     verified.looked_at = format!("positions and versions of {} events", count(connection, "journal")?);
     verify(connection, &JOURNAL, &mut verified)?;
@@ -57,14 +57,14 @@ pub(super) fn verify_journal(connection: &mut SqliteConnection) -> Result<Verifi
 }
 
 /// The log of epochs.
-pub(super) fn verify_epochs(connection: &mut SqliteConnection) -> Result<Verified, StoreError> {
+pub(super) fn verify_epochs(connection: &mut AnyConnection) -> Result<Verified, StoreError> {
     let mut verified = Verified::new("epochs");
     verified.looked_at = format!("the beginnings of {}", count(connection, "epochs")?);
     verify(connection, &EPOCHS, &mut verified)?;
     Ok(verified)
 }
 
-fn verify(connection: &mut SqliteConnection, rules: &[&str], verified: &mut Verified) -> Result<(), StoreError> {
+fn verify(connection: &mut AnyConnection, rules: &[&str], verified: &mut Verified) -> Result<(), StoreError> {
     for rule in rules {
         let lines: Vec<Line> = diesel::sql_query(*rule).load(connection)?;
         verified.extend(lines.into_iter().map(|row| row.line).collect());
@@ -73,7 +73,7 @@ fn verify(connection: &mut SqliteConnection, rules: &[&str], verified: &mut Veri
 }
 
 /// The number of rows of a table.
-pub(super) fn count(connection: &mut SqliteConnection, table: &str) -> Result<i64, StoreError> {
+pub(super) fn count(connection: &mut AnyConnection, table: &str) -> Result<i64, StoreError> {
     let count: Count = diesel::sql_query(format!("SELECT COUNT(*) AS count FROM {table}")).get_result(connection)?;
     Ok(count.count)
 }

@@ -1,9 +1,9 @@
 //! The counters of the database against the largest numbers that its rows have. A counter that is too small would give a
 //! number twice.
 
+use super::engine::AnyConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
-use diesel::sqlite::SqliteConnection;
 
 use super::error::StoreError;
 use crate::domain::collection::{Keys, Registry};
@@ -37,7 +37,7 @@ const NEXT_KEY: &str = "
     ) WHERE last >= next_key";
 
 /// Every counter that contradicts the rows. Each query uses an index.
-pub(crate) fn findings(connection: &mut SqliteConnection, registry: &Registry) -> Result<Vec<String>, StoreError> {
+pub(crate) fn findings(connection: &mut AnyConnection, registry: &Registry) -> Result<Vec<String>, StoreError> {
     let mut findings: Vec<Line> = Vec::new();
     for rule in RULES {
         findings.extend(diesel::sql_query(rule).load::<Line>(connection)?);
@@ -51,7 +51,7 @@ pub(crate) fn findings(connection: &mut SqliteConnection, registry: &Registry) -
 }
 
 /// Fails at the first counter that contradicts the rows.
-pub(super) fn require(connection: &mut SqliteConnection, registry: &Registry) -> Result<(), StoreError> {
+pub(super) fn require(connection: &mut AnyConnection, registry: &Registry) -> Result<(), StoreError> {
     match findings(connection, registry)?.into_iter().next() {
         None => Ok(()),
         Some(finding) => Err(StoreError::Counters { finding }),

@@ -1,7 +1,7 @@
 //! The migrations of the tables.
 
+use super::engine::{AnyConnection, MultiBackend};
 use diesel::migration::{Migration, MigrationSource as _, MigrationVersion};
-use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 
 use super::error::StoreError;
@@ -9,7 +9,7 @@ use super::error::StoreError;
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
 /// Runs the pending migrations. Fails if a newer program has already migrated the database further.
-pub(super) fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+pub(super) fn migrate(connection: &mut AnyConnection) -> Result<(), StoreError> {
     pending(connection)?;
     connection.run_pending_migrations(MIGRATIONS).map_err(StoreError::Migration)?;
     Ok(())
@@ -19,7 +19,7 @@ pub(super) fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreErro
 ///
 /// # Errors
 /// A newer version of this program has migrated it.
-pub(super) fn pending(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
+pub(super) fn pending(connection: &mut AnyConnection) -> Result<Vec<String>, StoreError> {
     let known = embedded()?;
     let applied = applied(connection)?;
     let is_known = |version: &MigrationVersion<'_>| known.iter().any(|known| known.name().version() == *version);
@@ -31,7 +31,7 @@ pub(super) fn pending(connection: &mut SqliteConnection) -> Result<Vec<String>, 
 }
 
 /// Fails unless a database has exactly the migrations of this program.
-pub(super) fn require_current(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+pub(super) fn require_current(connection: &mut AnyConnection) -> Result<(), StoreError> {
     let pending = pending(connection)?.len();
     if pending == 0 {
         return Ok(());
@@ -42,7 +42,7 @@ pub(super) fn require_current(connection: &mut SqliteConnection) -> Result<(), S
 
 /// The versions of the migrations that were run. Diesel's own function creates the table of them where it is missing,
 /// which a read-only connection cannot.
-fn applied(connection: &mut SqliteConnection) -> Result<Vec<MigrationVersion<'static>>, StoreError> {
+fn applied(connection: &mut AnyConnection) -> Result<Vec<MigrationVersion<'static>>, StoreError> {
     use diesel::prelude::*;
     diesel::table! {
         __diesel_schema_migrations (version) {
@@ -60,6 +60,6 @@ fn applied(connection: &mut SqliteConnection) -> Result<Vec<MigrationVersion<'st
     }
 }
 
-fn embedded() -> Result<Vec<Box<dyn Migration<Sqlite>>>, StoreError> {
+fn embedded() -> Result<Vec<Box<dyn Migration<MultiBackend>>>, StoreError> {
     MIGRATIONS.migrations().map_err(StoreError::Migration)
 }

@@ -1,13 +1,16 @@
 //! The table of change events: written by commands, read by feeds, pruned by age and number.
 
+use std::marker::PhantomData;
+
+use super::engine::{AnyConnection, on};
 use diesel::connection::LoadConnection;
 use diesel::prelude::*;
-use diesel::row::{Field, Row as _};
+use diesel::row::Row;
 use diesel::sql_types::{BigInt, Nullable, Text};
-use diesel::sqlite::{SqliteConnection, SqliteValue};
 
 use super::counters::horizon;
 use super::error::StoreError;
+use super::in_place::{self, InPlace};
 use super::page::{PageLimit, Progress, Span};
 use super::retained::Retained;
 use super::schema::{self, outbox};
@@ -47,20 +50,16 @@ impl Change {
 }
 
 /// Adds a change event.
-pub(super) fn append(
-    connection: &mut SqliteConnection,
-    registry: &Registry,
-    change: &Change,
-) -> Result<(), StoreError> {
-    AppendChange {
+pub(super) fn append(connection: &mut AnyConnection, registry: &Registry, change: &Change) -> Result<(), StoreError> {
+    let append = AppendChange {
         revision: change.revision.number(),
         collection: registry.get(change.collection).name(),
         key: change.key.as_str(),
         patch: &change.patch,
         time: change.time.milliseconds(),
         metadata: change.metadata.as_ref().map(StoredMetadata::as_str),
-    }
-    .execute(connection)?;
+    };
+    on!(connection, |engine| append.execute(engine))?;
     Ok(())
 }
 
@@ -85,27 +84,34 @@ pub(crate) struct Changes {
 
 /// The change events of a feed in a span of revisions. Revisions are not split.
 pub(super) fn changes(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     registry: &Registry,
     feed: &Feed,
     span: Span,
     limit: PageLimit,
 ) -> Result<Changes, StoreError> {
     let mut changes = Vec::new();
-    let to = scan_rows(connection, registry, feed, span, limit, |revision, Member { collection, key, patch }, row| {
-        let time = Timestamp::from_milliseconds(with_value(row, TIME, |mut time| time.read_long())?);
-        let metadata = metadata(row)?;
-        let beside = metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
-        changes.push(Change { revision, collection, key: Key::from_db(key), patch: patch.to_owned(), time, metadata });
-        Ok(beside)
-    })?;
+    let to =
+        scan_rows(connection, registry, feed, span, limit, |revision, Member { collection, key, patch }, beside| {
+            let Beside { time, metadata } = beside.read()?;
+            let size = metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
+            changes.push(Change {
+                revision,
+                collection,
+                key: Key::from_db(key),
+                patch: patch.to_owned(),
+                time,
+                metadata,
+            });
+            Ok(size)
+        })?;
     Ok(Changes { changes, to })
 }
 
 /// The same page, but calls `each` for every revision with borrowed text, so that nothing is allocated per event.
 /// Returns the last revision of the page.
 pub(super) fn replay(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     registry: &Registry,
     feed: &Feed,
     span: Span,
@@ -177,8 +183,26 @@ const PAGE_REVISIONS: i64 = 10_000;
 /// The bytes of an event apart from its key and its patch, approximately.
 const EVENT_OVERHEAD: usize = 32;
 
-/// A row in SQLite's own memory, so that text can be read without a copy.
-type BorrowedRow<'connection, 'query> = <SqliteConnection as LoadConnection>::Row<'connection, 'query>;
+/// What a row has beside its member, read only if it is asked for.
+trait ReadBeside {
+    fn read(&self) -> Result<Beside, StoreError>;
+}
+
+struct Beside {
+    time: Timestamp,
+    /// `None` for what was written before there was any.
+    metadata: Option<StoredMetadata>,
+}
+
+/// A row of the query in [`scan_rows`], in the memory of the engine's library.
+struct InEngine<'a, Engine, Of>(&'a Of, PhantomData<Engine>);
+
+impl<'row, Engine: InPlace, Of: Row<'row, Engine>> ReadBeside for InEngine<'_, Engine, Of> {
+    fn read(&self) -> Result<Beside, StoreError> {
+        let time = Timestamp::from_milliseconds(in_place::long(self.0, TIME)?);
+        Ok(Beside { time, metadata: in_place::optional_text(self.0, METADATA, StoredMetadata::from_db)? })
+    }
+}
 
 // The columns of the query in `scan_rows`.
 const REVISION: usize = 0;
@@ -191,12 +215,12 @@ const METADATA: usize = 5;
 /// Calls `take` with the rows of a feed in a span of revisions, until the page is full. `take` returns the bytes that it has
 /// read beside the member. Returns the last revision of the page.
 fn scan_rows(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     registry: &Registry,
     feed: &Feed,
     Span { after, to }: Span,
     limit: PageLimit,
-    mut take: impl FnMut(Revision, Member<'_>, &BorrowedRow<'_, '_>) -> Result<usize, StoreError>,
+    mut take: impl FnMut(Revision, Member<'_>, &dyn ReadBeside) -> Result<usize, StoreError>,
 ) -> Result<Revision, StoreError> {
     let last = to.min(Revision::from_raw(after.number() + PAGE_REVISIONS));
     let query = outbox::table
@@ -205,12 +229,12 @@ fn scan_rows(
         .select((outbox::revision, outbox::key, outbox::patch, outbox::collection, outbox::time, outbox::metadata));
     let mut page = OpenPage { registry, feed, limit, bytes: 0, revisions: 0, last: None };
     let filled = match feed.collection() {
-        None => page.fill(connection.load(query)?, &mut take)?,
+        None => on!(connection, |engine, Mode| page.fill(LoadConnection::<Mode>::load(engine, query)?, &mut take)?),
         Some(only) => {
             // With `=`, SQLite would sort each revision by key, although the primary key already has that order.
             let name = registry.get(only).name();
             let query = query.filter(outbox::collection.between(name, name));
-            page.fill(connection.load(query)?, &mut take)?
+            on!(connection, |engine, Mode| page.fill(LoadConnection::<Mode>::load(engine, query)?, &mut take)?)
         }
     };
     Ok(match filled {
@@ -239,33 +263,32 @@ enum Filled {
 }
 
 impl OpenPage<'_> {
-    fn fill<'connection, 'query: 'connection>(
+    fn fill<'row, Engine: InPlace, Of: Row<'row, Engine>>(
         &mut self,
-        rows: impl Iterator<Item = QueryResult<BorrowedRow<'connection, 'query>>>,
-        take: &mut impl FnMut(Revision, Member<'_>, &BorrowedRow<'_, '_>) -> Result<usize, StoreError>,
+        rows: impl Iterator<Item = QueryResult<Of>>,
+        take: &mut impl FnMut(Revision, Member<'_>, &dyn ReadBeside) -> Result<usize, StoreError>,
     ) -> Result<Filled, StoreError> {
         for row in rows {
             let row = &row?;
-            let revision = Revision::from_raw(with_value(row, REVISION, |mut revision| revision.read_long())?);
+            let revision = Revision::from_raw(in_place::long(row, REVISION)?);
             let collection = match self.feed.collection() {
                 Some(only) => only,
                 // Every collection is registered, or the service would not have started.
-                None => match with_value(row, COLLECTION, |mut name| self.registry.id(name.read_text()))? {
+                None => match in_place::text(row, COLLECTION, |name| self.registry.id(name))? {
                     Some(collection) => collection,
                     None => continue,
                 },
             };
-            let fits = with_value(row, KEY, |mut key| {
-                let key = key.read_text();
+            let fits = in_place::text(row, KEY, |key| {
                 if !self.feed.selects(collection, key) {
                     return Ok(true);
                 }
                 if !self.fits(revision) {
                     return Ok(false);
                 }
-                with_value(row, PATCH, |mut patch| {
-                    let patch = patch.read_text();
-                    take(revision, Member { collection, key, patch }, row).map(|beside| {
+                in_place::text(row, PATCH, |patch| {
+                    let member = Member { collection, key, patch };
+                    take(revision, member, &InEngine(row, PhantomData)).map(|beside| {
                         self.bytes += EVENT_OVERHEAD + key.len() + patch.len() + beside;
                         true
                     })
@@ -292,30 +315,12 @@ impl OpenPage<'_> {
     }
 }
 
-/// Calls `look` with a value of a row.
-fn with_value<'row, T>(
-    row: &BorrowedRow<'row, '_>,
-    column: usize,
-    look: impl FnOnce(SqliteValue<'_, '_, '_>) -> T,
-) -> Result<T, StoreError> {
-    let field = row.get(column);
-    let value = field.as_ref().and_then(Field::value);
-    value.map(look).ok_or_else(|| StoreError::Corrupt(format!("column {column} of a change event is null")))
-}
-
-/// The metadata of a row; `None` for what was written before there was any.
-fn metadata(row: &BorrowedRow<'_, '_>) -> Result<Option<StoredMetadata>, StoreError> {
-    let field = row.get(METADATA);
-    let field = field.ok_or_else(|| StoreError::Corrupt("a change event has no column for its metadata".to_owned()))?;
-    Ok(field.value().map(|mut text| StoredMetadata::from_db(text.read_text())))
-}
-
 /// The maximum number of events that one transaction deletes, so that no command waits for long.
 const EVENTS_PER_TRANSACTION: i64 = 10_000;
 
 /// Deletes the events that are not retained, up to a maximum number. It deletes whole revisions, oldest first, and stops
 /// at the first that is retained, so that a clock that jumps leaves no gap.
-pub(super) fn prune(connection: &mut SqliteConnection, retained: Retained) -> Result<Progress, StoreError> {
+pub(super) fn prune(connection: &mut AnyConnection, retained: Retained) -> Result<Progress, StoreError> {
     let Retained { now, events: older_than, keep, .. } = retained;
     connection.transaction(|connection| {
         let current = horizon(connection)?.current.number();

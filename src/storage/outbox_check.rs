@@ -1,9 +1,9 @@
 //! Compares the states with the change events that are still there.
 
+use super::engine::AnyConnection;
 use diesel::connection::{DefaultLoadingMode, SimpleConnection as _};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use diesel::sqlite::SqliteConnection;
 use serde_json::Value;
 
 use super::aggregates;
@@ -62,14 +62,14 @@ struct Line {
 ///
 /// Events are idempotent: all of them, applied to the state after the last one, give that state again. If the outbox
 /// reaches back to the beginning, or the aggregate was deleted within its reach, they give the state from nothing.
-pub(super) fn verify(connection: &mut SqliteConnection) -> Result<Verified, StoreError> {
+pub(super) fn verify(connection: &mut AnyConnection) -> Result<Verified, StoreError> {
     connection.batch_execute(SORT)?;
     let outcome = compare(connection);
     connection.batch_execute("DROP TABLE sorted_changes")?;
     outcome
 }
 
-fn compare(connection: &mut SqliteConnection) -> Result<Verified, StoreError> {
+fn compare(connection: &mut AnyConnection) -> Result<Verified, StoreError> {
     let horizon = horizon(connection)?;
     let mut verified = Verified::new("change events");
     let (mut last, mut events, mut aggregates) = (0, 0_u64, 0_u64);
@@ -99,7 +99,7 @@ fn compare(connection: &mut SqliteConnection) -> Result<Verified, StoreError> {
 }
 
 /// The change events after a number, in the order of their aggregates.
-fn page(connection: &mut SqliteConnection, after: i64) -> Result<Vec<ChangeRow>, StoreError> {
+fn page(connection: &mut AnyConnection, after: i64) -> Result<Vec<ChangeRow>, StoreError> {
     let query = diesel::sql_query(PAGE).bind::<BigInt, _>(after);
     let mut page = Vec::new();
     let mut bytes = 0;
@@ -126,7 +126,7 @@ struct Replay {
 }
 
 impl Replay {
-    fn begin(connection: &mut SqliteConnection, change: &ChangeRow, horizon: Horizon) -> Result<Self, StoreError> {
+    fn begin(connection: &mut AnyConnection, change: &ChangeRow, horizon: Horizon) -> Result<Self, StoreError> {
         let (collection, key) = (change.collection.clone(), change.key.clone());
         let row = aggregates::load(connection, &collection, &Key::from_db(&key))?;
         let mut replay = Self { collection, key, row, state: None, last: Revision::ZERO, findings: Vec::new() };

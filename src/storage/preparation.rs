@@ -5,9 +5,9 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::engine::AnyConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
-use diesel::sqlite::SqliteConnection;
 
 use super::at_rest::read_undisturbed;
 use super::backup::{self, Check, CopyObserver, IfExists};
@@ -106,7 +106,7 @@ fn copy_before_upgrade(database: &Database, observer: &dyn CopyObserver) -> Resu
 
 /// All counters of a database, whatever version it has: epoch and revision, what is pruned, next keys and last changes, the
 /// ends of the journal and of the outbox. Two databases with the same have the same content.
-fn state_of_numbers(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
+fn state_of_numbers(connection: &mut AnyConnection) -> Result<Vec<String>, StoreError> {
     let mut numbers = Vec::new();
     for table in ["metadata", "collections", "journal", "outbox", "__diesel_schema_migrations"] {
         let query = format!("SELECT name AS line FROM pragma_table_info('{table}') ORDER BY name");
@@ -129,7 +129,7 @@ struct Line {
     line: String,
 }
 
-fn lines(connection: &mut SqliteConnection, query: &str) -> Result<Vec<String>, StoreError> {
+fn lines(connection: &mut AnyConnection, query: &str) -> Result<Vec<String>, StoreError> {
     let rows: Vec<Line> = diesel::sql_query(query).load(connection)?;
     Ok(rows.into_iter().map(|row| row.line).collect())
 }
@@ -152,7 +152,7 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    fn find(connection: &mut SqliteConnection, registry: &Registry) -> Result<Self, StoreError> {
+    fn find(connection: &mut AnyConnection, registry: &Registry) -> Result<Self, StoreError> {
         let known = known_collections(connection)?;
         let registered = registry.ids().map(|id| (registry.get(id).name(), registry.get(id).rule()));
         let is_known = |name: &str, rule: i64| known.iter().any(|(known, version)| known == name && *version == rule);
@@ -200,12 +200,12 @@ pub(crate) fn plan(path: &Path, registry: &Registry) -> Result<Plan, StoreError>
     let room = backup::room(path).map_err(|error| cannot_open(path, error))?;
     read_undisturbed(path, |connection| {
         identify(connection, path)?;
-        Ok(Plan { changes: Changes::find(connection, registry)?, size: backup::size(connection)?, room })
+        Ok(Plan { changes: Changes::find(connection, registry)?, size: backup::size(connection.file())?, room })
     })
 }
 
 /// The collections that the database has, with their rules.
-fn known_collections(connection: &mut SqliteConnection) -> Result<Vec<(String, i64)>, StoreError> {
+fn known_collections(connection: &mut AnyConnection) -> Result<Vec<(String, i64)>, StoreError> {
     let known: QueryResult<Vec<(String, i64)>> =
         collections::table.select((collections::name, collections::version)).load(connection);
     match known {

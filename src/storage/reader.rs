@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use diesel::sqlite::SqliteConnection;
+use super::engine::AnyConnection;
 
 use super::aggregates::{self, Row, States};
 use super::connection;
@@ -110,7 +110,7 @@ pub(crate) enum Part<'a> {
 
 /// The database during one read transaction.
 pub(crate) struct View<'a> {
-    connection: &'a mut SqliteConnection,
+    connection: &'a mut AnyConnection,
     registry: &'a Registry,
     fence: &'a Fence,
     high_water_mark: &'a HighWaterMark,
@@ -246,7 +246,7 @@ impl<'a> View<'a> {
     }
 
     /// Lends the connection to a query of other tables: those of inline projections. Fails if the database is another one.
-    pub(crate) fn query<T>(&mut self, work: impl FnOnce(&mut SqliteConnection) -> T) -> Result<T, StoreError> {
+    pub(crate) fn query<T>(&mut self, work: impl FnOnce(&mut AnyConnection) -> T) -> Result<T, StoreError> {
         self.horizon()?;
         Ok(work(self.connection))
     }
@@ -269,7 +269,7 @@ impl<'a> View<'a> {
 
 /// The revision of the last change of some collections.
 fn last_change(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     registry: &Registry,
     collections: &[CollectionId],
 ) -> Result<Revision, StoreError> {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::engine::AnyConnection;
 use diesel::prelude::*;
-use diesel::sqlite::SqliteConnection;
 
 use super::counters::{horizon, save_revision};
 use super::error::StoreError;
@@ -33,7 +33,7 @@ pub(super) struct Registration<'a> {
 
 impl Registration<'_> {
     /// Begins an epoch, and brings the database in line with the program, within one transaction.
-    pub(super) fn write(self, connection: &mut SqliteConnection) -> Result<History, StoreError> {
+    pub(super) fn write(self, connection: &mut AnyConnection) -> Result<History, StoreError> {
         let state = initialize(connection)?;
         let history = epochs::begin(connection)?;
         reject_unknown_collections(connection, self.registry)?;
@@ -44,7 +44,7 @@ impl Registration<'_> {
 
     fn write_collection(
         self,
-        connection: &mut SqliteConnection,
+        connection: &mut AnyConnection,
         id: CollectionId,
         state: DatabaseState,
     ) -> Result<(), StoreError> {
@@ -55,12 +55,13 @@ impl Registration<'_> {
         if known == Some(version) {
             return Ok(());
         }
-        diesel::insert_into(collections::table)
-            .values((collections::name.eq(name), collections::version.eq(version), collections::next_key.eq(1)))
-            .on_conflict(collections::name)
-            .do_update()
-            .set(collections::version.eq(version))
-            .execute(connection)?;
+        if known.is_some() {
+            let raised = collections::version.eq(version);
+            diesel::update(collections::table.find(name)).set(raised).execute(connection)?;
+        } else {
+            let first = (collections::name.eq(name), collections::version.eq(version), collections::next_key.eq(1));
+            diesel::insert_into(collections::table).values(first).execute(connection)?;
+        }
         // In a new database, the empty document already has every collection.
         if known.is_none() && state == DatabaseState::Existing {
             let revision = next_revision(connection, name)?;
@@ -84,7 +85,7 @@ impl Registration<'_> {
     /// Computes a derived collection from its source, and writes the rows that differ.
     fn rederive(
         self,
-        connection: &mut SqliteConnection,
+        connection: &mut AnyConnection,
         id: CollectionId,
         derivation: &dyn Derivation,
     ) -> Result<(), StoreError> {
@@ -108,7 +109,7 @@ impl Registration<'_> {
     /// Folds all domain events of a collection, and writes the rows that differ.
     fn refold(
         self,
-        connection: &mut SqliteConnection,
+        connection: &mut AnyConnection,
         id: CollectionId,
         journaled: &dyn Journaled,
     ) -> Result<(), StoreError> {
@@ -132,7 +133,7 @@ impl Registration<'_> {
     /// Writes recomputed aggregates as one revision.
     fn write_revision(
         self,
-        connection: &mut SqliteConnection,
+        connection: &mut AnyConnection,
         id: CollectionId,
         recomputed: &[Recomputed],
     ) -> Result<(), StoreError> {
@@ -170,7 +171,7 @@ enum DatabaseState {
 }
 
 /// Gives a new database its counters.
-fn initialize(connection: &mut SqliteConnection) -> Result<DatabaseState, StoreError> {
+fn initialize(connection: &mut AnyConnection) -> Result<DatabaseState, StoreError> {
     if metadata::table.count().get_result::<i64>(connection)? > 0 {
         return Ok(DatabaseState::Existing);
     }
@@ -188,7 +189,7 @@ fn initialize(connection: &mut SqliteConnection) -> Result<DatabaseState, StoreE
 }
 
 /// Increments the revision for a change of this collection, and returns it.
-fn next_revision(connection: &mut SqliteConnection, collection: &str) -> Result<Revision, StoreError> {
+fn next_revision(connection: &mut AnyConnection, collection: &str) -> Result<Revision, StoreError> {
     let revision = horizon(connection)?.current.next();
     save_revision(connection, revision)?;
     let changed = collections::changed.eq(revision.number());
@@ -197,7 +198,7 @@ fn next_revision(connection: &mut SqliteConnection, collection: &str) -> Result<
 }
 
 /// The program could not keep an unknown collection up to date, and leaving it out silently would hide data.
-fn reject_unknown_collections(connection: &mut SqliteConnection, registry: &Registry) -> Result<(), StoreError> {
+fn reject_unknown_collections(connection: &mut AnyConnection, registry: &Registry) -> Result<(), StoreError> {
     let names: Vec<String> = collections::table.select(collections::name).load(connection)?;
     match names.into_iter().find(|name| registry.id(name).is_none()) {
         None => Ok(()),
@@ -207,7 +208,7 @@ fn reject_unknown_collections(connection: &mut SqliteConnection, registry: &Regi
 
 /// Computes a derived collection from its source.
 pub(super) fn derive(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     derivation: &dyn Derivation,
 ) -> Result<BTreeMap<Key, Body>, StoreError> {
     let mut derived: BTreeMap<Key, Body> = BTreeMap::new();

@@ -2,9 +2,9 @@
 //! back since; until it reaches their time, they count as written when that was seen. Otherwise, one of them would keep
 //! everything after it for as long as the clock was wrong.
 
+use super::engine::AnyConnection;
 use diesel::dsl::max;
 use diesel::prelude::*;
-use diesel::sqlite::SqliteConnection;
 
 use super::counters::horizon;
 use super::error::StoreError;
@@ -28,7 +28,7 @@ pub(super) struct Sighting {
 }
 
 impl Sighting {
-    pub(super) fn load(connection: &mut SqliteConnection, rows: Rows) -> Result<Self, StoreError> {
+    pub(super) fn load(connection: &mut AnyConnection, rows: Rows) -> Result<Self, StoreError> {
         let (last, time) = match rows {
             Rows::ChangeEvents => {
                 let columns = (metadata::future_events_revision, metadata::future_events_seen);
@@ -56,7 +56,7 @@ impl Sighting {
 }
 
 /// Notes that rows from the future are seen now.
-pub(super) fn save(connection: &mut SqliteConnection, rows: Rows, now: Timestamp) -> Result<(), StoreError> {
+pub(super) fn save(connection: &mut AnyConnection, rows: Rows, now: Timestamp) -> Result<(), StoreError> {
     let time = now.milliseconds();
     match rows {
         Rows::ChangeEvents => {

@@ -20,10 +20,13 @@ macro_rules! statement {
 
         const _: () = {
             use diesel::query_builder::{AstPass, QueryFragment, QueryId};
-            use diesel::sqlite::{Sqlite, SqliteConnection};
 
-            impl$(<$lifetime>)? QueryFragment<Sqlite> for $name$(<$lifetime>)? {
-                fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> diesel::QueryResult<()> {
+            impl<$($lifetime,)? Engine> QueryFragment<Engine> for $name$(<$lifetime>)?
+            where
+                Engine: diesel::backend::Backend $(+ diesel::sql_types::HasSqlType<$sql_type>)+,
+                $($rust: diesel::serialize::ToSql<$sql_type, Engine>,)+
+            {
+                fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Engine>) -> diesel::QueryResult<()> {
                     $(
                         out.push_sql($sql);
                         out.push_bind_param::<$sql_type, _>(&self.$field)?;
@@ -41,7 +44,7 @@ macro_rules! statement {
                 const HAS_STATIC_QUERY_ID: bool = true;
             }
 
-            impl$(<$lifetime>)? diesel::RunQueryDsl<SqliteConnection> for $name$(<$lifetime>)? {}
+            impl<$($lifetime,)? Engine> diesel::RunQueryDsl<Engine> for $name$(<$lifetime>)? {}
         };
     };
 }

@@ -2,8 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use diesel::result::Error as QueryError;
-use diesel::sqlite::SqliteConnection;
+use super::engine::AnyConnection;
+use diesel::connection::{AnsiTransactionManager, TransactionManager as _};
 
 use super::error::StoreError;
 
@@ -47,41 +47,28 @@ impl From<StoreError> for WriteError {
     }
 }
 
-/// How far a transaction has come.
-enum Stage {
-    Begin,
-    Rollback(StoreError),
-    Commit,
-}
-
 /// Runs `work` in a transaction that holds the lock for writing from its begin.
 pub(super) fn write<T>(
-    connection: &mut SqliteConnection,
-    work: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError>,
+    connection: &mut AnyConnection,
+    work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
 ) -> Result<T, WriteError> {
-    let mut stage = Stage::Begin;
-    let outcome = connection.immediate_transaction(|connection| {
-        // A panic here is as certain as an error. Anywhere else it could be one after `COMMIT`.
-        let worked = catch_unwind(AssertUnwindSafe(|| work(connection)));
-        match worked.unwrap_or(Err(StoreError::Panicked)) {
-            Ok(done) => {
-                stage = Stage::Commit;
-                Ok(done)
-            }
-            Err(error) => {
-                stage = Stage::Rollback(error);
-                Err(QueryError::RollbackTransaction)
-            }
+    type Manager = AnsiTransactionManager;
+    Manager::begin_transaction_sql(connection.file(), "BEGIN IMMEDIATE").map_err(StoreError::from)?;
+    // A panic here is as certain as an error. Anywhere else it could be one after `COMMIT`.
+    let worked = catch_unwind(AssertUnwindSafe(|| work(connection)));
+    match worked.unwrap_or(Err(StoreError::Panicked)) {
+        Ok(done) => match Manager::commit_transaction(connection.file()).map_err(StoreError::from) {
+            Ok(()) => Ok(done),
+            // The last frame of the transaction, which commits it, did not get into the log as a whole.
+            Err(error @ (StoreError::Full | StoreError::Busy)) => Err(WriteError::NotDone(error)),
+            Err(error) => Err(WriteError::Unknown(error)),
+        },
+        Err(cause) => {
+            // Whatever becomes of it: what was not committed is not read from the log.
+            let _ = Manager::rollback_transaction(connection.file());
+            Err(WriteError::NotDone(cause))
         }
-    });
-    outcome.map_err(|error| match (stage, StoreError::from(error)) {
-        // Whatever became of `ROLLBACK`: what was not committed is not read from the log.
-        (Stage::Rollback(cause), _) => WriteError::NotDone(cause),
-        (Stage::Begin, error) => WriteError::NotDone(error),
-        // The last frame of the transaction, which commits it, did not get into the log as a whole.
-        (Stage::Commit, error @ (StoreError::Full | StoreError::Busy)) => WriteError::NotDone(error),
-        (Stage::Commit, error) => WriteError::Unknown(error),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -103,7 +90,7 @@ mod tests {
         connection
     }
 
-    fn insert(connection: &mut SqliteConnection, size: usize) -> Result<(), StoreError> {
+    fn insert(connection: &mut AnyConnection, size: usize) -> Result<(), StoreError> {
         Ok(connection.batch_execute(&format!("INSERT INTO t VALUES (zeroblob({size}))"))?)
     }
 

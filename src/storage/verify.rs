@@ -9,6 +9,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::SqliteConnection;
 
+use super::engine::AnyConnection;
+
 use super::at_rest::read_undisturbed;
 use super::counters::{Horizon, horizon};
 use super::error::StoreError;
@@ -45,10 +47,7 @@ pub(crate) fn verify(database: &Path, registry: &Registry) -> Result<Vec<Verifie
 ///
 /// # Errors
 /// Its collections follow other rules than those of this program. Everything else is a finding.
-pub(crate) fn verify_content(
-    connection: &mut SqliteConnection,
-    registry: &Registry,
-) -> Result<Vec<Verified>, StoreError> {
+pub(crate) fn verify_content(connection: &mut AnyConnection, registry: &Registry) -> Result<Vec<Verified>, StoreError> {
     for id in registry.ids() {
         // Any other error is a finding of the file.
         if let Err(error @ StoreError::NotMigrated { .. }) = check_rule(connection, registry, id) {
@@ -60,7 +59,7 @@ pub(crate) fn verify_content(
 
 /// Verifies a database that has the migrations of this program. Left out are the states of collections that follow other
 /// rules than those of this program: the next start computes them again.
-pub(super) fn verify_copy(connection: &mut SqliteConnection, registry: &Registry) -> Vec<Verified> {
+pub(super) fn verify_copy(connection: &mut AnyConnection, registry: &Registry) -> Vec<Verified> {
     let mut results = vec![verify_file(connection)];
     results.push(check(connection, "counters", |connection| verify_counters(connection, registry)));
     results.push(check(connection, "epochs", journal_check::verify_epochs));
@@ -87,9 +86,9 @@ pub(super) fn verify_copy(connection: &mut SqliteConnection, registry: &Registry
 
 /// Runs a check in one read transaction. What keeps it from its end is a finding.
 fn check(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     subject: &str,
-    work: impl FnOnce(&mut SqliteConnection) -> Result<Verified, StoreError>,
+    work: impl FnOnce(&mut AnyConnection) -> Result<Verified, StoreError>,
 ) -> Verified {
     connection::read(connection, work).unwrap_or_else(|error| incomplete(Verified::new(subject), &error))
 }
@@ -104,11 +103,12 @@ fn incomplete(mut verified: Verified, error: &StoreError) -> Verified {
 }
 
 /// What SQLite itself finds.
-fn verify_file(connection: &mut SqliteConnection) -> Verified {
+fn verify_file(connection: &mut AnyConnection) -> Verified {
     let mut verified = Verified::new("file");
-    let pages = diesel::sql_query("SELECT page_count AS pages FROM pragma_page_count").get_result::<Pages>(connection);
+    let pages =
+        diesel::sql_query("SELECT page_count AS pages FROM pragma_page_count").get_result::<Pages>(connection.file());
     verified.looked_at = format!("{} pages with all rows, indices and references", pages.map_or(0, |row| row.pages));
-    verified.extend(integrity_check(connection));
+    verified.extend(integrity_check(connection.file()));
     verified
 }
 
@@ -138,7 +138,7 @@ struct Line {
     line: String,
 }
 
-fn verify_counters(connection: &mut SqliteConnection, registry: &Registry) -> Result<Verified, StoreError> {
+fn verify_counters(connection: &mut AnyConnection, registry: &Registry) -> Result<Verified, StoreError> {
     let mut verified = Verified::new("counters");
     verified.looked_at = format!("revision {}, next keys and last changes", horizon(connection)?.current);
     verified.extend(maxima::findings(connection, registry)?);
@@ -150,7 +150,7 @@ fn verify_counters(connection: &mut SqliteConnection, registry: &Registry) -> Re
 }
 
 /// The tables of inline projections.
-fn verify_inline(connection: &mut SqliteConnection) -> Result<Verified, StoreError> {
+fn verify_inline(connection: &mut AnyConnection) -> Result<Verified, StoreError> {
     let mut verified = Verified::new("inline projections");
     let missing = inline_projections::missing_tables(connection)?;
     verified.looked_at = format!("the tables of {}", journal_check::count(connection, "projections")?);
@@ -159,7 +159,7 @@ fn verify_inline(connection: &mut SqliteConnection) -> Result<Verified, StoreErr
 }
 
 /// Reads every state of a collection of documents.
-fn verify_documents(connection: &mut SqliteConnection, collection: &dyn Collection) -> Result<Verified, StoreError> {
+fn verify_documents(connection: &mut AnyConnection, collection: &dyn Collection) -> Result<Verified, StoreError> {
     let mut verified = Verified::new(collection.name());
     let states = verify_bodies(connection, collection, &mut verified)?;
     verified.looked_at = format!("{states} states, which follow from nothing else");
@@ -168,7 +168,7 @@ fn verify_documents(connection: &mut SqliteConnection, collection: &dyn Collecti
 
 /// Reads every state of a collection as its type. Returns their number.
 fn verify_bodies(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     collection: &dyn Collection,
     verified: &mut Verified,
 ) -> Result<u64, StoreError> {
@@ -199,11 +199,7 @@ fn verify_bodies(
 const AGGREGATES_PER_TRANSACTION: usize = 1000;
 
 /// Compares the rows of an event-sourced collection with their events, some at a time.
-fn verify_folded(
-    connection: &mut SqliteConnection,
-    collection: &dyn Collection,
-    journaled: &dyn Journaled,
-) -> Verified {
+fn verify_folded(connection: &mut AnyConnection, collection: &dyn Collection, journaled: &dyn Journaled) -> Verified {
     let mut compared = Compared::default();
     let mut verified = Verified::new(collection.name());
     let mut last: Option<Key> = None;
@@ -234,7 +230,7 @@ struct Compared {
 
 /// Compares the next aggregates after a key, and returns the last of them; `None` if there are no more.
 fn fold_some(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     collection: &dyn Collection,
     journaled: &dyn Journaled,
     after: Option<&Key>,
@@ -260,7 +256,7 @@ fn fold_some(
 
 /// Compares the rows of a derived collection with those that follow from its source.
 fn verify_derived(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     collection: &dyn Collection,
     derivation: &dyn Derivation,
 ) -> Result<Verified, StoreError> {
@@ -283,7 +279,7 @@ fn verify_derived(
 }
 
 /// Fails if the rows were written by another version of the program.
-fn check_rule(connection: &mut SqliteConnection, registry: &Registry, id: CollectionId) -> Result<(), StoreError> {
+fn check_rule(connection: &mut AnyConnection, registry: &Registry, id: CollectionId) -> Result<(), StoreError> {
     let collection = registry.get(id);
     let name = collection.name();
     let known: Option<i64> = collections::table.find(name).select(collections::version).first(connection).optional()?;
@@ -326,8 +322,8 @@ pub(crate) fn check_sidecar<T>(
 ) -> Result<T, ProjectionError> {
     let mut outcome = None;
     let findings = read_undisturbed(path, |connection| {
-        outcome = Some(read(connection));
-        Ok(integrity_check(connection))
+        outcome = Some(read(connection.file()));
+        Ok(integrity_check(connection.file()))
     });
     match findings {
         Ok(findings) => verified.extend(findings),
@@ -353,7 +349,7 @@ fn compare(verified: &mut Verified, key: &Key, stored: &State, expected: &State)
 
 /// Finds the rows of event-sourced aggregates that have no events.
 fn find_rows_without_events(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     collection: &str,
     verified: &mut Verified,
 ) -> Result<(), StoreError> {

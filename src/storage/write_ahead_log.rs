@@ -12,6 +12,7 @@ use diesel::sqlite::SqliteConnection;
 
 use super::connection::{self, LogFrames};
 use super::database_file::{DatabaseFile, Tags};
+use super::engine::AnyConnection;
 use super::error::StoreError;
 use super::health::FileCheck;
 use super::main_file::Tag;
@@ -57,7 +58,7 @@ struct Growth {
 
 impl WriteAheadLog {
     /// Takes over the log of a database that this connection has opened and migrated. It need not be empty.
-    pub(super) fn open(file: &Arc<DatabaseFile>, connection: &mut SqliteConnection) -> Result<Self, StoreError> {
+    pub(super) fn open(file: &Arc<DatabaseFile>, connection: &mut AnyConnection) -> Result<Self, StoreError> {
         let tags = read_tags(connection)?;
         file.watch(tags)?;
         let mut log = Self { file: Arc::clone(file), tag: tags.log, growth: Growth::new(0) };
@@ -71,7 +72,7 @@ impl WriteAheadLog {
     }
 
     /// Continues after the writer had to open the database again.
-    pub(super) fn reopen(file: &Arc<DatabaseFile>, connection: &mut SqliteConnection) -> Result<Self, StoreError> {
+    pub(super) fn reopen(file: &Arc<DatabaseFile>, connection: &mut AnyConnection) -> Result<Self, StoreError> {
         let tags = read_tags(connection)?;
         file.set_tags(tags);
         Ok(Self { file: Arc::clone(file), tag: tags.log, growth: Growth::new(0) })
@@ -80,8 +81,8 @@ impl WriteAheadLog {
     /// Runs `work` in a write transaction. It is a success only if its files are still there afterwards.
     pub(super) fn write<T>(
         &mut self,
-        connection: &mut SqliteConnection,
-        work: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError>,
+        connection: &mut AnyConnection,
+        work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
     ) -> Result<T, WriteError> {
         let mut beginning = None;
         let outcome = transaction::write(connection, |connection| {
@@ -111,7 +112,7 @@ impl WriteAheadLog {
 
     /// What the transaction in progress has to say about its log, if it begins one: whoever has moved the log before it.
     /// That is only certain after its begin, when no other process can write any more.
-    fn beginning(&self, connection: &mut SqliteConnection) -> Result<Option<Beginning>, StoreError> {
+    fn beginning(&self, connection: &mut AnyConnection) -> Result<Option<Beginning>, StoreError> {
         if !self.file.is_log_moved()? {
             return Ok(None);
         }
@@ -137,12 +138,12 @@ impl WriteAheadLog {
     }
 
     /// Whether the log is so long that it has to be moved into the database file.
-    pub(super) fn is_long(&mut self, connection: &mut SqliteConnection) -> bool {
+    pub(super) fn is_long(&mut self, connection: &mut AnyConnection) -> bool {
         if self.growth.changes < self.growth.measure_at {
             return false;
         }
         // What prevents the log from being measured is found by the checkpoint.
-        let Ok(LogFrames { frames, .. }) = connection::log_frames(connection) else { return true };
+        let Ok(LogFrames { frames, .. }) = connection::log_frames(connection.file()) else { return true };
         if frames.saturating_sub(self.growth.frames) >= PAGES {
             return true;
         }
@@ -151,31 +152,31 @@ impl WriteAheadLog {
     }
 
     /// Moves the log into the database file, as far as nobody reads from it.
-    pub(super) fn checkpoint(&mut self, connection: &mut SqliteConnection) -> Result<Progress, StoreError> {
+    pub(super) fn checkpoint(&mut self, connection: &mut AnyConnection) -> Result<Progress, StoreError> {
         self.move_by(connection, connection::checkpoint)
     }
 
     /// Moves the log into the database file and removes its content, unless somebody reads from it.
-    pub(super) fn truncate(&mut self, connection: &mut SqliteConnection) -> Result<Progress, StoreError> {
+    pub(super) fn truncate(&mut self, connection: &mut AnyConnection) -> Result<Progress, StoreError> {
         // Readers that begin after this one do not need the log.
         if self.checkpoint(connection)? == Progress::More {
             return Ok(Progress::More);
         }
-        connection::set_busy_timeout(connection, Duration::ZERO)?;
+        connection::set_busy_timeout(connection.file(), Duration::ZERO)?;
         let progress = self.move_by(connection, connection::truncate_log);
-        connection::set_busy_timeout(connection, connection::BUSY_TIMEOUT)?;
+        connection::set_busy_timeout(connection.file(), connection::BUSY_TIMEOUT)?;
         progress
     }
 
     fn move_by(
         &mut self,
-        connection: &mut SqliteConnection,
+        connection: &mut AnyConnection,
         move_log: impl FnOnce(&mut SqliteConnection) -> Result<Progress, StoreError>,
     ) -> Result<Progress, StoreError> {
         // What lies there must not be overwritten with pages of another file.
         self.file.examine()?;
         self.file.note_checkpoint_begun();
-        let progress = move_log(connection);
+        let progress = move_log(connection.file());
         if matches!(progress, Ok(Progress::Done)) {
             self.file.note_whole();
         } else {
@@ -185,7 +186,7 @@ impl WriteAheadLog {
         let progress = progress?;
         let frames = match progress {
             Progress::Done => 0,
-            Progress::More => connection::log_frames(connection)?.frames,
+            Progress::More => connection::log_frames(connection.file())?.frames,
         };
         self.growth = Growth::new(frames);
         Ok(progress)
@@ -193,19 +194,19 @@ impl WriteAheadLog {
 }
 
 /// The tags of the log and of the file on which it follows.
-fn read_tags(connection: &mut SqliteConnection) -> Result<Tags, StoreError> {
-    let log = connection::tag(connection)?;
+fn read_tags(connection: &mut AnyConnection) -> Result<Tags, StoreError> {
+    let log = connection::tag(connection.file())?;
     let follows = metadata::table.select(metadata::log_follows).first(connection).optional()?.map(Tag);
     Ok(Tags { follows, ..Tags::of(log) })
 }
 
 impl Beginning {
     /// Says in the first transaction of a log on which file it follows, and which revision that has.
-    fn write(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    fn write(self, connection: &mut AnyConnection) -> Result<(), StoreError> {
         diesel::update(metadata::table)
             .set((metadata::log_began.eq(self.revision), metadata::log_follows.eq(self.follows.0)))
             .execute(connection)?;
-        connection::set_tag(connection, self.tag)
+        connection::set_tag(connection.file(), self.tag)
     }
 }
 

@@ -239,7 +239,7 @@ impl Writer {
     /// Changes how long this connection waits for the lock of another process.
     pub(crate) fn wait_for_lock(&mut self, patience: Patience) -> Result<(), StoreError> {
         if self.patience != patience {
-            connection::set_busy_timeout(&mut self.connection, patience.timeout())?;
+            connection::set_busy_timeout(self.connection.file(), patience.timeout())?;
             self.patience = patience;
         }
         Ok(())
@@ -250,9 +250,9 @@ impl Writer {
         self.log.close();
         if self.log.is_being_checked() {
             log::info!("the check of the file is not complete; the next start begins it again");
-            connection::set_busy_timeout(&mut self.connection, Duration::ZERO)?;
+            connection::set_busy_timeout(self.connection.file(), Duration::ZERO)?;
         }
-        connection::tidy(&mut self.connection)
+        connection::tidy(self.connection.file())
     }
 }
 
