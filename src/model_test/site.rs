@@ -144,7 +144,7 @@ impl Site {
     }
 
     fn open(path: &Path, registry: &Arc<Registry>, mut expected: Expected, life: usize) -> Self {
-        let database = Arc::new(Database::lock(path).unwrap());
+        let database = Arc::new(Database::open(path).unwrap());
         let writer = Writer::open(&database, WriterConfig::new(registry, &[].into()), Clock::default().now()).unwrap();
         let reader = Some(Reader::open(&database, Arc::clone(registry)).unwrap());
         // A copy can have less than the original when it was made.

@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn a_file_grows_within_the_limits_of_all_and_of_its_address() {
         let directory = tempfile::tempdir().unwrap();
-        let database = Arc::new(Database::lock(&directory.path().join("test.db")).unwrap());
+        let database = Arc::new(Database::open(&directory.path().join("test.db")).unwrap());
         let limits = SpoolLimits { total: 100, per_address: 60, min_free: 0 };
         let spools = SpoolDirectory::new(None, limits, &database);
         let address = |last| Some(Network::from(std::net::IpAddr::from([127, 0, 0, last])));
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn nothing_is_written_where_the_writer_needs_the_room() {
         let directory = tempfile::tempdir().unwrap();
-        let database = Arc::new(Database::lock(&directory.path().join("test.db")).unwrap());
+        let database = Arc::new(Database::open(&directory.path().join("test.db")).unwrap());
         let limits = SpoolLimits { total: u64::MAX, per_address: u64::MAX, min_free: u64::MAX };
         let spools = SpoolDirectory::new(None, limits, &database);
         assert_eq!(spools.room(None), 0);

@@ -232,7 +232,7 @@ mod tests {
     impl Bench {
         fn new(limits: SpoolLimits, memory: usize) -> Self {
             let directory = tempfile::tempdir().unwrap();
-            let database = Arc::new(Database::lock(&directory.path().join("test.db")).unwrap());
+            let database = Arc::new(Database::open(&directory.path().join("test.db")).unwrap());
             let spools = SpoolDirectory::new(None, limits, &database);
             Self { _directory: directory, spools, memory: MemoryBudget::new(memory) }
         }

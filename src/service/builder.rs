@@ -259,7 +259,7 @@ impl Service {
         let tokens = settings.tokens.as_ref().map(|file| Tokens::open(file, &registry, &clock));
         let tokens = tokens.transpose().map_err(|error| StartError::of_tokens(&error))?.map(Arc::new);
         preparation::reject_foreign_file(&settings.database)?;
-        let database = Arc::new(Database::lock(&settings.database)?);
+        let database = Arc::new(Database::open(&settings.database)?);
         database.limit_caches(page_caches);
         preparation::prepare(&database, &registry, settings.copy_before(), observer)?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();

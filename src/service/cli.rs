@@ -85,7 +85,7 @@ fn run_projection_task(
         return list_projections(settings, &projections);
     }
     preparation::reject_foreign_file(&settings.database)?;
-    match Database::lock(&settings.database) {
+    match Database::open(&settings.database) {
         Ok(database) => {
             require_owner(database.path())?;
             preparation::prepare(&database, &registry, settings.copy_before(), &LogProgress::new())?;

@@ -57,7 +57,7 @@ pub(super) fn restore_copy(settings: &Settings, source: &Path, check: Check<'_>)
         existing(source)?;
     }
     let is_new = !settings.database.exists();
-    let database = Database::lock(&settings.database)?;
+    let database = Database::open(&settings.database)?;
     let now = Clock::default().now();
     let restored = if source == Path::new(STANDARD) {
         restore_from(&database, &mut stdin().lock(), now, check, &progress)
@@ -106,7 +106,7 @@ pub(super) fn migrate(
     existing(&settings.database)?;
     let progress = CommandProgress::new().map_err(TaskError::Signal)?;
     preparation::reject_foreign_file(&settings.database)?;
-    let database = Database::lock(&settings.database)?;
+    let database = Database::open(&settings.database)?;
     preparation::prepare(&database, &registry, settings.copy_before(), &progress)?;
     let writer = Writer::open(
         &database,

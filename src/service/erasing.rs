@@ -37,7 +37,7 @@ pub(super) fn erase(
 ) -> Result<TaskOutcome, TaskError> {
     existing(&settings.database)?;
     preparation::reject_foreign_file(&settings.database)?;
-    match Database::lock(&settings.database) {
+    match Database::open(&settings.database) {
         Ok(database) => {
             require_owner(database.path())?;
             preparation::prepare(&database, &registry, settings.copy_before(), &LogProgress::new())?;

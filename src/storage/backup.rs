@@ -293,7 +293,7 @@ fn require_unused(target: &Path) -> Result<(), StoreError> {
     }
     let lock = with_suffix(target, ".lock");
     let had_lock = lock.exists();
-    let locked = Database::lock(target).map(|database| database.release());
+    let locked = Database::open(target).map(|database| database.release());
     if locked.is_ok() && !had_lock {
         // A file that stays does no harm.
         let _ = fs::remove_file(lock);

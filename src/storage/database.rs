@@ -1,95 +1,109 @@
-//! The database file: its location, and the lock that gives it to one process.
+//! The database of this process: a file that is locked, or one on a server that others may use as well.
 
-use std::fs::{File, TryLockError};
-use std::io::{Seek as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
-use tempfile::TempDir;
-
-use super::database_file::DatabaseFile;
-use super::error::{StoreError, cannot_open};
-use super::file_lock::{FileLock, private};
+use super::connection::IfMissing;
+use super::database_file::{DatabaseFile, MainConnection};
+use super::error::StoreError;
 use super::health::Health;
-use super::location::resolve;
-use super::ownership::give_to_owner;
+use super::locked_file::LockedFile;
+pub(crate) use super::locked_file::with_suffix;
 use super::page_caches::PageCaches;
+#[cfg(feature = "postgres")]
+use super::postgres::server::Server;
 use crate::domain::history::History;
 use crate::domain::revision::HighWaterMark;
 
-/// The database file of this process. No other process opens it for writing while this value lives.
+/// The database of this process.
 pub(crate) struct Database {
-    path: PathBuf,
-    /// The file itself. It is locked under all of its names.
-    file: Arc<DatabaseFile>,
-    /// Locked exclusively: a file with a name of its own, which works on every file system.
-    lock: File,
+    place: Arc<Place>,
     /// The last revision that any reader has seen.
     high_water_mark: HighWaterMark,
-    /// The epochs, from when the writer has begun one.
+    /// The epochs, from when the writer has opened the database.
     history: OnceLock<Arc<History>>,
     health: Arc<Health>,
-    /// The directory of a private database, until it is removed.
-    private: Mutex<Option<TempDir>>,
+}
+
+/// Where the tables are.
+pub(super) enum Place {
+    /// In a file that nobody else writes.
+    File(LockedFile),
+    /// On a server. Other services may write them at any time.
+    #[cfg(feature = "postgres")]
+    Server(Server),
+}
+
+/// Who else may write a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writers {
+    /// Nobody: this process has locked it.
+    ThisProcess,
+    /// Other services, at any time.
+    Many,
 }
 
 impl Database {
-    /// Locks the file at `path`, which need not exist yet. `:memory:` is a private file that is removed at exit.
-    pub(crate) fn lock(path: &Path) -> Result<Self, StoreError> {
-        if path != Path::new(":memory:") {
-            return Self::lock_file(resolve(path)?, None);
-        }
-        let directory = tempfile::Builder::new()
-            .prefix("duality-")
-            .tempdir()
-            .map_err(|error| cannot_open(&std::env::temp_dir(), error))?;
-        Self::lock_file(directory.path().join("duality.db"), Some(directory))
-    }
-
-    fn lock_file(path: PathBuf, private_directory: Option<TempDir>) -> Result<Self, StoreError> {
-        if path.to_str().is_none() {
-            return Err(cannot_open(&path, "its name is not UTF-8"));
-        }
-        let lock = lock_beside(&path)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { holder: holder(&path), path }),
-            Err(TryLockError::Error(error)) => return Err(cannot_open(&path, error)),
-        }
-        let log = with_suffix(&path, "-wal");
-        reject_log_without_database(&path, &log)?;
+    /// Locks the file at `path`, which need not exist yet. `:memory:` is a private file that is removed at exit. A URL that
+    /// begins with `postgres://` is a database on a server, to which this connects when it is needed.
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let health = Arc::new(Health::default());
-        let file = Arc::new(DatabaseFile::new(&path, log, FileLock::acquire(&path)?, Arc::clone(&health)));
-        write_holder(&lock, &format!("pid {}", std::process::id()));
-        Ok(Self {
-            path,
-            file,
-            lock,
-            high_water_mark: HighWaterMark::default(),
-            history: OnceLock::new(),
-            health,
-            private: Mutex::new(private_directory),
-        })
+        let place = match path.to_str().filter(|path| is_url(path)) {
+            None => Place::File(LockedFile::lock(path, &health)?),
+            #[cfg(feature = "postgres")]
+            Some(url) => Place::Server(Server::new(url, &health)?),
+            #[cfg(not(feature = "postgres"))]
+            Some(_) => return Err(StoreError::NoPostgres),
+        };
+        let (high_water_mark, history) = (HighWaterMark::default(), OnceLock::new());
+        Ok(Self { place: Arc::new(place), high_water_mark, history, health })
     }
 
     /// Leaves the address of the service in the lock file, for the error of a second process.
     pub(crate) fn record_address(&self, address: SocketAddr) {
-        write_holder(&self.lock, &format!("pid {}, http://{address}", std::process::id()));
+        match &*self.place {
+            Place::File(file) => file.record_address(address),
+            #[cfg(feature = "postgres")]
+            Place::Server(server) => server.record_address(address),
+        }
     }
 
+    /// The database file; for a database on a server, the name with which the other files of this process begin.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        match &*self.place {
+            Place::File(file) => file.path(),
+            #[cfg(feature = "postgres")]
+            Place::Server(server) => server.files(),
+        }
+    }
+
+    /// What it is called in messages.
+    pub(crate) fn name(&self) -> PathBuf {
+        self.place.name()
+    }
+
+    /// Who may write it.
+    pub(crate) fn writers(&self) -> Writers {
+        match &*self.place {
+            Place::File(_) => Writers::ThisProcess,
+            #[cfg(feature = "postgres")]
+            Place::Server(_) => Writers::Many,
+        }
     }
 
     /// The directory of the file. Its disk is the place for large temporary files, too.
     pub(crate) fn directory(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new("/"))
+        self.path().parent().unwrap_or(Path::new("/"))
     }
 
     /// Whether the file is in a temporary directory of this process.
     pub(crate) fn is_private(&self) -> bool {
-        self.private.lock().expect("no thread panics while it holds this lock").is_some()
+        match &*self.place {
+            Place::File(file) => file.is_private(),
+            #[cfg(feature = "postgres")]
+            Place::Server(_) => false,
+        }
     }
 
     pub(crate) fn high_water_mark(&self) -> &HighWaterMark {
@@ -111,7 +125,9 @@ impl Database {
 
     /// Limits the memory for pages of each connection that is opened from now on. It can be called once.
     pub(crate) fn limit_caches(&self, caches: PageCaches) {
-        self.file.limit_caches(caches);
+        if let Some(file) = self.file() {
+            file.limit_caches(caches);
+        }
     }
 
     /// What works, and what does not.
@@ -119,81 +135,88 @@ impl Database {
         &self.health
     }
 
-    /// The file itself, and whether it is still the one that was opened.
-    pub(super) fn file(&self) -> &Arc<DatabaseFile> {
-        &self.file
+    /// Where the tables are.
+    pub(super) fn place(&self) -> &Arc<Place> {
+        &self.place
     }
 
-    /// Looks whether the file and its log are still those that were opened. If not, nothing succeeds from then on.
+    /// The file, and whether it is still the one that was opened; `None` for a database on a server.
+    pub(super) fn file(&self) -> Option<&Arc<DatabaseFile>> {
+        match &*self.place {
+            Place::File(file) => Some(file.file()),
+            #[cfg(feature = "postgres")]
+            Place::Server(_) => None,
+        }
+    }
+
+    /// Opens a connection that only reads.
+    pub(super) fn open_for_reading(&self) -> Result<MainConnection, StoreError> {
+        match &*self.place {
+            Place::File(file) => file.file().open_for_reading(),
+            #[cfg(feature = "postgres")]
+            Place::Server(server) => server.open_for_reading(),
+        }
+    }
+
+    /// Opens the connection of the only writer of this process.
+    pub(super) fn open_for_writing(&self, if_missing: IfMissing) -> Result<MainConnection, StoreError> {
+        match &*self.place {
+            Place::File(file) => file.file().open_for_writing(if_missing),
+            #[cfg(feature = "postgres")]
+            Place::Server(server) => server.open_for_writing(),
+        }
+    }
+
+    /// Looks whether the file and its log are still those that were opened. If not, nothing succeeds from then on. A server
+    /// is asked in each transaction instead.
     ///
     /// # Errors
     /// They are not.
     pub(crate) fn examine(&self) -> Result<(), StoreError> {
-        self.file.examine()
+        self.file().map_or(Ok(()), |file| file.examine())
     }
 
     /// Whether another process may have begun a log without a tag. The writer can correct that.
     pub(crate) fn is_log_untagged(&self) -> bool {
-        self.file.is_untagged()
+        self.file().is_some_and(|file| file.is_untagged())
+    }
+
+    /// The error of everything that is asked of a database that is not the one that was opened.
+    pub(crate) fn replaced(&self) -> StoreError {
+        StoreError::Replaced { path: self.name() }
     }
 
     /// Unlocks the file for another process, or for a later service of this one, as soon as the last connection is closed,
     /// and removes a private database.
     pub(crate) fn release(&self) {
-        self.file.close();
-        let private = self.private.lock().expect("no thread panics while it holds this lock").take();
-        if let Some(Err(error)) = private.map(TempDir::close) {
-            log::warn!("cannot remove the private database: {error}");
-        }
-        write_holder(&self.lock, "");
-        if let Err(error) = self.lock.unlock() {
-            log::warn!("{} stays locked until this process ends: {error}", self.path.display());
+        match &*self.place {
+            Place::File(file) => file.release(),
+            #[cfg(feature = "postgres")]
+            Place::Server(server) => server.release(),
         }
     }
 }
 
-/// Opens the file that is locked. A new one belongs to the owner of the database, whoever creates it.
-fn lock_beside(path: &Path) -> Result<File, StoreError> {
-    let lock = with_suffix(path, ".lock");
-    let is_new = !lock.exists();
-    let file = private().create(true).truncate(false).write(true).open(&lock);
-    let file = file.map_err(|error| cannot_open(path, error))?;
-    if is_new && path.exists() {
-        // Only root can. Another user who may write the database keeps the file.
-        let _ = give_to_owner(&lock, path);
+impl Place {
+    pub(super) fn name(&self) -> PathBuf {
+        match self {
+            Self::File(file) => file.path().to_owned(),
+            #[cfg(feature = "postgres")]
+            Self::Server(server) => server.name(),
+        }
     }
-    Ok(file)
-}
 
-/// Writes who has the lock into its file. It is for people: nothing depends on it.
-fn write_holder(mut lock: &File, holder: &str) {
-    let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(holder.as_bytes()));
-    if let Err(error) = written {
-        log::debug!("cannot write into the lock file: {error}");
+    /// From now on nothing succeeds: the database has another epoch or revision than the one that this process writes.
+    pub(super) fn report_other_history(&self) -> StoreError {
+        match self {
+            Self::File(file) => file.file().report_other_history(),
+            #[cfg(feature = "postgres")]
+            Self::Server(server) => server.report_other_history(),
+        }
     }
 }
 
-/// The process that has the lock, as it has written it.
-fn holder(path: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(with_suffix(path, ".lock")).ok()?;
-    (text.starts_with("pid ") && text.len() <= MAX_HOLDER && !text.contains(char::is_control)).then_some(text)
-}
-
-/// The longest text of [`write_holder`], in bytes: a number of at most ten digits and the address of an IPv6 socket.
-const MAX_HOLDER: usize = 100;
-
-/// SQLite would remove the log.
-fn reject_log_without_database(path: &Path, log: &Path) -> Result<(), StoreError> {
-    let length = |path| std::fs::metadata(path).map_or(0, |file| file.len());
-    if length(path) > 0 || length(log) == 0 {
-        return Ok(());
-    }
-    Err(StoreError::ForeignLog { path: path.to_owned(), log: log.to_owned(), why: "the database file is missing" })
-}
-
-/// `duality.db` → `duality.db.lock`
-pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
+/// Whether a location is a database on a server, and not a file.
+pub(crate) fn is_url(location: &str) -> bool {
+    location.starts_with("postgres://") || location.starts_with("postgresql://")
 }

@@ -42,7 +42,8 @@ struct OpenFile {
 pub(crate) struct MainConnection {
     /// Closed before the lock ends.
     connection: AnyConnection,
-    _lock: Arc<FileLock>,
+    /// `None` for a server.
+    _lock: Option<Arc<FileLock>>,
 }
 
 /// What is known about a database that the writer has opened.
@@ -154,7 +155,7 @@ impl DatabaseFile {
         let lock = lock.ok_or_else(|| cannot_open(&self.path, "the service has stopped"))?;
         let mut connection = open(&self.path)?;
         connection::limit_cache(&mut connection, cache)?;
-        Ok(MainConnection { connection: AnyConnection::Sqlite(connection), _lock: lock })
+        Ok(MainConnection { connection: AnyConnection::Sqlite(connection), _lock: Some(lock) })
     }
 
     /// Watches the database, which the writer has opened.

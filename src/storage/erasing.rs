@@ -6,12 +6,11 @@ use diesel::connection::SimpleConnection as _;
 use super::counters::Counters;
 use super::erasure::{self, Erasure, Stage};
 use super::error::StoreError;
-use super::fence::Fence;
 use super::inline_projections;
 use super::page::Progress;
 use super::residue::{Overwritten, overwrite_some};
 use super::transaction::WriteError;
-use super::write_ahead_log::WriteAheadLog;
+use super::record::Record;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::key::Key;
@@ -55,8 +54,7 @@ enum FileStage {
 /// What the steps work with.
 pub(super) struct ErasingContext<'a> {
     pub(super) connection: &'a mut AnyConnection,
-    pub(super) log: &'a mut WriteAheadLog,
-    pub(super) fence: &'a Fence,
+    pub(super) record: &'a mut Record,
     pub(super) registry: &'a Registry,
     pub(super) inline: &'a [ProjectionSpec],
     pub(super) counters: &'a mut Counters,
@@ -80,7 +78,7 @@ impl Erasing {
         let file = match pass.file {
             FileStage::Vacuum => context.vacuum()?,
             FileStage::Pages(from) => context.overwrite_pages(from)?,
-            FileStage::Log => match context.log.truncate(context.connection)? {
+            FileStage::Log => match context.record.truncate_log(context.connection)? {
                 Progress::Done => {
                     context.finish(&pass.erasures)?;
                     return Ok(ErasingStep::Finished(pass.erasures));
@@ -111,12 +109,8 @@ impl Pass {
 impl ErasingContext<'_> {
     /// Runs `work` in a transaction of the history that this process writes.
     fn write<T>(&mut self, work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>) -> Result<T, WriteError> {
-        let (fence, revision) = (self.fence, self.counters.revision);
-        let outcome = self.log.write(self.connection, |connection| {
-            fence.check(connection, revision)?;
-            work(connection)
-        })?;
-        self.log.grow(ROWS_PER_STEP);
+        let outcome = self.record.maintain(self.connection, self.counters.revision, work)?;
+        self.record.grow(ROWS_PER_STEP);
         Ok(outcome)
     }
 

@@ -32,6 +32,9 @@ pub enum StoreError {
         /// The process and the address of its service, as far as they are known: `pid 4711, http://127.0.0.1:3000`.
         holder: Option<String>,
     },
+    /// The program cannot use a database on a server.
+    #[error("this program was built without PostgreSQL: build it with `--features postgres`, or name a file")]
+    NoPostgres,
     /// The file does not exist, and this operation does not create it.
     #[error("there is no database {}; check the path, or that of --database", .path.display())]
     Missing {

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use super::engine::AnyConnection;
 
 use super::counters::{self, Counters, Horizon};
-use super::database::Database;
-use super::database_file::DatabaseFile;
+use super::database::{Database, Place};
 use super::error::StoreError;
 use crate::domain::history::History;
 use crate::domain::revision::{Epoch, Revision};
@@ -15,14 +14,14 @@ use crate::domain::revision::{Epoch, Revision};
 /// place.
 #[derive(Clone)]
 pub(super) struct Fence {
-    file: Arc<DatabaseFile>,
+    place: Arc<Place>,
     history: Arc<History>,
 }
 
 impl Fence {
     /// The writer must have opened the database.
     pub(super) fn of(database: &Database) -> Self {
-        Self { file: Arc::clone(database.file()), history: Arc::clone(database.history()) }
+        Self { place: Arc::clone(database.place()), history: Arc::clone(database.history()) }
     }
 
     /// The epoch in which this process writes.
@@ -33,12 +32,12 @@ impl Fence {
     /// The revisions against which a cursor is compared.
     pub(super) fn horizon(&self, connection: &mut AnyConnection) -> Result<Horizon, StoreError> {
         let (epoch, horizon) = counters::horizon_of_epoch(connection)?;
-        if epoch == self.epoch().as_str() { Ok(horizon) } else { Err(self.file.report_other_history()) }
+        if epoch == self.epoch().as_str() { Ok(horizon) } else { Err(self.place.report_other_history()) }
     }
 
     /// Fails unless the last revision is that of these counters.
     pub(super) fn check(&self, connection: &mut AnyConnection, revision: Revision) -> Result<(), StoreError> {
-        if self.horizon(connection)?.current == revision { Ok(()) } else { Err(self.file.report_other_history()) }
+        if self.horizon(connection)?.current == revision { Ok(()) } else { Err(self.place.report_other_history()) }
     }
 
     /// Writes the counters of a batch. Fails if the last revision is not that of the counters before it.
@@ -52,6 +51,6 @@ impl Fence {
             return self.check(connection, before.revision);
         }
         let saved = counters::save_next_revision(connection, self.epoch(), before.revision, after.revision)?;
-        if saved == 1 { Ok(()) } else { Err(self.file.report_other_history()) }
+        if saved == 1 { Ok(()) } else { Err(self.place.report_other_history()) }
     }
 }

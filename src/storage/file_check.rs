@@ -68,7 +68,7 @@ mod tests {
     fn a_check_that_cannot_run_has_failed_and_does_not_run_for_ever() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("test.db");
-        let database = Database::lock(&path).unwrap();
+        let database = Database::open(&path).unwrap();
         database.health().set_file_check(FileCheck::Due);
         std::fs::remove_file(&path).unwrap();
         note(&database, check(&database));

@@ -232,7 +232,7 @@ mod tests {
         fn new(budget: usize) -> Self {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("test.db");
-            let database = Database::lock(&path).unwrap();
+            let database = Database::open(&path).unwrap();
             let mut registry = Registry::default();
             registry.event_sourced::<Pile>();
             let mut config = WriterConfig::new(&Arc::new(registry), &[].into());

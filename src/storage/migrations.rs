@@ -6,7 +6,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrati
 
 use super::error::StoreError;
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 /// Runs the pending migrations. Fails if a newer program has already migrated the database further.
 pub(super) fn migrate(connection: &mut AnyConnection) -> Result<(), StoreError> {

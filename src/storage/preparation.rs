@@ -57,10 +57,10 @@ pub(crate) fn prepare(
     observer: &dyn CopyObserver,
 ) -> Result<(), StoreError> {
     let path = database.path();
-    if fs::metadata(path).map_or(0, |file| file.len()) == 0 {
+    let Some(file) = database.file().filter(|_| fs::metadata(path).map_or(0, |file| file.len()) > 0) else {
         return Ok(());
-    }
-    reject_foreign_log(database.file())?;
+    };
+    reject_foreign_log(file)?;
     // An orderly stop leaves no log.
     let is_unclean = fs::metadata(with_suffix(path, "-wal")).is_ok_and(|log| log.len() > 0);
     let changes = read_undisturbed(path, |connection| {

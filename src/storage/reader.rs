@@ -34,7 +34,7 @@ impl Reader {
         // SQLite removes the log of a file that was emptied when it opens that.
         database.examine()?;
         Ok(Self {
-            connection: database.file().open_for_reading()?,
+            connection: database.open_for_reading()?,
             registry,
             fence: Fence::of(database),
             high_water_mark: database.high_water_mark().clone(),

@@ -151,7 +151,7 @@ fn keep(database: &Database, kept: &Path) -> Result<Option<Kept>, StoreError> {
 
 /// The logs beside the database.
 fn logs(database: &Database, kept: &Path) -> Result<Vec<Log>, StoreError> {
-    let belonging = match reject_foreign_log(database.file()) {
+    let belonging = match database.file().map_or(Ok(()), |file| reject_foreign_log(file)) {
         Err(StoreError::ForeignLog { .. }) => Belonging::Foreign,
         // Nothing can be said of a file that is damaged, and nothing will be moved into it.
         Err(error) if !error.is_damage() => return Err(error),

@@ -75,6 +75,7 @@ pub(super) fn write<T>(
 mod tests {
     use diesel::connection::SimpleConnection as _;
     use diesel::prelude::*;
+    use diesel::sqlite::SqliteConnection;
 
     use super::*;
 
@@ -84,8 +85,9 @@ mod tests {
         number: i64,
     }
 
-    fn database(directory: &std::path::Path) -> SqliteConnection {
-        let mut connection = SqliteConnection::establish(directory.join("test.db").to_str().unwrap()).unwrap();
+    fn database(directory: &std::path::Path) -> AnyConnection {
+        let connection = SqliteConnection::establish(directory.join("test.db").to_str().unwrap()).unwrap();
+        let mut connection = AnyConnection::Sqlite(connection);
         connection.batch_execute("PRAGMA journal_mode = WAL; CREATE TABLE IF NOT EXISTS t (x)").unwrap();
         connection
     }

@@ -1,26 +1,27 @@
 //! The only writer of the main database. The aggregator owns it.
 
 use std::sync::Arc;
-use std::time::Duration;
 use std::vec;
 
 use diesel::connection::SimpleConnection as _;
 
 use super::commit::{CommitContext, CommitOutcome, Committable, commit};
-use super::connection::{self, IfMissing};
+use super::connection::IfMissing;
 use super::counters::Counters;
 use super::database::Database;
 use super::database_file::MainConnection;
 use super::erasing::{Erasing, ErasingContext, ErasingStep};
+use super::engine::AnyConnection;
 use super::error::StoreError;
+use super::file_record::Patience;
 use super::fence::Fence;
 use super::hot_states::HotStates;
 use super::log_check::reject_foreign_log;
 use super::page::Progress;
+use super::record::Record;
 use super::registration::Registration;
 use super::retained::Retained;
 use super::transaction::WriteError;
-use super::write_ahead_log::WriteAheadLog;
 use super::{aggregates, answers, inline_projections, journal, migrations, outbox};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
@@ -63,39 +64,37 @@ pub(crate) struct Writer {
     config: WriterConfig,
     history: Arc<History>,
     fence: Fence,
-    log: WriteAheadLog,
+    record: Record,
     /// The counters as they are in the database.
     counters: Counters,
     states: HotStates,
     /// The number of stored answers to commands with an idempotency key.
     answers: i64,
-    patience: Patience,
     erasing: Erasing,
 }
 
 impl Writer {
     /// Opens the database, migrates its tables, and writes the consequences of new or changed registrations.
     pub(crate) fn open(database: &Database, config: WriterConfig, now: Timestamp) -> Result<Self, StoreError> {
-        reject_foreign_log(database.file())?;
-        let mut connection = database.file().open_for_writing(IfMissing::Create)?;
+        if let Some(file) = database.file() {
+            reject_foreign_log(file)?;
+        }
+        let mut connection = database.open_for_writing(IfMissing::Create)?;
         migrations::migrate(&mut connection)?;
-        let mut log = WriteAheadLog::open(database.file(), &mut connection)?;
         let registration = Registration { registry: &config.registry, inline: &config.inline, now };
-        let history =
-            log.write(&mut connection, |connection| registration.write(connection)).map_err(WriteError::into_cause)?;
-        database.set_history(history);
-        Self::load(connection, config, log, database)
+        let record = Record::open(database, &mut connection, registration)?;
+        Self::load(connection, config, record, database)
     }
 
     /// Opens the database again after a failure. It must be the same database, with everything that was committed.
     pub(crate) fn reopen(database: &Database, config: WriterConfig, committed: Revision) -> Result<Self, StoreError> {
         database.examine()?;
-        let mut connection = database.file().open_for_writing(IfMissing::Fail)?;
-        let log = WriteAheadLog::reopen(database.file(), &mut connection)?;
-        let mut writer = Self::load(connection, config, log, database)?;
+        let mut connection = database.open_for_writing(IfMissing::Fail)?;
+        let record = Record::reopen(database, &mut connection)?;
+        let mut writer = Self::load(connection, config, record, database)?;
         let current = writer.fence.horizon(&mut writer.connection)?.current;
         if current < committed {
-            return Err(database.file().report_other_history());
+            return Err(database.place().report_other_history());
         }
         Ok(writer)
     }
@@ -103,18 +102,17 @@ impl Writer {
     fn load(
         mut connection: MainConnection,
         config: WriterConfig,
-        log: WriteAheadLog,
+        record: Record,
         database: &Database,
     ) -> Result<Self, StoreError> {
         let position = journal::current(&mut connection)?;
         let counters = Counters::load(&mut connection, &config.registry, position)?;
         let history = Arc::clone(database.history());
-        let fence = Fence::of(database);
         let states = HotStates::new(&config.hot_states);
         let answers = answers::count(&mut connection)?;
-        let patience = Patience::Long;
         let erasing = Erasing::default();
-        Ok(Self { connection, config, history, fence, log, counters, states, answers, patience, erasing })
+        let fence = Fence::of(database);
+        Ok(Self { connection, config, history, fence, record, counters, states, answers, erasing })
     }
 
     /// The epochs of the database. The last one began when the database was opened.
@@ -147,12 +145,14 @@ impl Writer {
         let (fence, max_aggregate) = (&self.fence, *max_aggregate);
         let context = CommitContext { registry, inline, fence, max_aggregate, memory: batches, now };
         let states = &mut self.states;
-        let commit = |connection: &mut _| commit(connection, context, &self.counters, states, commands);
-        let Committable { outcome, counters, states } = self.log.write(&mut self.connection, commit)?;
+        let commit =
+            |connection: &mut _, counters: &Counters| commit(connection, context, counters, states, commands);
+        let Committable { outcome, counters, states } =
+            self.record.commit(&mut self.connection, registry, &self.counters, commit)?;
         self.counters = counters;
         states.into_iter().for_each(|(place, state)| self.states.keep(place, state));
         self.answers += i64::try_from(outcome.kept.kept).unwrap_or(i64::MAX);
-        self.log.grow(outcome.rows);
+        self.record.grow(outcome.rows);
         Ok(outcome)
     }
 
@@ -164,44 +164,44 @@ impl Writer {
     /// Deletes change events, answers and tombstones that are not retained, oldest first, up to a maximum number. Counts
     /// the tombstones.
     pub(crate) fn prune(&mut self, retained: Retained, tombstones: &Counter) -> Result<Progress, WriteError> {
-        let fence = &self.fence;
-        let revision = self.counters.revision;
-        let progress = self.log.write(&mut self.connection, |connection| {
-            fence.check(connection, revision)?;
-            outbox::prune(connection, retained)
-        })?;
-        self.log.grow(PRUNED_PAGES);
+        let progress = self.maintain(|connection| outbox::prune(connection, retained))?;
+        self.record.grow(PRUNED_PAGES);
         if progress == Progress::More {
             return Ok(Progress::More);
         }
         if self.answers > 0 {
-            let (progress, left) = self.log.write(&mut self.connection, |connection| {
-                fence.check(connection, revision)?;
+            let prune = |connection: &mut AnyConnection| {
                 Ok((answers::prune(connection, retained)?, answers::count(connection)?))
-            })?;
+            };
+            let (progress, left) = self.maintain(prune)?;
             self.answers = left;
             if progress == Progress::More {
                 return Ok(Progress::More);
             }
         }
-        let pruned = self.log.write(&mut self.connection, |connection| {
-            fence.check(connection, revision)?;
-            aggregates::prune_tombstones(connection, retained)
-        })?;
+        let pruned = self.maintain(|connection| aggregates::prune_tombstones(connection, retained))?;
         tombstones.add(pruned.number);
         Ok(pruned.progress)
     }
 
+    /// Runs `work`, which is no command, in a transaction.
+    fn maintain<T>(
+        &mut self,
+        work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
+    ) -> Result<T, WriteError> {
+        self.record.maintain(&mut self.connection, self.counters.revision, work)
+    }
+
     /// Does the next step of the erasures that are in progress, also of those that another process has begun.
     pub(crate) fn continue_erasing(&mut self, now: Timestamp) -> Result<ErasingStep, WriteError> {
-        let Self { connection, config, fence, log, counters, erasing, .. } = self;
+        let Self { connection, config, record, counters, erasing, .. } = self;
         let WriterConfig { registry, inline, .. } = config;
-        erasing.step(ErasingContext { connection, log, fence, registry, inline, counters, now })
+        erasing.step(ErasingContext { connection, record, registry, inline, counters, now })
     }
 
     /// Whether the write-ahead log is so long that it has to be moved into the database file.
     pub(crate) fn is_log_long(&mut self) -> bool {
-        self.log.is_long(&mut self.connection)
+        self.record.is_log_long(&mut self.connection)
     }
 
     /// Moves the write-ahead log into the database file, as far as nobody reads from it. To be called when nobody waits.
@@ -209,73 +209,38 @@ impl Writer {
     /// # Errors
     /// The log cannot be moved: it keeps everything, and grows until it can. Or the database file is another one.
     pub(crate) fn checkpoint(&mut self) -> Result<Progress, StoreError> {
-        self.log.checkpoint(&mut self.connection)
+        self.record.checkpoint(&mut self.connection)
     }
 
     /// Rebuilds an inline projection, in one transaction.
     pub(crate) fn rebuild(&mut self, name: &str, now: Timestamp) -> Result<(), WriteError> {
-        let Some(projection) = self.config.inline.iter().find(|projection| projection.name == name) else {
+        let Self { connection, config, record, counters, .. } = self;
+        let Some(projection) = config.inline.iter().find(|projection| projection.name == name) else {
             return Ok(());
         };
-        let registry = &self.config.registry;
-        let fence = &self.fence;
-        let revision = self.counters.revision;
-        self.log.write(&mut self.connection, |connection| {
-            fence.check(connection, revision)?;
-            inline_projections::build(connection, registry, projection, now)
+        record.maintain(connection, counters.revision, |connection| {
+            inline_projections::build(connection, &config.registry, projection, now)
         })
     }
 
     /// Writes a page that stays as it is, to find out whether a transaction can be committed again.
     pub(crate) fn probe(&mut self) -> Result<(), WriteError> {
-        let fence = &self.fence;
-        let revision = self.counters.revision;
-        self.log.write(&mut self.connection, |connection| {
-            fence.check(connection, revision)?;
-            Ok(connection.batch_execute(PROBE)?)
-        })
+        self.maintain(|connection| Ok(connection.batch_execute(PROBE)?))
     }
 
     /// Changes how long this connection waits for the lock of another process.
     pub(crate) fn wait_for_lock(&mut self, patience: Patience) -> Result<(), StoreError> {
-        if self.patience != patience {
-            connection::set_busy_timeout(self.connection.file(), patience.timeout())?;
-            self.patience = patience;
-        }
-        Ok(())
+        self.record.wait_for_lock(&mut self.connection, patience)
     }
 
-    /// Closes the database. If all other connections are closed, all of its data is in one file then.
-    pub(crate) fn close(mut self) -> Result<(), StoreError> {
-        self.log.close();
-        if self.log.is_being_checked() {
-            log::info!("the check of the file is not complete; the next start begins it again");
-            connection::set_busy_timeout(self.connection.file(), Duration::ZERO)?;
-        }
-        connection::tidy(self.connection.file())
+    /// Closes the database. If all other connections to a file are closed, all of its data is in one file then.
+    pub(crate) fn close(self) -> Result<(), StoreError> {
+        self.record.close(self.connection)
     }
 }
 
 /// Two statements, because SQLite does not write a row that is the same afterwards.
 const PROBE: &str = "UPDATE metadata SET pruned = pruned + 1; UPDATE metadata SET pruned = pruned - 1";
-
-/// How long a transaction waits for the lock of another process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Patience {
-    /// As long as every connection does.
-    Long,
-    /// After a transaction waited in vain: the commands that have been queued meanwhile must not wait one after another.
-    Short,
-}
-
-impl Patience {
-    fn timeout(self) -> Duration {
-        match self {
-            Self::Long => connection::BUSY_TIMEOUT,
-            Self::Short => Duration::from_millis(100),
-        }
-    }
-}
 
 /// A step of pruning counts as this many changed rows: it deletes rows that lie together.
 const PRUNED_PAGES: usize = 64;
@@ -326,7 +291,7 @@ mod tests {
     impl Notes {
         fn open() -> Self {
             let directory = tempfile::tempdir().unwrap();
-            let database = Database::lock(&directory.path().join("test.db")).unwrap();
+            let database = Database::open(&directory.path().join("test.db")).unwrap();
             let mut registry = Registry::default();
             registry.document::<Note>();
             let (registry, now) = (Arc::new(registry), Clock::default().now());

@@ -21,11 +21,12 @@ use crate::storage::commit::Written;
 use crate::storage::database::Database;
 use crate::storage::erasure::Erasure;
 use crate::storage::error::StoreError;
+use crate::storage::file_record::Patience;
 use crate::storage::health::Part;
 use crate::storage::outbox::Change;
 use crate::storage::page::Progress;
 use crate::storage::transaction::WriteError;
-use crate::storage::writer::{Patience, Writer, WriterConfig};
+use crate::storage::writer::{Writer, WriterConfig};
 use crate::write::committed_revision::{CommittedRevision, JournalMark};
 use crate::write::in_flight::InFlight;
 use crate::write::refusal::Refusal;
@@ -506,7 +507,7 @@ mod tests {
     /// meanwhile.
     fn outcomes(budget: &Arc<MemoryBudget>) -> (Vec<String>, u64) {
         let directory = tempfile::tempdir().unwrap();
-        let database = Arc::new(Database::lock(&directory.path().join("test.db")).unwrap());
+        let database = Arc::new(Database::open(&directory.path().join("test.db")).unwrap());
         let mut registry = Registry::default();
         registry.document::<Note>();
         let (registry, clock) = (Arc::new(registry), Arc::new(Clock::default()));

@@ -1,0 +1,10 @@
+DROP TABLE batches;
+DROP TABLE erased;
+DROP TABLE idempotency;
+DROP TABLE epochs;
+DROP TABLE projections;
+DROP TABLE journal;
+DROP TABLE outbox;
+DROP TABLE aggregates;
+DROP TABLE collections;
+DROP TABLE metadata;
