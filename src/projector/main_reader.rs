@@ -34,7 +34,7 @@ impl MainReader {
         let database = &self.database;
         self.reader.view(|view| {
             if view.epoch()? != *database.history().epoch() {
-                return Err(StoreError::Replaced { path: database.path().to_owned() });
+                return Err(database.replaced());
             }
             work(view)
         })

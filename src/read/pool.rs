@@ -152,7 +152,7 @@ impl ReaderThread {
     fn with_reader<T, E: From<StoreError>>(&mut self, work: impl FnOnce(&mut Reader) -> Result<T, E>) -> Result<T, E> {
         // An open connection still reads from a file that is gone.
         if self.database.health().is_replaced() {
-            return Err(StoreError::Replaced { path: self.database.path().to_owned() }.into());
+            return Err(self.database.replaced().into());
         }
         let mut reader = match self.reader.take() {
             Some(reader) => reader,
@@ -185,7 +185,7 @@ impl ReaderThread {
             Some(StoreError::Replaced { .. }) => {}
             Some(error) if error.is_of_file() => {
                 health
-                    .fail(health::Part::Reader, &format!("{}: {}", self.database.path().display(), ErrorChain(error)));
+                    .fail(health::Part::Reader, &format!("{}: {}", self.database.name().display(), ErrorChain(error)));
             }
             // It is about some data, and in the log.
             Some(_) => {}

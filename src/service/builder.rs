@@ -259,7 +259,7 @@ impl Service {
         let tokens = settings.tokens.as_ref().map(|file| Tokens::open(file, &registry, &clock));
         let tokens = tokens.transpose().map_err(|error| StartError::of_tokens(&error))?.map(Arc::new);
         preparation::reject_foreign_file(&settings.database)?;
-        let database = Arc::new(Database::open(&settings.database)?);
+        let database = Arc::new(Database::open_beside(&settings.database, &settings.files)?);
         database.limit_caches(page_caches);
         preparation::prepare(&database, &registry, settings.copy_before(), observer)?;
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
@@ -273,7 +273,7 @@ impl Service {
         let context = Projections::context(&projections.background, &database, &registry, &clock);
         let (history, revision) = (Arc::clone(writer.history()), writer.revision());
         let epoch = history.epoch().clone();
-        log::info!("database {} is open: epoch {epoch}, revision {revision}", database.path().display());
+        log::info!("database {} is open: epoch {epoch}, revision {revision}", database.name().display());
         warn_about_readers(database.path());
 
         let aggregator =

@@ -25,6 +25,7 @@ use crate::http::forwarded::{AddressRange, TrustedProxies};
 use crate::http::origin::check_host_name;
 use crate::publish::address::BrokerUrl;
 use crate::service::log_format::LogFormat;
+use crate::storage::database::FILES;
 use crate::storage::preparation::CopyBefore;
 
 const ABOUT: &str = "Publishes aggregates and their change events as two views of one truth";
@@ -93,9 +94,15 @@ pub struct Settings {
     #[arg(long, help_heading = SERVING, env = "DUALITY_LOG_FORMAT", value_name = "FORMAT", default_value_t = LogFormat::Plain, value_parser = LogFormat::parse, global = true)]
     pub log_format: LogFormat,
 
-    /// The database file; `:memory:` is a private database that is removed at exit.
-    #[arg(long, help_heading = STORAGE, env = "DUALITY_DATABASE", value_name = "FILE", default_value = "duality.db", global = true)]
+    /// The database file; `:memory:` is a private database that is removed at exit; `postgres://host/name` is a database on a
+    /// server, which other services may use as well.
+    #[arg(long, help_heading = STORAGE, env = "DUALITY_DATABASE", value_name = "FILE", default_value = "duality.db", global = true, hide_env_values = true)]
     pub database: PathBuf,
+
+    /// With a database on a server: the name with which the files of this service begin, such as those of its projections.
+    /// Two services cannot have the same.
+    #[arg(long, help_heading = STORAGE, env = "DUALITY_FILES", value_name = "FILE", default_value = FILES, global = true)]
+    pub files: PathBuf,
 
     /// How long change events are kept for reconnecting clients.
     #[arg(long, help_heading = STORAGE, env = "DUALITY_RETENTION", value_name = "DURATION", default_value = "24h", value_parser = duration)]

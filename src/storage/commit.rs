@@ -57,6 +57,15 @@ pub(super) struct Committable {
     pub(super) states: Vec<(Place, HotState)>,
 }
 
+impl Committable {
+    /// Whether the transaction writes anything.
+    #[cfg(feature = "postgres")]
+    pub(super) fn has_changes(&self) -> bool {
+        let CommitOutcome { after, revision, kept, has_events, .. } = &self.outcome;
+        after != revision || *has_events || kept.kept > 0
+    }
+}
+
 /// Executes commands within a transaction, until there are no more or they have taken enough memory. Those that are left are
 /// not executed.
 pub(super) fn commit(
@@ -85,6 +94,8 @@ pub(super) fn commit(
         revision: batch.counters.revision,
         rows: batch.rows.len() + batch.events.len() + batch.changes.len() + batch.answers.kept,
         kept: batch.answers,
+        #[cfg(feature = "postgres")]
+        has_events: !batch.events.is_empty(),
         position: batch.counters.position,
         changed: batch.counters.changed().collect(),
         charge: batch.memory.keep(batch.changes.iter().map(Change::weight).sum()),
@@ -103,6 +114,9 @@ pub(crate) struct CommitOutcome {
     pub(crate) after: Revision,
     /// The last revision of the batch.
     pub(crate) revision: Revision,
+    /// Whether the batch has recorded domain events.
+    #[cfg(feature = "postgres")]
+    pub(super) has_events: bool,
     /// How many rows the batch has written, at most.
     pub(super) rows: usize,
     /// What became of the commands with an idempotency key.

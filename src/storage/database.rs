@@ -8,8 +8,8 @@ use super::connection::IfMissing;
 use super::database_file::{DatabaseFile, MainConnection};
 use super::error::StoreError;
 use super::health::Health;
+pub(crate) use super::lock_file::with_suffix;
 use super::locked_file::LockedFile;
-pub(crate) use super::locked_file::with_suffix;
 use super::page_caches::PageCaches;
 #[cfg(feature = "postgres")]
 use super::postgres::server::Server;
@@ -48,11 +48,20 @@ impl Database {
     /// Locks the file at `path`, which need not exist yet. `:memory:` is a private file that is removed at exit. A URL that
     /// begins with `postgres://` is a database on a server, to which this connects when it is needed.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_beside(path, Path::new(FILES))
+    }
+
+    /// The same, with the name with which the files of this process begin if the database is on a server.
+    pub(crate) fn open_beside(
+        path: &Path,
+        #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "there are no servers then"))]
+        files: &Path,
+    ) -> Result<Self, StoreError> {
         let health = Arc::new(Health::default());
         let place = match path.to_str().filter(|path| is_url(path)) {
             None => Place::File(LockedFile::lock(path, &health)?),
             #[cfg(feature = "postgres")]
-            Some(url) => Place::Server(Server::new(url, &health)?),
+            Some(url) => Place::Server(Server::new(url, files, &health)?),
             #[cfg(not(feature = "postgres"))]
             Some(_) => return Err(StoreError::NoPostgres),
         };
@@ -215,6 +224,9 @@ impl Place {
         }
     }
 }
+
+/// The name with which the files of a service begin whose database is on a server.
+pub(crate) const FILES: &str = "duality-node";
 
 /// Whether a location is a database on a server, and not a file.
 pub(crate) fn is_url(location: &str) -> bool {

@@ -484,6 +484,13 @@ impl Tags {
     }
 }
 
+#[cfg(feature = "postgres")]
+impl MainConnection {
+    pub(super) fn of_server(connection: AnyConnection) -> Self {
+        Self { connection, _lock: None }
+    }
+}
+
 impl Deref for MainConnection {
     type Target = AnyConnection;
 

@@ -35,6 +35,15 @@ pub enum StoreError {
     /// The program cannot use a database on a server.
     #[error("this program was built without PostgreSQL: build it with `--features postgres`, or name a file")]
     NoPostgres,
+    /// An inline projection writes its tables in the transactions of commands, which only SQLite lets it.
+    #[error(
+        "the projection {name} is inline, and its tables are SQLite's: with a database on a server, register it with \
+         `background_projection` instead, or keep the database in a file"
+    )]
+    NotInline {
+        /// The name of the projection.
+        name: &'static str,
+    },
     /// The file does not exist, and this operation does not create it.
     #[error("there is no database {}; check the path, or that of --database", .path.display())]
     Missing {

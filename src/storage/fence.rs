@@ -7,6 +7,8 @@ use super::engine::AnyConnection;
 use super::counters::{self, Counters, Horizon};
 use super::database::{Database, Place};
 use super::error::StoreError;
+#[cfg(feature = "postgres")]
+use super::postgres::identity;
 use crate::domain::history::History;
 use crate::domain::revision::{Epoch, Revision};
 
@@ -31,8 +33,18 @@ impl Fence {
 
     /// The revisions against which a cursor is compared.
     pub(super) fn horizon(&self, connection: &mut AnyConnection) -> Result<Horizon, StoreError> {
-        let (epoch, horizon) = counters::horizon_of_epoch(connection)?;
-        if epoch == self.epoch().as_str() { Ok(horizon) } else { Err(self.place.report_other_history()) }
+        let (epoch, horizon) = match connection {
+            AnyConnection::Sqlite(_) => {
+                let (epoch, horizon) = counters::horizon_of_epoch(connection)?;
+                (Some(epoch), horizon)
+            }
+            #[cfg(feature = "postgres")]
+            AnyConnection::Postgres(connection) => identity::horizon(connection)?,
+        };
+        if epoch.is_some_and(|epoch| epoch == self.epoch().as_str()) {
+            return Ok(horizon);
+        }
+        Err(self.place.report_other_history())
     }
 
     /// Fails unless the last revision is that of these counters.

@@ -6,12 +6,24 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrati
 
 use super::error::StoreError;
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+const OF_FILES: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+
+#[cfg(feature = "postgres")]
+const OF_SERVERS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
+
+/// Those of an engine.
+fn of(connection: &AnyConnection) -> EmbeddedMigrations {
+    match connection {
+        AnyConnection::Sqlite(_) => OF_FILES,
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(_) => OF_SERVERS,
+    }
+}
 
 /// Runs the pending migrations. Fails if a newer program has already migrated the database further.
 pub(super) fn migrate(connection: &mut AnyConnection) -> Result<(), StoreError> {
     pending(connection)?;
-    connection.run_pending_migrations(MIGRATIONS).map_err(StoreError::Migration)?;
+    connection.run_pending_migrations(of(connection)).map_err(StoreError::Migration)?;
     Ok(())
 }
 
@@ -20,7 +32,7 @@ pub(super) fn migrate(connection: &mut AnyConnection) -> Result<(), StoreError> 
 /// # Errors
 /// A newer version of this program has migrated it.
 pub(super) fn pending(connection: &mut AnyConnection) -> Result<Vec<String>, StoreError> {
-    let known = embedded()?;
+    let known = embedded(connection)?;
     let applied = applied(connection)?;
     let is_known = |version: &MigrationVersion<'_>| known.iter().any(|known| known.name().version() == *version);
     if let Some(newer) = applied.iter().find(|version| !is_known(version)) {
@@ -36,7 +48,7 @@ pub(super) fn require_current(connection: &mut AnyConnection) -> Result<(), Stor
     if pending == 0 {
         return Ok(());
     }
-    let known = embedded()?.len();
+    let known = embedded(connection)?.len();
     Err(StoreError::NotMigrated { found: format!("{} of {known} migrations", known - pending) })
 }
 
@@ -53,13 +65,16 @@ fn applied(connection: &mut AnyConnection) -> Result<Vec<MigrationVersion<'stati
         __diesel_schema_migrations::table.select(__diesel_schema_migrations::version).load::<String>(connection);
     match versions {
         Ok(versions) => Ok(versions.into_iter().map(MigrationVersion::from).collect()),
-        Err(diesel::result::Error::DatabaseError(_, info)) if info.message().starts_with("no such table") => {
-            Ok(Vec::new())
-        }
+        Err(diesel::result::Error::DatabaseError(_, info)) if is_of_missing_table(info.message()) => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
 }
 
-fn embedded() -> Result<Vec<Box<dyn Migration<MultiBackend>>>, StoreError> {
-    MIGRATIONS.migrations().map_err(StoreError::Migration)
+/// Whether an engine says that there is no such table.
+fn is_of_missing_table(message: &str) -> bool {
+    message.starts_with("no such table") || (message.starts_with("relation") && message.ends_with("does not exist"))
+}
+
+fn embedded(connection: &AnyConnection) -> Result<Vec<Box<dyn Migration<MultiBackend>>>, StoreError> {
+    of(connection).migrations().map_err(StoreError::Migration)
 }

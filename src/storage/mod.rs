@@ -31,6 +31,7 @@ mod integrity;
 pub(crate) mod journal;
 mod journal_check;
 pub(crate) mod location;
+mod lock_file;
 mod locked_file;
 mod log_check;
 mod main_file;

@@ -1,5 +1,6 @@
 //! How the transactions of a writer follow on what it knows: in a file that nobody else writes, or on a server.
 
+use super::commit::Committable;
 use super::counters::Counters;
 use super::database::{Database, Place};
 use super::database_file::MainConnection;
@@ -61,14 +62,17 @@ impl Record {
 
     /// Executes a batch of commands by `commit`, in a transaction that follows on these counters. On a server, it follows on
     /// what the counters are by then.
-    pub(super) fn commit<T>(
+    pub(super) fn commit(
         &mut self,
         connection: &mut AnyConnection,
-        #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "a file has the counters that are known"))]
+        #[cfg_attr(
+            not(feature = "postgres"),
+            expect(unused_variables, reason = "a file has the counters that are known")
+        )]
         registry: &Registry,
         counters: &Counters,
-        commit: impl FnOnce(&mut AnyConnection, &Counters) -> Result<T, StoreError>,
-    ) -> Result<T, WriteError> {
+        commit: impl FnOnce(&mut AnyConnection, &Counters) -> Result<Committable, StoreError>,
+    ) -> Result<Committable, WriteError> {
         match self {
             Self::File(file) => file.log.write(connection, |connection| commit(connection, counters)),
             #[cfg(feature = "postgres")]
@@ -122,6 +126,19 @@ impl Record {
             Self::File(file) => file.wait_for_lock(connection, patience),
             #[cfg(feature = "postgres")]
             Self::Server(_) => Ok(()),
+        }
+    }
+
+    /// Forgets what nobody asks for any more.
+    pub(super) fn prune(
+        &mut self,
+        #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "a file has nothing else to forget"))]
+        connection: &mut AnyConnection,
+    ) -> Result<(), WriteError> {
+        match self {
+            Self::File(_) => Ok(()),
+            #[cfg(feature = "postgres")]
+            Self::Server(server) => server.prune(connection),
         }
     }
 

@@ -38,8 +38,29 @@ impl Registration<'_> {
         let history = epochs::begin(connection)?;
         reject_unknown_collections(connection, self.registry)?;
         inline_projections::register(connection, self.registry, self.inline, self.now)?;
-        self.registry.ids().try_for_each(|id| self.write_collection(connection, id, state))?;
+        self.write_all(connection, state)?;
         Ok(history)
+    }
+
+    /// Brings a database on a server in line with the program, within one transaction.
+    ///
+    /// # Errors
+    /// There are inline projections, or the database has a collection that is not registered.
+    #[cfg(feature = "postgres")]
+    pub(super) fn write_collections(
+        self,
+        connection: &mut AnyConnection,
+        state: DatabaseState,
+    ) -> Result<(), StoreError> {
+        if let Some(projection) = self.inline.first() {
+            return Err(StoreError::NotInline { name: projection.name });
+        }
+        reject_unknown_collections(connection, self.registry)?;
+        self.write_all(connection, state)
+    }
+
+    fn write_all(self, connection: &mut AnyConnection, state: DatabaseState) -> Result<(), StoreError> {
+        self.registry.ids().try_for_each(|id| self.write_collection(connection, id, state))
     }
 
     fn write_collection(
@@ -165,7 +186,7 @@ struct Recomputed {
 
 /// Whether a service has ever started on the database.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum DatabaseState {
+pub(super) enum DatabaseState {
     New,
     Existing,
 }

@@ -10,11 +10,11 @@ use super::connection::IfMissing;
 use super::counters::Counters;
 use super::database::Database;
 use super::database_file::MainConnection;
-use super::erasing::{Erasing, ErasingContext, ErasingStep};
 use super::engine::AnyConnection;
+use super::erasing::{Erasing, ErasingContext, ErasingStep};
 use super::error::StoreError;
-use super::file_record::Patience;
 use super::fence::Fence;
+use super::file_record::Patience;
 use super::hot_states::HotStates;
 use super::log_check::reject_foreign_log;
 use super::page::Progress;
@@ -145,8 +145,7 @@ impl Writer {
         let (fence, max_aggregate) = (&self.fence, *max_aggregate);
         let context = CommitContext { registry, inline, fence, max_aggregate, memory: batches, now };
         let states = &mut self.states;
-        let commit =
-            |connection: &mut _, counters: &Counters| commit(connection, context, counters, states, commands);
+        let commit = |connection: &mut _, counters: &Counters| commit(connection, context, counters, states, commands);
         let Committable { outcome, counters, states } =
             self.record.commit(&mut self.connection, registry, &self.counters, commit)?;
         self.counters = counters;
@@ -181,14 +180,12 @@ impl Writer {
         }
         let pruned = self.maintain(|connection| aggregates::prune_tombstones(connection, retained))?;
         tombstones.add(pruned.number);
+        self.record.prune(&mut self.connection)?;
         Ok(pruned.progress)
     }
 
     /// Runs `work`, which is no command, in a transaction.
-    fn maintain<T>(
-        &mut self,
-        work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
-    ) -> Result<T, WriteError> {
+    fn maintain<T>(&mut self, work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>) -> Result<T, WriteError> {
         self.record.maintain(&mut self.connection, self.counters.revision, work)
     }
 

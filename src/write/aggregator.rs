@@ -71,8 +71,7 @@ impl Aggregator {
         writer: Writer,
         queue: usize,
     ) -> Self {
-        let committed =
-            Arc::new(CommittedRevision::new(writer.revision(), &writer.changed(), database.high_water_mark().clone()));
+        let committed = Arc::new(CommittedRevision::new(&database, writer.revision(), &writer.changed()));
         let journal = watch::Sender::new(JournalMark { last: writer.position(), ..JournalMark::default() });
         let metrics = WriteMetrics::new();
         metrics.answers.set(writer.answers());
@@ -127,7 +126,8 @@ impl Aggregator {
             }
             Err(StoreError::Replaced { .. }) => self.writer = None,
             Err(error) => {
-                let path = self.database.path().display();
+                let path = self.database.name();
+                let path = path.display();
                 let reason = format!("{path}: the write-ahead log cannot be moved into it: {}", ErrorChain(&error));
                 health.fail(Part::Checkpoint, &reason);
             }
@@ -250,7 +250,7 @@ impl Aggregator {
         work: impl FnOnce(&mut Writer) -> Result<T, WriteError>,
     ) -> Result<T, WriteError> {
         if self.database.health().is_replaced() {
-            return Err(StoreError::Replaced { path: self.database.path().to_owned() }.into());
+            return Err(self.database.replaced().into());
         }
         let outcome = self.writer().and_then(|mut writer| {
             let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut writer)))
@@ -273,7 +273,8 @@ impl Aggregator {
             Err(replaced) => error.because_of(replaced),
         });
         let health = self.database.health();
-        let path = self.database.path().display();
+        let path = self.database.name();
+        let path = path.display();
         match &outcome {
             Ok(_) => health.recover(Part::Writer),
             // It is in the health of the file.

@@ -4,20 +4,23 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::domain::key::CollectionId;
 use crate::domain::revision::{HighWaterMark, JournalPosition, Revision};
+use crate::storage::database::{Database, Writers};
 
 /// The last durable revision, and the revision of the last change of each collection. Only the aggregator writes it.
 #[derive(Debug)]
 pub(crate) struct CommittedRevision {
     revision: AtomicI64,
     high_water_mark: HighWaterMark,
+    writers: Writers,
     /// By the index of the collection. Written before `revision`.
     changed: Box<[AtomicI64]>,
 }
 
 impl CommittedRevision {
-    pub(super) fn new(revision: Revision, changed: &[Revision], high_water_mark: HighWaterMark) -> Self {
+    pub(super) fn new(database: &Database, revision: Revision, changed: &[Revision]) -> Self {
         let changed = changed.iter().map(|changed| AtomicI64::new(changed.number())).collect();
-        Self { revision: AtomicI64::new(revision.number()), high_water_mark, changed }
+        let (high_water_mark, writers) = (database.high_water_mark().clone(), database.writers());
+        Self { revision: AtomicI64::new(revision.number()), high_water_mark, writers, changed }
     }
 
     /// The last revision. It is not before the last answered command, nor before any revision that a reader has seen.
@@ -31,8 +34,12 @@ impl CommittedRevision {
     }
 
     /// A revision not before any that was answered, and the revision of the last change of some collections up to it. `None` if
-    /// a reader has seen a later revision than the aggregator has published here. The database has the answer then.
+    /// a reader has seen a later revision than the aggregator has published here, or if other services write as well. The
+    /// database has the answer then.
     pub(crate) fn of(&self, collections: &[CollectionId]) -> Option<(Revision, Revision)> {
+        if self.writers == Writers::Many {
+            return None;
+        }
         // The order matters: the last changes up to `revision` were stored before `revision`, so none is older.
         let revision = self.last_published();
         let changed = |id: &CollectionId| Revision::from_raw(self.changed[id.index()].load(Ordering::Acquire));

@@ -1,0 +1,73 @@
+//! Which database on which server this is, and in which of its lives.
+//!
+//! A standby that was promoted, a dump that was restored and a copy of the server's files have the rows of the record, but
+//! perhaps not the last of them. So what identifies the place stands in the row that every transaction takes.
+
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Bool, Text};
+
+use crate::domain::revision::Revision;
+use crate::storage::counters::Horizon;
+use crate::storage::error::StoreError;
+
+/// Where a record is.
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+pub(in crate::storage) struct Identity {
+    /// The identifier that `initdb` gave the server, and the number of the database on it.
+    #[diesel(sql_type = Text)]
+    pub(super) system: String,
+    /// The number of the table `metadata`: another one after `pg_restore --clean`.
+    #[diesel(sql_type = BigInt)]
+    pub(super) relation: i64,
+    /// The timeline of the server's log: another one after a promotion.
+    #[diesel(sql_type = Text)]
+    pub(super) timeline: String,
+}
+
+impl Identity {
+    /// That of the database which has this connection.
+    pub(super) fn of(connection: &mut PgConnection) -> Result<Self, StoreError> {
+        let query = "
+            SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' ||
+                   (SELECT oid FROM pg_database WHERE datname = current_database())::text AS system,
+                   'metadata'::regclass::oid::bigint AS relation,
+                   substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS timeline";
+        Ok(diesel::sql_query(query).get_result(connection)?)
+    }
+}
+
+/// The record as a transaction finds it.
+#[derive(QueryableByName)]
+struct Seen {
+    #[diesel(sql_type = Text)]
+    epoch: String,
+    #[diesel(sql_type = BigInt)]
+    revision: i64,
+    #[diesel(sql_type = BigInt)]
+    pruned: i64,
+    #[diesel(sql_type = BigInt)]
+    forgotten: i64,
+    #[diesel(sql_type = BigInt)]
+    erasures: i64,
+    #[diesel(sql_type = Bool)]
+    is_in_place: bool,
+}
+
+/// The epoch of the database, and the revisions against which its cursors are compared. Without an epoch if the place is not
+/// the one in which the epoch began. The system is that of the connection, which was compared when it was opened.
+pub(in crate::storage) fn horizon(connection: &mut PgConnection) -> Result<(Option<String>, Horizon), StoreError> {
+    let query = "
+        SELECT epoch, revision, pruned, forgotten, erasures, relation = tableoid::bigint AND
+               timeline = substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS is_in_place
+        FROM metadata";
+    let Seen { epoch, revision, pruned, forgotten, erasures, is_in_place } =
+        diesel::sql_query(query).get_result(connection)?;
+    let horizon = Horizon {
+        current: Revision::from_raw(revision),
+        pruned: Revision::from_raw(pruned),
+        forgotten: Revision::from_raw(forgotten),
+        erasures,
+    };
+    Ok((is_in_place.then_some(epoch), horizon))
+}

@@ -1,0 +1,207 @@
+//! A database on a server: how to connect to it, and where this process keeps its own files.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use diesel::connection::SimpleConnection as _;
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Bool, Text};
+
+use super::identity::Identity;
+use crate::storage::database_file::MainConnection;
+use crate::storage::engine::AnyConnection;
+use crate::storage::error::{StoreError, cannot_open};
+use crate::storage::health::Health;
+use crate::storage::lock_file::LockFile;
+
+/// A database on a server.
+pub(in crate::storage) struct Server {
+    url: String,
+    /// The name with which the files of this process begin.
+    files: PathBuf,
+    /// Keeps another service from using the same files.
+    lock: LockFile,
+    health: Arc<Health>,
+    /// Where the epoch of this process began, once it is known.
+    identity: OnceLock<Identity>,
+}
+
+/// What a connection is for: its name in `pg_stat_activity`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Write,
+    Read,
+}
+
+/// How long the server may wait for a client that has begun a transaction, for a lock, and for a statement. A start changes
+/// what it needs. Answers of writes are certain only with `synchronous_commit`, which a role may have turned off.
+const SESSION: &str = "
+    SET idle_in_transaction_session_timeout = '2s';
+    SET lock_timeout = '2s';
+    SET statement_timeout = '10s';
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')";
+
+/// Parameters of libpq that a URL need not have: a server that does not answer is given up within seconds.
+const PARAMETERS: [(&str, &str); 6] = [
+    ("connect_timeout", "5"),
+    ("keepalives_idle", "2"),
+    ("keepalives_interval", "1"),
+    ("keepalives_count", "3"),
+    ("tcp_user_timeout", "5000"),
+    ("target_session_attrs", "read-write"),
+];
+
+impl Server {
+    /// A database that is connected to when it is needed.
+    ///
+    /// # Errors
+    /// Another service of this machine uses the same files.
+    pub(in crate::storage) fn new(url: &str, files: &Path, health: &Arc<Health>) -> Result<Self, StoreError> {
+        let files = crate::storage::location::resolve(files)?;
+        let lock = LockFile::acquire(&files)?;
+        Ok(Self { url: url.to_owned(), files, lock, health: Arc::clone(health), identity: OnceLock::new() })
+    }
+
+    /// The URL without user, password and parameters.
+    pub(in crate::storage) fn name(&self) -> PathBuf {
+        without_secrets(&self.url).into()
+    }
+
+    pub(in crate::storage) fn files(&self) -> &Path {
+        &self.files
+    }
+
+    /// Leaves the address of the service in the lock file, for the error of a second process.
+    pub(in crate::storage) fn record_address(&self, address: SocketAddr) {
+        self.lock.record_address(address);
+    }
+
+    /// Lets another service use the files.
+    pub(in crate::storage) fn release(&self) {
+        self.lock.release();
+    }
+
+    /// From now on nothing succeeds: the record has another epoch, or is in another place.
+    pub(in crate::storage) fn report_other_history(&self) -> StoreError {
+        self.health.replaced(&format!(
+            "the record has another epoch, or {} is another database than the one that this process has opened, such as \
+             a promoted standby or a restored one. From now on nothing succeeds, and the process ends with exit code 1. \
+             Start the service again: it goes on in the epoch of that database, or begins one",
+            self.name().display()
+        ));
+        StoreError::Replaced { path: self.name() }
+    }
+
+    pub(in crate::storage) fn open_for_reading(&self) -> Result<MainConnection, StoreError> {
+        Ok(MainConnection::of_server(self.connect(Purpose::Read)?))
+    }
+
+    pub(in crate::storage) fn open_for_writing(&self) -> Result<MainConnection, StoreError> {
+        Ok(MainConnection::of_server(self.connect(Purpose::Write)?))
+    }
+
+    /// Notes where the epoch of this process began.
+    pub(super) fn set_identity(&self, identity: Identity) {
+        // Another one does not get here: it is another history.
+        let _ = self.identity.set(identity);
+    }
+
+    pub(super) fn connect(&self, purpose: Purpose) -> Result<AnyConnection, StoreError> {
+        let failed = |error: &dyn std::fmt::Display| {
+            let why = without_url(&error.to_string(), &self.url);
+            cannot_open(&self.name(), why)
+        };
+        let url = with_parameters(&self.url, purpose);
+        let mut connection = PgConnection::establish(&url).map_err(|error| failed(&error))?;
+        connection.batch_execute(SESSION).map_err(|error| failed(&error))?;
+        require_utf8(&mut connection).map_err(|why| cannot_open(&self.name(), why))?;
+        if let Some(expected) = self.identity.get()
+            && Identity::of(&mut connection)? != *expected
+        {
+            return Err(self.report_other_history());
+        }
+        Ok(AnyConnection::Postgres(connection))
+    }
+}
+
+#[derive(QueryableByName)]
+struct Usable {
+    #[diesel(sql_type = Bool)]
+    is_standby: bool,
+    #[diesel(sql_type = Text)]
+    encoding: String,
+}
+
+fn require_utf8(connection: &mut PgConnection) -> Result<(), String> {
+    let query = "SELECT pg_is_in_recovery() AS is_standby, current_setting('server_encoding') AS encoding";
+    let Usable { is_standby, encoding } =
+        diesel::sql_query(query).get_result(connection).map_err(|error| error.to_string())?;
+    if is_standby {
+        return Err("it is a standby; name the primary server".to_owned());
+    }
+    if encoding != "UTF8" {
+        return Err(format!(
+            "its encoding is {encoding}; expected UTF8: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        ));
+    }
+    Ok(())
+}
+
+/// The URL with the parameters that it lacks.
+fn with_parameters(url: &str, purpose: Purpose) -> String {
+    let name = match purpose {
+        Purpose::Write => "duality%20write",
+        Purpose::Read => "duality%20read",
+    };
+    let mut complete = url.to_owned();
+    let mut separator = if url.contains('?') { '&' } else { '?' };
+    for (parameter, value) in PARAMETERS.into_iter().chain([("application_name", name)]) {
+        if !url.contains(&format!("{parameter}=")) {
+            complete.push(separator);
+            complete.push_str(parameter);
+            complete.push('=');
+            complete.push_str(value);
+            separator = '&';
+        }
+    }
+    complete
+}
+
+/// The URL without user, password and parameters: `postgres://host:5432/shop`.
+fn without_secrets(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("postgres", url));
+    let rest = rest.split_once('?').map_or(rest, |(place, _)| place);
+    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+    format!("{scheme}://{place}")
+}
+
+/// A message of libpq, which may repeat the URL.
+fn without_url(message: &str, url: &str) -> String {
+    message.replace(url, &without_secrets(url)).trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_database_has_no_secrets() {
+        for (url, expected) in [
+            ("postgres://host/shop", "postgres://host/shop"),
+            ("postgres://user:secret@host:5433/shop?sslmode=require", "postgres://host:5433/shop"),
+            ("postgresql://user:p@ss@a,b/shop", "postgresql://a,b/shop"),
+            ("postgres:///shop?host=/run/postgresql&password=secret", "postgres:///shop"),
+        ] {
+            assert_eq!(without_secrets(url), expected);
+        }
+    }
+
+    #[test]
+    fn a_parameter_of_the_url_is_kept() {
+        let complete = with_parameters("postgres://host/shop?connect_timeout=1", Purpose::Read);
+        assert!(complete.starts_with("postgres://host/shop?connect_timeout=1&keepalives_idle=2&"), "{complete}");
+        assert!(complete.ends_with("&application_name=duality%20read"), "{complete}");
+    }
+}

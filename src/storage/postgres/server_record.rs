@@ -1,0 +1,277 @@
+//! The transactions of a writer on a server that others write as well.
+//!
+//! Everything that changes the record first takes the one row of `metadata`, and replaces its token at the end. So all
+//! changes have one order, revisions have no gaps, and whoever still knows the token knows that nothing has changed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use diesel::connection::{AnsiTransactionManager as Manager, SimpleConnection as _, TransactionManager as _};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+
+use super::identity::Identity;
+use super::schema::{batches, metadata};
+use super::server::{Purpose, Server};
+use super::token::Token;
+use crate::domain::collection::Registry;
+use crate::domain::error_chain::ErrorChain;
+use crate::domain::history::History;
+use crate::storage::commit::Committable;
+use crate::storage::counters::Counters;
+use crate::storage::database::{Database, Place};
+use crate::storage::engine::AnyConnection;
+use crate::storage::epochs;
+use crate::storage::error::StoreError;
+use crate::storage::journal;
+use crate::storage::registration::{DatabaseState, Registration};
+use crate::storage::transaction::WriteError;
+
+/// The record on a server, in one epoch.
+pub(in crate::storage) struct ServerRecord {
+    place: Arc<Place>,
+    history: Arc<History>,
+}
+
+/// How long a writer asks what became of a transaction whose connection broke.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The batches that are remembered, in revisions: whoever asks for one asks within seconds.
+const REMEMBERED: i64 = 100_000;
+
+/// The number of the advisory lock under which a service starts: `dual`, as in the header of a database file.
+const START_LOCK: i64 = 1_685_414_252;
+
+impl ServerRecord {
+    /// Writes the consequences of new or changed registrations. Begins an epoch only in a new database, or if the database
+    /// is not where its epoch began.
+    pub(in crate::storage) fn open(
+        database: &Database,
+        server: &Server,
+        connection: &mut AnyConnection,
+        registration: Registration<'_>,
+    ) -> Result<Self, StoreError> {
+        let history = write(connection, |connection| {
+            connection.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")?;
+            connection.batch_execute(&format!("SELECT pg_advisory_xact_lock({START_LOCK})"))?;
+            let here = Identity::of(postgres(connection))?;
+            let state = initialize(postgres(connection), &here)?;
+            let began = lock(postgres(connection))?.identity();
+            let history = if state == DatabaseState::New || began != here {
+                let history = epochs::begin(connection)?;
+                note_identity(postgres(connection), &here)?;
+                history
+            } else {
+                epochs::history(connection)?
+            };
+            registration.write_collections(connection, state)?;
+            replace_token(postgres(connection), Token::random()?)?;
+            server.set_identity(here);
+            Ok(history)
+        })
+        .map_err(WriteError::into_cause)?;
+        database.set_history(history);
+        Self::reopen(database, server)
+    }
+
+    /// Continues after the writer had to open the database again.
+    pub(in crate::storage) fn reopen(database: &Database, _: &Server) -> Result<Self, StoreError> {
+        Ok(Self { place: Arc::clone(database.place()), history: Arc::clone(database.history()) })
+    }
+
+    /// Runs `work` in a transaction that follows on whatever others have written.
+    pub(in crate::storage) fn maintain<T>(
+        &mut self,
+        connection: &mut AnyConnection,
+        work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
+    ) -> Result<T, WriteError> {
+        write(connection, |connection| {
+            self.take(connection)?;
+            let done = work(connection)?;
+            replace_token(postgres(connection), Token::random()?)?;
+            Ok(done)
+        })
+    }
+
+    /// Executes a batch of commands by `commit`, in a transaction that follows on whatever others have written.
+    pub(in crate::storage) fn commit(
+        &mut self,
+        connection: &mut AnyConnection,
+        registry: &Registry,
+        commit: impl FnOnce(&mut AnyConnection, &Counters) -> Result<Committable, StoreError>,
+    ) -> Result<Committable, WriteError> {
+        let token = Token::random()?;
+        let mut decided = None;
+        let written = write(connection, |connection| {
+            self.take(connection)?;
+            let position = journal::current(connection)?;
+            let counters = Counters::load(connection, registry, position)?;
+            let committable = commit(connection, &counters)?;
+            if committable.has_changes() {
+                replace_token(postgres(connection), token)?;
+                let (after, revision) = (committable.outcome.after.number(), committable.outcome.revision.number());
+                let row =
+                    (batches::token.eq(token.as_bytes()), batches::after.eq(after), batches::revision.eq(revision));
+                diesel::insert_into(batches::table).values(row).execute(postgres(connection))?;
+            }
+            decided = Some(committable);
+            Ok(())
+        });
+        match (written, decided) {
+            (Ok(()), Some(committable)) => Ok(committable),
+            (Err(WriteError::Unknown(cause)), Some(committable)) => {
+                self.find_out(connection, token, committable, cause)
+            }
+            (Err(error), _) => Err(error),
+            (Ok(()), None) => Err(StoreError::Panicked.into()),
+        }
+    }
+
+    /// Asks what became of a batch whose transaction ended with an error, over a new connection. Until then, nothing is
+    /// said about it: the old connection may still wait for its turn on the server.
+    fn find_out(
+        &self,
+        connection: &mut AnyConnection,
+        token: Token,
+        committable: Committable,
+        cause: StoreError,
+    ) -> Result<Committable, WriteError> {
+        log::warn!("the end of a transaction is not known, and is asked for: {}", ErrorChain(&cause));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.outcome_of(token) {
+                Ok((is_committed, again)) => {
+                    *connection = again;
+                    return if is_committed { Ok(committable) } else { Err(WriteError::NotDone(cause)) };
+                }
+                Err(error @ StoreError::Replaced { .. }) => return Err(WriteError::Unknown(error)),
+                Err(error) if Instant::now() > deadline => return Err(WriteError::Unknown(error)),
+                Err(_) => thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+
+    /// Whether a batch was committed. Whatever its old connection does later, it does nothing: the token is another one.
+    fn outcome_of(&self, token: Token) -> Result<(bool, AnyConnection), StoreError> {
+        let Place::Server(server) = &*self.place else { return Err(self.place.report_other_history()) };
+        let mut connection = server.connect(Purpose::Write)?;
+        let is_committed = write(&mut connection, |connection| {
+            // Waits for the old connection, if that has the row.
+            self.take(connection)?;
+            let found = batches::table.find(token.as_bytes()).count();
+            let found: i64 = found.get_result(postgres(connection))?;
+            replace_token(postgres(connection), Token::random()?)?;
+            Ok(found > 0)
+        });
+        Ok((is_committed.map_err(WriteError::into_cause)?, connection))
+    }
+
+    /// Takes the row that everything takes which changes the record. Fails if the record is not in the epoch and in the place
+    /// of this process.
+    fn take(&self, connection: &mut AnyConnection) -> Result<(), StoreError> {
+        let connection = postgres(connection);
+        let seen = lock(connection)?;
+        if seen.epoch == self.history.epoch().as_str() && seen.identity() == Identity::of(connection)? {
+            return Ok(());
+        }
+        Err(self.place.report_other_history())
+    }
+
+    /// Forgets batches for which nobody asks any more.
+    pub(in crate::storage) fn prune(&mut self, connection: &mut AnyConnection) -> Result<(), WriteError> {
+        let connection = postgres(connection);
+        let prune = format!(
+            "DELETE FROM batches WHERE revision <= (SELECT greatest(pruned, revision - {REMEMBERED}) FROM metadata)"
+        );
+        Ok(connection.batch_execute(&prune).map_err(StoreError::from)?)
+    }
+}
+
+/// The row of `metadata`.
+#[derive(QueryableByName)]
+struct Seen {
+    #[diesel(sql_type = Text)]
+    epoch: String,
+    #[diesel(sql_type = Text)]
+    system: String,
+    #[diesel(sql_type = BigInt)]
+    relation: i64,
+    #[diesel(sql_type = Text)]
+    timeline: String,
+}
+
+impl Seen {
+    fn identity(&self) -> Identity {
+        let Self { system, relation, timeline, .. } = self;
+        Identity { system: system.clone(), relation: *relation, timeline: timeline.clone() }
+    }
+}
+
+/// Takes the row of `metadata` until the end of the transaction. What is read after it is what all transactions before it left.
+fn lock(connection: &mut PgConnection) -> Result<Seen, StoreError> {
+    let query = "SELECT epoch, system, relation, timeline FROM metadata FOR UPDATE";
+    Ok(diesel::sql_query(query).get_result(connection)?)
+}
+
+/// Gives a new database its row.
+fn initialize(connection: &mut PgConnection, here: &Identity) -> Result<DatabaseState, StoreError> {
+    if metadata::table.count().get_result::<i64>(connection)? > 0 {
+        return Ok(DatabaseState::Existing);
+    }
+    let Identity { system, relation, timeline } = here;
+    diesel::insert_into(metadata::table)
+        .values((
+            metadata::id.eq(1),
+            metadata::epoch.eq(""),
+            (metadata::revision.eq(0), metadata::pruned.eq(0), metadata::forgotten.eq(0)),
+            metadata::token.eq(Token::random()?.as_bytes()),
+            (metadata::system.eq(system), metadata::relation.eq(relation), metadata::timeline.eq(timeline)),
+        ))
+        .execute(connection)?;
+    Ok(DatabaseState::New)
+}
+
+fn note_identity(connection: &mut PgConnection, here: &Identity) -> Result<(), StoreError> {
+    let Identity { system, relation, timeline } = here;
+    let columns = (metadata::system.eq(system), metadata::relation.eq(relation), metadata::timeline.eq(timeline));
+    diesel::update(metadata::table).set(columns).execute(connection)?;
+    Ok(())
+}
+
+fn replace_token(connection: &mut PgConnection, token: Token) -> Result<(), StoreError> {
+    diesel::update(metadata::table).set(metadata::token.eq(token.as_bytes())).execute(connection)?;
+    Ok(())
+}
+
+/// Runs `work` in a transaction. It is certain that nothing was written unless `COMMIT` was sent.
+fn write<T>(
+    connection: &mut AnyConnection,
+    work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
+) -> Result<T, WriteError> {
+    // What was read before the row was taken could be out of date: each statement sees what is committed when it begins.
+    Manager::begin_transaction_sql(postgres(connection), "BEGIN ISOLATION LEVEL READ COMMITTED")
+        .map_err(StoreError::from)?;
+    // A panic here is as certain as an error. Anywhere else it could be one after `COMMIT`.
+    let worked = catch_unwind(AssertUnwindSafe(|| work(connection))).unwrap_or(Err(StoreError::Panicked));
+    match worked {
+        Ok(done) => match Manager::commit_transaction(postgres(connection)) {
+            Ok(()) => Ok(done),
+            Err(error) => Err(WriteError::Unknown(error.into())),
+        },
+        Err(cause) => {
+            let _ = Manager::rollback_transaction(postgres(connection));
+            Err(WriteError::NotDone(cause))
+        }
+    }
+}
+
+/// The connection to the server.
+fn postgres(connection: &mut AnyConnection) -> &mut PgConnection {
+    match connection {
+        AnyConnection::Postgres(connection) => connection,
+        AnyConnection::Sqlite(_) => unreachable!("a record on a server is written over a connection to it"),
+    }
+}
