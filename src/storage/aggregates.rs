@@ -234,10 +234,10 @@ fn fill(
 }
 
 statement! {
-    /// Uses the index on the revision. The `+` keeps SQLite from scanning the whole collection instead.
+    /// Uses the index on the revision. Without the `||`, SQLite might scan the whole collection instead.
     struct ChangedOf<'a> {
         "SELECT key, body FROM aggregates WHERE revision > " after: i64 as BigInt,
-        " AND +collection = " collection: &'a str as Text,
+        " AND collection || '' = " collection: &'a str as Text,
     }
 }
 
