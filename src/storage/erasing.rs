@@ -1,6 +1,5 @@
 //! The steps of erasures, after the transaction that has begun them: each is one transaction, or the end of the log.
 
-use diesel::connection::SimpleConnection as _;
 use diesel::sqlite::SqliteConnection;
 
 use super::counters::Counters;
@@ -11,6 +10,7 @@ use super::inline_projections;
 use super::page::Progress;
 use super::residue::{Overwritten, overwrite_some};
 use super::transaction::WriteError;
+use super::vacuum;
 use super::write_ahead_log::WriteAheadLog;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
@@ -26,8 +26,20 @@ pub(crate) enum ErasingStep {
     More,
     /// A reader needs what is to be overwritten, for now.
     Hindered,
+    /// Only the file is left, which is left alone for now.
+    Postponed,
+    /// The file cannot be written again, for this reason.
+    NoRoom(String),
     /// Nothing is left of these aggregates in the database.
     Finished(Vec<Erasure>),
+}
+
+/// What a step may work on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Everything,
+    /// Rows only, because something has failed with the file a short time ago.
+    Rows,
 }
 
 /// The erasures that are finished together, and how far the file is.
@@ -65,10 +77,13 @@ pub(super) struct ErasingContext<'a> {
 
 impl Erasing {
     /// Does the next step.
-    pub(super) fn step(&mut self, mut context: ErasingContext<'_>) -> Result<ErasingStep, WriteError> {
+    pub(super) fn step(&mut self, mut context: ErasingContext<'_>, extent: Extent) -> Result<ErasingStep, WriteError> {
         if let Some(erasure) = erasure::next(context.connection)? {
             context.overwrite_rows(&erasure)?;
             return Ok(ErasingStep::More);
+        }
+        if extent == Extent::Rows {
+            return Ok(ErasingStep::Postponed);
         }
         let pass = match self.pass.take() {
             Some(pass) => pass,
@@ -78,7 +93,10 @@ impl Erasing {
             },
         };
         let file = match pass.file {
-            FileStage::Vacuum => context.vacuum()?,
+            FileStage::Vacuum => match context.vacuum()? {
+                Vacuumed::Done => FileStage::Log,
+                Vacuumed::NoRoom(why) => return Ok(ErasingStep::NoRoom(why)),
+            },
             FileStage::Pages(from) => context.overwrite_pages(from)?,
             FileStage::Log => match context.log.truncate(context.connection)? {
                 Progress::Done => {
@@ -106,6 +124,12 @@ impl Pass {
         let file = if is_overwritten { FileStage::Pages(1) } else { FileStage::Vacuum };
         Ok(Some(Self { erasures, file }))
     }
+}
+
+/// Whether the file was written again.
+enum Vacuumed {
+    Done,
+    NoRoom(String),
 }
 
 impl ErasingContext<'_> {
@@ -165,13 +189,16 @@ impl ErasingContext<'_> {
     }
 
     /// Writes the whole file again, without anything that was ever deleted. Commands wait meanwhile.
-    fn vacuum(&mut self) -> Result<FileStage, WriteError> {
+    fn vacuum(&mut self) -> Result<Vacuumed, WriteError> {
+        if let Some(missing) = vacuum::missing_room(self.connection)? {
+            return Ok(Vacuumed::NoRoom(missing));
+        }
         // A log of ours has to begin before: one that `VACUUM` began would not say on which file it follows.
         self.write(erasure::note_changed_past)?;
         log::info!("writing the database file again, because it may have what was deleted earlier");
-        self.connection.batch_execute("VACUUM").map_err(StoreError::from)?;
+        vacuum::vacuum(self.connection)?;
         self.write(erasure::note_file_overwritten)?;
-        Ok(FileStage::Log)
+        Ok(Vacuumed::Done)
     }
 
     fn finish(&mut self, erasures: &[Erasure]) -> Result<(), WriteError> {

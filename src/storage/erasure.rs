@@ -167,8 +167,13 @@ pub(super) struct Counts {
 pub(super) fn count(connection: &mut SqliteConnection) -> Result<Counts, StoreError> {
     let aggregates = erased::table.count().get_result(connection)?;
     let events = journal::table.filter(journal::erased.ne(0)).count().get_result(connection)?;
-    let in_progress = erased::table.filter(erased::stage.ne(Stage::Done.name())).count().get_result(connection)?;
+    let in_progress = count_in_progress(connection)?;
     Ok(Counts { aggregates, events, in_progress })
+}
+
+/// The number of erasures of which something is to be done.
+pub(super) fn count_in_progress(connection: &mut SqliteConnection) -> Result<i64, StoreError> {
+    Ok(erased::table.filter(erased::stage.ne(Stage::Done.name())).count().get_result(connection)?)
 }
 
 /// Domain events that are overwritten in one transaction.
