@@ -96,6 +96,7 @@ mod tickets;
 mod tidy_stops;
 mod tls;
 mod token_convergence;
+mod token_ends;
 mod token_feeds;
 mod token_lifetimes;
 mod tokens;
