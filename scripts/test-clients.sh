@@ -18,8 +18,7 @@ export DUALITY_BINARY=${DUALITY_BINARY:-$target/duality}
 
 node --test --test-reporter=spec clients/js/test/
 
-directory=$(mktemp -d)
-trap 'kill -9 $(jobs -p) 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$directory"' EXIT
+. scripts/checks.sh
 
 # A port that nobody gets while the service is down: outside the ephemeral range.
 port=$(python3 - <<'EOF'
@@ -36,16 +35,6 @@ EOF
 url=http://127.0.0.1:$port/persons
 
 answers() { curl -sf -o "$directory/answer" "$url"; }
-
-# within SECONDS COMMAND…: until it succeeds.
-within() {
-    local end=$((${EPOCHREALTIME/./} + $1 * 1000000))
-    shift
-    until "$@"; do
-        [ "${EPOCHREALTIME/./}" -lt "$end" ] || return 1
-        sleep 0.05
-    done
-}
 
 start_service() {
     "$DUALITY_BINARY" --listen "127.0.0.1:$port" --database "$directory/test.db" --heartbeat 1s 2>>"$directory/log" &
@@ -77,32 +66,29 @@ sys.exit(not lines or json.loads(lines[-1]) != {"id": json.loads(lines[-1])["id"
 EOF
 }
 
-failed=0
-check() {
-    for name in node python rust; do
-        if within 20 is_current "$name"; then
-            echo "ok: $name: $1"
-        else
-            echo "FAILED: $name: $1"
-            tail -n 3 "$directory/$name" "$directory/$name.errors"
-            failed=1
-        fi
-    done
+# catches_up NAME: within 20 s; otherwise, what it has printed last.
+catches_up() {
+    within 20 is_current "$1" || { tail -n 3 "$directory/$1" "$directory/$1.errors"; false; }
+}
+
+# check_all WHAT: of each consumer.
+check_all() {
+    for name in node python rust; do check "$name: $1" catches_up "$name"; done
 }
 
 declare -A consumer
 start_service
 write '{"name":"Ann","city":"Rome"}' /persons
 for name in node python rust; do start_consumer "$name"; done
-check 'the copy is the state that was loaded'
+check_all 'the copy is the state that was loaded'
 write '{"name":"Bob"}' /persons
 write '{"city":null}' /persons/1 -X PATCH
-check 'the copy is the state after changes'
+check_all 'the copy is the state after changes'
 kill -9 "$service"
 start_service
 write '{"name":"Cid","spouse":1}' /persons
 write '' /persons/2 -X DELETE
-check 'the copy is the state after the service was killed'
+check_all 'the copy is the state after the service was killed'
 for name in node python rust; do
     # A copy is stored within a second.
     within 10 grep -q Cid "$directory/$name.json"
@@ -113,5 +99,5 @@ for name in node python rust; do
     : >"$directory/$name"
     start_consumer "$name"
 done
-check 'the copy is the state after the consumer was killed'
+check_all 'the copy is the state after the consumer was killed'
 exit "$failed"

@@ -14,25 +14,15 @@ done
 if [ ${#missing[@]} -gt 0 ]; then
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}"; } >/dev/null
 fi
-cargo build --release --quiet
+[ -n "${DUALITY_BINARY-}" ] || cargo build --release --quiet
+binary=${DUALITY_BINARY:-${CARGO_TARGET_DIR:-target}/release/duality}
 
-directory=$(mktemp -d)
+. scripts/checks.sh
 # nginx gives its files to a user of its own when root starts it.
 chmod 755 "$directory"
-trap 'kill $(jobs -p) 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$directory"' EXIT
 
 free_port() {
     python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
-
-# within SECONDS COMMAND…: until it succeeds.
-within() {
-    local end=$((${EPOCHREALTIME/./} + $1 * 1000000))
-    shift
-    until "$@"; do
-        [ "${EPOCHREALTIME/./}" -lt "$end" ] || return 1
-        sleep 0.02
-    done
 }
 
 # got FILE TEXT
@@ -41,11 +31,11 @@ got() { grep -qF -- "$2" "$1" 2>/dev/null; }
 answers() { curl -s -o "$directory/answer" "http://127.0.0.1:$1/persons"; }
 
 service=$(free_port)
-"${CARGO_TARGET_DIR:-target}/release/duality" --listen "127.0.0.1:$service" --database "$directory/test.db" --heartbeat 1s --host shop.example 2>"$directory/log" &
+"$binary" --listen "127.0.0.1:$service" --database "$directory/test.db" --heartbeat 1s --host shop.example 2>"$directory/log" &
 
 # Another one, which trusts both proxies, and lets each address have one stream.
 counting=$(free_port)
-"${CARGO_TARGET_DIR:-target}/release/duality" --listen "127.0.0.1:$counting" --database "$directory/counting.db" --heartbeat 1s \
+"$binary" --listen "127.0.0.1:$counting" --database "$directory/counting.db" --heartbeat 1s \
     --max-sessions-per-address 1 --trusted-proxy 127.0.0.1 2>"$directory/counting.log" &
 
 nginx=$(free_port)
@@ -131,19 +121,6 @@ listen counted
 EOF
 haproxy -db -q -f "$directory/haproxy.cfg" &
 
-failed=0
-# check WHAT COMMAND…
-check() {
-    local what=$1 start=${EPOCHREALTIME/./}
-    shift
-    if "$@"; then
-        echo "ok: $what ($(((${EPOCHREALTIME/./} - start) / 1000)) ms)"
-    else
-        echo "FAILED: $what"
-        failed=1
-    fi
-}
-
 # arrives PROXY NAME: whether a person of this name comes within a second of its write.
 arrives() {
     curl -sS --json "{\"name\":\"$2\"}" -o "$directory/answer" "http://127.0.0.1:$service/persons"
@@ -171,7 +148,6 @@ done
 status() {
     curl -s -o "$directory/answer" -w '%{http_code}' --json '{"name":"page"}' -H "Origin: $2" "${@:3}" "$1"
 }
-is() { [ "$1" = "$2" ] || { echo "got $2"; false; }; }
 check "a page behind a proxy that rewrites the host can write" \
     is 201 "$(status "http://127.0.0.1:$rewriting/persons" https://shop.example)"
 check "a page of another origin behind it cannot" \

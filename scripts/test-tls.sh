@@ -27,8 +27,7 @@ if ! cmp -s tests/clients/python/requirements.txt "$tools/installed"; then
     cp tests/clients/python/requirements.txt "$tools/installed"
 fi
 
-directory=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$directory"' EXIT
+. scripts/checks.sh
 authority=$directory/authority.pem
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj '/CN=an authority' \
     -keyout "$directory/authority.key" -out "$authority" 2>/dev/null
@@ -42,26 +41,8 @@ export DUALITY_TOKENS=$directory/tokens
 DUALITY_TOKEN=$("$binary" token new shop --scope 'read:persons,write:persons')
 "$binary" --listen 127.0.0.1:0 --database "$directory/test.db" --tls-cert "$directory/tls.pem" --tls-key "$directory/tls.key" \
     2>"$directory/log" &
-
-# within SECONDS COMMAND…: until it succeeds.
-within() {
-    local end=$((${EPOCHREALTIME/./} + $1 * 1000000))
-    shift
-    until "$@"; do
-        [ "${EPOCHREALTIME/./}" -lt "$end" ] || return 1
-        sleep 0.05
-    done
-}
 within 30 grep -q 'listening on https://' "$directory/log" || { cat "$directory/log"; exit 1; }
 url=https://localhost:$(sed -n 's|.*listening on https://127.0.0.1:||p' "$directory/log")
-
-failed=0
-# check WHAT COMMAND…
-check() {
-    local what=$1
-    shift
-    if "$@"; then echo "ok: $what"; else echo "FAILED: $what" && failed=1; fi
-}
 
 export DUALITY_TOKEN
 # A header in a file is on no command line.
@@ -78,7 +59,6 @@ check 'undici writes and follows' \
     env NODE_EXTRA_CA_CERTS="$authority" timeout 60 node tests/clients/tls/undici.mjs "$url"
 check 'httpx writes and follows' \
     timeout 60 "$tools/venv/bin/python" tests/clients/tls/httpx_client.py "$url" "$authority"
-is() { [ "$1" = "$2" ] || { echo "got $2"; false; }; }
 status() { curl -s -o "$directory/answer" -w '%{http_code}' "$@" || true; }
 check 'nobody without the authority gets anything' is 000 "$(status "$url/persons")"
 check 'nobody without a token reads anything' is 401 "$(status --cacert "$authority" "$url/persons")"

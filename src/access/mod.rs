@@ -4,6 +4,7 @@ pub(crate) mod caller;
 pub(crate) mod grant;
 pub(crate) mod need;
 pub(crate) mod permissions;
+pub(crate) mod redaction;
 pub(crate) mod scope;
 pub(crate) mod tickets;
 pub(crate) mod token;

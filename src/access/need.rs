@@ -1,5 +1,6 @@
 //! What a request needs: each method of each path has one of these in the table of the routes.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_decode_str, utf8_percent_encode};
@@ -43,9 +44,14 @@ pub(crate) fn second_segment(path: &str) -> &str {
     path.split('/').nth(2).unwrap_or_default()
 }
 
+/// The name in the second segment of a path, decoded; `None` if it is not valid UTF-8.
+pub(crate) fn name_in(path: &str) -> Option<Cow<'_, str>> {
+    percent_decode_str(second_segment(path)).decode_utf8().ok()
+}
+
 /// The key in the second segment of a path.
 pub(super) fn key_in(path: &str) -> Option<Key> {
-    Key::parse(&percent_decode_str(second_segment(path)).decode_utf8().ok()?).ok()
+    Key::parse(&name_in(path)?).ok()
 }
 
 fn encoded(key: &Key) -> PercentEncode<'_> {
@@ -67,9 +73,9 @@ impl MissingScope {
                 Some(key) => format!(":{}/{}", name(id), encoded(&key)),
                 None => format!(":{}", name(id)),
             },
-            Part::Report => match Key::parse(second_segment(path)) {
-                Ok(report) => format!(":reports/{}", encoded(&report)),
-                Err(_) => ":reports".to_owned(),
+            Part::Report => match key_in(path) {
+                Some(report) => format!(":reports/{}", encoded(&report)),
+                None => ":reports".to_owned(),
             },
         };
         Self(match need {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::need::{Need, Part, key_in, second_segment};
+use super::need::{Need, Part, key_in, name_in};
 use super::scope::{Extent, Scope};
 use crate::domain::collection::Registry;
 use crate::domain::key::{CollectionId, Key};
@@ -80,7 +80,7 @@ impl Permissions {
             Need::Open | Need::Token => true,
             Need::Read(Part::Document) => !self.readable.is_empty(),
             Need::Read(Part::Collection(id)) => self.read.has_part_of(id),
-            Need::Read(Part::Report) => self.reports.contain(second_segment(path)),
+            Need::Read(Part::Report) => self.reports.has_in(path),
             Need::Read(Part::Aggregate(id)) => self.read.has_in(id, path),
             Need::Write(Part::Collection(id)) => self.write.has_all_of(id),
             Need::Write(Part::Aggregate(id)) => self.write.has_in(id, path),
@@ -172,10 +172,10 @@ impl Reports {
         }
     }
 
-    fn contain(&self, name: &str) -> bool {
+    fn has_in(&self, path: &str) -> bool {
         match self {
             Self::All => true,
-            Self::These(names) => names.contains(name),
+            Self::These(names) => name_in(path).is_some_and(|name| names.contains(&*name)),
         }
     }
 }
@@ -211,22 +211,23 @@ mod tests {
             (read(Part::Collection(locations)), "/locations"),
             (read(Part::Report), "/reports/a"),
             (read(Part::Report), "/reports/b"),
+            (read(Part::Report), "/reports/%62"),
             (Need::Write(Part::Collection(persons)), "/persons"),
             (Need::Write(Part::Aggregate(persons)), "/persons/1"),
             (Need::Operate, "/metrics"),
         ];
         for (scopes, allowed) in [
-            ("read", "111111111000"),
-            ("read:persons", "111111000000"),
-            ("read:persons/1", "011010000000"),
-            ("read:locations,read:persons/2", "110100100000"),
-            ("read:reports", "000000011000"),
-            ("read:reports/b", "000000001000"),
-            ("write", "000000000110"),
-            ("write:persons/1", "000000000010"),
-            ("write:locations", "000000000000"),
-            ("operate", "000000000001"),
-            ("read:carrots", "000000000000"),
+            ("read", "1111111111000"),
+            ("read:persons", "1111110000000"),
+            ("read:persons/1", "0110100000000"),
+            ("read:locations,read:persons/2", "1101001000000"),
+            ("read:reports", "0000000111000"),
+            ("read:reports/b", "0000000011000"),
+            ("write", "0000000000110"),
+            ("write:persons/1", "0000000000010"),
+            ("write:locations", "0000000000000"),
+            ("operate", "0000000000001"),
+            ("read:carrots", "0000000000000"),
         ] {
             let permissions = permissions(scopes);
             let digit = |(need, path): &(Need, &str)| if permissions.allow(*need, path) { '1' } else { '0' };

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
 use super::grant::Grant;
 use super::token::{Secret, TokenDigest};
-use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::clock::Clock;
 
 /// The query parameter of a feed that has a ticket.
 pub(crate) const TICKET: &str = "ticket";
@@ -34,7 +34,7 @@ struct Ticket {
     digest: TokenDigest,
     feed: TicketFeed,
     grant: Arc<Grant>,
-    issued: Timestamp,
+    issued: Instant,
 }
 
 /// What a ticket is for: a path with the parameters that select something, whatever their order. Only the SHA-256 of them is
@@ -77,7 +77,7 @@ impl Tickets {
     /// # Errors
     /// There are too many tickets. The first of them ends within [`VALID`].
     pub(crate) fn issue(&self, secret: &Secret, feed: TicketFeed, grant: &Arc<Grant>) -> Result<(), TooManyTickets> {
-        let issued = self.clock.now();
+        let issued = self.clock.monotonic();
         let mut unused = self.unused.lock().unwrap_or_else(PoisonError::into_inner);
         unused.retain(|_, ticket| ticket.is_valid(issued));
         let of_one = unused.values().filter(|ticket| Arc::ptr_eq(&ticket.grant, grant)).count();
@@ -92,7 +92,7 @@ impl Tickets {
     /// What the holder of a ticket may do with this feed; `None` if the ticket is not valid for it. The ticket is used up in
     /// any case.
     pub(crate) fn redeem(&self, secret: &Secret, feed: TicketFeed) -> Option<Arc<Grant>> {
-        let (digest, now) = (secret.digest(), self.clock.now());
+        let (digest, now) = (secret.digest(), self.clock.monotonic());
         let mut unused = self.unused.lock().unwrap_or_else(PoisonError::into_inner);
         let ticket = unused.remove(&digest.index()).filter(|ticket| ticket.digest.is(&digest))?;
         (ticket.feed == feed && ticket.is_valid(now)).then_some(ticket.grant)
@@ -100,9 +100,9 @@ impl Tickets {
 }
 
 impl Ticket {
-    /// Whether its time and its token have not ended. It does not come from the future, so then the clock was set back.
-    fn is_valid(&self, now: Timestamp) -> bool {
-        now >= self.issued && now.minus(VALID) <= self.issued && !self.grant.is_over()
+    /// Whether its time and its token have not ended.
+    fn is_valid(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.issued) <= VALID && !self.grant.is_over()
     }
 }
 

@@ -6,6 +6,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::scope::Scope;
@@ -48,6 +49,12 @@ pub(crate) enum TokenFileError {
         path.display(), path.display()
     )]
     TooOpen { path: PathBuf, mode: u32 },
+    #[error(
+        "the token file {} belongs to the user {owner}, who can change it; to give it to the user of this process: \
+         chown {user} {}",
+        path.display(), path.display()
+    )]
+    Foreign { path: PathBuf, owner: u32, user: u32 },
     #[error("the token file {} is invalid: {why}", path.display())]
     Invalid { path: PathBuf, why: String },
 }
@@ -72,19 +79,25 @@ struct WrittenToken {
 /// The text of a file that only its owner can change.
 ///
 /// # Errors
-/// It cannot be read, or others can read or write it.
+/// It cannot be read, is not a file, belongs to somebody else, or others can read or write it.
 pub(super) fn text(path: &Path) -> Result<String, TokenFileError> {
-    let unreadable = |source| TokenFileError::Unreadable { path: path.to_owned(), source };
-    // Opening a pipe would wait for its other end.
-    if !path.metadata().map_err(unreadable)?.is_file() {
-        return Err(TokenFileError::Invalid { path: path.to_owned(), why: "it is not a file".to_owned() });
-    }
-    read(&File::open(path).map_err(unreadable)?, path)
+    let file = open(OpenOptions::new().read(true), path);
+    read(&file.map_err(|source| TokenFileError::Unreadable { path: path.to_owned(), source })?, path)
+}
+
+/// Opens a file without a wait: that for the other end of a pipe would have no end.
+fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options.custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
 }
 
 fn read(file: &File, path: &Path) -> Result<String, TokenFileError> {
     let unreadable = |source| TokenFileError::Unreadable { path: path.to_owned(), source };
+    // Of what is open: the path may have another file by now.
     let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(TokenFileError::Invalid { path: path.to_owned(), why: "it is not a file".to_owned() });
+    }
+    check_owner(metadata.uid(), path)?;
     let mode = metadata.mode() & 0o7777;
     if mode & FORBIDDEN_MODE != 0 {
         return Err(TokenFileError::TooOpen { path: path.to_owned(), mode });
@@ -96,6 +109,16 @@ fn read(file: &File, path: &Path) -> Result<String, TokenFileError> {
     let mut text = String::new();
     file.take(MAX_BYTES).read_to_string(&mut text).map_err(unreadable)?;
     Ok(text)
+}
+
+/// A file of another user is one into which that user can write tokens. Root reads that of any user, because what its tasks
+/// make belongs to the owner of the directory.
+fn check_owner(owner: u32, path: &Path) -> Result<(), TokenFileError> {
+    let user = rustix::process::geteuid();
+    if user.is_root() || [0, user.as_raw()].contains(&owner) {
+        return Ok(());
+    }
+    Err(TokenFileError::Foreign { path: path.to_owned(), owner, user: user.as_raw() })
 }
 
 /// The tokens in the text of a file. An empty one is not a file without tokens: somebody may be about to write it.
@@ -177,7 +200,7 @@ pub(crate) fn list(path: &Path) -> Result<Vec<TokenEntry>, TokenFileError> {
 /// Opens the file that has the name once no other process changes it. A link is followed.
 fn lock(path: &Path) -> io::Result<(File, PathBuf)> {
     loop {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(MODE).open(path)?;
+        let file = open(OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(MODE), path)?;
         file.lock()?;
         // Another process may have put a new file into its place while this one waited.
         let path = path.canonicalize()?;

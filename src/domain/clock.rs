@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error as _};
@@ -92,12 +92,32 @@ impl<'de> Deserialize<'de> for Timestamp {
 pub(crate) struct Clock {
     #[cfg(feature = "test-hooks")]
     shift: std::sync::atomic::AtomicI64,
+    /// How far it was moved forward in all, in milliseconds.
+    #[cfg(feature = "test-hooks")]
+    passed: std::sync::atomic::AtomicU64,
 }
 
 impl Clock {
     pub(crate) fn now(&self) -> Timestamp {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX) + self.shift())
+    }
+
+    /// For what lasts a certain time: nobody sets this clock. It goes on when a test moves the clock of the day forward, and
+    /// does not go back.
+    pub(crate) fn monotonic(&self) -> Instant {
+        Instant::now() + self.passed()
+    }
+
+    #[cfg(not(feature = "test-hooks"))]
+    #[expect(clippy::unused_self, reason = "the signature is the same with and without hooks")]
+    fn passed(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    #[cfg(feature = "test-hooks")]
+    fn passed(&self) -> Duration {
+        Duration::from_millis(self.passed.load(std::sync::atomic::Ordering::Relaxed))
     }
 
     #[cfg(not(feature = "test-hooks"))]
@@ -115,6 +135,7 @@ impl Clock {
     #[cfg(feature = "test-hooks")]
     pub(crate) fn turn(&self, milliseconds: i64) {
         self.shift.fetch_add(milliseconds, std::sync::atomic::Ordering::Relaxed);
+        self.passed.fetch_add(u64::try_from(milliseconds).unwrap_or_default(), std::sync::atomic::Ordering::Relaxed);
     }
 }
 

@@ -16,6 +16,7 @@ use super::shared::Shared;
 use crate::access::caller::Caller;
 use crate::access::grant::Grant;
 use crate::access::need::{MissingScope, Need, Part};
+use crate::access::redaction::without_secrets;
 use crate::access::tickets::{TICKET, TicketFeed};
 use crate::access::token::Secret;
 use crate::access::tokens::Tokens;
@@ -40,11 +41,16 @@ impl Needs {
 /// header is not a page that was lured here under another name, so its `Host` does not count; its `Origin` does.
 ///
 /// # Errors
-/// See [`AccessPolicy::check`](super::origin::AccessPolicy::check); 401 without a token that is needed, or with one that is
-/// not valid; 403 without the scope that is needed.
+/// See [`AccessPolicy::check`](super::origin::AccessPolicy::check); 401 if a token is needed and there is none, or one that
+/// is not valid; 403 without the scope that is needed.
 pub(super) fn admit(shared: &Shared, needs: &Needs, request: &ServiceRequest) -> Result<(), Problem> {
     let Some(tokens) = &shared.tokens else { return shared.access.check(request.head()) };
-    let (caller, need) = (identify(tokens, request.head()), needs.of(request.method()));
+    let need = needs.of(request.method());
+    let caller = match identify(tokens, request.head()) {
+        // Those of a proxy, or of a token that has ended: they take away nothing that everybody gets.
+        Err(_) if need == Need::Open => Ok(Caller::Stranger),
+        caller => caller,
+    };
     match &caller {
         Ok(Caller::Holder(_)) => shared.access.check_with_token(request.head())?,
         _ => shared.access.check(request.head())?,
@@ -57,7 +63,7 @@ pub(super) fn admit(shared: &Shared, needs: &Needs, request: &ServiceRequest) ->
     if !caller.may(need, path) {
         let Some(name) = caller.name() else { return Err(Problem::token_needed()) };
         let scope = MissingScope::of(need, path, &shared.registry);
-        log::debug!("the token {name} does not have the scope {scope}");
+        log::debug!("the token {name} does not have the scope {}", without_secrets(&scope.to_string()));
         return Err(Problem::missing_scope(&scope));
     }
     request.extensions_mut().insert(caller);
@@ -161,9 +167,11 @@ impl Problem {
 
     /// 403: the token does not have the scope.
     pub(super) fn missing_scope(scope: &MissingScope) -> Self {
+        let scope = scope.to_string();
+        let scope = without_secrets(&scope);
         let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
         Self::new(Kind::MissingScope, format!("the token does not have the scope {scope}"))
-            .with("scope", scope.to_string())
+            .with("scope", scope)
             .header(WWW_AUTHENTICATE.as_str(), challenge)
     }
 }

@@ -1,6 +1,6 @@
 //! Erasing an aggregate, for those who operate the service.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
@@ -18,9 +18,10 @@ use crate::domain::metadata::Metadata;
 use crate::domain::revision::Revision;
 use crate::read::pool::CountErasures;
 use crate::write::aggregator::ExecuteError;
-use crate::write::erasing::Erase;
+use crate::write::erasing::{BegunErasure, Erase};
 
-/// How long a response waits for the projections, which may have to be rebuilt.
+/// How long a response waits for the database, whose readers may delay it, and for the projections, which may have to be
+/// rebuilt.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const MEMBERS: &[&str] = &["collection", "key"];
@@ -31,7 +32,8 @@ struct Body {
     key: String,
 }
 
-/// `POST /-/erase {"collection":"carts","key":"0193…"}`: the response is sent when nothing is left in the database.
+/// `POST /-/erase {"collection":"carts","key":"0193…"}`: the response is sent when nothing is left, or says where something
+/// may still be.
 pub(super) async fn erase(context: RequestContext, payload: web::Payload) -> Result<HttpResponse, Problem> {
     context.query(&[])?;
     let body = context.json_body(payload).await?;
@@ -42,7 +44,7 @@ pub(super) async fn erase(context: RequestContext, payload: web::Payload) -> Res
     let wanted = Wanted::new(&context.shared, &collection, &key)?;
     let of_command = |error| Problem::of_command(error, &path);
     let erased = wanted.erase(&context.shared, metadata(&context)?, PATIENCE).await.map_err(of_command)?;
-    Ok(json_response(&context, StatusCode::OK, &erased.to_json()))
+    Ok(json_response(&context, erased.status(), &erased.to_json()))
 }
 
 /// An aggregate that is to be erased.
@@ -52,15 +54,20 @@ pub(crate) struct Wanted<'a> {
     key: Key,
 }
 
-/// An aggregate of which nothing is left in the database.
+/// An aggregate that does not exist any more.
 pub(crate) struct Erased<'a> {
     name: &'a str,
     key: Key,
     /// That of its last change event.
     revision: Revision,
-    /// The projections that may still have something of it.
+    /// Whether the database had a row or events of it.
+    was_known: bool,
+    /// The projections that may still have something of it; or only the database, which they follow.
     pending: Vec<&'static str>,
 }
+
+/// What is pending while the files of the database may still have something.
+const DATABASE: &str = "database";
 
 impl<'a> Wanted<'a> {
     /// # Errors
@@ -78,7 +85,7 @@ impl<'a> Wanted<'a> {
         Ok(Self { collection, name, key })
     }
 
-    /// Erases the aggregate from the database, and waits for the projections, but no longer than `patience`.
+    /// Erases the aggregate, and waits for the database and for the projections, but no longer than `patience`.
     pub(crate) async fn erase(
         self,
         shared: &Shared,
@@ -86,23 +93,37 @@ impl<'a> Wanted<'a> {
         patience: Duration,
     ) -> Result<Erased<'a>, ExecuteError> {
         let Self { collection, name, key } = self;
+        let began = Instant::now();
         let message = Erase { collection, key: key.clone(), metadata };
-        let revision = shared.aggregator.send(message).await.unwrap_or(Err(ExecuteError::Unknown))?;
-        let counted = shared.readers.send(CountErasures).await;
-        // Without the number nobody knows when they are done.
-        let erasures = counted.ok().and_then(Result::ok).unwrap_or(i64::MAX);
-        let pending = shared.projections.wait_for_erasures(name, erasures, patience).await;
-        Ok(Erased { name, key, revision, pending })
+        let BegunErasure { revision, was_known, finished } =
+            shared.aggregator.send(message).await.unwrap_or(Err(ExecuteError::Unknown))?;
+        let pending = match actix_web::rt::time::timeout(patience, finished).await {
+            Ok(Ok(())) => {
+                let counted = shared.readers.send(CountErasures).await;
+                // Without the number nobody knows when they are done.
+                let erasures = counted.ok().and_then(Result::ok).unwrap_or(i64::MAX);
+                let patience = patience.saturating_sub(began.elapsed());
+                shared.projections.wait_for_erasures(name, erasures, patience).await
+            }
+            _ => vec![DATABASE],
+        };
+        Ok(Erased { name, key, revision, was_known, pending })
     }
 }
 
 impl Erased<'_> {
-    /// `{"collection":"carts","key":"0193…","revision":42,"pending":["cart_items"]}`
+    /// `202` while the database may still have something: nothing more has to be done for it to go.
+    fn status(&self) -> StatusCode {
+        if self.pending == [DATABASE] { StatusCode::ACCEPTED } else { StatusCode::OK }
+    }
+
+    /// `{"collection":"carts","key":"0193…","revision":42,"known":true,"pending":["cart_items"]}`
     pub(crate) fn to_json(&self) -> Value {
         json!({
             "collection": self.name,
             "key": self.key.as_str(),
             "revision": self.revision.number(),
+            "known": self.was_known,
             "pending": self.pending,
         })
     }

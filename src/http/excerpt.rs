@@ -4,11 +4,21 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
+use crate::access::redaction::without_secrets;
+
 /// The most of a text that a problem repeats, in bytes; a key has 512, and may be percent-encoded.
 const MAX_TEXT: usize = 2048;
 
-/// A text without its middle, if it is long: its beginning may be sent by a client, and its end say what was expected.
+/// A text without its middle, if it is long: its beginning may be sent by a client, and its end say what was expected. The
+/// digits of a token that was sent in the wrong place are not repeated.
 pub(super) fn excerpt(text: &str) -> Cow<'_, str> {
+    match without_secrets(text) {
+        Cow::Borrowed(text) => cut(text),
+        Cow::Owned(text) => cut(&text).into_owned().into(),
+    }
+}
+
+fn cut(text: &str) -> Cow<'_, str> {
     if text.len() <= MAX_TEXT {
         return text.into();
     }

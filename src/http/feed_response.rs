@@ -12,12 +12,12 @@ use actix_web::http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use actix_web::web::Bytes;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 
-use super::authorization::ended;
 use super::caching::Caching;
 use super::preferences::{APPLIED, Handling};
 use super::problem::{Kind, Problem};
 use super::request::RequestContext;
 use super::respond::{SSE, answer};
+use super::stream_permission::StreamPermission;
 use crate::delivery::send_queue::{QueueItem, SendQueue};
 use crate::delivery::session::{Disconnected, Drained, Session};
 use crate::domain::revision::Revision;
@@ -97,33 +97,6 @@ impl MessageBody for EventStream {
                 Poll::Pending => return Poll::Pending,
             }
         }
-    }
-}
-
-/// The permission to follow a stream, which ends with the token that the request came with.
-pub(super) enum StreamPermission {
-    /// There is no end to it.
-    Endless,
-    /// It ends when this future does.
-    Until(Pin<Box<dyn Future<Output = ()>>>),
-    Over,
-}
-
-impl StreamPermission {
-    pub(super) fn of(context: &RequestContext) -> Self {
-        let interval = context.shared.heartbeat;
-        let grant = context.caller().grant().cloned();
-        grant.map_or(Self::Endless, |grant| Self::Until(Box::pin(ended(Some(grant), interval))))
-    }
-
-    /// Whether it has ended. If it has not, the task is woken when it does.
-    pub(super) fn is_over(&mut self, context: &mut Context<'_>) -> bool {
-        if let Self::Until(end) = self
-            && end.as_mut().poll(context).is_ready()
-        {
-            *self = Self::Over;
-        }
-        matches!(self, Self::Over)
     }
 }
 

@@ -8,15 +8,14 @@ use actix_web::HttpResponse;
 use actix_web::http::header::HeaderValue;
 
 use super::accept::accepted;
-use super::feed_response::{
-    EventStream, StreamPermission, head, name_handling, not_retained, prologue, refused, too_many_streams,
-};
+use super::feed_response::{EventStream, head, name_handling, not_retained, prologue, refused, too_many_streams};
 use super::pages::{self, Extent, PAGE_PARAMS};
 use super::preferences::Handling;
 use super::problem::{Kind, Problem};
 use super::query::least_count;
 use super::request::{Query, RequestContext};
 use super::respond::{JSON, NDJSON, SSE};
+use super::stream_permission::StreamPermission;
 use crate::access::tickets::TICKET;
 use crate::delivery::filtered_feeds::BYTES_PER_KEY;
 use crate::delivery::hub::LiveSubscribers;
@@ -196,7 +195,5 @@ async fn stream(
 /// Where a hub may write, for a client that understands chunks.
 #[cfg(feature = "direct-write")]
 fn direct_writer(context: &RequestContext) -> Option<Rc<crate::delivery::direct_write::DirectWriter>> {
-    use crate::delivery::direct_write::DirectWriter;
-    let writer = context.request.conn_data::<std::rc::Weak<DirectWriter>>().and_then(std::rc::Weak::upgrade);
-    writer.filter(|_| context.request.version() == actix_web::http::Version::HTTP_11)
+    context.connection().filter(|_| context.request.version() == actix_web::http::Version::HTTP_11)
 }

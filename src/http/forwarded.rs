@@ -10,12 +10,17 @@ use actix_web::http::header::{FORWARDED, HeaderMap, HeaderName, X_FORWARDED_FOR}
 pub(crate) struct TrustedProxies(Vec<AddressRange>);
 
 /// An address, or all that begin with the same bits (CIDR, [RFC 4632](https://www.rfc-editor.org/rfc/rfc4632#section-3.1)).
+/// What is written as an IPv4-mapped IPv6 address ([RFC 4291](https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2)) is the
+/// IPv4 address, as it is of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AddressRange {
     address: IpAddr,
     /// How many bits count.
     bits: u32,
 }
+
+/// The bits before an IPv4 address in its IPv6 form.
+const MAPPED_BITS: u32 = 96;
 
 impl TrustedProxies {
     pub(crate) fn new(ranges: impl IntoIterator<Item = AddressRange>) -> Self {
@@ -108,8 +113,16 @@ impl FromStr for AddressRange {
         let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let address: IpAddr = address.parse().map_err(|_| "there is no IP address")?;
         let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits = bits.map_or(Ok(most), str::parse).map_err(|_| "the number of bits is none")?;
-        if bits > most { Err("an address has fewer bits") } else { Ok(Self { address, bits }) }
+        let bits: u32 = bits.map_or(Ok(most), str::parse).map_err(|_| "the number of bits is none")?;
+        if bits > most {
+            return Err("an address has fewer bits");
+        }
+        let canonical = address.to_canonical();
+        if canonical == address {
+            return Ok(Self { address, bits });
+        }
+        let bits = bits.checked_sub(MAPPED_BITS).ok_or("an IPv4 address in its IPv6 form has at least 96 bits")?;
+        Ok(Self { address: canonical, bits })
     }
 }
 
@@ -132,6 +145,10 @@ mod tests {
             ("192.0.2.128/25", "192.0.2.200", "192.0.2.1"),
             ("2001:db8::/32", "2001:db8:1::1", "2001:db9::1"),
             ("::1", "::1", "127.0.0.1"),
+            ("::ffff:192.0.2.7", "192.0.2.7", "192.0.2.8"),
+            ("::ffff:192.0.2.7", "::ffff:192.0.2.7", "::192.0.2.7"),
+            ("::ffff:10.0.0.0/104", "10.255.0.1", "11.0.0.1"),
+            ("::ffff:0:0/96", "203.0.113.1", "2001:db8::1"),
             ("0.0.0.0/0", "203.0.113.1", "::1"),
             ("::/0", "2001:db8::1", "203.0.113.1"),
         ] {
@@ -139,8 +156,17 @@ mod tests {
             assert!(proxies.trusts(inside.parse().unwrap()), "{range} {inside}");
             assert!(!proxies.trusts(outside.parse().unwrap()), "{range} {outside}");
         }
-        for text in ["", "10.0.0.0/", "10.0.0.0/33", "::/129", "10.0.0.0/-1", "10.0.0", "proxy.example", "10.0.0.1/8/8"]
-        {
+        for text in [
+            "",
+            "10.0.0.0/",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/-1",
+            "10.0.0",
+            "proxy.example",
+            "10.0.0.1/8/8",
+            "::ffff:10.0.0.0/95",
+        ] {
             assert!(text.parse::<AddressRange>().is_err(), "{text}");
         }
     }

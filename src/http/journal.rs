@@ -13,13 +13,14 @@ use actix_web::{HttpResponse, rt};
 
 use super::accept::accepted;
 use super::caching::Caching;
-use super::feed_response::{StreamAborted, StreamEnd, StreamPermission, head, prologue, too_many_streams};
+use super::feed_response::{StreamAborted, StreamEnd, head, prologue, too_many_streams};
 use super::pages::{Extent, PAGE_PARAMS, page_limit};
 use super::problem::{Kind, Problem};
 use super::request::{Query, RequestContext};
 use super::respond::{JSON, NDJSON, SSE, answer};
 use super::shared::Shared;
 use super::spooled_response::whole;
+use super::stream_permission::StreamPermission;
 use crate::access::tickets::TICKET;
 use crate::delivery::stream_limiter::Permit;
 use crate::domain::collection::Registry;

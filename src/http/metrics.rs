@@ -132,6 +132,11 @@ fn of_writes(registry: &mut Registry, shared: &Shared) {
         "Answers that are kept for commands with an idempotency key",
         Metric::number(writes.answers.get()),
     );
+    registry.register(
+        "erasures_in_progress",
+        "Erased aggregates of which the files of the database may still have something",
+        Metric::number(writes.erasures.get()),
+    );
     registry.register("waiting_commands", "Commands that wait for their reply", Metric::number(writes.waiting()));
     registry.register("max_waiting_commands", "The limit of waiting commands, --queue", Metric::size(shared.queue));
     registry.register(

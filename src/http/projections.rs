@@ -14,8 +14,6 @@ use super::problem::{Kind, Problem};
 use super::request::RequestContext;
 use super::respond::{JSON, answer};
 use super::text_response::text_response;
-#[cfg(feature = "direct-write")]
-use crate::delivery::direct_write::DirectWriter;
 use crate::projector::registry::{ReportContent, ReportFile, ReportKind, RunningProjection};
 use crate::read::file_body::FileBody;
 use crate::read::pool::ReadReport;
@@ -64,7 +62,7 @@ pub(super) async fn skip(context: RequestContext, payload: web::Payload) -> Resu
 
 /// `GET /reports/popular-items`, `GET /reports/carts.csv`
 pub(super) async fn report(context: RequestContext) -> Result<HttpResponse, Problem> {
-    let name = segment(&context);
+    let name = context.name("report")?.into_owned();
     let projections = Arc::clone(&context.shared.projections);
     let Some(kind) = projections.report(&name) else {
         let known = projections.report_names();
@@ -103,14 +101,9 @@ pub(super) async fn report(context: RequestContext) -> Result<HttpResponse, Prob
     }
 }
 
-/// The second segment of the path.
-fn segment(context: &RequestContext) -> String {
-    context.request.path().split('/').nth(2).unwrap_or_default().to_owned()
-}
-
 /// The projection in the path.
 fn named(context: &RequestContext) -> Result<&RunningProjection, Problem> {
-    let name = segment(context);
+    let name = context.name("projection")?;
     context.shared.projections.get(&name).ok_or_else(|| {
         let known: Vec<_> = context.shared.projections.running.iter().map(|running| running.name).collect();
         let detail = format!("there is no projection {name:?}; expected one of {}", known.join(", "));
@@ -152,8 +145,7 @@ fn file_response(context: &RequestContext, report: ReportFile) -> Result<HttpRes
 /// The file may have any text of clients in it, with line breaks.
 #[cfg(feature = "direct-write")]
 fn note_text(context: &RequestContext) {
-    let writer = context.request.conn_data::<std::rc::Weak<DirectWriter>>().and_then(std::rc::Weak::upgrade);
-    if let Some(writer) = writer {
-        writer.note_text();
+    if let Some(connection) = context.connection() {
+        connection.note_text();
     }
 }

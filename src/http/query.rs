@@ -7,6 +7,7 @@ use actix_web_lab::extract;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 
 use super::problem::{Kind, Problem};
+use crate::access::redaction::without_secrets;
 use crate::domain::json::member_names;
 
 /// The parameters of a route that has none.
@@ -97,7 +98,7 @@ pub(super) fn lenient_pairs(query: &str, known: &[&str], of_pages: &[&str]) -> R
             return format!("{name}: ignored, because it is for pages (Accept: application/json)");
         }
         // A line of a stream must not end early, in whatever client.
-        let name: String = name.chars().take(MAX_NAME).flat_map(char::escape_default).collect();
+        let name: String = without_secrets(name).chars().take(MAX_NAME).flat_map(char::escape_default).collect();
         format!("{name}: unknown query parameter, ignored; expected {}", known.join(", "))
     };
     let remarks = ignored.iter().take(MAX_REMARKS).map(remark).collect();

@@ -1,14 +1,16 @@
 //! The parts of a request that handlers use: the collection and the key in the path, the body, the query.
 
+use std::borrow::Cow;
 use std::future::{Ready, ready};
 use std::ops::RangeInclusive;
+#[cfg(feature = "direct-write")]
+use std::rc::{Rc, Weak};
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
 use actix_web::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
 use actix_web::web;
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
-use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -20,8 +22,11 @@ use super::query::{self, Lenient};
 use super::request_body::{ParsedBody, RequestBody};
 use super::shared::Shared;
 use crate::access::caller::Caller;
-use crate::access::need::{MissingScope, second_segment};
+use crate::access::need::{MissingScope, name_in, second_segment};
 use crate::access::permissions::Readable;
+use crate::access::redaction::without_secrets;
+#[cfg(feature = "direct-write")]
+use crate::delivery::direct_write::DirectWriter;
 use crate::domain::collection::Collection;
 use crate::domain::key::{CollectionId, Key};
 use crate::memory::fair_shares::Network;
@@ -93,12 +98,19 @@ impl RequestContext {
     /// 401 if it was taken away meanwhile, or has expired.
     pub(super) async fn while_permitted<T>(&self, waiting: impl Future<Output = T>) -> Result<T, Problem> {
         let grant = self.caller().grant().cloned();
-        tokio::select! {
-            // If both have come, the token counts.
+        let outcome = tokio::select! {
             biased;
-            () = ended(grant, self.shared.heartbeat) => Err(Problem::token_ended()),
-            outcome = waiting => Ok(outcome),
-        }
+            () = ended(grant.clone(), self.shared.heartbeat) => None,
+            outcome = waiting => Some(outcome),
+        };
+        // If both have come, the token counts.
+        outcome.filter(|_| !grant.is_some_and(|grant| grant.is_over())).ok_or_else(Problem::token_ended)
+    }
+
+    /// The connection that the request has come with, while the framework has it.
+    #[cfg(feature = "direct-write")]
+    pub(super) fn connection(&self) -> Option<Rc<DirectWriter>> {
+        self.request.conn_data::<Weak<DirectWriter>>().and_then(Weak::upgrade)
     }
 
     /// The address of the client, as far as trusted proxies say it; otherwise that of the peer.
@@ -185,11 +197,15 @@ impl RequestContext {
 
     /// The key in the second segment of the path, decoded from the raw path: the framework's path is partly decoded already.
     pub(super) fn key(&self) -> Result<Key, Problem> {
-        let segment = second_segment(self.request.uri().path());
-        let text = percent_decode_str(segment)
-            .decode_utf8()
-            .map_err(|_| Problem::new(Kind::Invalid, format!("the key {segment} is not valid UTF-8")))?;
-        checked(&text)
+        checked(&self.name("key")?)
+    }
+
+    /// The name in the second segment of the path, as the check of the scopes has read it. `what` it is, is for the error.
+    pub(super) fn name(&self, what: &str) -> Result<Cow<'_, str>, Problem> {
+        let path = self.request.uri().path();
+        name_in(path).ok_or_else(|| {
+            Problem::new(Kind::Invalid, format!("the {what} {} is not valid UTF-8", second_segment(path)))
+        })
     }
 
     /// The path of the aggregate: the first two segments of the path.
@@ -221,7 +237,7 @@ impl RequestContext {
     pub(super) fn stream_query(&self, known: &[&str], of_pages: &[&str]) -> Result<Query, Problem> {
         let Lenient { pairs, remarks } = query::lenient_pairs(self.request.query_string(), known, of_pages)?;
         for remark in &remarks {
-            log::debug!("{}: {remark}", self.request.uri().path());
+            log::debug!("{}: {remark}", without_secrets(self.request.uri().path()));
         }
         Ok(Query { pairs, remarks })
     }
@@ -311,10 +327,11 @@ impl RequestContext {
         self.request.content_type()
     }
 
-    /// The body of the request.
+    /// The body of the request. Nothing has been done by then, so the token has to be valid until it is complete.
     pub(super) async fn body(&self, payload: web::Payload) -> Result<RequestBody, Problem> {
         let bodies = &self.shared.bodies;
-        bodies.receive(payload, self.announced_length(), bodies.memory.share(self.address())).await
+        let receiving = bodies.receive(payload, self.announced_length(), bodies.memory.share(self.address()));
+        self.while_permitted(receiving).await?
     }
 }
 

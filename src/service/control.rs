@@ -36,8 +36,7 @@ pub(super) enum ControlRequest {
     Status { name: String },
     /// Starts to rebuild a projection. The response is its status.
     Rebuild { name: String },
-    /// Erases an aggregate. The response comes when nothing is left of it in the database: what was erased, and the
-    /// projections that may still have something of it.
+    /// Erases an aggregate. The response comes when nothing is left of it, or says what may still have something.
     Erase { collection: String, key: String },
     /// Skips the event at which a projection has stopped. The response is its status.
     Skip { name: String, at: i64 },
@@ -168,7 +167,7 @@ async fn respond(request: ControlRequest, shared: &Shared) -> ControlResponse {
     }
 }
 
-/// How long the command line waits for the projections, which may have to be rebuilt.
+/// How long the command line waits for the database and for the projections, which may have to be rebuilt.
 const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 
 async fn erase(shared: &Shared, collection: &str, key: &str) -> ControlResponse {

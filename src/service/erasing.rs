@@ -14,7 +14,7 @@ use crate::service::progress::LogProgress;
 use crate::service::settings::Settings;
 use crate::service::task::{TaskError, TaskOutcome, print_line};
 use crate::storage::database::Database;
-use crate::storage::erasing::ErasingStep;
+use crate::storage::erasing::{ErasingStep, Extent};
 use crate::storage::error::StoreError;
 use crate::storage::location::existing;
 use crate::storage::ownership::require_owner;
@@ -60,6 +60,9 @@ fn erase_online(service: &mut ControlClient, erasing: &Erasing<'_>) -> Result<Ta
     let Erasing { collection, key } = *erasing;
     let request = ControlRequest::Erase { collection: collection.to_owned(), key: key.to_owned() };
     let erased = service.send(&request)?;
+    if erased["known"] == false {
+        erasing.warn_of_unknown();
+    }
     let pending = erased["pending"].as_array().into_iter().flatten();
     let pending: Vec<_> = pending.filter_map(|name| name.as_str().map(ToOwned::to_owned)).collect();
     Ok(erasing.report(&pending))
@@ -75,10 +78,15 @@ fn erase_at_rest(
     let (change, precondition, metadata) = (Change::Erase, Precondition::default(), Metadata::of_service());
     let command = Command { collection, key: Some(key), precondition, change, metadata, idempotency: None };
     let committed = offline.writer.commit(&mut vec![command].into_iter(), now).map_err(WriteError::into_cause)?;
-    committed.answers.into_iter().try_for_each(|answer| answer.map(|_| ()).map_err(|why| erasing.rejected(&why)))?;
+    for answer in committed.answers {
+        if answer.map_err(|why| erasing.rejected(&why))?.is_new {
+            erasing.warn_of_unknown();
+        }
+    }
     loop {
-        match offline.writer.continue_erasing(now).map_err(WriteError::into_cause)? {
-            ErasingStep::Nothing => break,
+        match offline.writer.continue_erasing(now, Extent::Everything).map_err(WriteError::into_cause)? {
+            ErasingStep::Nothing | ErasingStep::Postponed => break,
+            ErasingStep::NoRoom(why) => return Err(TaskError::Erase(why)),
             ErasingStep::More | ErasingStep::Finished(_) => {}
             // Another process reads the database.
             ErasingStep::Hindered => std::thread::sleep(PAUSE_FOR_READERS),
@@ -120,12 +128,22 @@ impl Erasing<'_> {
         })
     }
 
-    /// Prints what was erased, and which projections may still have something of it.
+    /// A mistake in the key would look like a success.
+    fn warn_of_unknown(&self) {
+        let Self { collection, key } = self;
+        print_line(&format!("the database had neither a state nor events of {collection}/{key}: is this the key?"));
+    }
+
+    /// Prints what was erased, and what may still have something of it.
     fn report(&self, pending: &[String]) -> TaskOutcome {
         let Self { collection, key } = self;
         print_line(&format!("{collection}/{key} is erased"));
         if pending.is_empty() {
             return TaskOutcome::Success;
+        }
+        if pending == ["database"] {
+            print_line("the files of the database may still have something of it; the log of the service says why");
+            return TaskOutcome::Pending;
         }
         let names = pending.join(", ");
         print_line(&format!(

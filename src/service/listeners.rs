@@ -15,7 +15,7 @@ use crate::http::surface::{Operating, Page, Surface};
 #[cfg(feature = "tls")]
 use crate::service::certificate_watch::CertificateWatch;
 use crate::service::descriptors::{Capacity, OPERATORS};
-use crate::service::listening::{Reach, listen};
+use crate::service::listening::{Reach, Wanted, listen};
 use crate::service::running::{Running, StartError};
 use crate::service::settings::Settings;
 use crate::service::start_report::report;
@@ -46,8 +46,10 @@ impl Listeners {
     pub(super) fn bind(settings: &Settings) -> Result<Self, StartError> {
         let is_decided = settings.tokens.is_some() || settings.insecure;
         let reach = if is_decided { Reach::Everybody } else { Reach::ThisMachine };
-        let clients = listen(&settings.listen, reach)?;
-        let operators = settings.operate_on.as_ref().map(|address| listen(address, reach)).transpose()?;
+        let clients = listen(Wanted { setting: "--listen", address: &settings.listen }, reach)?;
+        let operators = settings.operate_on.as_ref();
+        let operators =
+            operators.map(|address| listen(Wanted { setting: "--operate-on", address }, reach)).transpose()?;
         Ok(Self { clients, operators })
     }
 

@@ -20,11 +20,19 @@ pub(super) enum Reach {
     ThisMachine,
 }
 
-/// Listens on an address as it is in the settings, `HOST:PORT`; the first of its forms that can be had.
+/// An address as it is in the settings, `HOST:PORT`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// The setting that has it, such as `--listen`.
+    pub(super) setting: &'static str,
+    pub(super) address: &'a str,
+}
+
+/// Listens on an address: the first of its forms that can be had.
 ///
 /// # Errors
 /// Names the address, and what to use in its place.
-pub(super) fn listen(address: &str, reach: Reach) -> Result<TcpListener, StartError> {
+pub(super) fn listen(Wanted { setting, address }: Wanted<'_>, reach: Reach) -> Result<TcpListener, StartError> {
     let failed = |source| StartError::Listen { address: address.to_owned(), source };
     let forms = address.to_socket_addrs().map_err(|error| failed(unknown_host(&error)))?;
     let mut refused = io::Error::from(ErrorKind::AddrNotAvailable);
@@ -41,9 +49,9 @@ pub(super) fn listen(address: &str, reach: Reach) -> Result<TcpListener, StartEr
     Err(match (refused.kind(), port.parse()) {
         (ErrorKind::AddrInUse, Ok(port)) => {
             let other = free_port(host, port).map_or_else(|| format!("{host}:0"), |free| format!("{host}:{free}"));
-            StartError::AddressInUse { address: address.to_owned(), other }
+            StartError::AddressInUse { setting, address: address.to_owned(), other }
         }
-        _ => failed(explained(refused, host)),
+        _ => failed(explained(refused, setting, host)),
     })
 }
 
@@ -70,16 +78,29 @@ fn unknown_host(error: &io::Error) -> io::Error {
 }
 
 /// The same error in words that say what to do, where something can be done.
-fn explained(error: io::Error, host: &str) -> io::Error {
+fn explained(error: io::Error, setting: &str, host: &str) -> io::Error {
     let what = match error.kind() {
         ErrorKind::AddrNotAvailable => {
             "this machine does not have the address; use 127.0.0.1 for clients on this machine, or 0.0.0.0 for all"
                 .into()
         }
         ErrorKind::PermissionDenied => {
-            format!("ports below 1024 are for privileged users; another port: --listen {host}:3000")
+            format!("ports below 1024 are for privileged users; another port: {setting} {host}:3000")
         }
         _ => return error,
     };
     io::Error::new(error.kind(), what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_for_privileged_users_names_the_setting_that_has_it() {
+        for setting in ["--listen", "--operate-on"] {
+            let error = explained(ErrorKind::PermissionDenied.into(), setting, "127.0.0.1").to_string();
+            assert!(error.ends_with(&format!("another port: {setting} 127.0.0.1:3000")), "{error}");
+        }
+    }
 }

@@ -423,8 +423,10 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Another program listens on the address.
-    #[error("cannot listen on {address}: another program does; stop that one, or use another port: --listen {other}")]
+    #[error("cannot listen on {address}: another program does; stop that one, or use another port: {setting} {other}")]
     AddressInUse {
+        /// The setting that has the address.
+        setting: &'static str,
         /// The address as it is in the settings.
         address: String,
         /// The same with the next port that is free.

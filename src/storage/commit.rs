@@ -96,6 +96,7 @@ pub(super) fn commit(
         kept: batch.answers,
         #[cfg(feature = "postgres")]
         has_events: !batch.events.is_empty(),
+        erased: batch.erased.len(),
         position: batch.counters.position,
         changed: batch.counters.changed().collect(),
         charge: batch.memory.keep(batch.changes.iter().map(Change::weight).sum()),
@@ -121,6 +122,8 @@ pub(crate) struct CommitOutcome {
     pub(super) rows: usize,
     /// What became of the commands with an idempotency key.
     pub(crate) kept: KeptAnswers,
+    /// How many erasures it has begun.
+    pub(super) erased: usize,
     /// The change events of these revisions.
     pub(crate) events: Vec<Change>,
     /// The memory that they take.
@@ -154,7 +157,7 @@ pub(crate) struct Written {
     pub(crate) changed: Revision,
     /// The number of domain events of the aggregate.
     pub(crate) version: Version,
-    /// Whether the aggregate did not exist before.
+    /// Whether the aggregate did not exist before. For an erasure: whether the database had neither a row nor events of it.
     pub(crate) is_new: bool,
     /// For a repeated command, which was not executed again: the epoch in which it was.
     pub(crate) repeats: Option<Epoch>,
@@ -318,9 +321,11 @@ impl<'a> StagedBatch<'a> {
         if let (Some(key), Wanted::Erase) = (&key, &change) {
             return self.erase(connection, id, key, &metadata);
         }
-        let is_numbered = key.is_none() && collection.keys() == Keys::Sequence;
+        let is_minted = key.is_none();
+        let is_numbered = is_minted && collection.keys() == Keys::Sequence;
         let key = key.unwrap_or_else(|| if is_numbered { self.counters.next_key(id) } else { Key::uuid(now) });
-        let StagedRow { row, folded, is_erased, .. } = if is_numbered && collection.journaled().is_none() {
+        let is_unused = if is_numbered { collection.journaled().is_none() } else { is_minted };
+        let StagedRow { row, folded, is_erased, .. } = if is_unused {
             self.load_unused(id, &key)
         } else {
             // One aggregate that cannot be read must not fail the whole batch.
@@ -376,6 +381,9 @@ impl<'a> StagedBatch<'a> {
 
     /// Begins to erase an aggregate, also one whose state or events cannot be read: it does not exist any more, and nothing
     /// can create it again. What is left of it is overwritten by later transactions.
+    ///
+    /// Of a key without a row or events, the outbox, a stored answer or the history of a projection may still have something.
+    /// So it is erased like any other, unless it is a number that was never given out: another aggregate will get that.
     fn erase(
         &mut self,
         connection: &mut AnyConnection,
@@ -399,11 +407,14 @@ impl<'a> StagedBatch<'a> {
             None => aggregates::load(connection, collection.name(), key)?,
         };
         let version = erasure::last_version(connection, collection.name(), key.as_str())?;
-        let row = match (row, version) {
-            (Some(row), _) if row.revision != Revision::ZERO || row.version != Version::ZERO => row,
-            (_, Some(version)) => Row { version, ..StagedRow::absent().row },
-            (_, None) => return Err(Rejection::NotFound.into()),
-        };
+        let row = row.filter(|row| row.revision != Revision::ZERO || row.version != Version::ZERO);
+        let is_new = row.is_none() && version.is_none();
+        // Numbers are the smallest keys, in their order.
+        if is_new && collection.keys() == Keys::Sequence && *key >= self.counters.next_key(id) {
+            return Err(Rejection::NotFound.into());
+        }
+        let version = version.unwrap_or(Version::ZERO);
+        let row = row.unwrap_or_else(|| Row { version, ..StagedRow::absent().row });
         let source = StateChange { collection: id, key: key.clone(), before: row.body.clone(), after: None };
         let changes = self.with_derived(connection, source)?;
         let savepoint = self.savepoint(&changes);
@@ -427,7 +438,7 @@ impl<'a> StagedBatch<'a> {
         self.states.take(&place);
         let revision = self.counters.revision;
         self.erased.push((place, revision));
-        Ok(self.erased_at(key, revision))
+        Ok(Written { is_new, ..self.erased_at(key, revision) })
     }
 
     fn erased_at(&mut self, key: &Key, revision: Revision) -> Written {
@@ -576,8 +587,8 @@ impl<'a> StagedBatch<'a> {
         }
     }
 
-    /// An aggregate with a number that was never used. The database is not asked. This does not hold for a collection
-    /// with a journal, which may have had other keys in an earlier version of the program.
+    /// An aggregate with a key that was never used: a new uuid, or a number. The database is not asked. This does not hold
+    /// for numbers of a collection with a journal, which may have had other keys in an earlier version of the program.
     fn load_unused(&mut self, id: CollectionId, key: &Key) -> StagedRow {
         self.rows.entry((id, key.clone())).or_insert_with(StagedRow::absent).clone()
     }
@@ -637,10 +648,6 @@ impl<'a> StagedBatch<'a> {
             self.decoded.extend(decoded);
             staged.row = row;
         } else if let Some(row) = aggregates::load(connection, collection.name(), key)? {
-            // What exists is not erased.
-            if row.body.is_none() {
-                staged.is_erased = erasure::find(connection, collection.name(), key.as_str())?.is_some();
-            }
             staged.row = row;
         } else if let Some(journaled) = collection.journaled() {
             // The row is a cache. It is missing if the aggregate never existed, if its tombstone was pruned, or if the row
@@ -650,6 +657,10 @@ impl<'a> StagedBatch<'a> {
             staged.row.version = version;
             staged.folded = body;
             staged.is_erased = is_erased;
+        }
+        // What exists is not erased. The tombstone of what is may be pruned, and it need not have had any events.
+        if staged.row.body.is_none() && staged.folded.is_none() && collection.derivation().is_none() {
+            staged.is_erased |= erasure::find(connection, collection.name(), key.as_str())?.is_some();
         }
         self.memory.hold(staged.row.body.as_ref().or(staged.folded.as_ref()).map_or(0, Body::size));
         Ok(vacant.insert(staged).clone())

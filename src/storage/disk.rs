@@ -1,6 +1,7 @@
 //! The free room on the disk of the database.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use super::health::{Health, Part};
 use crate::metrics::Gauge;
@@ -29,14 +30,12 @@ impl Disk {
     /// Looks how much room is left.
     pub(crate) fn check(&self, health: &Health) {
         let directory = self.directory.display();
-        let status = match rustix::fs::statvfs(&self.directory) {
-            Ok(status) => status,
+        let free = match free_bytes(&self.directory) {
+            Ok(free) => free,
             Err(error) => {
                 return health.fail(Part::Disk, &format!("cannot find out what is free in {directory}: {error}"));
             }
         };
-        // What is reserved for root does not count.
-        let free = status.f_bavail.saturating_mul(status.f_frsize);
         self.free.set(i64::try_from(free).unwrap_or(i64::MAX));
         if free < self.min_free {
             let mark = bytesize::ByteSize(self.min_free);
@@ -50,6 +49,12 @@ impl Disk {
     pub(crate) fn free(&self) -> i64 {
         self.free.get()
     }
+}
+
+/// The free room on the disk of a directory, in bytes. What is reserved for root does not count.
+pub(super) fn free_bytes(directory: &Path) -> io::Result<u64> {
+    let status = rustix::fs::statvfs(directory)?;
+    Ok(status.f_bavail.saturating_mul(status.f_frsize))
 }
 
 #[cfg(test)]

@@ -1,16 +1,16 @@
 //! The steps of erasures, after the transaction that has begun them: each is one transaction, or the end of the log.
 
 use super::engine::AnyConnection;
-use diesel::connection::SimpleConnection as _;
 
 use super::counters::Counters;
 use super::erasure::{self, Erasure, Stage};
 use super::error::StoreError;
-use super::inline_projections;
 use super::page::Progress;
 use super::record::Record;
 use super::residue::{Overwritten, overwrite_some};
 use super::transaction::WriteError;
+use super::vacuum;
+use super::{inline_projections, journal};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::key::Key;
@@ -25,8 +25,20 @@ pub(crate) enum ErasingStep {
     More,
     /// A reader needs what is to be overwritten, for now.
     Hindered,
+    /// Only the file is left, which is left alone for now.
+    Postponed,
+    /// The file cannot be written again, for this reason.
+    NoRoom(String),
     /// Nothing is left of these aggregates in the database.
     Finished(Vec<Erasure>),
+}
+
+/// What a step may work on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Everything,
+    /// Rows only, because something has failed with the file a short time ago.
+    Rows,
 }
 
 /// The erasures that are finished together, and how far the file is.
@@ -63,20 +75,26 @@ pub(super) struct ErasingContext<'a> {
 
 impl Erasing {
     /// Does the next step.
-    pub(super) fn step(&mut self, mut context: ErasingContext<'_>) -> Result<ErasingStep, WriteError> {
+    pub(super) fn step(&mut self, mut context: ErasingContext<'_>, extent: Extent) -> Result<ErasingStep, WriteError> {
         if let Some(erasure) = erasure::next(context.connection)? {
             context.overwrite_rows(&erasure)?;
             return Ok(ErasingStep::More);
         }
+        if extent == Extent::Rows {
+            return Ok(ErasingStep::Postponed);
+        }
         let pass = match self.pass.take() {
             Some(pass) => pass,
-            None => match Pass::begin(context.connection)? {
+            None => match Pass::begin(context.connection, context.record)? {
                 Some(pass) => pass,
                 None => return Ok(ErasingStep::Nothing),
             },
         };
         let file = match pass.file {
-            FileStage::Vacuum => context.vacuum()?,
+            FileStage::Vacuum => match context.vacuum()? {
+                Vacuumed::Done => FileStage::Log,
+                Vacuumed::NoRoom(why) => return Ok(ErasingStep::NoRoom(why)),
+            },
             FileStage::Pages(from) => context.overwrite_pages(from)?,
             FileStage::Log => match context.record.truncate_log(context.connection)? {
                 Progress::Done => {
@@ -95,15 +113,25 @@ impl Erasing {
 }
 
 impl Pass {
-    fn begin(connection: &mut AnyConnection) -> Result<Option<Self>, StoreError> {
+    fn begin(connection: &mut AnyConnection, record: &Record) -> Result<Option<Self>, StoreError> {
         let erasures = erasure::in_file(connection)?;
         if erasures.is_empty() {
             return Ok(None);
+        }
+        // What a server's files have until they are vacuumed is out of reach.
+        if !record.is_file() {
+            return Ok(Some(Self { erasures, file: FileStage::Log }));
         }
         let is_overwritten = erasure::is_file_overwritten(connection)?;
         let file = if is_overwritten { FileStage::Pages(1) } else { FileStage::Vacuum };
         Ok(Some(Self { erasures, file }))
     }
+}
+
+/// Whether the file was written again.
+enum Vacuumed {
+    Done,
+    NoRoom(String),
 }
 
 impl ErasingContext<'_> {
@@ -118,20 +146,25 @@ impl ErasingContext<'_> {
         if erasure.stage == Stage::Conclusion {
             return self.conclude(erasure);
         }
-        self.write(|connection| erasure::overwrite_some(connection, erasure))
+        self.write(|connection| {
+            if erasure::is_at_stage(connection, erasure)? {
+                erasure::overwrite_some(connection, erasure)
+            } else {
+                Ok(())
+            }
+        })
     }
 
     /// Tells the projections. Whoever reads from now on finds nothing of the aggregate.
     fn conclude(&mut self, erasure: &Erasure) -> Result<(), WriteError> {
         let (registry, inline, now) = (self.registry, self.inline, self.now);
-        let mut counters = self.counters.clone();
-        let counters = self.write(|connection| {
-            let before = counters.clone();
-            let position = counters.next_position();
-            let version = erasure::append_last_event(connection, erasure, position, now)?;
-            if version.is_none() {
-                counters = before;
+        let position = self.write(|connection| {
+            let last = journal::current(connection)?;
+            if !erasure::is_at_stage(connection, erasure)? {
+                return Ok(last);
             }
+            let position = last.next();
+            let version = erasure::append_last_event(connection, erasure, position, now)?;
             let key = Key::from_db(&erasure.key);
             let erased = inline_projections::ErasedAggregate {
                 collection: &erasure.collection,
@@ -144,9 +177,9 @@ impl ErasingContext<'_> {
             erasure::set_stage(connection, erasure, Stage::File, 0)?;
             // Who has reached this number has also reached the event.
             erasure::note_changed_past(connection)?;
-            Ok(counters)
+            Ok(if version.is_some() { position } else { last })
         })?;
-        *self.counters = counters;
+        self.counters.position = position;
         Ok(())
     }
 
@@ -159,13 +192,16 @@ impl ErasingContext<'_> {
     }
 
     /// Writes the whole file again, without anything that was ever deleted. Commands wait meanwhile.
-    fn vacuum(&mut self) -> Result<FileStage, WriteError> {
+    fn vacuum(&mut self) -> Result<Vacuumed, WriteError> {
+        if let Some(missing) = vacuum::missing_room(self.connection.file())? {
+            return Ok(Vacuumed::NoRoom(missing));
+        }
         // A log of ours has to begin before: one that `VACUUM` began would not say on which file it follows.
         self.write(erasure::note_changed_past)?;
         log::info!("writing the database file again, because it may have what was deleted earlier");
-        self.connection.batch_execute("VACUUM").map_err(StoreError::from)?;
+        vacuum::vacuum(self.connection.file())?;
         self.write(erasure::note_file_overwritten)?;
-        Ok(FileStage::Log)
+        Ok(Vacuumed::Done)
     }
 
     fn finish(&mut self, erasures: &[Erasure]) -> Result<(), WriteError> {

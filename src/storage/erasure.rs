@@ -163,8 +163,20 @@ pub(super) struct Counts {
 pub(super) fn count(connection: &mut AnyConnection) -> Result<Counts, StoreError> {
     let aggregates = erased::table.count().get_result(connection)?;
     let events = journal::table.filter(journal::erased.ne(0)).count().get_result(connection)?;
-    let in_progress = erased::table.filter(erased::stage.ne(Stage::Done.name())).count().get_result(connection)?;
+    let in_progress = count_in_progress(connection)?;
     Ok(Counts { aggregates, events, in_progress })
+}
+
+/// Whether an erasure is still at the stage at which it was read. Another service may have gone on with it.
+pub(super) fn is_at_stage(connection: &mut AnyConnection, erasure: &Erasure) -> Result<bool, StoreError> {
+    let row = erased::table.find((erasure.collection.as_str(), erasure.key.as_str()));
+    let stage: Option<String> = row.select(erased::stage).get_result(connection).optional()?;
+    Ok(stage.as_deref() == Some(erasure.stage.name()))
+}
+
+/// The number of erasures of which something is to be done.
+pub(super) fn count_in_progress(connection: &mut AnyConnection) -> Result<i64, StoreError> {
+    Ok(erased::table.filter(erased::stage.ne(Stage::Done.name())).count().get_result(connection)?)
 }
 
 /// Domain events that are overwritten in one transaction.

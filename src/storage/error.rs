@@ -147,6 +147,9 @@ pub enum StoreError {
     /// A statement failed, for example with an I/O error.
     #[error("a database statement failed")]
     Query(#[source] QueryError),
+    /// The file could not be written again. It is as it was.
+    #[error("`VACUUM` failed")]
+    Vacuum(#[source] Box<Self>),
     /// The database has data that this program cannot read.
     #[error("the database has unexpected data: {0}")]
     Corrupt(String),
@@ -189,7 +192,11 @@ pub enum StoreError {
 impl StoreError {
     /// Whether SQLite has found pages that do not fit together.
     pub(super) fn is_malformed(&self) -> bool {
-        let Self::Query(error) = self else { return false };
+        let error = match self {
+            Self::Query(error) => error,
+            Self::Vacuum(cause) => return cause.is_malformed(),
+            _ => return false,
+        };
         let message = error.to_string();
         message.starts_with("database disk image is malformed") || message.starts_with("malformed database schema")
     }
@@ -203,6 +210,7 @@ impl StoreError {
     pub(super) fn is_damage(&self) -> bool {
         match self {
             Self::NotADatabase { .. } => true,
+            Self::Vacuum(cause) => cause.is_damage(),
             Self::Query(QueryError::DatabaseError(_, info)) => {
                 ["database disk image is malformed", "file is not a database"].contains(&info.message())
             }

@@ -54,6 +54,8 @@ pub(crate) enum Part {
     Spool,
     /// The certificate or its private key cannot be read again.
     Certificate,
+    /// Something of an aggregate that was erased is still in the file.
+    Erasure,
     /// The service is stopping.
     Stopping,
 }
@@ -176,7 +178,7 @@ impl Health {
 
 impl Part {
     /// Every part.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::File,
         Self::Writer,
         Self::Checkpoint,
@@ -185,6 +187,7 @@ impl Part {
         Self::Disk,
         Self::Spool,
         Self::Certificate,
+        Self::Erasure,
         Self::Stopping,
     ];
 
@@ -199,6 +202,7 @@ impl Part {
             Self::Disk => "disk",
             Self::Spool => "spool",
             Self::Certificate => "certificate",
+            Self::Erasure => "erasure",
             Self::Stopping => "stopping",
         }
     }
@@ -206,8 +210,9 @@ impl Part {
     /// Whether other services should get the requests while this part fails.
     pub(crate) const fn prevents_readiness(self) -> bool {
         // Without checkpoints, everything works until the disk is full. Only responses that are large and whose clients
-        // are slow need a temporary file. The certificate that was read before is still in use.
-        !matches!(self, Self::Checkpoint | Self::Spool | Self::Certificate)
+        // are slow need a temporary file. The certificate that was read before is still in use. What was erased is in the
+        // file, where no request finds it.
+        !matches!(self, Self::Checkpoint | Self::Spool | Self::Certificate | Self::Erasure)
     }
 
     const fn bit(self) -> u32 {
@@ -242,6 +247,7 @@ impl fmt::Display for Part {
             Self::Disk => "the disk",
             Self::Spool => "the temporary files",
             Self::Certificate => "the certificate",
+            Self::Erasure => "an erasure",
             Self::Stopping => "shutdown",
         })
     }

@@ -56,6 +56,7 @@ mod schema;
 mod sighting;
 mod statement;
 pub(crate) mod transaction;
+mod vacuum;
 pub(crate) mod verified;
 pub(crate) mod verify;
 mod write_ahead_log;

@@ -80,6 +80,11 @@ impl Record {
         }
     }
 
+    /// Whether the record is a file of this process.
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+
     /// Notes that a transaction has changed this many rows.
     pub(super) fn grow(&mut self, rows: usize) {
         match self {

@@ -11,7 +11,7 @@ use super::counters::Counters;
 use super::database::Database;
 use super::database_file::MainConnection;
 use super::engine::AnyConnection;
-use super::erasing::{Erasing, ErasingContext, ErasingStep};
+use super::erasing::{Erasing, ErasingContext, ErasingStep, Extent};
 use super::error::StoreError;
 use super::fence::Fence;
 use super::file_record::Patience;
@@ -22,7 +22,7 @@ use super::record::Record;
 use super::registration::Registration;
 use super::retained::Retained;
 use super::transaction::WriteError;
-use super::{aggregates, answers, inline_projections, journal, migrations, outbox};
+use super::{aggregates, answers, erasure, inline_projections, journal, migrations, outbox};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::command::Command;
@@ -71,6 +71,8 @@ pub(crate) struct Writer {
     /// The number of stored answers to commands with an idempotency key.
     answers: i64,
     erasing: Erasing,
+    /// The number of erasures that are in progress.
+    erasures: i64,
 }
 
 impl Writer {
@@ -110,9 +112,9 @@ impl Writer {
         let history = Arc::clone(database.history());
         let states = HotStates::new(&config.hot_states);
         let answers = answers::count(&mut connection)?;
-        let erasing = Erasing::default();
         let fence = Fence::of(database);
-        Ok(Self { connection, config, history, fence, record, counters, states, answers, erasing })
+        let (erasing, erasures) = (Erasing::default(), erasure::count_in_progress(&mut connection)?);
+        Ok(Self { connection, config, history, fence, record, counters, states, answers, erasing, erasures })
     }
 
     /// The epochs of the database. The last one began when the database was opened.
@@ -151,6 +153,7 @@ impl Writer {
         self.counters = counters;
         states.into_iter().for_each(|(place, state)| self.states.keep(place, state));
         self.answers += i64::try_from(outcome.kept.kept).unwrap_or(i64::MAX);
+        self.erasures += i64::try_from(outcome.erased).unwrap_or(i64::MAX);
         self.record.grow(outcome.rows);
         Ok(outcome)
     }
@@ -190,10 +193,20 @@ impl Writer {
     }
 
     /// Does the next step of the erasures that are in progress, also of those that another process has begun.
-    pub(crate) fn continue_erasing(&mut self, now: Timestamp) -> Result<ErasingStep, WriteError> {
+    pub(crate) fn continue_erasing(&mut self, now: Timestamp, extent: Extent) -> Result<ErasingStep, WriteError> {
         let Self { connection, config, record, counters, erasing, .. } = self;
         let WriterConfig { registry, inline, .. } = config;
-        erasing.step(ErasingContext { connection, record, registry, inline, counters, now })
+        let context = ErasingContext { connection, record, registry, inline, counters, now };
+        let step = erasing.step(context, extent)?;
+        if let ErasingStep::Finished(erasures) = &step {
+            self.erasures -= i64::try_from(erasures.len()).unwrap_or(i64::MAX);
+        }
+        Ok(step)
+    }
+
+    /// The number of erasures that are in progress.
+    pub(crate) fn erasures(&self) -> i64 {
+        self.erasures
     }
 
     /// Whether the write-ahead log is so long that it has to be moved into the database file.

@@ -28,6 +28,7 @@ use crate::storage::page::Progress;
 use crate::storage::transaction::WriteError;
 use crate::storage::writer::{Writer, WriterConfig};
 use crate::write::committed_revision::{CommittedRevision, JournalMark};
+use crate::write::erasure_retry::Retry;
 use crate::write::in_flight::InFlight;
 use crate::write::refusal::Refusal;
 use crate::write::replies::{ReplyBatch, ReplyQueue};
@@ -59,8 +60,8 @@ pub(crate) struct Aggregator {
     pub(super) listener: Option<Recipient<Committed>>,
     /// Who waits for the end of an erasure.
     pub(super) erasing: Vec<AwaitedErasure>,
-    /// Whether the next step of an erasure is in the mailbox.
-    pub(super) is_erasing: bool,
+    /// When the next step of an erasure is done.
+    pub(super) retry: Retry,
 }
 
 impl Aggregator {
@@ -75,6 +76,7 @@ impl Aggregator {
         let journal = watch::Sender::new(JournalMark { last: writer.position(), ..JournalMark::default() });
         let metrics = WriteMetrics::new();
         metrics.answers.set(writer.answers());
+        metrics.erasures.set(writer.erasures());
         Self {
             database,
             config,
@@ -88,7 +90,7 @@ impl Aggregator {
             metrics: Arc::new(metrics),
             listener: None,
             erasing: Vec::new(),
-            is_erasing: false,
+            retry: Retry::default(),
         }
     }
 
@@ -243,9 +245,29 @@ impl Aggregator {
         self.journal.send_if_modified(|mark| std::mem::replace(&mut mark.last, last) != last);
     }
 
+    /// Runs `work` with the writer. The outcome is in its health.
+    pub(super) fn with_writer<T>(
+        &mut self,
+        work: impl FnOnce(&mut Writer) -> Result<T, WriteError>,
+    ) -> Result<T, WriteError> {
+        let outcome = self.use_writer(work);
+        let health = self.database.health();
+        let path = self.database.path().display();
+        match &outcome {
+            Ok(_) => health.recover(Part::Writer),
+            // It is in the health of the file.
+            Err(error) if matches!(error.cause(), StoreError::Replaced { .. }) => {}
+            Err(error) if error.cause().is_of_file() => {
+                health.fail(Part::Writer, &format!("{path}: {}", ErrorChain(error.cause())));
+            }
+            Err(error) => log::error!("a transaction on {path} failed: {}", ErrorChain(error.cause())),
+        }
+        outcome
+    }
+
     /// Runs `work` with the writer. After a failure or a panic, its connection is closed, unless only another process was
     /// in the way.
-    pub(super) fn with_writer<T>(
+    pub(super) fn use_writer<T>(
         &mut self,
         work: impl FnOnce(&mut Writer) -> Result<T, WriteError>,
     ) -> Result<T, WriteError> {
@@ -262,29 +284,17 @@ impl Aggregator {
                 Err(_) => return outcome,
             };
             self.metrics.answers.set(writer.answers());
+            self.metrics.erasures.set(writer.erasures());
             if writer.wait_for_lock(patience).is_ok() {
                 self.writer = Some(writer);
             }
             outcome
         });
         // Perhaps it failed because the files are not there any more.
-        let outcome = outcome.map_err(|error| match self.database.examine() {
+        outcome.map_err(|error| match self.database.examine() {
             Ok(()) => error,
             Err(replaced) => error.because_of(replaced),
-        });
-        let health = self.database.health();
-        let path = self.database.name();
-        let path = path.display();
-        match &outcome {
-            Ok(_) => health.recover(Part::Writer),
-            // It is in the health of the file.
-            Err(error) if matches!(error.cause(), StoreError::Replaced { .. }) => {}
-            Err(error) if error.cause().is_of_file() => {
-                health.fail(Part::Writer, &format!("{path}: {}", ErrorChain(error.cause())));
-            }
-            Err(error) => log::error!("a transaction on {path} failed: {}", ErrorChain(error.cause())),
-        }
-        outcome
+        })
     }
 
     /// The writer, which is opened again after a failure.
@@ -363,6 +373,11 @@ pub(super) struct AwaitedErasure {
 impl AwaitedErasure {
     pub(super) fn is_for(&self, erasure: &Erasure) -> bool {
         self.collection == erasure.collection && self.key.as_str() == erasure.key
+    }
+
+    pub(super) fn finish(self) {
+        // Who waited for it may be gone.
+        let _ = self.reply_to.send(());
     }
 }
 

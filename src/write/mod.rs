@@ -3,6 +3,7 @@
 pub(crate) mod aggregator;
 pub(crate) mod committed_revision;
 pub(crate) mod erasing;
+mod erasure_retry;
 pub(crate) mod in_flight;
 pub(crate) mod maintenance;
 pub(crate) mod refusal;

@@ -22,7 +22,9 @@ pub(crate) struct WriteMetrics {
     pub(crate) rejected: Counter,
     /// Stored answers to commands with an idempotency key.
     pub(crate) answers: Gauge,
-    /// Those that were given again.
+    /// Aggregates of which the database may still have something, although they were erased.
+    pub(crate) erasures: Gauge,
+    /// Stored answers that were given again.
     pub(crate) repeated: Counter,
     /// Commands whose idempotency key belongs to another request.
     pub(crate) key_reused: Counter,
@@ -43,6 +45,7 @@ impl WriteMetrics {
             unknown: Counter::default(),
             rejected: Counter::default(),
             answers: Gauge::default(),
+            erasures: Gauge::default(),
             repeated: Counter::default(),
             key_reused: Counter::default(),
             waiting: Arc::default(),

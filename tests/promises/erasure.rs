@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use crate::harness::{App, Client, Process, Random, Response, Stream, cases, eventually, kills, lines, output_of, sql};
 
 /// What is in the items of a cart, and nowhere else.
-const MARKER: &str = "Zanzibar-7319";
+pub(crate) const MARKER: &str = "Zanzibar-7319";
 
 /// Every text that a projection gets.
-fn note(tables: &mut Tables, event: &Event<'_>, text: &str) -> Result<(), ProjectionError> {
+pub(crate) fn note(tables: &mut Tables, event: &Event<'_>, text: &str) -> Result<(), ProjectionError> {
     sql_query("INSERT INTO notes (key, at, text) VALUES (?, ?, ?)")
         .bind::<Text, _>(event.key.as_str())
         .bind::<BigInt, _>(event.at)
@@ -25,7 +25,7 @@ fn note(tables: &mut Tables, event: &Event<'_>, text: &str) -> Result<(), Projec
     Ok(())
 }
 
-const NOTES: &str = "CREATE TABLE notes (key TEXT NOT NULL, at BIGINT NOT NULL, text TEXT NOT NULL)";
+pub(crate) const NOTES: &str = "CREATE TABLE notes (key TEXT NOT NULL, at BIGINT NOT NULL, text TEXT NOT NULL)";
 
 macro_rules! noting {
     ($type:ident, $name:literal, history: $history:literal, $($erase:item)?) => {
@@ -76,7 +76,7 @@ fn watched() -> Service {
 }
 
 /// The files below a directory in which a text occurs.
-fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
+pub(crate) fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -91,7 +91,7 @@ fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
     found
 }
 
-fn directory(app: &App) -> &Path {
+pub(crate) fn directory(app: &App) -> &Path {
     app.database().parent().unwrap()
 }
 
@@ -115,7 +115,7 @@ fn add_once(app: &App, cart: &str) -> Response {
 }
 
 /// Carts of others, which stay.
-fn other_carts(app: &App) {
+pub(crate) fn other_carts(app: &App) {
     for number in 0..20 {
         let cart = app.open_cart();
         app.add_item(&cart, &format!("apple {number}"));
@@ -123,19 +123,19 @@ fn other_carts(app: &App) {
     }
 }
 
-fn key(path: &str) -> &str {
+pub(crate) fn key(path: &str) -> &str {
     path.rsplit_once('/').unwrap().1
 }
 
 #[track_caller]
-fn erase(app: &App, path: &str) -> Value {
+pub(crate) fn erase(app: &App, path: &str) -> Value {
     let body = json!({"collection": "carts", "key": key(path)}).to_string();
     let response = app.post("/-/erase", &body);
     assert_eq!(response.status, 200, "{}", response.text());
     response.json()
 }
 
-fn wait_until_live(app: &App, names: &[&str]) {
+pub(crate) fn wait_until_live(app: &App, names: &[&str]) {
     for name in names {
         eventually(&format!("{name} is up to date"), || {
             let status = app.get(&format!("/projections/{name}")).json();
@@ -145,7 +145,7 @@ fn wait_until_live(app: &App, names: &[&str]) {
 }
 
 #[track_caller]
-fn assert_verified(app: &App, service: fn() -> Service) {
+pub(crate) fn assert_verified(app: &App, service: fn() -> Service) {
     let verified = service().verify(app.database()).unwrap();
     assert!(verified.iter().all(duality::Verified::is_sound), "{verified:?}");
 }
@@ -163,8 +163,8 @@ fn no_file_of_a_running_service_has_anything_of_an_erased_cart() {
     eventually("it is in the history and the projections", || files_with(directory(&app), MARKER).len() >= 5);
     let erased = erase(&app, &cart);
     assert_eq!(
-        (&erased["collection"], &erased["key"], &erased["pending"]),
-        (&json!("carts"), &json!(key(&cart)), &json!([]))
+        (&erased["collection"], &erased["key"], &erased["known"], &erased["pending"]),
+        (&json!("carts"), &json!(key(&cart)), &json!(true), &json!([]))
     );
     assert_eq!(files_with(directory(&app), MARKER), Vec::<PathBuf>::new());
     add_once(&app, &cart).problem(409, "erased");
@@ -205,7 +205,7 @@ fn no_file_at_rest_has_anything_of_an_erased_cart() {
     assert_eq!(output_of(app.database(), &["erase", "carts", key(&cart)]).0, 0);
     for (arguments, problem) in [
         (["erase", "cart", "x"], "there is no collection \"cart\""),
-        (["erase", "carts", "nobody"], "/carts/nobody does not exist"),
+        (["erase", "persons", "9"], "/persons/9 does not exist"),
         (["erase", "locations", "Rome"], "are computed from another collection"),
     ] {
         let (code, said) = output_of(app.database(), &arguments);
@@ -224,8 +224,8 @@ fn the_command_line_asks_the_running_service() {
     assert_eq!(code, 0, "{said}");
     assert_eq!(files_with(directory(&app), MARKER), Vec::<PathBuf>::new());
     app.get(&cart).problem(404, "not-found");
-    let (code, said) = output_of(app.database(), &["erase", "carts", "nobody"]);
-    assert!(code == 1 && said.contains("/carts/nobody does not exist"), "{said}");
+    let (code, said) = output_of(app.database(), &["erase", "persons", "9"]);
+    assert!(code == 1 && said.contains("/persons/9 does not exist"), "{said}");
 }
 
 #[test]
@@ -326,7 +326,9 @@ fn what_is_wrong_with_a_request_is_said() {
         (r#"{"collection":"cart","key":"x"}"#, 422, "invalid", Some("collection")),
         (r#"{"collection":"locations","key":"Rome"}"#, 422, "invalid", Some("collection")),
         (r#"{"collection":"carts","key":"x","all":true}"#, 422, "invalid", Some("all")),
-        (r#"{"collection":"carts","key":"x"}"#, 404, "not-found", None),
+        (r#"{"collection":"persons","key":"2"}"#, 404, "not-found", None),
+        (r#"{"collection":"persons","key":"9007199254740993000000"}"#, 404, "not-found", None),
+        (r#"{"collection":"persons","key":"x"}"#, 404, "not-found", None),
     ] {
         let problem = app.post("/-/erase", body).problem(status, slug);
         assert_eq!(problem.get("member").and_then(Value::as_str), member, "{body}");

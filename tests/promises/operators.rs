@@ -200,3 +200,18 @@ fn the_listener_for_operators_is_refused_where_the_public_one_would_be() {
     let process = Process::start(&database, &["--operate-on", "127.0.0.1:0", "--page", "off"]);
     eventually("both are in the log", || process.log().contains("operators are served on http://127.0.0.1:"));
 }
+
+#[test]
+fn the_error_of_a_taken_port_names_the_setting_that_has_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let output = Process::output_on("127.0.0.1:0", &directory.path().join("test.db"), &["--operate-on", &address]);
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    let begin = format!(
+        "cannot listen on {address}: another program does; stop that one, or use another port: --operate-on 127.0.0.1:"
+    );
+    assert!(log.contains(&begin) && !log.contains("--listen"), "{log}");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "it has opened the database");
+}

@@ -1,8 +1,10 @@
 //! Commands that another user runs leave no files that the service cannot use. Only root can be two users.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::harness::{App, make_older, not_tested, output_of};
 
@@ -54,6 +56,34 @@ fn what_root_does_with_tokens_leaves_their_file_to_the_user_of_the_service() {
         let (code, said) = output_of(app.database(), &[&["--tokens", file, "token"], task].concat());
         assert_eq!(code, 0, "{said}");
         assert_eq!(owners(std::slice::from_ref(&tokens)), [SERVICE], "{task:?}");
+    }
+}
+
+#[test]
+fn a_token_file_of_another_user_is_refused() {
+    const OTHER: u32 = SERVICE + 1;
+    let Some(app) = of_service() else { return };
+    let tokens = beside(app.database(), "test.tokens");
+    let file = tokens.to_str().unwrap();
+    assert_eq!(output_of(app.database(), &["--tokens", file, "token", "new", "first", "--scope", "read"]).0, 0);
+    for (owner, mode, is_refused) in [(SERVICE, 0o600, false), (0, 0o640, false), (OTHER, 0o640, true)] {
+        chown(&tokens, Some(owner), Some(SERVICE)).unwrap();
+        fs::set_permissions(&tokens, fs::Permissions::from_mode(mode)).unwrap();
+        let task = Command::new(env!("CARGO_BIN_EXE_duality"))
+            .args(["--tokens", file, "token", "list"])
+            .current_dir(tokens.parent().unwrap())
+            .uid(SERVICE)
+            .gid(SERVICE)
+            .output();
+        let Ok(task) = task else {
+            return not_tested("the owner of a token file is", "another user cannot start the program where it is");
+        };
+        let log = String::from_utf8(task.stderr).unwrap();
+        assert_eq!(task.status.code(), Some(i32::from(is_refused)), "{owner}: {log}");
+        let expected = format!("belongs to the user {OTHER}, who can change it");
+        assert_eq!(log.contains(&expected) && log.contains(&format!("chown {SERVICE} ")), is_refused, "{owner}: {log}");
+        // Root gives files to others itself.
+        assert_eq!(output_of(app.database(), &["--tokens", file, "token", "list"]).0, 0);
     }
 }
 

@@ -40,7 +40,7 @@ impl Shop {
     /// Waits until the service knows a token.
     #[track_caller]
     fn known(&self, token: &Token) {
-        eventually("the token is known", || self.get(token, "/healthz").status == 200);
+        eventually("the token is known", || token.is_in_force(&self.app));
     }
 
     fn get(&self, token: &Token, path: &str) -> Response {

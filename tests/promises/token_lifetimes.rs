@@ -24,6 +24,12 @@ fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
+/// A pipe in the place of a file. Whoever opens it as one waits for the other end.
+fn replace_by_pipe(path: &Path) {
+    std::fs::remove_file(path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg("-m600").arg(path).status().unwrap().success());
+}
+
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[test]
@@ -124,18 +130,21 @@ fn a_file_that_cannot_be_used_leaves_the_tokens_of_before_in_force() {
     };
     let degraded = || get(&app, &token, "/healthz").json()["status"] == "degraded";
     assert!(!reason() && !degraded());
-    let broken: [&dyn Fn(); 6] = [
+    let broken: [&dyn Fn(); 7] = [
         &|| std::fs::write(&file.path, "").unwrap(),
         &|| std::fs::write(&file.path, "{").unwrap(),
         &|| std::fs::write(&file.path, r#"{"tokens":[{"name":"x"}]}"#).unwrap(),
         &|| std::fs::write(&file.path, r#"{"tokens":[],"more":1}"#).unwrap(),
         &|| set_mode(&file.path, 0o644),
         &|| std::fs::remove_file(&file.path).unwrap(),
+        &|| replace_by_pipe(&file.path),
     ];
     for break_it in broken {
         break_it();
         eventually("the service notices", || reason() && degraded());
         assert_eq!(get(&app, &token, "/persons").status, 200);
+        // Writing into a pipe would wait.
+        let _ = std::fs::remove_file(&file.path);
         std::fs::write(&file.path, &good).unwrap();
         set_mode(&file.path, 0o600);
         eventually("the service notices the good file", || !reason() && !degraded());
@@ -203,6 +212,12 @@ fn the_file_is_for_its_owner_only() {
         let output = Process::output(&database, &["--tokens", path]);
         let log = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.code() == Some(1) && log.contains(expected), "{path}: {log}");
+    }
+    replace_by_pipe(&file.path);
+    assert!(Process::output(&database, &["--tokens", tokens]).status.code() == Some(1));
+    for task in [&["list"][..], &["new", "x", "--scope", "read"], &["revoke", "reader"]] {
+        let (code, out, log) = file.run(task);
+        assert!(code == 1 && out.is_empty() && log.contains("it is not a file"), "{task:?}: {log}");
     }
 }
 
@@ -308,6 +323,30 @@ fn no_secret_is_in_a_log_a_metric_or_an_error() {
             for method in ["GET", "POST"] {
                 seen += send(method, path, token).text();
             }
+        }
+    }
+    // A token in an address, as it is and percent-encoded.
+    for secret in [&token.0, &wrong.0] {
+        let digits = &secret["duality_".len()..];
+        for written in [secret.clone(), format!("duality%5F{digits}"), format!("%64uality_{digits}")] {
+            for path in [
+                format!("/{written}"),
+                format!("/nowhere?{written}"),
+                format!("/persons?access_token={written}"),
+                format!("/persons?{written}=1"),
+                format!("/persons/{written}"),
+                format!("/carts/{written}/events"),
+                format!("/carts?key={written}"),
+                format!("/reports/{written}"),
+                format!("/person-events?limit={written}"),
+            ] {
+                seen += &format!("{:?}", send("GET", &path, &token));
+            }
+            let headers = [("Authorization", token.bearer())];
+            let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+            let mut stream = Stream::open(process.address, &format!("/person-events?{written}=1"), &headers);
+            stream.read_until(|text| text.contains("retry:") && text.contains("ignored"));
+            seen += &stream.raw;
         }
     }
     // A token in the place of something else in the file.

@@ -23,7 +23,7 @@ fn follow(app: &App, host: u8, headers: &[(&str, &str)]) -> Option<Stream> {
 
 #[test]
 fn the_clients_of_a_trusted_proxy_are_counted_by_their_own_addresses() {
-    let app = app(&["127.0.0.2", "10.0.0.0/8"]);
+    let app = app(&["::ffff:127.0.0.2", "10.0.0.0/8"]);
     let x = |value| [("X-Forwarded-For", value)];
     let one = follow(&app, TRUSTED, &x("192.0.2.1"));
     assert!(one.is_some());

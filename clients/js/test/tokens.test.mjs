@@ -19,7 +19,8 @@ const task = (...words) => execFileSync(binary(), ["--tokens", file, "token", ..
 /** Makes a token. The service reads it a moment later. */
 async function makeToken(name, scope = "read") {
     const token = task("new", name, "--scope", scope);
-    const isInForce = async () => (await fetch(`http://127.0.0.1:${service.port}/`, { headers: { Authorization: `Bearer ${token}` } })).ok;
+    const headers = { Accept: "application/json", Authorization: `Bearer ${token}` };
+    const isInForce = async () => (await (await fetch(`http://127.0.0.1:${service.port}/`, { headers })).json()).token !== undefined;
     if (service) await eventually(`${name} is in force`, isInForce);
     return token;
 }

@@ -186,19 +186,23 @@ fn report(projections: &Projections, name: &str, components: &mut Components) ->
 /// `/-/erase`
 fn erasure(components: &mut Components) -> Value {
     let text = json!({"type": "string"});
-    let key = json!({"type": "string", "description": "It need not exist any more."});
+    let key = json!({"type": "string", "description": "It need not exist any more. A number that was never given out is a 404."});
     let wanted = json!({
         "type": "object", "required": ["collection", "key"], "additionalProperties": false,
         "properties": {"collection": text, "key": key},
     });
     let wanted = components.add("WantedErasure", wanted);
-    let pending = "The projections that may still have something of it, because they are behind or are being rebuilt.";
+    let pending = "The projections that may still have something of it, because they are behind or are being rebuilt; or \
+                   `database` with the status 202.";
+    let known = "Whether the database had a state, a tombstone or domain events of it. Otherwise the key may be a mistake; \
+                 what else there was of it goes nevertheless.";
     let erased = json!({
         "type": "object",
-        "required": ["collection", "key", "revision", "pending"],
+        "required": ["collection", "key", "revision", "known", "pending"],
         "properties": {
             "collection": text, "key": text,
             "revision": {"type": "integer", "minimum": 1, "description": "That of its last change event, which is null."},
+            "known": {"type": "boolean", "description": known},
             "pending": {"type": "array", "items": text, "description": pending},
         },
     });
@@ -208,11 +212,15 @@ fn erasure(components: &mut Components) -> Value {
         tag: SERVICE,
         summary: "Erase an aggregate with its past",
         description: "Its state, the content of its events, and what projections have of it. Its key is never used again. \
-                      The response is sent when nothing is left in the database.",
+                      The response is sent when nothing is left, and after ten seconds at the latest.",
     };
+    const HEADERS: [&str; 2] = ["X-Revision", "X-Epoch"];
+    const LATER: &str = "It does not exist any more. The files of the database may have something of it until a reader or a \
+                         lack of room does not prevent the rest.";
     let operation = Operation::new(&about)
         .body(&[JSON], &wanted, Required::Yes)
-        .response(Success::new(200, "It is erased.").headers(&["X-Revision", "X-Epoch"]).content(JSON, erased));
+        .response(Success::new(200, "It is erased.").headers(&HEADERS).content(JSON, erased.clone()))
+        .response(Success::new(202, LATER).headers(&HEADERS).content(JSON, erased));
     let kinds = [
         Kind::ForeignOrigin,
         Kind::NotFound,

@@ -22,6 +22,13 @@ impl Token {
     pub(crate) fn bearer(&self) -> String {
         format!("Bearer {}", self.0)
     }
+
+    /// Whether a service knows it: the index, which everybody gets, says whose token the request has.
+    pub(crate) fn is_in_force(&self, app: &App) -> bool {
+        let headers = [("Authorization", self.bearer()), ("Accept", "application/json".to_owned())];
+        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        app.client().request("GET", "/", &headers, None).json().get("token").is_some()
+    }
 }
 
 impl TokenFile {
