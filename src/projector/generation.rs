@@ -85,7 +85,7 @@ pub(super) enum Remedy {
 pub(super) struct Events<'a> {
     pub(super) events: &'a [PageEvent],
     pub(super) skipped: &'a [EventId],
-    /// A generation that is being built, perhaps this one, has nothing of what was erased up to this offset.
+    /// This generation has nothing of what was erased up to this offset, or another one will be served that has not.
     pub(super) covered: i64,
 }
 

@@ -50,7 +50,12 @@ struct Build {
     generation: Generation,
     /// The aggregates to start from, until they are applied.
     snapshot: Option<Snapshot>,
+    /// How often something of the past was overwritten before it began: it has nothing of that. Not known after a restart.
+    erasures: i64,
 }
+
+/// Where a build knows nothing of erasures.
+const NO_ERASURES: i64 = -1;
 
 /// What a step of a build came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +129,7 @@ impl Generations {
         self.manifest.building = Some(number);
         // Until it is known what it starts from.
         self.manifest.building_from = None;
+        self.manifest.is_building_stained = false;
         self.manifest.last = number;
         self.files.write_manifest(&self.manifest)?;
         if let Some(given_up) = given_up {
@@ -142,7 +148,7 @@ impl Generations {
         let total = snapshot.as_ref().map_or(self.state.last, |snapshot| snapshot.length);
         self.publish();
         self.status.state().building = Some(Building::start(&generation, total));
-        self.building = Some(Build { generation, snapshot });
+        self.building = Some(Build { generation, snapshot, erasures: self.state.erasures });
         Ok(number)
     }
 
@@ -178,11 +184,13 @@ impl Generations {
         }
         let to = Position { source: self.state.id(), offset: page.to, reached: Some(page.reached) };
         self.expect_erasures(&page)?;
-        if self.apply_to_live(&page, to.clone())? == Applied::NeedsRebuild {
-            self.state = self.source.refresh(self.clock.now())?;
-            let generation = self.begin()?;
-            log::info!("projection {}: building generation {generation} without what was erased", self.spec.name);
-            self.apply_to_live(&page, to)?;
+        if self.apply_to_live(&page, to.clone(), ErasedEvents::Apply)? == Applied::NeedsRebuild {
+            self.manifest.is_stained = true;
+            self.files.write_manifest(&self.manifest)?;
+            if self.building.is_none() {
+                self.begin_without_erased()?;
+            }
+            self.apply_to_live(&page, to, ErasedEvents::Ignore)?;
             return Ok(Progress::More);
         }
         self.overwrite_erased()?;
@@ -202,19 +210,21 @@ impl Generations {
         if is_resumed {
             self.status.state().building = Some(Building::start(&building.generation, page.last));
         }
-        let (skipped, covered) = (&self.manifest.skipped[..], self.manifest.building_from.unwrap_or(i64::MIN));
         // The offsets of a snapshot count something else, but it has nothing of what was erased before.
-        let events = Events { events: &page.events, skipped, covered };
-        let applied = apply(&mut building.generation, &self.spec, events, to);
+        let covered = self.manifest.building_from.unwrap_or(i64::MIN);
+        let events = Events { events: &page.events, skipped: &self.manifest.skipped, covered };
+        let mut applied = apply(&mut building.generation, &self.spec, events, to.clone());
+        if matches!(applied, Ok(Applied::NeedsRebuild)) {
+            self.manifest.is_building_stained = true;
+            self.files.write_manifest(&self.manifest)?;
+            let events = Events { events: &page.events, skipped: &self.manifest.skipped, covered: i64::MAX };
+            applied = apply(&mut building.generation, &self.spec, events, to);
+        }
         if let Some(progress) = &mut self.status.state().building {
             progress.done = building.generation.checkpoint.position.offset;
             progress.total = page.last;
         }
-        if applied? == Applied::NeedsRebuild {
-            self.state = self.source.refresh(self.clock.now())?;
-            self.begin()?;
-            return Ok(BuildStep::More);
-        }
+        applied?;
         if is_new_source {
             if let Some(snapshot) = building.snapshot.take() {
                 snapshot.remove();
@@ -243,7 +253,7 @@ impl Generations {
         state.is_erasing = self.manifest.is_erasing;
         let is_current = self.live.as_ref().is_some_and(|live| live.checkpoint.position.offset >= self.state.last);
         if is_current && self.building.is_none() && !state.is_erasing {
-            state.erasures = self.state.erasures;
+            state.erasures = state.erasures.max(self.state.erasures);
         }
         if self.building.is_none() {
             state.building = None;
@@ -293,7 +303,7 @@ impl Generations {
             );
             self.give_up(&live)?;
         }
-        let is_current = live == Some(Compatibility::Current);
+        let is_current = live == Some(Compatibility::Current) && !self.manifest.is_stained;
         let is_unfit = |build: &Build| !build.continues(&self.state, version);
         if self.building.as_ref().map_or(!is_current, is_unfit) {
             let generation = self.begin()?;
@@ -304,7 +314,7 @@ impl Generations {
 
     /// Replaces the live generation by the one that was built.
     fn swap(&mut self) -> Result<(), ProjectionError> {
-        let Some(Build { mut generation, .. }) = self.building.take() else { return Ok(()) };
+        let Some(Build { mut generation, erasures, .. }) = self.building.take() else { return Ok(()) };
         generation.checkpoint_wal()?;
         let before = self.live.take().map(|live| live.number);
         let oldest = std::mem::replace(&mut self.manifest.previous, before);
@@ -313,6 +323,7 @@ impl Generations {
         self.manifest.current = Some(generation.number);
         self.manifest.building = None;
         self.manifest.building_from = None;
+        self.manifest.is_stained = std::mem::take(&mut self.manifest.is_building_stained);
         log::info!("projection {}: generation {} is complete and served", self.spec.name, generation.number);
         self.live = Some(generation);
         self.erased = 0;
@@ -320,7 +331,19 @@ impl Generations {
         for number in oldest.into_iter().chain(stained) {
             self.files.remove(number);
         }
+        // Whoever waits for what was erased before it began need not wait for the next one.
+        let mut state = self.status.state();
+        state.erasures = state.erasures.max(erasures);
+        drop(state);
         self.overwrite_erased()
+    }
+
+    /// Starts to build a generation that has nothing of what was erased up to now.
+    fn begin_without_erased(&mut self) -> Result<(), ProjectionError> {
+        self.state = self.source.refresh(self.clock.now())?;
+        let generation = self.begin()?;
+        log::info!("projection {}: building generation {generation} without what was erased", self.spec.name);
+        Ok(())
     }
 
     /// Notes, before a page is applied, that it has an aggregate that was erased: a process that is killed has to go on with
@@ -340,17 +363,19 @@ impl Generations {
     }
 
     /// Applies a page to the generation that is served.
-    fn apply_to_live(&mut self, page: &Page, to: Position) -> Result<Applied, StepError> {
+    fn apply_to_live(&mut self, page: &Page, to: Position, erased: ErasedEvents) -> Result<Applied, StepError> {
         let Some(live) = self.live.as_mut() else { return Ok(Applied::All) };
-        // What is being built has nothing of what was erased before, and will be served.
-        let covered = self.manifest.building.and(self.manifest.building_from).unwrap_or(i64::MIN);
+        let covered = match erased {
+            ErasedEvents::Apply => i64::MIN,
+            ErasedEvents::Ignore => i64::MAX,
+        };
         let events = Events { events: &page.events, skipped: &self.manifest.skipped, covered };
         apply(live, &self.spec, events, to)
     }
 
     /// Overwrites what was erased in the files of the generation that is served, unless another one replaces it.
     fn overwrite_erased(&mut self) -> Result<(), ProjectionError> {
-        if !self.manifest.is_erasing || self.building.is_some() {
+        if !self.manifest.is_erasing || self.manifest.is_stained || self.building.is_some() {
             return Ok(());
         }
         if let Some(live) = &mut self.live
@@ -396,10 +421,10 @@ fn is_older(files: &Files, generation: i64, state: &SourceState) -> bool {
 fn resume(generation: Generation, files: &Files) -> Result<Build, ProjectionError> {
     let path = files.snapshot(generation.number);
     if generation.checkpoint.position.source.kind == SourceKind::Snapshot {
-        return Ok(Build { snapshot: Some(Snapshot::open(&path)?), generation });
+        return Ok(Build { snapshot: Some(Snapshot::open(&path)?), generation, erasures: NO_ERASURES });
     }
     super::manifest::remove_database(&path);
-    Ok(Build { generation, snapshot: None })
+    Ok(Build { generation, snapshot: None, erasures: NO_ERASURES })
 }
 
 impl Build {
@@ -433,6 +458,14 @@ impl Build {
             None => state.compatibility(checkpoint, version) == Compatibility::Current,
         }
     }
+}
+
+/// What becomes of the events in a page that say that an aggregate was erased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ErasedEvents {
+    Apply,
+    /// Another generation without these aggregates will be served.
+    Ignore,
 }
 
 /// Whether a page was applied.

@@ -27,6 +27,13 @@ pub(crate) struct Manifest {
     /// Whether something was erased that may still be in the files.
     #[serde(default)]
     pub(crate) is_erasing: bool,
+    /// Whether the generation that is served has something that was erased, and only another one is without it.
+    #[serde(default)]
+    pub(crate) is_stained: bool,
+    /// The same of the generation that is being built: something was erased after it began. It is completed and served
+    /// nevertheless, so that erasures which follow each other do not keep it from ever being complete. Another one follows.
+    #[serde(default)]
+    pub(crate) is_building_stained: bool,
     /// The highest number that a generation has had.
     pub(crate) last: i64,
     /// The events that are omitted.

@@ -88,6 +88,7 @@ mod shared_bodies;
 mod shared_events;
 mod slow_clients;
 mod spools;
+mod stained_rebuilds;
 mod starting;
 mod stopping;
 mod tables;
