@@ -13,6 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
+use super::engine::new_database;
 use super::{Client, Response, Stream};
 
 type Work = Box<dyn for<'a> FnOnce(&'a Running) -> Pin<Box<dyn Future<Output = ()> + 'a>> + Send>;
@@ -48,7 +49,8 @@ impl App {
         let directory = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
         settings.listen = "127.0.0.1:0".to_owned();
-        settings.database = directory.path().join("test.db");
+        settings.database = new_database(directory.path());
+        settings.files = directory.path().join("node");
         settings.workers = Some(count(2));
         change(&mut settings);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -1,10 +1,12 @@
-//! Direct access to the database file while no service has it open.
+//! Direct access to the database while no service has it open.
 
 use std::path::Path;
 
 use diesel::connection::SimpleConnection as _;
 use diesel::sql_types::Text;
 use diesel::{Connection as _, RunQueryDsl as _, SqliteConnection};
+
+use super::engine::psql;
 
 /// A service that is running may have a lock for a moment.
 fn connect(database: &Path) -> SqliteConnection {
@@ -15,7 +17,15 @@ fn connect(database: &Path) -> SqliteConnection {
 
 /// Executes SQL statements.
 pub(crate) fn sql(database: &Path, statements: &str) {
-    connect(database).batch_execute(statements).unwrap();
+    match url(database) {
+        Some(url) => drop(psql(url, statements)),
+        None => connect(database).batch_execute(statements).unwrap(),
+    }
+}
+
+/// The URL of a database that is not a file.
+fn url(database: &Path) -> Option<&str> {
+    database.to_str().filter(|database| database.starts_with("postgres://"))
 }
 
 /// A lock for writing that another process holds, until it is dropped.
@@ -52,6 +62,9 @@ struct Line {
 
 /// The rows of a query whose only column is called `line`.
 pub(crate) fn lines(database: &Path, query: &str) -> Vec<String> {
+    if let Some(url) = url(database) {
+        return psql(url, query).lines().map(str::to_owned).collect();
+    }
     let rows: Vec<Line> = diesel::sql_query(query).load(&mut connect(database)).unwrap();
     rows.into_iter().map(|row| row.line).collect()
 }
@@ -71,7 +84,7 @@ pub(crate) fn enlarge(database: &Path) {
 
 /// The names of all migrations, oldest first.
 pub(crate) fn migrations() -> Vec<String> {
-    let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
+    let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/sqlite")).unwrap();
     let mut names: Vec<_> = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
@@ -85,7 +98,7 @@ pub(crate) fn make_older(database: &Path) {
 /// Undoes a migration and all later ones.
 pub(crate) fn undo_migrations(database: &Path, first: &str) {
     for name in migrations().iter().rev().take_while(|name| name.as_str() >= first) {
-        let down = format!("{}/migrations/{name}/down.sql", env!("CARGO_MANIFEST_DIR"));
+        let down = format!("{}/migrations/sqlite/{name}/down.sql", env!("CARGO_MANIFEST_DIR"));
         sql(database, &std::fs::read_to_string(down).unwrap());
         let version = name.split('_').next().unwrap().replace('-', "");
         sql(database, &format!("DELETE FROM __diesel_schema_migrations WHERE version = '{version}'"));

@@ -1,0 +1,96 @@
+//! The database engine that keeps the record of a test: SQLite, or a PostgreSQL server that this process starts for itself.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Whether `DUALITY_TEST_ENGINE=postgres`: then every database that a test does not name is on a server.
+pub(crate) fn is_postgres() -> bool {
+    std::env::var("DUALITY_TEST_ENGINE").is_ok_and(|engine| engine == "postgres")
+}
+
+/// A database of its own for a test, which does not exist yet: a file in a directory, or an empty one on the server.
+pub(crate) fn new_database(directory: &Path) -> PathBuf {
+    if is_postgres() { server().new_database().into() } else { directory.join("test.db") }
+}
+
+/// The server of this process.
+fn server() -> &'static PostgresServer {
+    static SERVER: LazyLock<PostgresServer> = LazyLock::new(|| PostgresServer::start(&["-c", "fsync=off"]));
+    &SERVER
+}
+
+/// A private PostgreSQL server, with a directory of its own, and reached only over a socket in there.
+pub(crate) struct PostgresServer {
+    /// When it ends, or the pipe to it, the server stops and its directory is removed.
+    _keeper: Child,
+    directory: PathBuf,
+    databases: AtomicU32,
+}
+
+/// Runs the server until its input ends. The user must not be root.
+const KEEPER: &str = r#"
+    set -eu
+    bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
+    PATH=${bin:+$bin:}$PATH
+    directory=$(mktemp -d /tmp/duality-pg-XXXXXX)
+    initdb --pgdata="$directory/data" --username=duality --auth=trust --encoding=UTF8 --locale=C --no-sync >"$directory/log"
+    postgres -D "$directory/data" -k "$directory" -c listen_addresses= -c max_connections=1000 \
+        -c shared_buffers=64MB -c max_wal_size=256MB "$@" >>"$directory/log" 2>&1 </dev/null &
+    server=$!
+    until psql -h "$directory" -U duality -d postgres -qAtc 'SELECT 1' >/dev/null 2>&1; do
+        kill -0 $server || { cat "$directory/log" >&2; exit 1; }
+        sleep 0.05
+    done
+    echo "$directory"
+    cat >/dev/null || true
+    kill -QUIT $server
+    wait $server || true
+    rm -rf "$directory"
+"#;
+
+impl PostgresServer {
+    /// Starts a server with these options.
+    pub(crate) fn start(options: &[&str]) -> Self {
+        let mut command = if rustix::process::geteuid().is_root() {
+            let mut command = Command::new("runuser");
+            command.args(["-u", "postgres", "--", "sh", "-c", KEEPER, "sh"]);
+            command
+        } else {
+            let mut command = Command::new("sh");
+            command.args(["-c", KEEPER, "sh"]);
+            command
+        };
+        let command = command.args(options).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut keeper = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(!line.is_empty(), "PostgreSQL does not start; its message is above");
+        Self { _keeper: keeper, directory: line.trim().into(), databases: AtomicU32::new(0) }
+    }
+
+    /// An empty database: its URL.
+    pub(crate) fn new_database(&self) -> String {
+        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        self.execute("postgres", &format!("CREATE DATABASE {name} TEMPLATE template0"));
+        self.url(&name)
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("postgres:///{name}?host={}&user=duality", self.directory.display())
+    }
+
+    /// Executes SQL in a database, and returns the output of `psql`.
+    pub(crate) fn execute(&self, database: &str, sql: &str) -> String {
+        psql(&self.url(database), sql)
+    }
+}
+
+/// Executes SQL in a database, and returns what `psql` prints: a line for each row, with the values alone.
+pub(crate) fn psql(url: &str, sql: &str) -> String {
+    let output = Command::new("psql").args([url, "-qAtc", sql]).output().unwrap();
+    assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
