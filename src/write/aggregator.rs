@@ -75,7 +75,8 @@ impl Aggregator {
             Arc::new(CommittedRevision::new(writer.revision(), &writer.changed(), database.high_water_mark().clone()));
         let journal = watch::Sender::new(JournalMark { last: writer.position(), ..JournalMark::default() });
         let metrics = WriteMetrics::new();
-        metrics.answers.set(writer.answers());
+        metrics.show_answers(writer.answers());
+        metrics.max_answer_bytes.set(i64::try_from(config.answer_limit.bytes).unwrap_or(i64::MAX));
         metrics.erasures.set(writer.erasures());
         Self {
             database,
@@ -282,7 +283,7 @@ impl Aggregator {
                 Err(StoreError::Busy) => Patience::Short,
                 Err(_) => return outcome,
             };
-            self.metrics.answers.set(writer.answers());
+            self.metrics.show_answers(writer.answers());
             self.metrics.erasures.set(writer.erasures());
             if writer.wait_for_lock(patience).is_ok() {
                 self.writer = Some(writer);
