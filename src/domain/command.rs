@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::domain::body::{Body, CorruptState};
 use crate::domain::clock::Timestamp;
-use crate::domain::idempotency::{Fingerprint, KeptRejection, ProblemDocument, RequestId};
+use crate::domain::idempotency::{AnswersFull, Fingerprint, KeptRejection, ProblemDocument, RequestId};
 use crate::domain::json::ValidationError;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::metadata::Metadata;
@@ -143,6 +143,8 @@ pub(crate) enum Rejection {
     Kept(Box<KeptRejection>),
     /// The idempotency key belongs to a request with another body.
     KeyReused,
+    /// The command has an idempotency key, and there is no room for its answer.
+    AnswersFull(AnswersFull),
     /// The command was executed before, but its aggregate was erased since, and with it the answer.
     AnswerErased,
     /// The stored state cannot be decoded.

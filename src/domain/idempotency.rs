@@ -1,6 +1,8 @@
 //! Idempotency keys: a command that is sent again with the same key is not executed again, and gets the first answer
 //! ([draft-ietf-httpapi-idempotency-key-header](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/)).
 
+use std::time::Duration;
+
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::revision::{Epoch, Revision};
@@ -67,6 +69,15 @@ pub(crate) struct KeptRejection {
     pub(crate) revision: Revision,
     pub(crate) epoch: Epoch,
     pub(crate) given: Given,
+}
+
+/// There is no room for the answer to a command that has a key, so that it was not executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AnswersFull {
+    /// What stored answers may take, in bytes.
+    pub(crate) limit: u64,
+    /// When the oldest of them is not kept any more.
+    pub(crate) room_in: Duration,
 }
 
 /// How often an answer was given.

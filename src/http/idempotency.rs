@@ -5,12 +5,14 @@ use actix_web::HttpResponse;
 use actix_web::HttpResponseBuilder;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use percent_encoding::utf8_percent_encode;
 use serde_json::{Value, json};
 
 use super::conditions::Expectation;
 use super::problem::{Kind, PROBLEM, Problem, detail_without_state};
 use super::request::RequestContext;
 use super::respond::answer;
+use crate::access::need::PATH_SEGMENT;
 use crate::domain::command::{Describe, Idempotency, Rejection};
 use crate::domain::idempotency::{Fingerprint, Given, KeptRejection, RequestId};
 use crate::write::aggregator::ExecuteError;
@@ -28,15 +30,29 @@ pub(super) const MAX_KEY_BYTES: usize = 255;
 /// The request of the context, if it has a key.
 ///
 /// # Errors
-/// The header is malformed, or there are several.
+/// The header is malformed, or there are several; or the key in the path is.
 pub(super) fn request_id(context: &RequestContext) -> Result<Option<RequestId>, Problem> {
     let mut lines = context.request.headers().get_all(IDEMPOTENCY_KEY);
     let Some(line) = lines.next() else { return Ok(None) };
     let key = line.to_str().ok().filter(|_| lines.next().is_none()).and_then(parse).ok_or_else(malformed)?;
-    let (method, path) = (context.request.method().as_str(), context.request.uri().path());
-    let caller = context.caller();
-    let parts = [caller.name().unwrap_or_default(), method, path, &key].map(str::as_bytes);
+    let (caller, method, path) = (context.caller(), context.request.method().as_str(), path(context)?);
+    let parts = [caller.name().unwrap_or_default(), method, &path, &key].map(str::as_bytes);
     Ok(Some(RequestId::of(&parts)))
+}
+
+/// The path of a write, in the one spelling that responses use: a proxy may have spelled the first try in another way.
+fn path(context: &RequestContext) -> Result<String, Problem> {
+    let mut path = format!("/{}", context.collection()?.name());
+    let mut segments = context.request.uri().path().split('/').skip(2);
+    if segments.next().is_some() {
+        path.push('/');
+        path.extend(utf8_percent_encode(context.key()?.as_str(), PATH_SEGMENT));
+    }
+    for command in segments {
+        path.push('/');
+        path.push_str(command);
+    }
+    Ok(path)
 }
 
 fn malformed() -> Problem {
@@ -89,6 +105,7 @@ pub(super) fn idempotency(context: &RequestContext, request: RequestId, fingerpr
             // They decide nothing about the command.
             Rejection::Kept(_)
             | Rejection::KeyReused
+            | Rejection::AnswersFull(_)
             | Rejection::AnswerErased
             | Rejection::Erased
             | Rejection::Derived

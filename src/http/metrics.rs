@@ -116,7 +116,11 @@ fn of_writes(registry: &mut Registry, shared: &Shared) {
         "Commands that were rejected by a rule, a precondition or a validation",
         Metric::counter(writes.rejected.get()),
     );
-    let conflicts = [("in-flight", shared.in_flight.refused.get()), ("other-body", writes.key_reused.get())];
+    let conflicts = [
+        ("in-flight", shared.in_flight.refused.get()),
+        ("other-body", writes.key_reused.get()),
+        ("no-room", writes.answers_full.get()),
+    ];
     registry.register(
         "idempotency_replays",
         "Commands that were sent again with their idempotency key, and got their first answer",
@@ -124,13 +128,24 @@ fn of_writes(registry: &mut Registry, shared: &Shared) {
     );
     registry.register(
         "idempotency_conflicts",
-        "Commands that were refused because of their idempotency key: the first one was not answered, or had another body",
+        "Commands that were refused because of their idempotency key: the first one was not answered, or had another \
+         body, or there was no room for the answer",
         Metric::family(conflicts.map(|(reason, count)| (vec![("reason", reason.to_owned())], Value::Counter(count)))),
     );
     registry.register(
         "idempotency_answers",
         "Answers that are kept for commands with an idempotency key",
         Metric::number(writes.answers.get()),
+    );
+    registry.register(
+        "idempotency_bytes",
+        "What these answers take of the database",
+        Metric::number(writes.answer_bytes.get()),
+    );
+    registry.register(
+        "max_idempotency_bytes",
+        "The limit of that, --idempotency-size",
+        Metric::number(writes.max_answer_bytes.get()),
     );
     registry.register(
         "erasures_in_progress",

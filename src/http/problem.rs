@@ -2,18 +2,20 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
+use bytesize::ByteSize;
 use serde_json::{Value, json};
 
 use super::excerpt::{excerpt, excerpt_of};
 use super::request_id::with_current;
 use crate::domain::command::{ErasedDomainError, Oversize, Rejection};
 use crate::domain::error_chain::ErrorChain;
-use crate::domain::idempotency::ProblemDocument;
+use crate::domain::idempotency::{AnswersFull, ProblemDocument};
 use crate::domain::json::{JsonError, ValidationError};
 use crate::domain::revision::{Epoch, Revision};
 use crate::read::spool::Cut;
@@ -107,6 +109,8 @@ pub(crate) enum Kind {
     NotReady,
     /// 507: the disk is full.
     NoSpace,
+    /// 507: there is no room for the answer to a request with an idempotency key.
+    AnswersFull,
     /// 503: the database file is another one.
     Replaced,
     /// 503: the service does not show the revision yet that a read asks for.
@@ -117,7 +121,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their declaration.
-    pub(super) const ALL: [Self; 33] = [
+    pub(super) const ALL: [Self; 34] = [
         Self::MalformedJson,
         Self::MalformedRequest,
         Self::Unauthorized,
@@ -148,6 +152,7 @@ impl Kind {
         Self::Unavailable,
         Self::NotReady,
         Self::NoSpace,
+        Self::AnswersFull,
         Self::Replaced,
         Self::Behind,
         Self::HeadTooLarge,
@@ -186,6 +191,7 @@ impl Kind {
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Service unavailable"),
             Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Service not ready"),
             Self::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "no-space", "Disk full"),
+            Self::AnswersFull => (StatusCode::INSUFFICIENT_STORAGE, "answers-full", "No room for the answer"),
             Self::Replaced => (StatusCode::SERVICE_UNAVAILABLE, "replaced", "Database file replaced"),
             Self::Behind => (StatusCode::SERVICE_UNAVAILABLE, "behind", "Revision not reached"),
             Self::HeadTooLarge => {
@@ -300,6 +306,7 @@ impl Problem {
                 Kind::KeyReused,
                 "Idempotency-Key: the first request with this key had another body; expected the same one, or another key",
             ),
+            ExecuteError::Rejected(Rejection::AnswersFull(full)) => Self::of_full_answers(full),
             ExecuteError::Rejected(Rejection::AnswerErased) => Self::new(
                 Kind::Erased,
                 "the command was executed, but its aggregate was erased since, and with it the answer",
@@ -358,6 +365,17 @@ impl Problem {
         let detail =
             format!("the state would have {size} bytes, more than the limit of {limit} (--max-aggregate); {remedy}");
         Self::new(Kind::AggregateTooLarge, detail).with("size", size).with("limit", limit)
+    }
+
+    fn of_full_answers(AnswersFull { limit, room_in }: AnswersFull) -> Self {
+        let seconds = room_in.as_secs().saturating_add(1);
+        let detail = format!(
+            "nothing was done: the answers that are kept for an Idempotency-Key take {} (--idempotency-size); the oldest is \
+             kept for another {} (--idempotency-retention); expected this request then, or one without a key",
+            ByteSize(limit),
+            humantime::format_duration(Duration::from_secs(seconds)),
+        );
+        Self::new(Kind::AnswersFull, detail).with("limit", limit).header(RETRY_AFTER.as_str(), seconds.to_string())
     }
 
     /// The problem of a command that was certainly not executed.

@@ -51,6 +51,7 @@ use crate::service::running::{Running, StartError, cut_streams, retention};
 use crate::service::settings::{Settings, Task, bytes};
 use crate::service::signals::{Hangup, Request, Signals};
 use crate::service::start_report::warn_about_readers;
+use crate::storage::answer_room::AnswerLimit;
 use crate::storage::backup::CopyObserver;
 use crate::storage::database::Database;
 use crate::storage::disk::Disk;
@@ -265,6 +266,10 @@ impl Service {
         let inline: Arc<[ProjectionSpec]> = projections.inline.into();
         let config = WriterConfig {
             max_aggregate: bytes(settings.max_aggregate),
+            answer_limit: AnswerLimit {
+                bytes: settings.idempotency_size.as_u64(),
+                retention: settings.idempotency_retention,
+            },
             hot_states: Arc::clone(memory.of(Usage::Aggregates)),
             batches: Arc::clone(memory.of(Usage::Commands)),
             ..WriterConfig::new(&registry, &inline)

@@ -380,7 +380,11 @@ impl<E: 'static> CommandError<E> {
             ExecuteError::Rejected(Rejection::Panicked) => Self::Panicked,
             // Typed commands have no precondition and no idempotency key, so only the last of these happens.
             ExecuteError::Rejected(
-                Rejection::PreconditionFailed(_) | Rejection::Kept(_) | Rejection::KeyReused | Rejection::AnswerErased,
+                Rejection::PreconditionFailed(_)
+                | Rejection::Kept(_)
+                | Rejection::KeyReused
+                | Rejection::AnswersFull(_)
+                | Rejection::AnswerErased,
             )
             | ExecuteError::Unknown => Self::Unknown,
             ExecuteError::NotDone(refusal) => Self::NotDone(refusal),

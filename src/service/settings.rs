@@ -120,6 +120,11 @@ pub struct Settings {
     #[arg(long, help_heading = STORAGE, env = "DUALITY_IDEMPOTENCY_RETENTION", value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub idempotency_retention: Duration,
 
+    /// How much of the database these answers may take; when they take more, writes with an `Idempotency-Key` get a 507 until
+    /// the oldest answers are not kept any more.
+    #[arg(long, help_heading = STORAGE, env = "DUALITY_IDEMPOTENCY_SIZE", value_name = "SIZE", default_value = "1GiB")]
+    pub idempotency_size: ByteSize,
+
     /// Do not copy the database before a newer version changes its tables or recomputes its states.
     #[arg(long, help_heading = STORAGE, env = "DUALITY_NO_COPY", global = true, value_parser = BoolishValueParser::new())]
     pub no_copy: bool,

@@ -1,16 +1,18 @@
 //! The table of the answers to commands with an idempotency key: stored in the transactions of the commands, given again to
-//! those that are repeated, pruned by age.
+//! those that are repeated, pruned by age, overwritten if their aggregate is erased.
 
 use super::engine::AnyConnection;
 use diesel::connection::DefaultLoadingMode;
-use diesel::dsl::{max, min};
+use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Nullable, Text};
 use serde::{Deserialize, Serialize};
 
+use super::answer_room::{self, StoredAnswers};
 use super::counters::horizon;
 use super::error::StoreError;
 use super::page::Progress;
+use super::portion::Portion;
 use super::retained::Retained;
 use super::schema::{idempotency, metadata};
 use super::sighting::{self, Rows, Sighting};
@@ -47,7 +49,7 @@ pub(super) struct ExecutedCommand {
     /// The revision of the last change of the aggregate.
     pub(super) changed: Revision,
     pub(super) version: Version,
-    /// Whether the aggregate did not exist before.
+    /// Whether the aggregate exists, and did not before.
     pub(super) is_new: bool,
 }
 
@@ -100,19 +102,20 @@ impl Found {
     }
 }
 
-/// Stores an answer.
-pub(super) fn keep(connection: &mut AnyConnection, row: &NewAnswer<'_>) -> Result<(), StoreError> {
+/// Stores an answer, and returns the bytes of its text.
+pub(super) fn keep(connection: &mut AnyConnection, row: &NewAnswer<'_>) -> Result<usize, StoreError> {
     let NewAnswer { request, fingerprint, collection, aggregate, time, answer } = row;
+    let text = answer.to_text()?;
     InsertAnswer {
         request: request.as_bytes(),
         fingerprint: fingerprint.as_bytes(),
         collection,
         aggregate: aggregate.map(Key::as_str),
         time: time.milliseconds(),
-        answer: &answer.to_text()?,
+        answer: &text,
     }
     .execute(connection)?;
-    Ok(())
+    Ok(text.len())
 }
 
 statement! {
@@ -202,51 +205,90 @@ fn corrupt(why: impl std::fmt::Display) -> StoreError {
     StoreError::Corrupt(format!("a stored answer: {why}"))
 }
 
-/// The number of stored answers. They are deleted oldest first only, so nothing is counted.
-pub(super) fn count(connection: &mut AnyConnection) -> Result<i64, StoreError> {
-    // Two queries: SQLite reads all rows for a minimum and a maximum in one.
-    let first: Option<i64> = idempotency::table.select(min(idempotency::position)).first(connection)?;
-    let last: Option<i64> = idempotency::table.select(max(idempotency::position)).first(connection)?;
-    Ok(first.zip(last).map_or(0, |(first, last)| last - first + 1))
-}
-
-/// The maximum number of answers that one transaction deletes, so that no command waits for long. They can be as large as
-/// aggregates.
+/// The maximum number of answers that one transaction looks at.
 const ANSWERS_PER_TRANSACTION: i64 = 1000;
 
-/// Deletes the oldest answers that are not retained, up to a maximum number, and stops at the first that is retained.
+/// An answer that may be pruned.
+struct Old {
+    position: i64,
+    /// Of its text.
+    bytes: i64,
+    /// The time at which it counts as written. `None` if it is from the future, and not seen before.
+    written: Option<Timestamp>,
+}
+
+/// Deletes the oldest answers that are not retained, as many as one transaction takes.
 pub(super) fn prune(connection: &mut AnyConnection, retained: Retained) -> Result<Progress, StoreError> {
-    let Retained { now, answers: older_than, .. } = retained;
     connection.transaction(|connection| {
-        let sighting = Sighting::load(connection, Rows::Answers)?;
-        let oldest: Vec<(i64, i64)> = idempotency::table
-            .order(idempotency::position)
-            .select((idempotency::position, idempotency::time))
-            .limit(ANSWERS_PER_TRANSACTION)
-            .load(connection)?;
-        let mut deleted = None;
-        let mut progress = Progress::More;
-        for (position, time) in &oldest {
-            let written = sighting.written(*position, Timestamp::from_milliseconds(*time), now);
-            if written.unwrap_or(now) >= older_than {
-                if written.is_none() {
-                    sighting::save(connection, Rows::Answers, now)?;
-                }
-                progress = Progress::Done;
-                break;
-            }
-            deleted = Some(*position);
+        let oldest = oldest(connection, retained.now)?;
+        let is_due = |answer: &&Old| answer.written.is_some_and(|written| written < retained.answers);
+        let due: Vec<_> = oldest.iter().take_while(is_due).map(|answer| (answer.position, answer.bytes)).collect();
+        if oldest.get(due.len()).is_some_and(|retained| retained.written.is_none()) {
+            sighting::save(connection, Rows::Answers, retained.now)?;
         }
-        if let Some(last) = deleted {
-            diesel::delete(idempotency::table.filter(idempotency::position.le(last))).execute(connection)?;
-            if count(connection)? == 0 {
-                // SQLite begins with the first position again.
-                diesel::update(metadata::table).set(metadata::future_answers_position.eq(0)).execute(connection)?;
-            }
+        let number = due.len();
+        let Some(Portion { rows, last, bytes }) = Portion::of(due) else { return Ok(Progress::Done) };
+        diesel::delete(idempotency::table.filter(idempotency::position.le(last))).execute(connection)?;
+        answer_room::note_texts(connection, -bytes)?;
+        if StoredAnswers::load(connection)?.number == 0 {
+            // SQLite begins with the first position again.
+            diesel::update(metadata::table).set(metadata::future_answers_position.eq(0)).execute(connection)?;
         }
-        let has_more = i64::try_from(oldest.len()).is_ok_and(|read| read == ANSWERS_PER_TRANSACTION);
-        Ok(if has_more { progress } else { Progress::Done })
+        let has_more = rows < number || i64::try_from(number).is_ok_and(|number| number == ANSWERS_PER_TRANSACTION);
+        Ok(if has_more { Progress::More } else { Progress::Done })
     })
+}
+
+fn oldest(connection: &mut AnyConnection, now: Timestamp) -> Result<Vec<Old>, StoreError> {
+    let sighting = Sighting::load(connection, Rows::Answers)?;
+    let bytes = sql::<BigInt>("coalesce(octet_length(answer), 0)");
+    let rows: Vec<(i64, i64, i64)> = idempotency::table
+        .order(idempotency::position)
+        .select((idempotency::position, idempotency::time, bytes))
+        .limit(ANSWERS_PER_TRANSACTION)
+        .load(connection)?;
+    let old = rows.into_iter().map(|(position, time, bytes)| {
+        let written = sighting.written(position, Timestamp::from_milliseconds(time), now);
+        Old { position, bytes, written }
+    });
+    Ok(old.collect())
+}
+
+/// The maximum number of answers at which one transaction of an erasure looks.
+const LOOKED_AT_PER_TRANSACTION: i64 = 5000;
+
+/// Overwrites the answers about an aggregate, as many as one transaction takes, beginning after a position. Whoever repeats
+/// one of these commands gets to know that the aggregate was erased. Returns the position to begin after the next time;
+/// `None` if there are no more.
+pub(super) fn overwrite_some(
+    connection: &mut AnyConnection,
+    collection: &str,
+    key: &str,
+    after: i64,
+) -> Result<Option<i64>, StoreError> {
+    let bytes = sql::<BigInt>("CASE WHEN collection = ").bind::<Text, _>(collection).sql(" AND aggregate = ");
+    let bytes = bytes.bind::<Text, _>(key).sql(" THEN coalesce(octet_length(answer), 0) ELSE 0 END");
+    let next: Vec<(i64, i64)> = idempotency::table
+        .filter(idempotency::position.gt(after))
+        .order(idempotency::position)
+        .select((idempotency::position, bytes))
+        .limit(LOOKED_AT_PER_TRANSACTION)
+        .load(connection)?;
+    let Some(Portion { last, bytes, .. }) = Portion::of(next) else { return Ok(None) };
+    OverwriteAnswers { nothing: &[], after, to: last, collection, key }.execute(connection)?;
+    answer_room::note_texts(connection, -bytes)?;
+    Ok(Some(last))
+}
+
+statement! {
+    /// The fingerprint of a small body would tell the body to whoever tries some.
+    struct OverwriteAnswers<'a> {
+        "UPDATE idempotency SET answer = NULL, fingerprint = " nothing: &'a [u8] as Binary,
+        " WHERE position > " after: i64 as BigInt,
+        " AND position <= " to: i64 as BigInt,
+        " AND collection = " collection: &'a str as Text,
+        " AND aggregate = " key: &'a str as Text,
+    }
 }
 
 /// Reads every answer.
@@ -254,10 +296,12 @@ pub(super) fn verify(connection: &mut AnyConnection) -> Result<Verified, StoreEr
     let mut verified = Verified::new("answers");
     let current = horizon(connection)?.current;
     let query = idempotency::table.order(idempotency::position).select((idempotency::position, idempotency::answer));
-    let mut number = 0_u64;
+    let counted: i64 = metadata::table.select(metadata::answer_bytes).first(connection)?;
+    let (mut number, mut bytes) = (0_u64, 0);
     for row in query.load_iter::<(i64, Option<String>), DefaultLoadingMode>(connection)? {
         let (position, answer) = row?;
         number += 1;
+        bytes += answer.as_deref().map_or(0, str::len);
         match answer.as_deref().map(Answer::from_text) {
             None => {}
             Some(Err(error)) => verified.add(format!("{position}: {error}")),
@@ -266,6 +310,9 @@ pub(super) fn verify(connection: &mut AnyConnection) -> Result<Verified, StoreEr
             }
             Some(Ok(_)) => {}
         }
+    }
+    if i64::try_from(bytes) != Ok(counted) {
+        verified.add(format!("they have {bytes} bytes, but {counted} are counted"));
     }
     verified.looked_at = format!("{number} of commands with an idempotency key");
     Ok(verified)

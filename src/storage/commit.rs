@@ -11,6 +11,7 @@ use std::vec;
 use super::engine::AnyConnection;
 
 use super::aggregates::{self, Row};
+use super::answer_room::{self, AnswerLimit, StoredAnswers};
 use super::answers::{self, Answer, ExecutedCommand, NewAnswer, Outcome, Repeated};
 use super::batch_memory::BatchMemory;
 use super::counters::Counters;
@@ -44,6 +45,9 @@ pub(super) struct CommitContext<'a> {
     pub(super) fence: &'a Fence,
     /// The largest state that a command may result in, in bytes of JSON text.
     pub(super) max_aggregate: usize,
+    pub(super) answer_limit: AnswerLimit,
+    /// Answers that are stored before the batch.
+    pub(super) stored: StoredAnswers,
     /// Of which a batch takes a part.
     pub(super) memory: &'a Arc<MemoryBudget>,
     pub(super) now: Timestamp,
@@ -53,6 +57,7 @@ pub(super) struct CommitContext<'a> {
 pub(super) struct Committable {
     pub(super) outcome: CommitOutcome,
     pub(super) counters: Counters,
+    pub(super) stored: StoredAnswers,
     /// The states of the event-sourced aggregates of the batch.
     pub(super) states: Vec<(Place, HotState)>,
 }
@@ -87,7 +92,7 @@ pub(super) fn commit(
             break;
         }
     }
-    batch.write(connection, counters, context.fence)?;
+    batch.write(connection, counters, context)?;
     let outcome = CommitOutcome {
         answers,
         after: counters.revision,
@@ -102,8 +107,9 @@ pub(super) fn commit(
         charge: batch.memory.keep(batch.changes.iter().map(Change::weight).sum()),
         events: std::mem::take(&mut batch.changes),
     };
+    let stored = batch.stored;
     let (counters, states) = batch.finish();
-    Ok(Committable { outcome, counters, states })
+    Ok(Committable { outcome, counters, stored, states })
 }
 
 /// The result of a batch. It is durable once the transaction is.
@@ -143,6 +149,8 @@ pub(crate) struct KeptAnswers {
     pub(crate) repeated: usize,
     /// Commands whose key belongs to another request.
     pub(crate) refused: usize,
+    /// Commands for whose answer there is no room.
+    pub(crate) without_room: usize,
 }
 
 /// The result of a command.
@@ -157,7 +165,8 @@ pub(crate) struct Written {
     pub(crate) changed: Revision,
     /// The number of domain events of the aggregate.
     pub(crate) version: Version,
-    /// Whether the aggregate did not exist before. For an erasure: whether the database had neither a row nor events of it.
+    /// Whether the aggregate exists, and did not before. For an erasure: whether the database had neither a row nor events of
+    /// it.
     pub(crate) is_new: bool,
     /// For a repeated command, which was not executed again: the epoch in which it was.
     pub(crate) repeats: Option<Epoch>,
@@ -176,6 +185,9 @@ struct StagedBatch<'a> {
     events: Vec<Entry>,
     changes: Vec<Change>,
     answers: KeptAnswers,
+    /// With the answers of the batch.
+    stored: StoredAnswers,
+    answer_limit: AnswerLimit,
     /// The epoch in which this process writes.
     epoch: &'a Epoch,
     /// The aggregates that the batch erases, and the revisions.
@@ -231,7 +243,7 @@ enum ExecuteError {
 
 impl<'a> StagedBatch<'a> {
     fn new(context: CommitContext<'a>, counters: Counters, states: &'a mut HotStates) -> Self {
-        let CommitContext { registry, inline, fence, max_aggregate, memory, now } = context;
+        let CommitContext { registry, inline, fence, max_aggregate, answer_limit, stored, memory, now } = context;
         Self {
             registry,
             inline,
@@ -242,6 +254,8 @@ impl<'a> StagedBatch<'a> {
             events: Vec::new(),
             changes: Vec::new(),
             answers: KeptAnswers::default(),
+            stored,
+            answer_limit,
             epoch: fence.epoch(),
             erased: Vec::new(),
             states,
@@ -256,6 +270,11 @@ impl<'a> StagedBatch<'a> {
         if let Some(found) = answers::find(connection, &idempotency.request)? {
             // One answer that cannot be read must not fail the whole batch.
             return self.repeat(found.repeated(&idempotency.fingerprint).map_err(reject_corrupt)?);
+        }
+        if !self.stored.has_room(self.answer_limit) {
+            self.answers.without_room += 1;
+            let full = answer_room::full(connection, self.answer_limit, self.now)?;
+            return Err(Rejection::AnswersFull(full).into());
         }
         let (collection, chosen) = (self.registry.get(command.collection).name(), command.key.clone());
         let executed = self.execute(connection, command);
@@ -279,7 +298,7 @@ impl<'a> StagedBatch<'a> {
             time: self.now,
             answer: &stored,
         };
-        answers::keep(connection, &row)?;
+        self.stored.add(answers::keep(connection, &row)?);
         self.answers.kept += 1;
         answer.map_err(|problem| {
             let kept = KeptRejection { problem, revision, epoch, given: Given::First };
@@ -349,7 +368,7 @@ impl<'a> StagedBatch<'a> {
         }
         let Decision { after, events } = decision?;
         self.check_size(id, state, after.as_ref())?;
-        let is_new = state.is_none();
+        let was_there = state.is_some();
         let decided = StateChange { collection: id, key: key.clone(), before: state.cloned(), after };
         let changes = self.with_derived(connection, decided)?;
         // A lost row is restored by a revision of its own, so that the change of the command is exact for all clients:
@@ -376,6 +395,8 @@ impl<'a> StagedBatch<'a> {
         let revision = self.counters.revision;
         let charge = self.memory.answer(row.body.as_ref().map_or(0, Body::size));
         let (changed, version) = (row.revision, row.version);
+        // One that is gone already has no place to look at.
+        let is_new = !was_there && row.body.is_some();
         Ok(Written { key, body: row.body, revision, changed, version, is_new, repeats: None, charge })
     }
 
@@ -667,7 +688,12 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// Writes what was staged.
-    fn write(&self, connection: &mut AnyConnection, before: &Counters, fence: &Fence) -> Result<(), StoreError> {
+    fn write(
+        &self,
+        connection: &mut AnyConnection,
+        before: &Counters,
+        context: CommitContext<'_>,
+    ) -> Result<(), StoreError> {
         for ((collection, key), staged) in self.rows.iter().filter(|(_, staged)| staged.must_be_written()) {
             aggregates::save(connection, self.registry.get(*collection).name(), key, &staged.row, self.now)?;
         }
@@ -680,7 +706,10 @@ impl<'a> StagedBatch<'a> {
         for ((collection, key), revision) in &self.erased {
             erasure::begin(connection, self.registry.get(*collection).name(), key, *revision)?;
         }
-        fence.save(connection, before, &self.counters)?;
+        if self.answers.kept > 0 {
+            answer_room::note_texts(connection, self.stored.texts - context.stored.texts)?;
+        }
+        context.fence.save(connection, before, &self.counters)?;
         self.counters.save_collections(before, connection, self.registry)
     }
 }

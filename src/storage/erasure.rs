@@ -11,8 +11,10 @@ use super::engine::AnyConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 
+use super::answers;
 use super::error::StoreError;
 use super::journal::{ERASED, Entry};
+use super::portion::Portion;
 use super::schema::{aggregates, erased, journal, metadata};
 use super::statement::statement;
 use crate::domain::clock::Timestamp;
@@ -182,14 +184,8 @@ pub(super) fn count_in_progress(connection: &mut AnyConnection) -> Result<i64, S
 /// Domain events that are overwritten in one transaction.
 const EVENTS_PER_TRANSACTION: i64 = 500;
 
-/// The bytes of domain events that are overwritten in one transaction, approximately.
-const BYTES_PER_TRANSACTION: i64 = 4 * 1024 * 1024;
-
 /// Change events that are looked at in one transaction.
 const CHANGES_PER_TRANSACTION: i64 = 5000;
-
-/// Answers that are looked at in one transaction.
-const ANSWERS_PER_TRANSACTION: i64 = 5000;
 
 /// Overwrites the next rows of an erasure, within the open transaction.
 pub(super) fn overwrite_some(connection: &mut AnyConnection, erasure: &Erasure) -> Result<(), StoreError> {
@@ -210,16 +206,9 @@ fn overwrite_events(connection: &mut AnyConnection, erasure: &Erasure) -> Result
         .limit(EVENTS_PER_TRANSACTION)
         .select((journal::version, diesel::dsl::sql::<BigInt>("octet_length(body)")));
     let lengths: Vec<(i64, i64)> = lengths.load(connection)?;
-    let mut bytes = 0;
-    let mut to = None;
-    for (version, length) in lengths {
-        to = Some(version);
-        bytes += length;
-        if bytes >= BYTES_PER_TRANSACTION {
-            break;
-        }
-    }
-    let Some(to) = to else { return set_stage(connection, erasure, Stage::Changes, 0) };
+    let Some(Portion { last: to, .. }) = Portion::of(lengths) else {
+        return set_stage(connection, erasure, Stage::Changes, 0);
+    };
     OverwriteEvents { collection, key, after: *reached, to }.execute(connection)?;
     set_stage(connection, erasure, Stage::Events, to)?;
     note_changed_past(connection)
@@ -238,21 +227,13 @@ fn overwrite_changes(connection: &mut AnyConnection, erasure: &Erasure) -> Resul
     note_changed_past(connection)
 }
 
-/// Whoever repeats one of these commands gets to know that the aggregate was erased.
 fn overwrite_answers(connection: &mut AnyConnection, erasure: &Erasure) -> Result<(), StoreError> {
     let Erasure { collection, key, reached, .. } = erasure;
-    let span = diesel::sql_query(ANSWERS_SPAN)
-        .bind::<BigInt, _>(reached)
-        .bind::<BigInt, _>(ANSWERS_PER_TRANSACTION)
-        .get_result::<Last>(connection)?;
-    let Some(to) = span.last else { return set_stage(connection, erasure, Stage::Conclusion, 0) };
-    OverwriteAnswers { after: *reached, to, collection, key }.execute(connection)?;
-    set_stage(connection, erasure, Stage::Answers, to)
+    match answers::overwrite_some(connection, collection, key, *reached)? {
+        Some(to) => set_stage(connection, erasure, Stage::Answers, to),
+        None => set_stage(connection, erasure, Stage::Conclusion, 0),
+    }
 }
-
-const ANSWERS_SPAN: &str = "
-    SELECT MAX(position) AS last FROM
-        (SELECT position FROM idempotency WHERE position > ? ORDER BY position LIMIT ?)";
 
 /// The last of the next change events, all of which are before a revision.
 const CHANGES_SPAN: &str = "
@@ -283,16 +264,6 @@ statement! {
         " AND key = " key: &'a str as Text,
     }
     " AND (patch <> 'null' OR metadata IS NOT NULL)"
-}
-
-statement! {
-    /// The fingerprint of a small body would tell the body to whoever tries some.
-    struct OverwriteAnswers<'a> {
-        "UPDATE idempotency SET answer = NULL, fingerprint = x'' WHERE position > " after: i64 as BigInt,
-        " AND position <= " to: i64 as BigInt,
-        " AND collection = " collection: &'a str as Text,
-        " AND aggregate = " key: &'a str as Text,
-    }
 }
 
 /// Appends the last domain event of an aggregate, if it has any, and returns its place.

@@ -1,6 +1,7 @@
 //! All SQL of the main database: the file, its tables, and the one transaction of a batch of commands.
 
 pub(crate) mod aggregates;
+pub(crate) mod answer_room;
 mod answers;
 pub(crate) mod at_rest;
 pub(crate) mod backlog;
@@ -43,6 +44,7 @@ pub(crate) mod ownership;
 pub(crate) mod pace;
 pub(crate) mod page;
 pub(crate) mod page_caches;
+mod portion;
 #[cfg(feature = "postgres")]
 mod postgres;
 pub(crate) mod preparation;

@@ -85,6 +85,7 @@ diesel::table! {
         future_answers_seen -> BigInt,
         erasures -> BigInt,
         overwritten -> BigInt,
+        answer_bytes -> BigInt,
     }
 }
 

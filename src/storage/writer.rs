@@ -5,6 +5,7 @@ use std::vec;
 
 use diesel::connection::SimpleConnection as _;
 
+use super::answer_room::{AnswerLimit, StoredAnswers};
 use super::commit::{CommitContext, CommitOutcome, Committable, commit};
 use super::connection::IfMissing;
 use super::counters::Counters;
@@ -39,6 +40,8 @@ pub(crate) struct WriterConfig {
     pub(crate) inline: Arc<[ProjectionSpec]>,
     /// The largest state that a command may result in, in bytes of JSON text.
     pub(crate) max_aggregate: usize,
+    /// What the stored answers to commands with an idempotency key may take.
+    pub(crate) answer_limit: AnswerLimit,
     /// The memory for decoded states, in a batch and between batches.
     pub(crate) hot_states: Arc<MemoryBudget>,
     /// The memory for commands, of which a batch takes a part for what it reads and makes.
@@ -46,12 +49,13 @@ pub(crate) struct WriterConfig {
 }
 
 impl WriterConfig {
-    /// Aggregates have no limit, and no decoded state is kept.
+    /// Aggregates and answers have no limit, and no decoded state is kept.
     pub(crate) fn new(registry: &Arc<Registry>, inline: &Arc<[ProjectionSpec]>) -> Self {
         Self {
             registry: Arc::clone(registry),
             inline: Arc::clone(inline),
             max_aggregate: usize::MAX,
+            answer_limit: AnswerLimit::NONE,
             hot_states: MemoryBudget::new(0),
             batches: MemoryBudget::new(usize::MAX),
         }
@@ -68,8 +72,8 @@ pub(crate) struct Writer {
     /// The counters as they are in the database.
     counters: Counters,
     states: HotStates,
-    /// The number of stored answers to commands with an idempotency key.
-    answers: i64,
+    /// The stored answers to commands with an idempotency key.
+    answers: StoredAnswers,
     erasing: Erasing,
     /// The number of erasures that are in progress.
     erasures: i64,
@@ -111,7 +115,7 @@ impl Writer {
         let counters = Counters::load(&mut connection, &config.registry, position)?;
         let history = Arc::clone(database.history());
         let states = HotStates::new(&config.hot_states);
-        let answers = answers::count(&mut connection)?;
+        let answers = StoredAnswers::load(&mut connection)?;
         let fence = Fence::of(database);
         let (erasing, erasures) = (Erasing::default(), erasure::count_in_progress(&mut connection)?);
         Ok(Self { connection, config, history, fence, record, counters, states, answers, erasing, erasures })
@@ -143,23 +147,31 @@ impl Writer {
         commands: &mut vec::IntoIter<Command>,
         now: Timestamp,
     ) -> Result<CommitOutcome, WriteError> {
-        let WriterConfig { registry, inline, max_aggregate, batches, .. } = &self.config;
-        let (fence, max_aggregate) = (&self.fence, *max_aggregate);
-        let context = CommitContext { registry, inline, fence, max_aggregate, memory: batches, now };
+        let WriterConfig { registry, inline, max_aggregate, answer_limit, batches, .. } = &self.config;
+        let context = CommitContext {
+            registry,
+            inline,
+            fence: &self.fence,
+            max_aggregate: *max_aggregate,
+            answer_limit: *answer_limit,
+            stored: self.answers,
+            memory: batches,
+            now,
+        };
         let states = &mut self.states;
         let commit = |connection: &mut _, counters: &Counters| commit(connection, context, counters, states, commands);
-        let Committable { outcome, counters, states } =
+        let Committable { outcome, counters, stored, states } =
             self.record.commit(&mut self.connection, registry, &self.counters, commit)?;
         self.counters = counters;
         states.into_iter().for_each(|(place, state)| self.states.keep(place, state));
-        self.answers += i64::try_from(outcome.kept.kept).unwrap_or(i64::MAX);
+        self.answers = stored;
         self.erasures += i64::try_from(outcome.erased).unwrap_or(i64::MAX);
         self.record.grow(outcome.rows);
         Ok(outcome)
     }
 
-    /// The number of stored answers to commands with an idempotency key.
-    pub(crate) fn answers(&self) -> i64 {
+    /// The stored answers to commands with an idempotency key.
+    pub(crate) fn answers(&self) -> StoredAnswers {
         self.answers
     }
 
@@ -171,9 +183,9 @@ impl Writer {
         if progress == Progress::More {
             return Ok(Progress::More);
         }
-        if self.answers > 0 {
+        if self.answers.number > 0 || !self.record.is_file() {
             let prune = |connection: &mut AnyConnection| {
-                Ok((answers::prune(connection, retained)?, answers::count(connection)?))
+                Ok((answers::prune(connection, retained)?, StoredAnswers::load(connection)?))
             };
             let (progress, left) = self.maintain(prune)?;
             self.answers = left;
@@ -200,6 +212,9 @@ impl Writer {
         let step = erasing.step(context, extent)?;
         if let ErasingStep::Finished(erasures) = &step {
             self.erasures -= i64::try_from(erasures.len()).unwrap_or(i64::MAX);
+        }
+        if matches!(step, ErasingStep::More) {
+            self.answers = StoredAnswers::load(&mut self.connection)?;
         }
         Ok(step)
     }
@@ -325,7 +340,28 @@ mod tests {
         let keys: Vec<_> = written.iter().map(|written| written.key.as_str()).collect();
         assert_eq!(keys, ["1", "2", "1"]);
         let repeats: Vec<_> = written.iter().map(|written| written.repeats.is_some()).collect();
-        assert_eq!((repeats, writer.answers()), (vec![false, false, true], 2));
+        assert_eq!((repeats, writer.answers().number), (vec![false, false, true], 2));
+    }
+
+    #[test]
+    fn a_step_of_pruning_deletes_no_more_than_some_megabytes_of_answers() {
+        const MIB: usize = 1024 * 1024;
+        let Notes { registry, writer, now, .. } = &mut Notes::open();
+        let collection = registry.id("notes").unwrap();
+        for key in ["1", "2", "3", "4", "5", "6"] {
+            let text = "x".repeat(MIB);
+            let change = registry.get(collection).change(Verb::Create, serde_json::json!({ "text": text })).unwrap();
+            let (precondition, metadata) = (Precondition::default(), Metadata::new());
+            let command = Command { collection, key: None, precondition, idempotency: once(key), change, metadata };
+            writer.commit(&mut vec![command].into_iter(), *now).unwrap();
+        }
+        let later = Timestamp::from_milliseconds(now.milliseconds() + 1);
+        let retained = Retained { now: later, events: *now, keep: None, tombstones: *now, answers: later };
+        let steps = [(); 2].map(|()| {
+            let progress = writer.prune(retained, &Counter::default()).unwrap();
+            (progress, writer.answers().number, writer.answers().bytes() / 1_000_000)
+        });
+        assert_eq!(steps, [(Progress::More, 2, 2), (Progress::Done, 0, 0)]);
     }
 
     #[derive(Default)]

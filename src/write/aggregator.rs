@@ -75,7 +75,8 @@ impl Aggregator {
         let committed = Arc::new(CommittedRevision::new(&database, writer.revision(), &writer.changed()));
         let journal = watch::Sender::new(JournalMark { last: writer.position(), ..JournalMark::default() });
         let metrics = WriteMetrics::new();
-        metrics.answers.set(writer.answers());
+        metrics.show_answers(writer.answers());
+        metrics.max_answer_bytes.set(i64::try_from(config.answer_limit.bytes).unwrap_or(i64::MAX));
         metrics.erasures.set(writer.erasures());
         Self {
             database,
@@ -283,7 +284,7 @@ impl Aggregator {
                 Err(StoreError::Busy) => Patience::Short,
                 Err(_) => return outcome,
             };
-            self.metrics.answers.set(writer.answers());
+            self.metrics.show_answers(writer.answers());
             self.metrics.erasures.set(writer.erasures());
             if writer.wait_for_lock(patience).is_ok() {
                 self.writer = Some(writer);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::domain::command::Rejection;
 use crate::metrics::{BATCH, Counter, Gauge, Held, Histogram, MICROSECONDS};
+use crate::storage::answer_room::StoredAnswers;
 use crate::storage::commit::{KeptAnswers, Written};
 use crate::storage::transaction::WriteError;
 
@@ -22,12 +23,18 @@ pub(crate) struct WriteMetrics {
     pub(crate) rejected: Counter,
     /// Stored answers to commands with an idempotency key.
     pub(crate) answers: Gauge,
+    /// What they take, in bytes.
+    pub(crate) answer_bytes: Gauge,
+    /// What they may take, in bytes.
+    pub(crate) max_answer_bytes: Gauge,
     /// Aggregates of which the database may still have something, although they were erased.
     pub(crate) erasures: Gauge,
     /// Stored answers that were given again.
     pub(crate) repeated: Counter,
     /// Commands whose idempotency key belongs to another request.
     pub(crate) key_reused: Counter,
+    /// Commands for whose answer there was no room.
+    pub(crate) answers_full: Counter,
     /// Commands that wait.
     waiting: Arc<Gauge>,
     /// The request bodies of these commands, in bytes.
@@ -45,9 +52,12 @@ impl WriteMetrics {
             unknown: Counter::default(),
             rejected: Counter::default(),
             answers: Gauge::default(),
+            answer_bytes: Gauge::default(),
+            max_answer_bytes: Gauge::default(),
             erasures: Gauge::default(),
             repeated: Counter::default(),
             key_reused: Counter::default(),
+            answers_full: Counter::default(),
             waiting: Arc::default(),
             waiting_bytes: Arc::default(),
             pruned_tombstones: Counter::default(),
@@ -68,7 +78,14 @@ impl WriteMetrics {
         if kept != KeptAnswers::default() {
             self.repeated.add(kept.repeated as u64);
             self.key_reused.add(kept.refused as u64);
+            self.answers_full.add(kept.without_room as u64);
         }
+    }
+
+    /// Shows how many answers are stored.
+    pub(super) fn show_answers(&self, answers: StoredAnswers) {
+        self.answers.set(answers.number);
+        self.answer_bytes.set(answers.bytes());
     }
 
     /// Counts a batch that was not.

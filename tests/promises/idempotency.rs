@@ -14,14 +14,14 @@ use crate::harness::{
 /// The path of a cart whose uuid the client chooses.
 const CART: &str = "/carts/0193a5b0-7b2c-7def-8000-123456789abc";
 
-const HOUR: i64 = 60 * 60 * 1000;
+pub(crate) const HOUR: i64 = 60 * 60 * 1000;
 
 /// A write that may be sent several times.
-struct Write<'a> {
-    method: &'a str,
-    path: &'a str,
-    key: &'a str,
-    body: &'a str,
+pub(crate) struct Write<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) key: &'a str,
+    pub(crate) body: &'a str,
 }
 
 impl Write<'_> {
@@ -33,7 +33,7 @@ impl Write<'_> {
         (!self.body.is_empty()).then_some(self.body.as_bytes())
     }
 
-    fn send(&self, app: &App) -> Response {
+    pub(crate) fn send(&self, app: &App) -> Response {
         app.request(self.method, self.path, &self.headers(), self.body())
     }
 
@@ -43,11 +43,11 @@ impl Write<'_> {
 }
 
 /// Creates a person.
-fn person<'a>(key: &'a str, body: &'a str) -> Write<'a> {
+pub(crate) fn person<'a>(key: &'a str, body: &'a str) -> Write<'a> {
     Write { method: "POST", path: "/persons", key, body }
 }
 
-const ANN: &str = r#"{"name":"Ann","city":"Rome"}"#;
+pub(crate) const ANN: &str = r#"{"name":"Ann","city":"Rome"}"#;
 
 /// The headers of a response, without those that are different in each.
 fn lasting(response: &Response) -> Vec<(String, String)> {
@@ -60,7 +60,7 @@ fn lasting(response: &Response) -> Vec<(String, String)> {
 
 /// Checks that a response is the first answer, given again.
 #[track_caller]
-fn assert_repeats(first: &Response, repeat: &Response) {
+pub(crate) fn assert_repeats(first: &Response, repeat: &Response) {
     assert_eq!(first.header("Idempotency-Replayed"), None);
     assert_eq!(repeat.header("Idempotency-Replayed"), Some("true"), "{}", repeat.text());
     assert_eq!((repeat.status, repeat.text()), (first.status, first.text()));
@@ -68,7 +68,7 @@ fn assert_repeats(first: &Response, repeat: &Response) {
 }
 
 /// The last revision, and the number of persons.
-fn state(app: &App) -> (i64, usize) {
+pub(crate) fn state(app: &App) -> (i64, usize) {
     let persons = app.get("/persons");
     (persons.revision(), persons.json().as_object().unwrap().len())
 }
@@ -200,6 +200,31 @@ fn a_key_belongs_to_a_method_and_a_path() {
 }
 
 #[test]
+fn another_spelling_of_the_path_is_the_same_request() {
+    let app = App::start();
+    let first = person("1", ANN).send(&app);
+    let open = Write { method: "PUT", path: CART, key: "1", body: "" }.send(&app);
+    assert_eq!((first.status, open.status), (201, 201));
+    for (path, body, first) in [
+        ("/%70ersons", ANN, &first),
+        ("/p%65rson%73", ANN, &first),
+        (&CART.replace('-', "%2D"), "", &open),
+        (&CART.replace('-', "%2d").replace("carts", "%63arts"), "", &open),
+    ] {
+        let method = if body.is_empty() { "PUT" } else { "POST" };
+        assert_repeats(first, &Write { method, path, key: "1", body }.send(&app));
+    }
+    assert_eq!(state(&app), (2, 1));
+    // Also while the first request is in flight.
+    let holding = app.hold_writes();
+    let mut client = queue(&app, &Write { method: "PATCH", path: "/persons/1", key: "2", body: "{}" });
+    let alias = Write { method: "PATCH", path: "/%70ersons/%31", key: "2", body: "{}" };
+    alias.send(&app).problem(409, "request-in-flight");
+    drop(holding);
+    assert_repeats(&client.response("PATCH"), &alias.send(&app));
+}
+
+#[test]
 fn the_same_key_with_another_body_is_a_422_and_the_first_answer_stays() {
     let app = App::start();
     let first = person("1", ANN).send(&app);
@@ -278,9 +303,13 @@ fn a_key_is_visible_ascii_or_a_quoted_string_and_anything_else_a_400_that_names_
     assert_eq!(person("\"a \\\"b\\\"\"", ANN).send(&app).status, 201);
 }
 
-/// Waits until a command is in the queue.
-fn wait_for_commands(app: &App, number: f64) {
-    eventually("the commands wait", || Client::metric(app.address, "duality_waiting_commands") >= number);
+/// Sends a write while [`App::hold_writes`] keeps everything from being written, and returns when its command is in the queue.
+pub(crate) fn queue(app: &App, write: &Write<'_>) -> Client {
+    let waiting = || Client::metric(app.address, "duality_waiting_commands");
+    let (mut client, before) = (app.client(), waiting());
+    write.send_to(&mut client);
+    eventually("its command waits", || waiting() > before);
+    client
 }
 
 #[test]
@@ -288,9 +317,7 @@ fn a_repeat_while_the_first_request_is_in_flight_is_a_409_and_then_gets_the_answ
     let app = App::start();
     let write = person("1", ANN);
     let holding = app.hold_writes();
-    let mut client = app.client();
-    write.send_to(&mut client);
-    wait_for_commands(&app, 1.0);
+    let mut client = queue(&app, &write);
     for body in [ANN, r#"{"name":"Bob"}"#] {
         let conflict = person("1", body).send(&app);
         conflict.problem(409, "request-in-flight");
@@ -299,9 +326,7 @@ fn a_repeat_while_the_first_request_is_in_flight_is_a_409_and_then_gets_the_answ
     let sample = "duality_idempotency_conflicts_total{reason=\"in-flight\"}";
     assert!((Client::metric(app.address, sample) - 2.0).abs() < 0.1);
     // Other keys are not in the way.
-    let mut other = app.client();
-    person("2", ANN).send_to(&mut other);
-    wait_for_commands(&app, 2.0);
+    let mut other = queue(&app, &person("2", ANN));
     drop(holding);
     let first = client.response("POST");
     assert_eq!((first.status, other.response("POST").status), (201, 201));
@@ -314,10 +339,7 @@ fn a_request_stays_in_flight_when_its_client_has_gone() {
     let app = App::start();
     let write = person("1", ANN);
     let holding = app.hold_writes();
-    let mut client = app.client();
-    write.send_to(&mut client);
-    wait_for_commands(&app, 1.0);
-    drop(client);
+    drop(queue(&app, &write));
     // Whenever the service notices that.
     for _ in 0..20 {
         write.send(&app).problem(409, "request-in-flight");
@@ -520,7 +542,7 @@ fn random_repeats_under_load_make_no_double() {
 
 /// The number of answers that are kept, according to the metrics and to the database.
 #[track_caller]
-fn kept(app: &App) -> usize {
+pub(crate) fn kept(app: &App) -> usize {
     let rows = lines(app.database(), "SELECT CAST(count(*) AS TEXT) AS line FROM idempotency");
     let metric = Client::metric(app.address, "duality_idempotency_answers");
     assert_eq!(format!("{metric}"), rows[0]);
@@ -629,10 +651,7 @@ fn an_answer_that_cannot_be_read_fails_its_repeats_alone() {
     app.resume();
     // Both are in one batch.
     let holding = app.hold_writes();
-    let [mut repeat, mut other] = [(); 2].map(|()| app.client());
-    person("1", ANN).send_to(&mut repeat);
-    person("2", ANN).send_to(&mut other);
-    wait_for_commands(&app, 2.0);
+    let [mut repeat, mut other] = ["1", "2"].map(|key| queue(&app, &person(key, ANN)));
     drop(holding);
     repeat.response("POST").problem(500, "internal");
     assert_eq!(other.response("POST").status, 201);
@@ -686,6 +705,7 @@ fn verify_finds_answers_that_cannot_be_given() {
             "UPDATE idempotency SET answer = replace(answer, '\"revision\":1', '\"revision\":9')",
             "answers: 1: it is of revision 9, which is after the last one",
         ),
+        ("UPDATE metadata SET answer_bytes = 7", "bytes, but 7 are counted"),
     ] {
         let damaged = app.database().with_file_name("damaged.db");
         std::fs::copy(app.database(), &damaged).unwrap();

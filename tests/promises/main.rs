@@ -41,6 +41,7 @@ mod hostile_clients;
 mod idempotency;
 mod inline_projections;
 mod journal;
+mod kept_answers;
 mod kills;
 mod large_aggregates;
 mod law;

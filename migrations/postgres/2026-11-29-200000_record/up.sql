@@ -21,13 +21,15 @@ CREATE TABLE metadata (
     future_answers_seen BIGINT NOT NULL DEFAULT 0,
     -- How often the past was changed: who keeps some of it in memory reads it again then.
     erasures BIGINT NOT NULL DEFAULT 0,
+    -- The bytes of the texts of all answers in `idempotency`.
+    answer_bytes BIGINT NOT NULL DEFAULT 0,
+    -- The last revision of the batches that are forgotten.
+    batches_forgotten BIGINT NOT NULL DEFAULT 0,
     -- Random bytes that everything replaces which changes the record: who knows them knows the record as it is.
     token BYTEA NOT NULL,
-    -- Where the epoch began: the system identifier of the server and the number of the database, the number of this table
-    -- (a restored one has another), and the timeline of the server's log (a promoted standby has another).
-    system TEXT COLLATE "C" NOT NULL,
-    relation BIGINT NOT NULL,
-    timeline TEXT COLLATE "C" NOT NULL
+    -- Where the epoch began: the system identifier of the server, the number of the database, the number of this table (a
+    -- restored one has another), and the timeline of the server's log (a promoted standby has another).
+    place TEXT COLLATE "C" NOT NULL
 ) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 CREATE TABLE collections (
@@ -156,9 +158,10 @@ CREATE INDEX erasures_in_progress ON erased (revision) WHERE stage <> 'done';
 -- its batch was on the way finds out here what became of it.
 CREATE TABLE batches (
     token BYTEA NOT NULL PRIMARY KEY,
-    -- The last revision before the batch, and its last one.
-    after BIGINT NOT NULL,
-    revision BIGINT NOT NULL
+    -- Its first revision, or the one that it would have had, and its last one.
+    first BIGINT NOT NULL,
+    last BIGINT NOT NULL
 );
 
-CREATE INDEX batches_by_revision ON batches (revision);
+-- Forgotten by the first revision: a batch that only stores an answer has a last one that is before it.
+CREATE INDEX batches_by_first ON batches (first);

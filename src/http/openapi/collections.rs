@@ -14,7 +14,7 @@ use crate::http::problem::Kind;
 use crate::http::respond::{JSON, MERGE_PATCH, NDJSON};
 
 /// What a write may get as well.
-const WRITE: [Kind; 15] = [
+const WRITE: [Kind; 16] = [
     Kind::MalformedJson,
     Kind::ForeignOrigin,
     Kind::TooSlow,
@@ -30,6 +30,7 @@ const WRITE: [Kind; 15] = [
     Kind::Locked,
     Kind::Unavailable,
     Kind::NoSpace,
+    Kind::AnswersFull,
 ];
 
 /// The headers that a write may have.

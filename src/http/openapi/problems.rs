@@ -176,7 +176,7 @@ fn members(kind: Kind) -> Members {
         Kind::NotFound => Members::of(&none, &json!({"erased": {"type": "boolean"}})),
         Kind::UnknownCommand => Members::of(&json!({"expected": texts}), &none),
         Kind::UnsupportedType => Members::of(&none, &json!({"expected": texts})),
-        Kind::TooLarge => Members::of(&json!({"limit": number}), &none),
+        Kind::TooLarge | Kind::AnswersFull => Members::of(&json!({"limit": number}), &none),
         Kind::AggregateTooLarge => Members::of(&json!({"size": number, "limit": number}), &none),
         Kind::Unexpected => Members::of(&json!({"expected": texts, "actual": {"type": ["string", "null"]}}), &none),
         Kind::NotRetained => {
@@ -235,6 +235,7 @@ fn detail(kind: Kind) -> &'static str {
         Kind::Locked => "nothing was done: another process has locked the database",
         Kind::Unavailable => "nothing was done: the service is stopping",
         Kind::NotReady => "less than 64.0 MiB are free on the disk of the database",
+        Kind::AnswersFull => "nothing was done: the answers that are kept for an Idempotency-Key take 1.0 GiB",
         Kind::NoSpace => "nothing was done: the disk of the database is full",
         Kind::Behind => "X-Revision: the service is at revision 8, and did not reach 9 within 3 s",
         Kind::HeadTooLarge => "the head of the request is longer than 128 KiB or has more than 96 headers",

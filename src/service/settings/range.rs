@@ -32,6 +32,7 @@ pub(super) const RANGES: &[Range] = &[
     count("retention-events", "0", "1000000000000", |settings| settings.retention_events.map(i64::unsigned_abs)),
     duration("tombstone-retention", "0s", "36500d", |settings| Some(settings.tombstone_retention)),
     duration("idempotency-retention", "0s", "36500d", |settings| Some(settings.idempotency_retention)),
+    size("idempotency-size", "64KiB", "1PiB", |settings| Some(settings.idempotency_size)),
     duration("prune-interval", "10ms", "1d", |settings| Some(settings.prune_interval)),
     size("min-free", "0", "1EiB", |settings| Some(settings.min_free)),
     size("spool-size", "0", "1PiB", |settings| Some(settings.spool_size)),

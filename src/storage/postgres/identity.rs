@@ -11,28 +11,22 @@ use crate::domain::revision::Revision;
 use crate::storage::counters::Horizon;
 use crate::storage::error::StoreError;
 
-/// Where a record is.
+/// Where a record is: `7312/16384/16391/00000001`. That is the identifier which `initdb` gave the server, the number of the
+/// database on it, that of the table `metadata` (another one after `pg_restore --clean`), and the timeline of the server's
+/// log (another one after a promotion).
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub(in crate::storage) struct Identity {
-    /// The identifier that `initdb` gave the server, and the number of the database on it.
     #[diesel(sql_type = Text)]
-    pub(super) system: String,
-    /// The number of the table `metadata`: another one after `pg_restore --clean`.
-    #[diesel(sql_type = BigInt)]
-    pub(super) relation: i64,
-    /// The timeline of the server's log: another one after a promotion.
-    #[diesel(sql_type = Text)]
-    pub(super) timeline: String,
+    pub(super) place: String,
 }
 
 impl Identity {
     /// That of the database which has this connection.
     pub(super) fn of(connection: &mut PgConnection) -> Result<Self, StoreError> {
         let query = "
-            SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' ||
-                   (SELECT oid FROM pg_database WHERE datname = current_database())::text AS system,
-                   'metadata'::regclass::oid::bigint AS relation,
-                   substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS timeline";
+            SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
+                (SELECT oid FROM pg_database WHERE datname = current_database()), 'metadata'::regclass::oid,
+                substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)) AS place";
         Ok(diesel::sql_query(query).get_result(connection)?)
     }
 }
@@ -58,8 +52,8 @@ struct Seen {
 /// the one in which the epoch began. The system is that of the connection, which was compared when it was opened.
 pub(in crate::storage) fn horizon(connection: &mut PgConnection) -> Result<(Option<String>, Horizon), StoreError> {
     let query = "
-        SELECT epoch, revision, pruned, forgotten, erasures, relation = tableoid::bigint AND
-               timeline = substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS is_in_place
+        SELECT epoch, revision, pruned, forgotten, erasures,
+            place LIKE '%/' || tableoid || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS is_in_place
         FROM metadata";
     let Seen { epoch, revision, pruned, forgotten, erasures, is_in_place } =
         diesel::sql_query(query).get_result(connection)?;

@@ -3,8 +3,8 @@
 diesel::table! {
     batches (token) {
         token -> Binary,
-        after -> BigInt,
-        revision -> BigInt,
+        first -> BigInt,
+        last -> BigInt,
     }
 }
 
@@ -22,9 +22,9 @@ diesel::table! {
         future_answers_position -> BigInt,
         future_answers_seen -> BigInt,
         erasures -> BigInt,
+        answer_bytes -> BigInt,
+        batches_forgotten -> BigInt,
         token -> Binary,
-        system -> Text,
-        relation -> BigInt,
-        timeline -> Text,
+        place -> Text,
     }
 }

@@ -20,6 +20,7 @@ use super::token::Token;
 use crate::domain::collection::Registry;
 use crate::domain::error_chain::ErrorChain;
 use crate::domain::history::History;
+use crate::domain::revision::Revision;
 use crate::storage::commit::Committable;
 use crate::storage::counters::Counters;
 use crate::storage::database::{Database, Place};
@@ -59,7 +60,7 @@ impl ServerRecord {
             connection.batch_execute(&format!("SELECT pg_advisory_xact_lock({START_LOCK})"))?;
             let here = Identity::of(postgres(connection))?;
             let state = initialize(postgres(connection), &here)?;
-            let began = lock(postgres(connection))?.identity();
+            let began = lock(postgres(connection))?.identity;
             let history = if state == DatabaseState::New || began != here {
                 let history = epochs::begin(connection)?;
                 note_identity(postgres(connection), &here)?;
@@ -112,9 +113,8 @@ impl ServerRecord {
             let committable = commit(connection, &counters)?;
             if committable.has_changes() {
                 replace_token(postgres(connection), token)?;
-                let (after, revision) = (committable.outcome.after.number(), committable.outcome.revision.number());
-                let row =
-                    (batches::token.eq(token.as_bytes()), batches::after.eq(after), batches::revision.eq(revision));
+                let (first, last) = (committable.outcome.after.next().number(), committable.outcome.revision.number());
+                let row = (batches::token.eq(token.as_bytes()), batches::first.eq(first), batches::last.eq(last));
                 diesel::insert_into(batches::table).values(row).execute(postgres(connection))?;
             }
             decided = Some(committable);
@@ -142,10 +142,14 @@ impl ServerRecord {
         log::warn!("the end of a transaction is not known, and is asked for: {}", ErrorChain(&cause));
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.outcome_of(token) {
-                Ok((is_committed, again)) => {
+            match self.outcome_of(token, committable.outcome.after) {
+                Ok((outcome, again)) => {
                     *connection = again;
-                    return if is_committed { Ok(committable) } else { Err(WriteError::NotDone(cause)) };
+                    return match outcome {
+                        Outcome::Committed => Ok(committable),
+                        Outcome::NotCommitted => Err(WriteError::NotDone(cause)),
+                        Outcome::Forgotten => Err(WriteError::Unknown(cause)),
+                    };
                 }
                 Err(error @ StoreError::Replaced { .. }) => return Err(WriteError::Unknown(error)),
                 Err(error) if Instant::now() > deadline => return Err(WriteError::Unknown(error)),
@@ -155,39 +159,55 @@ impl ServerRecord {
     }
 
     /// Whether a batch was committed. Whatever its old connection does later, it does nothing: the token is another one.
-    fn outcome_of(&self, token: Token) -> Result<(bool, AnyConnection), StoreError> {
+    fn outcome_of(&self, token: Token, after: Revision) -> Result<(Outcome, AnyConnection), StoreError> {
         let Place::Server(server) = &*self.place else { return Err(self.place.report_other_history()) };
         let mut connection = server.connect(Purpose::Write)?;
-        let is_committed = write(&mut connection, |connection| {
+        let outcome = write(&mut connection, |connection| {
             // Waits for the old connection, if that has the row.
-            self.take(connection)?;
+            let seen = self.take(connection)?;
             let found = batches::table.find(token.as_bytes()).count();
             let found: i64 = found.get_result(postgres(connection))?;
             replace_token(postgres(connection), Token::random()?)?;
-            Ok(found > 0)
+            Ok(match found {
+                0 if seen.batches_forgotten > after.number() => Outcome::Forgotten,
+                0 => Outcome::NotCommitted,
+                _ => Outcome::Committed,
+            })
         });
-        Ok((is_committed.map_err(WriteError::into_cause)?, connection))
+        Ok((outcome.map_err(WriteError::into_cause)?, connection))
     }
 
     /// Takes the row that everything takes which changes the record. Fails if the record is not in the epoch and in the place
     /// of this process.
-    fn take(&self, connection: &mut AnyConnection) -> Result<(), StoreError> {
+    fn take(&self, connection: &mut AnyConnection) -> Result<Seen, StoreError> {
         let connection = postgres(connection);
         let seen = lock(connection)?;
-        if seen.epoch == self.history.epoch().as_str() && seen.identity() == Identity::of(connection)? {
-            return Ok(());
+        if seen.epoch == self.history.epoch().as_str() && seen.identity == Identity::of(connection)? {
+            return Ok(seen);
         }
         Err(self.place.report_other_history())
     }
 
     /// Forgets batches for which nobody asks any more.
     pub(in crate::storage) fn prune(&mut self, connection: &mut AnyConnection) -> Result<(), WriteError> {
-        let connection = postgres(connection);
-        let prune = format!(
-            "DELETE FROM batches WHERE revision <= (SELECT greatest(pruned, revision - {REMEMBERED}) FROM metadata)"
-        );
-        Ok(connection.batch_execute(&prune).map_err(StoreError::from)?)
+        self.maintain(connection, |connection| {
+            let connection = postgres(connection);
+            let forgotten: i64 = metadata::table.select(metadata::revision - REMEMBERED).get_result(connection)?;
+            let old = batches::table.filter(batches::first.le(forgotten));
+            if diesel::delete(old).execute(connection)? > 0 {
+                diesel::update(metadata::table).set(metadata::batches_forgotten.eq(forgotten)).execute(connection)?;
+            }
+            Ok(())
+        })
     }
+}
+
+/// What became of a batch.
+enum Outcome {
+    Committed,
+    NotCommitted,
+    /// The batches of its time are forgotten.
+    Forgotten,
 }
 
 /// The row of `metadata`.
@@ -195,24 +215,15 @@ impl ServerRecord {
 struct Seen {
     #[diesel(sql_type = Text)]
     epoch: String,
-    #[diesel(sql_type = Text)]
-    system: String,
     #[diesel(sql_type = BigInt)]
-    relation: i64,
-    #[diesel(sql_type = Text)]
-    timeline: String,
-}
-
-impl Seen {
-    fn identity(&self) -> Identity {
-        let Self { system, relation, timeline, .. } = self;
-        Identity { system: system.clone(), relation: *relation, timeline: timeline.clone() }
-    }
+    batches_forgotten: i64,
+    #[diesel(embed)]
+    identity: Identity,
 }
 
 /// Takes the row of `metadata` until the end of the transaction. What is read after it is what all transactions before it left.
 fn lock(connection: &mut PgConnection) -> Result<Seen, StoreError> {
-    let query = "SELECT epoch, system, relation, timeline FROM metadata FOR UPDATE";
+    let query = "SELECT epoch, batches_forgotten, place FROM metadata FOR UPDATE";
     Ok(diesel::sql_query(query).get_result(connection)?)
 }
 
@@ -221,23 +232,20 @@ fn initialize(connection: &mut PgConnection, here: &Identity) -> Result<Database
     if metadata::table.count().get_result::<i64>(connection)? > 0 {
         return Ok(DatabaseState::Existing);
     }
-    let Identity { system, relation, timeline } = here;
     diesel::insert_into(metadata::table)
         .values((
             metadata::id.eq(1),
             metadata::epoch.eq(""),
             (metadata::revision.eq(0), metadata::pruned.eq(0), metadata::forgotten.eq(0)),
             metadata::token.eq(Token::random()?.as_bytes()),
-            (metadata::system.eq(system), metadata::relation.eq(relation), metadata::timeline.eq(timeline)),
+            metadata::place.eq(&here.place),
         ))
         .execute(connection)?;
     Ok(DatabaseState::New)
 }
 
 fn note_identity(connection: &mut PgConnection, here: &Identity) -> Result<(), StoreError> {
-    let Identity { system, relation, timeline } = here;
-    let columns = (metadata::system.eq(system), metadata::relation.eq(relation), metadata::timeline.eq(timeline));
-    diesel::update(metadata::table).set(columns).execute(connection)?;
+    diesel::update(metadata::table).set(metadata::place.eq(&here.place)).execute(connection)?;
     Ok(())
 }
 

@@ -1,0 +1,1 @@
+ALTER TABLE metadata DROP COLUMN answer_bytes;
