@@ -10,7 +10,8 @@ use duality::{Erased, Event, Feed, Projection, ProjectionError, Service, Tables,
 use serde_json::{Value, json};
 
 use crate::harness::{
-    App, Client, Process, Random, Response, Stream, cases, eventually, kills, lines, output_of, sql, with_inline,
+    App, Client, Process, Random, Response, Stream, cases, eventually, files_with, kills, lines, output_of, sql,
+    with_inline,
 };
 
 /// What is in the items of a cart, and nowhere else.
@@ -64,22 +65,6 @@ const BACKGROUND: [&str; 5] = ["carts.csv", "city_history", "change_notes", "his
 /// The shipped collections, with projections of every kind.
 fn watched() -> Service {
     with_inline().background::<ChangeNotes>().background::<HistoryNotes>().background::<RemovingNotes>()
-}
-
-/// The files below a directory in which a text occurs.
-pub(crate) fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files_with(&path, text));
-        } else if let Ok(content) = std::fs::read(&path)
-            && memchr::memmem::find(&content, text.as_bytes()).is_some()
-        {
-            found.push(path);
-        }
-    }
-    found
 }
 
 pub(crate) fn directory(app: &App) -> &Path {
