@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// The files below a directory in which a text occurs.
 pub(crate) fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    // Who writes there may remove some meanwhile.
+    // A directory or a file may be removed meanwhile.
     let Ok(entries) = std::fs::read_dir(directory) else { return found };
     for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
         if path.is_dir() {
