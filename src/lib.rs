@@ -72,7 +72,7 @@ pub use domain::json::ValidationError;
 pub use domain::key::{InvalidKey, Key, MAX_KEY_BYTES};
 pub use domain::metadata::{InvalidMetadata, MAX_METADATA_LENGTH, Metadata};
 pub use publish::address::BrokerUrl;
-pub use publish::carrier::{Carrier, CarrierError, Output, Position, Stored};
+pub use publish::carrier::{Carrier, CarrierError, Keep, Output, Past, Position, Removal, Stored};
 pub use publish::message::{Content, Header, Message, Part};
 pub use read_model::csv_file::CsvFile;
 pub use read_model::error::ProjectionError;

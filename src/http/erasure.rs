@@ -16,6 +16,7 @@ use crate::domain::json::{self, ValidationError};
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::metadata::Metadata;
 use crate::domain::revision::Revision;
+use crate::publish::status::wait_for_erasure;
 use crate::read::pool::CountErasures;
 use crate::write::aggregator::ExecuteError;
 use crate::write::erasing::{BegunErasure, Erase};
@@ -62,7 +63,7 @@ pub(crate) struct Erased<'a> {
     revision: Revision,
     /// Whether the database had a row or events of it.
     was_known: bool,
-    /// The projections that may still have something of it; or only the database, which they follow.
+    /// The projections and streams that may still have something of it; or only the database, which they follow.
     pending: Vec<&'static str>,
 }
 
@@ -102,8 +103,10 @@ impl<'a> Wanted<'a> {
                 let counted = shared.readers.send(CountErasures).await;
                 // Without the number nobody knows when they are done.
                 let erasures = counted.ok().and_then(Result::ok).unwrap_or(i64::MAX);
-                let patience = patience.saturating_sub(began.elapsed());
-                shared.projections.wait_for_erasures(name, erasures, patience).await
+                let left = || patience.saturating_sub(began.elapsed());
+                let mut pending = shared.projections.wait_for_erasures(name, erasures, left()).await;
+                pending.extend(wait_for_erasure(&shared.outputs, revision, left()).await);
+                pending
             }
             _ => vec![DATABASE],
         };

@@ -25,6 +25,7 @@ pub(super) fn registry(shared: &Shared) -> Registry {
     of_memory(&mut registry, shared);
     of_health(&mut registry, shared);
     of_writes(&mut registry, shared);
+    of_idempotency(&mut registry, shared);
     of_relay(&mut registry, shared);
     of_streams(&mut registry, shared);
     of_reads(&mut registry, shared);
@@ -116,6 +117,31 @@ fn of_writes(registry: &mut Registry, shared: &Shared) {
         "Commands that were rejected by a rule, a precondition or a validation",
         Metric::counter(writes.rejected.get()),
     );
+    registry.register(
+        "erasures_in_progress",
+        "Erased aggregates of which the files of the database may still have something",
+        Metric::number(writes.erasures.get()),
+    );
+    registry.register("waiting_commands", "Commands that wait for their reply", Metric::number(writes.waiting()));
+    registry.register("max_waiting_commands", "The limit of waiting commands, --queue", Metric::size(shared.queue));
+    registry.register(
+        "waiting_command_bytes",
+        "Request bodies of the commands that wait for their reply",
+        Metric::number(writes.waiting_bytes()),
+    );
+    let committed = shared.committed.get();
+    registry.register("revision", "The last committed revision", Metric::number(committed.number()));
+    let position = shared.journal.borrow().last.number();
+    registry.register("journal_position", "The position of the last domain event", Metric::number(position));
+    registry.register(
+        "pruned_tombstones",
+        "Tombstones of deleted aggregates that were pruned",
+        Metric::counter(writes.pruned_tombstones.get()),
+    );
+}
+
+fn of_idempotency(registry: &mut Registry, shared: &Shared) {
+    let writes = &shared.writes;
     let conflicts = [
         ("in-flight", shared.in_flight.refused.get()),
         ("other-body", writes.key_reused.get()),
@@ -146,27 +172,6 @@ fn of_writes(registry: &mut Registry, shared: &Shared) {
         "max_idempotency_bytes",
         "The limit of that, --idempotency-size",
         Metric::number(writes.max_answer_bytes.get()),
-    );
-    registry.register(
-        "erasures_in_progress",
-        "Erased aggregates of which the files of the database may still have something",
-        Metric::number(writes.erasures.get()),
-    );
-    registry.register("waiting_commands", "Commands that wait for their reply", Metric::number(writes.waiting()));
-    registry.register("max_waiting_commands", "The limit of waiting commands, --queue", Metric::size(shared.queue));
-    registry.register(
-        "waiting_command_bytes",
-        "Request bodies of the commands that wait for their reply",
-        Metric::number(writes.waiting_bytes()),
-    );
-    let committed = shared.committed.get();
-    registry.register("revision", "The last committed revision", Metric::number(committed.number()));
-    let position = shared.journal.borrow().last.number();
-    registry.register("journal_position", "The position of the last domain event", Metric::number(position));
-    registry.register(
-        "pruned_tombstones",
-        "Tombstones of deleted aggregates that were pruned",
-        Metric::counter(writes.pruned_tombstones.get()),
     );
 }
 

@@ -66,6 +66,11 @@ pub(super) fn reasons(shared: &Shared) -> Vec<Reason> {
         let reason = format!("{}: {} events behind: {}", output.name(), output.lag_events(), output.error()?);
         Some(Reason { part: "publish", reason, prevents_readiness: false })
     }));
+    reasons.extend(shared.outputs.iter().filter_map(|output| {
+        let output = output.state();
+        let reason = format!("{}: erased aggregates are not removed: {}", output.name(), output.erasing_error()?);
+        Some(Reason { part: "publish", reason, prevents_readiness: false })
+    }));
     reasons
 }
 

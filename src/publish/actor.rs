@@ -5,14 +5,11 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 
 use super::carrier::Carrier;
+use super::error::pause;
 use super::publisher::Publisher;
 use super::source::Source;
 use crate::delivery::relay::NewEvents;
-use crate::projector::runner::back_off;
 use crate::storage::page::Progress;
-
-/// The longest pause after an error: a broker that is back gets what it has missed soon.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Publishes one output, in steps between which it handles messages.
 pub(super) struct PublisherActor<C: Carrier, S: Source> {
@@ -60,7 +57,7 @@ impl<C: Carrier + 'static, S: Source + 'static> PublisherActor<C, S> {
                 }
             }
             Err(()) => {
-                let pause = back_off(self.attempts).min(LONGEST_PAUSE);
+                let pause = pause(self.attempts);
                 self.attempts += 1;
                 self.retry_at = Some(Instant::now() + pause);
                 ctx.run_later(pause, Self::run);

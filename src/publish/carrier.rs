@@ -6,6 +6,7 @@ use std::future::Future;
 use serde::{Deserialize, Serialize};
 
 use super::message::Message;
+use crate::domain::key::Key;
 
 /// What is published: each goes into a stream of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +92,49 @@ pub trait Carrier {
 
     /// Removes the messages before this number: what follows replaces them.
     fn reset(&mut self, before: u64) -> impl Future<Output = Result<(), CarrierError>>;
+
+    /// Removes messages about an aggregate that was erased, so that nobody can read them any more, in the files of the
+    /// broker neither, as far as it can do that. It removes a few at a time, and is asked again while there are more. The
+    /// last message of the stream always stays.
+    ///
+    /// Without this method nothing is removed: a broker that keeps no messages has none to remove.
+    fn erase(&mut self, past: &Past) -> impl Future<Output = Result<Removal, CarrierError>> {
+        let _ = past;
+        std::future::ready(Ok(Removal::Unsupported))
+    }
+}
+
+/// The messages about an aggregate that was erased, without those that stay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// The collection of the aggregate.
+    pub collection: String,
+    /// The key of the aggregate.
+    pub key: Key,
+    /// What stays.
+    pub keep: Keep,
+}
+
+/// Which messages about an erased aggregate stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Keep {
+    /// The last one about the aggregate, which says that it is gone.
+    Last,
+    /// Those from this number on: a catch-up begins there, and what is before it is about to be removed.
+    From(u64),
+}
+
+/// What has become of the messages about an erased aggregate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Removal {
+    /// None is left.
+    Done,
+    /// There may be more.
+    More,
+    /// The carrier removes none.
+    Unsupported,
 }
 
 /// Where a stream stands. Its messages are numbered 1, 2, 3 …, and no number is used twice.

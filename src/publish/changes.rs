@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::carrier::{Output, Position, Stored};
 use super::heads::Heads;
 use super::message::{Content, Message, Part};
-use super::source::{Backlog, Batch, Resumed, Source};
+use super::source::{Backlog, Batch, ERASURES, Resumed, Source};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::collection::Registry;
 use crate::domain::cursor::Cursor;
@@ -17,6 +17,7 @@ use crate::events::resume::Position as Reached;
 use crate::projector::main_reader::MainReader;
 use crate::storage::aggregates::State;
 use crate::storage::counters::Horizon;
+use crate::storage::erasure::Erasure;
 use crate::storage::error::StoreError;
 use crate::storage::outbox::Change;
 use crate::storage::page::{PageLimit, Progress, Span};
@@ -337,6 +338,19 @@ impl Source for ChangeSource {
             }
             Place::Log { after, sent } => self.log(*after, *sent, heads),
         }
+    }
+
+    fn erasures(&mut self, place: &Place, after: Revision) -> Result<Vec<Erasure>, StoreError> {
+        let mut erasures = self.reader.view(|view| view.erasures_after(after, ERASURES))?;
+        match place {
+            Place::Begin => erasures.clear(),
+            Place::CatchUp { .. } | Place::End { .. } => {}
+            Place::Log { after: published, .. } => {
+                let is_over = |erasure: &Erasure| erasure.is_concluded() && erasure.revision <= *published;
+                erasures.truncate(erasures.iter().take_while(|erasure| is_over(erasure)).count());
+            }
+        }
+        Ok(erasures)
     }
 
     fn backlog(&mut self, place: Option<&Place>) -> Result<Backlog, StoreError> {

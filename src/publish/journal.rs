@@ -8,14 +8,15 @@ use serde_json::json;
 use super::carrier::{Output, Position, Stored};
 use super::heads::Heads;
 use super::message::{Content, Message, Part};
-use super::source::{Backlog, Batch, Resumed, Source};
+use super::source::{Backlog, Batch, ERASURES, Resumed, Source};
 use super::subject::WHOLE;
 use crate::domain::clock::Clock;
 use crate::domain::collection::{Collection, Registry};
 use crate::domain::cursor::Cursor;
-use crate::domain::revision::{Epoch, JournalPosition};
+use crate::domain::revision::{Epoch, JournalPosition, Revision};
 use crate::events::domain_event::{self, object};
 use crate::projector::main_reader::MainReader;
+use crate::storage::erasure::Erasure;
 use crate::storage::error::StoreError;
 use crate::storage::journal::Entry;
 use crate::storage::page::{PageLimit, Progress};
@@ -167,6 +168,17 @@ impl Source for JournalSource {
         let progress = if read.to < read.current { Progress::More } else { Progress::Done };
         let messages = read.entries.into_iter().map(|entry| self.message(entry, heads)).collect();
         Ok(Batch { messages, next: Place::After(read.to), progress })
+    }
+
+    fn erasures(&mut self, place: &Place, after: Revision) -> Result<Vec<Erasure>, StoreError> {
+        let Place::After(published) = place else { return Ok(Vec::new()) };
+        let mut erasures = self.reader.view(|view| view.erasures_after(after, ERASURES))?;
+        // A document has no last event, and no messages here.
+        let is_over = |erasure: &Erasure| {
+            erasure.is_concluded() && erasure.position.is_none_or(|position| position <= *published)
+        };
+        erasures.truncate(erasures.iter().take_while(|erasure| is_over(erasure)).count());
+        Ok(erasures)
     }
 
     fn backlog(&mut self, place: Option<&Place>) -> Result<Backlog, StoreError> {

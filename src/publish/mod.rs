@@ -4,6 +4,7 @@ pub(crate) mod actor;
 pub(crate) mod address;
 pub(crate) mod carrier;
 pub(crate) mod changes;
+pub(crate) mod erasing;
 pub(crate) mod error;
 pub(crate) mod heads;
 pub(crate) mod journal;

@@ -2,6 +2,7 @@
 
 mod append;
 mod connection;
+mod erase;
 mod owner;
 mod stream;
 #[cfg(test)]
@@ -14,7 +15,7 @@ pub(crate) use self::connection::Broker;
 use self::connection::Connection;
 use self::owner::Ownership;
 use self::stream::{Place, Standing};
-use super::carrier::{Carrier, CarrierError, Output, Position, Stored};
+use super::carrier::{Carrier, CarrierError, Output, Past, Position, Removal, Stored};
 use super::message::Message;
 
 /// How long the work on a call may take. The publisher waits somewhat longer.
@@ -82,6 +83,16 @@ impl NatsCarrier {
     }
 }
 
+impl NatsCarrier {
+    async fn erase_some(&self, past: &Past) -> Result<Removal, CarrierError> {
+        let Self { connection, place, ownership, .. } = self;
+        if !ownership.is_held(&connection.client().await?) {
+            return Err(unavailable("the connection to NATS was lost in between"));
+        }
+        erase::Erasing { connection, place, past }.some().await
+    }
+}
+
 impl Carrier for NatsCarrier {
     async fn position(&mut self) -> Result<Position, CarrierError> {
         in_time(self.find_position()).await
@@ -97,6 +108,10 @@ impl Carrier for NatsCarrier {
 
     async fn reset(&mut self, before: u64) -> Result<(), CarrierError> {
         in_time(self.place.purge(&self.connection, before)).await
+    }
+
+    async fn erase(&mut self, past: &Past) -> Result<Removal, CarrierError> {
+        in_time(self.erase_some(past)).await
     }
 }
 

@@ -1,12 +1,10 @@
 //! The steps of one output, as plain functions: where the stream stands, what comes next, and that the broker has it.
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
-use actix::clock::timeout;
-
-use super::carrier::{Carrier, CarrierError, Output, Position, Stored};
-use super::error::{ANSWER_TIMEOUT, PublishError};
+use super::carrier::{Carrier, Keep, Output, Position, Stored};
+use super::erasing::{Erasing, ErasingContext};
+use super::error::{PublishError, answered};
 use super::heads::Heads;
 use super::source::{Backlog, Batch, Resumed, Source};
 use super::status::Status;
@@ -23,6 +21,11 @@ pub(super) struct Publisher<C, S: Source> {
     stream: Option<Stream<S::Place>>,
     /// The last message of the stream when it was looked at, if it was.
     seen: Option<u64>,
+    /// What goes from the stream because it was erased.
+    erasing: Erasing,
+    /// Whether the stream has more to lose. It is asked where it stands before each step that removes something, so that
+    /// nobody takes what is missing afterwards for what others have removed.
+    is_losing: bool,
     /// How far it has come, for the status.
     reached: Reached<S::Place>,
 }
@@ -49,7 +52,17 @@ struct Stream<Place> {
 
 impl<C: Carrier, S: Source> Publisher<C, S> {
     pub(super) fn new(carrier: C, source: S, status: Status, check_interval: Duration) -> Self {
-        Self { carrier, source, status, check_interval, stream: None, seen: None, reached: Reached::Unknown }
+        Self {
+            carrier,
+            source,
+            status,
+            check_interval,
+            stream: None,
+            seen: None,
+            erasing: Erasing::default(),
+            is_losing: false,
+            reached: Reached::Unknown,
+        }
     }
 
     /// Publishes the next messages. After an error the next step begins with the question where the stream stands.
@@ -85,9 +98,17 @@ impl<C: Carrier, S: Source> Publisher<C, S> {
 
     async fn try_step(&mut self) -> Result<Progress, PublishError> {
         let mut stream = match self.stream.take() {
-            Some(stream) if stream.checked.elapsed() < self.check_interval => stream,
-            known => self.look(known).await?,
+            Some(stream) if stream.checked.elapsed() < self.check_interval && !self.is_losing => stream,
+            known => {
+                let mut stream = self.look(known).await?;
+                self.lose(&mut stream).await?;
+                stream
+            }
         };
+        if Self::replaced_before(&stream).is_some() {
+            self.stream = Some(stream);
+            return Ok(Progress::More);
+        }
         let Self { carrier, source, status, .. } = self;
         let Batch { messages, next, progress } = source.next(&stream.place, stream.last, &mut stream.heads)?;
         if !messages.is_empty() {
@@ -97,16 +118,43 @@ impl<C: Carrier, S: Source> Publisher<C, S> {
         }
         // What a catch-up replaces is removed when its begin is in the stream: whoever loses the stream to another
         // service has removed nothing.
-        if let Some(first) = S::start_of(&next).filter(|_| S::start_of(&stream.place).is_none()) {
+        if S::start_of(&next).is_some() && S::start_of(&stream.place).is_none() {
             status.catching_up();
-            if stream.first < first {
-                answered(carrier.reset(first)).await?;
-            }
             self.seen = Some(stream.last);
+            self.is_losing = true;
+            self.erasing.restart();
         }
         stream.place = next;
         self.stream = Some(stream);
-        Ok(progress)
+        Ok(if self.is_losing { Progress::More } else { progress })
+    }
+
+    /// Removes some of what the stream is to lose: what it has about erased aggregates, and what a catch-up replaces. The
+    /// former goes first, because a broker may overwrite it more thoroughly.
+    async fn lose(&mut self, stream: &mut Stream<S::Place>) -> Result<(), PublishError> {
+        let Self { carrier, source, status, .. } = self;
+        let replaced = Self::replaced_before(stream);
+        let keep = match (S::start_of(&stream.place), replaced) {
+            (None, _) => Keep::Last,
+            (Some(_), Some(first)) => Keep::From(first),
+            (Some(_), None) => {
+                self.is_losing = false;
+                return Ok(());
+            }
+        };
+        let context = ErasingContext { carrier, source, status, place: &stream.place, keep };
+        self.is_losing = self.erasing.step(context).await? == Progress::More;
+        if let Some(first) = replaced.filter(|_| !self.is_losing) {
+            answered(self.carrier.reset(first)).await?;
+            stream.first = first;
+            self.erasing.restart();
+        }
+        Ok(())
+    }
+
+    /// The begin of the catch-up in which the stream is, if it still has what is before that.
+    fn replaced_before(stream: &Stream<S::Place>) -> Option<u64> {
+        S::start_of(&stream.place).filter(|first| stream.first < *first)
     }
 
     /// Asks where the stream stands. If it is as it was left, nothing changes; otherwise, the place follows from its last
@@ -131,10 +179,8 @@ impl<C: Carrier, S: Source> Publisher<C, S> {
             position.message = None;
         }
         let Resumed { place, heads } = source.resume(&position, &heads(carrier, source).await?)?;
-        if let Some(first) = S::start_of(&place).filter(|first| position.first < *first) {
-            answered(carrier.reset(first)).await?;
-        }
         self.seen = Some(position.last);
+        self.erasing.restart();
         Ok(Stream { place, heads, first: position.first, last: position.last, checked: Instant::now() })
     }
 }
@@ -151,9 +197,4 @@ async fn heads<C: Carrier, S: Source>(carrier: &mut C, source: &S) -> Result<Vec
 /// Whether the stream ends with the last message of the publisher.
 fn is_as_left<Place>(known: &Stream<Place>, position: &Position) -> bool {
     position.last == known.last && (position.message.is_some() || position.last == 0)
-}
-
-/// What a broker answers, in time.
-async fn answered<T>(answer: impl Future<Output = Result<T, CarrierError>>) -> Result<T, PublishError> {
-    Ok(timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| PublishError::NoAnswer)??)
 }

@@ -3,6 +3,8 @@
 use super::carrier::{Output, Position, Stored};
 use super::heads::Heads;
 use super::message::Message;
+use crate::domain::revision::Revision;
+use crate::storage::erasure::Erasure;
 use crate::storage::error::StoreError;
 use crate::storage::page::Progress;
 
@@ -25,9 +27,16 @@ pub(super) trait Source {
     /// The next messages; `last` is the number of the last one in the stream.
     fn next(&mut self, place: &Self::Place, last: u64, heads: &mut Heads) -> Result<Batch<Self::Place>, StoreError>;
 
+    /// The next aggregates that were erased after a revision, and of which messages may be removed at this place: in a
+    /// catch-up all, otherwise those of which the last message is published.
+    fn erasures(&mut self, place: &Self::Place, after: Revision) -> Result<Vec<Erasure>, StoreError>;
+
     /// What is not published at this place.
     fn backlog(&mut self, place: Option<&Self::Place>) -> Result<Backlog, StoreError>;
 }
+
+/// How many erasures are read at once.
+pub(super) const ERASURES: i64 = 256;
 
 /// The place after the last message of a stream.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! How far an output is, for those who operate the service.
 
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -9,6 +9,7 @@ use super::carrier::{CarrierError, Output};
 use super::error::PublishError;
 use super::source::Backlog;
 use crate::domain::error_chain::ErrorChain;
+use crate::domain::revision::Revision;
 use crate::storage::page::Progress;
 
 /// The status of an output. The publisher writes it, and HTTP handlers read it.
@@ -26,12 +27,24 @@ pub(crate) struct State {
     failure: Option<Failure>,
     /// Why a step failed last, be it long ago.
     last_error: Option<String>,
+    erased: Erased,
+    /// Why messages about erased aggregates are still there.
+    erasing_error: Option<String>,
     /// Messages that the broker has stored since the start.
     pub(crate) messages: u64,
     /// Steps that failed since the start.
     pub(crate) retries: u64,
     /// Catch-ups since the start.
     pub(crate) catch_ups: u64,
+}
+
+/// What the stream has no messages about any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Erased {
+    /// What was erased up to this revision.
+    UpTo(Revision),
+    /// Messages stay: the carrier removes none.
+    Never,
 }
 
 /// Why nothing is published.
@@ -51,6 +64,8 @@ impl Status {
             is_catching_up: false,
             failure: None,
             last_error: None,
+            erased: Erased::UpTo(Revision::ZERO),
+            erasing_error: None,
             messages: 0,
             retries: 0,
             catch_ups: 0,
@@ -100,6 +115,32 @@ impl Status {
         state.set_backlog(backlog);
     }
 
+    /// Nothing is left in the stream of what was erased up to this revision.
+    pub(super) fn erased(&self, up_to: Revision) {
+        let mut state = self.state();
+        if state.erasing_error.take().is_some() {
+            log::info!("{}: messages about erased aggregates are removed again", state.name());
+        }
+        state.erased = Erased::UpTo(up_to);
+    }
+
+    /// The carrier removes no messages.
+    pub(super) fn does_not_erase(&self) {
+        let mut state = self.state();
+        log::warn!("{}: messages about erased aggregates stay in the broker, if it keeps any", state.name());
+        state.erased = Erased::Never;
+    }
+
+    /// Messages about erased aggregates could not be removed. The error is logged if it is another one than the last.
+    pub(super) fn cannot_erase(&self, error: &PublishError) {
+        let error = ErrorChain(error).to_string();
+        let mut state = self.state();
+        if state.erasing_error.as_ref() != Some(&error) {
+            log::error!("{}: messages about erased aggregates are not removed: {error}", state.name());
+        }
+        state.erasing_error = Some(error);
+    }
+
     /// `{"name":"publish changes","mode":"broker","state":"live","at":17,"lag":{…},…}`
     pub(crate) fn to_json(&self) -> Value {
         let state = self.state();
@@ -116,10 +157,34 @@ impl Status {
         if let Some(error) = &state.last_error {
             json["last_error"] = error.as_str().into();
         }
+        if let Some(error) = &state.erasing_error {
+            json["erasing_error"] = error.as_str().into();
+        }
         if let Some(Failure { error, attempts, .. }) = &state.failure {
             json["error"] = json!({"message": error, "attempts": attempts});
         }
         json
+    }
+}
+
+/// How often it is looked whether streams have lost what they had.
+const ERASURE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Waits until the streams have nothing left of an aggregate that was erased at this revision, but neither longer than
+/// `patience`, nor for one that fails. Returns the names of those that may still have something.
+pub(crate) async fn wait_for_erasure(outputs: &[Status], revision: Revision, patience: Duration) -> Vec<&'static str> {
+    let began = Instant::now();
+    loop {
+        let states = outputs.iter().map(Status::state).filter(|state| state.is_erasing(revision));
+        let (mut pending, mut is_hopeless) = (Vec::new(), true);
+        for state in states {
+            pending.push(state.name());
+            is_hopeless &= state.failure.is_some() || state.erasing_error.is_some();
+        }
+        if is_hopeless || began.elapsed() >= patience {
+            return pending;
+        }
+        actix::clock::sleep(ERASURE_INTERVAL).await;
     }
 }
 
@@ -130,8 +195,11 @@ impl State {
     }
 
     /// For people.
-    pub(crate) fn name(&self) -> String {
-        format!("publish {}", self.output.name())
+    pub(crate) fn name(&self) -> &'static str {
+        match self.output {
+            Output::Changes => "publish changes",
+            Output::Journal => "publish journal",
+        }
     }
 
     /// `refused`, `failing`, `catching-up` or `live`.
@@ -156,6 +224,16 @@ impl State {
 
     fn lag_whole_seconds(&self) -> u64 {
         self.behind_since.map_or(0, |since| since.elapsed().as_secs())
+    }
+
+    /// Whether the stream may still have messages about an aggregate that was erased at this revision, and is to lose them.
+    fn is_erasing(&self, revision: Revision) -> bool {
+        matches!(self.erased, Erased::UpTo(done) if done < revision)
+    }
+
+    /// Why messages about erased aggregates are still there.
+    pub(crate) fn erasing_error(&self) -> Option<&str> {
+        self.erasing_error.as_deref()
     }
 
     /// Why nothing is published.

@@ -248,6 +248,9 @@ fn output_line(status: &Value) -> String {
     if let Some(error) = status["last_error"].as_str() {
         line.push_str(&format!("; attempts that failed: {}, the last one: {error}", status["retries"]));
     }
+    if let Some(error) = status["erasing_error"].as_str() {
+        line.push_str(&format!("; erased aggregates are not removed: {error}"));
+    }
     line
 }
 

@@ -15,6 +15,14 @@ pub(super) fn raise_limit() {
     }
 }
 
+/// From now on, nothing of this process opens or creates a file. For a process that is about to end and cannot stop its threads.
+pub(super) fn open_no_more() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limit }) {
+        log::debug!("the limit of file descriptors stays {:?}: {error}", limit.current);
+    }
+}
+
 /// How many connections there may be, and how many of them may be streams: in all, and from one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Capacity {

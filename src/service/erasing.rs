@@ -146,9 +146,7 @@ impl Erasing<'_> {
             return TaskOutcome::Pending;
         }
         let names = pending.join(", ");
-        print_line(&format!(
-            "these projections may still have something of it: {names}; see `duality projection list`"
-        ));
+        print_line(&format!("these may still have something of it: {names}; see `duality projection list`"));
         TaskOutcome::Pending
     }
 }

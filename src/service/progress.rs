@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::service::descriptors::open_no_more;
 use crate::service::signals::{Hangup, Signals};
 use crate::storage::backup::CopyObserver;
 
@@ -114,6 +115,9 @@ impl Incomplete {
             }
             return;
         };
+        // SQLite creates the file of a copy, and its journal, when it needs them: on the other thread, perhaps after they are
+        // removed here.
+        open_no_more();
         // It may have got its name already; then it is complete.
         let is_removed = std::fs::remove_file(last).is_ok();
         files.iter().for_each(|file| remove_with_journal(file));

@@ -360,15 +360,9 @@ impl<'a> StagedBatch<'a> {
         }
         let at =
             CommandContext { key: &key, version: row.version, now, metadata: &metadata, new_id: &|| Key::uuid(now) };
-        let (mut decoded, charge) = self.take_decoded(id, &key, state).unzip();
-        let decision = catch_panic(|| collection.decide(at, state, &mut decoded, change));
-        let current = decision.as_ref().map_or(state, |decision| decision.after.as_ref());
-        if let (Some(body), Some(state)) = (current, decoded) {
-            self.put_decoded(id, &key, body, state, charge);
-        }
-        let Decision { after, events } = decision?;
-        self.check_size(id, state, after.as_ref())?;
-        let was_there = state.is_some();
+        let Decision { after, events } = self.decide(id, at, state, change)?;
+        // One that is gone already has no place to look at.
+        let is_new = state.is_none() && after.is_some();
         let decided = StateChange { collection: id, key: key.clone(), before: state.cloned(), after };
         let changes = self.with_derived(connection, decided)?;
         // A lost row is restored by a revision of its own, so that the change of the command is exact for all clients:
@@ -395,9 +389,27 @@ impl<'a> StagedBatch<'a> {
         let revision = self.counters.revision;
         let charge = self.memory.answer(row.body.as_ref().map_or(0, Body::size));
         let (changed, version) = (row.revision, row.version);
-        // One that is gone already has no place to look at.
-        let is_new = !was_there && row.body.is_some();
         Ok(Written { key, body: row.body, revision, changed, version, is_new, repeats: None, charge })
+    }
+
+    /// Has one command decided. A state that is known as its type is not decoded again.
+    fn decide(
+        &mut self,
+        id: CollectionId,
+        at: CommandContext<'_>,
+        state: Option<&Body>,
+        change: Wanted,
+    ) -> Result<Decision, Rejection> {
+        let collection = self.registry.get(id);
+        let (mut decoded, charge) = self.take_decoded(id, at.key, state).unzip();
+        let decision = catch_panic(|| collection.decide(at, state, &mut decoded, change));
+        let current = decision.as_ref().map_or(state, |decision| decision.after.as_ref());
+        if let (Some(body), Some(state)) = (current, decoded) {
+            self.put_decoded(id, at.key, body, state, charge);
+        }
+        let decision = decision?;
+        self.check_size(id, state, decision.after.as_ref())?;
+        Ok(decision)
     }
 
     /// Begins to erase an aggregate, also one whose state or events cannot be read: it does not exist any more, and nothing

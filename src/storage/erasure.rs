@@ -90,6 +90,13 @@ impl Erasure {
     }
 }
 
+impl Erasure {
+    /// Whether all rows with a content are overwritten, and the journal says that the aggregate is erased.
+    pub(crate) fn is_concluded(&self) -> bool {
+        matches!(self.stage, Stage::File | Stage::Done)
+    }
+}
+
 /// `carts/0193…`
 impl fmt::Display for Erasure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -145,6 +152,17 @@ impl InProgress {
 pub(super) fn in_progress(connection: &mut AnyConnection) -> Result<InProgress, StoreError> {
     let rows = erased::table.filter(erased::stage.ne(Stage::Done.name())).select((erased::collection, erased::key));
     Ok(InProgress(rows.load::<(String, String)>(connection)?.into_iter().collect()))
+}
+
+/// The next erasures after a revision, in the order in which they began.
+pub(super) fn after(
+    connection: &mut SqliteConnection,
+    revision: Revision,
+    limit: i64,
+) -> Result<Vec<Erasure>, StoreError> {
+    let later = erased::table.filter(erased::revision.gt(revision.number()));
+    let rows: Vec<Columns> = later.order(erased::revision).limit(limit).load(connection)?;
+    rows.into_iter().map(Erasure::read).collect()
 }
 
 /// The erasures of which only something in the file is left.

@@ -234,6 +234,11 @@ impl<'a> View<'a> {
         erasure::in_progress(self.connection)
     }
 
+    /// The next aggregates that were erased after a revision, at most this many.
+    pub(crate) fn erasures_after(&mut self, revision: Revision, limit: i64) -> Result<Vec<Erasure>, StoreError> {
+        erasure::after(self.connection, revision, limit)
+    }
+
     /// A page of the domain events of one aggregate after a version.
     pub(crate) fn events_of(
         &mut self,

@@ -5,12 +5,16 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::harness::{App, Client, Random, eventually};
+use crate::harness::{App, Client, Random, cases, eventually};
 
 const WRITERS: u64 = 8;
-const OPERATIONS: u64 = 10_000;
 const CONSUMERS: u64 = 8;
 const CITIES: [&str; 5] = ["Rome", "Oslo", "Łódź", "a/b", "7"];
+
+/// The number of writes: 2,000, and 20,000 in CI.
+fn operations() -> u64 {
+    cases(20_000).into()
+}
 
 /// A random write; some fail or change nothing.
 fn operate(client: &mut Client, random: &mut Random) -> i64 {
@@ -64,7 +68,7 @@ fn consumers_that_join_at_any_time_converge_to_a_fresh_get() {
                 scope.spawn(move || {
                     let (mut client, mut random) = (app.client(), Random::new(seed));
                     barrier.wait();
-                    for _ in 0..OPERATIONS / WRITERS {
+                    for _ in 0..operations() / WRITERS {
                         revision.fetch_max(operate(&mut client, &mut random), Ordering::Relaxed);
                     }
                 })
@@ -73,7 +77,7 @@ fn consumers_that_join_at_any_time_converge_to_a_fresh_get() {
         let mut random = Random::new(99);
         let consumers: Vec<_> = (0..CONSUMERS)
             .flat_map(|_| {
-                let join_at = i64::try_from(random.below(OPERATIONS / 4)).unwrap();
+                let join_at = i64::try_from(random.below(operations() / 4)).unwrap();
                 [("/persons", "/person-events"), ("/locations", "/location-events")].map(|(state, events)| {
                     let (app, revision) = (&app, &revision);
                     (state, scope.spawn(move || consume(app, state, events, join_at, revision)))

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text};
-use duality::aggregates::{Account, CartItems, CityHistory, ClosedCarts, Location, Person, ShoppingCart};
 use duality::{Erased, Event, Feed, Projection, ProjectionError, Service, Tables, aggregates};
 use serde_json::{Value, json};
 
-use crate::harness::{App, Client, Process, Random, Response, Stream, cases, eventually, kills, lines, output_of, sql};
+use crate::harness::{
+    App, Client, Process, Random, Response, Stream, cases, eventually, files_with, kills, lines, output_of, sql,
+    with_inline,
+};
 
 /// What is in the items of a cart, and nowhere else.
 pub(crate) const MARKER: &str = "Zanzibar-7319";
@@ -62,33 +64,7 @@ const BACKGROUND: [&str; 5] = ["carts.csv", "city_history", "change_notes", "his
 
 /// The shipped collections, with projections of every kind.
 fn watched() -> Service {
-    Service::new()
-        .document::<Person>()
-        .derived::<Location>()
-        .event_sourced::<ShoppingCart>()
-        .event_sourced::<Account>()
-        .inline::<CartItems>()
-        .background::<ClosedCarts>()
-        .background::<CityHistory>()
-        .background::<ChangeNotes>()
-        .background::<HistoryNotes>()
-        .background::<RemovingNotes>()
-}
-
-/// The files below a directory in which a text occurs.
-pub(crate) fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files_with(&path, text));
-        } else if let Ok(content) = std::fs::read(&path)
-            && memchr::memmem::find(&content, text.as_bytes()).is_some()
-        {
-            found.push(path);
-        }
-    }
-    found
+    with_inline().background::<ChangeNotes>().background::<HistoryNotes>().background::<RemovingNotes>()
 }
 
 pub(crate) fn directory(app: &App) -> &Path {
@@ -447,7 +423,7 @@ fn whatever_is_erased_when_all_copies_become_the_same() {
     let app = App::serving(watched, |_| {});
     let mut random = Random::new(2026);
     let (mut carts, mut copies) = (Vec::new(), vec![Copy::load(&app)]);
-    for number in 0..cases(3000) {
+    for number in 0..cases(2000) {
         match random.below(12) {
             0 | 1 => carts.push(app.open_cart()),
             2 if !carts.is_empty() => {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::{Value, json};
 
-use crate::harness::{App, Client, Random, Response};
+use crate::harness::{App, Client, Random, Response, cases};
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -311,7 +311,7 @@ fn compare(client: &mut Client, model: &Model) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, rng_seed: RngSeed::Fixed(2026), max_shrink_time: 30_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(160), failure_persistence: None, rng_seed: RngSeed::Fixed(2026), max_shrink_time: 30_000, ..ProptestConfig::default() })]
     #[test]
     fn responses_journal_feeds_and_time_travel_match_the_model(ops in prop::collection::vec(ops(), 1..24)) {
         // Frequent bookmarks make every feed reach every revision.

@@ -208,7 +208,11 @@ fn taken(app: &App) -> u64 {
 #[test]
 fn the_keys_of_all_filtered_feeds_together_are_bounded() {
     const LIMIT: u64 = 100_000;
-    let app = App::with(|settings| settings.filter_memory = Some(ByteSize(LIMIT)));
+    let app = App::with(|settings| {
+        settings.filter_memory = Some(ByteSize(LIMIT));
+        // A heartbeat notices that a client has gone.
+        settings.heartbeat = Duration::from_secs(1);
+    });
     let open = |first: u32| app.request("GET", &of_keys(first..first + 1000), &[("Accept", "application/json")], None);
     let mut streams = Vec::new();
     for first in [0, 1000, 2000] {

@@ -4,8 +4,8 @@ use duality::aggregates::{Location, Person, ShoppingCart};
 use duality::{Event, Feed, Projection, ProjectionError, Service, Tables};
 use serde_json::{Value, json};
 
-use crate::erasure::{MARKER, NOTES, assert_verified, directory, erase, files_with, key, note, wait_until_live};
-use crate::harness::{App, eventually, lines, output_of};
+use crate::erasure::{MARKER, NOTES, assert_verified, directory, erase, key, note, wait_until_live};
+use crate::harness::{App, eventually, files_with, lines, output_of};
 
 /// Has all change events of persons, for ever.
 struct PersonNotes;

@@ -93,13 +93,18 @@ fn keys(length: usize) -> String {
     query
 }
 
-/// Connects at a fixed rate, at least until there were as many connections as there shall be, and keeps the last ones.
-/// Returns how many there were.
-fn molest(address: SocketAddr, seed: u64, is_over: &AtomicBool) -> usize {
+/// Connects at a fixed rate, at least until there were as many connections as there shall be. Returns how many there were, and
+/// the last ones, which are still open.
+///
+/// If honest clients get less than one write done between two connections, it waits for that. Otherwise, on a machine that is
+/// busy with other things, more would come than the service can answer, and everybody would wait longer and longer.
+fn molest(address: SocketAddr, seed: u64, answered: &AtomicUsize) -> (usize, VecDeque<Stranger>) {
     let mut random = Random::new(seed);
     let (mut open, mut count) = (VecDeque::new(), 0);
-    let mut next = Instant::now();
-    while !is_over.load(Ordering::Relaxed) || count < connections() / STRANGERS {
+    let begin = Instant::now();
+    let mut next = begin;
+    while begin.elapsed() < hostile_time() || count < connections() / STRANGERS {
+        let before = answered.load(Ordering::Relaxed);
         if let Some(stranger) = Stranger::connect(address, &mut random) {
             open.push_back(stranger);
             count += 1;
@@ -109,12 +114,13 @@ fn molest(address: SocketAddr, seed: u64, is_over: &AtomicBool) -> usize {
         }
         next += INTERVAL;
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        eventually("an honest write is answered", || answered.load(Ordering::Relaxed) > before);
     }
-    count
+    (count, open)
 }
 
 /// An honest writer: changes one aggregate as fast as it can. Returns the last revision, and how long each request took.
-fn write(address: SocketAddr, is_over: &AtomicBool) -> (i64, Vec<Duration>) {
+fn write(address: SocketAddr, is_over: &AtomicBool, answered: &AtomicUsize) -> (i64, Vec<Duration>) {
     let mut client = Client::connect(address);
     let created = client.request("POST", "/persons", &[JSON], Some(br#"{"name":"Ann"}"#));
     assert_eq!(created.status, 201, "{}", created.text());
@@ -126,20 +132,24 @@ fn write(address: SocketAddr, is_over: &AtomicBool) -> (i64, Vec<Duration>) {
         let changed = client.request("PATCH", &path, &[JSON], Some(body.as_bytes()));
         assert_eq!(changed.status, 200, "{}", changed.text());
         times.push(began.elapsed());
+        answered.fetch_add(1, Ordering::Relaxed);
         revision = revision.max(changed.revision());
     }
     (revision, times)
 }
 
-/// All honest writers, and the rate of their requests.
-fn write_for(address: SocketAddr, time: Duration) -> (i64, String) {
-    let is_over = AtomicBool::new(false);
+/// All honest writers as long as something else happens: the last revision, and the rate of their requests. They count those
+/// that are answered.
+fn write_during(address: SocketAddr, answered: &AtomicUsize, other: impl FnOnce()) -> (i64, String) {
+    let (is_over, begin) = (AtomicBool::new(false), Instant::now());
     let results: Vec<_> = std::thread::scope(|scope| {
-        let writers: Vec<_> = (0..8).map(|_| scope.spawn(|| write(address, &is_over))).collect();
-        std::thread::sleep(time);
+        let _end = EndOnDrop(&is_over);
+        let writers: Vec<_> = (0..8).map(|_| scope.spawn(|| write(address, &is_over, answered))).collect();
+        other();
         is_over.store(true, Ordering::Relaxed);
         writers.into_iter().map(|writer| writer.join().unwrap()).collect()
     });
+    let time = begin.elapsed();
     let mut times: Vec<_> = results.iter().flat_map(|(_, times)| times).collect();
     times.sort();
     let rate = times.len() as f64 / time.as_secs_f64();
@@ -242,17 +252,18 @@ fn hostile_clients_take_no_more_than_their_part() {
         while caught_up.load(Ordering::Relaxed) < 100 {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let (_, alone) = write_for(address, hostile_time() / 3);
+        let answered = AtomicUsize::new(0);
+        let (_, alone) = write_during(address, &answered, || std::thread::sleep(hostile_time() / 4));
         let watcher = scope.spawn(|| watch(&process, &over));
-        let strangers: Vec<_> = (0..STRANGERS as u64)
-            .map(|seed| {
-                scope.spawn({
-                    let over = &over;
-                    move || molest(address, seed, over)
-                })
-            })
-            .collect();
-        let (last, beside) = write_for(address, hostile_time());
+        let mut strangers = Vec::new();
+        let (last, beside) = write_during(address, &answered, || {
+            std::thread::scope(|scope| {
+                let answered = &answered;
+                let all = (0..STRANGERS as u64).map(|seed| scope.spawn(move || molest(address, seed, answered)));
+                let all: Vec<_> = all.collect();
+                strangers.extend(all.into_iter().map(|stranger| stranger.join().unwrap()));
+            });
+        });
         // The first connection may have been quiet for longer than `--keep-alive`.
         client = Client::connect(address);
         // One more, so that each reader gets an event after it knows the end.
@@ -266,7 +277,7 @@ fn hostile_clients_take_no_more_than_their_part() {
             assert!(reader.join().unwrap() == expected, "a copy is not exact");
         }
         over.store(true, Ordering::Relaxed);
-        let count: usize = strangers.into_iter().map(|stranger| stranger.join().unwrap()).sum();
+        let count: usize = strangers.iter().map(|(count, _)| count).sum();
         assert!(count >= connections() - STRANGERS, "{count}");
         let (most, resident) = watcher.join().unwrap();
         eprintln!(

@@ -2,13 +2,11 @@
 
 use duality::aggregates::{Account, AccountCommand};
 use duality::schemars::{self, JsonSchema};
-use duality::{
-    BusinessRule, ByteSize, CommandError, Derived, Document, EventSourced, Key, Keys, Root, Service, Verified,
-};
+use duality::{ByteSize, CommandError, Derived, Document, EventSourced, Key, Keys, Root, Service, Verified};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::harness::{App, Response, sql};
+use crate::harness::{App, NoRule, Response, sql};
 
 /// With a limit in bytes.
 fn app(limit: u64) -> App {
@@ -155,11 +153,6 @@ enum PileEvent {
     PileLookedAt,
     PileBurnt,
 }
-
-#[derive(Debug, Serialize, JsonSchema, thiserror::Error)]
-enum NoRule {}
-
-impl BusinessRule for NoRule {}
 
 impl<const COPIES: i64> EventSourced for Pile<COPIES> {
     const NAME: &'static str = "piles";

@@ -72,6 +72,7 @@ mod projections;
 mod publishing;
 mod publishing_by_hand;
 mod publishing_chaos;
+mod publishing_erasures;
 mod publishing_to_a_carrier;
 mod publishing_to_mqtt;
 mod random_requests;

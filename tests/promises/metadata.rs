@@ -5,13 +5,13 @@ use std::time::Duration;
 use diesel::prelude::*;
 use duality::schemars::{self, JsonSchema};
 use duality::{
-    BusinessRule, Event, EventSourced, Feed, InvalidMetadata, Keys, Metadata, Parameters, Projection, ProjectionError,
-    Report, ReportError, Root, Service, Tables,
+    Event, EventSourced, Feed, InvalidMetadata, Keys, Metadata, Parameters, Projection, ProjectionError, Report,
+    ReportError, Root, Service, Tables,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::harness::{App, TokenFile, lines, output_of};
+use crate::harness::{App, NoRule, TokenFile, lines, output_of};
 use crate::own_projections::{status, wait_for_report, wait_until_built};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -148,11 +148,6 @@ enum Posted {
     LetterSent { sender: Option<String> },
     LetterForwarded,
 }
-
-#[derive(Debug, Serialize, JsonSchema, thiserror::Error)]
-enum NoRule {}
-
-impl BusinessRule for NoRule {}
 
 impl EventSourced for Letter {
     const NAME: &'static str = "letters";

@@ -8,7 +8,7 @@ use duality::aggregates::{CityHistory, Location, Person};
 use duality::{Event, Feed, Parameters, Projection, ProjectionError, Report, ReportError, Service, Tables};
 use serde_json::{Value, json};
 
-use crate::harness::{App, eventually, lines, output_of, sql};
+use crate::harness::{App, eventually, files_with, lines, output_of, sql};
 use crate::own_projections::{Sights, cities, fail_at, status, wait_for_report, wait_for_state, wait_until_built};
 
 diesel::table! {
@@ -66,24 +66,6 @@ fn with_people() -> Service {
 
 fn side_file(database: &Path, name: &str) -> PathBuf {
     PathBuf::from(format!("{}.projections/{name}", database.display()))
-}
-
-/// The files below a directory that contain a text.
-fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files_with(&path, text));
-            continue;
-        }
-        // A temporary file can disappear meanwhile.
-        let content = std::fs::read(&path).unwrap_or_default();
-        if content.windows(text.len()).any(|bytes| bytes == text.as_bytes()) {
-            found.push(path);
-        }
-    }
-    found
 }
 
 #[test]

@@ -219,6 +219,28 @@ fn a_stream_that_is_emptied_between_two_batches_gets_all_states_again() {
 }
 
 #[test]
+fn a_carrier_that_removes_nothing_gets_the_last_messages_about_what_was_erased_and_nobody_waits_for_it() {
+    let (changes, journal) = (MemoryBroker::default(), MemoryBroker::default());
+    let app = start(&changes, &journal);
+    let cart = app.open_cart();
+    app.add_item(&cart, "apple");
+    await_journal(&app, &journal).unwrap();
+    let key = cart.strip_prefix("/carts/").unwrap();
+    let erased = app.post("/-/erase", &json!({"collection": "carts", "key": key}).to_string());
+    assert_eq!((erased.status, &erased.json()["pending"]), (200, &json!([])));
+    let last = |broker: &MemoryBroker| broker.contents().messages.last().unwrap().message.clone().unwrap();
+    eventually("null is published", || {
+        last(&changes).key.is_some_and(|last| last.as_str() == key) && last(&changes).body == "null"
+    });
+    eventually("an event says so", || last(&journal).body.contains("Erased"));
+    let published = [&changes, &journal].map(|broker| broker.contents().messages.len());
+    app.add_item(&app.open_cart(), "pear");
+    await_changes(&app, &changes).unwrap();
+    eventually("two more", || journal.contents().messages.len() == published[1] + 2);
+    assert!(published[0] < changes.contents().messages.len());
+}
+
+#[test]
 fn a_broker_that_never_answers_is_asked_again_and_gets_nothing_twice() {
     let (changes, journal) = (MemoryBroker::default(), MemoryBroker::default());
     let app = start(&changes, &journal);

@@ -47,7 +47,7 @@ fn a_stalled_subscriber_delays_nobody_and_misses_nothing() {
     const EVENTS: usize = 500;
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(&directory.path().join("test.db"), &PATIENT);
-    let mut live: Vec<_> = (0..100).map(|_| Stream::open(process.address, "/person-events", &[])).collect();
+    let mut live: Vec<_> = (0..30).map(|_| Stream::open(process.address, "/person-events", &[])).collect();
     let mut stalled = stalled(process.address);
     let longest = publish(process.address, &mut live, EVENTS, 4 * 1024);
     eprintln!("the live subscribers were served within {longest:?}");
@@ -63,7 +63,7 @@ fn a_stalled_journal_reader_delays_nobody_and_misses_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(&directory.path().join("test.db"), &PATIENT);
     let (mut stalled, mut live) = (Stream::open(process.address, "/journal", &[]), Vec::new());
-    live.extend((0..10).map(|_| Stream::open(process.address, "/journal", &[])));
+    live.extend((0..5).map(|_| Stream::open(process.address, "/journal", &[])));
     let mut client = Client::connect(process.address);
     let mut account = String::new();
     let booking = json!({"amount": 1, "text": "x".repeat(4 * 1024)}).to_string();
@@ -89,8 +89,8 @@ fn a_stalled_journal_reader_delays_nobody_and_misses_nothing() {
 
 #[test]
 fn a_stalled_subscriber_costs_its_buffer_and_a_page() {
-    // 24 MB in all; an unbounded queue would keep most of it.
-    const EVENTS: usize = 1500;
+    // 8 MB for each of them; an unbounded queue would keep most of it.
+    const EVENTS: usize = 500;
     const BYTES: usize = 16 * 1024;
     const BUFFER: usize = 256 * 1024;
     // A page may exceed 128 KiB by its last event.

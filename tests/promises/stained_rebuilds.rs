@@ -7,8 +7,8 @@ use duality::aggregates::ShoppingCart;
 use duality::{Event, Feed, Projection, ProjectionError, Service, Tables};
 use serde_json::{Value, json};
 
-use crate::erasure::{NOTES, directory, files_with, key, note, wait_until_live};
-use crate::harness::{App, Client, eventually, lines};
+use crate::erasure::{NOTES, directory, key, note, wait_until_live};
+use crate::harness::{App, Client, eventually, files_with, lines};
 
 /// How many events the projection still applies. After that, each fails.
 static ALLOWED: AtomicI64 = AtomicI64::new(0);

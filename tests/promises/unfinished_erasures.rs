@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::erasure::{MARKER, files_with, key};
-use crate::harness::{Client, Process, Response, SmallDisk, Snapshot, eventually, lines, sql};
+use crate::erasure::{MARKER, key};
+use crate::harness::{Client, Process, Response, SmallDisk, Snapshot, eventually, files_with, lines, sql};
 
 fn request(process: &Process, method: &str, path: &str, body: &Value) -> Response {
     let body = body.to_string();

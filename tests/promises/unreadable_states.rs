@@ -3,16 +3,11 @@
 use std::collections::BTreeMap;
 
 use duality::schemars::{self, JsonSchema};
-use duality::{BusinessRule, EventSourced, Keys, Root, Service, Verified};
+use duality::{EventSourced, Keys, Root, Service, Verified};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::harness::App;
-
-#[derive(Debug, Serialize, JsonSchema, thiserror::Error)]
-enum NoRule {}
-
-impl BusinessRule for NoRule {}
+use crate::harness::{App, NoRule};
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 enum Grow {

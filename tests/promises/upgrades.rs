@@ -4,12 +4,11 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use duality::aggregates::{Account, CartItems, CityHistory, ClosedCarts, Location, Person, ShoppingCart};
 use duality::{Service, Verified, aggregates};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{App, eventually, output_of};
+use crate::harness::{App, eventually, output_of, with_inline};
 
 const FEEDS: [(&str, &str); 5] = [
     ("/persons", "/person-events"),
@@ -65,18 +64,6 @@ fn unpack(source: &Path, target: &Path) {
             std::fs::write(target, content).unwrap();
         }
     }
-}
-
-/// The shipped service, with an inline projection.
-fn with_inline() -> Service {
-    Service::new()
-        .document::<Person>()
-        .derived::<Location>()
-        .event_sourced::<ShoppingCart>()
-        .event_sourced::<Account>()
-        .inline::<CartItems>()
-        .background::<ClosedCarts>()
-        .background::<CityHistory>()
 }
 
 fn page(app: &App, path: &str) -> Value {

@@ -192,8 +192,8 @@ fn erasure(components: &mut Components) -> Value {
         "properties": {"collection": text, "key": key},
     });
     let wanted = components.add("WantedErasure", wanted);
-    let pending = "The projections that may still have something of it, because they are behind or are being rebuilt; or \
-                   `database` with the status 202.";
+    let pending = "The projections and streams that may still have something of it, because they are behind, fail, or are \
+                   being rebuilt; or `database` with the status 202.";
     let known = "Whether the database had a state, a tombstone or domain events of it. Otherwise the key may be a mistake; \
                  what else there was of it goes nevertheless.";
     let erased = json!({

@@ -33,7 +33,7 @@ pub(super) struct Place {
     /// The name of the stream.
     pub(super) stream: String,
     /// What all subjects of the stream begin with, with the dot at its end.
-    prefix: String,
+    pub(super) prefix: String,
     /// The subjects of the stream.
     subjects: String,
     /// Where the service that publishes into the stream answers. No stream has it.

@@ -1,5 +1,6 @@
 //! The carrier against a real server, which each test starts.
 
+mod erasing;
 mod server;
 
 use serde_json::json;

@@ -9,6 +9,8 @@ pub(crate) mod exchange;
 pub(crate) mod mosquitto;
 pub(crate) mod nats;
 mod process;
+mod search;
+mod services;
 mod small_disk;
 mod stream;
 mod tls;
@@ -21,6 +23,8 @@ pub(crate) use app::{App, count};
 pub(crate) use client::{Client, Response};
 pub(crate) use database::{Lock, Snapshot, enlarge, lines, make_older, migrations, sql, sql_in_log, undo_migrations};
 pub(crate) use process::{Process, example, lasting_address, output_of};
+pub(crate) use search::files_with;
+pub(crate) use services::{NoRule, with_inline};
 pub(crate) use small_disk::SmallDisk;
 pub(crate) use stream::{Event, Stream};
 pub(crate) use tls::{Authority, Certificate};
@@ -35,9 +39,10 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < DEADLINE, "not in time: {what}");
-        std::thread::yield_now();
-        std::thread::sleep(Duration::from_millis(2));
+        let waited = start.elapsed();
+        assert!(waited < DEADLINE, "not in time: {what}");
+        // The longer it takes, the less often it is looked at: a look may be a request.
+        std::thread::sleep((waited / 10).clamp(Duration::from_millis(2), Duration::from_millis(50)));
     }
 }
 
@@ -62,9 +67,9 @@ pub(crate) fn kills() -> u32 {
     number_from_environment("DUALITY_KILLS", 3)
 }
 
-/// How long hostile clients come: `DUALITY_HOSTILE_SECONDS`, by default 6.
+/// How long hostile clients come at least: `DUALITY_HOSTILE_SECONDS`, by default 2.
 pub(crate) fn hostile_time() -> Duration {
-    Duration::from_secs(number_from_environment("DUALITY_HOSTILE_SECONDS", 6).into())
+    Duration::from_secs(number_from_environment("DUALITY_HOSTILE_SECONDS", 2).into())
 }
 
 fn number_from_environment(name: &str, default: u32) -> u32 {

@@ -12,7 +12,7 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{ConnectOptions, HeaderMap};
 use tempfile::TempDir;
 
-use super::super::{DEADLINE, eventually, lasting_address, not_tested};
+use super::super::{DEADLINE, eventually, files_with, lasting_address, not_tested};
 use super::message::Stored;
 
 /// A `nats-server` with JetStream, with a port and a directory of its own. It is killed when it is dropped.
@@ -24,6 +24,8 @@ pub(crate) struct NatsServer {
     login: Option<[String; 2]>,
     /// The largest number of bytes that its streams may have.
     limit: u64,
+    /// What nobody may ask it for.
+    denied: Option<&'static str>,
     child: Option<Child>,
 }
 
@@ -58,7 +60,7 @@ impl NatsServer {
             return None;
         };
         let (directory, address) = (tempfile::tempdir().unwrap(), lasting_address());
-        let mut server = Self { program, directory, address, login, limit, child: None };
+        let mut server = Self { program, directory, address, login, limit, denied: None, child: None };
         server.resume();
         Some(server)
     }
@@ -73,10 +75,14 @@ impl NatsServer {
     pub(crate) fn resume(&mut self) {
         assert!(self.child.is_none(), "it runs");
         let (data, configuration) = (self.data(), self.directory.path().join("server.conf"));
-        let Self { address, login, limit, .. } = self;
-        let options = login.as_ref().map_or_else(String::new, |[user, password]| {
+        let Self { address, login, limit, denied, .. } = self;
+        let mut options = login.as_ref().map_or_else(String::new, |[user, password]| {
             format!("authorization {{ user: {user}, password: \"{password}\" }}")
         });
+        if let Some(denied) = denied {
+            let user = format!("{{ user: anybody, permissions: {{ publish: {{ deny: \"{denied}\" }} }} }}");
+            options = format!("authorization {{ users: [{user}] }}\nno_auth_user: anybody");
+        }
         let text = format!(
             "host: \"{}\"\nport: {}\njetstream {{ store_dir: {data:?}, max_file_store: {limit} }}\n{options}\n",
             address.ip(),
@@ -94,6 +100,13 @@ impl NatsServer {
     pub(crate) fn resume_with_limit(&mut self, bytes: u64) {
         self.limit = bytes;
         self.resume();
+    }
+
+    /// The same, but nobody may publish to these subjects.
+    pub(crate) fn resume_without(&mut self, denied: &'static str) {
+        self.denied = Some(denied);
+        self.resume();
+        self.denied = None;
     }
 
     /// Ends it at once, with `kill -9`.
@@ -163,6 +176,11 @@ impl NatsServer {
                 context.delete_stream(name).await.unwrap();
             }
         });
+    }
+
+    /// Its files in which a text occurs.
+    pub(crate) fn files_with(&self, text: &str) -> Vec<PathBuf> {
+        files_with(&self.data(), text)
     }
 
     /// The number of the oldest message of a stream, and that of the last one that it has ever had.
