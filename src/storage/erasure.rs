@@ -156,7 +156,7 @@ pub(super) fn in_progress(connection: &mut AnyConnection) -> Result<InProgress, 
 
 /// The next erasures after a revision, in the order in which they began.
 pub(super) fn after(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     revision: Revision,
     limit: i64,
 ) -> Result<Vec<Erasure>, StoreError> {
