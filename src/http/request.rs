@@ -8,7 +8,9 @@ use std::rc::{Rc, Weak};
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
-use actix_web::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
+use actix_web::http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, UPGRADE,
+};
 use actix_web::web;
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
 use serde::de::DeserializeOwned;
@@ -246,11 +248,11 @@ impl RequestContext {
         Preferences::of(self.request.headers())
     }
 
-    /// The text of a header, if it is present.
-    pub(super) fn header(&self, name: &str) -> Result<Option<&str>, Problem> {
+    /// The text of a header, if it is present. `shown` is its name as a problem has it.
+    pub(super) fn header(&self, name: &HeaderName, shown: &str) -> Result<Option<&str>, Problem> {
         let Some(value) = self.request.headers().get(name) else { return Ok(None) };
         let text = value.to_str();
-        text.map(Some).map_err(|_| Problem::new(Kind::MalformedRequest, format!("{name}: expected ASCII text")))
+        text.map(Some).map_err(|_| Problem::new(Kind::MalformedRequest, format!("{shown}: expected ASCII text")))
     }
 
     /// The name of the command in the third segment of the path.
