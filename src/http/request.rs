@@ -287,8 +287,8 @@ impl RequestContext {
 
     fn check_type(&self) -> Result<(), Problem> {
         let types = body_types(self.request.method());
-        let expected = types.join(" or ");
         let unsupported = |reason: &str| {
+            let expected = types.join(" or ");
             let problem = Problem::new(Kind::UnsupportedType, format!("Content-Type: {reason}; expected {expected}"));
             let problem = problem.with("expected", types.to_vec()).header(ACCEPT.as_str(), types.join(", "));
             match accept_of(self.request.method()) {
@@ -298,7 +298,8 @@ impl RequestContext {
         };
         let Some(sent) = self.request.headers().get(CONTENT_TYPE) else { return Err(unsupported("missing")) };
         let sent = sent.to_str().map_err(|_| unsupported("not ASCII text"))?;
-        let matches = types.iter().any(|expected| self.request.content_type().eq_ignore_ascii_case(expected));
+        let media_type = self.request_type();
+        let matches = types.iter().any(|expected| media_type.eq_ignore_ascii_case(expected));
         let utf8 = sent.split(';').skip(1).all(|parameter| match parameter.trim().split_once('=') {
             Some((name, value)) if name.eq_ignore_ascii_case("charset") => {
                 value.trim_matches('"').eq_ignore_ascii_case("utf-8")
