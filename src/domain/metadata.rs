@@ -119,8 +119,7 @@ fn push_escaped(text: &mut String, value: &str) {
 /// Whether a text can be a part of [`Metadata`].
 pub(crate) fn is_well_formed(text: &[u8]) -> bool {
     // Counted, not searched: that looks at many characters at a step.
-    (1..=MAX_METADATA_LENGTH).contains(&text.len())
-        && text.iter().filter(|byte| !byte.is_ascii_graphic()).count() == 0
+    (1..=MAX_METADATA_LENGTH).contains(&text.len()) && text.iter().filter(|byte| !byte.is_ascii_graphic()).count() == 0
 }
 
 fn checked(part: &'static str, text: &str) -> Result<Box<str>, InvalidMetadata> {

@@ -12,7 +12,7 @@ pub(crate) struct UniqueId([u8; LENGTH]);
 const LENGTH: usize = uuid::fmt::Hyphenated::LENGTH;
 
 thread_local! {
-    /// The next id of this thread. It is counted as text, since to write one anew takes ten times as long.
+    /// The next id of this thread. It is counted as text, since writing a whole one takes ten times as long.
     static NEXT: Cell<UniqueId> = Cell::new(UniqueId::first());
 }
 

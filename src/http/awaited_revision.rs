@@ -57,7 +57,9 @@ async fn wait_for(context: &RequestContext, wanted: Revision) -> Result<(), Prob
 
 /// The revision that the request wants to be shown.
 fn wanted(context: &RequestContext) -> Result<Option<Revision>, Problem> {
-    let Some(text) = context.header(&X_REVISION, "X-Revision")?.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let Some(text) = context.header(&X_REVISION, "X-Revision")?.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
     let wanted: Revision = text.parse().map_err(|_| {
         let detail = "X-Revision: expected a revision, a decimal number of at most 19 digits";
         Problem::new(Kind::MalformedRequest, detail)

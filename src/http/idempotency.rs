@@ -59,9 +59,8 @@ fn path(context: &RequestContext) -> Result<String, Problem> {
 }
 
 fn malformed() -> Problem {
-    let detail = format!(
-        "{SHOWN}: expected one value of 1 to {MAX_KEY_BYTES} visible ASCII characters, or a string in quotes"
-    );
+    let detail =
+        format!("{SHOWN}: expected one value of 1 to {MAX_KEY_BYTES} visible ASCII characters, or a string in quotes");
     Problem::new(Kind::MalformedRequest, detail)
 }
 
