@@ -3,6 +3,7 @@
 #[cfg(feature = "tls")]
 use std::cell::RefCell;
 use std::io::{ErrorKind, Result};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 #[cfg(feature = "tls")]
 use std::pin::Pin;
@@ -71,8 +72,8 @@ impl Transport {
             buffer.advance(read);
         } else {
             // An idle connection's buffer costs only what was read.
-            let mut piece = [0; PIECE];
-            let mut part = ReadBuf::new(&mut piece[..most]);
+            let mut piece = [MaybeUninit::uninit(); PIECE];
+            let mut part = ReadBuf::uninit(&mut piece[..most]);
             ready!(self.poll_read_into(context, &mut part))?;
             buffer.put_slice(part.filled());
         }

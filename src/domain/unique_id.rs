@@ -12,31 +12,46 @@ pub(crate) struct UniqueId([u8; LENGTH]);
 const LENGTH: usize = uuid::fmt::Hyphenated::LENGTH;
 
 thread_local! {
-    /// The random bits of this thread, and the counter.
-    static NEXT: Cell<u128> = Cell::new(first());
+    /// The next id of this thread. It is counted as text, since writing a whole one takes ten times as long.
+    static NEXT: Cell<UniqueId> = Cell::new(UniqueId::first());
 }
 
-/// The bits of the counter, which come first.
-const COUNTER: u32 = 48;
-
-/// An id with the random bits of a thread.
-fn first() -> u128 {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random)
-        .expect("the operating system provides random numbers, as it did for the epoch at start");
-    u128::from_ne_bytes(random)
-}
+/// The characters of the counter, which come first: twelve digits and a hyphen.
+const COUNTER: usize = 13;
 
 impl UniqueId {
     /// An id that no other one is equal to. It asks the operating system once for each thread, takes no lock and allocates
     /// nothing.
     pub(crate) fn new() -> Self {
         let next = NEXT.get();
-        NEXT.set(next.wrapping_add(1 << (u128::BITS - COUNTER)));
-        let uuid = uuid::Builder::from_custom_bytes(next.to_be_bytes()).into_uuid();
+        NEXT.set(next.following());
+        next
+    }
+
+    /// An id with the random bits of a thread, and any number.
+    fn first() -> Self {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random)
+            .expect("the operating system provides random numbers, as it did for the epoch at start");
         let mut text = [0; LENGTH];
-        uuid.hyphenated().encode_lower(&mut text);
+        uuid::Builder::from_custom_bytes(random).into_uuid().hyphenated().encode_lower(&mut text);
         Self(text)
+    }
+
+    /// The id with the next number; after the last one, with the first.
+    fn following(mut self) -> Self {
+        for digit in self.0[..COUNTER].iter_mut().rev().filter(|digit| **digit != b'-') {
+            let carries = *digit == b'f';
+            *digit = match *digit {
+                b'f' => b'0',
+                b'9' => b'a',
+                other => other + 1,
+            };
+            if !carries {
+                break;
+            }
+        }
+        self
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -56,6 +71,20 @@ mod tests {
 
     use super::*;
     use crate::domain::key::Key;
+
+    #[test]
+    fn the_counter_counts_its_digits_and_nothing_else() {
+        for (before, after) in [
+            ("00000000-0000-8abc-8def-0123456789ab", "00000000-0001-8abc-8def-0123456789ab"),
+            ("00000000-0009-8abc-8def-0123456789ab", "00000000-000a-8abc-8def-0123456789ab"),
+            ("00000000-09ff-8abc-8def-0123456789ab", "00000000-0a00-8abc-8def-0123456789ab"),
+            ("0000000f-ffff-8abc-8def-0123456789ab", "00000010-0000-8abc-8def-0123456789ab"),
+            ("ffffffff-ffff-8fff-bfff-ffffffffffff", "00000000-0000-8fff-bfff-ffffffffffff"),
+        ] {
+            let id = UniqueId(before.as_bytes().try_into().unwrap());
+            assert_eq!(id.following().as_str(), after, "{before}");
+        }
+    }
 
     #[test]
     fn ids_are_uuids_of_version_8_and_differ_on_all_threads() {

@@ -10,6 +10,7 @@ use super::conditions::precondition;
 use super::pages::{Wakeup, wait_for_change};
 use super::problem::{Kind, Problem};
 use super::request::RequestContext;
+use super::respond::{X_EPOCH, X_REVISION};
 use crate::delivery::hub::LiveSubscribers;
 use crate::domain::feed::Feed;
 use crate::domain::revision::{Epoch, Revision};
@@ -23,8 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// A 503, if the service does not show it in time. A 410, if it never will: the epoch in `X-Epoch` is not one of this
 /// database, or ended before the revision. A 400, if a header is malformed.
 pub(super) async fn await_revision(context: &RequestContext) -> Result<(), Problem> {
-    // Most requests have no such header.
-    let Some(wanted) = wanted(context)? else { return Ok(()) };
+    match wanted(context)? {
+        // Apart, because most requests have no such header and need no room for this.
+        Some(wanted) => Box::pin(wait_for(context, wanted)).await,
+        None => Ok(()),
+    }
+}
+
+async fn wait_for(context: &RequestContext, wanted: Revision) -> Result<(), Problem> {
     // What is wrong with the request itself comes before what the service has.
     precondition(context)?;
     let deadline = Instant::now() + PATIENCE;
@@ -50,12 +57,15 @@ pub(super) async fn await_revision(context: &RequestContext) -> Result<(), Probl
 
 /// The revision that the request wants to be shown.
 fn wanted(context: &RequestContext) -> Result<Option<Revision>, Problem> {
-    let Some(text) = context.header("X-Revision")?.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let Some(text) = context.header(&X_REVISION, "X-Revision")?.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
     let wanted: Revision = text.parse().map_err(|_| {
         let detail = "X-Revision: expected a revision, a decimal number of at most 19 digits";
         Problem::new(Kind::MalformedRequest, detail)
     })?;
-    let Some(text) = context.header("X-Epoch")?.filter(|text| !text.is_empty()) else { return Ok(Some(wanted)) };
+    let epoch = context.header(&X_EPOCH, "X-Epoch")?.filter(|text| !text.is_empty());
+    let Some(text) = epoch else { return Ok(Some(wanted)) };
     let epoch: Epoch =
         text.parse().map_err(|_| Problem::new(Kind::MalformedRequest, "X-Epoch: expected 8 to 16 of [0-9a-z]"))?;
     // The revisions to come are those of the current epoch.

@@ -1,5 +1,6 @@
 //! How an answer may be kept and used again: its entity tag, and its headers for clients and caches.
 
+use std::fmt::Write as _;
 use std::hash::Hasher as _;
 
 use actix_web::HttpResponseBuilder;
@@ -14,7 +15,10 @@ pub(super) const GZIP: &str = "-gzip";
 /// The suffix of the tag of lines.
 pub(super) const LINES: &str = "-ndjson";
 
-/// An entity tag, without quotes ([RFC 9110, section 8.8.3](https://www.rfc-editor.org/rfc/rfc9110#section-8.8.3)). All tags are
+/// The room for a revision and a suffix, in bytes.
+const ROOM: usize = 32;
+
+/// An entity tag, with its quotes ([RFC 9110, section 8.8.3](https://www.rfc-editor.org/rfc/rfc9110#section-8.8.3)). All tags are
 /// strong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tag(String);
@@ -23,7 +27,15 @@ impl Tag {
     /// The tag of what last changed at this revision. It names the epoch in which the revision was made, so it stays the same
     /// when another epoch begins.
     pub(super) fn of_revision(history: &History, changed: Revision) -> Self {
-        Self(format!("{}.{changed}", history.epoch_of(changed)))
+        let epoch = history.epoch_of(changed).as_str();
+        let mut text = String::with_capacity(epoch.len() + ROOM);
+        text.push('"');
+        text.push_str(epoch);
+        text.push('.');
+        // A string takes whatever is written.
+        let _ = write!(text, "{changed}");
+        text.push('"');
+        Self(text)
     }
 
     /// The tag of a body that is not the state at a revision. It never matches the state of an aggregate.
@@ -31,23 +43,24 @@ impl Tag {
         // With its default keys, which are the same in every process.
         let mut hasher = std::hash::DefaultHasher::new();
         hasher.write(text);
-        Self(format!("{:016x}{:x}", hasher.finish(), text.len()))
+        Self(format!("\"{:016x}{:x}\"", hasher.finish(), text.len()))
     }
 
     /// The tag of another representation of the same. `If-Match` ignores what follows a hyphen.
     #[must_use]
     pub(super) fn with(mut self, suffix: &str) -> Self {
-        self.0.push_str(suffix);
+        self.0.insert_str(self.0.len() - 1, suffix);
         self
     }
 
+    /// Without its quotes.
     pub(super) fn as_str(&self) -> &str {
-        &self.0
+        &self.0[1..self.0.len() - 1]
     }
 
     /// As in a header.
-    pub(super) fn quoted(&self) -> String {
-        format!("\"{}\"", self.0)
+    pub(super) fn quoted(&self) -> &str {
+        &self.0
     }
 }
 

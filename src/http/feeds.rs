@@ -14,7 +14,7 @@ use super::preferences::Handling;
 use super::problem::{Kind, Problem};
 use super::query::least_count;
 use super::request::{Query, RequestContext};
-use super::respond::{JSON, NDJSON, SSE};
+use super::respond::{JSON, NDJSON, SSE, X_EPOCH, X_REVISION};
 use super::stream_permission::StreamPermission;
 use crate::access::tickets::TICKET;
 use crate::delivery::filtered_feeds::BYTES_PER_KEY;
@@ -132,8 +132,8 @@ fn position(context: &RequestContext, query: &Query, form: &str) -> Result<Posit
         last_event_id: id,
         last_event_id_query: query.last("lastEventId"),
         // Headers that do not count are not parsed: a rejection would end an EventSource permanently.
-        revision: if id_counts { None } else { context.header("X-Revision")? },
-        epoch: if id_counts { None } else { context.header("X-Epoch")? },
+        revision: if id_counts { None } else { context.header(&X_REVISION, "X-Revision")? },
+        epoch: if id_counts { None } else { context.header(&X_EPOCH, "X-Epoch")? },
         revision_query: query.last("revision"),
         epoch_query: query.last("epoch"),
     };

@@ -1,6 +1,7 @@
 //! What every request passes, whatever its path: whether it may be answered, how it is counted, and how its connection
 //! ends.
 
+use std::pin::pin;
 use std::rc::Rc;
 #[cfg(feature = "direct-write")]
 use std::rc::Weak;
@@ -44,14 +45,14 @@ pub(super) async fn pass(
     let (method, started) = (request.method().clone(), Instant::now());
     #[cfg(feature = "direct-write")]
     let connection = connection(&request);
-    let id = RequestId::of(request.headers());
-    let answering = async {
+    let mut answering = pin!(RequestId::of(request.headers()).scope(async {
         match admit(&front.shared, &front.needs, &request) {
             Ok(()) => next.call(request).await,
             Err(problem) => Ok(request.into_response(problem.error_response())),
         }
-    };
-    let outcome = id.clone().scope(answering).await;
+    }));
+    let outcome = answering.as_mut().await;
+    let id = answering.take_value().expect("the future has the id again at its end");
     let status = match &outcome {
         Ok(response) => response.status(),
         Err(error) => error.as_response_error().status_code(),

@@ -19,7 +19,10 @@ use crate::write::aggregator::ExecuteError;
 use crate::write::in_flight::InFlight;
 
 /// The header of a request that may be sent again.
-const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Its name as a problem has it.
+const SHOWN: &str = "Idempotency-Key";
 
 /// The header of an answer that was given before.
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -56,9 +59,8 @@ fn path(context: &RequestContext) -> Result<String, Problem> {
 }
 
 fn malformed() -> Problem {
-    let detail = format!(
-        "{IDEMPOTENCY_KEY}: expected one value of 1 to {MAX_KEY_BYTES} visible ASCII characters, or a string in quotes"
-    );
+    let detail =
+        format!("{SHOWN}: expected one value of 1 to {MAX_KEY_BYTES} visible ASCII characters, or a string in quotes");
     Problem::new(Kind::MalformedRequest, detail)
 }
 
@@ -123,7 +125,7 @@ pub(super) fn idempotency(context: &RequestContext, request: RequestId, fingerpr
 /// It is already.
 pub(super) fn enter(context: &RequestContext, request: RequestId) -> Result<InFlight, Problem> {
     context.shared.in_flight.enter(request).ok_or_else(|| {
-        let detail = format!("the first request with this {IDEMPOTENCY_KEY} has no answer yet; repeat this one later");
+        let detail = format!("the first request with this {SHOWN} has no answer yet; repeat this one later");
         Problem::new(Kind::InFlight, detail).header(RETRY_AFTER.as_str(), "1")
     })
 }

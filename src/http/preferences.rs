@@ -2,6 +2,9 @@
 
 use actix_web::http::header::{HeaderMap, HeaderName};
 
+/// The header with what a client prefers.
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+
 /// The header with the preferences that a response follows.
 pub(super) const APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
@@ -31,7 +34,7 @@ pub(super) enum Handling {
 impl Preferences {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let mut preferences = Self::default();
-        let lines = headers.get_all("prefer").filter_map(|line| line.to_str().ok());
+        let lines = headers.get_all(PREFER).filter_map(|line| line.to_str().ok());
         let mut seen = Vec::new();
         for preference in lines.flat_map(|line| split(line, ',')) {
             // Parameters follow, of which none is known here.

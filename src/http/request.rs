@@ -8,7 +8,9 @@ use std::rc::{Rc, Weak};
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
-use actix_web::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
+use actix_web::http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, UPGRADE,
+};
 use actix_web::web;
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
 use serde::de::DeserializeOwned;
@@ -246,11 +248,11 @@ impl RequestContext {
         Preferences::of(self.request.headers())
     }
 
-    /// The text of a header, if it is present.
-    pub(super) fn header(&self, name: &str) -> Result<Option<&str>, Problem> {
+    /// The text of a header, if it is present. `shown` is its name as a problem has it.
+    pub(super) fn header(&self, name: &HeaderName, shown: &str) -> Result<Option<&str>, Problem> {
         let Some(value) = self.request.headers().get(name) else { return Ok(None) };
         let text = value.to_str();
-        text.map(Some).map_err(|_| Problem::new(Kind::MalformedRequest, format!("{name}: expected ASCII text")))
+        text.map(Some).map_err(|_| Problem::new(Kind::MalformedRequest, format!("{shown}: expected ASCII text")))
     }
 
     /// The name of the command in the third segment of the path.
@@ -285,8 +287,8 @@ impl RequestContext {
 
     fn check_type(&self) -> Result<(), Problem> {
         let types = body_types(self.request.method());
-        let expected = types.join(" or ");
         let unsupported = |reason: &str| {
+            let expected = types.join(" or ");
             let problem = Problem::new(Kind::UnsupportedType, format!("Content-Type: {reason}; expected {expected}"));
             let problem = problem.with("expected", types.to_vec()).header(ACCEPT.as_str(), types.join(", "));
             match accept_of(self.request.method()) {
@@ -296,7 +298,8 @@ impl RequestContext {
         };
         let Some(sent) = self.request.headers().get(CONTENT_TYPE) else { return Err(unsupported("missing")) };
         let sent = sent.to_str().map_err(|_| unsupported("not ASCII text"))?;
-        let matches = types.iter().any(|expected| self.request.content_type().eq_ignore_ascii_case(expected));
+        let media_type = self.request_type();
+        let matches = types.iter().any(|expected| media_type.eq_ignore_ascii_case(expected));
         let utf8 = sent.split(';').skip(1).all(|parameter| match parameter.trim().split_once('=') {
             Some((name, value)) if name.eq_ignore_ascii_case("charset") => {
                 value.trim_matches('"').eq_ignore_ascii_case("utf-8")

@@ -1,8 +1,10 @@
 //! The id of a request: in its response, in what is logged while it is answered, and in its problem document.
 
 use std::future::Future;
+use std::str;
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio::task::futures::TaskLocalFuture;
 
 use crate::domain::metadata::is_well_formed;
 use crate::domain::unique_id::UniqueId;
@@ -10,7 +12,7 @@ use crate::domain::unique_id::UniqueId;
 /// The header with the id of a request.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The id of a request. A copy costs no memory.
+/// The id of a request.
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(HeaderValue);
 
@@ -33,12 +35,14 @@ impl RequestId {
     }
 
     pub(super) fn as_str(&self) -> &str {
-        self.0.to_str().expect("a well-formed id has visible ASCII characters only")
+        // `to_str` would look at each character.
+        str::from_utf8(self.0.as_bytes()).expect("a well-formed id has visible ASCII characters only")
     }
 
-    /// Whatever the work does on this thread belongs to the request.
-    pub(super) async fn scope<T>(self, work: impl Future<Output = T>) -> T {
-        CURRENT.scope(self, work).await
+    /// Whatever the work does on this thread belongs to the request. The future has the id again at its end
+    /// (`take_value`): a copy would take memory of its own.
+    pub(super) fn scope<F: Future>(self, work: F) -> TaskLocalFuture<Self, F> {
+        CURRENT.scope(self, work)
     }
 
     /// The same for work that is done at once.

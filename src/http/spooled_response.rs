@@ -74,6 +74,15 @@ pub(super) async fn whole(
         let tracked = Arc::new(reservation.hold(text.into_bytes()));
         return Ok(response.body(BodyStream::new(tracked.share())));
     }
+    // Apart, because nearly all answers need no room for this.
+    Box::pin(spooled_text(context, response, text)).await
+}
+
+async fn spooled_text(
+    context: &RequestContext,
+    mut response: HttpResponseBuilder,
+    text: String,
+) -> Result<HttpResponse, Problem> {
     let (mut spool, mut body) = context.shared.spools.private(context.address());
     let written = web::block(move || {
         // If it fails, the body knows why.

@@ -114,8 +114,10 @@ pub(super) fn save_next_revision(
 }
 
 statement! {
+    /// `OR ROLLBACK`, since the transaction ends anyway if this fails: SQLite would keep a copy of the page otherwise, to take
+    /// only this statement back.
     struct SaveNextRevision<'a> {
-        "UPDATE metadata SET revision = " revision: i64 as BigInt,
+        "UPDATE OR ROLLBACK metadata SET revision = " revision: i64 as BigInt,
         " WHERE epoch = " epoch: &'a str as Text,
         " AND revision = " before: i64 as BigInt,
     }

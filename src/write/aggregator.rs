@@ -420,16 +420,21 @@ pub(crate) struct Submission<'a> {
 
 /// Sends a command, and waits until it is durable or rejected. `aggregator` must be the one shared address: actix bounds
 /// a mailbox per address, so each clone of it could add a command beyond the capacity.
-pub(crate) async fn execute(
+///
+/// The command is sent at once, so that the future has no room for it.
+pub(crate) fn execute(
     aggregator: &Addr<Aggregator>,
     Submission { command, replies, waiting, in_flight, charge }: Submission<'_>,
-) -> Result<Written, ExecuteError> {
+) -> impl Future<Output = Result<Written, ExecuteError>> + use<> {
     let (reply_to, answered) = oneshot::channel();
     let request = Request { replies: replies.cloned(), reply_to, _waiting: waiting, in_flight, charge };
-    match aggregator.try_send(Execute { command, request }) {
-        Ok(()) => answered.await.unwrap_or(Err(ExecuteError::Unknown)),
-        Err(SendError::Full(_)) => Err(ExecuteError::NotDone(Refusal::QueueFull)),
-        Err(SendError::Closed(_)) => Err(ExecuteError::NotDone(Refusal::Stopping)),
+    let sent = aggregator.try_send(Execute { command, request }).map_err(|error| match error {
+        SendError::Full(_) => ExecuteError::NotDone(Refusal::QueueFull),
+        SendError::Closed(_) => ExecuteError::NotDone(Refusal::Stopping),
+    });
+    async move {
+        sent?;
+        answered.await.unwrap_or(Err(ExecuteError::Unknown))
     }
 }
 
