@@ -108,9 +108,16 @@ pub(super) fn save_next_revision(
     before: Revision,
     revision: Revision,
 ) -> Result<usize, StoreError> {
-    let (revision, before) = (revision.number(), before.number());
-    let statement = SaveNextRevision { revision, epoch: epoch.as_str(), before };
-    Ok(on!(connection, |engine| statement.execute(engine))?)
+    let (revision, before, epoch) = (revision.number(), before.number(), epoch.as_str());
+    Ok(match connection {
+        AnyConnection::Sqlite(connection) => SaveNextRevision { revision, epoch, before }.execute(connection)?,
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(connection) => {
+            let known = metadata::epoch.eq(epoch).and(metadata::revision.eq(before));
+            let next = metadata::revision.eq(revision);
+            diesel::update(metadata::table.filter(known)).set(next).execute(connection)?
+        }
+    })
 }
 
 statement! {
