@@ -26,6 +26,15 @@ const RULES: [&str; 4] = [
      FROM changes WHERE NOT json_valid(patch)",
 ];
 
+/// The same for a file that knows erasures: one of an earlier version does not, until a service has used it.
+const ERASURE_RULE: &str = "
+    SELECT c.collection || '/' || c.key || ': it was erased, but its change at revision ' || c.revision || ' is not' AS line
+    FROM changes c
+    JOIN (SELECT collection, key, MAX(changes.sequence) AS last
+          FROM erased JOIN changes ON changes.sequence = erased.sequence GROUP BY collection, key) e
+        ON e.collection = c.collection AND e.key = c.key
+    WHERE c.sequence < e.last";
+
 /// How much there is of each collection, and the epoch in which the last events were copied.
 const COLLECTIONS: &str = "
     SELECT name, revision, (SELECT COUNT(*) FROM changes WHERE collection = name) AS events,
@@ -89,10 +98,12 @@ const TABLES: &str = "SELECT name AS line FROM sqlite_schema WHERE type = 'table
 
 fn look(connection: &mut SqliteConnection) -> Result<Content, ProjectionError> {
     let mut findings = Vec::new();
-    if diesel::sql_query(TABLES).load::<Line>(connection)?.is_empty() {
+    let tables = diesel::sql_query(TABLES).load::<Line>(connection)?;
+    if tables.is_empty() {
         return Ok(Content { findings, collections: Vec::new() });
     }
-    for rule in RULES {
+    let knows_erasures = tables.iter().any(|table| table.line == "erased");
+    for rule in RULES.into_iter().chain(knows_erasures.then_some(ERASURE_RULE)) {
         findings.extend(diesel::sql_query(rule).load::<Line>(connection)?.into_iter().map(|row| row.line));
     }
     Ok(Content { findings, collections: diesel::sql_query(COLLECTIONS).load(connection)? })

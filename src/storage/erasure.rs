@@ -234,12 +234,17 @@ fn overwrite_events(connection: &mut AnyConnection, erasure: &Erasure) -> Result
 
 fn overwrite_changes(connection: &mut AnyConnection, erasure: &Erasure) -> Result<(), StoreError> {
     let Erasure { collection, key, revision, reached, .. } = erasure;
-    let span = diesel::sql_query(CHANGES_SPAN)
+    let lengths = diesel::sql_query(CHANGES)
+        .bind::<Text, _>(collection)
+        .bind::<Text, _>(key)
         .bind::<BigInt, _>(reached)
         .bind::<BigInt, _>(revision.number())
         .bind::<BigInt, _>(CHANGES_PER_TRANSACTION)
-        .get_result::<Last>(connection)?;
-    let Some(to) = span.last else { return set_stage(connection, erasure, Stage::Answers, 0) };
+        .load::<ChangeLength>(connection)?;
+    let lengths = lengths.into_iter().map(|ChangeLength { revision, bytes }| (revision, bytes));
+    let Some(Portion { last: to, .. }) = Portion::of(lengths) else {
+        return set_stage(connection, erasure, Stage::Answers, 0);
+    };
     OverwriteChanges { after: *reached, to, collection, key }.execute(connection)?;
     set_stage(connection, erasure, Stage::Changes, to)?;
     note_changed_past(connection)
@@ -253,15 +258,17 @@ fn overwrite_answers(connection: &mut AnyConnection, erasure: &Erasure) -> Resul
     }
 }
 
-/// The last of the next change events, all of which are before a revision.
-const CHANGES_SPAN: &str = "
-    SELECT MAX(revision) AS last FROM
-        (SELECT revision FROM outbox WHERE revision > ? AND revision < ? ORDER BY revision LIMIT ?)";
+/// The next change events, all of which are before a revision, with the bytes of those of an aggregate.
+const CHANGES: &str = "
+    SELECT revision, CASE WHEN collection = ? AND key = ? THEN octet_length(patch) ELSE 0 END AS bytes
+    FROM outbox WHERE revision > ? AND revision < ? ORDER BY revision LIMIT ?";
 
 #[derive(QueryableByName)]
-struct Last {
-    #[diesel(sql_type = diesel::sql_types::Nullable<BigInt>)]
-    last: Option<i64>,
+struct ChangeLength {
+    #[diesel(sql_type = BigInt)]
+    revision: i64,
+    #[diesel(sql_type = BigInt)]
+    bytes: i64,
 }
 
 statement! {

@@ -250,6 +250,27 @@ mod tests {
         assert!(left_behind > 0, "SQLite overwrites everything itself");
     }
 
+    /// As SQLite without `ENABLE_DBPAGE_VTAB` does, this one says that there is no such table.
+    const WITHOUT_PAGES: &str = "
+        PRAGMA writable_schema = ON;
+        CREATE TEMP VIEW sqlite_dbpage AS SELECT pgno, data FROM missing_sqlite_dbpage;
+        PRAGMA writable_schema = OFF";
+
+    #[test]
+    fn without_access_to_pages_the_file_is_written_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.db");
+        let mut connection = database(&path, 0);
+        assert!(!found(&path).0.is_empty());
+        let before = content(&mut connection);
+        connection.batch_execute(WITHOUT_PAGES).unwrap();
+        assert_eq!(overwrite_some(&mut connection, 1).unwrap(), Overwritten::Unsupported);
+        overwrite_all(&mut connection).unwrap();
+        connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        assert_eq!(found(&path), (BTreeSet::new(), 180));
+        assert_eq!(content(&mut connection), before);
+    }
+
     #[test]
     fn a_page_that_is_not_one_of_rows_stays_as_it_is() {
         for page in [vec![0; 4096], vec![13; 4096], vec![2; 512], vec![10, 0, 0, 0, 1, 0, 9, 0, 0, 3, 7, 7], Vec::new()]

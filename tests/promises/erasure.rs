@@ -389,6 +389,44 @@ fn consumers_of_all_levels_converge_whatever_they_had() {
     }
 }
 
+#[test]
+fn before_its_erasure_an_erased_aggregate_is_absent_and_from_then_on_all_is_exact() {
+    let app = App::start();
+    let cart = app.open_cart();
+    app.add_item(&cart, MARKER);
+    let other = app.open_cart();
+    let earlier = app.get("/carts");
+    app.add_item(&cart, "pear");
+    app.add_item(&other, "apple");
+    let (mut without, before) = (earlier.json(), earlier.revision());
+    without.as_object_mut().unwrap().remove(key(&cart));
+    let erased = erase(&app, &cart)["revision"].as_i64().unwrap();
+    let exact = app.get("/carts").json();
+    app.open_cart();
+    for strict in ["false", "true"] {
+        let mut stream = app.follow(&format!("/cart-events?strict={strict}"), &[]);
+        let mut value = Value::Null;
+        stream.follow(&mut value, before);
+        assert_eq!(value, without, "the others are as they were");
+        stream.follow(&mut value, erased);
+        assert_eq!(value, exact);
+    }
+}
+
+#[test]
+fn the_event_of_an_erasure_is_null_also_where_nothing_was() {
+    let app = App::start();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    app.delete("/persons/1");
+    let cursor = app.get("/persons").cursor();
+    let mut followers =
+        ["/events", "/person-events", "/persons/1/events"].map(|feed| app.follow(feed, &[("Last-Event-ID", &cursor)]));
+    assert_eq!(app.post("/-/erase", r#"{"collection":"persons","key":"1"}"#).status, 200);
+    for (stream, event) in followers.iter_mut().zip([r#"{"persons":{"1":null}}"#, r#"{"1":null}"#, "null"]) {
+        stream.read_until(|text| text.contains(&format!("data: {event}\nid: ")));
+    }
+}
+
 /// A consumer of everything: what it has, and its cursor.
 #[derive(Clone)]
 struct Copy {

@@ -25,6 +25,7 @@ mod dialects;
 mod documents;
 mod durability;
 mod entity_tags;
+mod erased_leftovers;
 mod erasure;
 mod errors;
 mod event_sourcing;

@@ -166,6 +166,8 @@ fn projections_can_be_rebuilt_with_and_without_a_running_service() {
             "building": null,
             "building_from": null,
             "is_erasing": false,
+            "is_stained": false,
+            "is_building_stained": false,
             "last": 3,
             "skipped": []
         });

@@ -6,11 +6,11 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use duality::aggregates::shipped;
-use duality::{Output, Service};
+use duality::{Message, Output, Service};
 use serde_json::json;
 
 use crate::harness::carrier::{Consumer, Contents, Fault, Loss, MemoryBroker, await_changes, await_journal};
-use crate::harness::{App, Random, cases, eventually};
+use crate::harness::{App, Random, cases, eventually, output_of};
 
 /// A service, the two streams into which it publishes, and programs that follow it.
 struct World {
@@ -216,6 +216,43 @@ fn a_stream_that_is_emptied_between_two_batches_gets_all_states_again() {
     eventually("the stream was emptied", || !changes.has_faults());
     let contents = await_changes(&app, &changes).unwrap();
     assert_eq!(contents.loss, Loss::None);
+}
+
+#[test]
+fn what_was_erased_goes_before_a_catch_up_replaces_the_rest() {
+    const MARKER: &str = "Zanzibar-7319";
+    let (changes, journal) = (MemoryBroker::erasing(), MemoryBroker::erasing());
+    let mut app = start(&changes, &journal);
+    let cart = app.open_cart();
+    let other = app.open_cart();
+    for number in 0..5 {
+        app.add_item(&cart, &format!("{MARKER} {number}"));
+        app.add_item(&other, &format!("apple {number}"));
+    }
+    await_changes(&app, &changes).unwrap();
+    await_journal(&app, &journal).unwrap();
+    app.stop();
+    let key = cart.strip_prefix("/carts/").unwrap();
+    assert_eq!(output_of(app.database(), &["erase", "carts", key]).0, 0);
+    // Somebody else has appended something, so that the stream has to be replaced.
+    changes.append_foreign();
+    app.resume();
+    app.post("/persons", r#"{"name":"Ann"}"#);
+    await_changes(&app, &changes).unwrap();
+    let replaced = changes.replaced();
+    let about = |key: &str| {
+        replaced.iter().filter(|message| message.key.as_ref().is_some_and(|known| known.as_str() == key)).count()
+    };
+    assert_eq!(about(key), 0, "{replaced:#?}");
+    assert!(about(other.strip_prefix("/carts/").unwrap()) > 0, "{replaced:#?}");
+    eventually("the journal has lost it", || {
+        let contents = journal.contents();
+        let mut bodies = contents.messages.iter().filter_map(|stored| Some(&stored.message.as_ref()?.body));
+        !bodies.any(|body| body.contains(MARKER))
+    });
+    let is_last = |message: &Message| message.key.as_ref().is_some_and(|known| known.as_str() == key);
+    let left = journal.contents().messages.into_iter().filter_map(|stored| stored.message).filter(is_last).count();
+    assert_eq!(left, 1);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use duality::{Carrier, CarrierError, Content, Message, Position};
+use duality::{Carrier, CarrierError, Content, Keep, Message, Past, Position, Removal};
 
 /// One stream, which outlives the services that publish into it.
 #[derive(Clone, Default)]
@@ -13,6 +13,10 @@ struct State {
     contents: Contents,
     starts: usize,
     faults: Vec<Fault>,
+    /// Whether messages about erased aggregates are removed.
+    is_erasing: bool,
+    /// What was removed because a catch-up replaced it.
+    replaced: Vec<Message>,
 }
 
 /// What is in a stream.
@@ -71,6 +75,16 @@ impl MemoryBroker {
     pub(crate) fn carrier(&self) -> impl FnOnce() -> Connection + Send + use<> {
         let broker = self.clone();
         move || Connection(broker)
+    }
+
+    /// It removes messages about erased aggregates, one at a time.
+    pub(crate) fn erasing() -> Self {
+        Self(Arc::new(Mutex::new(State { is_erasing: true, ..State::default() })))
+    }
+
+    /// What was removed because a catch-up replaced it.
+    pub(crate) fn replaced(&self) -> Vec<Message> {
+        self.state().replaced.clone()
     }
 
     pub(crate) fn contents(&self) -> Contents {
@@ -147,6 +161,24 @@ impl Contents {
             self.loss = self.loss.max(Loss::Noticeable);
         }
         self.messages.clear();
+    }
+
+    /// Removes the first message about an erased aggregate.
+    fn erase(&mut self, past: &Past) -> Removal {
+        let is_about =
+            |message: &Message| message.collection == past.collection && message.key.as_ref() == Some(&past.key);
+        let about = |stored: &&Stored| stored.message.as_ref().is_some_and(is_about);
+        let numbers: Vec<_> = self.messages.iter().filter(about).map(|stored| stored.number).collect();
+        let goes = match past.keep {
+            Keep::Last => numbers.len() > 1,
+            Keep::From(first) => numbers.first().is_some_and(|number| *number < first),
+            _ => false,
+        };
+        if !goes {
+            return Removal::Done;
+        }
+        self.messages.retain(|stored| stored.number != numbers[0]);
+        Removal::More
     }
 
     fn position(&self) -> Position {
@@ -234,8 +266,21 @@ impl Carrier for Connection {
     }
 
     async fn reset(&mut self, before: u64) -> Result<(), CarrierError> {
-        let remove = |contents: &mut Contents| contents.messages.retain(|stored| stored.number >= before);
-        self.answer(Fault::NoReset, remove)?;
+        let remove = |contents: &mut Contents| {
+            let (kept, replaced) = contents.messages.drain(..).partition(|stored| stored.number >= before);
+            contents.messages = kept;
+            replaced
+        };
+        let replaced: Vec<Stored> = self.answer(Fault::NoReset, remove)?;
+        self.0.state().replaced.extend(replaced.into_iter().filter_map(|stored| stored.message));
         self.answer(Fault::ResetWithoutAnswer, |_| ())
+    }
+
+    async fn erase(&mut self, past: &Past) -> Result<Removal, CarrierError> {
+        let mut state = self.0.state();
+        if !state.is_erasing {
+            return Ok(Removal::Unsupported);
+        }
+        Ok(state.contents.erase(past))
     }
 }
