@@ -12,7 +12,7 @@ pub(crate) use super::lock_file::with_suffix;
 use super::locked_file::LockedFile;
 use super::page_caches::PageCaches;
 #[cfg(feature = "postgres")]
-use super::postgres::server::Server;
+use super::server::Server;
 use crate::domain::history::History;
 use crate::domain::revision::HighWaterMark;
 

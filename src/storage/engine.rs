@@ -1,4 +1,4 @@
-//! The engines that can keep the record: SQLite in a file, or PostgreSQL on a server.
+//! The engines that can keep the record: SQLite in a file, or `PostgreSQL` on a server.
 //!
 //! Most SQL is written once, in Diesel's language, for a connection to either. What every command and every read needs runs
 //! on the connection of its engine, see [`on`]: the common one builds the text of a statement each time.

@@ -8,7 +8,7 @@ use super::counters::{self, Counters, Horizon};
 use super::database::{Database, Place};
 use super::error::StoreError;
 #[cfg(feature = "postgres")]
-use super::postgres::identity;
+use super::server::identity;
 use crate::domain::history::History;
 use crate::domain::revision::{Epoch, Revision};
 

@@ -32,7 +32,7 @@ impl InPlace for diesel::pg::Pg {
         text.map(look).map_err(|error| StoreError::Corrupt(format!("a text is not UTF-8: {error}")))
     }
 
-    /// The binary format of PostgreSQL is in network byte order.
+    /// The binary format of `PostgreSQL` is in network byte order.
     fn long(value: diesel::pg::PgValue<'_>) -> Result<i64, StoreError> {
         let bytes = value.as_bytes().try_into();
         bytes.map(i64::from_be_bytes).map_err(|_| StoreError::Corrupt("a number does not have 8 bytes".to_owned()))

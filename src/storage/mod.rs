@@ -55,6 +55,8 @@ pub(crate) mod residue;
 pub(crate) mod restore;
 pub(crate) mod retained;
 mod schema;
+#[cfg(feature = "postgres")]
+mod server;
 mod sighting;
 mod statement;
 pub(crate) mod transaction;

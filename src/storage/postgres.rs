@@ -1,7 +1,5 @@
-//! The record on a PostgreSQL server, which any number of services may read and write.
+//! The record on a `PostgreSQL` server, which any number of services may read and write.
 
-pub(super) mod identity;
 pub(super) mod schema;
-pub(super) mod server;
 pub(super) mod server_record;
 mod token;

@@ -13,9 +13,7 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 
-use super::identity::Identity;
 use super::schema::{batches, metadata};
-use super::server::{Purpose, Server};
 use super::token::Token;
 use crate::domain::collection::Registry;
 use crate::domain::error_chain::ErrorChain;
@@ -29,6 +27,8 @@ use crate::storage::epochs;
 use crate::storage::error::StoreError;
 use crate::storage::journal;
 use crate::storage::registration::{DatabaseState, Registration};
+use crate::storage::server::identity::Identity;
+use crate::storage::server::{Purpose, Server};
 use crate::storage::transaction::WriteError;
 
 /// The record on a server, in one epoch.

@@ -1,4 +1,4 @@
-//! The database engine that keeps the record of a test: SQLite, or a PostgreSQL server that this process starts for itself.
+//! The database engine that keeps the record of a test: SQLite, or a `PostgreSQL` server that this process starts for itself.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ fn server() -> &'static PostgresServer {
     &SERVER
 }
 
-/// A private PostgreSQL server, with a directory of its own, and reached only over a socket in there.
+/// A private `PostgreSQL` server, with a directory of its own, and reached only over a socket in there.
 pub(crate) struct PostgresServer {
     /// When it ends, or the pipe to it, the server stops and its directory is removed.
     _keeper: Child,

@@ -1,5 +1,7 @@
 //! A database on a server: how to connect to it, and where this process keeps its own files.
 
+pub(super) mod identity;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -9,15 +11,16 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Bool, Text};
 
-use super::identity::Identity;
-use crate::storage::database_file::MainConnection;
-use crate::storage::engine::AnyConnection;
-use crate::storage::error::{StoreError, cannot_open};
-use crate::storage::health::Health;
-use crate::storage::lock_file::LockFile;
+use self::identity::Identity;
+use super::database_file::MainConnection;
+use super::engine::AnyConnection;
+use super::error::{StoreError, cannot_open};
+use super::health::Health;
+use super::location::resolve;
+use super::lock_file::LockFile;
 
 /// A database on a server.
-pub(in crate::storage) struct Server {
+pub(super) struct Server {
     url: String,
     /// The name with which the files of this process begin.
     files: PathBuf,
@@ -58,33 +61,33 @@ impl Server {
     ///
     /// # Errors
     /// Another service of this machine uses the same files.
-    pub(in crate::storage) fn new(url: &str, files: &Path, health: &Arc<Health>) -> Result<Self, StoreError> {
-        let files = crate::storage::location::resolve(files)?;
+    pub(super) fn new(url: &str, files: &Path, health: &Arc<Health>) -> Result<Self, StoreError> {
+        let files = resolve(files)?;
         let lock = LockFile::acquire(&files)?;
         Ok(Self { url: url.to_owned(), files, lock, health: Arc::clone(health), identity: OnceLock::new() })
     }
 
     /// The URL without user, password and parameters.
-    pub(in crate::storage) fn name(&self) -> PathBuf {
+    pub(super) fn name(&self) -> PathBuf {
         without_secrets(&self.url).into()
     }
 
-    pub(in crate::storage) fn files(&self) -> &Path {
+    pub(super) fn files(&self) -> &Path {
         &self.files
     }
 
     /// Leaves the address of the service in the lock file, for the error of a second process.
-    pub(in crate::storage) fn record_address(&self, address: SocketAddr) {
+    pub(super) fn record_address(&self, address: SocketAddr) {
         self.lock.record_address(address);
     }
 
     /// Lets another service use the files.
-    pub(in crate::storage) fn release(&self) {
+    pub(super) fn release(&self) {
         self.lock.release();
     }
 
     /// From now on nothing succeeds: the record has another epoch, or is in another place.
-    pub(in crate::storage) fn report_other_history(&self) -> StoreError {
+    pub(super) fn report_other_history(&self) -> StoreError {
         self.health.replaced(&format!(
             "the record has another epoch, or {} is another database than the one that this process has opened, such as \
              a promoted standby or a restored one. From now on nothing succeeds, and the process ends with exit code 1. \
@@ -94,11 +97,11 @@ impl Server {
         StoreError::Replaced { path: self.name() }
     }
 
-    pub(in crate::storage) fn open_for_reading(&self) -> Result<MainConnection, StoreError> {
+    pub(super) fn open_for_reading(&self) -> Result<MainConnection, StoreError> {
         Ok(MainConnection::of_server(self.connect(Purpose::Read)?))
     }
 
-    pub(in crate::storage) fn open_for_writing(&self) -> Result<MainConnection, StoreError> {
+    pub(super) fn open_for_writing(&self) -> Result<MainConnection, StoreError> {
         Ok(MainConnection::of_server(self.connect(Purpose::Write)?))
     }
 

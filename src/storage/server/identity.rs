@@ -17,12 +17,12 @@ use crate::storage::error::StoreError;
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub(in crate::storage) struct Identity {
     #[diesel(sql_type = Text)]
-    pub(super) place: String,
+    pub(in crate::storage) place: String,
 }
 
 impl Identity {
     /// That of the database which has this connection.
-    pub(super) fn of(connection: &mut PgConnection) -> Result<Self, StoreError> {
+    pub(in crate::storage) fn of(connection: &mut PgConnection) -> Result<Self, StoreError> {
         let query = "
             SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
                 (SELECT oid FROM pg_database WHERE datname = current_database()), 'metadata'::regclass::oid,
