@@ -168,6 +168,7 @@ mod tests {
             let names =
                 ["listen", "database", "host", "cors-origin", "spool", "publish", "publish-stream", "publish-prefix"];
             let files = [
+                "files",
                 "publish-credentials",
                 "publish-ca",
                 "tokens",
