@@ -22,11 +22,15 @@ use crate::storage::verify::{self, End};
 ///
 /// # Errors
 /// The database cannot be read.
-pub(crate) fn status(database: &Path, spec: &ProjectionSpec, now: Timestamp) -> Result<Status, ProjectionError> {
+pub(crate) fn status(
+    place: Place<'_>,
+    spec: &ProjectionSpec,
+    now: Timestamp,
+) -> Result<Status, ProjectionError> {
     let status = Status::new(spec.name, spec.version, Mode::Background);
-    match current(&Files::existing(database, spec.name)) {
+    match current(&Files::existing(place.files, spec.name)) {
         Ok(Some((current, checkpoint))) => {
-            let unseen = unseen(database, spec, &checkpoint)?.filter(|unseen| unseen.events > 0);
+            let unseen = unseen(place, spec, &checkpoint)?.filter(|unseen| unseen.events > 0);
             let behind = unseen.map(|Backlog { events, since }| Behind { events, since: since.unwrap_or(now) });
             let mut state = status.state();
             (state.current, state.behind) = (Some(current), behind);
@@ -35,6 +39,14 @@ pub(crate) fn status(database: &Path, spec: &ProjectionSpec, now: Timestamp) -> 
         Err(error) => log::warn!("the next start builds the projection {} again: {error}", spec.name),
     }
     Ok(status)
+}
+
+/// Where the events and the files of projections are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) database: &'a Path,
+    /// The name with which the files begin.
+    pub(crate) files: &'a Path,
 }
 
 /// The generation that is served.
@@ -48,7 +60,11 @@ fn current(files: &Files) -> Result<Option<(Current, Checkpoint)>, ProjectionErr
 }
 
 /// The events that a generation has not applied; `None` if it will apply none, because another one is built.
-fn unseen(database: &Path, spec: &ProjectionSpec, checkpoint: &Checkpoint) -> Result<Option<Backlog>, ProjectionError> {
+fn unseen(
+    Place { database, files }: Place<'_>,
+    spec: &ProjectionSpec,
+    checkpoint: &Checkpoint,
+) -> Result<Option<Backlog>, ProjectionError> {
     let End { history, revision, position, pruned } = verify::end(database)?;
     let (epochs, offset) = (Arc::new(history), checkpoint.position.offset);
     let is_current = |kind, first, last| {
@@ -62,7 +78,7 @@ fn unseen(database: &Path, spec: &ProjectionSpec, checkpoint: &Checkpoint) -> Re
             Ok(is_current(SourceKind::Journal, 0, position).then_some(backlog))
         }
         Feed::Changes if spec.has_history() => {
-            let Some(kept) = history::look(database, spec.collections, offset)? else { return Ok(None) };
+            let Some(kept) = history::look(files, spec.collections, offset)? else { return Ok(None) };
             let newer = backlog::changes(database, spec.collections, kept.revision)?;
             let backlog = Backlog { events: kept.last - offset + newer.events, since: kept.first_time.or(newer.since) };
             let kind = SourceKind::History { incarnations: kept.incarnations };

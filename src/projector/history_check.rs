@@ -66,9 +66,9 @@ struct Content {
 }
 
 /// Compares the history with itself and with the database. A service may be using both.
-pub(super) fn verify_history(database: &Path) -> Result<Verified, StoreError> {
+pub(super) fn verify_history(database: &Path, files: &Path) -> Result<Verified, StoreError> {
     let mut verified = Verified::new("history");
-    let path = history_file(database);
+    let path = history_file(files);
     if !path.is_file() {
         "nothing is kept yet".clone_into(&mut verified.looked_at);
         return Ok(verified);

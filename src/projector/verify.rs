@@ -12,24 +12,28 @@ use crate::domain::revision::{JournalPosition, Revision};
 use crate::read_model::error::ProjectionError;
 use crate::read_model::spec::ProjectionSpec;
 use crate::storage::error::StoreError;
+use crate::storage::location::files_of;
 use crate::storage::verified::Verified;
 use crate::storage::verify::{self, End, check_sidecar};
 
-/// Verifies a database with its projections. A service may be using them. Changes nothing.
+/// Verifies a database with its projections, whose files begin with the name `files` if the database is on a server. A
+/// service may be using them. Changes nothing.
 ///
 /// # Errors
 /// The database cannot be read at all, or belongs to another program or to another version of this one.
 pub(crate) fn verify(
     database: &Path,
+    files: &Path,
     registry: &Registry,
     projections: &ProjectionSet,
 ) -> Result<Vec<Verified>, StoreError> {
+    let files = files_of(database, files);
     let mut results = verify::verify(database, registry)?;
     if projections.background.iter().any(|spec| spec.has_history()) {
-        results.push(verify_history(database)?);
+        results.push(verify_history(database, files)?);
     }
     for spec in &projections.background {
-        results.push(verify_projection(database, spec)?);
+        results.push(verify_projection(database, files, spec)?);
     }
     Ok(results)
 }
@@ -37,8 +41,8 @@ pub(crate) fn verify(
 /// How often a projection is looked at again whose generation a running service has replaced meanwhile.
 const MAX_ATTEMPTS: usize = 10;
 
-fn verify_projection(database: &Path, spec: &ProjectionSpec) -> Result<Verified, StoreError> {
-    let files = Files::existing(database, spec.name);
+fn verify_projection(database: &Path, files: &Path, spec: &ProjectionSpec) -> Result<Verified, StoreError> {
+    let files = Files::existing(files, spec.name);
     let mut attempts = 0;
     loop {
         let manifest = files.look_at_manifest();

@@ -53,7 +53,7 @@ use crate::service::signals::{Hangup, Request, Signals};
 use crate::service::start_report::warn_about_readers;
 use crate::storage::answer_room::AnswerLimit;
 use crate::storage::backup::CopyObserver;
-use crate::storage::database::Database;
+use crate::storage::database::{Database, FILES};
 use crate::storage::disk::Disk;
 use crate::storage::error::explained;
 use crate::storage::file_check;
@@ -188,7 +188,7 @@ impl Service {
     /// The registrations do not fit together, or the database cannot be read or belongs to another version of the program.
     pub fn verify(self, database: &Path) -> Result<Vec<Verified>, StartError> {
         self.check()?;
-        Ok(projector::verify::verify(database, &self.registry, &self.projections)?)
+        Ok(projector::verify::verify(database, Path::new(FILES), &self.registry, &self.projections)?)
     }
 
     /// Starts the service inside a running [`actix::System`], and returns when it serves: the caller may use a client that

@@ -10,6 +10,7 @@ use crate::domain::clock::Clock;
 use crate::domain::collection::Registry;
 use crate::domain::error_chain::ErrorChain;
 use crate::projector;
+use crate::projector::at_rest::Place;
 use crate::projector::registry::ProjectionSet;
 use crate::projector::status::{Mode, Status};
 use crate::read_model::error::ProjectionError;
@@ -26,8 +27,7 @@ use crate::storage::backlog;
 use crate::storage::backup::{Check, IfExists};
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
-use crate::storage::location::existing;
-use crate::storage::location::resolve;
+use crate::storage::location::{files_of, require_existing, resolve};
 use crate::storage::ownership::require_owner;
 use crate::storage::page::Progress;
 use crate::storage::preparation;
@@ -68,7 +68,7 @@ fn verify_database(
     registry: &Registry,
     projections: &ProjectionSet,
 ) -> Result<TaskOutcome, TaskError> {
-    let results = projector::verify::verify(&settings.database, registry, projections)?;
+    let results = projector::verify::verify(&settings.database, &settings.files, registry, projections)?;
     results.iter().for_each(|verified| print_line(&verified.to_string()));
     let is_sound = results.iter().all(Verified::is_sound);
     Ok(if is_sound { TaskOutcome::Success } else { TaskOutcome::Failure })
@@ -80,12 +80,12 @@ fn run_projection_task(
     registry: Registry,
     projections: ProjectionSet,
 ) -> Result<TaskOutcome, TaskError> {
-    existing(&settings.database)?;
+    require_existing(&settings.database)?;
     if *task == ProjectionTask::List {
         return list_projections(settings, &projections);
     }
     preparation::reject_foreign_file(&settings.database)?;
-    match Database::open(&settings.database) {
+    match Database::open_beside(&settings.database, &settings.files) {
         Ok(database) => {
             require_owner(database.path())?;
             preparation::prepare(&database, &registry, settings.copy_before(), &LogProgress::new())?;
@@ -101,18 +101,19 @@ fn run_projection_task(
 
 /// Asks the running service for the list, or reads the files, which are not changed.
 fn list_projections(settings: &Settings, projections: &ProjectionSet) -> Result<TaskOutcome, TaskError> {
-    let path = resolve(&settings.database)?;
-    if let Ok(mut service) = ControlClient::connect(&path) {
+    let files = resolve(files_of(&settings.database, &settings.files))?;
+    if let Ok(mut service) = ControlClient::connect(&files) {
         return run_online(&ProjectionTask::List, &mut service);
     }
-    backlog::require_current(&path)?;
+    backlog::require_current(&settings.database)?;
+    let place = Place { database: &settings.database, files: &files };
     let now = Clock::default().now();
     for projection in &projections.inline {
         let status = Status::new(projection.name, projection.version, Mode::Inline);
         print_line(&status_line(&status.to_json(now)));
     }
     for projection in &projections.background {
-        let status = projector::at_rest::status(&path, projection, now)?;
+        let status = projector::at_rest::status(place, projection, now)?;
         print_line(&status_line(&status.to_json(now)));
     }
     Ok(TaskOutcome::Success)

@@ -14,7 +14,7 @@ use crate::service::settings::Settings;
 use crate::service::task::{TaskError, TaskOutcome, print_line};
 use crate::storage::backup::{self, Check, Copied, IfExists, Manner};
 use crate::storage::database::{Database, with_suffix};
-use crate::storage::location::existing;
+use crate::storage::location::{existing, is_on_server, require_existing};
 use crate::storage::pace::Pace;
 use crate::storage::preparation::{self, Plan};
 use crate::storage::restore::{Kept, Restored, restore, restore_from};
@@ -30,6 +30,9 @@ pub(super) fn back_up(
     target: &Path,
     if_exists: IfExists,
 ) -> Result<TaskOutcome, TaskError> {
+    if is_on_server(&settings.database) {
+        return Err(TaskError::OfServer("pg_dump --format=custom --file=FILE URL"));
+    }
     let progress = CommandProgress::new().map_err(TaskError::Signal)?;
     let manner = Manner { check: Check::Counters(registry), pace: pace_beside(&settings.database) };
     if target == Path::new(STANDARD) {
@@ -51,6 +54,9 @@ fn pace_beside(database: &Path) -> Pace {
 
 /// `duality restore FILE|-`
 pub(super) fn restore_copy(settings: &Settings, source: &Path, check: Check<'_>) -> Result<TaskOutcome, TaskError> {
+    if is_on_server(&settings.database) {
+        return Err(TaskError::OfServer("pg_restore --clean --if-exists --single-transaction --dbname=URL FILE, with all services stopped"));
+    }
     let progress = CommandProgress::new().map_err(TaskError::Signal)?;
     if source != Path::new(STANDARD) {
         // Before the lock leaves its file.
@@ -103,10 +109,10 @@ pub(super) fn migrate(
     registry: Registry,
     projections: ProjectionSet,
 ) -> Result<TaskOutcome, TaskError> {
-    existing(&settings.database)?;
+    require_existing(&settings.database)?;
     let progress = CommandProgress::new().map_err(TaskError::Signal)?;
     preparation::reject_foreign_file(&settings.database)?;
-    let database = Database::open(&settings.database)?;
+    let database = Database::open_beside(&settings.database, &settings.files)?;
     preparation::prepare(&database, &registry, settings.copy_before(), &progress)?;
     let writer = Writer::open(
         &database,
@@ -116,7 +122,7 @@ pub(super) fn migrate(
     let revision = writer.revision();
     writer.close()?;
     database.release();
-    print_line(&format!("{}: of this version, revision {revision}", database.path().display()));
+    print_line(&format!("{}: of this version, revision {revision}", database.name().display()));
     Ok(TaskOutcome::Success)
 }
 
@@ -133,7 +139,7 @@ pub(super) fn check_migration(settings: &Settings, registry: &Registry) -> Resul
         print_line("nothing to do");
         return Ok(TaskOutcome::Success);
     }
-    if changes.need_a_copy() && !settings.no_copy {
+    if changes.need_a_copy() && !settings.no_copy && !is_on_server(&settings.database) {
         let is_enough = if room < size { ": not enough; free some, or migrate with --no-copy" } else { "" };
         print_line(&format!("copy before: {}; room for {}{is_enough}", ByteSize(size), ByteSize(room)));
     }

@@ -16,7 +16,7 @@ use crate::service::task::{TaskError, TaskOutcome, print_line};
 use crate::storage::database::Database;
 use crate::storage::erasing::{ErasingStep, Extent};
 use crate::storage::error::StoreError;
-use crate::storage::location::existing;
+use crate::storage::location::require_existing;
 use crate::storage::ownership::require_owner;
 use crate::storage::page::Progress;
 use crate::storage::preparation;
@@ -35,9 +35,9 @@ pub(super) fn erase(
     projections: ProjectionSet,
     erasing: &Erasing<'_>,
 ) -> Result<TaskOutcome, TaskError> {
-    existing(&settings.database)?;
+    require_existing(&settings.database)?;
     preparation::reject_foreign_file(&settings.database)?;
-    match Database::open(&settings.database) {
+    match Database::open_beside(&settings.database, &settings.files) {
         Ok(database) => {
             require_owner(database.path())?;
             preparation::prepare(&database, &registry, settings.copy_before(), &LogProgress::new())?;

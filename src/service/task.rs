@@ -27,6 +27,11 @@ pub(super) enum TaskError {
     Projection(ProjectionError),
     #[error("{0}")]
     Erase(String),
+    #[error(
+        "a database on a server is copied and restored with the tools of PostgreSQL: {0}; or with the base backups and the \
+         archived log of the server"
+    )]
+    OfServer(&'static str),
     #[error("cannot handle signals")]
     Signal(#[source] std::io::Error),
     #[error("cannot write to standard output")]

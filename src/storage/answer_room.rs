@@ -39,12 +39,14 @@ pub(crate) struct StoredAnswers {
 }
 
 impl StoredAnswers {
-    /// Adds nothing up: the answers are deleted oldest first only, and the database has the bytes of their texts.
+    /// Adds no lengths up: the database has the bytes of their texts.
     pub(super) fn load(connection: &mut AnyConnection) -> Result<Self, StoreError> {
-        // Two queries: SQLite reads all rows for a minimum and a maximum in one.
-        let first: Option<i64> = idempotency::table.select(min(idempotency::position)).first(connection)?;
-        let last: Option<i64> = idempotency::table.select(max(idempotency::position)).first(connection)?;
-        let number = first.zip(last).map_or(0, |(first, last)| last - first + 1);
+        let number = match connection {
+            AnyConnection::Sqlite(_) => number_of_consecutive(connection)?,
+            // A transaction that was rolled back has used its positions up.
+            #[cfg(feature = "postgres")]
+            AnyConnection::Postgres(connection) => idempotency::table.count().get_result(connection)?,
+        };
         let texts = metadata::table.select(metadata::answer_bytes).first(connection)?;
         Ok(Self { number, texts })
     }
@@ -63,6 +65,14 @@ impl StoredAnswers {
         self.number += 1;
         self.texts += i64::try_from(text).unwrap_or(i64::MAX);
     }
+}
+
+/// Counts no rows: in a file, answers have consecutive positions, and are deleted oldest first only.
+fn number_of_consecutive(connection: &mut AnyConnection) -> Result<i64, StoreError> {
+    // Two queries: SQLite reads all rows for a minimum and a maximum in one.
+    let first: Option<i64> = idempotency::table.select(min(idempotency::position)).first(connection)?;
+    let last: Option<i64> = idempotency::table.select(max(idempotency::position)).first(connection)?;
+    Ok(first.zip(last).map_or(0, |(first, last)| last - first + 1))
 }
 
 /// Notes that the texts of all answers have become longer, or shorter, by so many bytes.

@@ -241,7 +241,7 @@ pub(super) fn prune(connection: &mut AnyConnection, retained: Retained) -> Resul
 
 fn oldest(connection: &mut AnyConnection, now: Timestamp) -> Result<Vec<Old>, StoreError> {
     let sighting = Sighting::load(connection, Rows::Answers)?;
-    let bytes = sql::<BigInt>("coalesce(octet_length(answer), 0)");
+    let bytes = sql::<BigInt>("CAST(coalesce(octet_length(answer), 0) AS BIGINT)");
     let rows: Vec<(i64, i64, i64)> = idempotency::table
         .order(idempotency::position)
         .select((idempotency::position, idempotency::time, bytes))
@@ -267,7 +267,7 @@ pub(super) fn overwrite_some(
     after: i64,
 ) -> Result<Option<i64>, StoreError> {
     let bytes = sql::<BigInt>("CASE WHEN collection = ").bind::<Text, _>(collection).sql(" AND aggregate = ");
-    let bytes = bytes.bind::<Text, _>(key).sql(" THEN coalesce(octet_length(answer), 0) ELSE 0 END");
+    let bytes = bytes.bind::<Text, _>(key).sql(" THEN CAST(coalesce(octet_length(answer), 0) AS BIGINT) ELSE 0 END");
     let next: Vec<(i64, i64)> = idempotency::table
         .filter(idempotency::position.gt(after))
         .order(idempotency::position)

@@ -1,15 +1,17 @@
-//! Reads of a database file that this process has not locked: beside a running service, or of a file at rest, without
-//! leaving a file behind.
+//! Reads of a database that this process has not locked: beside a running service, or of a file at rest, without leaving a
+//! file behind; or of a database on a server.
 
 use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
 use super::connection::{open_immutable, open_read_only};
-use super::database::with_suffix;
+use super::database::{is_url, with_suffix};
 use super::engine::AnyConnection;
 use super::error::{StoreError, cannot_open};
 use super::location::existing;
+#[cfg(feature = "postgres")]
+use super::postgres::server;
 
 /// Runs `work` on a read-only connection. If the file changes while it counts as unused, `work` runs a second time.
 ///
@@ -19,6 +21,9 @@ pub(crate) fn read_undisturbed<T>(
     path: &Path,
     mut work: impl FnMut(&mut AnyConnection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
+    if let Some(url) = path.to_str().filter(|path| is_url(path)) {
+        return work(&mut connect(url)?);
+    }
     let path = &existing(path)?;
     if let Some(before) = Stamp::at_rest(path)? {
         let outcome = open_immutable(path).and_then(|connection| work(&mut AnyConnection::Sqlite(connection)));
@@ -27,6 +32,16 @@ pub(crate) fn read_undisturbed<T>(
         }
     }
     work(&mut AnyConnection::Sqlite(open_read_only(path)?))
+}
+
+#[cfg(feature = "postgres")]
+fn connect(url: &str) -> Result<AnyConnection, StoreError> {
+    server::connect_for_reading(url)
+}
+
+#[cfg(not(feature = "postgres"))]
+fn connect(_: &str) -> Result<AnyConnection, StoreError> {
+    Err(StoreError::NoPostgres)
 }
 
 /// What changes if somebody writes a file.

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use super::engine::AnyConnection;
+use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 
@@ -15,7 +16,7 @@ use super::answers;
 use super::error::StoreError;
 use super::journal::{ERASED, Entry};
 use super::portion::Portion;
-use super::schema::{aggregates, erased, journal, metadata};
+use super::schema::{aggregates, erased, journal, metadata, outbox};
 use super::statement::statement;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
@@ -222,7 +223,7 @@ fn overwrite_events(connection: &mut AnyConnection, erasure: &Erasure) -> Result
         .filter(journal::version.gt(reached))
         .order(journal::version)
         .limit(EVENTS_PER_TRANSACTION)
-        .select((journal::version, diesel::dsl::sql::<BigInt>("octet_length(body)")));
+        .select((journal::version, sql::<BigInt>("CAST(octet_length(body) AS BIGINT)")));
     let lengths: Vec<(i64, i64)> = lengths.load(connection)?;
     let Some(Portion { last: to, .. }) = Portion::of(lengths) else {
         return set_stage(connection, erasure, Stage::Changes, 0);
@@ -234,14 +235,15 @@ fn overwrite_events(connection: &mut AnyConnection, erasure: &Erasure) -> Result
 
 fn overwrite_changes(connection: &mut AnyConnection, erasure: &Erasure) -> Result<(), StoreError> {
     let Erasure { collection, key, revision, reached, .. } = erasure;
-    let lengths = diesel::sql_query(CHANGES)
-        .bind::<Text, _>(collection)
-        .bind::<Text, _>(key)
-        .bind::<BigInt, _>(reached)
-        .bind::<BigInt, _>(revision.number())
-        .bind::<BigInt, _>(CHANGES_PER_TRANSACTION)
-        .load::<ChangeLength>(connection)?;
-    let lengths = lengths.into_iter().map(|ChangeLength { revision, bytes }| (revision, bytes));
+    let bytes = sql::<BigInt>("CASE WHEN collection = ").bind::<Text, _>(collection).sql(" AND key = ");
+    let bytes = bytes.bind::<Text, _>(key).sql(" THEN CAST(octet_length(patch) AS BIGINT) ELSE 0 END");
+    // All changes count, so that no transaction looks at more than so many.
+    let lengths: Vec<(i64, i64)> = outbox::table
+        .filter(outbox::revision.gt(reached).and(outbox::revision.lt(revision.number())))
+        .order(outbox::revision)
+        .limit(CHANGES_PER_TRANSACTION)
+        .select((outbox::revision, bytes))
+        .load(connection)?;
     let Some(Portion { last: to, .. }) = Portion::of(lengths) else {
         return set_stage(connection, erasure, Stage::Answers, 0);
     };
@@ -256,19 +258,6 @@ fn overwrite_answers(connection: &mut AnyConnection, erasure: &Erasure) -> Resul
         Some(to) => set_stage(connection, erasure, Stage::Answers, to),
         None => set_stage(connection, erasure, Stage::Conclusion, 0),
     }
-}
-
-/// The next change events, all of which are before a revision, with the bytes of those of an aggregate.
-const CHANGES: &str = "
-    SELECT revision, CASE WHEN collection = ? AND key = ? THEN octet_length(patch) ELSE 0 END AS bytes
-    FROM outbox WHERE revision > ? AND revision < ? ORDER BY revision LIMIT ?";
-
-#[derive(QueryableByName)]
-struct ChangeLength {
-    #[diesel(sql_type = BigInt)]
-    revision: i64,
-    #[diesel(sql_type = BigInt)]
-    bytes: i64,
 }
 
 statement! {

@@ -9,7 +9,7 @@ use super::error::StoreError;
 use super::verified::Verified;
 
 /// Of an aggregate that is erased, nothing has a content. While that is in progress, its past still may.
-const RULES: [&str; 9] = [
+const RULES: [&str; 8] = [
     "SELECT collection || '/' || key || ': it was erased, but it has a state' AS line
      FROM aggregates WHERE body IS NOT NULL AND (collection, key) IN (SELECT collection, key FROM erased)",
     "SELECT e.collection || '/' || e.key || ': it was erased, but the event at position ' || j.position || ' is not' AS line
@@ -27,13 +27,6 @@ const RULES: [&str; 9] = [
     "SELECT e.collection || '/' || e.key || ': it was erased, but its change at revision ' || o.revision || ' has metadata' AS line
      FROM outbox o JOIN erased e ON e.collection = o.collection AND e.key = o.key
      WHERE o.revision < e.revision AND o.metadata IS NOT NULL AND e.stage NOT IN ('events', 'changes')",
-    // The first line of an answer is JSON. Whoever tried to write the aggregate after it was erased has a later revision.
-    "SELECT e.collection || '/' || e.key || ': it was erased, but the answer at position ' || i.position || ' is not' AS line
-     FROM (SELECT position, collection, aggregate, substr(answer, 1, instr(answer, char(10)) - 1) AS head
-           FROM idempotency WHERE answer IS NOT NULL) i
-     JOIN erased e ON e.collection = i.collection AND e.key = i.aggregate
-     WHERE e.stage NOT IN ('events', 'changes', 'answers')
-         AND CASE WHEN json_valid(head) THEN json_extract(head, '$.revision') < e.revision ELSE TRUE END",
     "SELECT e.collection || '/' || e.key || ': it was erased, but its last event does not say so' AS line
      FROM erased e WHERE e.stage IN ('file', 'done')
          AND (e.position IS NOT NULL
@@ -41,6 +34,31 @@ const RULES: [&str; 9] = [
          AND NOT EXISTS (SELECT 1 FROM journal j WHERE j.position = e.position AND j.collection = e.collection
              AND j.key = e.key AND j.kind = 'Erased' AND j.erased <> 0)",
 ];
+
+/// The first line of an answer is JSON. Whoever tried to write the aggregate after it was erased has a later revision.
+const ANSWERS: &str = "
+    SELECT e.collection || '/' || e.key || ': it was erased, but the answer at position ' || i.position || ' is not' AS line
+    FROM (SELECT position, collection, aggregate, substr(answer, 1, instr(answer, char(10)) - 1) AS head
+          FROM idempotency WHERE answer IS NOT NULL) i
+    JOIN erased e ON e.collection = i.collection AND e.key = i.aggregate
+    WHERE e.stage NOT IN ('events', 'changes', 'answers')
+        AND CASE WHEN json_valid(head) THEN json_extract(head, '$.revision') < e.revision ELSE TRUE END";
+
+#[cfg(feature = "postgres")]
+const ANSWERS_ON_SERVER: &str = r#"
+    SELECT e.collection || '/' || e.key || ': it was erased, but the answer at position ' || i.position || ' is not' AS line
+    FROM idempotency i JOIN erased e ON e.collection = i.collection AND e.key = i.aggregate
+    WHERE i.answer IS NOT NULL AND e.stage NOT IN ('events', 'changes', 'answers')
+        AND COALESCE(CAST(substring(split_part(i.answer, chr(10), 1) FROM '"revision":([0-9]+)') AS BIGINT) < e.revision, TRUE)"#;
+
+/// The rule about answers.
+fn answers(connection: &AnyConnection) -> &'static str {
+    match connection {
+        AnyConnection::Sqlite(_) => ANSWERS,
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(_) => ANSWERS_ON_SERVER,
+    }
+}
 
 #[derive(QueryableByName)]
 struct Line {
@@ -55,7 +73,7 @@ pub(super) fn verify(connection: &mut AnyConnection) -> Result<Verified, StoreEr
     if in_progress > 0 {
         verified.looked_at.push_str(&format!(", of which the next start finishes {in_progress}"));
     }
-    for rule in RULES {
+    for rule in RULES.into_iter().chain([answers(connection)]) {
         let lines: Vec<Line> = diesel::sql_query(rule).load(connection)?;
         verified.extend(lines.into_iter().map(|row| row.line).collect());
     }

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use super::database::is_url;
 use super::error::{StoreError, cannot_open};
 
 /// The path without symbolic links, so that a file has one lock. The file itself need not exist.
@@ -23,6 +24,22 @@ fn resolve_missing(path: &Path) -> std::io::Result<PathBuf> {
 pub(crate) fn existing(path: &Path) -> Result<PathBuf, StoreError> {
     let path = resolve(path)?;
     if path.is_file() { Ok(path) } else { Err(StoreError::Missing { path }) }
+}
+
+/// Whether a database is on a server.
+pub(crate) fn is_on_server(database: &Path) -> bool {
+    database.to_str().is_some_and(is_url)
+}
+
+/// Fails if there is no such file. Whether there is such a database on a server shows when it is connected to.
+pub(crate) fn require_existing(database: &Path) -> Result<(), StoreError> {
+    if is_on_server(database) { Ok(()) } else { existing(database).map(drop) }
+}
+
+/// With what the names of the files of a service begin, such as those of its projections: with that of its database, or, for
+/// one on a server, with the name `files`.
+pub(crate) fn files_of<'a>(database: &'a Path, files: &'a Path) -> &'a Path {
+    if is_on_server(database) { files } else { database }
 }
 
 /// The mode of a file that every user of this machine can read or write, who can reach it through its directory.

@@ -71,7 +71,7 @@ fn applied(connection: &mut AnyConnection) -> Result<Vec<MigrationVersion<'stati
 }
 
 /// Whether an engine says that there is no such table.
-fn is_of_missing_table(message: &str) -> bool {
+pub(super) fn is_of_missing_table(message: &str) -> bool {
     message.starts_with("no such table") || (message.starts_with("relation") && message.ends_with("does not exist"))
 }
 

@@ -27,6 +27,16 @@ const PAGE: &str = "
       ON o.revision = s.revision AND o.collection = s.collection AND o.key = s.key
     WHERE s.rowid > ? ORDER BY s.rowid";
 
+/// The same on a server, where nothing is written for a check.
+#[cfg(feature = "postgres")]
+const CURSOR: &str = "
+    DECLARE sorted_changes NO SCROLL CURSOR FOR
+    SELECT revision AS number, collection, key, revision, patch FROM outbox WHERE key <> ''
+    ORDER BY collection, key, revision";
+
+#[cfg(feature = "postgres")]
+const PAGE_OF_CURSOR: &str = "FETCH 200 FROM sorted_changes";
+
 /// The number of change events that are in memory at a time.
 const PAGE_LIMIT: PageLimit = PageLimit { items: 2000, bytes: 1024 * 1024 };
 
@@ -63,10 +73,20 @@ struct Line {
 /// Events are idempotent: all of them, applied to the state after the last one, give that state again. If the outbox
 /// reaches back to the beginning, or the aggregate was deleted within its reach, they give the state from nothing.
 pub(super) fn verify(connection: &mut AnyConnection) -> Result<Verified, StoreError> {
-    connection.batch_execute(SORT)?;
-    let outcome = compare(connection);
-    connection.batch_execute("DROP TABLE sorted_changes")?;
-    outcome
+    match connection {
+        AnyConnection::Sqlite(file) => {
+            file.batch_execute(SORT)?;
+            let outcome = compare(connection);
+            connection.batch_execute("DROP TABLE sorted_changes")?;
+            outcome
+        }
+        // The end of the transaction closes it.
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(server) => {
+            server.batch_execute(CURSOR)?;
+            compare(connection)
+        }
+    }
 }
 
 fn compare(connection: &mut AnyConnection) -> Result<Verified, StoreError> {
@@ -98,8 +118,13 @@ fn compare(connection: &mut AnyConnection) -> Result<Verified, StoreError> {
     Ok(verified)
 }
 
-/// The change events after a number, in the order of their aggregates.
+/// The change events after a number, in the order of their aggregates; on a server, those after the last page.
 fn page(connection: &mut AnyConnection, after: i64) -> Result<Vec<ChangeRow>, StoreError> {
+    let connection = match connection {
+        AnyConnection::Sqlite(connection) => connection,
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(connection) => return Ok(diesel::sql_query(PAGE_OF_CURSOR).load(connection)?),
+    };
     let query = diesel::sql_query(PAGE).bind::<BigInt, _>(after);
     let mut page = Vec::new();
     let mut bytes = 0;

@@ -15,7 +15,7 @@ use super::database::{Database, with_suffix};
 use super::error::{StoreError, cannot_open};
 use super::health::FileCheck;
 use super::identity::{Identity, identify};
-use super::location::existing;
+use super::location::require_existing;
 use super::log_check::reject_foreign_log;
 use super::ownership::give_to_service;
 use super::schema::collections;
@@ -196,11 +196,19 @@ pub(crate) struct Plan {
 
 /// Finds out what the next start has to do. Changes nothing. A service may be using the database.
 pub(crate) fn plan(path: &Path, registry: &Registry) -> Result<Plan, StoreError> {
-    let path = &existing(path)?;
-    let room = backup::room(path).map_err(|error| cannot_open(path, error))?;
+    require_existing(path)?;
     read_undisturbed(path, |connection| {
         identify(connection, path)?;
-        Ok(Plan { changes: Changes::find(connection, registry)?, size: backup::size(connection.file())?, room })
+        let changes = Changes::find(connection, registry)?;
+        // Nobody copies a database on a server.
+        let (size, room) = match connection {
+            AnyConnection::Sqlite(connection) => {
+                (backup::size(connection)?, backup::room(path).map_err(|error| cannot_open(path, error))?)
+            }
+            #[cfg(feature = "postgres")]
+            AnyConnection::Postgres(_) => (0, 0),
+        };
+        Ok(Plan { changes, size, room })
     })
 }
 
@@ -210,8 +218,8 @@ fn known_collections(connection: &mut AnyConnection) -> Result<Vec<(String, i64)
         collections::table.select((collections::name, collections::version)).load(connection);
     match known {
         Ok(known) => Ok(known),
-        // A file without tables.
-        Err(diesel::result::Error::DatabaseError(_, info)) if info.message().starts_with("no such table") => {
+        // A database without tables.
+        Err(diesel::result::Error::DatabaseError(_, info)) if migrations::is_of_missing_table(info.message()) => {
             Ok(Vec::new())
         }
         Err(error) => Err(error.into()),

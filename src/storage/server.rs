@@ -46,6 +46,11 @@ const SESSION: &str = "
     SET statement_timeout = '10s';
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')";
 
+/// All reads of a transaction see the moment of the first one: a revision, and the rows of exactly that revision.
+const READING: &str = "
+    SET default_transaction_isolation = 'repeatable read';
+    SET default_transaction_read_only = on";
+
 /// Parameters of libpq that a URL need not have: a server that does not answer is given up within seconds.
 const PARAMETERS: [(&str, &str); 6] = [
     ("connect_timeout", "5"),
@@ -112,14 +117,7 @@ impl Server {
     }
 
     pub(super) fn connect(&self, purpose: Purpose) -> Result<AnyConnection, StoreError> {
-        let failed = |error: &dyn std::fmt::Display| {
-            let why = without_url(&error.to_string(), &self.url);
-            cannot_open(&self.name(), why)
-        };
-        let url = with_parameters(&self.url, purpose);
-        let mut connection = PgConnection::establish(&url).map_err(|error| failed(&error))?;
-        connection.batch_execute(SESSION).map_err(|error| failed(&error))?;
-        require_utf8(&mut connection).map_err(|why| cannot_open(&self.name(), why))?;
+        let mut connection = establish(&self.url, purpose)?;
         if let Some(expected) = self.identity.get()
             && Identity::of(&mut connection)? != *expected
         {
@@ -127,6 +125,26 @@ impl Server {
         }
         Ok(AnyConnection::Postgres(connection))
     }
+}
+
+/// A connection of a task that only reads, as long as it takes.
+pub(in crate::storage) fn connect_for_reading(url: &str) -> Result<AnyConnection, StoreError> {
+    let mut connection = establish(url, Purpose::Read)?;
+    connection.batch_execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")?;
+    Ok(AnyConnection::Postgres(connection))
+}
+
+fn establish(url: &str, purpose: Purpose) -> Result<PgConnection, StoreError> {
+    let name = PathBuf::from(without_secrets(url));
+    let failed = |error: &dyn std::fmt::Display| cannot_open(&name, without_url(&error.to_string(), url));
+    let complete = with_parameters(url, purpose);
+    let mut connection = PgConnection::establish(&complete).map_err(|error| failed(&error))?;
+    connection.batch_execute(SESSION).map_err(|error| failed(&error))?;
+    if purpose == Purpose::Read {
+        connection.batch_execute(READING).map_err(|error| failed(&error))?;
+    }
+    require_utf8(&mut connection).map_err(|why| cannot_open(&name, why))?;
+    Ok(connection)
 }
 
 #[derive(QueryableByName)]

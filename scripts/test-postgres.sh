@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The promises on PostgreSQL: the same tests as on SQLite, without those of tests/promises/sqlite_only.txt, on a private
+# server that the tests start and stop. Arguments are those of the tests, such as a name.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if ! command -v psql >/dev/null || ! { command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }; then
+    echo 'PostgreSQL is not installed: the promises are NOT TESTED on it'
+    [ "${DUALITY_REQUIRE_CLIENTS-}" != 1 ]
+    exit
+fi
+
+skipped=()
+while read -r name _; do
+    [[ $name == '' || $name == '#'* ]] || skipped+=(--skip "$name")
+done <tests/promises/sqlite_only.txt
+
+DUALITY_TEST_ENGINE=postgres cargo test --locked --quiet --test promises -- "${skipped[@]}" "$@"
