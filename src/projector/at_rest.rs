@@ -22,11 +22,7 @@ use crate::storage::verify::{self, End};
 ///
 /// # Errors
 /// The database cannot be read.
-pub(crate) fn status(
-    place: Place<'_>,
-    spec: &ProjectionSpec,
-    now: Timestamp,
-) -> Result<Status, ProjectionError> {
+pub(crate) fn status(place: Place<'_>, spec: &ProjectionSpec, now: Timestamp) -> Result<Status, ProjectionError> {
     let status = Status::new(spec.name, spec.version, Mode::Background);
     match current(&Files::existing(place.files, spec.name)) {
         Ok(Some((current, checkpoint))) => {

@@ -55,7 +55,9 @@ fn pace_beside(database: &Path) -> Pace {
 /// `duality restore FILE|-`
 pub(super) fn restore_copy(settings: &Settings, source: &Path, check: Check<'_>) -> Result<TaskOutcome, TaskError> {
     if is_on_server(&settings.database) {
-        return Err(TaskError::OfServer("pg_restore --clean --if-exists --single-transaction --dbname=URL FILE, with all services stopped"));
+        return Err(TaskError::OfServer(
+            "pg_restore --clean --if-exists --single-transaction --dbname=URL FILE, with all services stopped",
+        ));
     }
     let progress = CommandProgress::new().map_err(TaskError::Signal)?;
     if source != Path::new(STANDARD) {

@@ -11,7 +11,7 @@ use super::engine::AnyConnection;
 use super::error::{StoreError, cannot_open};
 use super::location::existing;
 #[cfg(feature = "postgres")]
-use super::postgres::server;
+use super::server;
 
 /// Runs `work` on a read-only connection. If the file changes while it counts as unused, `work` runs a second time.
 ///

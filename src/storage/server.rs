@@ -128,7 +128,7 @@ impl Server {
 }
 
 /// A connection of a task that only reads, as long as it takes.
-pub(in crate::storage) fn connect_for_reading(url: &str) -> Result<AnyConnection, StoreError> {
+pub(super) fn connect_for_reading(url: &str) -> Result<AnyConnection, StoreError> {
     let mut connection = establish(url, Purpose::Read)?;
     connection.batch_execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")?;
     Ok(AnyConnection::Postgres(connection))

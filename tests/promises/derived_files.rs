@@ -64,7 +64,7 @@ fn wait_for_reports(app: &App, items: &[&str], cities: &Value) {
 }
 
 fn directory(app: &App) -> PathBuf {
-    PathBuf::from(format!("{}.projections", app.database().display()))
+    PathBuf::from(format!("{}.projections", app.files().display()))
 }
 
 /// A service whose projections are up to date.

@@ -68,7 +68,7 @@ fn watched() -> Service {
 }
 
 pub(crate) fn directory(app: &App) -> &Path {
-    app.database().parent().unwrap()
+    app.directory()
 }
 
 /// A cart that was opened, filled and closed, with the marker in all of its events.

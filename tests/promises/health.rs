@@ -54,7 +54,7 @@ fn a_service_that_stops_is_not_ready_any_more() {
 #[test]
 fn a_failing_projection_degrades_a_service_that_stays_ready() {
     let app = App::start();
-    let directory = format!("{}.projections", app.database().display());
+    let directory = format!("{}.projections", app.files().display());
     let tables = format!("{directory}/city_history.1.db");
     eventually("the projection is built", || std::path::Path::new(&tables).exists());
     eventually("the projection is live", || app.get("/projections/city_history").json()["state"] == "live");

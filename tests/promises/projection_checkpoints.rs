@@ -6,7 +6,7 @@ use std::time::Duration;
 use duality::Service;
 use serde_json::{Value, json};
 
-use crate::harness::{App, eventually, lines};
+use crate::harness::{App, eventually, files_of, lines};
 use crate::own_projections::{
     Jars, Marbles, Sights, cities, fail_at, fill, jars, status, wait_for_file, wait_for_report, wait_for_state,
     wait_until_built,
@@ -17,7 +17,7 @@ fn serving(service: fn() -> Service) -> App {
 }
 
 fn file(database: &Path, name: &str) -> PathBuf {
-    PathBuf::from(format!("{}.projections/{name}", database.display()))
+    PathBuf::from(format!("{}.projections/{name}", files_of(database).display()))
 }
 
 /// The database file of a service that was stopped.

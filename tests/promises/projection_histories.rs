@@ -8,7 +8,7 @@ use duality::aggregates::{CityHistory, Location, Person};
 use duality::{Event, Feed, Parameters, Projection, ProjectionError, Report, ReportError, Service, Tables};
 use serde_json::{Value, json};
 
-use crate::harness::{App, eventually, files_with, lines, output_of, sql};
+use crate::harness::{App, eventually, files_of, files_with, lines, output_of, sql};
 use crate::own_projections::{Sights, cities, fail_at, status, wait_for_report, wait_for_state, wait_until_built};
 
 diesel::table! {
@@ -65,7 +65,7 @@ fn with_people() -> Service {
 }
 
 fn side_file(database: &Path, name: &str) -> PathBuf {
-    PathBuf::from(format!("{}.projections/{name}", database.display()))
+    PathBuf::from(format!("{}.projections/{name}", files_of(database).display()))
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_former_name_is_in_no_file_after_pruning() {
     // The main database reuses pages of deleted rows; `VACUUM` removes them.
     sql(app.database(), "VACUUM");
     for name in names {
-        let found = files_with(app.database().parent().unwrap(), name);
+        let found = files_with(app.files().parent().unwrap(), name);
         assert!(found.is_empty(), "{name} is in {found:?}");
     }
 }

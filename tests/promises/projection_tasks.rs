@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::harness::{App, Client, Process, SmallDisk, eventually, lines, make_older, output_of, sql};
+use crate::harness::{App, Client, Process, SmallDisk, eventually, files_of, lines, make_older, output_of, sql};
 
 /// Runs `duality projection`, and returns its exit code and output.
 fn projection(database: &Path, task: &[&str]) -> (i32, String) {
@@ -40,7 +40,7 @@ fn everything(address: SocketAddr) -> [String; 4] {
 }
 
 fn manifest(database: &Path, name: &str) -> Value {
-    let file = PathBuf::from(format!("{}.projections/{name}.json", database.display()));
+    let file = PathBuf::from(format!("{}.projections/{name}.json", files_of(database).display()));
     serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
 }
 
@@ -77,15 +77,15 @@ fn the_list_without_a_service_changes_nothing_and_shows_what_is_not_applied_yet(
         app.database(),
         r#"INSERT INTO outbox (revision, collection, key, patch, time) VALUES (13, 'locations', 'Oslo', '{"total":1}', 0)"#,
     );
-    let before = files(app.database().parent().unwrap());
+    let before = files(app.files().parent().unwrap());
     let (code, said) = projection(app.database(), &["list"]);
-    assert_eq!(files(app.database().parent().unwrap()), before);
+    assert_eq!(files(app.files().parent().unwrap()), before);
     let lags: Vec<_> = said.lines().map(|line| line.split_whitespace().nth(5).unwrap()).collect();
     assert_eq!((code, lags), (0, vec!["0", "0", "1"]), "{said}");
-    std::fs::remove_dir_all(format!("{}.projections", app.database().display())).unwrap();
+    std::fs::remove_dir_all(format!("{}.projections", app.files().display())).unwrap();
     let (code, said) = projection(app.database(), &["list"]);
     assert!(code == 0 && said.lines().all(|line| line.contains("building")), "{said}");
-    assert!(!Path::new(&format!("{}.projections", app.database().display())).exists());
+    assert!(!Path::new(&format!("{}.projections", app.files().display())).exists());
     make_older(app.database());
     let (code, said) = projection(app.database(), &["list"]);
     assert!(code == 1 && said.contains("another version of this program ("), "{said}");
@@ -107,7 +107,7 @@ fn projections_of_a_copy_on_a_read_only_disk_can_be_listed() {
 fn only_the_user_of_the_service_can_open_its_socket_and_stopping_removes_it() {
     use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
     let mut app = filled();
-    let socket = PathBuf::from(format!("{}.sock", app.database().display()));
+    let socket = PathBuf::from(format!("{}.sock", app.files().display()));
     let metadata = std::fs::metadata(&socket).unwrap();
     assert!(metadata.file_type().is_socket());
     assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
@@ -228,7 +228,7 @@ fn a_failed_rebuild_exits_with_the_cause() {
 fn a_projection_with_broken_tables_can_be_rebuilt() {
     let mut app = filled();
     let tables =
-        |generation: u32| PathBuf::from(format!("{}.projections/cart_items.{generation}.db", app.database().display()));
+        |generation: u32| PathBuf::from(format!("{}.projections/cart_items.{generation}.db", app.files().display()));
     let (first, second, third) = (tables(1), tables(2), tables(3));
     for (broken, stopped) in [(first, false), (second, true)] {
         sql(&broken, "DROP TABLE cart_items");

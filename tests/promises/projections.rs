@@ -372,7 +372,7 @@ fn a_crash_between_a_line_and_its_checkpoint_leaves_no_duplicate_or_torn_lines()
     eventually("it is built", || app.get("/reports/carts.csv").status == 200);
     close_cart(&app, "apple");
     app.stop();
-    let path = |name: &str| app.database().with_file_name(format!("test.db.projections/{name}"));
+    let path = |name: &str| app.files().with_file_name(format!("test.db.projections/{name}"));
     let tables = path("carts.csv.1.db");
     let csv = path("carts.csv.1.csv");
     let checkpoint = std::fs::read(&tables).unwrap();

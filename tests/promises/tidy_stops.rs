@@ -33,7 +33,7 @@ fn a_stopped_service_leaves_one_file_and_its_projections() {
     }
     app.stop();
     assert_eq!(files(app.database()), ["test.db", "test.db.projections"]);
-    let projections = fs::read_dir(app.database().with_file_name("test.db.projections")).unwrap();
+    let projections = fs::read_dir(app.files().with_file_name("test.db.projections")).unwrap();
     for entry in projections {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(!name.ends_with("-wal") && !name.ends_with("-shm"), "{name}");
@@ -51,11 +51,11 @@ fn tasks_of_the_command_line_leave_no_log_behind() {
         assert_eq!(code, 0, "{task:?}: {said}");
         assert_eq!(files(app.database()), before, "{task:?}");
     }
-    let missing = app.database().with_file_name("nothing.db");
+    let missing = app.files().with_file_name("nothing.db");
     for task in [&["verify"][..], &["projection", "list"], &["migrate"], &["migrate", "--check"], &["backup", "x"]] {
         let (code, said) = output_of(&missing, task);
         assert!(code == 1 && said.contains("there is no database"), "{task:?}: {said}");
-        assert!(!app.database().with_file_name("nothing.db.lock").exists(), "{task:?}");
+        assert!(!app.files().with_file_name("nothing.db.lock").exists(), "{task:?}");
     }
     assert_eq!(files(app.database()), before);
 }

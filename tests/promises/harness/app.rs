@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use super::engine::new_database;
+use super::engine::{files_of, new_database};
 use super::{Client, Response, Stream};
 
 type Work = Box<dyn for<'a> FnOnce(&'a Running) -> Pin<Box<dyn Future<Output = ()> + 'a>> + Send>;
@@ -22,7 +22,7 @@ type Thread = JoinHandle<Result<(), StartError>>;
 
 /// The shipped service, unless a test supplies another one.
 pub(crate) struct App {
-    _directory: TempDir,
+    directory: TempDir,
     settings: Settings,
     collections: Arc<dyn Fn() -> Service + Send + Sync>,
     running: Option<(UnboundedSender<Work>, Thread)>,
@@ -50,12 +50,12 @@ impl App {
         let mut settings = Settings::default();
         settings.listen = "127.0.0.1:0".to_owned();
         settings.database = new_database(directory.path());
-        settings.files = directory.path().join("node");
+        settings.files = files_of(&settings.database);
         settings.workers = Some(count(2));
         change(&mut settings);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut app = Self {
-            _directory: directory,
+            directory,
             settings,
             collections: Arc::new(collections),
             running: None,
@@ -214,6 +214,16 @@ impl App {
 
     pub(crate) fn database(&self) -> &Path {
         &self.settings.database
+    }
+
+    /// The directory of the files of this service.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The name with which the files beside the database begin, such as those of projections.
+    pub(crate) fn files(&self) -> PathBuf {
+        files_of(&self.settings.database)
     }
 
     pub(crate) fn client(&self) -> Client {

@@ -1,10 +1,11 @@
 //! The database engine that keeps the record of a test: SQLite, or a `PostgreSQL` server that this process starts for itself.
 
+use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex};
 
 /// Whether `DUALITY_TEST_ENGINE=postgres`: then every database that a test does not name is on a server.
 pub(crate) fn is_postgres() -> bool {
@@ -13,7 +14,34 @@ pub(crate) fn is_postgres() -> bool {
 
 /// A database of its own for a test, which does not exist yet: a file in a directory, or an empty one on the server.
 pub(crate) fn new_database(directory: &Path) -> PathBuf {
-    if is_postgres() { server().new_database().into() } else { directory.join("test.db") }
+    let file = directory.join("test.db");
+    if !is_postgres() {
+        return file;
+    }
+    let database = PathBuf::from(server().new_database());
+    FILES.lock().unwrap().insert(database.clone(), file);
+    database
+}
+
+/// For each database on the server of this process, the name with which the files of its service begin.
+static FILES: LazyLock<Mutex<HashMap<PathBuf, PathBuf>>> = LazyLock::new(Mutex::default);
+
+/// A copy of a database that nobody uses: a file with this name, or another database on the server with the same files
+/// beside it.
+pub(crate) fn copy_of(database: &Path, copy: &Path) -> PathBuf {
+    if !is_postgres() {
+        std::fs::copy(database, copy).unwrap();
+        return copy.to_owned();
+    }
+    let name = database.to_str().unwrap().trim_start_matches("postgres:///").split('?').next().unwrap();
+    let copy = PathBuf::from(server().new_database_like(name));
+    FILES.lock().unwrap().insert(copy.clone(), files_of(database));
+    copy
+}
+
+/// The name with which the files of a service begin: that of its database file, or what it is told for one on a server.
+pub(crate) fn files_of(database: &Path) -> PathBuf {
+    FILES.lock().unwrap().get(database).map_or_else(|| database.to_owned(), PathBuf::clone)
 }
 
 /// The server of this process.
@@ -73,8 +101,13 @@ impl PostgresServer {
 
     /// An empty database: its URL.
     pub(crate) fn new_database(&self) -> String {
+        self.new_database_like("template0")
+    }
+
+    /// A copy of a database to which nobody is connected: its URL.
+    fn new_database_like(&self, template: &str) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        self.execute("postgres", &format!("CREATE DATABASE {name} TEMPLATE template0"));
+        self.execute("postgres", &format!("CREATE DATABASE {name} TEMPLATE {template}"));
         self.url(&name)
     }
 

@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::engine::files_of;
 use super::{DEADLINE, eventually, not_tested};
 
 pub(crate) struct Process {
@@ -37,6 +38,10 @@ fn program(listen: SocketAddr, database: &Path, flags: &[&str]) -> Command {
 fn command(program: &Path, listen: SocketAddr, database: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(["--listen", &listen.to_string(), "--database"]).arg(database).args(flags);
+    let files = files_of(database);
+    if files != database {
+        command.arg("--files").arg(files);
+    }
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DUALITY_")) {
         command.env_remove(name);
     }
