@@ -7,8 +7,8 @@ use duality::ByteSize;
 use serde_json::json;
 
 use crate::harness::{
-    App, Client, Lock, Process, Random, Response, Token, TokenFile, cases, count, eventually, kills, lines, output_of,
-    sql,
+    App, Client, Lock, Process, Random, Response, Token, TokenFile, cases, copy_of, count, eventually, kills, lines,
+    output_of, sql,
 };
 
 /// The path of a cart whose uuid the client chooses.
@@ -707,8 +707,7 @@ fn verify_finds_answers_that_cannot_be_given() {
         ),
         ("UPDATE metadata SET answer_bytes = 7", "bytes, but 7 are counted"),
     ] {
-        let damaged = app.database().with_file_name("damaged.db");
-        std::fs::copy(app.database(), &damaged).unwrap();
+        let damaged = copy_of(app.database(), &app.files().with_file_name("damaged.db"));
         sql(&damaged, damage);
         let (code, said) = output_of(&damaged, &["verify"]);
         assert!(code == 1 && said.contains(finding), "{damage}: {said}");

@@ -35,7 +35,8 @@ pub(crate) fn copy_of(database: &Path, copy: &Path) -> PathBuf {
     }
     let name = database.to_str().unwrap().trim_start_matches("postgres:///").split('?').next().unwrap();
     let copy = PathBuf::from(server().new_database_like(name));
-    FILES.lock().unwrap().insert(copy.clone(), files_of(database));
+    let files = files_of(database);
+    FILES.lock().unwrap().insert(copy.clone(), files);
     copy
 }
 
