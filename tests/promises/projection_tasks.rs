@@ -201,7 +201,7 @@ fn an_impossible_task_fails_with_a_message_and_an_exit_code() {
     for task in [&["skip", "cart_items", "x"][..], &["rebuild"], &["nonsense"], &[]] {
         assert_eq!(projection(app.database(), task).0, 2, "{task:?}");
     }
-    let missing = app.database().with_file_name("missing.db");
+    let missing = app.files().with_file_name("missing.db");
     let (code, said) = projection(&missing, &["list"]);
     assert!(code == 1 && said.contains("there is no database") && !missing.exists(), "{code} {said}");
 }

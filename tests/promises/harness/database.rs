@@ -92,6 +92,9 @@ pub(crate) fn migrations() -> Vec<String> {
 
 /// Makes a database one of the version before the last migration.
 pub(crate) fn make_older(database: &Path) {
+    if url(database).is_some() {
+        return sql(database, "DELETE FROM __diesel_schema_migrations");
+    }
     undo_migrations(database, migrations().last().unwrap());
 }
 

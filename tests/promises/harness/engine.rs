@@ -40,7 +40,7 @@ pub(crate) fn copy_of(database: &Path, copy: &Path) -> PathBuf {
     copy
 }
 
-/// The name with which the files of a service begin: that of its database file, or what it is told for one on a server.
+/// The name with which the files of a service begin: that of its database file, or its `--files`.
 pub(crate) fn files_of(database: &Path) -> PathBuf {
     FILES.lock().unwrap().get(database).map_or_else(|| database.to_owned(), PathBuf::clone)
 }
