@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::connection::{open_immutable, open_read_only};
-use super::database::{is_url, with_suffix};
+use super::database::with_suffix;
 use super::engine::AnyConnection;
 use super::error::{StoreError, cannot_open};
-use super::location::existing;
+use super::location::{existing, is_url};
 #[cfg(feature = "postgres")]
 use super::server;
 

@@ -8,6 +8,7 @@ use super::connection::IfMissing;
 use super::database_file::{DatabaseFile, MainConnection};
 use super::error::StoreError;
 use super::health::Health;
+use super::location::is_url;
 pub(crate) use super::lock_file::with_suffix;
 use super::locked_file::LockedFile;
 use super::page_caches::PageCaches;
@@ -227,8 +228,3 @@ impl Place {
 
 /// The name with which the files of a service begin whose database is on a server.
 pub(crate) const FILES: &str = "duality-node";
-
-/// Whether a location is a database on a server, and not a file.
-pub(crate) fn is_url(location: &str) -> bool {
-    location.starts_with("postgres://") || location.starts_with("postgresql://")
-}

@@ -64,7 +64,7 @@ pub(super) fn verify_journal(connection: &mut AnyConnection) -> Result<Verified,
     Ok(verified)
 }
 
-/// The same as the rules about objects: not all versions of PostgreSQL can say whether a text is JSON.
+/// The same as the rules about objects: not all versions of `PostgreSQL` can say whether a text is JSON.
 #[cfg(feature = "postgres")]
 fn verify_objects(connection: &mut PgConnection, verified: &mut Verified) -> Result<(), StoreError> {
     use super::schema::journal;

@@ -3,7 +3,6 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::database::is_url;
 use super::error::{StoreError, cannot_open};
 
 /// The path without symbolic links, so that a file has one lock. The file itself need not exist.
@@ -24,6 +23,11 @@ fn resolve_missing(path: &Path) -> std::io::Result<PathBuf> {
 pub(crate) fn existing(path: &Path) -> Result<PathBuf, StoreError> {
     let path = resolve(path)?;
     if path.is_file() { Ok(path) } else { Err(StoreError::Missing { path }) }
+}
+
+/// Whether a location is a database on a server, and not a file.
+pub(super) fn is_url(location: &str) -> bool {
+    location.starts_with("postgres://") || location.starts_with("postgresql://")
 }
 
 /// Whether a database is on a server.
