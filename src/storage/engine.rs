@@ -14,6 +14,15 @@ pub(crate) enum AnyConnection {
 }
 
 impl AnyConnection {
+    /// The connection to a file, if it is one.
+    pub(crate) fn if_file(&mut self) -> Option<&mut SqliteConnection> {
+        match self {
+            Self::Sqlite(connection) => Some(connection),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => None,
+        }
+    }
+
     /// The connection to a file, for what only SQLite has.
     pub(crate) fn file(&mut self) -> &mut SqliteConnection {
         match self {

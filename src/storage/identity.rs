@@ -31,7 +31,7 @@ pub(super) enum Identity {
 /// # Errors
 /// It is no SQLite database, or that of another program.
 pub(super) fn identify(connection: &mut AnyConnection, path: &Path) -> Result<Identity, StoreError> {
-    let AnyConnection::Sqlite(connection) = connection else { return Ok(Identity::Ours) };
+    let Some(connection) = connection.if_file() else { return Ok(Identity::Ours) };
     let query = "SELECT application_id AS id FROM pragma_application_id";
     let id =
         diesel::sql_query(query).get_result::<ApplicationId>(connection).map_err(|error| unreadable(path, error))?;

@@ -120,11 +120,14 @@ fn compare(connection: &mut AnyConnection) -> Result<Verified, StoreError> {
 
 /// The change events after a number, in the order of their aggregates; on a server, those after the last page.
 fn page(connection: &mut AnyConnection, after: i64) -> Result<Vec<ChangeRow>, StoreError> {
-    let connection = match connection {
-        AnyConnection::Sqlite(connection) => connection,
+    match connection {
+        AnyConnection::Sqlite(connection) => page_of_file(connection, after),
         #[cfg(feature = "postgres")]
-        AnyConnection::Postgres(connection) => return Ok(diesel::sql_query(PAGE_OF_CURSOR).load(connection)?),
-    };
+        AnyConnection::Postgres(connection) => Ok(diesel::sql_query(PAGE_OF_CURSOR).load(connection)?),
+    }
+}
+
+fn page_of_file(connection: &mut SqliteConnection, after: i64) -> Result<Vec<ChangeRow>, StoreError> {
     let query = diesel::sql_query(PAGE).bind::<BigInt, _>(after);
     let mut page = Vec::new();
     let mut bytes = 0;

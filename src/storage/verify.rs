@@ -61,7 +61,7 @@ pub(crate) fn verify_content(connection: &mut AnyConnection, registry: &Registry
 /// rules than those of this program: the next start computes them again.
 pub(super) fn verify_copy(connection: &mut AnyConnection, registry: &Registry) -> Vec<Verified> {
     let mut results = Vec::new();
-    if let AnyConnection::Sqlite(file) = connection {
+    if let Some(file) = connection.if_file() {
         results.push(verify_file(file));
     }
     results.push(check(connection, "counters", |connection| verify_counters(connection, registry)));
@@ -82,7 +82,7 @@ pub(super) fn verify_copy(connection: &mut AnyConnection, registry: &Registry) -
             _ => check(connection, collection.name(), |connection| verify_documents(connection, collection)),
         });
     }
-    if matches!(connection, AnyConnection::Sqlite(_)) {
+    if connection.if_file().is_some() {
         results.push(check(connection, "inline projections", verify_inline));
     }
     results.push(check(connection, "answers", answers::verify));
