@@ -85,6 +85,7 @@ mod request_bodies;
 mod request_ids;
 mod restores;
 mod schemas;
+mod servers;
 mod sessions;
 mod settings;
 mod shared_bodies;
