@@ -9,6 +9,9 @@ mod event_sourced;
 mod event_sourced_erased;
 mod registry;
 
+#[cfg(feature = "postgres")]
+use std::any::Any;
+
 pub use derived::Derived;
 pub use document::Document;
 pub use event_sourced::{BusinessRule, EventSourced, Root};
@@ -62,6 +65,12 @@ pub(crate) trait Collection: Send + Sync {
 
     /// For an event-sourced collection, which accepts commands: how its state follows from its events.
     fn journaled(&self) -> Option<&dyn Journaled>;
+
+    /// A copy of one of its typed commands. `None` if it has none, or if this one is not read as what it was written from.
+    #[cfg(feature = "postgres")]
+    fn copy(&self, _command: &(dyn Any + Send)) -> Option<Box<dyn Any + Send>> {
+        None
+    }
 
     /// What a client can do when an aggregate would become too large.
     fn remedy(&self) -> &'static str {

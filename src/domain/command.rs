@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -29,7 +30,30 @@ pub(crate) struct Command {
     pub(crate) metadata: Metadata,
 }
 
+#[cfg(feature = "postgres")]
+impl Command {
+    /// The same command again, for a decision that may be thrown away. Only the collection can copy a typed one. `None` if it
+    /// cannot.
+    pub(crate) fn copy(&self, typed: impl FnOnce(&(dyn Any + Send)) -> Option<Box<dyn Any + Send>>) -> Option<Self> {
+        let Self { collection, key, precondition, idempotency, change, metadata } = self;
+        let (collection, key, precondition) = (*collection, key.clone(), precondition.clone());
+        let change = match change {
+            Change::Create(body) => Change::Create(body.clone()),
+            Change::Replace(body) => Change::Replace(body.clone()),
+            Change::Patch(patch) => Change::Patch(patch.clone()),
+            Change::Delete => Change::Delete,
+            Change::Erase => Change::Erase,
+            Change::Handle { command, creates } => {
+                Change::Handle { command: typed(command.as_ref())?, creates: *creates }
+            }
+        };
+        let (idempotency, metadata) = (idempotency.clone(), metadata.clone());
+        Some(Self { collection, key, precondition, idempotency, change, metadata })
+    }
+}
+
 /// What makes a command one that is executed once, however often it is sent.
+#[derive(Clone)]
 pub(crate) struct Idempotency {
     pub(crate) request: RequestId,
     pub(crate) fingerprint: Fingerprint,
@@ -37,8 +61,8 @@ pub(crate) struct Idempotency {
 }
 
 /// Writes the problem document of a rejection, as the client is going to see it. Returns the rejection if it decides
-/// nothing about the command, so that a repeat is executed.
-pub(crate) type Describe = Box<dyn FnOnce(Rejection) -> Result<ProblemDocument, Rejection> + Send>;
+/// nothing about the command, so that a repeat is executed. A command may be decided, and described, more than once.
+pub(crate) type Describe = Arc<dyn Fn(Rejection) -> Result<ProblemDocument, Rejection> + Send + Sync>;
 
 impl fmt::Debug for Idempotency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

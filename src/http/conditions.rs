@@ -175,19 +175,19 @@ impl Expectation {
     }
 
     /// The problem if the aggregate last changed at another revision, or does not exist.
-    pub(super) fn problem(self, actual: Option<Revision>) -> Problem {
+    pub(super) fn problem(&self, actual: Option<Revision>) -> Problem {
         let tag = actual.map(|actual| Tag::of_revision(&self.history, actual));
         self.problem_of_tag(tag.as_ref())
     }
 
-    fn problem_of_tag(self, actual: Option<&Tag>) -> Problem {
+    fn problem_of_tag(&self, actual: Option<&Tag>) -> Problem {
         let Self { path, tags: expected, .. } = self;
         let detail = match actual.map(Tag::quoted) {
             Some(actual) => format!("{path} is at {actual}; expected {}", expected.join(", ")),
             None => format!("{path} does not exist; expected {}", expected.join(", ")),
         };
         let problem = Problem::new(Kind::Unexpected, detail)
-            .with("expected", expected)
+            .with("expected", expected.as_slice())
             .with("actual", actual.map_or(Value::Null, |actual| actual.quoted().into()));
         match actual {
             Some(actual) => problem.header(ETAG.as_str(), actual.quoted()),

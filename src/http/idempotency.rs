@@ -1,6 +1,8 @@
 //! `Idempotency-Key`: a write that is sent again with the same key gets the first answer
 //! ([draft-ietf-httpapi-idempotency-key-header](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/)).
 
+use std::sync::Arc;
+
 use actix_web::HttpResponse;
 use actix_web::HttpResponseBuilder;
 use actix_web::http::StatusCode;
@@ -98,7 +100,7 @@ pub(super) fn fingerprint(context: &RequestContext, body: &[u8]) -> Fingerprint 
 /// What makes the command of a request one that is executed once.
 pub(super) fn idempotency(context: &RequestContext, request: RequestId, fingerprint: Fingerprint) -> Box<Idempotency> {
     let expectation = Expectation::of(context);
-    let describe: Describe = Box::new(move |rejection| {
+    let describe: Describe = Arc::new(move |rejection| {
         let problem = match rejection {
             Rejection::PreconditionFailed(actual) => expectation.problem(actual),
             Rejection::NotFound | Rejection::Invalid(_) | Rejection::TooLarge(_) | Rejection::RuleBroken(_) => {

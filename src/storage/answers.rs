@@ -20,8 +20,9 @@ use super::statement::statement;
 use super::verified::Verified;
 use crate::domain::body::Body;
 use crate::domain::clock::Timestamp;
+use crate::domain::collection::Registry;
 use crate::domain::idempotency::{Fingerprint, ProblemDocument, RequestId};
-use crate::domain::key::Key;
+use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{Epoch, Revision, Version};
 
 /// An answer, as it is stored.
@@ -54,10 +55,11 @@ pub(super) struct ExecutedCommand {
 }
 
 /// What the table has about a request.
+#[derive(Clone)]
 pub(super) struct Found {
-    fingerprint: Vec<u8>,
+    pub(super) fingerprint: Vec<u8>,
     /// `None` if the aggregate was erased.
-    answer: Option<String>,
+    pub(super) answer: Option<String>,
 }
 
 /// What a request gets that was sent before.
@@ -70,14 +72,21 @@ pub(super) enum Repeated {
 }
 
 /// A row of the table.
-pub(super) struct NewAnswer<'a> {
-    pub(super) request: &'a RequestId,
-    pub(super) fingerprint: &'a Fingerprint,
-    pub(super) collection: &'a str,
+pub(super) struct NewAnswer {
+    pub(super) request: RequestId,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) collection: CollectionId,
     /// The aggregate that the command was for, or that it created.
-    pub(super) aggregate: Option<&'a Key>,
-    pub(super) time: Timestamp,
-    pub(super) answer: &'a Answer,
+    pub(super) aggregate: Option<Key>,
+    /// See [`Answer::to_text`].
+    pub(super) text: String,
+}
+
+impl NewAnswer {
+    /// What the table is going to have about its request.
+    pub(super) fn found(&self) -> Found {
+        Found { fingerprint: self.fingerprint.as_bytes().to_vec(), answer: Some(self.text.clone()) }
+    }
 }
 
 /// What the table has about a request, if anything.
@@ -102,20 +111,24 @@ impl Found {
     }
 }
 
-/// Stores an answer, and returns the bytes of its text.
-pub(super) fn keep(connection: &mut AnyConnection, row: &NewAnswer<'_>) -> Result<usize, StoreError> {
-    let NewAnswer { request, fingerprint, collection, aggregate, time, answer } = row;
-    let text = answer.to_text()?;
+/// Stores an answer that was given at a time.
+pub(super) fn keep(
+    connection: &mut AnyConnection,
+    registry: &Registry,
+    row: &NewAnswer,
+    time: Timestamp,
+) -> Result<(), StoreError> {
+    let NewAnswer { request, fingerprint, collection, aggregate, text } = row;
     InsertAnswer {
         request: request.as_bytes(),
         fingerprint: fingerprint.as_bytes(),
-        collection,
-        aggregate: aggregate.map(Key::as_str),
+        collection: registry.get(*collection).name(),
+        aggregate: aggregate.as_ref().map(Key::as_str),
         time: time.milliseconds(),
-        answer: &text,
+        answer: text,
     }
     .execute(connection)?;
-    Ok(text.len())
+    Ok(())
 }
 
 statement! {
@@ -156,7 +169,8 @@ enum HeadState {
 }
 
 impl Answer {
-    fn to_text(&self) -> Result<String, StoreError> {
+    /// A line of JSON, and the body.
+    pub(super) fn to_text(&self) -> Result<String, StoreError> {
         let (outcome, body) = match &self.outcome {
             Outcome::Executed(ExecutedCommand { key, body, changed, version, is_new }) => {
                 let state = match (body, is_new) {

@@ -16,12 +16,14 @@ use super::answers::{self, Answer, ExecutedCommand, NewAnswer, Outcome, Repeated
 use super::batch_memory::BatchMemory;
 use super::counters::Counters;
 use super::erasure;
-use super::error::StoreError;
+use super::error::{ReadError, StoreError};
 use super::fence::Fence;
 use super::hot_states::{HotState, HotStates, Place};
 use super::inline_projections;
-use super::journal::{self, Entry, Folded};
+use super::journal::{self, Entry};
 use super::outbox::{self, Change};
+use super::source::Source;
+use super::staged_answers::StagedAnswers;
 use crate::domain::body::{Body, CorruptState, patch};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Journaled, Keys, Registry};
@@ -62,54 +64,23 @@ pub(super) struct Committable {
     pub(super) states: Vec<(Place, HotState)>,
 }
 
-impl Committable {
-    /// Whether the transaction writes anything.
-    #[cfg(feature = "postgres")]
-    pub(super) fn has_changes(&self) -> bool {
-        let CommitOutcome { after, revision, kept, has_events, .. } = &self.outcome;
-        after != revision || *has_events || kept.kept > 0
-    }
+/// A batch of commands that is to be executed.
+pub(super) struct Batch<'a> {
+    pub(super) context: CommitContext<'a>,
+    pub(super) states: &'a mut HotStates,
+    /// Those that are left when the batch has taken enough memory are not executed.
+    pub(super) commands: &'a mut vec::IntoIter<Command>,
 }
 
-/// Executes commands within a transaction, until there are no more or they have taken enough memory. Those that are left are
-/// not executed.
-pub(super) fn commit(
-    connection: &mut AnyConnection,
-    context: CommitContext<'_>,
-    counters: &Counters,
-    states: &mut HotStates,
-    commands: &mut vec::IntoIter<Command>,
-) -> Result<Committable, StoreError> {
-    let mut batch = StagedBatch::new(context, counters.clone(), states);
-    let mut answers = Vec::with_capacity(commands.len());
-    for command in commands {
-        match batch.answer(connection, command) {
-            Ok(written) => answers.push(Ok(written)),
-            Err(ExecuteError::Rejected(rejection)) => answers.push(Err(rejection)),
-            Err(ExecuteError::Store(error)) => return Err(error),
-        }
-        if batch.memory.is_full() {
-            break;
-        }
+impl Batch<'_> {
+    /// Executes commands within a transaction that follows on these counters, until there are no more or they have taken
+    /// enough memory.
+    pub(super) fn commit(self, connection: &mut AnyConnection, before: &Counters) -> Result<Committable, StoreError> {
+        let mut staged = StagedBatch::new(self.context, before, self.states);
+        staged.decide(&mut Source::Transaction(connection), self.commands)?;
+        staged.write(connection, self.context)?;
+        Ok(staged.into_committable())
     }
-    batch.write(connection, counters, context)?;
-    let outcome = CommitOutcome {
-        answers,
-        after: counters.revision,
-        revision: batch.counters.revision,
-        rows: batch.rows.len() + batch.events.len() + batch.changes.len() + batch.answers.kept,
-        kept: batch.answers,
-        #[cfg(feature = "postgres")]
-        has_events: !batch.events.is_empty(),
-        erased: batch.erased.len(),
-        position: batch.counters.position,
-        changed: batch.counters.changed().collect(),
-        charge: batch.memory.keep(batch.changes.iter().map(Change::weight).sum()),
-        events: std::mem::take(&mut batch.changes),
-    };
-    let stored = batch.stored;
-    let (counters, states) = batch.finish();
-    Ok(Committable { outcome, counters, stored, states })
 }
 
 /// The result of a batch. It is durable once the transaction is.
@@ -121,9 +92,9 @@ pub(crate) struct CommitOutcome {
     pub(crate) after: Revision,
     /// The last revision of the batch.
     pub(crate) revision: Revision,
-    /// Whether the batch has recorded domain events.
+    /// Whether the batch changes the database.
     #[cfg(feature = "postgres")]
-    pub(super) has_events: bool,
+    pub(super) has_changes: bool,
     /// How many rows the batch has written, at most.
     pub(super) rows: usize,
     /// What became of the commands with an idempotency key.
@@ -175,18 +146,23 @@ pub(crate) struct Written {
 }
 
 /// The results of a batch so far.
-struct StagedBatch<'a> {
-    registry: &'a Registry,
+pub(super) struct StagedBatch<'a> {
+    pub(super) registry: &'a Registry,
     inline: &'a [ProjectionSpec],
     max_aggregate: usize,
-    now: Timestamp,
-    counters: Counters,
-    rows: HashMap<Place, StagedRow>,
-    events: Vec<Entry>,
-    changes: Vec<Change>,
-    answers: KeptAnswers,
+    pub(super) now: Timestamp,
+    /// Those on which the batch follows.
+    pub(super) before: &'a Counters,
+    pub(super) counters: Counters,
+    pub(super) rows: HashMap<Place, StagedRow>,
+    pub(super) events: Vec<Entry>,
+    pub(super) changes: Vec<Change>,
+    /// One answer for each command that was executed.
+    given: Vec<Result<Written, Rejection>>,
+    pub(super) answers: StagedAnswers,
+    kept: KeptAnswers,
     /// With the answers of the batch.
-    stored: StoredAnswers,
+    pub(super) stored: StoredAnswers,
     answer_limit: AnswerLimit,
     /// The epoch in which this process writes.
     epoch: &'a Epoch,
@@ -209,12 +185,12 @@ struct Decoded {
 
 /// A row that the batch has read, and perhaps changed.
 #[derive(Clone)]
-struct StagedRow {
-    row: Row,
+pub(super) struct StagedRow {
+    pub(super) row: Row,
     /// The state according to the journal, if the row is missing although the aggregate exists.
     folded: Option<Body>,
-    is_changed: bool,
-    is_erased: bool,
+    pub(super) is_changed: bool,
+    pub(super) is_erased: bool,
 }
 
 /// The published state of one aggregate before and after a command.
@@ -239,21 +215,27 @@ enum ExecuteError {
     Rejected(Rejection),
     /// The database failed. The batch is rolled back.
     Store(StoreError),
+    /// Something was not fetched that it reads. The batch is thrown away, and decided again.
+    #[cfg(feature = "postgres")]
+    Missing,
 }
 
 impl<'a> StagedBatch<'a> {
-    fn new(context: CommitContext<'a>, counters: Counters, states: &'a mut HotStates) -> Self {
+    pub(super) fn new(context: CommitContext<'a>, before: &'a Counters, states: &'a mut HotStates) -> Self {
         let CommitContext { registry, inline, fence, max_aggregate, answer_limit, stored, memory, now } = context;
         Self {
             registry,
             inline,
             max_aggregate,
             now,
-            counters,
+            before,
+            counters: before.clone(),
             rows: HashMap::new(),
             events: Vec::new(),
             changes: Vec::new(),
-            answers: KeptAnswers::default(),
+            given: Vec::new(),
+            answers: StagedAnswers::default(),
+            kept: KeptAnswers::default(),
             stored,
             answer_limit,
             epoch: fence.epoch(),
@@ -264,20 +246,71 @@ impl<'a> StagedBatch<'a> {
         }
     }
 
+    /// Decides commands in their order, until there are no more or they have taken enough memory.
+    pub(super) fn decide(
+        &mut self,
+        source: &mut Source<'_>,
+        commands: impl Iterator<Item = Command>,
+    ) -> Result<(), StoreError> {
+        self.given.reserve(commands.size_hint().0);
+        for command in commands {
+            match self.answer(source, command) {
+                Ok(written) => self.given.push(Ok(written)),
+                Err(ExecuteError::Rejected(rejection)) => self.given.push(Err(rejection)),
+                Err(ExecuteError::Store(error)) => return Err(error),
+                // The commands after it may miss more.
+                #[cfg(feature = "postgres")]
+                Err(ExecuteError::Missing) => {}
+            }
+            if self.memory.is_full() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is anything to write.
+    #[cfg(feature = "postgres")]
+    pub(super) fn has_changes(&self) -> bool {
+        self.counters != *self.before || self.kept.kept > 0
+    }
+
+    /// What is true once the batch is committed.
+    pub(super) fn into_committable(mut self) -> Committable {
+        let outcome = CommitOutcome {
+            answers: std::mem::take(&mut self.given),
+            after: self.before.revision,
+            revision: self.counters.revision,
+            rows: self.rows.len() + self.events.len() + self.changes.len() + self.kept.kept,
+            kept: self.kept,
+            #[cfg(feature = "postgres")]
+            has_changes: self.has_changes(),
+            erased: self.erased.len(),
+            position: self.counters.position,
+            changed: self.counters.changed().collect(),
+            charge: self.memory.keep(self.changes.iter().map(Change::weight).sum()),
+            events: std::mem::take(&mut self.changes),
+        };
+        let stored = self.stored;
+        let (counters, states) = self.finish();
+        Committable { outcome, counters, stored, states }
+    }
+
     /// Executes one command, unless it was answered before. Its answer is stored if it has an idempotency key.
-    fn answer(&mut self, connection: &mut AnyConnection, mut command: Command) -> Result<Written, ExecuteError> {
-        let Some(idempotency) = command.idempotency.take() else { return self.execute(connection, command) };
-        if let Some(found) = answers::find(connection, &idempotency.request)? {
+    fn answer(&mut self, source: &mut Source<'_>, mut command: Command) -> Result<Written, ExecuteError> {
+        let Some(idempotency) = command.idempotency.take() else { return self.execute(source, command) };
+        if let Some(found) = self.answers.find(source, &idempotency.request)? {
             // One answer that cannot be read must not fail the whole batch.
-            return self.repeat(found.repeated(&idempotency.fingerprint).map_err(reject_corrupt)?);
+            return self
+                .repeat(found.repeated(&idempotency.fingerprint).map_err(|error| reject_corrupt(error.into()))?);
         }
         if !self.stored.has_room(self.answer_limit) {
-            self.answers.without_room += 1;
-            let full = answer_room::full(connection, self.answer_limit, self.now)?;
+            self.kept.without_room += 1;
+            let full = answer_room::full(source.transaction()?, self.answer_limit, self.now)?;
             return Err(Rejection::AnswersFull(full).into());
         }
-        let (collection, chosen) = (self.registry.get(command.collection).name(), command.key.clone());
-        let executed = self.execute(connection, command);
+        let (collection, chosen) = (command.collection, command.key.clone());
+        let executed = self.execute(source, command);
         let Idempotency { request, fingerprint, describe } = *idempotency;
         let (outcome, answer) = match executed {
             Ok(written) => (Outcome::Executed(written.stored()), Ok(written)),
@@ -288,18 +321,12 @@ impl<'a> StagedBatch<'a> {
             Err(error) => return Err(error),
         };
         let (epoch, revision) = (self.epoch.clone(), self.counters.revision);
-        let aggregate = answer.as_ref().map_or(chosen.as_ref(), |written| Some(&written.key));
-        let stored = Answer { epoch: epoch.clone(), revision, outcome };
-        let row = NewAnswer {
-            request: &request,
-            fingerprint: &fingerprint,
-            collection,
-            aggregate,
-            time: self.now,
-            answer: &stored,
-        };
-        self.stored.add(answers::keep(connection, &row)?);
-        self.answers.kept += 1;
+        let aggregate = answer.as_ref().map_or(chosen, |written| Some(written.key.clone()));
+        let text = Answer { epoch: epoch.clone(), revision, outcome }.to_text()?;
+        self.stored.add(text.len());
+        self.memory.hold(text.len());
+        self.answers.add(NewAnswer { request, fingerprint, collection, aggregate, text });
+        self.kept.kept += 1;
         answer.map_err(|problem| {
             let kept = KeptRejection { problem, revision, epoch, given: Given::First };
             Rejection::Kept(Box::new(kept)).into()
@@ -311,12 +338,12 @@ impl<'a> StagedBatch<'a> {
         let Answer { epoch, revision, outcome } = match repeated {
             Repeated::Answer(answer) => answer,
             Repeated::OtherBody => {
-                self.answers.refused += 1;
+                self.kept.refused += 1;
                 return Err(Rejection::KeyReused.into());
             }
             Repeated::Erased => return Err(Rejection::AnswerErased.into()),
         };
-        self.answers.repeated += 1;
+        self.kept.repeated += 1;
         match outcome {
             Outcome::Executed(ExecutedCommand { key, body, changed, version, is_new }) => {
                 let charge = self.memory.answer(body.as_ref().map_or(0, Body::size));
@@ -330,7 +357,7 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// Decides one command, and stages its result.
-    fn execute(&mut self, connection: &mut AnyConnection, command: Command) -> Result<Written, ExecuteError> {
+    fn execute(&mut self, source: &mut Source<'_>, command: Command) -> Result<Written, ExecuteError> {
         let Command { collection: id, key, precondition, change, metadata, idempotency: _ } = command;
         let collection = self.registry.get(id);
         let now = self.now;
@@ -338,7 +365,7 @@ impl<'a> StagedBatch<'a> {
             collection.keys().check(chosen).map_err(Rejection::Invalid)?;
         }
         if let (Some(key), Wanted::Erase) = (&key, &change) {
-            return self.erase(connection, id, key, &metadata);
+            return self.erase(source, id, key, &metadata);
         }
         let is_minted = key.is_none();
         let is_numbered = is_minted && collection.keys() == Keys::Sequence;
@@ -348,7 +375,7 @@ impl<'a> StagedBatch<'a> {
             self.load_unused(id, &key)
         } else {
             // One aggregate that cannot be read must not fail the whole batch.
-            self.load(connection, id, &key).map_err(reject_corrupt)?
+            self.load(source, id, &key).map_err(reject_corrupt)?
         };
         if is_erased {
             return Err(Rejection::Erased.into());
@@ -360,11 +387,11 @@ impl<'a> StagedBatch<'a> {
         }
         let at =
             CommandContext { key: &key, version: row.version, now, metadata: &metadata, new_id: &|| Key::uuid(now) };
-        let Decision { after, events } = self.decide(id, at, state, change)?;
+        let Decision { after, events } = self.decide_one(id, at, state, change)?;
         // One that is gone already has no place to look at.
         let is_new = state.is_none() && after.is_some();
         let decided = StateChange { collection: id, key: key.clone(), before: state.cloned(), after };
-        let changes = self.with_derived(connection, decided)?;
+        let changes = self.with_derived(source, decided)?;
         // A lost row is restored by a revision of its own, so that the change of the command is exact for all clients:
         // for those that had seen the aggregate, and for those that had not.
         let restored = folded
@@ -377,7 +404,7 @@ impl<'a> StagedBatch<'a> {
             self.stage_events(id, &key, events, cause.as_ref());
             check_numbers(id, &self.changes[first_change..], &self.events[first_event..])
         });
-        let projected = staged.map_err(ExecuteError::from).and_then(|()| self.project(connection, &savepoint));
+        let projected = staged.map_err(ExecuteError::from).and_then(|()| self.project(source, &savepoint));
         if let Err(error) = projected {
             self.roll_back(savepoint);
             return Err(error);
@@ -385,7 +412,7 @@ impl<'a> StagedBatch<'a> {
         if is_numbered {
             self.counters.use_key(id);
         }
-        let StagedRow { row, .. } = self.load(connection, id, &key)?;
+        let StagedRow { row, .. } = self.load(source, id, &key)?;
         let revision = self.counters.revision;
         let charge = self.memory.answer(row.body.as_ref().map_or(0, Body::size));
         let (changed, version) = (row.revision, row.version);
@@ -393,7 +420,7 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// Has one command decided. A state that is known as its type is not decoded again.
-    fn decide(
+    fn decide_one(
         &mut self,
         id: CollectionId,
         at: CommandContext<'_>,
@@ -419,7 +446,7 @@ impl<'a> StagedBatch<'a> {
     /// So it is erased like any other, unless it is a number that was never given out: another aggregate will get that.
     fn erase(
         &mut self,
-        connection: &mut AnyConnection,
+        source: &mut Source<'_>,
         id: CollectionId,
         key: &Key,
         metadata: &Metadata,
@@ -429,6 +456,7 @@ impl<'a> StagedBatch<'a> {
             return Err(Rejection::Derived.into());
         }
         let place = (id, key.clone());
+        let connection = source.transaction()?;
         if let Some(known) = erasure::find(connection, collection.name(), key.as_str())?
             .map(|known| known.revision)
             .or_else(|| self.erased.iter().find(|(erased, _)| *erased == place).map(|(_, revision)| *revision))
@@ -448,22 +476,22 @@ impl<'a> StagedBatch<'a> {
         }
         let version = version.unwrap_or(Version::ZERO);
         let row = row.unwrap_or_else(|| Row { version, ..StagedRow::absent().row });
-        let source = StateChange { collection: id, key: key.clone(), before: row.body.clone(), after: None };
-        let changes = self.with_derived(connection, source)?;
+        let change = StateChange { collection: id, key: key.clone(), before: row.body.clone(), after: None };
+        let changes = self.with_derived(source, change)?;
         let savepoint = self.savepoint(&changes);
         let mut patched = patched(changes)?;
         let is_there = patched.first().is_some_and(|(change, _)| change.collection == id && change.key == *key);
         if !is_there {
             // Who has missed the deletion, or counts on the tombstone, gets it again.
-            let source = StateChange { collection: id, key: key.clone(), before: None, after: None };
-            patched.insert(0, (source, NULL.to_owned()));
+            let change = StateChange { collection: id, key: key.clone(), before: None, after: None };
+            patched.insert(0, (change, NULL.to_owned()));
         }
         self.rows.entry(place.clone()).or_insert_with(StagedRow::absent).row = row;
         self.stage_patched(patched, metadata.stored().as_ref());
         self.rows.entry(place.clone()).or_insert_with(StagedRow::absent).is_erased = true;
         // The projections of the aggregate itself follow when its past is overwritten.
         let derived = Savepoint { changes: savepoint.changes + 1, ..savepoint };
-        if let Err(error) = self.project(connection, &derived) {
+        if let Err(error) = self.project(source, &derived) {
             self.roll_back(Savepoint { changes: derived.changes - 1, ..derived });
             return Err(error);
         }
@@ -508,18 +536,24 @@ impl<'a> StagedBatch<'a> {
     /// The change of a source, and the changes that follow from it in its derived collections.
     fn with_derived(
         &mut self,
-        connection: &mut AnyConnection,
-        source: StateChange,
+        source: &mut Source<'_>,
+        decided: StateChange,
     ) -> Result<Vec<StateChange>, ExecuteError> {
         let registry = self.registry;
-        let before = source.before.clone();
-        let after = source.after.clone();
-        let mut changes = vec![source];
+        let before = decided.before.clone();
+        let after = decided.after.clone();
+        let mut changes = vec![decided];
         for &collection in registry.derived_from(changes[0].collection) {
             let Some(derivation) = registry.get(collection).derivation() else { continue };
             let touched = catch_panic(|| Ok(derivation.touched(before.as_ref(), after.as_ref())?))?;
             for key in touched {
-                let row = self.load(connection, collection, &key)?.row.body;
+                let row = match self.load(source, collection, &key) {
+                    Ok(staged) => staged.row.body,
+                    Err(ReadError::Store(error)) => return Err(error.into()),
+                    // The commands after this one have to see its change, so that all that is missing gets known at once.
+                    #[cfg(feature = "postgres")]
+                    Err(ReadError::Missing) => continue,
+                };
                 let derived =
                     catch_panic(|| Ok(derivation.derive(&key, row.as_ref(), before.as_ref(), after.as_ref())?))?;
                 self.memory.hold(derived.as_ref().map_or(0, Body::size));
@@ -579,10 +613,11 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// Applies what was staged since a savepoint to the inline projections.
-    fn project(&self, connection: &mut AnyConnection, since: &Savepoint) -> Result<(), ExecuteError> {
+    fn project(&self, source: &mut Source<'_>, since: &Savepoint) -> Result<(), ExecuteError> {
         if self.inline.is_empty() {
             return Ok(());
         }
+        let connection = source.transaction()?;
         let events = &self.events[since.events..];
         let changes = &self.changes[since.changes..];
         inline_projections::project(connection, self.registry, self.inline, events, changes).map_err(|error| {
@@ -666,7 +701,7 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// An aggregate with the changes that the batch has staged so far.
-    fn load(&mut self, connection: &mut AnyConnection, id: CollectionId, key: &Key) -> Result<StagedRow, StoreError> {
+    fn load(&mut self, source: &mut Source<'_>, id: CollectionId, key: &Key) -> Result<StagedRow, ReadError> {
         let vacant = match self.rows.entry((id, key.clone())) {
             Slot::Occupied(staged) => return Ok(staged.get().clone()),
             Slot::Vacant(vacant) => vacant,
@@ -674,38 +709,32 @@ impl<'a> StagedBatch<'a> {
         let collection = self.registry.get(id);
         let mut staged = StagedRow::absent();
         if let Some(HotState { row, decoded, charge }) = self.states.take(vacant.key())
-            && aggregates::is_current(connection, collection.name(), key, &row)?
+            && source.is_current(collection.name(), vacant.key(), &row)?
         {
             let body = row.body.clone();
             let decoded = body.map(|body| (vacant.key().clone(), Decoded { body, state: decoded, charge }));
             self.decoded.extend(decoded);
             staged.row = row;
-        } else if let Some(row) = aggregates::load(connection, collection.name(), key)? {
+        } else if let Some(row) = source.row(collection.name(), vacant.key())? {
             staged.row = row;
         } else if let Some(journaled) = collection.journaled() {
             // The row is a cache. It is missing if the aggregate never existed, if its tombstone was pruned, or if the row
             // was lost.
-            let Folded { body, version, is_erased, .. } =
-                journal::fold(connection, collection.name(), journaled, key, None)?;
-            staged.row.version = version;
-            staged.folded = body;
-            staged.is_erased = is_erased;
+            let folded = source.fold(collection.name(), journaled, vacant.key())?;
+            staged.row.version = folded.version;
+            staged.folded = folded.body;
+            staged.is_erased = folded.is_erased;
         }
         // What exists is not erased. The tombstone of what is may be pruned, and it need not have had any events.
         if staged.row.body.is_none() && staged.folded.is_none() && collection.derivation().is_none() {
-            staged.is_erased |= erasure::find(connection, collection.name(), key.as_str())?.is_some();
+            staged.is_erased |= source.is_erased(collection.name(), vacant.key())?;
         }
         self.memory.hold(staged.row.body.as_ref().or(staged.folded.as_ref()).map_or(0, Body::size));
         Ok(vacant.insert(staged).clone())
     }
 
     /// Writes what was staged.
-    fn write(
-        &self,
-        connection: &mut AnyConnection,
-        before: &Counters,
-        context: CommitContext<'_>,
-    ) -> Result<(), StoreError> {
+    fn write(&self, connection: &mut AnyConnection, context: CommitContext<'_>) -> Result<(), StoreError> {
         for ((collection, key), staged) in self.rows.iter().filter(|(_, staged)| staged.must_be_written()) {
             aggregates::save(connection, self.registry.get(*collection).name(), key, &staged.row, self.now)?;
         }
@@ -718,11 +747,14 @@ impl<'a> StagedBatch<'a> {
         for ((collection, key), revision) in &self.erased {
             erasure::begin(connection, self.registry.get(*collection).name(), key, *revision)?;
         }
-        if self.answers.kept > 0 {
+        for answer in self.answers.iter() {
+            answers::keep(connection, self.registry, answer, self.now)?;
+        }
+        if self.kept.kept > 0 {
             answer_room::note_texts(connection, self.stored.texts - context.stored.texts)?;
         }
-        context.fence.save(connection, before, &self.counters)?;
-        self.counters.save_collections(before, connection, self.registry)
+        context.fence.save(connection, self.before, &self.counters)?;
+        self.counters.save_collections(self.before, connection, self.registry)
     }
 }
 
@@ -741,7 +773,7 @@ impl StagedRow {
     }
 
     /// An aggregate that was never published has no row, even if it has events.
-    fn must_be_written(&self) -> bool {
+    pub(super) fn must_be_written(&self) -> bool {
         self.is_changed && self.row.revision != Revision::ZERO
     }
 }
@@ -780,10 +812,20 @@ fn check_numbers(collection: CollectionId, changes: &[Change], events: &[Entry])
     Ok(())
 }
 
-fn reject_corrupt(error: StoreError) -> ExecuteError {
+fn reject_corrupt(error: ReadError) -> ExecuteError {
     match error {
-        StoreError::Corrupt(why) => Rejection::Corrupt(CorruptState::new(why)).into(),
+        ReadError::Store(StoreError::Corrupt(why)) => Rejection::Corrupt(CorruptState::new(why)).into(),
         error => error.into(),
+    }
+}
+
+impl From<ReadError> for ExecuteError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Store(error) => Self::Store(error),
+            #[cfg(feature = "postgres")]
+            ReadError::Missing => Self::Missing,
+        }
     }
 }
 

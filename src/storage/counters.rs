@@ -22,7 +22,7 @@ pub(super) struct Counters {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct CollectionCounters {
+pub(super) struct CollectionCounters {
     /// The number of the next key, if the collection has numbers as keys.
     next_key: i64,
     /// The revision of its last change.
@@ -44,6 +44,32 @@ impl Counters {
             counters.push(CollectionCounters { next_key, changed: Revision::from_raw(changed) });
         }
         Ok(Self { revision: Revision::from_raw(revision), position, collections: counters })
+    }
+
+    /// Those of a database in which every collection has its own, as `of` says.
+    #[cfg(feature = "postgres")]
+    pub(super) fn of_collections(
+        registry: &Registry,
+        revision: Revision,
+        position: JournalPosition,
+        of: impl Fn(&str) -> Result<CollectionCounters, StoreError>,
+    ) -> Result<Self, StoreError> {
+        let collections = registry.ids().map(|id| of(registry.get(id).name())).collect::<Result<_, _>>()?;
+        Ok(Self { revision, position, collections })
+    }
+
+    /// The counters of the collections that differ from `before`.
+    #[cfg(feature = "postgres")]
+    pub(super) fn changed_collections<'a>(
+        &'a self,
+        before: &'a Self,
+        registry: &'a Registry,
+    ) -> impl Iterator<Item = ChangedCollection> + 'a {
+        let differs = |id: &CollectionId| self.collections[id.index()] != before.collections[id.index()];
+        registry.ids().filter(differs).map(|id| {
+            let CollectionCounters { next_key, changed } = self.collections[id.index()];
+            ChangedCollection { name: registry.get(id).name(), next_key, changed: changed.number() }
+        })
     }
 
     /// Increments the revision, and returns it.
@@ -93,6 +119,21 @@ impl Counters {
         }
         Ok(())
     }
+}
+
+#[cfg(feature = "postgres")]
+impl CollectionCounters {
+    pub(super) fn new(next_key: i64, changed: i64) -> Self {
+        Self { next_key, changed: Revision::from_raw(changed) }
+    }
+}
+
+/// The row of a collection after a batch that changes it.
+#[cfg(feature = "postgres")]
+pub(super) struct ChangedCollection {
+    pub(super) name: &'static str,
+    pub(super) next_key: i64,
+    pub(super) changed: i64,
 }
 
 pub(super) fn save_revision(connection: &mut AnyConnection, revision: Revision) -> Result<(), StoreError> {

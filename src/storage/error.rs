@@ -276,3 +276,18 @@ impl From<CorruptState> for StoreError {
         Self::Corrupt(corrupt.to_string())
     }
 }
+
+/// Why a batch did not read something.
+#[derive(Debug)]
+pub(super) enum ReadError {
+    Store(StoreError),
+    /// It was not fetched. That is noted.
+    #[cfg(feature = "postgres")]
+    Missing,
+}
+
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}

@@ -20,6 +20,8 @@ pub(crate) mod erasure;
 mod erasure_check;
 pub(crate) mod error;
 mod fence;
+#[cfg(feature = "postgres")]
+mod fetched;
 pub(crate) mod file_check;
 pub(crate) mod file_lock;
 pub(crate) mod file_record;
@@ -54,10 +56,14 @@ mod registration;
 pub(crate) mod residue;
 pub(crate) mod restore;
 pub(crate) mod retained;
+#[cfg(feature = "postgres")]
+mod row_cache;
 mod schema;
 #[cfg(feature = "postgres")]
 mod server;
 mod sighting;
+mod source;
+mod staged_answers;
 mod statement;
 pub(crate) mod transaction;
 mod vacuum;

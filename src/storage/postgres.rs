@@ -1,5 +1,8 @@
 //! The record on a `PostgreSQL` server, which any number of services may read and write.
 
+mod batch;
+mod fenced;
+mod prefetch;
 pub(super) mod schema;
 pub(super) mod server_record;
 mod token;

@@ -1,6 +1,6 @@
 //! How the transactions of a writer follow on what it knows: in a file that nobody else writes, or on a server.
 
-use super::commit::Committable;
+use super::commit::{Batch, Committable};
 use super::counters::Counters;
 use super::database::{Database, Place};
 use super::database_file::MainConnection;
@@ -12,7 +12,6 @@ use super::page::Progress;
 use super::postgres::server_record::ServerRecord;
 use super::registration::Registration;
 use super::transaction::WriteError;
-use crate::domain::collection::Registry;
 use crate::domain::revision::Revision;
 
 /// What a writer writes.
@@ -60,23 +59,18 @@ impl Record {
         }
     }
 
-    /// Executes a batch of commands by `commit`, in a transaction that follows on these counters. On a server, it follows on
-    /// what the counters are by then.
+    /// Executes a batch of commands, in a transaction that follows on these counters. On a server, it follows on what the
+    /// counters are by then.
     pub(super) fn commit(
         &mut self,
         connection: &mut AnyConnection,
-        #[cfg_attr(
-            not(feature = "postgres"),
-            expect(unused_variables, reason = "a file has the counters that are known")
-        )]
-        registry: &Registry,
         counters: &Counters,
-        commit: impl FnOnce(&mut AnyConnection, &Counters) -> Result<Committable, StoreError>,
+        batch: Batch<'_>,
     ) -> Result<Committable, WriteError> {
         match self {
-            Self::File(file) => file.log.write(connection, |connection| commit(connection, counters)),
+            Self::File(file) => file.log.write(connection, |connection| batch.commit(connection, counters)),
             #[cfg(feature = "postgres")]
-            Self::Server(server) => server.commit(connection, registry, commit),
+            Self::Server(server) => server.commit(connection, batch),
         }
     }
 

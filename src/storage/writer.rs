@@ -6,7 +6,7 @@ use std::vec;
 use diesel::connection::SimpleConnection as _;
 
 use super::answer_room::{AnswerLimit, StoredAnswers};
-use super::commit::{CommitContext, CommitOutcome, Committable, commit};
+use super::commit::{Batch, CommitContext, CommitOutcome, Committable};
 use super::connection::IfMissing;
 use super::counters::Counters;
 use super::database::Database;
@@ -158,10 +158,9 @@ impl Writer {
             memory: batches,
             now,
         };
-        let states = &mut self.states;
-        let commit = |connection: &mut _, counters: &Counters| commit(connection, context, counters, states, commands);
+        let batch = Batch { context, states: &mut self.states, commands };
         let Committable { outcome, counters, stored, states } =
-            self.record.commit(&mut self.connection, registry, &self.counters, commit)?;
+            self.record.commit(&mut self.connection, &self.counters, batch)?;
         self.counters = counters;
         states.into_iter().for_each(|(place, state)| self.states.keep(place, state));
         self.answers = stored;
@@ -300,7 +299,7 @@ mod tests {
     /// What makes a command one that is executed once.
     fn once(key: &str) -> Option<Box<Idempotency>> {
         let (request, fingerprint) = (RequestId::of(&[key.as_bytes()]), Fingerprint::of(&[]));
-        Some(Box::new(Idempotency { request, fingerprint, describe: Box::new(Err) }))
+        Some(Box::new(Idempotency { request, fingerprint, describe: Arc::new(Err) }))
     }
 
     /// A database with one collection.

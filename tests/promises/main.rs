@@ -31,6 +31,7 @@ mod errors;
 mod event_sourcing;
 mod every_client;
 mod feeds;
+mod fenced_batches;
 mod files;
 mod filtered_feeds;
 mod forgotten_erasures;

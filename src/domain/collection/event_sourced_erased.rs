@@ -186,6 +186,12 @@ impl<T: EventSourced> Collection for EventSourcedAdapter<T> {
         Ok(Decision { after, events })
     }
 
+    #[cfg(feature = "postgres")]
+    fn copy(&self, command: &(dyn Any + Send)) -> Option<Box<dyn Any + Send>> {
+        let json = serde_json::to_value(command.downcast_ref::<T::Command>()?).ok()?;
+        Some(Box::new(serde_json::from_value::<T::Command>(json).ok()?))
+    }
+
     fn remedy(&self) -> &'static str {
         T::REMEDY
     }

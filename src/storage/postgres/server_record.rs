@@ -13,19 +13,19 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 
+use super::fenced::{Attempt, FencedRecord, Known};
+use super::prefetch;
 use super::schema::{batches, metadata};
 use super::token::Token;
-use crate::domain::collection::Registry;
 use crate::domain::error_chain::ErrorChain;
 use crate::domain::history::History;
 use crate::domain::revision::Revision;
-use crate::storage::commit::Committable;
-use crate::storage::counters::Counters;
+use crate::storage::commit::{Batch, Committable};
 use crate::storage::database::{Database, Place};
 use crate::storage::engine::AnyConnection;
 use crate::storage::epochs;
 use crate::storage::error::StoreError;
-use crate::storage::journal;
+use crate::storage::fetched::Missing;
 use crate::storage::registration::{DatabaseState, Registration};
 use crate::storage::server::identity::Identity;
 use crate::storage::server::{Purpose, Server};
@@ -35,6 +35,7 @@ use crate::storage::transaction::WriteError;
 pub(in crate::storage) struct ServerRecord {
     place: Arc<Place>,
     history: Arc<History>,
+    fenced: FencedRecord,
 }
 
 /// How long a writer asks what became of a transaction whose connection broke.
@@ -80,7 +81,9 @@ impl ServerRecord {
 
     /// Continues after the writer had to open the database again.
     pub(in crate::storage) fn reopen(database: &Database, _: &Server) -> Result<Self, StoreError> {
-        Ok(Self { place: Arc::clone(database.place()), history: Arc::clone(database.history()) })
+        let (place, history) = (Arc::clone(database.place()), Arc::clone(database.history()));
+        let fenced = FencedRecord::new(&place, &history);
+        Ok(Self { place, history, fenced })
     }
 
     /// Runs `work` in a transaction that follows on whatever others have written.
@@ -89,6 +92,7 @@ impl ServerRecord {
         connection: &mut AnyConnection,
         work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
     ) -> Result<T, WriteError> {
+        self.fenced.forget();
         write(connection, |connection| {
             self.take(connection)?;
             let done = work(connection)?;
@@ -97,31 +101,51 @@ impl ServerRecord {
         })
     }
 
-    /// Executes a batch of commands by `commit`, in a transaction that follows on whatever others have written.
+    /// Executes a batch of commands, which follows on whatever others have written: by one statement if nobody has written
+    /// anything since what is known, otherwise in a transaction that nobody else writes beside.
     pub(in crate::storage) fn commit(
         &mut self,
         connection: &mut AnyConnection,
-        registry: &Registry,
-        commit: impl FnOnce(&mut AnyConnection, &Counters) -> Result<Committable, StoreError>,
+        mut batch: Batch<'_>,
     ) -> Result<Committable, WriteError> {
-        let token = Token::random()?;
+        match self.fenced.commit(postgres(connection), &mut batch)? {
+            Attempt::Done(committable) => Ok(committable),
+            Attempt::Refused => self.commit_locked(connection, batch),
+            Attempt::Unknown { token, committable, cause } => self.find_out(connection, token, committable, cause),
+        }
+    }
+
+    /// Executes a batch of commands in a transaction.
+    fn commit_locked(
+        &mut self,
+        connection: &mut AnyConnection,
+        mut batch: Batch<'_>,
+    ) -> Result<Committable, WriteError> {
+        self.fenced.forget();
+        let mut token = Token::random()?;
         let mut decided = None;
         let written = write(connection, |connection| {
             self.take(connection)?;
-            let position = journal::current(connection)?;
-            let counters = Counters::load(connection, registry, position)?;
-            let committable = commit(connection, &counters)?;
-            if committable.has_changes() {
+            let seen = prefetch::load(postgres(connection), batch.context.registry, &Missing::default())?;
+            batch.context.stored = seen.stored;
+            let committable = batch.commit(connection, &seen.counters)?;
+            if committable.outcome.has_changes {
                 replace_token(postgres(connection), token)?;
                 let (first, last) = (committable.outcome.after.next().number(), committable.outcome.revision.number());
                 let row = (batches::token.eq(token.as_bytes()), batches::first.eq(first), batches::last.eq(last));
                 diesel::insert_into(batches::table).values(row).execute(postgres(connection))?;
+            } else {
+                token = seen.token;
             }
             decided = Some(committable);
             Ok(())
         });
         match (written, decided) {
-            (Ok(()), Some(committable)) => Ok(committable),
+            (Ok(()), Some(committable)) => {
+                let (counters, stored) = (committable.counters.clone(), committable.stored);
+                self.fenced.know(Known { token, counters, stored });
+                Ok(committable)
+            }
             (Err(WriteError::Unknown(cause)), Some(committable)) => {
                 self.find_out(connection, token, committable, cause)
             }

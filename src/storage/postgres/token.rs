@@ -13,6 +13,11 @@ impl Token {
         Ok(Self(bytes))
     }
 
+    /// `None` if these are not the bytes of a token.
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        Some(Self(bytes.try_into().ok()?))
+    }
+
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
     }

@@ -81,6 +81,23 @@ const KEEPER: &str = r#"
 "#;
 
 impl PostgresServer {
+    /// Starts a server with these options, or says that a test is not run without.
+    #[track_caller]
+    pub(crate) fn start_for(what: &str, options: &[&str]) -> Option<Self> {
+        let look = "PATH=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -1):$PATH; command -v initdb";
+        let is_installed = Command::new("sh").args(["-c", look]).stderr(Stdio::null()).stdout(Stdio::null()).status();
+        if !is_installed.is_ok_and(|status| status.success()) {
+            super::not_tested(what, "PostgreSQL is not installed");
+            return None;
+        }
+        Some(Self::start(options))
+    }
+
+    /// What the server has logged so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("log")).unwrap()
+    }
+
     /// Starts a server with these options.
     pub(crate) fn start(options: &[&str]) -> Self {
         let mut command = if rustix::process::geteuid().is_root() {

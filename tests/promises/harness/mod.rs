@@ -4,7 +4,7 @@ mod app;
 pub(crate) mod carrier;
 mod client;
 mod database;
-mod engine;
+pub(crate) mod engine;
 pub(crate) mod exchange;
 pub(crate) mod mosquitto;
 pub(crate) mod nats;
