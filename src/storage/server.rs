@@ -46,10 +46,13 @@ const SESSION: &str = "
     SET statement_timeout = '10s';
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')";
 
-/// All reads of a transaction see the moment of the first one: a revision, and the rows of exactly that revision.
+/// All reads of a transaction see the moment of the first one: a revision, and the rows of exactly that revision. A statement
+/// may take the time that a whole collection needs, whose rows are fetched one by one.
 const READING: &str = "
     SET default_transaction_isolation = 'repeatable read';
-    SET default_transaction_read_only = on";
+    SET default_transaction_read_only = on;
+    SET idle_in_transaction_session_timeout = '10s';
+    SET statement_timeout = '10min'";
 
 /// Parameters of libpq that a URL need not have: a server that does not answer is given up within seconds.
 const PARAMETERS: [(&str, &str); 6] = [
