@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
+use super::journal_watch::JournalWatch;
 use super::pacing::pause;
 use super::pending::PendingChanges;
 use super::relay_metrics::RelayMetrics;
@@ -51,6 +52,8 @@ pub(crate) struct RelayConfig {
     pub(crate) published: Revision,
     pub(crate) metrics: Arc<RelayMetrics>,
     pub(crate) watch: Watch,
+    /// `None` if only this process writes the database.
+    pub(crate) journal: Option<JournalWatch>,
 }
 
 /// Reads the outbox and publishes batches of change events to the hub of every worker thread.
@@ -161,8 +164,10 @@ impl Relay {
             self.reader = Some(Reader::open(&self.config.database, Arc::clone(&self.config.registry))?);
         }
         let Some(reader) = &mut self.reader else { return Ok(None) };
+        let journal = &mut self.config.journal;
         let (horizon, read) = reader.view(|view| {
             let horizon = view.horizon()?;
+            journal.as_mut().map_or(Ok(()), |journal| journal.look(view, &horizon))?;
             let after = self.published.max(horizon.pruned);
             Ok((horizon, view.changes(&Feed::Everything(None), Span { after, to: horizon.current }, PageLimit::PAGE)?))
         })?;

@@ -12,6 +12,7 @@ use actix_web::{rt, web};
 
 use crate::access::tokens::Tokens;
 use crate::delivery::connection_limiter::ConnectionLimiter;
+use crate::delivery::journal_watch::JournalWatch;
 use crate::delivery::relay::{Relay, RelayConfig};
 use crate::delivery::relay_metrics::RelayMetrics;
 use crate::delivery::stream_limiter::StreamLimiter;
@@ -53,7 +54,7 @@ use crate::service::signals::{Hangup, Request, Signals};
 use crate::service::start_report::warn_about_readers;
 use crate::storage::answer_room::AnswerLimit;
 use crate::storage::backup::CopyObserver;
-use crate::storage::database::{Database, FILES};
+use crate::storage::database::{Database, FILES, Writers};
 use crate::storage::disk::Disk;
 use crate::storage::error::explained;
 use crate::storage::file_check;
@@ -309,6 +310,7 @@ impl Service {
             prune_interval: settings.prune_interval,
             retention: retention(&settings),
             published: revision,
+            journal: (database.writers() == Writers::Many).then(|| JournalWatch::new(Arc::clone(&journal))),
         });
         let relay = Relay::start_in_arbiter(&relaying.handle(), |_| relay);
         aggregator.do_send(Listen(relay.clone().recipient()));

@@ -211,7 +211,7 @@ impl Aggregator {
         let (position, revision) = (writer.position(), writer.revision());
         let before = self.journal.borrow().last;
         self.journal.send_modify(|mark| {
-            mark.last = position;
+            mark.move_to(position);
             mark.overwritten += 1;
         });
         if position != before
@@ -243,7 +243,7 @@ impl Aggregator {
 
     /// Wakes the streams of the journal if there is something new.
     fn move_mark(&self, last: JournalPosition) {
-        self.journal.send_if_modified(|mark| std::mem::replace(&mut mark.last, last) != last);
+        self.journal.send_if_modified(|mark| mark.move_to(last));
     }
 
     /// Runs `work` with the writer. The outcome is in its health.

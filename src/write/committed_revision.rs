@@ -60,10 +60,19 @@ impl CommittedRevision {
 /// What the streams of the journal wait for.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct JournalMark {
-    /// The last durable position. Only the aggregator moves it.
+    /// The last durable position that is known. The aggregator moves it, and the relay if others write the database as well.
     pub(crate) last: JournalPosition,
     /// Whether the service is stopping.
     pub(crate) is_over: bool,
     /// How often domain events were overwritten since the start.
     pub(crate) overwritten: u64,
+}
+
+impl JournalMark {
+    /// Moves it to a later position; `false` if the position is not later.
+    pub(crate) fn move_to(&mut self, last: JournalPosition) -> bool {
+        let is_later = last > self.last;
+        self.last = self.last.max(last);
+        is_later
+    }
 }

@@ -91,6 +91,7 @@ mod sessions;
 mod settings;
 mod shared_bodies;
 mod shared_events;
+mod shared_records;
 mod slow_clients;
 mod spools;
 mod stained_rebuilds;

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex};
 
+
 /// Whether `DUALITY_TEST_ENGINE=postgres`: then every database that a test does not name is on a server.
 pub(crate) fn is_postgres() -> bool {
     std::env::var("DUALITY_TEST_ENGINE").is_ok_and(|engine| engine == "postgres")
@@ -45,6 +46,12 @@ pub(crate) fn files_of(database: &Path) -> PathBuf {
     FILES.lock().unwrap().get(database).map_or_else(|| database.to_owned(), PathBuf::clone)
 }
 
+/// The server of this process, whatever keeps the record of other tests. `None`, and a word about it, if this machine has
+/// none.
+pub(crate) fn shared_server() -> Option<&'static PostgresServer> {
+    PostgresServer::is_installed("services that share a PostgreSQL database are").then(server)
+}
+
 /// The server of this process.
 fn server() -> &'static PostgresServer {
     static SERVER: LazyLock<PostgresServer> = LazyLock::new(|| PostgresServer::start(&["-c", "fsync=off"]));
@@ -81,16 +88,22 @@ const KEEPER: &str = r#"
 "#;
 
 impl PostgresServer {
+    /// Whether this machine has one; says what is not tested if not.
+    #[track_caller]
+    pub(crate) fn is_installed(what: &str) -> bool {
+        let look = "PATH=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -1):$PATH; command -v initdb";
+        let is_installed = Command::new("sh").args(["-c", look]).stderr(Stdio::null()).stdout(Stdio::null()).status();
+        let is_installed = is_installed.is_ok_and(|status| status.success());
+        if !is_installed {
+            super::not_tested(what, "PostgreSQL is not installed");
+        }
+        is_installed
+    }
+
     /// Starts a server with these options, or says that a test is not run without.
     #[track_caller]
     pub(crate) fn start_for(what: &str, options: &[&str]) -> Option<Self> {
-        let look = "PATH=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -1):$PATH; command -v initdb";
-        let is_installed = Command::new("sh").args(["-c", look]).stderr(Stdio::null()).stdout(Stdio::null()).status();
-        if !is_installed.is_ok_and(|status| status.success()) {
-            super::not_tested(what, "PostgreSQL is not installed");
-            return None;
-        }
-        Some(Self::start(options))
+        Self::is_installed(what).then(|| Self::start(options))
     }
 
     /// What the server has logged so far.

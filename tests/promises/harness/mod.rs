@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub(crate) use app::{App, count};
 pub(crate) use client::{Client, Response};
 pub(crate) use database::{Lock, Snapshot, enlarge, lines, make_older, migrations, sql, sql_in_log, undo_migrations};
-pub(crate) use engine::{copy_of, files_of, is_postgres};
+pub(crate) use engine::{copy_of, files_of, is_postgres, shared_server};
 pub(crate) use process::{Process, example, lasting_address, output_of};
 pub(crate) use search::files_with;
 pub(crate) use services::{NoRule, with_inline};
