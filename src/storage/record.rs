@@ -145,7 +145,7 @@ impl Record {
         match self {
             Self::File(file) => file.close(connection),
             #[cfg(feature = "postgres")]
-            Self::Server(_) => Ok(()),
+            Self::Server(server) => server.close(connection),
         }
     }
 }

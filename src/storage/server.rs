@@ -94,6 +94,11 @@ impl Server {
         self.lock.release();
     }
 
+    /// Fails if the record was found to be another one.
+    pub(super) fn is_the_same(&self) -> Result<(), StoreError> {
+        if self.health.is_replaced() { Err(StoreError::Replaced { path: self.name() }) } else { Ok(()) }
+    }
+
     /// From now on nothing succeeds: the record has another epoch, or is in another place.
     pub(super) fn report_other_history(&self) -> StoreError {
         self.health.replaced(&format!(

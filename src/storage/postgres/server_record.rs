@@ -22,6 +22,7 @@ use crate::domain::history::History;
 use crate::domain::revision::Revision;
 use crate::storage::commit::{Batch, Committable};
 use crate::storage::database::{Database, Place};
+use crate::storage::database_file::MainConnection;
 use crate::storage::engine::AnyConnection;
 use crate::storage::epochs;
 use crate::storage::error::StoreError;
@@ -210,6 +211,18 @@ impl ServerRecord {
             return Ok(seen);
         }
         Err(self.place.report_other_history())
+    }
+
+    /// Ends the connection.
+    ///
+    /// # Errors
+    /// The record has another epoch, or is in another place, than when it was opened.
+    pub(in crate::storage) fn close(self, connection: MainConnection) -> Result<(), StoreError> {
+        drop(connection);
+        match &*self.place {
+            Place::Server(server) => server.is_the_same(),
+            Place::File(_) => Ok(()),
+        }
     }
 
     /// Forgets batches for which nobody asks any more.

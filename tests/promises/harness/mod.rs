@@ -3,6 +3,7 @@
 mod app;
 pub(crate) mod carrier;
 mod client;
+mod cluster;
 mod database;
 pub(crate) mod engine;
 pub(crate) mod exchange;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use app::{App, count};
 pub(crate) use client::{Client, Response};
+pub(crate) use cluster::Cluster;
 pub(crate) use database::{Lock, Snapshot, enlarge, lines, make_older, migrations, sql, sql_in_log, undo_migrations};
 pub(crate) use engine::{copy_of, files_of, is_postgres, shared_server};
 pub(crate) use process::{Process, example, lasting_address, output_of};
