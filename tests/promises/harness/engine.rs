@@ -7,7 +7,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex};
 
-
 /// Whether `DUALITY_TEST_ENGINE=postgres`: then every database that a test does not name is on a server.
 pub(crate) fn is_postgres() -> bool {
     std::env::var("DUALITY_TEST_ENGINE").is_ok_and(|engine| engine == "postgres")
