@@ -18,7 +18,7 @@ use crate::domain::revision::Revision;
 pub(super) enum Record {
     File(FileRecord),
     #[cfg(feature = "postgres")]
-    Server(ServerRecord),
+    Server(Box<ServerRecord>),
 }
 
 impl Record {
@@ -31,7 +31,9 @@ impl Record {
         Ok(match &**database.place() {
             Place::File(file) => Self::File(FileRecord::open(database, file.file(), connection, registration)?),
             #[cfg(feature = "postgres")]
-            Place::Server(server) => Self::Server(ServerRecord::open(database, server, connection, registration)?),
+            Place::Server(server) => {
+                Self::Server(Box::new(ServerRecord::open(database, server, connection, registration)?))
+            }
         })
     }
 
@@ -40,7 +42,7 @@ impl Record {
         Ok(match &**database.place() {
             Place::File(file) => Self::File(FileRecord::reopen(database, file.file(), connection)?),
             #[cfg(feature = "postgres")]
-            Place::Server(server) => Self::Server(ServerRecord::reopen(database, server)?),
+            Place::Server(server) => Self::Server(Box::new(ServerRecord::reopen(database, server)?)),
         })
     }
 

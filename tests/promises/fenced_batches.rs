@@ -1,4 +1,4 @@
-//! A batch on a PostgreSQL server is written by one statement, decided from what the service knows of the record. Whatever
+//! A batch on a `PostgreSQL` server is written by one statement, decided from what the service knows of the record. Whatever
 //! other services write meanwhile, nothing is decided from what is not true any more.
 
 use serde_json::json;
@@ -95,7 +95,7 @@ fn the_number_of_statements_of_a_batch_does_not_depend_on_the_number_of_its_comm
 
 #[test]
 fn services_that_write_at_once_lose_nothing_and_leave_no_gap() {
-    const WRITES: usize = 40;
+    const WRITES: i64 = 40;
     let Some(server) = server(&[]) else { return };
     let url = server.new_database();
     let services = [service(&url), service(&url)];
@@ -115,7 +115,7 @@ fn services_that_write_at_once_lose_nothing_and_leave_no_gap() {
         writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
     });
     revisions.sort_unstable();
-    let all = 6 * WRITES as i64;
+    let all = 6 * WRITES;
     assert_eq!(revisions, (1..=all).collect::<Vec<_>>());
     let total = psql(&url, "SELECT body FROM aggregates WHERE collection = 'locations'");
     assert_eq!(total, format!(r#"{{"total":{all}}}"#));
