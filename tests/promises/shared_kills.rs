@@ -2,7 +2,7 @@
 //! them, the server, or the connections between them.
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -45,24 +45,20 @@ fn post(client: &mut Client, mark: &str) -> Sent {
 
 /// Posts through a service until it ends, or until all is over.
 fn post_until(address: SocketAddr, name: &str, answered: &AtomicU64, over: &AtomicBool) -> Vec<Sent> {
-    let (mut client, mut all) = (Client::connect(address), Vec::new());
-    while !over.load(Ordering::Acquire) {
-        let sent = post(&mut client, &format!("mark-{name}-{}-", all.len()));
-        if sent.outcome == Outcome::Done {
-            answered.fetch_add(1, Ordering::AcqRel);
-        }
-        let has_ended = sent.outcome == Outcome::Unknown && TcpStream::connect(address).is_err();
-        if sent.outcome != Outcome::Done {
+    let (mut connection, mut all) = (Client::try_connect(address), Vec::new());
+    while let Some(client) = &mut connection
+        && !over.load(Ordering::Acquire)
+    {
+        let sent = post(client, &format!("mark-{name}-{}-", all.len()));
+        match sent.outcome {
+            Outcome::Done => {
+                answered.fetch_add(1, Ordering::AcqRel);
+            }
             // The server is away: a moment for others on the processors.
-            std::thread::yield_now();
-        }
-        if sent.outcome == Outcome::Unknown && !has_ended {
-            client = Client::connect(address);
+            Outcome::NotDone => std::thread::yield_now(),
+            Outcome::Unknown => connection = Client::try_connect(address),
         }
         all.push(sent);
-        if has_ended {
-            break;
-        }
     }
     all
 }

@@ -90,6 +90,11 @@ impl Client {
         Self::on(TcpStream::connect(address).unwrap())
     }
 
+    /// Connects, if anybody listens.
+    pub(crate) fn try_connect(address: SocketAddr) -> Option<Self> {
+        TcpStream::connect(address).ok().map(Self::on)
+    }
+
     /// Connects from another address of this machine: 127.0.0.`host`.
     pub(crate) fn connect_from(host: u8, address: SocketAddr) -> Self {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
