@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::engine::{AnyConnection, on};
 use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;
 use diesel::query_builder::Query;
 use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 
+use super::engine::{AnyConnection, on};
 use super::error::StoreError;
 use super::page::{PageLimit, Progress};
 use super::retained::Retained;

@@ -1,7 +1,6 @@
 //! The table of the answers to commands with an idempotency key: stored in the transactions of the commands, given again to
 //! those that are repeated, pruned by age, overwritten if their aggregate is erased.
 
-use super::engine::AnyConnection;
 use diesel::connection::DefaultLoadingMode;
 use diesel::dsl::sql;
 use diesel::prelude::*;
@@ -10,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answer_room::{self, StoredAnswers};
 use super::counters::horizon;
+use super::engine::AnyConnection;
 use super::error::StoreError;
 use super::page::Progress;
 use super::portion::Portion;

@@ -8,13 +8,12 @@ use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
 use std::vec;
 
-use super::engine::AnyConnection;
-
 use super::aggregates::{self, Row};
 use super::answer_room::{self, AnswerLimit, StoredAnswers};
 use super::answers::{self, Answer, ExecutedCommand, NewAnswer, Outcome, Repeated};
 use super::batch_memory::BatchMemory;
 use super::counters::Counters;
+use super::engine::AnyConnection;
 use super::erasure;
 use super::error::{ReadError, StoreError};
 use super::fence::Fence;

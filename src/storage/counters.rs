@@ -1,9 +1,9 @@
 //! The counters of the document and of each collection. They survive pruning, deletion and restarts.
 
-use super::engine::{AnyConnection, on};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 
+use super::engine::{AnyConnection, on};
 use super::error::StoreError;
 use super::schema::{collections, metadata};
 use super::statement::statement;

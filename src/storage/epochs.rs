@@ -1,8 +1,8 @@
 //! The log of epochs: each start for writing begins one.
 
-use super::engine::AnyConnection;
 use diesel::prelude::*;
 
+use super::engine::AnyConnection;
 use super::error::StoreError;
 use super::schema::{epochs, metadata};
 use super::{counters, journal};

@@ -1,8 +1,7 @@
 //! The steps of erasures, after the transaction that has begun them: each is one transaction, or the end of the log.
 
-use super::engine::AnyConnection;
-
 use super::counters::Counters;
+use super::engine::AnyConnection;
 use super::erasure::{self, Erasure, Stage};
 use super::error::StoreError;
 use super::page::Progress;

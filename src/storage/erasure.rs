@@ -7,12 +7,12 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use super::engine::AnyConnection;
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 
 use super::answers;
+use super::engine::AnyConnection;
 use super::error::StoreError;
 use super::journal::{ERASED, Entry};
 use super::portion::Portion;

@@ -1,9 +1,9 @@
 //! Compares the erased aggregates with what the tables still have of them.
 
-use super::engine::AnyConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 
+use super::engine::AnyConnection;
 use super::erasure::{self, Counts};
 use super::error::StoreError;
 use super::verified::Verified;

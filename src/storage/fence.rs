@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use super::engine::AnyConnection;
-
 use super::counters::{self, Counters, Horizon};
 use super::database::{Database, Place};
+use super::engine::AnyConnection;
 use super::error::StoreError;
 #[cfg(feature = "postgres")]
 use super::server::identity;

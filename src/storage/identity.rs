@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::engine::AnyConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Integer, Text};
 
+use super::engine::AnyConnection;
 use super::error::StoreError;
 
 /// The `application_id` in the header of our databases, which `file` shows: "dual". A migration sets it.

@@ -3,13 +3,13 @@
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::engine::AnyConnection;
 use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 
 use super::aggregates;
 use super::counters::horizon;
+use super::engine::AnyConnection;
 use super::erasure;
 use super::error::{DISK_FULL, StoreError};
 use super::journal::{self, Entry};

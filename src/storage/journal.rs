@@ -1,9 +1,9 @@
 //! The table of domain events: appended by commands, never pruned, and folded into states.
 
-use super::engine::{AnyConnection, on};
 use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;
 
+use super::engine::{AnyConnection, on};
 use super::error::StoreError;
 use super::page::PageLimit;
 use super::schema::journal;

@@ -1,9 +1,9 @@
 //! Compares the numbers of the journal, and of the epochs, with each other.
 
-use super::engine::AnyConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 
+use super::engine::AnyConnection;
 use super::error::StoreError;
 use super::verified::Verified;
 

@@ -1,11 +1,11 @@
 //! The counters of the database against the largest numbers that its rows have. A counter that is too small would give a
 //! number twice.
 
-use super::engine::AnyConnection;
 use diesel::prelude::*;
 use diesel::query_builder::Query;
 use diesel::sql_types::Text;
 
+use super::engine::AnyConnection;
 use super::error::StoreError;
 use super::statement::statement;
 use crate::domain::collection::{Keys, Registry};

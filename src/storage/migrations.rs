@@ -1,9 +1,9 @@
 //! The migrations of the tables.
 
-use super::engine::{AnyConnection, MultiBackend};
 use diesel::migration::{Migration, MigrationSource as _, MigrationVersion};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 
+use super::engine::{AnyConnection, MultiBackend};
 use super::error::StoreError;
 
 const OF_FILES: EmbeddedMigrations = embed_migrations!("migrations/sqlite");

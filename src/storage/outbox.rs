@@ -2,13 +2,13 @@
 
 use std::marker::PhantomData;
 
-use super::engine::{AnyConnection, on};
 use diesel::connection::LoadConnection;
 use diesel::prelude::*;
 use diesel::row::Row;
 use diesel::sql_types::{BigInt, Nullable, Text};
 
 use super::counters::horizon;
+use super::engine::{AnyConnection, on};
 use super::error::StoreError;
 use super::in_place::{self, InPlace};
 use super::page::{PageLimit, Progress, Span};

@@ -1,6 +1,5 @@
 //! Compares the states with the change events that are still there.
 
-use super::engine::AnyConnection;
 use diesel::connection::{DefaultLoadingMode, SimpleConnection as _};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
@@ -8,6 +7,7 @@ use serde_json::Value;
 
 use super::aggregates;
 use super::counters::{Horizon, horizon};
+use super::engine::AnyConnection;
 use super::error::StoreError;
 use super::page::PageLimit;
 use super::verified::Verified;

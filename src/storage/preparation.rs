@@ -5,13 +5,13 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::engine::AnyConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 
 use super::at_rest::read_undisturbed;
 use super::backup::{self, Check, CopyObserver, IfExists};
 use super::database::{Database, with_suffix};
+use super::engine::AnyConnection;
 use super::error::{StoreError, cannot_open};
 use super::health::FileCheck;
 use super::identity::{Identity, identify};

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::engine::AnyConnection;
-
 use super::aggregates::{self, Row, States};
 use super::connection;
 use super::counters::{self, Horizon};
 use super::database::Database;
 use super::database_file::MainConnection;
+use super::engine::AnyConnection;
 use super::erasure::{self, Erasure, InProgress};
 use super::error::StoreError;
 use super::fence::Fence;

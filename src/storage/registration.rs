@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::engine::AnyConnection;
 use diesel::prelude::*;
 
 use super::counters::{horizon, save_revision};
+use super::engine::AnyConnection;
 use super::error::StoreError;
 use super::journal::{self, Folded};
 use super::outbox::Change;

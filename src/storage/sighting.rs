@@ -2,11 +2,11 @@
 //! back since; until it reaches their time, they count as written when that was seen. Otherwise, one of them would keep
 //! everything after it for as long as the clock was wrong.
 
-use super::engine::AnyConnection;
 use diesel::dsl::max;
 use diesel::prelude::*;
 
 use super::counters::horizon;
+use super::engine::AnyConnection;
 use super::error::StoreError;
 use super::schema::{idempotency, metadata};
 use crate::domain::clock::Timestamp;

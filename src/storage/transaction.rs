@@ -2,9 +2,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::engine::AnyConnection;
 use diesel::connection::{AnsiTransactionManager, TransactionManager as _};
 
+use super::engine::AnyConnection;
 use super::error::StoreError;
 
 /// Why a transaction has no result.

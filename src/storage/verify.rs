@@ -9,10 +9,9 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::SqliteConnection;
 
-use super::engine::AnyConnection;
-
 use super::at_rest::read_undisturbed;
 use super::counters::{Horizon, horizon};
+use super::engine::AnyConnection;
 use super::error::StoreError;
 use super::identity::identify;
 use super::integrity::integrity_check;

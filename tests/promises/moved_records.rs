@@ -18,14 +18,17 @@ fn person(app: &App, name: &str) {
     assert_eq!(response.status, 201, "{}", response.text());
 }
 
+/// What a consumer has, and the cursor at which it goes on.
+type Consumer = (Value, String);
+
 /// The state of persons, with the cursor of their feed.
-fn persons(app: &App) -> (Value, String) {
+fn persons(app: &App) -> Consumer {
     app.load("/persons")
 }
 
 /// A consumer with this state goes on from this cursor, or is reset, and ends with the state of the service.
 #[track_caller]
-fn assert_converges(app: &App, (mut state, cursor): (Value, String)) {
+fn assert_converges(app: &App, (mut state, cursor): Consumer) {
     let fresh = app.get("/persons");
     app.follow("/person-events", &[("Last-Event-ID", &cursor)]).follow(&mut state, fresh.revision());
     assert_eq!(state, fresh.json());
@@ -40,7 +43,7 @@ fn goes_on(app: &App, cursor: &str) -> bool {
 }
 
 /// Both databases go on from a fork, each in its epoch.
-fn assert_forked(mut original: App, copy: &str, (before, after): ((Value, String), (Value, String))) {
+fn assert_forked(mut original: App, copy: &str, (before, after): (Consumer, Consumer)) {
     let copied = service(copy);
     original.resume();
     let epoch = |app: &App| app.get("/persons").header("X-Epoch").unwrap().to_owned();
@@ -58,7 +61,7 @@ fn assert_forked(mut original: App, copy: &str, (before, after): ((Value, String
 }
 
 /// A service with two persons, which is stopped; and two consumers.
-fn with_two_persons(url: &str) -> (App, ((Value, String), (Value, String))) {
+fn with_two_persons(url: &str) -> (App, (Consumer, Consumer)) {
     let mut app = service(url);
     person(&app, "Ann");
     let before = persons(&app);
@@ -96,20 +99,14 @@ fn start(url: &str, directory: &Path) -> Process {
 }
 
 /// The state of persons, and its cursor.
-fn load(process: &Process) -> (Value, String) {
+fn load(process: &Process) -> Consumer {
     let response = Client::connect(process.address).request("GET", "/persons", &[], None);
     (response.json(), response.cursor())
 }
 
 /// The service ends, because its database has moved back; the next one goes on in an epoch of its own.
 #[track_caller]
-fn assert_ends_and_begins_an_epoch(
-    mut process: Process,
-    url: &str,
-    directory: &Path,
-    kept: (Value, String),
-    lost: (Value, String),
-) {
+fn assert_ends_and_begins_an_epoch(mut process: Process, url: &str, directory: &Path, kept: Consumer, lost: Consumer) {
     assert_eq!(process.wait().code(), Some(1), "{}", process.log());
     assert!(
         process.log().contains("is another database than the one that this process has opened"),
@@ -132,7 +129,7 @@ fn assert_ends_and_begins_an_epoch(
 }
 
 /// A service with two persons, and the consumer that knows them.
-fn process_with_two_persons(url: &str, directory: &Path) -> (Process, (Value, String)) {
+fn process_with_two_persons(url: &str, directory: &Path) -> (Process, Consumer) {
     let process = start(url, directory);
     for name in ["Ann", "Bob"] {
         assert_eq!(post(&process, name).status, 201);

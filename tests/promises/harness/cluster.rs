@@ -1,4 +1,4 @@
-//! A PostgreSQL server that a test may stop, start, copy and promote. Unlike the shared one, it flushes what it writes.
+//! A `PostgreSQL` server that a test may stop, start, copy and promote. Unlike the shared one, it flushes what it writes.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
