@@ -114,10 +114,10 @@ fn filled() -> App {
     app
 }
 
-/// The bytes that count for each of fifty stalled subscribers that start from the beginning, after other stalled
+/// The bytes that count for each of a hundred stalled subscribers that start from the beginning, after other stalled
 /// subscribers have started from these revisions.
 fn taken(app: &mut App, shared: u64, before: &[i64]) -> usize {
-    const SUBSCRIBERS: usize = 50;
+    const SUBSCRIBERS: usize = 100;
     app.change(|settings| settings.shared_events = Some(duality::ByteSize(shared)));
     app.restart();
     let counted = || app.memory("streams") + app.memory("shared-events");
