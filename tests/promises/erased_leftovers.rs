@@ -53,8 +53,10 @@ fn whatever_is_left_of_an_erased_aggregate_is_found() {
     let other = app.open_cart();
     assert_eq!(add_once(&app, &other, "other"), 200);
     wait_until_live(&app, &["cart_notes"]);
-    let position = lines(app.database(), "SELECT position || '' AS line FROM idempotency ORDER BY position LIMIT 1").remove(0);
-    let answer = lines(app.database(), "SELECT hex(answer) AS line FROM idempotency ORDER BY position LIMIT 1").remove(0);
+    let position =
+        lines(app.database(), "SELECT position || '' AS line FROM idempotency ORDER BY position LIMIT 1").remove(0);
+    let answer =
+        lines(app.database(), "SELECT hex(answer) AS line FROM idempotency ORDER BY position LIMIT 1").remove(0);
     erase(&app, &cart);
     // What is kept of that is no leftover.
     assert_eq!(add_once(&app, &cart, "late"), 409);
