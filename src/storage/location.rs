@@ -35,9 +35,10 @@ pub(crate) fn is_on_server(database: &Path) -> bool {
     database.to_str().is_some_and(is_url)
 }
 
-/// Fails if there is no such file. Whether there is such a database on a server shows when it is connected to.
-pub(crate) fn require_existing(database: &Path) -> Result<(), StoreError> {
-    if is_on_server(database) { Ok(()) } else { existing(database).map(drop) }
+/// Fails if there is no such file, and returns its path without symbolic links. Whether there is such a database on a server
+/// shows when it is connected to.
+pub(crate) fn require_existing(database: &Path) -> Result<PathBuf, StoreError> {
+    if is_on_server(database) { Ok(database.to_owned()) } else { existing(database) }
 }
 
 /// With what the names of the files of a service begin, such as those of its projections: with that of its database, or, for

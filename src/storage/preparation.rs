@@ -196,7 +196,8 @@ pub(crate) struct Plan {
 
 /// Finds out what the next start has to do. Changes nothing. A service may be using the database.
 pub(crate) fn plan(path: &Path, registry: &Registry) -> Result<Plan, StoreError> {
-    require_existing(path)?;
+    // The room is that of its directory, which a relative path need not name.
+    let path = &require_existing(path)?;
     read_undisturbed(path, |connection| {
         identify(connection, path)?;
         let changes = Changes::find(connection, registry)?;
