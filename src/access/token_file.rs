@@ -147,7 +147,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<TokenEntry>, TokenFil
 fn entry(WrittenToken { name, scopes, created, expires, sha256 }: &WrittenToken) -> Result<TokenEntry, String> {
     check_name(name)?;
     let scopes = scopes.iter().map(|scope| scope.parse()).collect::<Result<Vec<Scope>, _>>();
-    let scopes = scopes.map_err(|_| format!("the token {name} has a scope that is none"))?;
+    let scopes = scopes.map_err(|_| format!("the token {name} has a scope that does not exist"))?;
     let digest = TokenDigest::parse(sha256)
         .ok_or_else(|| format!("the member sha256 of the token {name} is not 64 lower-case hexadecimal digits"))?;
     Ok(TokenEntry { name: name.clone(), scopes, created: *created, expires: *expires, digest })

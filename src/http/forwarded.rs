@@ -113,7 +113,8 @@ impl FromStr for AddressRange {
         let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let address: IpAddr = address.parse().map_err(|_| "there is no IP address")?;
         let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits: u32 = bits.map_or(Ok(most), str::parse).map_err(|_| "the number of bits is none")?;
+        let bits: u32 =
+            bits.map_or(Ok(most), str::parse).map_err(|_| "what follows the slash is not a number of bits")?;
         if bits > most {
             return Err("an address has fewer bits");
         }

@@ -9,7 +9,6 @@ use super::database_file::{DatabaseFile, MainConnection};
 use super::engine::AnyConnection;
 use super::error::StoreError;
 use super::fence::Fence;
-use super::page::Progress;
 use super::registration::Registration;
 use super::transaction::WriteError;
 use super::write_ahead_log::WriteAheadLog;
@@ -82,11 +81,6 @@ impl FileRecord {
             connection::set_busy_timeout(connection.file(), Duration::ZERO)?;
         }
         connection::tidy(connection.file())
-    }
-
-    /// Moves the write-ahead log into the database file, as far as nobody reads from it.
-    pub(super) fn checkpoint(&mut self, connection: &mut AnyConnection) -> Result<Progress, StoreError> {
-        self.log.checkpoint(connection)
     }
 }
 

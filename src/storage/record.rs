@@ -102,7 +102,7 @@ impl Record {
     /// Moves the write-ahead log into the database file, as far as nobody reads from it. A server does that itself.
     pub(super) fn checkpoint(&mut self, connection: &mut AnyConnection) -> Result<Progress, StoreError> {
         match self {
-            Self::File(file) => file.checkpoint(connection),
+            Self::File(file) => file.log.checkpoint(connection),
             #[cfg(feature = "postgres")]
             Self::Server(_) => Ok(Progress::Done),
         }

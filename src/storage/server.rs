@@ -151,7 +151,7 @@ fn establish(url: &str, purpose: Purpose) -> Result<PgConnection, StoreError> {
     if purpose == Purpose::Read {
         connection.batch_execute(READING).map_err(|error| failed(&error))?;
     }
-    require_utf8(&mut connection).map_err(|why| cannot_open(&name, why))?;
+    require_usable(&mut connection).map_err(|why| cannot_open(&name, why))?;
     Ok(connection)
 }
 
@@ -163,7 +163,7 @@ struct Usable {
     encoding: String,
 }
 
-fn require_utf8(connection: &mut PgConnection) -> Result<(), String> {
+fn require_usable(connection: &mut PgConnection) -> Result<(), String> {
     let query = "SELECT pg_is_in_recovery() AS is_standby, current_setting('server_encoding') AS encoding";
     let Usable { is_standby, encoding } =
         diesel::sql_query(query).get_result(connection).map_err(|error| error.to_string())?;
