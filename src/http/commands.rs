@@ -23,7 +23,7 @@ use crate::domain::command::{Change, Command, Rejection, Verb, catch_panic};
 use crate::domain::idempotency::{Fingerprint, RequestId};
 use crate::domain::key::Key;
 use crate::memory::fair_shares::Share;
-use crate::storage::commit::Written;
+use crate::storage::commit_outcome::Written;
 use crate::write::aggregator::{CommandReplies, ExecuteError, Submission, execute};
 
 /// `POST /persons`, `POST /carts`

@@ -3,8 +3,6 @@
 //! Deciding has no side effects. So a batch is staged in memory, where a command sees the results of the commands before
 //! it, and a command that is rejected or panics stages nothing. Afterwards each changed row is written once.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
 use std::vec;
 
@@ -12,30 +10,32 @@ use super::aggregates::{self, Row};
 use super::answer_room::{self, AnswerLimit, StoredAnswers};
 use super::answers::{self, Answer, ExecutedCommand, NewAnswer, Outcome, Repeated};
 use super::batch_memory::BatchMemory;
+use super::commit_outcome::{CommitOutcome, Committable, KeptAnswers, Written};
 use super::counters::Counters;
 use super::engine::AnyConnection;
 use super::erasure;
 use super::error::{ReadError, StoreError};
+use super::execute_error::{ExecuteError, reject_corrupt};
 use super::fence::Fence;
-use super::hot_states::{HotState, HotStates, Place};
+use super::hot_states::{HotStates, Place};
 use super::inline_projections;
 use super::journal::{self, Entry};
 use super::outbox::{self, Change};
 use super::source::Source;
 use super::staged_answers::StagedAnswers;
-use crate::domain::body::{Body, CorruptState, patch};
+use super::staged_rows::{StagedRow, StagedRows};
+use super::state_change::{NULL, StateChange, check_numbers, patched};
+use crate::domain::body::{Body, CorruptState};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Journaled, Keys, Registry};
 use crate::domain::command::{
-    Change as Wanted, Command, CommandContext, Decision, DecodedState, Idempotency, Oversize, RecordedEvent, Rejection,
-    catch_panic,
+    Change as Wanted, Command, CommandContext, Decision, Idempotency, Oversize, RecordedEvent, Rejection, catch_panic,
 };
 use crate::domain::idempotency::{Given, KeptRejection};
-use crate::domain::json::{self, ValidationError};
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::metadata::{Metadata, StoredMetadata};
-use crate::domain::revision::{Epoch, JournalPosition, Revision, Version};
-use crate::memory::budget::{MemoryBudget, Reservation};
+use crate::domain::revision::{Epoch, Revision, Version};
+use crate::memory::budget::MemoryBudget;
 use crate::read_model::spec::ProjectionSpec;
 
 /// What commands are executed with.
@@ -52,15 +52,6 @@ pub(super) struct CommitContext<'a> {
     /// Of which a batch takes a part.
     pub(super) memory: &'a Arc<MemoryBudget>,
     pub(super) now: Timestamp,
-}
-
-/// What is true once the transaction of a batch is committed.
-pub(super) struct Committable {
-    pub(super) outcome: CommitOutcome,
-    pub(super) counters: Counters,
-    pub(super) stored: StoredAnswers,
-    /// The states of the event-sourced aggregates of the batch.
-    pub(super) states: Vec<(Place, HotState)>,
 }
 
 /// A batch of commands that is to be executed.
@@ -82,68 +73,6 @@ impl Batch<'_> {
     }
 }
 
-/// The result of a batch. It is durable once the transaction is.
-#[derive(Debug)]
-pub(crate) struct CommitOutcome {
-    /// One answer for each command that was executed, in the order of the commands.
-    pub(crate) answers: Vec<Result<Written, Rejection>>,
-    /// The last revision before the batch.
-    pub(crate) after: Revision,
-    /// The last revision of the batch.
-    pub(crate) revision: Revision,
-    /// Whether the batch changes the database.
-    #[cfg(feature = "postgres")]
-    pub(super) has_changes: bool,
-    /// How many rows the batch has written, at most.
-    pub(super) rows: usize,
-    /// What became of the commands with an idempotency key.
-    pub(crate) kept: KeptAnswers,
-    /// How many erasures it has begun.
-    pub(super) erased: usize,
-    /// The change events of these revisions.
-    pub(crate) events: Vec<Change>,
-    /// The memory that they take.
-    pub(crate) charge: Reservation,
-    /// The last position of the journal.
-    pub(crate) position: JournalPosition,
-    /// The revision of the last change of each collection.
-    pub(crate) changed: Vec<Revision>,
-}
-
-/// How many commands with an idempotency key got which kind of answer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct KeptAnswers {
-    /// Answers that are stored now.
-    pub(crate) kept: usize,
-    /// Those that were given again.
-    pub(crate) repeated: usize,
-    /// Commands whose key belongs to another request.
-    pub(crate) refused: usize,
-    /// Commands for whose answer there is no room.
-    pub(crate) without_room: usize,
-}
-
-/// The result of a command.
-#[derive(Debug)]
-pub(crate) struct Written {
-    pub(crate) key: Key,
-    /// The aggregate after the command. `None` if it does not exist any more.
-    pub(crate) body: Option<Body>,
-    /// The revision that the command created, or the last revision if it changed nothing.
-    pub(crate) revision: Revision,
-    /// The revision of the last change of the aggregate.
-    pub(crate) changed: Revision,
-    /// The number of domain events of the aggregate.
-    pub(crate) version: Version,
-    /// Whether the aggregate exists, and did not before. For an erasure: whether the database had neither a row nor events of
-    /// it.
-    pub(crate) is_new: bool,
-    /// For a repeated command, which was not executed again: the epoch in which it was.
-    pub(crate) repeats: Option<Epoch>,
-    /// The memory that `body` takes. It may be the only holder of it.
-    pub(crate) charge: Reservation,
-}
-
 /// The results of a batch so far.
 pub(super) struct StagedBatch<'a> {
     pub(super) registry: &'a Registry,
@@ -153,7 +82,7 @@ pub(super) struct StagedBatch<'a> {
     /// Those on which the batch follows.
     pub(super) before: &'a Counters,
     pub(super) counters: Counters,
-    pub(super) rows: HashMap<Place, StagedRow>,
+    pub(super) rows: StagedRows<'a>,
     pub(super) events: Vec<Entry>,
     pub(super) changes: Vec<Change>,
     /// One answer for each command that was executed.
@@ -167,37 +96,7 @@ pub(super) struct StagedBatch<'a> {
     epoch: &'a Epoch,
     /// The aggregates that the batch erases, and the revisions.
     erased: Vec<(Place, Revision)>,
-    /// What was decoded by the batches before.
-    states: &'a mut HotStates,
-    decoded: HashMap<Place, Decoded>,
     memory: BatchMemory,
-}
-
-/// A state as its type. It is out of date if the row has another body, even an equal one: then the command that resulted in
-/// it was not staged.
-struct Decoded {
-    body: Body,
-    state: DecodedState,
-    /// See [`HotStates::charge`].
-    charge: Reservation,
-}
-
-/// A row that the batch has read, and perhaps changed.
-#[derive(Clone)]
-pub(super) struct StagedRow {
-    pub(super) row: Row,
-    /// The state according to the journal, if the row is missing although the aggregate exists.
-    folded: Option<Body>,
-    pub(super) is_changed: bool,
-    pub(super) is_erased: bool,
-}
-
-/// The published state of one aggregate before and after a command.
-struct StateChange {
-    collection: CollectionId,
-    key: Key,
-    before: Option<Body>,
-    after: Option<Body>,
 }
 
 /// The batch before a command was staged.
@@ -206,17 +105,6 @@ struct Savepoint {
     rows: Vec<(Place, Option<StagedRow>)>,
     events: usize,
     changes: usize,
-}
-
-/// Why a command has no result.
-enum ExecuteError {
-    /// The command is rejected. The batch continues.
-    Rejected(Rejection),
-    /// The database failed. The batch is rolled back.
-    Store(StoreError),
-    /// Something was not fetched that it reads. The batch is thrown away, and decided again.
-    #[cfg(feature = "postgres")]
-    Missing,
 }
 
 impl<'a> StagedBatch<'a> {
@@ -229,7 +117,7 @@ impl<'a> StagedBatch<'a> {
             now,
             before,
             counters: before.clone(),
-            rows: HashMap::new(),
+            rows: StagedRows::new(registry, states),
             events: Vec::new(),
             changes: Vec::new(),
             given: Vec::new(),
@@ -239,8 +127,6 @@ impl<'a> StagedBatch<'a> {
             answer_limit,
             epoch: fence.epoch(),
             erased: Vec::new(),
-            states,
-            decoded: HashMap::new(),
             memory: BatchMemory::new(memory),
         }
     }
@@ -291,15 +177,13 @@ impl<'a> StagedBatch<'a> {
             events: std::mem::take(&mut self.changes),
         };
         let stored = self.stored;
-        let (counters, states) = self.finish();
-        Committable { outcome, counters, stored, states }
+        Committable { outcome, counters: self.counters, stored, states: self.rows.into_states() }
     }
 
     /// Executes one command, unless it was answered before. Its answer is stored if it has an idempotency key.
     fn answer(&mut self, source: &mut Source<'_>, mut command: Command) -> Result<Written, ExecuteError> {
         let Some(idempotency) = command.idempotency.take() else { return self.execute(source, command) };
         if let Some(found) = self.answers.find(source, &idempotency.request)? {
-            // One answer that cannot be read must not fail the whole batch.
             return self
                 .repeat(found.repeated(&idempotency.fingerprint).map_err(|error| reject_corrupt(error.into()))?);
         }
@@ -371,10 +255,11 @@ impl<'a> StagedBatch<'a> {
         let key = key.unwrap_or_else(|| if is_numbered { self.counters.next_key(id) } else { Key::uuid(now) });
         let is_unused = if is_numbered { collection.journaled().is_none() } else { is_minted };
         let StagedRow { row, folded, is_erased, .. } = if is_unused {
-            self.load_unused(id, &key)
+            // The database is not asked. This does not hold for numbers of a collection with a journal, which may have had
+            // other keys in an earlier version of the program.
+            self.rows.at((id, key.clone())).clone()
         } else {
-            // One aggregate that cannot be read must not fail the whole batch.
-            self.load(source, id, &key).map_err(reject_corrupt)?
+            self.rows.load(source, &mut self.memory, (id, key.clone())).map_err(reject_corrupt)?
         };
         if is_erased {
             return Err(Rejection::Erased.into());
@@ -411,7 +296,7 @@ impl<'a> StagedBatch<'a> {
         if is_numbered {
             self.counters.use_key(id);
         }
-        let StagedRow { row, .. } = self.load(source, id, &key)?;
+        let StagedRow { row, .. } = self.rows.load(source, &mut self.memory, (id, key.clone()))?;
         let revision = self.counters.revision;
         let charge = self.memory.answer(row.body.as_ref().map_or(0, Body::size));
         let (changed, version) = (row.revision, row.version);
@@ -427,11 +312,12 @@ impl<'a> StagedBatch<'a> {
         change: Wanted,
     ) -> Result<Decision, Rejection> {
         let collection = self.registry.get(id);
-        let (mut decoded, charge) = self.take_decoded(id, at.key, state).unzip();
+        let place = (id, at.key.clone());
+        let (mut decoded, charge) = self.rows.take_decoded(&place, state).unzip();
         let decision = catch_panic(|| collection.decide(at, state, &mut decoded, change));
         let current = decision.as_ref().map_or(state, |decision| decision.after.as_ref());
         if let (Some(body), Some(state)) = (current, decoded) {
-            self.put_decoded(id, at.key, body, state, charge);
+            self.rows.put_decoded(place, body, state, charge);
         }
         let decision = decision?;
         self.check_size(id, state, decision.after.as_ref())?;
@@ -485,17 +371,16 @@ impl<'a> StagedBatch<'a> {
             let change = StateChange { collection: id, key: key.clone(), before: None, after: None };
             patched.insert(0, (change, NULL.to_owned()));
         }
-        self.rows.entry(place.clone()).or_insert_with(StagedRow::absent).row = row;
+        self.rows.at(place.clone()).row = row;
         self.stage_patched(patched, metadata.stored().as_ref());
-        self.rows.entry(place.clone()).or_insert_with(StagedRow::absent).is_erased = true;
+        self.rows.at(place.clone()).is_erased = true;
         // The projections of the aggregate itself follow when its past is overwritten.
         let derived = Savepoint { changes: savepoint.changes + 1, ..savepoint };
         if let Err(error) = self.project(source, &derived) {
             self.roll_back(Savepoint { changes: derived.changes - 1, ..derived });
             return Err(error);
         }
-        self.decoded.remove(&place);
-        self.states.take(&place);
+        self.rows.forget_state(&place);
         let revision = self.counters.revision;
         self.erased.push((place, revision));
         Ok(Written { is_new, ..self.erased_at(key, revision) })
@@ -546,7 +431,7 @@ impl<'a> StagedBatch<'a> {
             let Some(derivation) = registry.get(collection).derivation() else { continue };
             let touched = catch_panic(|| Ok(derivation.touched(before.as_ref(), after.as_ref())?))?;
             for key in touched {
-                let row = match self.load(source, collection, &key) {
+                let row = match self.rows.load(source, &mut self.memory, (collection, key.clone())) {
                     Ok(staged) => staged.row.body,
                     Err(ReadError::Store(error)) => return Err(error.into()),
                     // The commands after this one have to see its change, so that all that is missing gets known at once.
@@ -577,7 +462,7 @@ impl<'a> StagedBatch<'a> {
         let revision = self.counters.next_revision();
         for (StateChange { collection, key, after, .. }, patch) in patched {
             self.counters.change(collection);
-            let staged = self.rows.entry((collection, key.clone())).or_insert_with(StagedRow::absent);
+            let staged = self.rows.at((collection, key.clone()));
             staged.row.revision = revision;
             staged.row.body = after;
             staged.folded = None;
@@ -598,7 +483,7 @@ impl<'a> StagedBatch<'a> {
         metadata: Option<&StoredMetadata>,
     ) {
         let schema = self.registry.get(collection).journaled().map_or(0, Journaled::schema);
-        let staged = self.rows.entry((collection, key.clone())).or_insert_with(StagedRow::absent);
+        let staged = self.rows.at((collection, key.clone()));
         for event in events {
             let position = self.counters.next_position();
             let version = staged.row.version.next();
@@ -646,90 +531,8 @@ impl<'a> StagedBatch<'a> {
         self.events.truncate(savepoint.events);
         self.changes.truncate(savepoint.changes);
         for (place, staged) in savepoint.rows {
-            if let Some(staged) = staged {
-                self.rows.insert(place, staged);
-            } else {
-                self.rows.remove(&place);
-            }
+            self.rows.restore(place, staged);
         }
-    }
-
-    /// An aggregate with a key that was never used: a new uuid, or a number. The database is not asked. This does not hold
-    /// for numbers of a collection with a journal, which may have had other keys in an earlier version of the program.
-    fn load_unused(&mut self, id: CollectionId, key: &Key) -> StagedRow {
-        self.rows.entry((id, key.clone())).or_insert_with(StagedRow::absent).clone()
-    }
-
-    /// The state of an aggregate as its type, if it is known.
-    fn take_decoded(
-        &mut self,
-        id: CollectionId,
-        key: &Key,
-        body: Option<&Body>,
-    ) -> Option<(DecodedState, Reservation)> {
-        if self.decoded.is_empty() {
-            return None;
-        }
-        let decoded = self.decoded.remove(&(id, key.clone()))?;
-        body.is_some_and(|body| body.is(&decoded.body)).then_some((decoded.state, decoded.charge))
-    }
-
-    /// Remembers a state for the next command of this aggregate, if there is room for it. It takes the room of the one before.
-    fn put_decoded(
-        &mut self,
-        id: CollectionId,
-        key: &Key,
-        body: &Body,
-        state: DecodedState,
-        before: Option<Reservation>,
-    ) {
-        if let Some(charge) = self.states.charge(before, body.size()) {
-            self.decoded.insert((id, key.clone()), Decoded { body: body.clone(), state, charge });
-        }
-    }
-
-    /// The counters, and the states that are as in the rows that were written.
-    fn finish(self) -> (Counters, Vec<(Place, HotState)>) {
-        let Self { decoded, rows, counters, .. } = self;
-        let states = decoded.into_iter().filter_map(|(place, Decoded { body, state, charge })| {
-            let row = &rows.get(&place)?.row;
-            let is_current = row.body.as_ref().is_some_and(|current| current.is(&body));
-            is_current.then(|| (place, HotState { row: row.clone(), decoded: state, charge }))
-        });
-        (counters, states.collect())
-    }
-
-    /// An aggregate with the changes that the batch has staged so far.
-    fn load(&mut self, source: &mut Source<'_>, id: CollectionId, key: &Key) -> Result<StagedRow, ReadError> {
-        let vacant = match self.rows.entry((id, key.clone())) {
-            Slot::Occupied(staged) => return Ok(staged.get().clone()),
-            Slot::Vacant(vacant) => vacant,
-        };
-        let collection = self.registry.get(id);
-        let mut staged = StagedRow::absent();
-        if let Some(HotState { row, decoded, charge }) = self.states.take(vacant.key())
-            && source.is_current(collection.name(), vacant.key(), &row)?
-        {
-            let body = row.body.clone();
-            let decoded = body.map(|body| (vacant.key().clone(), Decoded { body, state: decoded, charge }));
-            self.decoded.extend(decoded);
-            staged.row = row;
-        } else if let Some(row) = source.row(collection.name(), vacant.key())? {
-            staged.row = row;
-        } else if let Some(journaled) = collection.journaled() {
-            // The row is a cache. It is missing if the aggregate never existed, if its tombstone was pruned, or if the row
-            // was lost.
-            let folded = source.fold(collection.name(), journaled, vacant.key())?;
-            staged.row.version = folded.version;
-            staged.folded = folded.body;
-            staged.is_erased = folded.is_erased;
-        }
-        // What exists is not erased. The tombstone of what is may be pruned, and it need not have had any events.
-        if staged.row.body.is_none() && staged.folded.is_none() && collection.derivation().is_none() {
-            staged.is_erased |= source.is_erased(collection.name(), vacant.key())?;
-        }
-        self.memory.hold(staged.row.body.as_ref().or(staged.folded.as_ref()).map_or(0, Body::size));
-        Ok(vacant.insert(staged).clone())
     }
 
     /// Writes what was staged.
@@ -754,88 +557,5 @@ impl<'a> StagedBatch<'a> {
         }
         context.fence.save(connection, self.before, &self.counters)?;
         self.counters.save_collections(self.before, connection, self.registry)
-    }
-}
-
-impl Written {
-    /// What is stored of it.
-    fn stored(&self) -> ExecutedCommand {
-        let Self { key, body, changed, version, is_new, .. } = self;
-        ExecutedCommand { key: key.clone(), body: body.clone(), changed: *changed, version: *version, is_new: *is_new }
-    }
-}
-
-impl StagedRow {
-    fn absent() -> Self {
-        let row = Row { revision: Revision::ZERO, version: Version::ZERO, body: None };
-        Self { row, folded: None, is_changed: false, is_erased: false }
-    }
-
-    /// An aggregate that was never published has no row, even if it has events.
-    pub(super) fn must_be_written(&self) -> bool {
-        self.is_changed && self.row.revision != Revision::ZERO
-    }
-}
-
-/// The merge patch of an aggregate that does not exist any more.
-const NULL: &str = "null";
-
-/// The changes that change something, each with its patch.
-fn patched(changes: Vec<StateChange>) -> Result<Vec<(StateChange, String)>, Rejection> {
-    let mut patched = Vec::with_capacity(changes.len());
-    for change in changes {
-        if let Some(patch) = patch(change.before.as_ref(), change.after.as_ref())? {
-            patched.push((change, patch));
-        }
-    }
-    Ok(patched)
-}
-
-/// Rejects a command that would publish a number that JavaScript changes, also as the result of a fold or a derivation.
-///
-/// Looks at what changes only: what an earlier version of the program has stored does not keep anything else from changing.
-fn check_numbers(collection: CollectionId, changes: &[Change], events: &[Entry]) -> Result<(), Rejection> {
-    for change in changes {
-        json::check_numbers(&change.patch).map_err(|invalid| {
-            let is_derived = change.collection != collection;
-            let of = if is_derived { format!("{}.", change.key.as_str()) } else { String::new() };
-            Rejection::Invalid(ValidationError { member: of + &invalid.member, ..invalid })
-        })?;
-    }
-    for Entry { event, .. } in events {
-        json::check_numbers(&event.fields).map_err(|invalid| {
-            let member = format!("{}.{}", event.kind, invalid.member);
-            Rejection::Invalid(ValidationError { member, ..invalid })
-        })?;
-    }
-    Ok(())
-}
-
-fn reject_corrupt(error: ReadError) -> ExecuteError {
-    match error {
-        ReadError::Store(StoreError::Corrupt(why)) => Rejection::Corrupt(CorruptState::new(why)).into(),
-        error => error.into(),
-    }
-}
-
-impl From<ReadError> for ExecuteError {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Store(error) => Self::Store(error),
-            #[cfg(feature = "postgres")]
-            ReadError::Missing => Self::Missing,
-        }
-    }
-}
-
-impl From<Rejection> for ExecuteError {
-    fn from(rejection: Rejection) -> Self {
-        Self::Rejected(rejection)
-    }
-}
-
-impl From<StoreError> for ExecuteError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
     }
 }

@@ -1,6 +1,7 @@
 //! How the transactions of a writer follow on what it knows: in a file that nobody else writes, or on a server.
 
-use super::commit::{Batch, Committable};
+use super::commit::Batch;
+use super::commit_outcome::Committable;
 use super::counters::Counters;
 use super::database::{Database, Place};
 use super::database_file::MainConnection;

@@ -6,7 +6,8 @@ use std::vec;
 use diesel::connection::SimpleConnection as _;
 
 use super::answer_room::{AnswerLimit, StoredAnswers};
-use super::commit::{Batch, CommitContext, CommitOutcome, Committable};
+use super::commit::{Batch, CommitContext};
+use super::commit_outcome::{CommitOutcome, Committable};
 use super::connection::IfMissing;
 use super::counters::Counters;
 use super::database::Database;

@@ -17,7 +17,7 @@ use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{JournalPosition, Revision};
 use crate::memory::budget::Reservation;
 use crate::memory::fair_shares::Share;
-use crate::storage::commit::Written;
+use crate::storage::commit_outcome::Written;
 use crate::storage::database::Database;
 use crate::storage::erasure::Erasure;
 use crate::storage::error::StoreError;

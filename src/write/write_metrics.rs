@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::domain::command::Rejection;
 use crate::metrics::{BATCH, Counter, Gauge, Held, Histogram, MICROSECONDS};
 use crate::storage::answer_room::StoredAnswers;
-use crate::storage::commit::{KeptAnswers, Written};
+use crate::storage::commit_outcome::{KeptAnswers, Written};
 use crate::storage::transaction::WriteError;
 
 /// What the aggregator counts.
