@@ -19,6 +19,7 @@ mod connections;
 mod convergence;
 mod csv_files;
 mod cursors;
+mod cut_connections;
 mod derived_files;
 mod descriptors;
 mod dialects;

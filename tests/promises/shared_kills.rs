@@ -1,55 +1,19 @@
 //! Services that share a `PostgreSQL` database lose nothing that was answered, and do nothing twice, whatever ends: one of
 //! them, the server, or the connections between them.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use serde_json::{Value, json};
-
-use crate::harness::{Client, Cluster, Process, eventually, kills};
-
-/// What became of a command, as far as its client knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Done,
-    NotDone,
-    Unknown,
-}
-
-/// A command and its outcome.
-#[derive(Debug)]
-struct Sent {
-    mark: String,
-    outcome: Outcome,
-    created: Option<String>,
-}
-
-/// Posts a person that nobody else posts. `None` for the rest of a connection that has ended.
-fn post(client: &mut Client, mark: &str) -> Sent {
-    let body = json!({"name": "Ann", "city": mark}).to_string();
-    let sent = client.try_send("POST", "/persons", &[("Content-Type", "application/json")], Some(body.as_bytes()));
-    let response = sent.and_then(|()| client.try_response("POST"));
-    let mark = mark.to_owned();
-    let Ok(response) = response else { return Sent { mark, outcome: Outcome::Unknown, created: None } };
-    let outcome = match response.status {
-        201 => Outcome::Done,
-        503 => Outcome::NotDone,
-        // Only this error is allowed.
-        500 if response.text().contains("it is unknown whether") => Outcome::Unknown,
-        status => panic!("{status}: {}", response.text()),
-    };
-    Sent { mark, outcome, created: response.header("Location").map(str::to_owned) }
-}
+use crate::harness::{Client, Cluster, Marked, Outcome, Process, assert_agrees, eventually, kills};
 
 /// Posts through a service until it ends, or until all is over.
-fn post_until(address: SocketAddr, name: &str, answered: &AtomicU64, over: &AtomicBool) -> Vec<Sent> {
+fn post_until(address: SocketAddr, name: &str, answered: &AtomicU64, over: &AtomicBool) -> Vec<Marked> {
     let (mut connection, mut all) = (Client::try_connect(address), Vec::new());
     while let Some(client) = &mut connection
         && !over.load(Ordering::Acquire)
     {
-        let sent = post(client, &format!("mark-{name}-{}-", all.len()));
+        let sent = Marked::post(client, &format!("mark-{name}-{}-", all.len()), &[]);
         match sent.outcome {
             Outcome::Done => {
                 answered.fetch_add(1, Ordering::AcqRel);
@@ -61,43 +25,6 @@ fn post_until(address: SocketAddr, name: &str, answered: &AtomicU64, over: &Atom
         all.push(sent);
     }
     all
-}
-
-/// The persons of each change event, from pages.
-fn log(address: SocketAddr) -> Vec<String> {
-    let mut client = Client::connect(address);
-    let (mut events, mut path) = (Vec::<Value>::new(), "/events?limit=1000".to_owned());
-    loop {
-        let page = client.request("GET", &path, &[("Accept", "application/json")], None).json();
-        let page_events = page["events"].as_array().unwrap();
-        let more: Vec<_> = page_events.iter().filter(|event| event["revision"].is_i64()).cloned().collect();
-        if more.is_empty() {
-            assert!(
-                events.iter().zip(1..).all(|(event, revision)| event["revision"] == revision),
-                "revisions are dense"
-            );
-            return events.iter().map(|event| event["patch"]["persons"].to_string()).collect();
-        }
-        events.extend(more);
-        path = format!("/events?limit=1000&lastEventId={}", page["cursor"].as_str().unwrap());
-    }
-}
-
-/// The record agrees with what every client knows.
-#[track_caller]
-fn assert_agrees(address: SocketAddr, sent: &[Sent]) {
-    let log = log(address).join("\n");
-    for Sent { mark, outcome, .. } in sent {
-        let times = log.matches(mark.as_str()).count();
-        let agrees = match outcome {
-            Outcome::Done => times == 1,
-            Outcome::NotDone => times == 0,
-            Outcome::Unknown => times <= 1,
-        };
-        assert!(agrees, "{mark} is {outcome:?}, and {times} times in the log");
-    }
-    let created: Vec<_> = sent.iter().filter_map(|sent| sent.created.as_ref()).collect();
-    assert_eq!(created.iter().collect::<BTreeSet<_>>().len(), created.len(), "no two POSTs share a key");
 }
 
 fn start(url: &str, files: &Path) -> Process {
@@ -161,5 +88,7 @@ fn nothing_answered_is_lost_and_nothing_is_done_twice_whatever_ends() {
         }
     }
     assert!(all.iter().filter(|sent| sent.outcome == Outcome::Done).count() > 100);
-    services.iter().for_each(|service| assert_agrees(service.address, &all));
+    for service in &services {
+        assert_agrees(service.address, &all);
+    }
 }

@@ -81,6 +81,11 @@ impl Cluster {
         format!("postgres://duality@{first},{second}/{name}?sslmode=disable")
     }
 
+    /// Where the first server listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
     /// Executes SQL in a database of the first server.
     pub(crate) fn execute(&self, name: &str, sql: &str) -> String {
         psql(&self.url(name), sql)
