@@ -94,6 +94,7 @@ mod settings;
 mod shared_bodies;
 mod shared_events;
 mod shared_kills;
+mod shared_maintenance;
 mod shared_records;
 mod slow_clients;
 mod spools;
