@@ -213,7 +213,7 @@ pub struct Settings {
     #[arg(long, help_heading = LIMITS, env = "DUALITY_FILTER_MEMORY", value_name = "SIZE", value_parser = size)]
     pub filter_memory: Option<ByteSize>,
 
-    /// How much memory the decoded states of aggregates may take that the writer keeps; a sixteenth of --memory by default.
+    /// How much memory the states of aggregates may take that the writer keeps; a sixteenth of --memory by default.
     #[arg(long, help_heading = LIMITS, env = "DUALITY_AGGREGATE_MEMORY", value_name = "SIZE", value_parser = size)]
     pub aggregate_memory: Option<ByteSize>,
 

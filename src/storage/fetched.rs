@@ -1,6 +1,7 @@
 //! What was fetched for a batch before it is decided, and what turned out to be missing.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::answers::Found;
 use super::error::ReadError;
@@ -8,6 +9,7 @@ use super::hot_states::Place;
 use super::row_cache::{Aggregate, RowCache};
 use crate::domain::command::Command;
 use crate::domain::idempotency::RequestId;
+use crate::memory::budget::MemoryBudget;
 
 /// What a batch reads that is decided outside of a transaction: as it is in the record at one token.
 pub(super) struct Fetched {
@@ -35,9 +37,10 @@ impl Missing {
 }
 
 impl Fetched {
-    pub(super) fn new() -> Self {
+    /// With a budget for what is kept between batches.
+    pub(super) fn new(memory: &Arc<MemoryBudget>) -> Self {
         let missing = Missing::default();
-        Self { cache: RowCache::new(), aggregates: HashMap::new(), answers: HashMap::new(), missing }
+        Self { cache: RowCache::new(memory), aggregates: HashMap::new(), answers: HashMap::new(), missing }
     }
 
     /// Begins with a batch of these commands: notes what they are going to read, as far as that is known before they are

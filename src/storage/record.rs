@@ -1,5 +1,7 @@
 //! How the transactions of a writer follow on what it knows: in a file that nobody else writes, or on a server.
 
+use std::sync::Arc;
+
 use super::commit::Batch;
 use super::commit_outcome::Committable;
 use super::counters::Counters;
@@ -14,6 +16,7 @@ use super::postgres::server_record::ServerRecord;
 use super::registration::Registration;
 use super::transaction::WriteError;
 use crate::domain::revision::Revision;
+use crate::memory::budget::MemoryBudget;
 
 /// What a writer writes.
 pub(super) enum Record {
@@ -23,27 +26,35 @@ pub(super) enum Record {
 }
 
 impl Record {
-    /// Writes the consequences of new or changed registrations, and notes the epochs of the database.
+    /// Writes the consequences of new or changed registrations, and notes the epochs of the database. What is known of a
+    /// server's rows counts against a budget.
     pub(super) fn open(
         database: &Database,
         connection: &mut AnyConnection,
         registration: Registration<'_>,
+        #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "a file has its page cache"))]
+        memory: &Arc<MemoryBudget>,
     ) -> Result<Self, StoreError> {
         Ok(match &**database.place() {
             Place::File(file) => Self::File(FileRecord::open(database, file.file(), connection, registration)?),
             #[cfg(feature = "postgres")]
             Place::Server(server) => {
-                Self::Server(Box::new(ServerRecord::open(database, server, connection, registration)?))
+                Self::Server(Box::new(ServerRecord::open(database, server, connection, registration, memory)?))
             }
         })
     }
 
     /// Continues after the writer had to open the database again.
-    pub(super) fn reopen(database: &Database, connection: &mut AnyConnection) -> Result<Self, StoreError> {
+    pub(super) fn reopen(
+        database: &Database,
+        connection: &mut AnyConnection,
+        #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "a file has its page cache"))]
+        memory: &Arc<MemoryBudget>,
+    ) -> Result<Self, StoreError> {
         Ok(match &**database.place() {
             Place::File(file) => Self::File(FileRecord::reopen(database, file.file(), connection)?),
             #[cfg(feature = "postgres")]
-            Place::Server(server) => Self::Server(Box::new(ServerRecord::reopen(database, server)?)),
+            Place::Server(server) => Self::Server(Box::new(ServerRecord::reopen(database, server, memory)?)),
         })
     }
 

@@ -1,13 +1,16 @@
 //! Rows of aggregates as they are in the record while its token is the one that is known.
 
+use std::sync::Arc;
+
 use lru::LruCache;
 
 use super::aggregates::Row;
 use super::hot_states::Place;
 use crate::domain::body::Body;
+use crate::memory::budget::{MemoryBudget, Reservation};
 
-/// What the cache may hold, in bytes.
-const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// The part of its budget that the cache may take. The rest stays for decoded states.
+const SHARE: usize = 2;
 
 /// What the record has about an aggregate.
 #[derive(Debug, Clone)]
@@ -31,21 +34,18 @@ impl Aggregate {
 /// What an entry takes beside its texts, in bytes, approximately.
 const ENTRY_BYTES: usize = 256;
 
-/// Rows up to a number of bytes. The least recently used ones go first.
+/// Rows, up to a part of a budget. The least recently used ones go first.
 pub(super) struct RowCache {
     rows: LruCache<Place, Aggregate>,
     /// What they take.
-    bytes: usize,
+    charge: Reservation,
+    /// In bytes.
     limit: usize,
 }
 
 impl RowCache {
-    pub(super) fn new() -> Self {
-        Self::with_limit(MAX_BYTES)
-    }
-
-    fn with_limit(limit: usize) -> Self {
-        Self { rows: LruCache::unbounded(), bytes: 0, limit }
+    pub(super) fn new(budget: &Arc<MemoryBudget>) -> Self {
+        Self { rows: LruCache::unbounded(), charge: budget.reservation(), limit: budget.limit() / SHARE }
     }
 
     pub(super) fn get(&mut self, place: &Place) -> Option<&Aggregate> {
@@ -54,20 +54,21 @@ impl RowCache {
 
     /// Keeps a row, in the place of the one before.
     pub(super) fn put(&mut self, place: Place, aggregate: Aggregate) {
-        self.bytes += weight(&place, &aggregate);
+        let mut bytes = self.charge.size() + weight(&place, &aggregate);
         if let Some((place, before)) = self.rows.push(place, aggregate) {
-            self.bytes -= weight(&place, &before);
+            bytes -= weight(&place, &before);
         }
-        while self.bytes > self.limit {
+        while bytes > self.limit || self.charge.resize(bytes).is_err() {
             let Some((place, oldest)) = self.rows.pop_lru() else { return };
-            self.bytes -= weight(&place, &oldest);
+            bytes -= weight(&place, &oldest);
         }
     }
 
     /// Forgets everything: the token of the record is another one.
     pub(super) fn clear(&mut self) {
         self.rows.clear();
-        self.bytes = 0;
+        // Less always fits.
+        let _ = self.charge.resize(0);
     }
 }
 
@@ -102,18 +103,29 @@ mod tests {
         registry.document::<Note>();
         let collection = registry.id("notes").unwrap();
         let place = |number| (collection, Key::of_number(number));
-        let mut cache = RowCache::with_limit(2 * (ENTRY_BYTES + 101));
+        let budget = MemoryBudget::new(SHARE * 2 * (ENTRY_BYTES + 101));
+        let mut cache = RowCache::new(&budget);
         for number in [1, 2] {
             cache.put(place(number), aggregate(100));
         }
         assert!(cache.get(&place(1)).is_some());
         cache.put(place(3), aggregate(100));
         let is_kept = [1, 2, 3].map(|number| cache.get(&place(number)).is_some());
-        assert_eq!((is_kept, cache.bytes), ([true, false, true], 2 * (ENTRY_BYTES + 101)));
+        assert_eq!((is_kept, budget.used()), ([true, false, true], 2 * (ENTRY_BYTES + 101)));
         cache.put(place(3), aggregate(50));
-        assert_eq!(cache.bytes, 2 * (ENTRY_BYTES + 101) - 50, "it is replaced");
+        assert_eq!(budget.used(), 2 * (ENTRY_BYTES + 101) - 50, "it is replaced");
         cache.put(place(4), aggregate(1000));
         let is_kept = [1, 3, 4].map(|number| cache.get(&place(number)).is_some());
-        assert_eq!((is_kept, cache.bytes), ([false; 3], 0), "too large for the cache");
+        assert_eq!((is_kept, budget.used()), ([false; 3], 0), "too large for the cache");
+
+        let mut others = budget.reservation();
+        others.resize(budget.limit() - (ENTRY_BYTES + 101)).unwrap();
+        for number in [1, 2] {
+            cache.put(place(number), aggregate(100));
+        }
+        let is_kept = [1, 2].map(|number| cache.get(&place(number)).is_some());
+        assert_eq!((is_kept, budget.free()), ([false, true], 0), "the others leave no more room");
+        cache.clear();
+        assert_eq!(budget.free(), ENTRY_BYTES + 101);
     }
 }

@@ -43,7 +43,7 @@ pub(crate) struct WriterConfig {
     pub(crate) max_aggregate: usize,
     /// What the stored answers to commands with an idempotency key may take.
     pub(crate) answer_limit: AnswerLimit,
-    /// The memory for decoded states, in a batch and between batches.
+    /// The memory for decoded states, in a batch and between batches, and for what is known of the rows of a server.
     pub(crate) hot_states: Arc<MemoryBudget>,
     /// The memory for commands, of which a batch takes a part for what it reads and makes.
     pub(crate) batches: Arc<MemoryBudget>,
@@ -89,7 +89,7 @@ impl Writer {
         let mut connection = database.open_for_writing(IfMissing::Create)?;
         migrations::migrate(&mut connection)?;
         let registration = Registration { registry: &config.registry, inline: &config.inline, now };
-        let record = Record::open(database, &mut connection, registration)?;
+        let record = Record::open(database, &mut connection, registration, &config.hot_states)?;
         Self::load(connection, config, record, database)
     }
 
@@ -97,7 +97,7 @@ impl Writer {
     pub(crate) fn reopen(database: &Database, config: WriterConfig, committed: Revision) -> Result<Self, StoreError> {
         database.examine()?;
         let mut connection = database.open_for_writing(IfMissing::Fail)?;
-        let record = Record::reopen(database, &mut connection)?;
+        let record = Record::reopen(database, &mut connection, &config.hot_states)?;
         let mut writer = Self::load(connection, config, record, database)?;
         let current = writer.fence.horizon(&mut writer.connection)?.current;
         if current < committed {

@@ -16,6 +16,7 @@ use super::token::Token;
 use crate::domain::collection::Registry;
 use crate::domain::command::Command;
 use crate::domain::history::History;
+use crate::memory::budget::MemoryBudget;
 use crate::storage::answer_room::StoredAnswers;
 use crate::storage::commit::{Batch, CommitContext, StagedBatch};
 use crate::storage::commit_outcome::Committable;
@@ -69,8 +70,9 @@ enum Knowledge {
 }
 
 impl FencedRecord {
-    pub(super) fn new(place: &Arc<Place>, history: &Arc<History>) -> Self {
-        Self { place: Arc::clone(place), history: Arc::clone(history), known: None, fetched: Fetched::new() }
+    pub(super) fn new(place: &Arc<Place>, history: &Arc<History>, memory: &Arc<MemoryBudget>) -> Self {
+        let (place, history) = (Arc::clone(place), Arc::clone(history));
+        Self { place, history, known: None, fetched: Fetched::new(memory) }
     }
 
     /// The record has changed, or may have.

@@ -20,6 +20,7 @@ use super::token::Token;
 use crate::domain::error_chain::ErrorChain;
 use crate::domain::history::History;
 use crate::domain::revision::Revision;
+use crate::memory::budget::MemoryBudget;
 use crate::storage::commit::Batch;
 use crate::storage::commit_outcome::Committable;
 use crate::storage::database::{Database, Place};
@@ -57,6 +58,7 @@ impl ServerRecord {
         server: &Server,
         connection: &mut AnyConnection,
         registration: Registration<'_>,
+        memory: &Arc<MemoryBudget>,
     ) -> Result<Self, StoreError> {
         let history = write(connection, |connection| {
             connection.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")?;
@@ -78,13 +80,17 @@ impl ServerRecord {
         })
         .map_err(WriteError::into_cause)?;
         database.set_history(history);
-        Self::reopen(database, server)
+        Self::reopen(database, server, memory)
     }
 
     /// Continues after the writer had to open the database again.
-    pub(in crate::storage) fn reopen(database: &Database, _: &Server) -> Result<Self, StoreError> {
+    pub(in crate::storage) fn reopen(
+        database: &Database,
+        _: &Server,
+        memory: &Arc<MemoryBudget>,
+    ) -> Result<Self, StoreError> {
         let (place, history) = (Arc::clone(database.place()), Arc::clone(database.history()));
-        let fenced = FencedRecord::new(&place, &history);
+        let fenced = FencedRecord::new(&place, &history, memory);
         Ok(Self { place, history, fenced })
     }
 
