@@ -171,7 +171,7 @@ pub fn throughput(setup: &Setup) -> Vec<Line> {
 }
 
 /// The events a second that a subscriber receives when it starts from the beginning.
-fn replayed(address: SocketAddr, last: i64) -> f64 {
+pub fn replayed(address: SocketAddr, last: i64) -> f64 {
     let load = thread(move || async move {
         let begun = Instant::now();
         Subscribers::open(address, FEED, 1, 0).await.all_have(last).await;

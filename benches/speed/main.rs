@@ -38,6 +38,7 @@ mod process;
 mod publishing;
 mod reads;
 mod report;
+mod server;
 mod sql;
 mod standing;
 mod writes;
@@ -109,6 +110,7 @@ const FIGURES: &[Figure] = &[
     ("filtered", following::filtered),
     ("journal", following::journal),
     ("publish", publishing::all),
+    ("server", server::all),
     ("sessions", standing::sessions),
     ("start", standing::start),
     ("idle", standing::idle),

@@ -17,7 +17,7 @@ const ANN: &str = r#"{"name":"Ann"}"#;
 const ANN_IN_ROME: &str = r#"{"name":"Ann","city":"Rome"}"#;
 
 /// The number of persons created a second.
-fn posts(setup: &Setup, address: SocketAddr, connections: usize, body: &'static str) -> f64 {
+pub fn posts(setup: &Setup, address: SocketAddr, connections: usize, body: &'static str) -> f64 {
     let time = setup.time();
     let load = thread(move || async move {
         workers::closed(address, connections, time, &[requests::post(body)], 201).await.rate()
