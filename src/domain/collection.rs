@@ -8,9 +8,11 @@ mod document;
 mod event_sourced;
 mod event_sourced_erased;
 mod registry;
+mod singular;
 
 #[cfg(feature = "postgres")]
 use std::any::Any;
+use std::borrow::Cow;
 
 pub use derived::Derived;
 pub use document::Document;
@@ -19,6 +21,7 @@ pub(crate) use event_sourced_erased::{Fold, Journaled, decode_event, handle, rec
 pub use registry::InvalidRegistration;
 pub(crate) use registry::Registry;
 use serde_json::Value;
+use singular::singular;
 
 use crate::domain::body::{Body, CorruptState};
 use crate::domain::command::{Change, CommandContext, Decision, DecodedState, Rejection, Verb};
@@ -26,21 +29,13 @@ use crate::domain::json::ValidationError;
 use crate::domain::key::Key;
 use crate::domain::schema::{CollectionSchemas, Generators};
 
-/// `persons` → `person`: the default singular name of a collection.
-const fn singular(plural: &'static str) -> &'static str {
-    match plural.as_bytes() {
-        [rest @ .., b's'] => plural.split_at(rest.len()).0,
-        _ => plural,
-    }
-}
-
 /// A registered collection, with its types erased.
 pub(crate) trait Collection: Send + Sync {
     /// The plural name: the collection's member in the document, and its path.
     fn name(&self) -> &'static str;
 
     /// The singular name, in the path of the feed.
-    fn singular(&self) -> &'static str;
+    fn singular(&self) -> Cow<'static, str>;
 
     /// The kind of its keys.
     fn keys(&self) -> Keys;
@@ -90,6 +85,11 @@ pub(crate) trait Collection: Send + Sync {
     }
 }
 
+/// The singular name of a collection: the one that its type names, or else the singular of an English plural.
+fn singular_name(named: Option<&'static str>, plural: &'static str) -> Cow<'static, str> {
+    named.map_or_else(|| singular(plural), Cow::Borrowed)
+}
+
 /// The kind of keys that a collection has, and whether the service or the client chooses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {
@@ -134,16 +134,4 @@ pub(crate) trait Derivation: Send + Sync {
         before: Option<&Body>,
         after: Option<&Body>,
     ) -> Result<Option<Body>, CorruptState>;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_singular_drops_the_s() {
-        assert_eq!(singular("persons"), "person");
-        assert_eq!(singular("sheep"), "sheep");
-        assert_eq!(singular(""), "");
-    }
 }

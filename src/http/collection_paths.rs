@@ -61,7 +61,7 @@ impl CollectionPaths<'_> {
 
 impl fmt::Display for CollectionPaths<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: state {}, feed {}", self.0.name(), self.state(), self.feed())?;
+        write!(f, "{}: state {}, feeds {} and {}", self.0.name(), self.state(), self.feed(), self.feed_by_name())?;
         if let Some(derivation) = self.0.derivation() {
             return write!(f, ", derived from {}", derivation.source());
         }

@@ -50,7 +50,7 @@ pub(super) async fn get(context: RequestContext) -> Result<HttpResponse, Problem
 
 /// The name of the schema of an aggregate.
 pub(super) fn schema_name(collection: &dyn Collection) -> String {
-    components::type_name(collection.singular())
+    components::type_name(&collection.singular())
 }
 
 const DESCRIPTION: &str = "Aggregates and their change events: two views of one state. Load the state at a revision, then \

@@ -101,7 +101,6 @@ struct Shelf {
 
 impl Derived for Shelf {
     const NAME: &'static str = "shelves";
-    const SINGULAR: &'static str = "shelf";
     type Source = Note;
 
     fn key(_: &Note) -> Option<Key> {

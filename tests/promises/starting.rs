@@ -126,9 +126,9 @@ fn the_log_of_a_start_names_the_collections_and_the_unusual_settings() {
     let log = process.log();
     for expected in [
         format!("database {} is open: epoch ", database.canonicalize().unwrap().display()),
-        "persons: state /persons, feed /person-events, write /persons/{key}".to_owned(),
-        "locations: state /locations, feed /location-events, derived from persons".to_owned(),
-        "carts: state /carts, feed /cart-events, commands /carts/{key}/{command} (add-item, remove-item, close)"
+        "persons: state /persons, feeds /person-events and /events/persons, write /persons/{key}".to_owned(),
+        "locations: state /locations, feeds /location-events and /events/locations, derived from persons".to_owned(),
+        "carts: state /carts, feeds /cart-events and /events/carts, commands /carts/{key}/{command} (add-item, remove-item, close)"
             .to_owned(),
         "settings that are not the defaults: --retention 1h --host shop.example".to_owned(),
     ] {

@@ -1,5 +1,6 @@
 //! Aggregates that are computed from another collection in the same transaction: a group-by with counters.
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use schemars::JsonSchema;
@@ -7,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Collection, Derivation, Document, Journaled, Keys, singular};
+use super::{Collection, Derivation, Document, Journaled, Keys, singular_name};
 use crate::domain::body::{Body, CorruptState};
 use crate::domain::command::{Change, CommandContext, Decision, DecodedState, Rejection, Verb};
 use crate::domain::json::ValidationError;
@@ -19,8 +20,9 @@ pub trait Derived: Serialize + DeserializeOwned + JsonSchema + Default + 'static
     /// The collection's name: its member in the document, and its path. Lower-case letters, digits and hyphens.
     const NAME: &'static str;
 
-    /// The name of one aggregate, in the path of the feed: `location` gives `/location-events`.
-    const SINGULAR: &'static str = singular(Self::NAME);
+    /// The name of one aggregate, in the path of the feed: `person` gives `/person-events`. Without one, the singular of
+    /// `NAME` by the common rules of English: `company` for `companies`.
+    const SINGULAR: Option<&'static str> = None;
 
     /// The version of the rule below. Raise it when the rule changes; the collection is then recomputed at the next start.
     const VERSION: i64 = 1;
@@ -55,8 +57,8 @@ impl<T: Derived> Collection for DerivedAdapter<T> {
         T::NAME
     }
 
-    fn singular(&self) -> &'static str {
-        T::SINGULAR
+    fn singular(&self) -> Cow<'static, str> {
+        singular_name(T::SINGULAR, T::NAME)
     }
 
     fn keys(&self) -> Keys {

@@ -1,5 +1,6 @@
 //! State-stored aggregates: clients write the whole state or send a merge patch.
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use schemars::JsonSchema;
@@ -7,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Collection, Derivation, Journaled, Keys, singular};
+use super::{Collection, Derivation, Journaled, Keys, singular_name};
 use crate::domain::body::{Body, CorruptState};
 use crate::domain::command::{Change, CommandContext, Decision, DecodedState, Rejection, Verb};
 use crate::domain::json::{self, ValidationError};
@@ -33,8 +34,9 @@ pub trait Document: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// The collection's name: its member in the document, and its path. Lower-case letters, digits and hyphens.
     const NAME: &'static str;
 
-    /// The name of one aggregate, in the path of the feed: `person` gives `/person-events`.
-    const SINGULAR: &'static str = singular(Self::NAME);
+    /// The name of one aggregate, in the path of the feed: `person` gives `/person-events`. Without one, the singular of
+    /// `NAME` by the common rules of English: `company` for `companies`.
+    const SINGULAR: Option<&'static str> = None;
 
     /// Checks the rules that the types of the members cannot express.
     ///
@@ -68,8 +70,8 @@ impl<T: Document> Collection for DocumentAdapter<T> {
         T::NAME
     }
 
-    fn singular(&self) -> &'static str {
-        T::SINGULAR
+    fn singular(&self) -> Cow<'static, str> {
+        singular_name(T::SINGULAR, T::NAME)
     }
 
     fn keys(&self) -> Keys {

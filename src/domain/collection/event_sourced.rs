@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Keys, singular};
+use super::Keys;
 use crate::domain::clock::Timestamp;
 use crate::domain::command::CommandContext;
 use crate::domain::key::Key;
@@ -27,8 +27,9 @@ pub trait EventSourced: Serialize + DeserializeOwned + JsonSchema + Send + Sync 
     /// The collection's name: its member in the document, and its path. Lower-case letters, digits and hyphens.
     const NAME: &'static str;
 
-    /// The name of one aggregate, in the path of the feed: `cart` gives `/cart-events`.
-    const SINGULAR: &'static str = singular(Self::NAME);
+    /// The name of one aggregate, in the path of the feed: `person` gives `/person-events`. Without one, the singular of
+    /// `NAME` by the common rules of English: `company` for `companies`.
+    const SINGULAR: Option<&'static str> = None;
 
     /// The kind of keys, and who chooses them.
     const KEYS: Keys = Keys::Uuid;

@@ -1,12 +1,13 @@
 //! Event-sourced aggregates with their types erased: commands by name, events and states as JSON text.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde_json::{Map, Value, json};
 
-use super::{BusinessRule, Collection, Derivation, EventSourced, Keys, Root};
+use super::{BusinessRule, Collection, Derivation, EventSourced, Keys, Root, singular_name};
 use crate::domain::body::{self, Body, CorruptState};
 use crate::domain::command::{
     Change, CommandContext, Decision, DecodedState, ErasedDomainError, ErrorDescription, RecordedEvent, Rejection, Verb,
@@ -125,8 +126,8 @@ impl<T: EventSourced> Collection for EventSourcedAdapter<T> {
         T::NAME
     }
 
-    fn singular(&self) -> &'static str {
-        T::SINGULAR
+    fn singular(&self) -> Cow<'static, str> {
+        singular_name(T::SINGULAR, T::NAME)
     }
 
     fn keys(&self) -> Keys {

@@ -89,7 +89,8 @@ impl Registry {
 
     fn link(&mut self, id: CollectionId, collection: &dyn Collection) -> Result<(), String> {
         let name = collection.name();
-        for part in [name, collection.singular()] {
+        let singular = collection.singular();
+        for part in [name, &*singular] {
             if part.is_empty() || !part.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-') {
                 return Err(format!("invalid name {part:?}; expected lower-case letters, digits and hyphens"));
             }
@@ -100,8 +101,8 @@ impl Registry {
         if self.by_name.contains_key(name) {
             return Err(format!("two collections have the name {name:?}"));
         }
-        if self.collections.iter().any(|other| other.singular() == collection.singular()) {
-            return Err(format!("two collections have the singular name {:?}", collection.singular()));
+        if self.collections.iter().any(|other| other.singular() == singular) {
+            return Err(format!("two collections have the singular name {singular:?}"));
         }
         if let Some(derivation) = collection.derivation() {
             let source = derivation.source();

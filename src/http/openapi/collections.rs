@@ -55,7 +55,7 @@ pub(super) fn paths(
     let mut paths = Map::new();
     for described in described {
         let collection = registry.get(described.id);
-        let mut writer = Writer { collection, described, name: type_name(collection.singular()), components };
+        let mut writer = Writer { collection, described, name: type_name(&collection.singular()), components };
         let all = format!("/{}", collection.name());
         let one = format!("{all}/{{key}}");
         paths.insert(all.clone(), writer.on_all());

@@ -91,7 +91,7 @@ pub(super) struct DescribedCollection {
 pub(super) fn described(registry: &Registry, components: &mut Components) -> Vec<DescribedCollection> {
     let mut generators = Generators::new();
     let generated: Vec<_> = registry.ids().map(|id| (id, registry.get(id).schemas(&mut generators))).collect();
-    let names: Vec<_> = registry.ids().map(|id| type_name(registry.get(id).singular())).collect();
+    let names: Vec<_> = registry.ids().map(|id| type_name(&registry.get(id).singular())).collect();
     for name in &names {
         components.schemas.insert(name.clone(), Value::Null);
     }

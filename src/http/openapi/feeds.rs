@@ -79,7 +79,7 @@ pub(super) fn everything(registry: &Registry, components: &mut Components) -> Va
         .ids()
         .map(|id| {
             let collection = registry.get(id);
-            (collection.name().to_owned(), changes_of_members(components, &type_name(collection.singular())))
+            (collection.name().to_owned(), changes_of_members(components, &type_name(&collection.singular())))
         })
         .collect();
     let changes = json!({"type": ["object", "null"], "properties": members});
@@ -146,7 +146,7 @@ pub(super) fn journal(registry: &Registry, described: &[DescribedCollection], co
     for described in described {
         let collection = registry.get(described.id);
         if let Some(journaled) = collection.journaled() {
-            events.push(event(components, described, &type_name(collection.singular()), collection.name(), journaled));
+            events.push(event(components, described, &type_name(&collection.singular()), collection.name(), journaled));
         }
     }
     let items = if events.is_empty() { json!({"type": "object"}) } else { json!({"oneOf": events}) };
