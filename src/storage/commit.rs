@@ -71,6 +71,13 @@ impl Batch<'_> {
         staged.write(connection, self.context)?;
         Ok(staged.into_committable())
     }
+
+    /// Takes the commands that were executed, if that was done with copies of them.
+    #[cfg(feature = "postgres")]
+    pub(super) fn take_executed(&mut self, committable: Committable) -> Committable {
+        self.commands.by_ref().take(committable.outcome.answers.len()).for_each(drop);
+        committable
+    }
 }
 
 /// The results of a batch so far.

@@ -2,6 +2,7 @@
 
 mod batch;
 mod fenced;
+mod holders;
 mod prefetch;
 pub(super) mod schema;
 pub(super) mod server_record;

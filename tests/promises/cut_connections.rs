@@ -1,7 +1,7 @@
 //! A connection to a `PostgreSQL` server may end between any two messages. Then the service asks over a new one what became
 //! of the batch, and says nothing before it knows.
 
-use crate::harness::{App, Client, Cluster, Cut, Marked, Outcome, Proxy, Way, assert_agrees, eventually};
+use crate::harness::{App, Client, Cluster, Cut, Marked, Outcome, Proxy, Way, assert_agrees, eventually, kills};
 
 /// A service whose connections go through a proxy, and what its clients have sent.
 struct Cuts {
@@ -69,11 +69,17 @@ impl Cuts {
         self.proxy.disarm() > 0
     }
 
-    /// The number of messages each way that are cut one after the other, until none is left to cut.
-    fn cut_each(&mut self, before: Option<Cut>, command: Command) -> [usize; 2] {
+    /// Cuts after each number of messages, each way, until there is nothing left to cut: the number of messages of either.
+    fn cut_each(&mut self, command: Command) -> [usize; 2] {
+        [Way::ToServer, Way::ToService]
+            .map(|way| (0..).find(|after| self.cut(&[Cut { way, after: *after }], command)).unwrap())
+    }
+
+    /// The same for the messages after a first cut, of which only some are tried if few kills are wanted.
+    fn cut_some(&mut self, before: Cut, command: Command) -> [usize; 2] {
+        let step = usize::try_from(60 / kills()).unwrap().max(1);
         [Way::ToServer, Way::ToService].map(|way| {
-            let cuts = |after| before.into_iter().chain([Cut { way, after }]).collect::<Vec<_>>();
-            (0..).find(|after| self.cut(&cuts(*after), command)).unwrap()
+            (0..).step_by(step).find(|after| self.cut(&[before, Cut { way, after: *after }], command)).unwrap()
         })
     }
 }
@@ -81,9 +87,9 @@ impl Cuts {
 #[test]
 fn a_connection_that_is_cut_between_any_two_messages_of_a_batch_leaves_no_doubt() {
     let Some(mut cuts) = Cuts::start() else { return };
-    let known = cuts.cut_each(None, Cuts::known);
-    let prefetched = cuts.cut_each(None, Cuts::prefetched);
-    let locked = cuts.cut_each(None, Cuts::locked);
+    let known = cuts.cut_each(Cuts::known);
+    let prefetched = cuts.cut_each(Cuts::prefetched);
+    let locked = cuts.cut_each(Cuts::locked);
     assert!(known.iter().all(|messages| *messages >= 4), "{known:?}");
     assert!(prefetched.iter().zip(known).all(|(messages, known)| *messages >= 2 * known), "{prefetched:?}");
     assert!(locked.iter().zip(known).all(|(messages, known)| *messages >= 3 * known), "{locked:?}");
@@ -96,7 +102,7 @@ fn a_connection_that_is_cut_between_any_two_messages_of_a_batch_leaves_no_doubt(
 fn a_connection_that_is_cut_while_it_asks_what_became_of_a_batch_leaves_no_doubt() {
     let Some(mut cuts) = Cuts::start() else { return };
     for before in [Way::ToServer, Way::ToService].map(|way| Cut { way, after: 0 }) {
-        let messages = cuts.cut_each(Some(before), Cuts::known);
+        let messages = cuts.cut_some(before, Cuts::known);
         assert!(messages.iter().all(|messages| *messages >= 10), "a new connection, and its question: {messages:?}");
     }
     assert_agrees(cuts.app.address, &cuts.sent);

@@ -101,6 +101,7 @@ mod spools;
 mod stained_rebuilds;
 mod starting;
 mod stopping;
+mod stuck_holders;
 mod tables;
 mod tagged_logs;
 mod tickets;

@@ -52,7 +52,7 @@ pub(super) enum Attempt {
     Done(Committable),
     /// Nothing was written, and the commands are as they were: the batch needs a transaction, or the record has changed.
     Refused,
-    /// It is to be asked for, by the token that the batch would leave.
+    /// It is to be asked for, by the token that the batch would leave. The commands are as they were.
     Unknown {
         token: Token,
         committable: Committable,
@@ -177,15 +177,14 @@ impl FencedRecord {
         }
     }
 
-    /// Takes the commands of a batch that was decided for good.
+    /// Takes the commands of a batch that is done.
     fn finish(&mut self, attempt: Attempt, record: Known, batch: &mut Batch<'_>) -> Attempt {
-        let (Attempt::Done(committable) | Attempt::Unknown { committable, .. }) = &attempt else { return attempt };
-        batch.commands.by_ref().take(committable.outcome.answers.len()).for_each(drop);
-        if matches!(attempt, Attempt::Done(_)) && self.known.is_none() {
+        let Attempt::Done(committable) = attempt else { return attempt };
+        if self.known.is_none() {
             // It has changed nothing.
             self.known = Some(record);
         }
-        attempt
+        Attempt::Done(batch.take_executed(committable))
     }
 }
 

@@ -14,6 +14,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 
 use super::fenced::{Attempt, FencedRecord, Known};
+use super::holders;
 use super::prefetch;
 use super::schema::{batches, metadata};
 use super::token::Token;
@@ -50,6 +51,9 @@ const REMEMBERED: i64 = 100_000;
 /// The number of the advisory lock under which a service starts: `dual`, as in the header of a database file.
 const START_LOCK: i64 = 1_685_414_252;
 
+/// What was read before the row was taken could be out of date: each statement sees what is committed when it begins.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
 impl ServerRecord {
     /// Writes the consequences of new or changed registrations. Begins an epoch only in a new database, or if the database
     /// is not where its epoch began.
@@ -61,6 +65,7 @@ impl ServerRecord {
         memory: &Arc<MemoryBudget>,
     ) -> Result<Self, StoreError> {
         let history = write(connection, |connection| {
+            connection.batch_execute(holders::MAINTENANCE)?;
             connection.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")?;
             connection.batch_execute(&format!("SELECT pg_advisory_xact_lock({START_LOCK})"))?;
             let here = Identity::of(postgres(connection))?;
@@ -103,6 +108,7 @@ impl ServerRecord {
         self.fenced.forget();
         write(connection, |connection| {
             self.take(connection)?;
+            connection.batch_execute(holders::MAINTENANCE)?;
             let done = work(connection)?;
             replace_token(postgres(connection), Token::random()?)?;
             Ok(done)
@@ -119,7 +125,19 @@ impl ServerRecord {
         match self.fenced.commit(postgres(connection), &mut batch)? {
             Attempt::Done(committable) => Ok(committable),
             Attempt::Refused => self.commit_locked(connection, batch),
-            Attempt::Unknown { token, committable, cause } => self.find_out(connection, token, committable, cause),
+            Attempt::Unknown { token, committable, cause } => match is_committed(postgres(connection), token) {
+                Ok(true) => Ok(batch.take_executed(committable)),
+                // The same connection answers, so its statement is over, and did nothing: perhaps it waited in vain.
+                Ok(false) => {
+                    log::warn!("a batch was not written, and is executed again: {}", ErrorChain(&cause));
+                    holders::make_way(postgres(connection))?;
+                    self.commit_locked(connection, batch)
+                }
+                Err(_) => {
+                    let committable = batch.take_executed(committable);
+                    self.find_out(connection, token, committable, cause)
+                }
+            },
         }
     }
 
@@ -197,13 +215,12 @@ impl ServerRecord {
         let outcome = write(&mut connection, |connection| {
             // Waits for the old connection, if that has the row.
             let seen = self.take(connection)?;
-            let found = batches::table.find(token.as_bytes()).count();
-            let found: i64 = found.get_result(postgres(connection))?;
+            let is_committed = is_committed(postgres(connection), token)?;
             replace_token(postgres(connection), Token::random()?)?;
-            Ok(match found {
-                0 if seen.batches_forgotten > after.number() => Outcome::Forgotten,
-                0 => Outcome::NotCommitted,
-                _ => Outcome::Committed,
+            Ok(match is_committed {
+                true => Outcome::Committed,
+                false if seen.batches_forgotten > after.number() => Outcome::Forgotten,
+                false => Outcome::NotCommitted,
             })
         });
         Ok((outcome.map_err(WriteError::into_cause)?, connection))
@@ -213,7 +230,10 @@ impl ServerRecord {
     /// of this process.
     fn take(&self, connection: &mut AnyConnection) -> Result<Seen, StoreError> {
         let connection = postgres(connection);
-        let seen = lock(connection)?;
+        let seen = match lock(connection) {
+            Ok(seen) => seen,
+            Err(cause) => lock_again(connection, cause)?,
+        };
         if seen.epoch == self.history.epoch().as_str() && seen.identity == Identity::of(connection)? {
             return Ok(seen);
         }
@@ -271,6 +291,25 @@ fn lock(connection: &mut PgConnection) -> Result<Seen, StoreError> {
     Ok(diesel::sql_query(query).get_result(connection)?)
 }
 
+/// Begins the transaction again, and takes the row, unless another connection has it for a good reason.
+///
+/// # Errors
+/// [`StoreError::Busy`]; the cause if the row could not be taken because of something else.
+fn lock_again(connection: &mut PgConnection, cause: StoreError) -> Result<Seen, StoreError> {
+    if Manager::rollback_transaction(connection).is_err() {
+        return Err(cause);
+    }
+    holders::make_way(connection)?;
+    Manager::begin_transaction_sql(connection, BEGIN)?;
+    lock(connection)
+}
+
+/// Whether a batch with this token was committed, as this transaction sees it.
+fn is_committed(connection: &mut PgConnection, token: Token) -> Result<bool, StoreError> {
+    let found: i64 = batches::table.find(token.as_bytes()).count().get_result(connection)?;
+    Ok(found == 1)
+}
+
 /// Gives a new database its row.
 fn initialize(connection: &mut PgConnection, here: &Identity) -> Result<DatabaseState, StoreError> {
     if metadata::table.count().get_result::<i64>(connection)? > 0 {
@@ -303,9 +342,7 @@ fn write<T>(
     connection: &mut AnyConnection,
     work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
 ) -> Result<T, WriteError> {
-    // What was read before the row was taken could be out of date: each statement sees what is committed when it begins.
-    Manager::begin_transaction_sql(postgres(connection), "BEGIN ISOLATION LEVEL READ COMMITTED")
-        .map_err(StoreError::from)?;
+    Manager::begin_transaction_sql(postgres(connection), BEGIN).map_err(StoreError::from)?;
     // A panic here is as certain as an error. Anywhere else it could be one after `COMMIT`.
     let worked = catch_unwind(AssertUnwindSafe(|| work(connection))).unwrap_or(Err(StoreError::Panicked));
     match worked {

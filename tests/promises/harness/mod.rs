@@ -18,6 +18,7 @@ mod small_disk;
 mod stream;
 mod tls;
 mod tokens;
+mod wire;
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -36,6 +37,7 @@ pub(crate) use small_disk::SmallDisk;
 pub(crate) use stream::{Event, Stream};
 pub(crate) use tls::{Authority, Certificate};
 pub(crate) use tokens::{Token, TokenFile};
+pub(crate) use wire::Wire;
 
 /// How long an expected event may take. It is long so that no test fails on a busy machine; a passing test never waits
 /// that long.

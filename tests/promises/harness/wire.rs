@@ -1,0 +1,72 @@
+//! A client of a `PostgreSQL` server that sends single messages of its protocol, and stops wherever a test wants it to.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+
+/// One connection.
+pub(crate) struct Wire {
+    socket: UnixStream,
+}
+
+impl Wire {
+    /// Connects over the socket in the directory that the URL of a database names, with a name for this connection.
+    pub(crate) fn connect(url: &str, name: &str) -> Self {
+        let (place, parameters) = url.strip_prefix("postgres:///").unwrap().split_once('?').unwrap();
+        let directory = parameters.split('&').find_map(|parameter| parameter.strip_prefix("host=")).unwrap();
+        let socket = UnixStream::connect(format!("{directory}/.s.PGSQL.5432")).unwrap();
+        socket.set_read_timeout(Some(super::DEADLINE)).unwrap();
+        let mut wire = Self { socket };
+        let parameters = format!("user\0duality\0database\0{place}\0application_name\0{name}\0\0");
+        let version = 196_608_u32.to_be_bytes();
+        wire.send(&[], &[&version[..], parameters.as_bytes()].concat());
+        wire.read_until(b'Z');
+        wire
+    }
+
+    /// Executes statements to their end.
+    pub(crate) fn execute(&mut self, sql: &str) {
+        self.send(b"Q", format!("{sql}\0").as_bytes());
+        self.read_until(b'Z');
+    }
+
+    /// Executes a statement, and does not send the message that ends its transaction.
+    pub(crate) fn execute_without_end(&mut self, sql: &str) {
+        self.send(b"P", format!("\0{sql}\0\0\0").as_bytes());
+        self.send(b"B", &[0; 8]);
+        self.send(b"E", &[0; 5]);
+        // Answers, but ends nothing.
+        self.send(b"H", &[]);
+        self.read_until(b'C');
+    }
+
+    /// Whether the server has ended the connection.
+    pub(crate) fn has_ended(mut self) -> bool {
+        self.send(b"S", &[]);
+        let mut rest = Vec::new();
+        self.socket.set_read_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+        let end = self.socket.read_to_end(&mut rest);
+        end.map_or_else(|error| error.kind() != std::io::ErrorKind::WouldBlock, |_| true)
+    }
+
+    fn send(&mut self, kind: &[u8], body: &[u8]) {
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        // The other side may be gone.
+        let _ = self.socket.write_all(&[kind, &length[..], body].concat());
+    }
+
+    /// Reads messages up to one of this kind.
+    #[track_caller]
+    fn read_until(&mut self, kind: u8) {
+        loop {
+            let mut head = [0; 5];
+            self.socket.read_exact(&mut head).unwrap();
+            let length = u32::from_be_bytes(head[1..].try_into().unwrap());
+            let mut body = vec![0; usize::try_from(length).unwrap() - 4];
+            self.socket.read_exact(&mut body).unwrap();
+            assert_ne!(head[0], b'E', "{}", String::from_utf8_lossy(&body));
+            if head[0] == kind {
+                return;
+            }
+        }
+    }
+}
