@@ -327,7 +327,10 @@ pub(super) fn prune_tombstones(
                 progress = Progress::Done;
                 break;
             }
-            diesel::delete(aggregates::table.find((collection, rank, key))).execute(connection)?;
+            let row = aggregates::table.find((collection, rank, key));
+            // On a server, whoever creates it again waits for this. A row that is live stays in any case.
+            let tombstone = row.filter(aggregates::revision.eq(revision).and(aggregates::body.is_null()));
+            diesel::delete(tombstone).execute(connection)?;
             number += 1;
             forgotten = Some(*revision);
         }

@@ -95,6 +95,7 @@ mod shared_bodies;
 mod shared_events;
 mod shared_kills;
 mod shared_maintenance;
+mod shared_races;
 mod shared_records;
 mod slow_clients;
 mod spools;
