@@ -2,9 +2,9 @@
 
 import { fetchWithToken } from "./token.js";
 
-/** Sends a request. What the service refuses is an answer too, with its problem document. */
+/** Sends a request. What the service refuses is an answer too, with its problem document. A `PUT` only creates. */
 export async function request(path, { method = "GET", body, accept = "application/json", contentType = "application/json" } = {}) {
-    const headers = { Accept: accept, ...(body !== undefined && { "Content-Type": contentType }) };
+    const headers = { Accept: accept, ...(body !== undefined && { "Content-Type": contentType }), ...(method === "PUT" && { "If-None-Match": "*" }) };
     try {
         const response = await fetchWithToken(path, { method, body, headers, cache: "no-store" });
         const text = await response.text();

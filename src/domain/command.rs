@@ -40,6 +40,7 @@ impl Command {
         let change = match change {
             Change::Create(body) => Change::Create(body.clone()),
             Change::Replace(body) => Change::Replace(body.clone()),
+            Change::Put(body) => Change::Put(body.clone()),
             Change::Patch(patch) => Change::Patch(patch.clone()),
             Change::Delete => Change::Delete,
             Change::Erase => Change::Erase,
@@ -91,8 +92,10 @@ pub(crate) enum Verb<'a> {
 pub(crate) enum Change {
     /// Creates an aggregate with this body.
     Create(Body),
-    /// Replaces the whole body.
+    /// Replaces the whole body of an aggregate that exists.
     Replace(Body),
+    /// Replaces the whole body, or creates an aggregate with it at the key that the client chose.
+    Put(Body),
     /// Applies a merge patch, which is an object.
     Patch(Value),
     /// Deletes the aggregate.
@@ -108,9 +111,9 @@ pub(crate) enum Change {
 }
 
 impl Change {
-    /// Whether it creates the aggregate.
+    /// Whether it creates an aggregate that does not exist.
     pub(crate) fn creates(&self) -> bool {
-        matches!(self, Self::Create(_) | Self::Handle { creates: true, .. })
+        matches!(self, Self::Create(_) | Self::Put(_) | Self::Handle { creates: true, .. })
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) async fn create(
 }
 
 /// `PUT /persons/1`, `PUT /carts/0193…`
-pub(super) async fn replace(
+pub(super) async fn put(
     context: RequestContext,
     replies: LocalData<CommandReplies>,
     payload: web::Payload,

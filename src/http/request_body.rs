@@ -142,7 +142,7 @@ impl RequestBody {
 /// Charges for a change in the place of the JSON from which it was made.
 pub(super) fn charge_change(charge: &mut Share, change: &Change) {
     let size = match change {
-        Change::Create(body) | Change::Replace(body) => OVERHEAD + COPIES * body.as_str().len(),
+        Change::Create(body) | Change::Replace(body) | Change::Put(body) => OVERHEAD + COPIES * body.as_str().len(),
         Change::Delete | Change::Erase => OVERHEAD,
         // The values of a patch, and the fields of a command, which take no more.
         Change::Patch(_) | Change::Handle { .. } => charge.size(),

@@ -147,11 +147,11 @@ fn of_collection(registry: &Registry, id: CollectionId) -> Vec<Path> {
     if paths.can_create() {
         on_all.push(Endpoint::of(Method::POST, write_all, commands::create));
     }
-    if journaled && keys != Keys::Sequence {
-        on_one.push(Endpoint::of(Method::PUT, write_one, commands::replace));
+    let is_document = collection.derivation().is_none() && !journaled;
+    if is_document || (journaled && keys != Keys::Sequence) {
+        on_one.push(Endpoint::of(Method::PUT, write_one, commands::put));
     }
-    if collection.derivation().is_none() && !journaled {
-        on_one.push(Endpoint::of(Method::PUT, write_one, commands::replace));
+    if is_document {
         on_one.push(Endpoint::of(Method::PATCH, write_one, commands::patch));
         on_one.push(Endpoint::of(Method::DELETE, write_one, commands::delete));
     }

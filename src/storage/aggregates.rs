@@ -48,6 +48,19 @@ pub(super) fn load(connection: &mut AnyConnection, collection: &str, key: &Key) 
     }))
 }
 
+/// The largest number that is the key of a row, tombstones included; 0 without any. Those of more than 15 digits do not count:
+/// no sequence gets there.
+pub(super) fn last_number(connection: &mut AnyConnection, collection: &str) -> Result<i64, StoreError> {
+    let numbers = aggregates::table
+        .filter(aggregates::collection.eq(collection))
+        .filter(aggregates::rank.le(15))
+        .order((aggregates::rank.desc(), aggregates::key.desc()))
+        .select(aggregates::key)
+        .limit(1);
+    let last: Option<String> = on!(connection, |engine| numbers.get_result(engine)).optional()?;
+    Ok(last.and_then(|last| last.parse().ok()).unwrap_or(0))
+}
+
 /// Whether the row of an aggregate still has the revision and the version that it had. Does not read its body.
 pub(super) fn is_current(
     connection: &mut AnyConnection,

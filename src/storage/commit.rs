@@ -251,9 +251,6 @@ impl<'a> StagedBatch<'a> {
         let Command { collection: id, key, precondition, change, metadata, idempotency: _ } = command;
         let collection = self.registry.get(id);
         let now = self.now;
-        if let (Some(chosen), true) = (&key, change.creates()) {
-            collection.keys().check(chosen).map_err(Rejection::Invalid)?;
-        }
         if let (Some(key), Wanted::Erase) = (&key, &change) {
             return self.erase(source, id, key, &metadata);
         }
@@ -272,6 +269,9 @@ impl<'a> StagedBatch<'a> {
             return Err(Rejection::Erased.into());
         }
         let state = row.body.as_ref().or(folded.as_ref());
+        if state.is_none() && change.creates() && !is_minted {
+            collection.keys().check(&key).map_err(Rejection::Invalid)?;
+        }
         let current = state.map(|_| row.revision);
         if (current.is_some() || change.creates()) && !precondition.holds(current) {
             return Err(Rejection::PreconditionFailed(current).into());

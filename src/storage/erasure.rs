@@ -105,6 +105,14 @@ impl fmt::Display for Erasure {
     }
 }
 
+/// The largest number that is the key of an erased aggregate; 0 without any.
+pub(super) fn last_number(connection: &mut AnyConnection, collection: &str) -> Result<i64, StoreError> {
+    let keys: Vec<String> =
+        erased::table.filter(erased::collection.eq(collection)).select(erased::key).load(connection)?;
+    let numbers = keys.iter().map(|key| Key::from_db(key)).filter(|key| key.rank() <= 15);
+    Ok(numbers.filter_map(|key| key.as_str().parse().ok()).max().unwrap_or(0))
+}
+
 /// The erasure of an aggregate, if it was erased.
 pub(super) fn find(connection: &mut AnyConnection, collection: &str, key: &str) -> Result<Option<Erasure>, StoreError> {
     let row: Option<Columns> = erased::table.find((collection, key)).first(connection).optional()?;

@@ -10,10 +10,10 @@ use super::error::StoreError;
 use super::journal::{self, Folded};
 use super::outbox::Change;
 use super::schema::{collections, metadata};
-use super::{aggregates, epochs, inline_projections, outbox};
+use super::{aggregates, epochs, erasure, inline_projections, outbox};
 use crate::domain::body::{Body, patch};
 use crate::domain::clock::Timestamp;
-use crate::domain::collection::{Derivation, Journaled, Registry};
+use crate::domain::collection::{Derivation, Journaled, Keys, Registry};
 use crate::domain::history::History;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::metadata::Metadata;
@@ -60,7 +60,11 @@ impl Registration<'_> {
     }
 
     fn write_all(self, connection: &mut AnyConnection, state: DatabaseState) -> Result<(), StoreError> {
-        self.registry.ids().try_for_each(|id| self.write_collection(connection, id, state))
+        self.registry.ids().try_for_each(|id| {
+            self.write_collection(connection, id, state)?;
+            let collection = self.registry.get(id);
+            if collection.keys() == Keys::Sequence { skip_used_keys(connection, collection.name()) } else { Ok(()) }
+        })
     }
 
     fn write_collection(
@@ -216,6 +220,14 @@ fn next_revision(connection: &mut AnyConnection, collection: &str) -> Result<Rev
     let changed = collections::changed.eq(revision.number());
     diesel::update(collections::table.find(collection)).set(changed).execute(connection)?;
     Ok(revision)
+}
+
+/// An earlier version of the program may have let clients choose the keys, numbers among them: those are not given again.
+fn skip_used_keys(connection: &mut AnyConnection, collection: &str) -> Result<(), StoreError> {
+    let last = aggregates::last_number(connection, collection)?.max(erasure::last_number(connection, collection)?);
+    let behind = collections::table.find(collection).filter(collections::next_key.le(last));
+    diesel::update(behind).set(collections::next_key.eq(last + 1)).execute(connection)?;
+    Ok(())
 }
 
 /// The program could not keep an unknown collection up to date, and leaving it out silently would hide data.

@@ -13,6 +13,7 @@ mod batches;
 mod bookmarks;
 mod carts;
 mod catch_ups;
+mod chosen_keys;
 mod clocks;
 mod command_line;
 mod connections;

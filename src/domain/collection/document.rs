@@ -15,7 +15,7 @@ use crate::domain::json::{self, ValidationError};
 use crate::domain::merge_patch;
 use crate::domain::schema::{CollectionSchemas, Generators};
 
-/// An aggregate whose stored state is the source of truth. Keys are a sequence: 1, 2, 3 …, never reused.
+/// An aggregate whose stored state is the source of truth.
 ///
 /// ```
 /// use duality::schemars::{self, JsonSchema};
@@ -37,6 +37,10 @@ pub trait Document: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// The name of one aggregate, in the path of the feed: `person` gives `/person-events`. Without one, the singular of
     /// `NAME` by the common rules of English: `company` for `companies`.
     const SINGULAR: Option<&'static str> = None;
+
+    /// The kind of its keys: numbers, unless this says something else. Where clients choose them, a `PUT` creates an aggregate
+    /// that does not exist, and replaces one that does.
+    const KEYS: Keys = Keys::Sequence;
 
     /// Checks the rules that the types of the members cannot express.
     ///
@@ -75,7 +79,7 @@ impl<T: Document> Collection for DocumentAdapter<T> {
     }
 
     fn keys(&self) -> Keys {
-        Keys::Sequence
+        T::KEYS
     }
 
     fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, ValidationError> {
@@ -83,7 +87,8 @@ impl<T: Document> Collection for DocumentAdapter<T> {
         json::check_names(self.members, &json)?;
         Ok(match verb {
             Verb::Create => Change::Create(self.check(json)?),
-            Verb::Replace => Change::Replace(self.check(json)?),
+            Verb::Replace if T::KEYS == Keys::Sequence => Change::Replace(self.check(json)?),
+            Verb::Replace => Change::Put(self.check(json)?),
             Verb::Patch => Change::Patch(json),
             Verb::Command(name) => {
                 return Err(ValidationError::new(
@@ -102,7 +107,7 @@ impl<T: Document> Collection for DocumentAdapter<T> {
         change: Change,
     ) -> Result<Decision, Rejection> {
         let after = match (change, before) {
-            (Change::Create(body), _) | (Change::Replace(body), Some(_)) => Some(body),
+            (Change::Create(body) | Change::Put(body), _) | (Change::Replace(body), Some(_)) => Some(body),
             (Change::Patch(patch), Some(before)) => {
                 let mut json = before.value()?;
                 merge_patch::apply(&mut json, patch);

@@ -82,11 +82,11 @@ impl Writer<'_> {
     fn on_one(&mut self) -> Value {
         let mut methods = json!({"get": self.get_one()});
         let is_journaled = self.collection.journaled().is_some();
-        if is_journaled && self.collection.keys() != Keys::Sequence {
-            methods["put"] = self.put(201);
+        let is_document = !is_journaled && self.described.schemas.created.is_some();
+        if is_document || (is_journaled && self.collection.keys() != Keys::Sequence) {
+            methods["put"] = self.put();
         }
-        if !is_journaled && self.described.schemas.created.is_some() {
-            methods["put"] = self.put(200);
+        if is_document {
             methods["patch"] = self.patch();
             methods["delete"] = self.delete();
         }
@@ -159,23 +159,28 @@ impl Writer<'_> {
         self.write_problems(operation, &[])
     }
 
-    fn put(&mut self, status: u16) -> Value {
+    fn put(&mut self) -> Value {
         let singular = self.collection.singular();
         let schema = self.created_body();
-        let (id, summary, outcome, kinds): (_, _, _, &[Kind]) = if status == 201 {
-            ("create keyed", format!("Create a {singular} with a key of your choice"), "created", &[])
-        } else {
-            ("replace", format!("Replace a {singular}"), "replaced", &[Kind::NotFound])
+        let (is_keyed, is_document) = (self.collection.keys() != Keys::Sequence, self.collection.journaled().is_none());
+        let (id, summary) = match (is_keyed, is_document) {
+            (true, true) => ("put", format!("Create or replace a {singular} with a key of your choice")),
+            (true, false) => ("create keyed", format!("Create a {singular} with a key of your choice")),
+            (false, _) => ("replace", format!("Replace a {singular}")),
         };
-        let operation = self
+        let mut operation = self
             .operation(&format!("{id} {}", self.name), &summary, "")
             .parameter(self.key())
             .shared(&RETURNED)
             .shared(&WRITE_HEADERS)
             .body(&[JSON], &schema, self.requires_body(&schema));
-        let operation = operation.response(self.written(status, outcome));
-        let operation = if status == 200 { operation.response(unreturned()) } else { operation };
-        self.write_problems(operation, kinds)
+        if is_keyed {
+            operation = operation.response(self.written(201, "created"));
+        }
+        if is_document {
+            operation = operation.response(self.written(200, "replaced")).response(unreturned());
+        }
+        self.write_problems(operation, if is_keyed { &[] } else { &[Kind::NotFound] })
     }
 
     fn patch(&mut self) -> Value {
