@@ -44,11 +44,11 @@ impl Fetched {
     }
 
     /// Begins with a batch of these commands: notes what they are going to read, as far as that is known before they are
-    /// decided.
-    pub(super) fn begin(&mut self, commands: &[Command]) {
+    /// decided, and what it has read before.
+    pub(super) fn begin(&mut self, commands: &[Command], again: impl Iterator<Item = Place>) {
         self.aggregates.clear();
         self.answers.clear();
-        self.missing = Missing::default();
+        self.missing = Missing { aggregates: again.collect(), ..Missing::default() };
         for command in commands {
             // Whoever looks for something notes that it is missing.
             if let Some(key) = &command.key {

@@ -94,6 +94,32 @@ fn the_number_of_statements_of_a_batch_does_not_depend_on_the_number_of_its_comm
 }
 
 #[test]
+fn a_batch_that_misses_what_another_service_has_written_needs_as_many_statements_however_large_it_is() {
+    let logged = ["-c", "log_statement=all", "-c", "log_line_prefix=%a|%d|"];
+    let Some(server) = server(&logged) else { return };
+    for number in [1_usize, 64, 512] {
+        let url = server.new_database();
+        let app = service(&url);
+        let write =
+            |method, path: String, body: serde_json::Value| Write { method, path, body: body.to_string(), key: None };
+        let new: Vec<_> = (0..number).map(|_| write("POST", "/persons".to_owned(), json!({ "name": "Bob" }))).collect();
+        in_one_batch(&app, &new);
+        psql(&url, "UPDATE metadata SET token = substr(token, 2) || '?'");
+        let moves: Vec<_> = (1..=number)
+            .map(|key| write("PATCH", format!("/persons/{key}"), json!({ "name": format!("Eve {key}") })))
+            .collect();
+        let before = statements(&server, &url);
+        for answer in in_one_batch(&app, &moves) {
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+        let sent = statements(&server, &url) - before;
+        assert_eq!(sent, 7, "one that misses; BEGIN, the row, its place, what is read, the batch, COMMIT: {number}");
+        let rows = psql(&url, "SELECT count(*) || ' ' || max(revision) FROM outbox");
+        assert_eq!(rows, format!("{0} {0}", 2 * number));
+    }
+}
+
+#[test]
 fn services_that_write_at_once_lose_nothing_and_leave_no_gap() {
     const WRITES: i64 = 40;
     let Some(server) = server(&[]) else { return };

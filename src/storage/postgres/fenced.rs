@@ -1,7 +1,8 @@
 //! Batches that are decided from what is known of the record, and written by one statement if that is still true.
 //!
-//! Neither a transaction nor a lock is open while a batch is decided. What it reads beyond what is known is fetched by one
-//! statement, and it is decided again: so the number of statements does not depend on the number of commands.
+//! Neither a transaction nor a lock is open while a batch is decided, unless others have written meanwhile: then it is done
+//! again beside nobody else. What it reads beyond what is known is fetched by one statement, and it is decided again: so the
+//! number of statements does not depend on the number of commands.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::storage::counters::Counters;
 use crate::storage::database::Place;
 use crate::storage::error::StoreError;
 use crate::storage::fetched::{Fetched, Missing};
+use crate::storage::hot_states;
 use crate::storage::row_cache::Aggregate;
 use crate::storage::source::Source;
 
@@ -45,6 +47,8 @@ pub(super) struct FencedRecord {
     /// `None` if nothing is known: then what was fetched before is forgotten when something is fetched.
     known: Option<Known>,
     fetched: Fetched,
+    /// The derived aggregates that the last attempt has read, if it missed: they are going to be read again.
+    again: Vec<hot_states::Place>,
 }
 
 /// What became of a batch.
@@ -72,7 +76,7 @@ enum Knowledge {
 impl FencedRecord {
     pub(super) fn new(place: &Arc<Place>, history: &Arc<History>, memory: &Arc<MemoryBudget>) -> Self {
         let (place, history) = (Arc::clone(place), Arc::clone(history));
-        Self { place, history, known: None, fetched: Fetched::new(memory) }
+        Self { place, history, known: None, fetched: Fetched::new(memory), again: Vec::new() }
     }
 
     /// The record has changed, or may have.
@@ -87,6 +91,11 @@ impl FencedRecord {
         self.known = Some(known);
     }
 
+    /// The token of the record, if that is known.
+    pub(super) fn token(&self) -> Option<Token> {
+        self.known.as_ref().map(|known| known.token)
+    }
+
     /// Decides a batch, and writes it if nothing has changed since. Its commands are taken only if that is done.
     pub(super) fn commit(
         &mut self,
@@ -96,7 +105,7 @@ impl FencedRecord {
         let registry = batch.context.registry;
         let mut known = self.known.take();
         let mut knowledge = Knowledge::Old;
-        self.fetched.begin(batch.commands.as_slice());
+        self.fetched.begin(batch.commands.as_slice(), self.again.drain(..));
         for _ in 0..DECISIONS {
             let record = match known.take() {
                 Some(record) if self.fetched.missing.is_empty() => record,
@@ -163,7 +172,12 @@ impl FencedRecord {
                 self.known = Some(Known { token: tokens.new, counters, stored });
                 Attempt::Done(committable)
             }
-            Ok(Fenced::Missed) => Attempt::Refused,
+            Ok(Fenced::Missed) => {
+                let is_derived =
+                    |(collection, _): &&hot_states::Place| staged.registry.get(*collection).derivation().is_some();
+                self.again = staged.rows.iter().map(|(place, _)| place).filter(is_derived).cloned().collect();
+                Attempt::Refused
+            }
             Err(cause) => Attempt::Unknown { token: tokens.new, committable: staged.into_committable(), cause },
         })
     }

@@ -141,43 +141,56 @@ impl ServerRecord {
         }
     }
 
-    /// Executes a batch of commands in a transaction.
+    /// Executes a batch of commands in a transaction, beside which nobody changes anything: by the same statements, which
+    /// cannot miss there, or row by row if it reads what is never fetched.
     fn commit_locked(
         &mut self,
         connection: &mut AnyConnection,
         mut batch: Batch<'_>,
     ) -> Result<Committable, WriteError> {
         self.fenced.forget();
-        let mut token = Token::random()?;
         let mut decided = None;
         let written = write(connection, |connection| {
             self.take(connection)?;
-            let seen = prefetch::load(postgres(connection), batch.context.registry, &Missing::default())?;
-            batch.context.stored = seen.stored;
-            let committable = batch.commit(connection, &seen.counters)?;
-            if committable.outcome.has_changes {
-                replace_token(postgres(connection), token)?;
-                let (first, last) = (committable.outcome.after.next().number(), committable.outcome.revision.number());
-                let row = (batches::token.eq(token.as_bytes()), batches::first.eq(first), batches::last.eq(last));
-                diesel::insert_into(batches::table).values(row).execute(postgres(connection))?;
-            } else {
-                token = seen.token;
-            }
-            decided = Some(committable);
+            decided = Some(match self.fenced.commit(postgres(connection), &mut batch)? {
+                Attempt::Done(committable) => committable,
+                Attempt::Refused => self.commit_by_row(connection, batch)?,
+                // What becomes of it is what becomes of the transaction.
+                Attempt::Unknown { cause, .. } => return Err(cause),
+            });
             Ok(())
         });
-        match (written, decided) {
-            (Ok(()), Some(committable)) => {
-                let (counters, stored) = (committable.counters.clone(), committable.stored);
-                self.fenced.know(Known { token, counters, stored });
-                Ok(committable)
-            }
-            (Err(WriteError::Unknown(cause)), Some(committable)) => {
+        let Err(error) = written else { return decided.ok_or_else(|| StoreError::Panicked.into()) };
+        let token = self.fenced.token();
+        self.fenced.forget();
+        match (error, decided, token) {
+            (WriteError::Unknown(cause), Some(committable), Some(token)) => {
                 self.find_out(connection, token, committable, cause)
             }
-            (Err(error), _) => Err(error),
-            (Ok(()), None) => Err(StoreError::Panicked.into()),
+            (error, ..) => Err(error),
         }
+    }
+
+    /// Executes a batch in the transaction that has the row of `metadata`.
+    fn commit_by_row(
+        &mut self,
+        connection: &mut AnyConnection,
+        mut batch: Batch<'_>,
+    ) -> Result<Committable, StoreError> {
+        let seen = prefetch::load(postgres(connection), batch.context.registry, &Missing::default())?;
+        batch.context.stored = seen.stored;
+        let committable = batch.commit(connection, &seen.counters)?;
+        let mut token = seen.token;
+        if committable.outcome.has_changes {
+            token = Token::random()?;
+            replace_token(postgres(connection), token)?;
+            let (first, last) = (committable.outcome.after.next().number(), committable.outcome.revision.number());
+            let row = (batches::token.eq(token.as_bytes()), batches::first.eq(first), batches::last.eq(last));
+            diesel::insert_into(batches::table).values(row).execute(postgres(connection))?;
+        }
+        let (counters, stored) = (committable.counters.clone(), committable.stored);
+        self.fenced.know(Known { token, counters, stored });
+        Ok(committable)
     }
 
     /// Asks what became of a batch whose transaction ended with an error, over a new connection. Until then, nothing is
