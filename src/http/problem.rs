@@ -401,6 +401,13 @@ impl From<StoreError> for Problem {
         if !error.is_of_file() {
             log::error!("{}", ErrorChain(&error));
         }
+        if error.is_unreachable() {
+            return Self::new(
+                Kind::Unavailable,
+                "the database server cannot be reached; the log of the service contains the cause",
+            )
+            .header(RETRY_AFTER.as_str(), "1");
+        }
         Self::internal()
     }
 }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use diesel::result::Error as QueryError;
+use diesel::result::{DatabaseErrorKind, Error as QueryError};
 
 use crate::domain::body::CorruptState;
 
@@ -18,6 +18,14 @@ pub enum StoreError {
         /// The database file.
         path: PathBuf,
         /// What the operating system or SQLite reports.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The server of the database cannot be reached, or refuses the connection.
+    #[error("cannot connect to {}", .path.display())]
+    Unreachable {
+        /// The database, without secrets.
+        path: PathBuf,
+        /// What libpq reports.
         source: Box<dyn Error + Send + Sync>,
     },
     /// Another process uses the file, or another service of this process; perhaps under another name.
@@ -204,6 +212,17 @@ impl StoreError {
     /// Whether the database as a whole cannot be used, and not only some of its data.
     pub(crate) fn is_of_file(&self) -> bool {
         !matches!(self, Self::Corrupt(_) | Self::Projection(_) | Self::Panicked)
+    }
+
+    /// Whether the server of the database cannot be reached, or was not until the answer.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Query(QueryError::DatabaseError(kind, _)) => {
+                matches!(kind, DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand)
+            }
+            _ => false,
+        }
     }
 
     /// Whether SQLite reports a file that is damaged, or not a database. Diesel does not expose its error codes.

@@ -144,7 +144,10 @@ pub(super) fn connect_for_reading(url: &str) -> Result<AnyConnection, StoreError
 
 fn establish(url: &str, purpose: Purpose) -> Result<PgConnection, StoreError> {
     let name = PathBuf::from(without_secrets(url));
-    let failed = |error: &dyn std::fmt::Display| cannot_open(&name, without_url(&error.to_string(), url));
+    let failed = |error: &dyn std::fmt::Display| StoreError::Unreachable {
+        path: name.clone(),
+        source: without_url(&error.to_string(), url).into(),
+    };
     let complete = with_parameters(url, purpose);
     let mut connection = PgConnection::establish(&complete).map_err(|error| failed(&error))?;
     connection.batch_execute(SESSION).map_err(|error| failed(&error))?;

@@ -48,6 +48,7 @@ mod journal;
 mod kept_answers;
 mod kills;
 mod large_aggregates;
+mod late_statements;
 mod law;
 mod levels;
 mod limits;

@@ -55,7 +55,7 @@ fn a_task_that_does_not_reach_the_server_names_it_without_its_secrets() {
     let nowhere = Path::new("postgres://somebody:secret@127.0.0.1:1/shop?connect_timeout=1");
     for task in [&["verify"][..], &["migrate", "--check"], &["projection", "list"]] {
         let (code, said) = output_of(nowhere, task);
-        let is_named = said.contains("cannot open postgres://127.0.0.1:1/shop: ");
+        let is_named = said.contains("cannot connect to postgres://127.0.0.1:1/shop: ");
         assert!(code == 1 && is_named && !said.contains("secret"), "{task:?}: {said}");
     }
 }

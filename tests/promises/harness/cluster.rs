@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 
@@ -48,6 +49,8 @@ impl Cluster {
             command.args(["-u", "postgres", "--", "sh"]);
         }
         let command = command.args(["-c", KEEPER]).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
+        // What ends the tests and all their children at once would leave the servers, which have sessions of their own.
+        command.process_group(0);
         let mut keeper = command.spawn().unwrap();
         let (input, output) = (keeper.stdin.take().unwrap(), BufReader::new(keeper.stdout.take().unwrap()));
         let addresses = [lasting_address(), lasting_address()];

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -122,7 +123,8 @@ impl PostgresServer {
             command
         };
         let command = command.args(options).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut keeper = command.spawn().unwrap();
+        // What ends the tests and all their children at once would leave the directory.
+        let mut keeper = command.process_group(0).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert!(!line.is_empty(), "PostgreSQL does not start; its message is above");

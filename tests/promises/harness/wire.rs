@@ -1,11 +1,14 @@
 //! A client of a `PostgreSQL` server that sends single messages of its protocol, and stops wherever a test wants it to.
 
 use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+
+use socket2::Socket;
 
 /// One connection.
 pub(crate) struct Wire {
-    socket: UnixStream,
+    socket: Socket,
 }
 
 impl Wire {
@@ -14,9 +17,18 @@ impl Wire {
         let (place, parameters) = url.strip_prefix("postgres:///").unwrap().split_once('?').unwrap();
         let directory = parameters.split('&').find_map(|parameter| parameter.strip_prefix("host=")).unwrap();
         let socket = UnixStream::connect(format!("{directory}/.s.PGSQL.5432")).unwrap();
+        Self::start(socket.into(), place, name)
+    }
+
+    /// Connects to a database of a server that listens at an address.
+    pub(crate) fn connect_to(server: SocketAddr, database: &str, name: &str) -> Self {
+        Self::start(TcpStream::connect(server).unwrap().into(), database, name)
+    }
+
+    fn start(socket: Socket, database: &str, name: &str) -> Self {
         socket.set_read_timeout(Some(super::DEADLINE)).unwrap();
         let mut wire = Self { socket };
-        let parameters = format!("user\0duality\0database\0{place}\0application_name\0{name}\0\0");
+        let parameters = format!("user\0duality\0database\0{database}\0application_name\0{name}\0\0");
         let version = 196_608_u32.to_be_bytes();
         wire.send(&[], &[&version[..], parameters.as_bytes()].concat());
         wire.read_until(b'Z');
