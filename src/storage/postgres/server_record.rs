@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use diesel::connection::{AnsiTransactionManager as Manager, SimpleConnection as _, TransactionManager as _};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Text};
 
 use super::fenced::{Attempt, FencedRecord, Known};
 use super::holders;
@@ -288,20 +287,17 @@ enum Outcome {
 }
 
 /// The row of `metadata`.
-#[derive(QueryableByName)]
 struct Seen {
-    #[diesel(sql_type = Text)]
     epoch: String,
-    #[diesel(sql_type = BigInt)]
     batches_forgotten: i64,
-    #[diesel(embed)]
     identity: Identity,
 }
 
 /// Takes the row of `metadata` until the end of the transaction. What is read after it is what all transactions before it left.
 fn lock(connection: &mut PgConnection) -> Result<Seen, StoreError> {
-    let query = "SELECT epoch, batches_forgotten, place FROM metadata FOR UPDATE";
-    Ok(diesel::sql_query(query).get_result(connection)?)
+    let columns = (metadata::epoch, metadata::batches_forgotten, metadata::place);
+    let (epoch, batches_forgotten, place) = metadata::table.select(columns).for_update().get_result(connection)?;
+    Ok(Seen { epoch, batches_forgotten, identity: Identity { place } })
 }
 
 /// Begins the transaction again, and takes the row, unless another connection has it for a good reason.

@@ -5,58 +5,66 @@
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
+use diesel::query_builder::Query;
 use diesel::sql_types::{BigInt, Bool, Text};
 
 use crate::domain::revision::Revision;
 use crate::storage::counters::Horizon;
 use crate::storage::error::StoreError;
+use crate::storage::statement::statement;
 
 /// Where a record is: `7312/16384/16391/00000001`. That is the identifier which `initdb` gave the server, the number of the
 /// database on it, that of the table `metadata` (another one after `pg_restore --clean`), and the timeline of the server's
 /// log (another one after a promotion).
-#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::storage) struct Identity {
-    #[diesel(sql_type = Text)]
     pub(in crate::storage) place: String,
 }
 
 impl Identity {
     /// That of the database which has this connection.
     pub(in crate::storage) fn of(connection: &mut PgConnection) -> Result<Self, StoreError> {
-        let query = "
-            SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
-                (SELECT oid FROM pg_database WHERE datname = current_database()), 'metadata'::regclass::oid,
-                substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)) AS place";
-        Ok(diesel::sql_query(query).get_result(connection)?)
+        Ok(Self { place: LoadPlace {}.get_result(connection)? })
     }
 }
 
+statement! {
+    struct LoadPlace {}
+    "SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
+        (SELECT oid FROM pg_database WHERE datname = current_database()), 'metadata'::regclass::oid,
+        substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))"
+}
+
+impl Query for LoadPlace {
+    type SqlType = Text;
+}
+
 /// The record as a transaction finds it.
-#[derive(QueryableByName)]
+#[derive(Queryable)]
 struct Seen {
-    #[diesel(sql_type = Text)]
     epoch: String,
-    #[diesel(sql_type = BigInt)]
     revision: i64,
-    #[diesel(sql_type = BigInt)]
     pruned: i64,
-    #[diesel(sql_type = BigInt)]
     forgotten: i64,
-    #[diesel(sql_type = BigInt)]
     erasures: i64,
-    #[diesel(sql_type = Bool)]
     is_in_place: bool,
+}
+
+statement! {
+    struct LoadHorizon {}
+    "SELECT epoch, revision, pruned, forgotten, erasures,
+        place LIKE '%/' || tableoid || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
+    FROM metadata"
+}
+
+impl Query for LoadHorizon {
+    type SqlType = (Text, BigInt, BigInt, BigInt, BigInt, Bool);
 }
 
 /// The epoch of the database, and the revisions against which its cursors are compared. Without an epoch if the place is not
 /// the one in which the epoch began. The system is that of the connection, which was compared when it was opened.
 pub(in crate::storage) fn horizon(connection: &mut PgConnection) -> Result<(Option<String>, Horizon), StoreError> {
-    let query = "
-        SELECT epoch, revision, pruned, forgotten, erasures,
-            place LIKE '%/' || tableoid || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS is_in_place
-        FROM metadata";
-    let Seen { epoch, revision, pruned, forgotten, erasures, is_in_place } =
-        diesel::sql_query(query).get_result(connection)?;
+    let Seen { epoch, revision, pruned, forgotten, erasures, is_in_place } = LoadHorizon {}.get_result(connection)?;
     let horizon = Horizon {
         current: Revision::from_raw(revision),
         pruned: Revision::from_raw(pruned),
