@@ -132,10 +132,10 @@ pub fn fill(connection: &mut PgConnection, persons: usize) {
                  FROM generate_series(1, {persons}) AS i;
              UPDATE metadata SET revision = {persons};
              UPDATE collections SET next_key = {persons} + 1, changed = {persons} WHERE name = 'persons';
-             COMMIT;
-             VACUUM ANALYZE"
+             COMMIT"
         ))
         .unwrap();
+    connection.batch_execute("VACUUM ANALYZE").unwrap();
 }
 
 diesel::table! {

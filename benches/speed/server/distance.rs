@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// How much longer each direction takes.
 const ONE_WAY: Duration = Duration::from_micros(1500);
 
+/// What a writer calls itself when it connects.
+const WRITER: &[u8] = b"\0duality write\0";
+
 /// A proxy in front of a socket. Its threads end with the program.
 pub struct Distance {
     pub address: SocketAddr,
@@ -37,7 +40,7 @@ impl Distance {
         format!("postgres://duality@{}/{name}", self.address)
     }
 
-    /// How often a client has sent something after the answer to what it sent before, over all connections.
+    /// How often a writer has sent something after the answer to what it sent before.
     pub fn round_trips(&self) -> u64 {
         self.round_trips.load(Ordering::Relaxed)
     }
@@ -49,18 +52,16 @@ fn forward(near: TcpStream, socket: &Path, round_trips: &Arc<AtomicU64>) {
     let (near_again, far_again) = (near.try_clone().unwrap(), far.try_clone().unwrap());
     let is_asking = Arc::new(AtomicBool::new(false));
     let (asked, round_trips) = (Arc::clone(&is_asking), Arc::clone(round_trips));
-    pump(
-        near,
-        far,
-        |far| drop(far.shutdown(Shutdown::Both)),
-        move || {
-            if !asked.swap(true, Ordering::Relaxed) {
-                round_trips.fetch_add(1, Ordering::Relaxed);
-            }
-        },
-    );
-    let end = |near: &mut TcpStream| drop(near.shutdown(Shutdown::Both));
-    pump(far_again, near_again, end, move || is_asking.store(false, Ordering::Relaxed));
+    let mut is_writer = false;
+    let end_far = |far: &mut UnixStream| drop(far.shutdown(Shutdown::Both));
+    pump(near, far, end_far, move |piece| {
+        is_writer |= piece.windows(WRITER.len()).any(|name| name == WRITER);
+        if is_writer && !asked.swap(true, Ordering::Relaxed) {
+            round_trips.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let end_near = |near: &mut TcpStream| drop(near.shutdown(Shutdown::Both));
+    pump(far_again, near_again, end_near, move |_| is_asking.store(false, Ordering::Relaxed));
 }
 
 /// Passes on what arrives, so much later, in its order, and calls `note` for each piece.
@@ -68,13 +69,13 @@ fn pump<From: Read + Send + 'static, To: Write + Send + 'static>(
     mut from: From,
     mut to: To,
     end: impl FnOnce(&mut To) + Send + 'static,
-    note: impl Fn() + Send + 'static,
+    mut note: impl FnMut(&[u8]) + Send + 'static,
 ) {
     let (sender, pieces) = mpsc::channel::<(Instant, Vec<u8>)>();
     thread::spawn(move || {
         let mut buffer = vec![0; 256 * 1024];
         while let Ok(read @ 1..) = from.read(&mut buffer) {
-            note();
+            note(&buffer[..read]);
             if sender.send((Instant::now() + ONE_WAY, buffer[..read].to_vec())).is_err() {
                 return;
             }

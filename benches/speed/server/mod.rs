@@ -123,11 +123,11 @@ impl Machine<'_> {
         Line {
             limit: Some((format!("bare statement, {connections} at once"), limits)),
             target: Some(Target::Share(least)),
-            ..self.line(format!("durable POST /persons, {connections} connections, {}", name(place)), "/s", figures)
+            ..self.line(format!("durable POST /persons, {}, {}", counted(connections), name(place)), "/s", figures)
         }
     }
 
-    /// How often the service waits for the server in a write of one connection, with everything that it does beside writes.
+    /// How often the writer waits for the server in a write of one connection, with everything that it does beside writes.
     fn round_trips(&self) -> Line {
         let database = self.empty();
         let service = self.start(Place::Away, &database);
@@ -219,6 +219,10 @@ impl Machine<'_> {
             ..self.line(format!("durable POST /persons at two services, {} connections each", MANY / 2), "/s", figures)
         }
     }
+}
+
+fn counted(connections: usize) -> String {
+    if connections == 1 { "1 connection".to_owned() } else { format!("{connections} connections") }
 }
 
 fn name(place: Place) -> &'static str {
