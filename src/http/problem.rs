@@ -103,6 +103,8 @@ pub(crate) enum Kind {
     Busy,
     /// 503: another process has locked the database.
     Locked,
+    /// 503: another version of this program has changed the rules.
+    Outdated,
     /// 503: the service cannot do its work at the moment.
     Unavailable,
     /// 503: other services should get the requests.
@@ -121,7 +123,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their declaration.
-    pub(super) const ALL: [Self; 34] = [
+    pub(super) const ALL: [Self; 35] = [
         Self::MalformedJson,
         Self::MalformedRequest,
         Self::Unauthorized,
@@ -149,6 +151,7 @@ impl Kind {
         Self::Internal,
         Self::Busy,
         Self::Locked,
+        Self::Outdated,
         Self::Unavailable,
         Self::NotReady,
         Self::NoSpace,
@@ -188,6 +191,7 @@ impl Kind {
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal server error"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Service overloaded"),
             Self::Locked => (StatusCode::SERVICE_UNAVAILABLE, "locked", "Database locked"),
+            Self::Outdated => (StatusCode::SERVICE_UNAVAILABLE, "outdated", "Program outdated"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Service unavailable"),
             Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "not-ready", "Service not ready"),
             Self::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "no-space", "Disk full"),
@@ -385,6 +389,7 @@ impl Problem {
             Refusal::Locked => (Kind::Locked, "1"),
             Refusal::DiskFull => (Kind::NoSpace, "5"),
             Refusal::Replaced => (Kind::Replaced, "5"),
+            Refusal::Outdated => (Kind::Outdated, "5"),
             Refusal::Unavailable | Refusal::Stopping => (Kind::Unavailable, "5"),
             Refusal::Failed => return Self::new(Kind::Internal, format!("nothing was done: {refusal}")),
         };

@@ -143,6 +143,32 @@ pub enum StoreError {
         /// The name of the collection.
         name: String,
     },
+    /// Another version of this program has changed the rule of a collection of a record on a server. Nothing was written.
+    #[error(
+        "another version of this program has changed the rules of {collection} to version {version}, and this one has version \
+         {own}: writes go through that version"
+    )]
+    OtherRule {
+        /// The name of the collection.
+        collection: String,
+        /// The version of the rule as it is in the record.
+        version: i64,
+        /// The version in this program.
+        own: i64,
+    },
+    /// A newer version of this program has raised the rule of a collection of a record on a server.
+    #[error(
+        "the rules of {collection} are at version {version} in the database, and at version {own} in this program, which is \
+         older: start a program that has version {version}; to go back to the older rules, give them a higher version"
+    )]
+    NewerRule {
+        /// The name of the collection.
+        collection: String,
+        /// The version of the rule as it is in the record.
+        version: i64,
+        /// The version in this program.
+        own: i64,
+    },
     /// The operating system has no random numbers for a new epoch.
     #[error("cannot create an epoch")]
     Epoch(#[source] getrandom::Error),
@@ -223,6 +249,11 @@ impl StoreError {
             }
             _ => false,
         }
+    }
+
+    /// Whether the record follows the rules of another version of this program, while nothing is wrong with the database.
+    pub(crate) fn is_of_other_version(&self) -> bool {
+        matches!(self, Self::OtherRule { .. } | Self::UnknownCollection { .. })
     }
 
     /// Whether SQLite reports a file that is damaged, or not a database. Diesel does not expose its error codes.

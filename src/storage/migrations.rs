@@ -1,10 +1,14 @@
 //! The migrations of the tables.
 
+#[cfg(feature = "postgres")]
+use diesel::connection::Connection as _;
 use diesel::migration::{Migration, MigrationSource as _, MigrationVersion};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 
 use super::engine::{AnyConnection, MultiBackend};
 use super::error::StoreError;
+#[cfg(feature = "postgres")]
+use super::server::start;
 
 const OF_FILES: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
@@ -22,7 +26,24 @@ fn of(connection: &AnyConnection) -> EmbeddedMigrations {
 
 /// Runs the pending migrations. Fails if a newer program has already migrated the database further.
 pub(super) fn migrate(connection: &mut AnyConnection) -> Result<(), StoreError> {
-    pending(connection)?;
+    if pending(connection)?.is_empty() {
+        return Ok(());
+    }
+    match connection {
+        AnyConnection::Sqlite(_) => run(connection),
+        // Another service may be about to do the same.
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(_) => connection.transaction(|connection| {
+            if let AnyConnection::Postgres(server) = &mut *connection {
+                start::take_turn(server)?;
+            }
+            run(connection)?;
+            pending(connection).map(|_| ())
+        }),
+    }
+}
+
+fn run(connection: &mut AnyConnection) -> Result<(), StoreError> {
     connection.run_pending_migrations(of(connection)).map_err(StoreError::Migration)?;
     Ok(())
 }

@@ -4,6 +4,7 @@ mod batch;
 mod fenced;
 mod holders;
 mod prefetch;
+mod rules;
 pub(super) mod schema;
 pub(super) mod server_record;
 mod token;

@@ -15,6 +15,7 @@ use super::page::Progress;
 use super::postgres::server_record::ServerRecord;
 use super::registration::Registration;
 use super::transaction::WriteError;
+use crate::domain::collection::Registry;
 use crate::domain::revision::Revision;
 use crate::memory::budget::MemoryBudget;
 
@@ -48,13 +49,15 @@ impl Record {
     pub(super) fn reopen(
         database: &Database,
         connection: &mut AnyConnection,
+        #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "a file has one program"))]
+        registry: &Arc<Registry>,
         #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "a file has its page cache"))]
         memory: &Arc<MemoryBudget>,
     ) -> Result<Self, StoreError> {
         Ok(match &**database.place() {
             Place::File(file) => Self::File(FileRecord::reopen(database, file.file(), connection)?),
             #[cfg(feature = "postgres")]
-            Place::Server(server) => Self::Server(Box::new(ServerRecord::reopen(database, server, memory)?)),
+            Place::Server(_) => Self::Server(Box::new(ServerRecord::reopen(database, registry, memory))),
         })
     }
 

@@ -1,6 +1,7 @@
 //! At start: writes the consequences of new or changed registrations, as revisions with change events.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use diesel::prelude::*;
 
@@ -26,7 +27,7 @@ const AGGREGATES_PER_REVISION: usize = 1000;
 /// What a program registers, and the time of its start.
 #[derive(Clone, Copy)]
 pub(super) struct Registration<'a> {
-    pub(super) registry: &'a Registry,
+    pub(super) registry: &'a Arc<Registry>,
     pub(super) inline: &'a [ProjectionSpec],
     pub(super) now: Timestamp,
 }

@@ -1,6 +1,7 @@
 //! A database on a server: how to connect to it, and where this process keeps its own files.
 
 pub(super) mod identity;
+pub(super) mod start;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

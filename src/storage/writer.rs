@@ -97,7 +97,7 @@ impl Writer {
     pub(crate) fn reopen(database: &Database, config: WriterConfig, committed: Revision) -> Result<Self, StoreError> {
         database.examine()?;
         let mut connection = database.open_for_writing(IfMissing::Fail)?;
-        let record = Record::reopen(database, &mut connection, &config.hot_states)?;
+        let record = Record::reopen(database, &mut connection, &config.registry, &config.hot_states)?;
         let mut writer = Self::load(connection, config, record, database)?;
         let current = writer.fence.horizon(&mut writer.connection)?.current;
         if current < committed {

@@ -267,7 +267,7 @@ impl Aggregator {
     }
 
     /// Runs `work` with the writer. After a failure or a panic, its connection is closed, unless only another process was
-    /// in the way.
+    /// in the way, or has changed the rules.
     pub(super) fn use_writer<T>(
         &mut self,
         work: impl FnOnce(&mut Writer) -> Result<T, WriteError>,
@@ -282,6 +282,7 @@ impl Aggregator {
             let patience = match outcome.as_ref().map_err(WriteError::cause) {
                 Ok(_) => Patience::Long,
                 Err(StoreError::Busy) => Patience::Short,
+                Err(error) if error.is_of_other_version() => Patience::Long,
                 Err(_) => return outcome,
             };
             self.metrics.show_answers(writer.answers());

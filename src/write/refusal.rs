@@ -21,6 +21,9 @@ pub enum Refusal {
     /// The database file is not the one that was opened at the start.
     #[error("the database file was replaced")]
     Replaced,
+    /// On a server, another version of this program has changed the rules of collections, or added one. `/readyz` names it.
+    #[error("another version of this program has changed the rules of its collections; writes go through that version")]
+    Outdated,
     /// The service is stopping.
     #[error("the service is stopping")]
     Stopping,
@@ -36,6 +39,7 @@ impl Refusal {
             StoreError::Busy => Self::Locked,
             StoreError::Full => Self::DiskFull,
             StoreError::Replaced { .. } => Self::Replaced,
+            error if error.is_of_other_version() => Self::Outdated,
             error if error.is_of_file() => Self::Unavailable,
             _ => Self::Failed,
         }

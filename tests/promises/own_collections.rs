@@ -78,19 +78,19 @@ impl Derived for Heavy {
     }
 }
 
-fn parcels() -> Service {
+pub(crate) fn parcels() -> Service {
     Service::new().document::<Parcel>()
 }
 
-fn parcels_and_routes() -> Service {
+pub(crate) fn parcels_and_routes() -> Service {
     parcels().derived::<Route>()
 }
 
-fn parcels_and_heavy_routes() -> Service {
+pub(crate) fn parcels_and_heavy_routes() -> Service {
     parcels().derived::<Heavy>()
 }
 
-fn parcel(city: &str, weight: u32) -> String {
+pub(crate) fn parcel(city: &str, weight: u32) -> String {
     json!({"to": {"city": city}, "weight": weight}).to_string()
 }
 

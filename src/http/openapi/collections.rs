@@ -14,7 +14,7 @@ use crate::http::problem::Kind;
 use crate::http::respond::{JSON, MERGE_PATCH, NDJSON};
 
 /// What a write may get as well.
-const WRITE: [Kind; 16] = [
+const WRITE: [Kind; 17] = [
     Kind::MalformedJson,
     Kind::ForeignOrigin,
     Kind::TooSlow,
@@ -28,6 +28,7 @@ const WRITE: [Kind; 16] = [
     Kind::KeyReused,
     Kind::Busy,
     Kind::Locked,
+    Kind::Outdated,
     Kind::Unavailable,
     Kind::NoSpace,
     Kind::AnswersFull,

@@ -231,6 +231,7 @@ fn erasure(components: &mut Components) -> Value {
         Kind::Invalid,
         Kind::Busy,
         Kind::Locked,
+        Kind::Outdated,
         Kind::Unavailable,
         Kind::NoSpace,
     ];

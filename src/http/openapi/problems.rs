@@ -233,6 +233,7 @@ fn detail(kind: Kind) -> &'static str {
         Kind::Internal => "the request failed; the log of the service contains the cause",
         Kind::Busy => "nothing was done: too many commands are waiting",
         Kind::Locked => "nothing was done: another process has locked the database",
+        Kind::Outdated => "nothing was done: another version of this program has changed the rules of its collections",
         Kind::Unavailable => "nothing was done: the service is stopping",
         Kind::NotReady => "less than 64.0 MiB are free on the disk of the database",
         Kind::AnswersFull => "nothing was done: the answers that are kept for an Idempotency-Key take 1.0 GiB",

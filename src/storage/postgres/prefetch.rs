@@ -7,6 +7,7 @@ use diesel::prelude::*;
 use diesel::query_builder::Query;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text};
 
+use super::rules::{self, Rule};
 use super::token::Token;
 use crate::domain::body::Body;
 use crate::domain::collection::Registry;
@@ -36,6 +37,9 @@ pub(super) struct Prefetched {
 }
 
 /// Reads the counters, and what is missing.
+///
+/// # Errors
+/// Among others: the record follows the rules of another version of this program.
 pub(super) fn load(
     connection: &mut PgConnection,
     registry: &Registry,
@@ -49,10 +53,11 @@ pub(super) fn load(
         keys: places.iter().map(|(_, key)| key.as_str()).collect(),
         requests: requests.iter().map(|request| request.as_bytes()).collect(),
     };
+    let wanted = Wanted { registry, places, requests };
     let mut reading =
-        Reading { answers: requests.iter().map(|request| (**request, None)).collect(), ..Reading::default() };
+        Reading { answers: wanted.requests.iter().map(|request| (**request, None)).collect(), ..Reading::default() };
     for line in statement.load::<Line>(connection)? {
-        reading.add(line, &places, &requests)?;
+        reading.add(line, &wanted)?;
     }
     reading.finish(registry)
 }
@@ -66,7 +71,7 @@ statement! {
             place LIKE '%/' || tableoid || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), NULL::boolean
         FROM metadata
         UNION ALL
-        SELECT 1, name, NULL, NULL, next_key, changed, NULL, NULL, NULL, NULL FROM collections
+        SELECT 1, name, NULL, NULL, next_key, changed, version, NULL, NULL, NULL FROM collections
         UNION ALL
         SELECT 2, NULL, NULL, row.body, row.revision, row.version, NULL, wanted.place,
             row.body IS NULL AND EXISTS (
@@ -118,13 +123,20 @@ struct Line {
     first: Option<i64>,
     /// A version, a position of the journal, or the revision of the last change of a collection.
     second: Option<i64>,
-    /// The bytes of all answers.
+    /// The bytes of all answers, or the version of the rule of a collection.
     third: Option<i64>,
     /// The number of all answers, or the place in the list of what was asked for: 1, 2, 3 …
     fourth: Option<i64>,
     /// Whether the record is in its place, or the aggregate was erased.
     flag: Option<bool>,
     has_events: Option<bool>,
+}
+
+/// What is asked for.
+struct Wanted<'a> {
+    registry: &'a Registry,
+    places: Vec<&'a Place>,
+    requests: Vec<&'a RequestId>,
 }
 
 /// What was read so far.
@@ -137,13 +149,16 @@ struct Reading {
 }
 
 impl Reading {
-    fn add(&mut self, line: Line, places: &[&Place], requests: &[&RequestId]) -> Result<(), StoreError> {
+    fn add(&mut self, line: Line, wanted: &Wanted<'_>) -> Result<(), StoreError> {
+        let Wanted { registry, places, requests } = wanted;
         let asked = line.fourth.and_then(|place| usize::try_from(place - 1).ok());
         match line.kind {
             0 => self.record = Some(line),
             1 => {
+                let rule = Rule { collection: required(line.name)?, version: required(line.third)? };
+                rules::require_own(registry, &rule)?;
                 let counters = CollectionCounters::new(required(line.first)?, required(line.second)?);
-                self.collections.insert(required(line.name)?, counters);
+                self.collections.insert(rule.collection, counters);
             }
             2 => {
                 let place = required(asked.and_then(|place| places.get(place)))?;

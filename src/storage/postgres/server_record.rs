@@ -15,8 +15,10 @@ use diesel::prelude::*;
 use super::fenced::{Attempt, FencedRecord, Known};
 use super::holders;
 use super::prefetch;
+use super::rules;
 use super::schema::{batches, metadata};
 use super::token::Token;
+use crate::domain::collection::Registry;
 use crate::domain::error_chain::ErrorChain;
 use crate::domain::history::History;
 use crate::domain::revision::Revision;
@@ -31,6 +33,7 @@ use crate::storage::error::StoreError;
 use crate::storage::fetched::Missing;
 use crate::storage::registration::{DatabaseState, Registration};
 use crate::storage::server::identity::Identity;
+use crate::storage::server::start;
 use crate::storage::server::{Purpose, Server};
 use crate::storage::transaction::WriteError;
 
@@ -38,6 +41,7 @@ use crate::storage::transaction::WriteError;
 pub(in crate::storage) struct ServerRecord {
     place: Arc<Place>,
     history: Arc<History>,
+    registry: Arc<Registry>,
     fenced: FencedRecord,
 }
 
@@ -46,9 +50,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The batches that are remembered, in revisions: whoever asks for one asks within seconds.
 const REMEMBERED: i64 = 100_000;
-
-/// The number of the advisory lock under which a service starts: `dual`, as in the header of a database file.
-const START_LOCK: i64 = 1_685_414_252;
 
 /// What was read before the row was taken could be out of date: each statement sees what is committed when it begins.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
@@ -65,8 +66,7 @@ impl ServerRecord {
     ) -> Result<Self, StoreError> {
         let history = write(connection, |connection| {
             connection.batch_execute(holders::MAINTENANCE)?;
-            connection.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")?;
-            connection.batch_execute(&format!("SELECT pg_advisory_xact_lock({START_LOCK})"))?;
+            start::take_turn(postgres(connection))?;
             let here = Identity::of(postgres(connection))?;
             let state = initialize(postgres(connection), &here)?;
             let began = lock(postgres(connection))?.identity;
@@ -77,6 +77,7 @@ impl ServerRecord {
             } else {
                 epochs::history(connection)?
             };
+            rules::reject_newer(postgres(connection), registration.registry)?;
             registration.write_collections(connection, state)?;
             replace_token(postgres(connection), Token::random()?)?;
             server.set_identity(here);
@@ -84,18 +85,18 @@ impl ServerRecord {
         })
         .map_err(WriteError::into_cause)?;
         database.set_history(history);
-        Self::reopen(database, server, memory)
+        Ok(Self::reopen(database, registration.registry, memory))
     }
 
     /// Continues after the writer had to open the database again.
     pub(in crate::storage) fn reopen(
         database: &Database,
-        _: &Server,
+        registry: &Arc<Registry>,
         memory: &Arc<MemoryBudget>,
-    ) -> Result<Self, StoreError> {
+    ) -> Self {
         let (place, history) = (Arc::clone(database.place()), Arc::clone(database.history()));
         let fenced = FencedRecord::new(&place, &history, memory);
-        Ok(Self { place, history, fenced })
+        Self { place, history, registry: Arc::clone(registry), fenced }
     }
 
     /// Runs `work` in a transaction that follows on whatever others have written.
@@ -108,6 +109,7 @@ impl ServerRecord {
         write(connection, |connection| {
             self.take(connection)?;
             connection.batch_execute(holders::MAINTENANCE)?;
+            rules::require_all_own(postgres(connection), &self.registry)?;
             let done = work(connection)?;
             replace_token(postgres(connection), Token::random()?)?;
             Ok(done)
