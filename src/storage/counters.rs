@@ -223,6 +223,6 @@ pub(super) fn last_change(connection: &mut AnyConnection, collection: &str) -> R
 }
 
 pub(super) fn epoch(connection: &mut AnyConnection) -> Result<Epoch, StoreError> {
-    let epoch: String = metadata::table.select(metadata::epoch).first(connection)?;
+    let epoch: String = on!(connection, |engine| metadata::table.select(metadata::epoch).first(engine))?;
     epoch.parse().map_err(|_| StoreError::Corrupt(format!("the epoch {epoch:?}")))
 }

@@ -69,8 +69,8 @@ pub(super) fn append(connection: &mut AnyConnection, registry: &Registry, entry:
 
 /// The position of the last event.
 pub(super) fn current(connection: &mut AnyConnection) -> Result<JournalPosition, StoreError> {
-    let last: Option<i64> =
-        journal::table.select(journal::position).order(journal::position.desc()).first(connection).optional()?;
+    let query = journal::table.select(journal::position).order(journal::position.desc());
+    let last: Option<i64> = on!(connection, |engine| query.first(engine).optional())?;
     Ok(last.map_or(JournalPosition::ZERO, JournalPosition::from_raw))
 }
 
