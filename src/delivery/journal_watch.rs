@@ -12,21 +12,18 @@ use crate::write::committed_revision::JournalMark;
 /// Moves the mark of the journal, as the aggregator does for the commits of this process.
 pub(crate) struct JournalWatch {
     mark: Arc<watch::Sender<JournalMark>>,
-    /// The erasures of the database when it was looked at; `None` before that.
-    erasures: Option<i64>,
 }
 
 impl JournalWatch {
     pub(crate) fn new(mark: Arc<watch::Sender<JournalMark>>) -> Self {
-        Self { mark, erasures: None }
+        Self { mark }
     }
 
     /// Looks at the journal in a read transaction, and wakes its streams if there is something new.
-    pub(super) fn look(&mut self, view: &mut View<'_>, horizon: &Horizon) -> Result<(), StoreError> {
+    pub(super) fn look(&self, view: &mut View<'_>, horizon: &Horizon) -> Result<(), StoreError> {
         let last = view.position()?;
-        let is_overwritten = self.erasures.replace(horizon.erasures) != Some(horizon.erasures);
         self.mark.send_if_modified(|mark| {
-            mark.overwritten += u64::from(is_overwritten);
+            let is_overwritten = mark.note_erasures(horizon.erasures);
             mark.move_to(last) || is_overwritten
         });
         Ok(())

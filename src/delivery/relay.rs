@@ -164,10 +164,10 @@ impl Relay {
             self.reader = Some(Reader::open(&self.config.database, Arc::clone(&self.config.registry))?);
         }
         let Some(reader) = &mut self.reader else { return Ok(None) };
-        let journal = &mut self.config.journal;
+        let journal = &self.config.journal;
         let (horizon, read) = reader.view(|view| {
             let horizon = view.horizon()?;
-            journal.as_mut().map_or(Ok(()), |journal| journal.look(view, &horizon))?;
+            journal.as_ref().map_or(Ok(()), |journal| journal.look(view, &horizon))?;
             let after = self.published.max(horizon.pruned);
             Ok((horizon, view.changes(&Feed::Everything(None), Span { after, to: horizon.current }, PageLimit::PAGE)?))
         })?;

@@ -30,7 +30,8 @@ use crate::domain::key::CollectionId;
 use crate::domain::revision::{JournalPosition, Revision, Version};
 use crate::events::domain_event::{id, object};
 use crate::events::journal_pages::Place;
-use crate::read::pool::{ReadEvents, ReadJournal, ReadJournalPage};
+use crate::read::pool::{CountErasures, ReadEvents, ReadJournal, ReadJournalPage};
+use crate::storage::database::Writers;
 use crate::storage::journal::{Entries, EntriesOfOne, Entry};
 use crate::storage::page::PageLimit;
 
@@ -72,6 +73,7 @@ pub(super) async fn everything(context: RequestContext) -> Result<HttpResponse, 
         shared: context.shared.clone(),
         only: context.collections(&query)?.map(Into::into),
         after: position(&context, &query, form).await?,
+        stage: Stage::CatchingUp,
     };
     if form == SSE {
         return stream(&context, reading, &query.remarks).await;
@@ -126,6 +128,16 @@ struct Reading {
     shared: web::Data<Shared>,
     only: Option<Arc<[CollectionId]>>,
     after: JournalPosition,
+    stage: Stage,
+}
+
+/// What a consumer has got so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Events of the past, which may have been overwritten meanwhile.
+    CatchingUp,
+    /// It has had everything once.
+    Live,
 }
 
 impl Reading {
@@ -139,6 +151,11 @@ impl Reading {
 
     /// The next page as streams send it, which they share, and advances past it; empty if its events are filtered out.
     async fn next_shared(&mut self) -> Result<Bytes, Problem> {
+        if self.stage == Stage::CatchingUp && self.shared.database.writers() == Writers::Many {
+            // Another service may have overwritten events since the last look at the database.
+            let erasures = self.shared.readers.send(CountErasures).await??;
+            self.shared.journal.send_if_modified(|mark| mark.note_erasures(erasures));
+        }
         let overwritten = self.shared.journal.borrow().overwritten;
         let place = Place { only: self.only.clone(), overwritten, after: self.after };
         let read = ReadJournalPage { place: place.clone(), epoch: self.shared.epoch().clone() };
@@ -243,6 +260,8 @@ async fn follow(mut reading: Reading) -> Option<(Bytes, Reading)> {
                     return None;
                 }
             }
+        } else {
+            reading.stage = Stage::Live;
         }
         let left = quiet_until.saturating_duration_since(Instant::now());
         if left.is_zero() || matches!(reading.wait(left).await, Wakeup::Timeout) {

@@ -210,8 +210,9 @@ impl Writer {
         let WriterConfig { registry, inline, .. } = config;
         let context = ErasingContext { connection, record, registry, inline, counters, now };
         let step = erasing.step(context, extent)?;
-        if let ErasingStep::Finished(erasures) = &step {
-            self.erasures -= i64::try_from(erasures.len()).unwrap_or(i64::MAX);
+        if matches!(step, ErasingStep::Finished(_) | ErasingStep::Nothing) {
+            // Another service may have begun or finished some.
+            self.erasures = erasure::count_in_progress(&mut self.connection)?;
         }
         if matches!(step, ErasingStep::More) {
             self.answers = StoredAnswers::load(&mut self.connection)?;

@@ -64,8 +64,10 @@ pub(crate) struct JournalMark {
     pub(crate) last: JournalPosition,
     /// Whether the service is stopping.
     pub(crate) is_over: bool,
-    /// How often domain events were overwritten since the start.
+    /// How often domain events were overwritten since the start, as far as is known.
     pub(crate) overwritten: u64,
+    /// See [`Horizon::erasures`](crate::storage::counters::Horizon), if others write the database as well and it was looked at.
+    pub(super) erasures: Option<i64>,
 }
 
 impl JournalMark {
@@ -74,5 +76,12 @@ impl JournalMark {
         let is_later = last > self.last;
         self.last = self.last.max(last);
         is_later
+    }
+
+    /// Notes how often something of the past was overwritten by all services; `false` if that was known.
+    pub(crate) fn note_erasures(&mut self, erasures: i64) -> bool {
+        let is_new = self.erasures.replace(erasures) != Some(erasures);
+        self.overwritten += u64::from(is_new);
+        is_new
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 
 use super::aggregator::Aggregator;
+use crate::storage::database::Writers;
 use crate::storage::error::StoreError;
 use crate::storage::health::Part;
 use crate::storage::page::Progress;
@@ -23,8 +24,12 @@ impl Message for Prune {
 impl Handler<Prune> for Aggregator {
     type Result = Result<Progress, StoreError>;
 
-    fn handle(&mut self, Prune(retained): Prune, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Prune(retained): Prune, ctx: &mut Self::Context) -> Self::Result {
         self.flush();
+        if self.database.writers() == Writers::Many {
+            // Another service may have left erasures, and may not come back.
+            self.continue_erasing(ctx);
+        }
         let metrics = Arc::clone(&self.metrics);
         let pruned = self.with_writer(|writer| writer.prune(retained, &metrics.pruned_tombstones));
         pruned.map_err(WriteError::into_cause)

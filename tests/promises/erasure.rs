@@ -60,7 +60,13 @@ noting!(RemovingNotes, "removing_notes", history: false,
     }
 );
 
-const BACKGROUND: [&str; 5] = ["carts.csv", "city_history", "change_notes", "history_notes", "removing_notes"];
+pub(crate) const BACKGROUND: [&str; 5] =
+    ["carts.csv", "city_history", "change_notes", "history_notes", "removing_notes"];
+
+/// The shipped collections, with background projections of every kind.
+pub(crate) fn watched_in_background() -> Service {
+    aggregates::shipped().background::<ChangeNotes>().background::<HistoryNotes>().background::<RemovingNotes>()
+}
 
 /// The shipped collections, with projections of every kind.
 fn watched() -> Service {
@@ -72,7 +78,7 @@ pub(crate) fn directory(app: &App) -> &Path {
 }
 
 /// A cart that was opened, filled and closed, with the marker in all of its events.
-fn marked_cart(app: &App) -> String {
+pub(crate) fn marked_cart(app: &App) -> String {
     let cart = app.open_cart();
     for number in 0..5 {
         app.add_item(&cart, &format!("{MARKER} {number}"));
@@ -84,7 +90,7 @@ fn marked_cart(app: &App) -> String {
 }
 
 /// A command that can be repeated. Its answer has the marker, as its metadata has.
-fn add_once(app: &App, cart: &str) -> Response {
+pub(crate) fn add_once(app: &App, cart: &str) -> Response {
     let headers = [("Content-Type", "application/json"), ("Idempotency-Key", "once"), ("X-Correlation-Id", MARKER)];
     let body = json!({"item": format!("{MARKER} once")}).to_string();
     app.request("POST", &format!("{cart}/add-item"), &headers, Some(body.as_bytes()))

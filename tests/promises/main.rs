@@ -96,9 +96,11 @@ mod servers;
 mod sessions;
 mod settings;
 mod shared_bodies;
+mod shared_erasures;
 mod shared_events;
 mod shared_kills;
 mod shared_maintenance;
+
 mod shared_races;
 mod shared_records;
 mod slow_clients;
