@@ -319,7 +319,9 @@ fn of_outputs(registry: &mut Registry, shared: &Shared) {
     let failing = by_output(&|output| Value::Number(i64::from(output.name_of_state() == "failing")));
     registry.register("failing", "1 while nothing is published because of an error", failing);
     let refused = by_output(&|output| Value::Number(i64::from(output.name_of_state() == "refused")));
-    registry.register("refused", "1 while another service publishes into the stream", refused);
+    registry.register("refused", "1 while a service with another database publishes into the stream", refused);
+    let standing_by = by_output(&|output| Value::Number(i64::from(output.name_of_state() == "standing-by")));
+    registry.register("standing_by", "1 while another service with the same database publishes", standing_by);
 }
 
 /// The names and values of some labels.

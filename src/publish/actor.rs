@@ -6,7 +6,7 @@ use actix::prelude::*;
 
 use super::carrier::Carrier;
 use super::error::pause;
-use super::publisher::Publisher;
+use super::publisher::{Publisher, Step};
 use super::source::Source;
 use crate::delivery::relay::NewEvents;
 use crate::storage::page::Progress;
@@ -47,16 +47,21 @@ impl<C: Carrier + 'static, S: Source + 'static> PublisherActor<C, S> {
         }));
     }
 
-    fn stepped(&mut self, outcome: Result<Progress, ()>, ctx: &mut Context<Self>) {
+    fn stepped(&mut self, outcome: Step, ctx: &mut Context<Self>) {
         match outcome {
-            Ok(progress) => {
+            Step::Published(progress) => {
                 self.attempts = 0;
                 self.retry_at = None;
                 if progress == Progress::More || self.is_behind {
                     self.run(ctx);
                 }
             }
-            Err(()) => {
+            // Its commits are no reason to ask the other one more often.
+            Step::LeftToOthers => {
+                self.attempts = 0;
+                self.retry_at = Some(Instant::now() + self.poll_interval);
+            }
+            Step::Failed => {
                 let pause = pause(self.attempts);
                 self.attempts += 1;
                 self.retry_at = Some(Instant::now() + pause);

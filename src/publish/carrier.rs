@@ -167,6 +167,9 @@ pub enum CarrierError {
     /// Another service publishes into this stream.
     #[error("another service publishes into this stream: {0}")]
     Taken(String),
+    /// Another service with the same database publishes into this stream, so nothing has to be done.
+    #[error("another service with this database publishes: {0}")]
+    StandBy(String),
     /// The broker does not take messages of this size.
     #[error("a message about {about} has {size} bytes, and the broker takes {limit}")]
     TooLarge {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 pub(crate) use self::connection::Broker;
 use self::connection::Connection;
+pub(crate) use self::owner::Owner;
 use self::owner::Ownership;
 use self::stream::{Place, Standing};
 use super::carrier::{Carrier, CarrierError, Output, Past, Position, Removal, Stored};
@@ -33,9 +34,9 @@ pub(crate) struct NatsCarrier {
 }
 
 impl NatsCarrier {
-    /// A carrier for the stream of this output. `owner` says in a few words whose messages these are, for other services
-    /// that want to publish there: `the database /srv/shop.db`. It connects when it is asked something.
-    pub(crate) fn new(broker: Broker, output: Output, owner: &str) -> Self {
+    /// A carrier for the stream of this output. `owner` says whose messages these are, for other services that want to
+    /// publish there. It connects when it is asked something.
+    pub(crate) fn new(broker: Broker, output: Output, owner: &Owner) -> Self {
         let place = Place::new(output, &broker);
         let ownership = Ownership::new(place.owner_subject.clone(), owner);
         Self { connection: Connection::new(broker, output), place, ownership, last: None, largest: None }

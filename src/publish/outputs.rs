@@ -33,13 +33,18 @@ pub(crate) struct PublishContext {
 /// Starts an output on a thread of its own.
 type Start = Box<dyn FnOnce(&PublishContext, Status) -> Result<Arbiter, StoreError> + Send>;
 
+/// Makes a carrier for the messages of a database.
+pub(crate) trait MakeCarrier<C>: FnOnce(&Database) -> C + Send + 'static {}
+
+impl<C, F: FnOnce(&Database) -> C + Send + 'static> MakeCarrier<C> for F {}
+
 /// What a service publishes, before it runs.
 #[derive(Default)]
 pub(crate) struct Outputs(Vec<(Output, Start)>);
 
 impl Outputs {
-    /// Adds an output. The carrier is made on the thread on which it is used.
-    pub(crate) fn add<C: Carrier + 'static>(&mut self, output: Output, carrier: impl FnOnce() -> C + Send + 'static) {
+    /// Adds an output. The carrier is made on the thread on which it is used, for this database.
+    pub(crate) fn add<C: Carrier + 'static>(&mut self, output: Output, carrier: impl MakeCarrier<C>) {
         let start: Start = match output {
             Output::Changes => Box::new(move |context, status| start(context, status, carrier, ChangeSource::new)),
             Output::Journal => Box::new(move |context, status| start(context, status, carrier, JournalSource::new)),
@@ -64,7 +69,7 @@ impl Outputs {
 fn start<C, S>(
     context: &PublishContext,
     status: Status,
-    carrier: impl FnOnce() -> C + Send + 'static,
+    carrier: impl MakeCarrier<C>,
     source: fn(MainReader, Arc<Registry>, Arc<Clock>) -> S,
 ) -> Result<Arbiter, StoreError>
 where
@@ -75,7 +80,7 @@ where
     let source = source(MainReader::open(&database, &registry)?, registry, clock);
     let thread = named_arbiter(format!("pub:{}", S::OUTPUT.name()));
     let publisher = PublisherActor::start_in_arbiter(&thread.handle(), move |_| {
-        PublisherActor::new(Publisher::new(carrier(), source, status, poll_interval), poll_interval)
+        PublisherActor::new(Publisher::new(carrier(&database), source, status, poll_interval), poll_interval)
     });
     relay.do_send(RegisterProjector(publisher.recipient()));
     Ok(thread)

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::carrier::{Carrier, Keep, Output, Position, Stored};
+use super::carrier::{Carrier, CarrierError, Keep, Output, Position, Stored};
 use super::erasing::{Erasing, ErasingContext};
 use super::error::{PublishError, answered};
 use super::heads::Heads;
@@ -28,6 +28,14 @@ pub(super) struct Publisher<C, S: Source> {
     is_losing: bool,
     /// How far it has come, for the status.
     reached: Reached<S::Place>,
+}
+
+/// What a step has come to.
+pub(super) enum Step {
+    Published(Progress),
+    /// Another service with the same database publishes.
+    LeftToOthers,
+    Failed,
 }
 
 /// How far publishing has come.
@@ -66,7 +74,7 @@ impl<C: Carrier, S: Source> Publisher<C, S> {
     }
 
     /// Publishes the next messages. After an error the next step begins with the question where the stream stands.
-    pub(super) async fn step(&mut self) -> Result<Progress, ()> {
+    pub(super) async fn step(&mut self) -> Step {
         let outcome = self.try_step().await;
         if let Some(stream) = &self.stream {
             self.reached = Reached::Place(stream.place.clone());
@@ -75,11 +83,15 @@ impl<C: Carrier, S: Source> Publisher<C, S> {
         match outcome {
             Ok(progress) => {
                 self.status.stepped(progress, backlog);
-                Ok(progress)
+                Step::Published(progress)
+            }
+            Err(PublishError::Carrier(CarrierError::StandBy(other))) => {
+                self.status.stands_by(&other, backlog);
+                Step::LeftToOthers
             }
             Err(error) => {
                 self.status.failed(&error, backlog);
-                Err(())
+                Step::Failed
             }
         }
     }

@@ -25,6 +25,8 @@ pub(crate) struct State {
     behind_since: Option<Instant>,
     is_catching_up: bool,
     failure: Option<Failure>,
+    /// What the service that publishes instead says about itself.
+    publisher: Option<String>,
     /// Why a step failed last, be it long ago.
     last_error: Option<String>,
     erased: Erased,
@@ -63,6 +65,7 @@ impl Status {
             behind_since: None,
             is_catching_up: false,
             failure: None,
+            publisher: None,
             last_error: None,
             erased: Erased::UpTo(Revision::ZERO),
             erasing_error: None,
@@ -93,10 +96,26 @@ impl Status {
         if state.failure.take().is_some() {
             log::info!("{}: publishing again", state.name());
         }
+        if state.publisher.take().is_some() {
+            log::info!("{}: this service publishes now", state.name());
+        }
         if progress == Progress::Done {
             state.is_catching_up = false;
         }
         state.set_backlog(backlog);
+    }
+
+    /// Another service with the same database publishes, which says this about itself.
+    pub(super) fn stands_by(&self, other: &str, backlog: Backlog) {
+        let mut state = self.state();
+        if state.publisher.as_deref() != Some(other) {
+            log::info!("{}: standing by, because {other} publishes", state.name());
+        }
+        state.failure = None;
+        state.publisher = Some(other.to_owned());
+        state.is_catching_up = false;
+        // How far it is, only the other one knows.
+        state.set_backlog(Backlog { published: backlog.last, ..backlog });
     }
 
     /// A step failed. The error is logged if it is another one than the last.
@@ -110,6 +129,7 @@ impl Status {
             log::error!("{}: nothing is published: {error}", state.name());
         }
         let attempts = known.map_or(0, |known| known.attempts) + 1;
+        state.publisher = None;
         state.last_error = Some(error.clone());
         state.failure = Some(Failure { error, is_refused, attempts });
         state.set_backlog(backlog);
@@ -160,6 +180,9 @@ impl Status {
         if let Some(error) = &state.erasing_error {
             json["erasing_error"] = error.as_str().into();
         }
+        if let Some(publisher) = &state.publisher {
+            json["publisher"] = publisher.as_str().into();
+        }
         if let Some(Failure { error, attempts, .. }) = &state.failure {
             json["error"] = json!({"message": error, "attempts": attempts});
         }
@@ -171,7 +194,7 @@ impl Status {
 const ERASURE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Waits until the streams have nothing left of an aggregate that was erased at this revision, but neither longer than
-/// `patience`, nor for one that fails. Returns the names of those that may still have something.
+/// `patience`, nor for one that fails or that another service has. Returns the names of those that may still have something.
 pub(crate) async fn wait_for_erasure(outputs: &[Status], revision: Revision, patience: Duration) -> Vec<&'static str> {
     let began = Instant::now();
     loop {
@@ -179,7 +202,8 @@ pub(crate) async fn wait_for_erasure(outputs: &[Status], revision: Revision, pat
         let (mut pending, mut is_hopeless) = (Vec::new(), true);
         for state in states {
             pending.push(state.name());
-            is_hopeless &= state.failure.is_some() || state.erasing_error.is_some();
+            let is_others = state.publisher.is_some();
+            is_hopeless &= is_others || state.failure.is_some() || state.erasing_error.is_some();
         }
         if is_hopeless || began.elapsed() >= patience {
             return pending;
@@ -202,11 +226,12 @@ impl State {
         }
     }
 
-    /// `refused`, `failing`, `catching-up` or `live`.
+    /// `refused`, `failing`, `standing-by`, `catching-up` or `live`.
     pub(crate) fn name_of_state(&self) -> &'static str {
         match &self.failure {
             Some(failure) if failure.is_refused => "refused",
             Some(_) => "failing",
+            None if self.publisher.is_some() => "standing-by",
             None if self.is_catching_up => "catching-up",
             None => "live",
         }

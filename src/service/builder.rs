@@ -142,7 +142,7 @@ impl Service {
         output: Output,
         carrier: impl FnOnce() -> C + Send + 'static,
     ) -> Self {
-        self.outputs.add(output, carrier);
+        self.outputs.add(output, move |_: &Database| carrier());
         self
     }
 

@@ -101,6 +101,7 @@ mod shared_events;
 mod shared_kills;
 mod shared_maintenance;
 
+mod shared_publishing;
 mod shared_races;
 mod shared_records;
 mod slow_clients;

@@ -24,12 +24,22 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The most characters that are shown of what another service says about itself.
 const MAX_NAME: usize = 300;
 
+/// Whose messages a service publishes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Owner {
+    /// For people: `the database /srv/shop.db`.
+    pub(crate) name: String,
+    /// What only services with the same database have in common: its epoch. Earlier versions say nothing about it.
+    #[serde(default)]
+    pub(crate) record: String,
+}
+
 /// Whether this service publishes into a stream.
 pub(super) struct Ownership {
     subject: String,
     /// Another one for each carrier.
     instance: String,
-    name: String,
+    owner: Owner,
     held: Option<Held>,
 }
 
@@ -38,7 +48,8 @@ pub(super) struct Ownership {
 struct Claim {
     instance: String,
     stage: Stage,
-    name: String,
+    #[serde(flatten)]
+    owner: Owner,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +60,7 @@ enum Stage {
     /// It publishes.
     Publishing,
     /// While it was asking, another one has asked that goes first.
-    Yielding(String),
+    Yielding(Owner),
 }
 
 /// The subscription by which questions are answered; it ends with this value.
@@ -67,14 +78,15 @@ impl Drop for Held {
 
 impl Ownership {
     /// Asks and answers at this subject. `owner` says whose messages these are.
-    pub(super) fn new(subject: String, owner: &str) -> Self {
+    pub(super) fn new(subject: String, owner: &Owner) -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let name = format!("{owner}, process {} on {host}", std::process::id());
+        let name = format!("{}, process {} on {host}", owner.name, std::process::id());
+        let owner = Owner { name, record: owner.record.clone() };
         // Without random numbers, the process id and the time are different enough.
         let random =
             getrandom::u64().unwrap_or_else(|_| UNIX_EPOCH.elapsed().map_or(0, |age| age.subsec_nanos().into()));
         let instance = format!("{random:016x}-{}", std::process::id());
-        Self { subject, instance, name, held: None }
+        Self { subject, instance, owner, held: None }
     }
 
     /// Whether this service publishes, and has been connected all the time since it is certain.
@@ -92,7 +104,7 @@ impl Ownership {
     /// Takes the stream, unless another service has it.
     ///
     /// # Errors
-    /// [`CarrierError::Taken`], with what the other service says about itself.
+    /// [`CarrierError::Taken`] or [`CarrierError::StandBy`], with what the other service says about itself.
     pub(super) async fn take(&mut self, client: &Client) -> Result<(), CarrierError> {
         if self.is_held(client) {
             return Ok(());
@@ -100,11 +112,21 @@ impl Ownership {
         self.release();
         let held = self.answer(client).await?;
         if let Some(other) = self.ask(client).await? {
-            return Err(CarrierError::Taken(other));
+            return Err(self.left_to(other));
         }
-        held.publish()?;
+        held.publish().map_err(|other| self.left_to(other))?;
         self.held = Some(held);
         Ok(())
+    }
+
+    /// Why another service publishes in the place of this one.
+    fn left_to(&self, other: Owner) -> CarrierError {
+        // Each start on a file begins an epoch.
+        if other.record == self.owner.record {
+            CarrierError::StandBy(other.name)
+        } else {
+            CarrierError::Taken(other.name)
+        }
     }
 
     /// Begins to answer the questions of others.
@@ -116,10 +138,10 @@ impl Ownership {
         Ok(Held { generation, stage, answers })
     }
 
-    /// The name of the service that goes first, if there is one.
+    /// The service that goes first, if there is one.
     ///
     /// The server says at once that nobody is there: what this connection has sent is not for this connection.
-    async fn ask(&self, client: &Client) -> Result<Option<String>, CarrierError> {
+    async fn ask(&self, client: &Client) -> Result<Option<Owner>, CarrierError> {
         let inbox = client.new_inbox();
         let mut answers = client.subscribe(inbox.clone()).await.map_err(unavailable)?;
         let question = self.claim(Stage::Asking).text()?;
@@ -149,7 +171,7 @@ impl Ownership {
     }
 
     fn claim(&self, stage: Stage) -> Claim {
-        Claim { instance: self.instance.clone(), stage, name: self.name.clone() }
+        Claim { instance: self.instance.clone(), stage, owner: self.owner.clone() }
     }
 }
 
@@ -159,10 +181,13 @@ impl Held {
     }
 
     /// From asking to publishing.
-    fn publish(&self) -> Result<(), CarrierError> {
+    ///
+    /// # Errors
+    /// Another service goes first.
+    fn publish(&self) -> Result<(), Owner> {
         let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
         if let Stage::Yielding(other) = &*stage {
-            return Err(CarrierError::Taken(other.clone()));
+            return Err(other.clone());
         }
         *stage = Stage::Publishing;
         Ok(())
@@ -189,8 +214,10 @@ impl Claim {
     }
 
     /// What the other service says about itself. Anybody can send it.
-    fn shown(self) -> String {
-        self.name.chars().map(|character| if character.is_control() { ' ' } else { character }).take(MAX_NAME).collect()
+    fn shown(self) -> Owner {
+        let shown = |character: char| if character.is_control() { ' ' } else { character };
+        let name = self.owner.name.chars().map(shown).take(MAX_NAME).collect();
+        Owner { name, ..self.owner }
     }
 }
 

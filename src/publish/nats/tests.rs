@@ -6,7 +6,7 @@ mod server;
 use serde_json::json;
 
 use self::server::NatsServer;
-use super::{Broker, NatsCarrier};
+use super::{Broker, NatsCarrier, Owner};
 use crate::domain::clock::Timestamp;
 use crate::domain::key::Key;
 use crate::publish::address::BrokerUrl;
@@ -37,8 +37,13 @@ fn broker(urls: &[&str]) -> Broker {
     Broker { addresses, credentials: None, authorities: None, stream, prefix, size: 4 << 20 }
 }
 
-fn carrier(server: &NatsServer, owner: &str) -> NatsCarrier {
-    NatsCarrier::new(broker(&[&server.url()]), Output::Changes, owner)
+/// A service with a database of its own.
+fn owner(name: &str) -> Owner {
+    Owner { name: name.to_owned(), record: name.to_owned() }
+}
+
+fn carrier(server: &NatsServer, name: &str) -> NatsCarrier {
+    NatsCarrier::new(broker(&[&server.url()]), Output::Changes, &owner(name))
 }
 
 /// Runs a test as a publisher runs its carrier: on one thread.
@@ -83,7 +88,7 @@ fn both_outputs_have_a_stream_of_their_own() {
     let Some(server) = NatsServer::start() else { return };
     run(async {
         let mut changes = carrier(&server, "one");
-        let mut journal = NatsCarrier::new(broker(&[&server.url()]), Output::Journal, "one");
+        let mut journal = NatsCarrier::new(broker(&[&server.url()]), Output::Journal, &owner("one"));
         changes.position().await.unwrap();
         journal.position().await.unwrap();
         changes.append(0, &[change("journal", "1", 1)]).await.unwrap();
@@ -206,7 +211,7 @@ fn a_second_service_is_refused_with_the_name_of_the_first_and_takes_over_when_th
         first.append(2, &changes(3..=4)).await.unwrap();
         let mut elsewhere = broker(&[&server.url()]);
         (elsewhere.stream, elsewhere.prefix) = ("other".to_owned(), "other".to_owned());
-        NatsCarrier::new(elsewhere, Output::Changes, "other").position().await.unwrap();
+        NatsCarrier::new(elsewhere, Output::Changes, &owner("other")).position().await.unwrap();
         drop(first);
         assert_eq!(position(&mut second).await.last, 4);
         second.append(4, &changes(5..=5)).await.unwrap();
@@ -315,7 +320,7 @@ fn a_stream_for_other_subjects_or_for_less_is_named() {
         let error = {
             let mut broker = broker(&[&server.url()]);
             broker.stream = "second".to_owned();
-            NatsCarrier::new(broker, Output::Changes, "one").position().await.unwrap_err().to_string()
+            NatsCarrier::new(broker, Output::Changes, &owner("one")).position().await.unwrap_err().to_string()
         };
         assert!(
             error.contains("the stream duality has duality.*.* or a part of it, which the stream second needs"),
@@ -352,13 +357,13 @@ fn a_wrong_password_is_an_error_without_the_password_and_the_right_one_is_taken(
     run(async {
         let url = |login: &str| server.url().replace("nats://", &format!("nats://{login}@"));
         for login in ["shop:wr0ng", "wr0ng"] {
-            let mut carrier = NatsCarrier::new(broker(&[&url(login)]), Output::Changes, "one");
+            let mut carrier = NatsCarrier::new(broker(&[&url(login)]), Output::Changes, &owner("one"));
             let error = carrier.position().await.unwrap_err().to_string();
             assert!(error.contains("authorization violation") && !error.contains("wr0ng"), "{error}");
         }
         // The first of these servers is not there.
         let urls = ["nats://127.0.0.1:1", &url("shop:s3cr%3Aet%40")];
-        let mut carrier = NatsCarrier::new(broker(&urls), Output::Changes, "one");
+        let mut carrier = NatsCarrier::new(broker(&urls), Output::Changes, &owner("one"));
         carrier.position().await.unwrap();
         carrier.append(0, &changes(1..=1)).await.unwrap();
     });

@@ -7,8 +7,10 @@ use crate::publish::address::{Address, Login};
 #[cfg(feature = "nats")]
 use crate::publish::carrier::Output;
 #[cfg(feature = "nats")]
-use crate::publish::nats::{Broker, NatsCarrier};
+use crate::publish::nats::{Broker, NatsCarrier, Owner};
 use crate::publish::outputs::Outputs;
+#[cfg(feature = "nats")]
+use crate::storage::database::Database;
 
 /// The most characters of a stream's name and of a prefix.
 const MAX_NAME: usize = 200;
@@ -88,8 +90,12 @@ impl Settings {
     pub(in crate::service) fn with_broker(&self, mut outputs: Outputs) -> Outputs {
         let Some(broker) = self.broker() else { return outputs };
         for output in [Output::Changes, Output::Journal] {
-            let (broker, owner) = (broker.clone(), format!("the database {}", self.database.display()));
-            outputs.add(output, move || NatsCarrier::new(broker, output, &owner));
+            let broker = broker.clone();
+            outputs.add(output, move |database: &Database| {
+                let name = format!("the database {}", database.name().display());
+                let record = database.history().epoch().to_string();
+                NatsCarrier::new(broker, output, &Owner { name, record })
+            });
         }
         outputs
     }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{NatsServer, broker, carrier, change, run};
+use super::{NatsServer, broker, carrier, change, owner, run};
 use crate::domain::key::Key;
 use crate::publish::carrier::{Carrier, Keep, Output, Past, Position, Removal};
 use crate::publish::message::Message;
@@ -111,7 +111,7 @@ fn each_output_loses_messages_of_its_own_stream_only() {
     let Some(server) = NatsServer::start() else { return };
     run(async {
         let mut changes = carrier(&server, "one");
-        let mut journal = NatsCarrier::new(broker(&[&server.url()]), Output::Journal, "one");
+        let mut journal = NatsCarrier::new(broker(&[&server.url()]), Output::Journal, &owner("one"));
         for carrier in [&mut changes, &mut journal] {
             carrier.position().await.unwrap();
             carrier.append(0, &[marked("tasks", "1", 1), null("tasks", "1", 2)]).await.unwrap();
