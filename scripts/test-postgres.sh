@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The promises on PostgreSQL: the same tests as on SQLite, without those of tests/promises/sqlite_only.txt, on a private
-# server that the tests start and stop. Arguments are those of the tests, such as a name.
+# server that the tests start and stop; then what docs/scaling.md shows. Arguments are those of the tests, such as a name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,3 +16,4 @@ while read -r name _; do
 done <tests/promises/sqlite_only.txt
 
 DUALITY_TEST_ENGINE=postgres cargo test --locked --quiet --test promises -- "${skipped[@]}" "$@"
+[ $# -gt 0 ] || scripts/scaling.py
