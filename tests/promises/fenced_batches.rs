@@ -31,12 +31,15 @@ fn in_one_batch(app: &App, writes: &[Write]) -> Vec<Response> {
     let commits = || crate::harness::Client::metric(app.address, "duality_commits_total");
     let before = commits();
     let hold = app.hold_writes();
-    let mut clients: Vec<_> = writes.iter().map(|_| app.client()).collect();
-    for (client, Write { method, path, body, key }) in clients.iter_mut().zip(writes) {
+    let send = |Write { method, path, body, key }: &Write| {
         let key = key.as_ref().map(|key| ("Idempotency-Key", key.as_str()));
         let headers: Vec<_> = [JSON].into_iter().chain(key).collect();
+        // Only now: on a busy machine, one that has sent nothing for long is closed.
+        let mut client = app.client();
         client.send(method, path, &headers, Some(body.as_bytes()));
-    }
+        client
+    };
+    let mut clients: Vec<_> = writes.iter().map(send).collect();
     let waiting = || crate::harness::Client::metric(app.address, "duality_waiting_commands");
     eventually("all wait", || format!("{}", waiting()) == writes.len().to_string());
     drop(hold);
