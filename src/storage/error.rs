@@ -244,9 +244,7 @@ impl StoreError {
     pub(crate) fn is_unreachable(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
-            Self::Query(QueryError::DatabaseError(kind, _)) => {
-                matches!(kind, DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand)
-            }
+            Self::Query(error) => is_lost(error),
             _ => false,
         }
     }
@@ -286,6 +284,20 @@ impl From<QueryError> for StoreError {
             DISK_FULL => Self::Full,
             _ => Self::Query(error),
         }
+    }
+}
+
+/// Whether a connection to a server was lost.
+fn is_lost(error: &QueryError) -> bool {
+    match error {
+        QueryError::DatabaseError(kind, _) => {
+            matches!(kind, DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand)
+        }
+        QueryError::RollbackErrorOnCommit { commit_error, rollback_error } => {
+            is_lost(commit_error) || is_lost(rollback_error)
+        }
+        QueryError::BrokenTransactionManager => true,
+        _ => false,
     }
 }
 

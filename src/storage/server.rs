@@ -155,7 +155,8 @@ fn establish(url: &str, purpose: Purpose) -> Result<PgConnection, StoreError> {
     if purpose == Purpose::Read {
         connection.batch_execute(READING).map_err(|error| failed(&error))?;
     }
-    require_usable(&mut connection).map_err(|why| cannot_open(&name, why))?;
+    let usable = diesel::sql_query(USABLE).get_result(&mut connection).map_err(|error| failed(&error))?;
+    require_usable(&usable).map_err(|why| cannot_open(&name, why))?;
     Ok(connection)
 }
 
@@ -167,11 +168,10 @@ struct Usable {
     encoding: String,
 }
 
-fn require_usable(connection: &mut PgConnection) -> Result<(), String> {
-    let query = "SELECT pg_is_in_recovery() AS is_standby, current_setting('server_encoding') AS encoding";
-    let Usable { is_standby, encoding } =
-        diesel::sql_query(query).get_result(connection).map_err(|error| error.to_string())?;
-    if is_standby {
+const USABLE: &str = "SELECT pg_is_in_recovery() AS is_standby, current_setting('server_encoding') AS encoding";
+
+fn require_usable(Usable { is_standby, encoding }: &Usable) -> Result<(), String> {
+    if *is_standby {
         return Err("it is a standby; name the primary server".to_owned());
     }
     if encoding != "UTF8" {

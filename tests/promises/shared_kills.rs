@@ -205,7 +205,7 @@ impl Round<'_> {
                     read.header("ETag").unwrap().clone_into(&mut tag);
                 }
                 503 => std::thread::yield_now(),
-                status => panic!("{status}: {}", read.text()),
+                status => panic!("{status}: {} of {place}", read.text()),
             }
         }
         known
@@ -247,7 +247,9 @@ fn nothing_answered_is_lost_and_nothing_is_done_twice_whatever_ends() {
             shop.end(end, round);
             round.is_over.store(true, Ordering::Release);
             all.extend(writers.into_iter().flat_map(|writer| writer.join().unwrap()));
-            known += readers.into_iter().map(|reader| reader.join().unwrap()).sum::<usize>();
+            for (reader, service) in readers.into_iter().zip(&shop.services) {
+                known += reader.join().unwrap_or_else(|_| panic!("{}", service.log()));
+            }
         });
     }
     let outcomes = |outcome| all.iter().filter(|marked| marked.outcome == outcome).count();

@@ -70,7 +70,11 @@ impl Reading {
         let parts: Vec<_> = group.iter().map(|message| message.part).collect();
         let is_numbered = (1..).zip(&parts).all(|(number, part)| number == *part);
         let last = group.last().expect("there is a first one");
-        if !is_numbered || last.part != last.parts {
+        // If the line breaks in the middle of a catch-up, what is missing of a revision may change before it goes on. Then it
+        // comes later, as of that change: the document shows whether it does.
+        let is_aggregate = first.is_partial && first.key.is_some();
+        let is_whole = last.part == last.parts || (first.catch_up.is_some() && is_aggregate);
+        if !is_numbered || !is_whole {
             return Err(format!("the parts are {parts:?} of {}", last.parts));
         }
         if group.windows(2).any(|pair| pair[0].id == pair[1].id && pair[0].parts != pair[1].parts) {
