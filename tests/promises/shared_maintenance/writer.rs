@@ -120,7 +120,13 @@ impl<'a> Writer<'a> {
         let created = response.header("Location").filter(|_| write.path == "/persons").map(str::to_owned);
         match response.status {
             200 | 201 | 204 => (Outcome::Done(response.revision()), created),
-            404 | 409 | 503 => (Outcome::NotDone, None),
+            404 | 409 => (Outcome::NotDone, None),
+            // Another service is for writes now.
+            503 => {
+                self.at = (self.at + 1) % self.addresses.len();
+                self.here = None;
+                (Outcome::NotDone, None)
+            }
             // Only this error is allowed.
             500 if response.text().contains("it is unknown whether") => (Outcome::Unknown, None),
             status => panic!("{} {}: {status} {}", write.method, write.path, response.text()),
