@@ -96,6 +96,10 @@ pub use write::refusal::Refusal;
 struct Readme;
 
 #[cfg(doctest)]
+#[doc = include_str!("../docs/evolution.md")]
+struct EvolutionGuide;
+
+#[cfg(doctest)]
 #[doc = include_str!("../docs/event-sourcing.md")]
 struct EventSourcingGuide;
 

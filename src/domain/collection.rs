@@ -7,6 +7,7 @@ mod derived;
 mod document;
 mod event_sourced;
 mod event_sourced_erased;
+mod evolution;
 mod registry;
 mod singular;
 
@@ -18,6 +19,7 @@ pub use derived::Derived;
 pub use document::Document;
 pub use event_sourced::{BusinessRule, EventSourced, Root};
 pub(crate) use event_sourced_erased::{Fold, Journaled, decode_event, handle, recorded};
+pub(crate) use evolution::Evolution;
 pub use registry::InvalidRegistration;
 pub(crate) use registry::Registry;
 use serde_json::Value;
@@ -58,6 +60,11 @@ pub(crate) trait Collection: Send + Sync {
     /// For a derived collection, which clients can only read: how it is computed.
     fn derivation(&self) -> Option<&dyn Derivation>;
 
+    /// For documents: how those of earlier versions become those of this one.
+    fn evolution(&self) -> Option<&dyn Evolution> {
+        None
+    }
+
     /// For an event-sourced collection, which accepts commands: how its state follows from its events.
     fn journaled(&self) -> Option<&dyn Journaled>;
 
@@ -78,10 +85,11 @@ pub(crate) trait Collection: Send + Sync {
     /// The schemas of its states and of what changes them.
     fn schemas(&self, generators: &mut Generators) -> CollectionSchemas;
 
-    /// The version of the rule that computes the collection from other data; 0 for a document.
+    /// The version of the rule that computes the collection from other data; for documents, that of their type.
     fn rule(&self) -> i64 {
         let derived = self.derivation().map(Derivation::version);
-        derived.or(self.journaled().map(Journaled::state_version)).unwrap_or(0)
+        let journaled = || self.journaled().map(Journaled::state_version);
+        derived.or_else(journaled).or_else(|| self.evolution().map(Evolution::version)).unwrap_or(0)
     }
 }
 

@@ -114,6 +114,14 @@ pub(crate) fn decode<T: DeserializeOwned>(value: Value) -> Result<T, ValidationE
     typed(without_nulls(value)?)
 }
 
+/// Decodes JSON into a typed value, without the members that the type does not have.
+///
+/// # Errors
+/// Names the member: missing, or of the wrong type.
+pub(crate) fn decode_known<T: DeserializeOwned>(value: Value) -> Result<T, ValidationError> {
+    read(without_nulls(value)?, &mut |_| {})
+}
+
 /// Decodes an enum from the name of a variant and the JSON of its fields. A member that is null counts as absent.
 ///
 /// # Errors
@@ -129,14 +137,22 @@ fn without_nulls(mut value: Value) -> Result<Value, ValidationError> {
 
 fn typed<'de, T: DeserializeOwned>(json: impl Deserializer<'de>) -> Result<T, ValidationError> {
     let mut unknown = None;
+    let decoded = read(json, &mut |path| unknown = unknown.take().or(Some(path)))?;
+    match unknown {
+        Some(path) => Err(ValidationError::new(path, "unknown member")),
+        None => Ok(decoded),
+    }
+}
+
+/// Calls `ignored` with the path of each unknown member.
+fn read<'de, T: DeserializeOwned>(
+    json: impl Deserializer<'de>,
+    ignored: &mut dyn FnMut(String),
+) -> Result<T, ValidationError> {
     let mut track = serde_path_to_error::Track::new();
     let reader = serde_path_to_error::Deserializer::new(json, &mut track);
-    let decoded = serde_ignored::deserialize(reader, |path| unknown = unknown.take().or(Some(path_of_ignored(&path))));
-    match (decoded, unknown) {
-        (Ok(_), Some(path)) => Err(ValidationError::new(path, "unknown member")),
-        (Ok(decoded), None) => Ok(decoded),
-        (Err(error), _) => Err(invalid_member(path_of_error(&track.path()), &error.to_string())),
-    }
+    serde_ignored::deserialize(reader, |path| ignored(path_of_ignored(&path)))
+        .map_err(|error| invalid_member(path_of_error(&track.path()), &error.to_string()))
 }
 
 /// The error at a path. For a missing member, serde reports the path of its object.

@@ -18,6 +18,7 @@ use crate::storage::location::{existing, is_on_server, require_existing};
 use crate::storage::pace::Pace;
 use crate::storage::preparation::{self, Plan};
 use crate::storage::restore::{Kept, Restored, restore, restore_from};
+use crate::storage::upgrade::Preview;
 use crate::storage::writer::{Writer, WriterConfig};
 
 /// The name that means standard output or standard input.
@@ -130,14 +131,21 @@ pub(super) fn migrate(
 
 /// `duality migrate --check`
 pub(super) fn check_migration(settings: &Settings, registry: &Registry) -> Result<TaskOutcome, TaskError> {
-    let Plan { changes, size, room } = preparation::plan(&settings.database, registry)?;
+    let Plan { changes, upgrades, size, room } = preparation::plan(&settings.database, registry)?;
     for migration in &changes.migrations {
         print_line(&format!("migration {migration}: to run"));
     }
-    for collection in &changes.collections {
+    for Preview { collection, from, to, documents, took } in &upgrades {
+        let took = took.as_secs_f64();
+        print_line(&format!(
+            "{collection}: {documents} documents to convert from version {from} to version {to} ({took:.1} s without writing)"
+        ));
+    }
+    let is_converted = |name: &str| upgrades.iter().any(|upgrade| upgrade.collection == name);
+    for collection in changes.collections.iter().filter(|name| !is_converted(name)) {
         print_line(&format!("{collection}: to compute again, because they are new or follow another rule"));
     }
-    if changes.is_empty() {
+    if changes.is_empty() && upgrades.is_empty() {
         print_line("nothing to do");
         return Ok(TaskOutcome::Success);
     }

@@ -131,6 +131,55 @@ pub(super) fn scan<E: From<StoreError>>(
     })
 }
 
+/// The next aggregates of a collection after a key, in key order: as many as the limit allows, and at least one.
+pub(super) fn next(
+    connection: &mut AnyConnection,
+    collection: &str,
+    after: Option<&Key>,
+    limit: PageLimit,
+) -> Result<Vec<(Key, Row)>, StoreError> {
+    let mut next = NextRows { rows: Vec::new(), bytes: 0, limit };
+    let exist = aggregates::collection.eq(collection).and(aggregates::body.is_not_null());
+    let columns = (aggregates::key, aggregates::revision, aggregates::version, aggregates::body.assume_not_null());
+    let order = (aggregates::rank, aggregates::key);
+    // Two ranges of the primary key. With `OR`, the engines would read the collection from its beginning.
+    if let Some(after) = after {
+        let same_rank = aggregates::rank.eq(after.rank()).and(aggregates::key.gt(after.as_str()));
+        let query = aggregates::table.filter(exist).filter(same_rank).order(order).select(columns);
+        on!(connection, |engine, Mode| next.take(query.limit(limit.rows()).load_iter::<_, Mode>(engine)?))?;
+    }
+    let ranks = aggregates::rank.gt(after.map_or(-1, Key::rank));
+    let query = aggregates::table.filter(exist).filter(ranks).order(order).select(columns);
+    on!(connection, |engine, Mode| next.take(query.limit(limit.rows()).load_iter::<_, Mode>(engine)?))?;
+    Ok(next.rows)
+}
+
+/// The rows of a step that are read so far.
+struct NextRows {
+    rows: Vec<(Key, Row)>,
+    bytes: usize,
+    limit: PageLimit,
+}
+
+impl NextRows {
+    fn take(&mut self, rows: impl Iterator<Item = QueryResult<(String, i64, i64, String)>>) -> Result<(), StoreError> {
+        for row in rows {
+            if self.rows.len() >= self.limit.items || self.bytes >= self.limit.bytes {
+                break;
+            }
+            let (key, revision, version, body) = row?;
+            self.bytes += key.len() + body.len();
+            let row = Row {
+                revision: Revision::from_raw(revision),
+                version: Version::from_raw(version),
+                body: Some(Body::from_db(body)),
+            };
+            self.rows.push((Key::from_db(&key), row));
+        }
+        Ok(())
+    }
+}
+
 /// Calls `each` with those of some aggregates of a collection that exist. Only one row is in memory at a time.
 pub(super) fn each<E: From<StoreError>>(
     connection: &mut AnyConnection,

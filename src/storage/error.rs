@@ -137,6 +137,62 @@ pub enum StoreError {
     /// A migration failed. The database is unchanged.
     #[error("cannot migrate the database")]
     Migration(#[source] Box<dyn Error + Send + Sync>),
+    /// A stored document is not one of its type. The database is unchanged.
+    #[error(
+        "the document {key} of {collection} does not fit its type: {problem}; either let the type read it (`Option`, \
+         `#[serde(default)]`), or set its VERSION to {next} and let `upgrade` convert the documents; nothing was changed"
+    )]
+    Unfit {
+        /// The name of the collection.
+        collection: String,
+        /// The key of the first such document.
+        key: String,
+        /// The member, and what is wrong with it.
+        problem: String,
+        /// The version after that of the program.
+        next: i64,
+    },
+    /// A stored document cannot be converted to the version of its type. The database is unchanged.
+    #[error(
+        "the document {key} of {collection} cannot be converted from version {from} to version {to}: {problem}; let \
+         `upgrade` convert it; nothing was changed"
+    )]
+    NotUpgraded {
+        /// The name of the collection.
+        collection: String,
+        /// The key of the first such document.
+        key: String,
+        /// The version that it has.
+        from: i64,
+        /// The version of the type.
+        to: i64,
+        /// The member, and what is wrong with it.
+        problem: String,
+    },
+    /// The documents are of a version that this program does not know.
+    #[error(
+        "the documents of {collection} are of version {version}, and this program knows version {own}: start a program with \
+         version {version}, or go back to a copy from before the upgrade"
+    )]
+    NewerDocuments {
+        /// The name of the collection.
+        collection: String,
+        /// The version of the documents.
+        version: i64,
+        /// The version of the type.
+        own: i64,
+    },
+    /// Another version of the program has converted only some of the documents.
+    #[error(
+        "some documents of {collection} are already of version {version}, and others are not: start a program with that \
+         version first, which converts the rest"
+    )]
+    HalfUpgraded {
+        /// The name of the collection.
+        collection: String,
+        /// The version to which they are being converted.
+        version: i64,
+    },
     /// The database has a collection that this program does not register.
     #[error("the database has the collection {name:?}, which this program does not register")]
     UnknownCollection {

@@ -70,6 +70,7 @@ mod staged_rows;
 mod state_change;
 mod statement;
 pub(crate) mod transaction;
+pub(crate) mod upgrade;
 mod vacuum;
 pub(crate) mod verified;
 pub(crate) mod verify;

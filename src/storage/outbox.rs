@@ -315,6 +315,22 @@ impl OpenPage<'_> {
     }
 }
 
+/// Deletes the events up to a revision, whatever is retained, up to a maximum number: whole revisions, oldest first.
+pub(super) fn prune_until(connection: &mut AnyConnection, last: i64) -> Result<Progress, StoreError> {
+    let oldest: Vec<i64> = outbox::table
+        .filter(outbox::revision.le(last))
+        .order((outbox::revision, outbox::collection, outbox::key))
+        .select(outbox::revision)
+        .limit(EVENTS_PER_TRANSACTION)
+        .load(connection)?;
+    let has_more = i64::try_from(oldest.len()).is_ok_and(|read| read == EVENTS_PER_TRANSACTION);
+    let until = oldest.last().copied().filter(|_| has_more).unwrap_or(last);
+    diesel::delete(outbox::table.filter(outbox::revision.le(until))).execute(connection)?;
+    let behind = schema::metadata::table.filter(schema::metadata::pruned.lt(until));
+    diesel::update(behind).set(schema::metadata::pruned.eq(until)).execute(connection)?;
+    Ok(if has_more { Progress::More } else { Progress::Done })
+}
+
 /// The maximum number of events that one transaction deletes, so that no command waits for long.
 const EVENTS_PER_TRANSACTION: i64 = 10_000;
 

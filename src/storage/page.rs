@@ -14,6 +14,11 @@ pub(crate) struct PageLimit {
 impl PageLimit {
     /// A page of a stream.
     pub(crate) const PAGE: Self = Self { items: usize::MAX, bytes: 128 * 1024 };
+
+    /// The items, as a limit of a query.
+    pub(super) fn rows(self) -> i64 {
+        i64::try_from(self.items).unwrap_or(i64::MAX)
+    }
 }
 
 /// A range of revisions.

@@ -19,6 +19,7 @@ use super::location::require_existing;
 use super::log_check::reject_foreign_log;
 use super::ownership::give_to_service;
 use super::schema::collections;
+use super::upgrade::{self, Preview, Tables};
 use super::{maxima, migrations};
 use crate::domain::collection::Registry;
 
@@ -155,7 +156,10 @@ impl Changes {
     fn find(connection: &mut AnyConnection, registry: &Registry) -> Result<Self, StoreError> {
         let known = known_collections(connection)?;
         let registered = registry.ids().map(|id| (registry.get(id).name(), registry.get(id).rule()));
-        let is_known = |name: &str, rule: i64| known.iter().any(|(known, version)| known == name && *version == rule);
+        // Before documents had a version, it was 0.
+        let is_known = |name: &str, rule: i64| {
+            known.iter().any(|(known, version)| known == name && (*version).max(1) == rule.max(1))
+        };
         Ok(Self {
             migrations: migrations::pending(connection)?,
             collections: registered.filter(|(name, rule)| !is_known(name, *rule)).map(|(name, _)| name).collect(),
@@ -188,6 +192,7 @@ impl fmt::Display for Changes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) changes: Changes,
+    pub(crate) upgrades: Vec<Preview>,
     /// The size of a copy in bytes.
     pub(crate) size: u64,
     /// The bytes that may still be written where the copy would be.
@@ -201,6 +206,8 @@ pub(crate) fn plan(path: &Path, registry: &Registry) -> Result<Plan, StoreError>
     read_undisturbed(path, |connection| {
         identify(connection, path)?;
         let changes = Changes::find(connection, registry)?;
+        let tables = if changes.migrations.is_empty() { Tables::Current } else { Tables::Former };
+        let upgrades = if changes.is_used { upgrade::preview(connection, registry, tables)? } else { Vec::new() };
         // Nobody copies a database on a server.
         let (size, room) = match connection {
             AnyConnection::Sqlite(connection) => {
@@ -209,7 +216,7 @@ pub(crate) fn plan(path: &Path, registry: &Registry) -> Result<Plan, StoreError>
             #[cfg(feature = "postgres")]
             AnyConnection::Postgres(_) => (0, 0),
         };
-        Ok(Plan { changes, size, room })
+        Ok(Plan { changes, upgrades, size, room })
     })
 }
 

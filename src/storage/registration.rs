@@ -11,10 +11,10 @@ use super::error::StoreError;
 use super::journal::{self, Folded};
 use super::outbox::Change;
 use super::schema::{collections, metadata};
-use super::{aggregates, epochs, erasure, inline_projections, outbox};
+use super::{aggregates, epochs, erasure, inline_projections, outbox, upgrade};
 use crate::domain::body::{Body, patch};
 use crate::domain::clock::Timestamp;
-use crate::domain::collection::{Derivation, Journaled, Keys, Registry};
+use crate::domain::collection::{Derivation, Evolution, Journaled, Keys, Registry};
 use crate::domain::history::History;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::metadata::Metadata;
@@ -78,6 +78,9 @@ impl Registration<'_> {
         let (name, version) = (collection.name(), collection.rule());
         let known: Option<i64> =
             collections::table.find(name).select(collections::version).first(connection).optional()?;
+        if let Some(evolution) = collection.evolution() {
+            self.evolve(connection, name, evolution, known)?;
+        }
         if known == Some(version) {
             return Ok(());
         }
@@ -85,7 +88,12 @@ impl Registration<'_> {
             let raised = collections::version.eq(version);
             diesel::update(collections::table.find(name)).set(raised).execute(connection)?;
         } else {
-            let first = (collections::name.eq(name), collections::version.eq(version), collections::next_key.eq(1));
+            let shape = collection.evolution().map(Evolution::shape);
+            let first = (
+                collections::name.eq(name),
+                (collections::version.eq(version), collections::shape.eq(shape)),
+                collections::next_key.eq(1),
+            );
             diesel::insert_into(collections::table).values(first).execute(connection)?;
         }
         // In a new database, the empty document already has every collection.
@@ -94,12 +102,44 @@ impl Registration<'_> {
             let added = self.change(revision, id, Key::from_db(""), "{}".to_owned());
             outbox::append(connection, self.registry, &added)?;
         }
-        if let Some(derivation) = collection.derivation() {
+        if let Some(derivation) = collection.derivation()
+            // Otherwise it is derived at the end of that, when all documents have their new members.
+            && !upgrade::is_in_progress(connection, derivation.source(), None)?
+        {
             self.rederive(connection, id, derivation)?;
         }
         if let Some(journaled) = collection.journaled() {
             self.refold(connection, id, journaled)?;
         }
+        Ok(())
+    }
+
+    /// Finds out whether the stored documents are those of the type, and begins to convert them if they are older.
+    fn evolve(
+        self,
+        connection: &mut AnyConnection,
+        name: &'static str,
+        evolution: &dyn Evolution,
+        known: Option<i64>,
+    ) -> Result<(), StoreError> {
+        let (own, shape) = (evolution.version(), evolution.shape());
+        let Some(version) = known else { return Ok(()) };
+        if version > own {
+            return Err(StoreError::NewerDocuments { collection: name.to_owned(), version, own });
+        }
+        if upgrade::is_in_progress(connection, name, Some(own))? {
+            return Ok(());
+        }
+        if version < own {
+            upgrade::begin(connection, name, evolution, version)?;
+        } else {
+            let stored: Option<String> = collections::table.find(name).select(collections::shape).first(connection)?;
+            if stored.as_ref() == Some(&shape) {
+                return Ok(());
+            }
+            upgrade::require_fit(connection, name, evolution)?;
+        }
+        diesel::update(collections::table.find(name)).set(collections::shape.eq(shape)).execute(connection)?;
         Ok(())
     }
 
@@ -109,7 +149,7 @@ impl Registration<'_> {
     }
 
     /// Computes a derived collection from its source, and writes the rows that differ.
-    fn rederive(
+    pub(super) fn rederive(
         self,
         connection: &mut AnyConnection,
         id: CollectionId,
@@ -157,7 +197,7 @@ impl Registration<'_> {
     }
 
     /// Writes recomputed aggregates as one revision.
-    fn write_revision(
+    pub(super) fn write_revision(
         self,
         connection: &mut AnyConnection,
         id: CollectionId,
@@ -182,11 +222,11 @@ impl Registration<'_> {
 }
 
 /// An aggregate whose row differs from its events or its source.
-struct Recomputed {
-    key: Key,
-    version: Version,
-    body: Option<Body>,
-    patch: String,
+pub(super) struct Recomputed {
+    pub(super) key: Key,
+    pub(super) version: Version,
+    pub(super) body: Option<Body>,
+    pub(super) patch: String,
 }
 
 /// Whether a service has ever started on the database.

@@ -18,6 +18,7 @@ diesel::table! {
         version -> BigInt,
         next_key -> BigInt,
         changed -> BigInt,
+        shape -> Nullable<Text>,
     }
 }
 
@@ -108,6 +109,17 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    upgrades (collection) {
+        collection -> Text,
+        from_version -> BigInt,
+        to_version -> BigInt,
+        after -> BigInt,
+        place -> Text,
+        converted -> Integer,
+    }
+}
+
 diesel::allow_tables_to_appear_in_same_query!(
     aggregates,
     collections,
@@ -118,4 +130,5 @@ diesel::allow_tables_to_appear_in_same_query!(
     metadata,
     outbox,
     projections,
+    upgrades,
 );

@@ -24,7 +24,7 @@ use super::record::Record;
 use super::registration::Registration;
 use super::retained::Retained;
 use super::transaction::WriteError;
-use super::{aggregates, answers, erasure, inline_projections, journal, migrations, outbox};
+use super::{aggregates, answers, erasure, inline_projections, journal, migrations, outbox, upgrade};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::command::Command;
@@ -89,7 +89,8 @@ impl Writer {
         let mut connection = database.open_for_writing(IfMissing::Create)?;
         migrations::migrate(&mut connection)?;
         let registration = Registration { registry: &config.registry, inline: &config.inline, now };
-        let record = Record::open(database, &mut connection, registration, &config.hot_states)?;
+        let mut record = Record::open(database, &mut connection, registration, &config.hot_states)?;
+        upgrade::finish(&mut record, &mut connection, registration)?;
         Self::load(connection, config, record, database)
     }
 

@@ -32,6 +32,7 @@ mod erasure;
 mod errors;
 mod event_sourcing;
 mod every_client;
+mod evolution;
 mod feeds;
 mod fenced_batches;
 mod files;

@@ -34,12 +34,14 @@ CREATE TABLE metadata (
 
 CREATE TABLE collections (
     name TEXT COLLATE "C" NOT NULL PRIMARY KEY,
-    -- The rule by which the collection is derived; 0 for one that is not.
+    -- The rule by which the collection is derived; of documents, the version of their members.
     version BIGINT NOT NULL,
     -- The number that the next aggregate of a sequence gets.
     next_key BIGINT NOT NULL,
     -- The revision of its last change.
-    changed BIGINT NOT NULL DEFAULT 0
+    changed BIGINT NOT NULL DEFAULT 0,
+    -- What the members of a document are, as the program that stored it last had them: a digest of its schema.
+    shape TEXT
 ) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 CREATE TABLE aggregates (
@@ -165,3 +167,17 @@ CREATE TABLE batches (
 
 -- Forgotten by the first revision: a batch that only stores an answer has a last one that is before it.
 CREATE INDEX batches_by_first ON batches (first);
+
+-- Collections whose documents are being converted to a newer version. What is before the place is done.
+CREATE TABLE upgrades (
+    collection TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    -- The version that the others still have, and the one that they get.
+    from_version BIGINT NOT NULL,
+    to_version BIGINT NOT NULL,
+    -- The last revision before it: what is older has the former members.
+    after BIGINT NOT NULL,
+    -- The last key that is done; empty before the first.
+    place TEXT NOT NULL,
+    -- Whether the rows are done, and only the rest is left.
+    converted INTEGER NOT NULL DEFAULT 0
+);

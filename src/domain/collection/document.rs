@@ -2,13 +2,15 @@
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
-use super::{Collection, Derivation, Journaled, Keys, singular_name};
+use super::{Collection, Derivation, Evolution, Journaled, Keys, singular_name};
 use crate::domain::body::{Body, CorruptState};
 use crate::domain::command::{Change, CommandContext, Decision, DecodedState, Rejection, Verb};
 use crate::domain::json::{self, ValidationError};
@@ -41,6 +43,20 @@ pub trait Document: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// The kind of its keys: numbers, unless this says something else. Where clients choose them, a `PUT` creates an aggregate
     /// that does not exist, and replaces one that does.
     const KEYS: Keys = Keys::Sequence;
+
+    /// The version of the members. Raise it when documents that are stored do not fit the type any more, and let
+    /// [`upgrade`](Self::upgrade) convert them: the next start does that before anything is served.
+    const VERSION: i64 = 1;
+
+    /// Converts a stored document of the version `from` to this one. Members that the type does not have are left out after
+    /// it, so it only has to rename members and to add those that are required. It must give the same for the same document.
+    ///
+    /// # Errors
+    /// Names the member. The service does not start, and nothing is changed.
+    fn upgrade(from: i64, document: Value) -> Result<Value, ValidationError> {
+        let _ = from;
+        Ok(document)
+    }
 
     /// Checks the rules that the types of the members cannot express.
     ///
@@ -140,6 +156,41 @@ impl<T: Document> Collection for DocumentAdapter<T> {
     fn journaled(&self) -> Option<&dyn Journaled> {
         None
     }
+
+    fn evolution(&self) -> Option<&dyn Evolution> {
+        Some(self)
+    }
+}
+
+impl<T: Document> Evolution for DocumentAdapter<T> {
+    fn version(&self) -> i64 {
+        T::VERSION
+    }
+
+    fn shape(&self) -> String {
+        let schema = schemars::schema_for!(T).to_value().to_string();
+        Sha256::digest(schema).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn fit(&self, body: &Body) -> Result<(), ValidationError> {
+        json::decode::<T>(stored(body)?).map(|_| ())
+    }
+
+    fn upgrade(&self, from: i64, body: &Body) -> Result<Body, ValidationError> {
+        let document = stored(body)?;
+        let mut upgraded = catch_unwind(AssertUnwindSafe(|| T::upgrade(from, document)))
+            .unwrap_or_else(|_| Err(ValidationError::new("", "`upgrade` panicked; the log has the panic")))?;
+        if let (Some(members), Value::Object(document)) = (self.members, &mut upgraded) {
+            document.retain(|name, _| members.contains(&name.as_str()));
+        }
+        let document: T = json::decode_known(upgraded)?;
+        document.validate()?;
+        Body::encode(&document)
+    }
+}
+
+fn stored(body: &Body) -> Result<Value, ValidationError> {
+    body.value().map_err(|error| ValidationError::new("", error.to_string()))
 }
 
 #[cfg(test)]
