@@ -193,15 +193,16 @@ pub(super) fn finish(
     registration: Registration<'_>,
 ) -> Result<(), StoreError> {
     let mut report = Report { converted: 0, said: Instant::now() };
-    while let Some(upgrade) = next(connection)? {
-        let Some(id) = registration.registry.id(&upgrade.collection) else {
-            return Err(StoreError::UnknownCollection { name: upgrade.collection });
-        };
+    while next(connection)?.is_some() {
         let current = horizon(connection)?.current;
-        let step = |connection: &mut AnyConnection| Step { registration, id, upgrade: &upgrade }.run(connection);
+        // Another service that starts may have done it meanwhile, so the step looks again what is next.
+        let step = |connection: &mut AnyConnection| match next(connection)? {
+            Some(upgrade) => Step::of(registration, &upgrade)?.run(connection),
+            None => Ok(0),
+        };
         let converted = record.maintain(connection, current, step).map_err(WriteError::into_cause)?;
         record.grow(converted);
-        report.add(&upgrade.collection, converted);
+        report.add(converted);
     }
     Ok(())
 }
@@ -222,7 +223,14 @@ struct Step<'a> {
     upgrade: &'a Upgrade,
 }
 
-impl Step<'_> {
+impl<'a> Step<'a> {
+    fn of(registration: Registration<'a>, upgrade: &'a Upgrade) -> Result<Self, StoreError> {
+        match registration.registry.id(&upgrade.collection) {
+            Some(id) => Ok(Self { registration, id, upgrade }),
+            None => Err(StoreError::UnknownCollection { name: upgrade.collection.clone() }),
+        }
+    }
+
     /// Returns how many documents it has converted.
     fn run(self, connection: &mut AnyConnection) -> Result<usize, StoreError> {
         if self.upgrade.converted == 0 {
@@ -285,11 +293,11 @@ struct Report {
 }
 
 impl Report {
-    fn add(&mut self, collection: &str, converted: usize) {
+    fn add(&mut self, converted: usize) {
         self.converted += converted;
         if self.said.elapsed() >= REPORT_INTERVAL {
             self.said = Instant::now();
-            log::info!("{} documents are converted, those of {collection} among them", self.converted);
+            log::info!("{} documents are converted so far", self.converted);
         }
     }
 }

@@ -11,6 +11,7 @@ use duality::{Derived, Document, Event, Feed, Key, Projection, ProjectionError, 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::harness::engine::shared_server;
 use crate::harness::{App, eventually, lines, output_of, sql};
 
 mod first {
@@ -490,4 +491,54 @@ fn what_a_start_would_refuse_is_known_before() {
     sql(app.database(), "UPDATE collections SET version = 1 WHERE name = 'persons'");
     app.resume();
     assert_eq!(app.get("/persons").text(), r#"{"1":{"name":"Ann"}}"#);
+}
+
+/// Counts how often it has been converted.
+mod counting {
+    use super::*;
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    pub(super) struct Building {
+        name: String,
+        color: Option<String>,
+        times: u32,
+    }
+
+    impl Document for Building {
+        const NAME: &'static str = "buildings";
+        const VERSION: i64 = 2;
+
+        fn upgrade(_: i64, mut document: Value) -> Result<Value, ValidationError> {
+            document["times"] = json!(document["times"].as_u64().unwrap_or(0) + 1);
+            Ok(document)
+        }
+    }
+}
+
+fn of_counting() -> Service {
+    Service::new().document::<counting::Building>()
+}
+
+#[test]
+fn services_that_start_at_once_convert_each_document_once_beside_an_older_one() {
+    let Some(server) = shared_server() else { return };
+    let url = &server.new_database();
+    let start = |program: fn() -> Service| App::serving(program, |settings| settings.database = url.into());
+    let older = start(bare_first);
+    for number in 0..2100 {
+        create(&older, &json!({"name": format!("house {number}")}));
+    }
+    let mut consumer = Consumer::of(&older);
+    let newer: Vec<_> = std::thread::scope(|scope| {
+        let starts: Vec<_> = (0..3).map(|_| scope.spawn(|| start(of_counting))).collect();
+        starts.into_iter().map(|start| start.join().unwrap()).collect()
+    });
+    for service in &newer {
+        let buildings = service.get("/buildings").json();
+        let times = buildings.as_object().unwrap().values().map(|building| building["times"].as_i64());
+        assert_eq!(times.filter(|times| *times == Some(1)).count(), 2100);
+    }
+    older.patch("/buildings/1", r#"{"color":"red"}"#).problem(503, "outdated");
+    assert_eq!(older.get("/buildings").json(), newer[0].get("/buildings").json());
+    consumer.catch_up(&newer[1]);
 }

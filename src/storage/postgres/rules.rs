@@ -32,16 +32,23 @@ pub(super) fn require_all_own(connection: &mut PgConnection, registry: &Registry
     load(connection)?.iter().try_for_each(|rule| require_own(registry, rule))
 }
 
-/// Fails if a newer program has raised a rule: to start nevertheless would take back what it has written.
+/// Fails if a newer program has raised a rule: to start nevertheless would take back what it has written. Documents have
+/// their own check.
 pub(super) fn reject_newer(connection: &mut PgConnection, registry: &Registry) -> Result<(), StoreError> {
     load(connection)?.into_iter().try_for_each(|Rule { collection, version }| match own(registry, &collection) {
-        Some(own) if own < version => Err(StoreError::NewerRule { collection, version, own }),
+        Some(own) if own < version && !is_document(registry, &collection) => {
+            Err(StoreError::NewerRule { collection, version, own })
+        }
         _ => Ok(()),
     })
 }
 
 fn load(connection: &mut PgConnection) -> Result<Vec<Rule>, StoreError> {
     Ok(collections::table.select((collections::name, collections::version)).load(connection)?)
+}
+
+fn is_document(registry: &Registry, collection: &str) -> bool {
+    registry.id(collection).is_some_and(|id| registry.get(id).evolution().is_some())
 }
 
 /// The rule that this program has for a collection.
