@@ -6,6 +6,7 @@ use duality::{ByteSize, CommandError, Derived, Document, EventSourced, Key, Keys
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::harness::engine::is_postgres;
 use crate::harness::{App, NoRule, Response, sql};
 
 /// With a limit in bytes.
@@ -230,22 +231,28 @@ fn a_large_state_is_kept_for_the_next_command_within_a_budget() {
         let long = json!({"amount": 5, "text": text(6000)}).to_string();
         let book = |app: &App| app.post(&format!("{account}/book"), &long);
         let withdraw = |app: &App| app.post(&format!("{account}/book"), r#"{"amount":-99,"text":"x"}"#);
-        assert_eq!(kept(&app), 0, "small");
+        // The rows that are known of a server count as well, up to half of the budget.
+        let rows = if is_postgres() { usize::try_from(budget).unwrap() / 2 } else { 0 };
+        let keeps = |app: &App, decoded: usize, what: &str| {
+            let kept = kept(app);
+            assert!((decoded..=decoded + rows).contains(&kept), "{what}: {kept}, and {decoded} of decoded states");
+        };
+        keeps(&app, 0, "small");
         for (balance, bookings) in [(5, 1), (10, 2)] {
             let booked = book(&app);
             assert_eq!(booked.json()["balance"], balance);
             assert_eq!(booked.json()["bookings"].as_object().unwrap().len(), bookings);
             assert_eq!(app.get(&account).text(), booked.text());
             let expected = if budget == 0 { 0 } else { 10 * booked.text().len() };
-            assert_eq!(kept(&app), expected, "the text and its decoded form count as ten times the text");
+            keeps(&app, expected, "the text and its decoded form count as ten times the text");
             withdraw(&app).problem(409, "insufficient-funds");
-            assert_eq!(kept(&app), expected, "after a rejected command as well");
+            keeps(&app, expected, "after a rejected command as well");
         }
         app.restart();
-        assert_eq!(kept(&app), 0);
+        keeps(&app, 0, "after a restart");
         assert_eq!(book(&app).json()["balance"], 15);
         assert_eq!(app.command(&format!("{account}/close-period")).json()["balance"], 15);
-        assert_eq!(kept(&app), 0, "small again");
+        keeps(&app, 0, "small again");
         let mut state = Value::Null;
         app.follow(&format!("{account}/events"), &[]).follow(&mut state, app.get(&account).revision());
         assert_eq!(state, app.get(&account).json());
