@@ -77,7 +77,7 @@ fn a_stream_behind_which_too_many_requests_wait_is_cut() {
 #[cfg(feature = "direct-write")]
 #[test]
 fn the_head_of_a_later_request_has_a_deadline() {
-    let app = App::with(|settings| settings.keep_alive = Duration::from_millis(500));
+    let app = App::with(|settings| settings.keep_alive = Duration::from_secs(1));
     let mut client = app.client();
     assert_eq!(client.request("GET", "/persons", &[], None).status, 200);
     client.send_raw(format!("GET /persons HTTP/1.1\r\nHost: localhost\r\nX-Filler: {}", "x".repeat(50_000)).as_bytes());

@@ -136,14 +136,14 @@ fn a_long_last_response_arrives_whole_although_more_requests_were_sent() {
 
 #[test]
 fn a_quiet_connection_is_closed_after_the_time_that_the_settings_say() {
-    let app = App::with(|settings| settings.keep_alive = Duration::from_millis(200));
+    let app = App::with(|settings| settings.keep_alive = Duration::from_secs(1));
     let received = answer(&app, "GET /persons HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(received.ends_with("\r\n\r\n{}"), "{received}");
     assert_eq!(duality::Settings::default().keep_alive, Duration::from_secs(75));
     // A connection with a stream is not quiet.
     let mut stream = app.follow("/person-events", &[]);
     stream.message();
-    assert!(stream.is_quiet_for(Duration::from_secs(1)));
+    assert!(stream.is_quiet_for(Duration::from_secs(2)));
     app.post("/persons", r#"{"name":"Ann"}"#);
     assert_eq!(stream.next().revision(), 1);
 }

@@ -199,7 +199,7 @@ fn a_handshake_that_does_not_finish_counts_and_is_cut() {
 
 #[test]
 fn half_a_head_over_tls_has_a_deadline() {
-    let secured = Secured::with(|settings| settings.keep_alive = Duration::from_millis(500));
+    let secured = Secured::with(|settings| settings.keep_alive = Duration::from_secs(1));
     let mut client = secured.client();
     assert_eq!(client.request("GET", "/persons", &[], None).status, 200);
     client.send_raw(b"GET /persons HTTP/1.1\r\nHost: localhost\r\nX-Filler: x");
