@@ -115,6 +115,6 @@ fn main() -> Result<std::process::ExitCode> {
     let port = std::env::var("MQTT_PORT").map_or(Ok(1883), |port| port.parse())?;
     let mut options = MqttOptions::new("duality", "localhost", port);
     options.set_max_packet_size(Some(1 << 24));
-    let carrier = move || Mqtt { options, checkpoint: Checkpoint::default(), connection: None };
+    let carrier = move || Mqtt { options: options.clone(), checkpoint: Checkpoint::default(), connection: None };
     Ok(aggregates::shipped().publish(Output::Changes, carrier).run(Settings::parse()))
 }

@@ -31,23 +31,25 @@ pub(crate) struct PublishContext {
 }
 
 /// Starts an output on a thread of its own.
-type Start = Box<dyn FnOnce(&PublishContext, Status) -> Result<Arbiter, StoreError> + Send>;
+type Start = Arc<dyn Fn(&PublishContext, Status) -> Result<Arbiter, StoreError> + Send + Sync>;
 
 /// Makes a carrier for the messages of a database.
-pub(crate) trait MakeCarrier<C>: FnOnce(&Database) -> C + Send + 'static {}
+pub(crate) trait MakeCarrier<C>: Fn(&Database) -> C + Send + Sync + 'static {}
 
-impl<C, F: FnOnce(&Database) -> C + Send + 'static> MakeCarrier<C> for F {}
+impl<C, F: Fn(&Database) -> C + Send + Sync + 'static> MakeCarrier<C> for F {}
 
 /// What a service publishes, before it runs.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Outputs(Vec<(Output, Start)>);
 
 impl Outputs {
-    /// Adds an output. The carrier is made on the thread on which it is used, for this database.
+    /// Adds an output. The carrier is made on the thread on which it is used, for this database, each time that the service
+    /// starts.
     pub(crate) fn add<C: Carrier + 'static>(&mut self, output: Output, carrier: impl MakeCarrier<C>) {
+        let carrier = Arc::new(carrier);
         let start: Start = match output {
-            Output::Changes => Box::new(move |context, status| start(context, status, carrier, ChangeSource::new)),
-            Output::Journal => Box::new(move |context, status| start(context, status, carrier, JournalSource::new)),
+            Output::Changes => Arc::new(move |context, status| start(context, status, &carrier, ChangeSource::new)),
+            Output::Journal => Arc::new(move |context, status| start(context, status, &carrier, JournalSource::new)),
         };
         self.0.push((output, start));
     }
@@ -69,7 +71,7 @@ impl Outputs {
 fn start<C, S>(
     context: &PublishContext,
     status: Status,
-    carrier: impl MakeCarrier<C>,
+    carrier: &Arc<impl MakeCarrier<C>>,
     source: fn(MainReader, Arc<Registry>, Arc<Clock>) -> S,
 ) -> Result<Arbiter, StoreError>
 where
@@ -78,6 +80,7 @@ where
 {
     let PublishContext { database, registry, clock, relay, poll_interval } = context.clone();
     let source = source(MainReader::open(&database, &registry)?, registry, clock);
+    let carrier = Arc::clone(carrier);
     let thread = named_arbiter(format!("pub:{}", S::OUTPUT.name()));
     let publisher = PublisherActor::start_in_arbiter(&thread.handle(), move |_| {
         PublisherActor::new(Publisher::new(carrier(&database), source, status, poll_interval), poll_interval)

@@ -17,9 +17,10 @@ use crate::read_model::error::ProjectionError;
 use crate::service::control::{ControlClient, ControlRequest};
 use crate::service::copies;
 use crate::service::erasing::{self, Erasing};
+use crate::service::new_epoch;
 use crate::service::offline::Offline;
 use crate::service::progress::LogProgress;
-use crate::service::settings::{ProjectionTask, Settings, Task};
+use crate::service::settings::{EpochTask, ProjectionTask, Settings, Task};
 use crate::service::shell::{print_completions, print_manual};
 use crate::service::task::{TaskError, TaskOutcome, print_line};
 use crate::service::token_tasks;
@@ -46,6 +47,7 @@ pub(super) fn run(task: &Task, settings: &Settings, registry: Registry, projecti
         Task::Erase { collection, key } => {
             erasing::erase(settings, registry, projections, &Erasing { collection, key })
         }
+        Task::Epoch { task: EpochTask::New } => new_epoch::begin(settings),
         Task::Verify => verify_database(settings, &registry, &projections),
         Task::Completions { shell } => print_completions(*shell),
         Task::Man => print_manual(),

@@ -53,6 +53,18 @@ impl Listeners {
         Ok(Self { clients, operators })
     }
 
+    /// The same listeners for another life: what connects in between waits.
+    ///
+    /// # Errors
+    /// The process has no file descriptors left.
+    pub(super) fn again(&self) -> Result<Self, StartError> {
+        let again = |listener: &TcpListener| {
+            let address = || listener.local_addr().map_or_else(|_| "its address".to_owned(), |name| name.to_string());
+            listener.try_clone().map_err(|source| StartError::Listen { address: address(), source })
+        };
+        Ok(Self { clients: again(&self.clients)?, operators: self.operators.as_ref().map(again).transpose()? })
+    }
+
     /// Serves, and returns when all threads run. Operators have a thread and connections of their own, so that they are
     /// answered however many clients there are.
     ///

@@ -1,4 +1,4 @@
-//! The one place that wires everything.
+//! What a program does with its settings: it wires everything, and runs it.
 
 pub(crate) mod builder;
 #[cfg(feature = "tls")]
@@ -10,10 +10,13 @@ mod descriptors;
 mod erasing;
 mod listeners;
 mod listening;
+mod lives;
 pub(crate) mod log_format;
 mod log_output;
 mod memory_limits;
+mod new_epoch;
 mod offline;
+mod program;
 mod progress;
 pub(crate) mod running;
 pub(crate) mod settings;
@@ -22,3 +25,4 @@ mod signals;
 mod start_report;
 mod task;
 mod token_tasks;
+mod watchdog;

@@ -28,7 +28,7 @@ use crate::service::certificate_watch::CertificateWatch;
 use crate::service::control::ControlSocket;
 use crate::service::memory_limits::InvalidMemory;
 use crate::service::settings::{InvalidSetting, Settings};
-use crate::storage::database::Database;
+use crate::storage::database::{Database, LastLife, Writers};
 use crate::storage::error::StoreError;
 use crate::write::aggregator::{ExecuteError, Submission, execute};
 use crate::write::maintenance::Close;
@@ -161,10 +161,21 @@ impl Running {
     }
 
     /// Waits until the database file has been replaced under the running service: removed, overwritten, truncated, or
-    /// exchanged for another one. From then on nothing succeeds, so that the caller should stop the service. The log has
-    /// the cause. Usually this never happens.
+    /// exchanged for another one; or until the record on a server is found in another place, such as on a promoted standby, or
+    /// in another epoch. From then on nothing succeeds, so that the caller should stop the service, and may start it again. The
+    /// log has the cause. [`Service::run`](crate::Service::run) does so by itself. Usually this never happens.
     pub async fn replaced(&self) {
         self.database.health().wait_until_replaced().await;
+    }
+
+    /// Whether the record can be moved, so that a service can go on with it: it is on a server.
+    pub(super) fn may_move(&self) -> bool {
+        self.database.writers() == Writers::Many
+    }
+
+    /// What this life knows of its record.
+    pub(super) fn last_life(&self) -> LastLife {
+        LastLife { epoch: self.database.history().epoch().clone(), revision: self.shared.committed.get() }
     }
 
     /// Reads again what is read from files that may change while the service runs: the certificate with its private key, and the

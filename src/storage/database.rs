@@ -15,7 +15,7 @@ use super::page_caches::PageCaches;
 #[cfg(feature = "postgres")]
 use super::server::Server;
 use crate::domain::history::History;
-use crate::domain::revision::HighWaterMark;
+use crate::domain::revision::{Epoch, HighWaterMark, Revision};
 
 /// The database of this process.
 pub(crate) struct Database {
@@ -25,6 +25,17 @@ pub(crate) struct Database {
     /// The epochs, from when the writer has opened the database.
     history: OnceLock<Arc<History>>,
     health: Arc<Health>,
+    last_life: Option<LastLife>,
+}
+
+/// What this process knows of a record on a server from a life of the service that has ended.
+#[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only a record on a server can move"))]
+pub(crate) struct LastLife {
+    /// The epoch in which it wrote.
+    pub(crate) epoch: Epoch,
+    /// The last revision that it has shown or answered.
+    pub(crate) revision: Revision,
 }
 
 /// Where the tables are.
@@ -67,7 +78,17 @@ impl Database {
             Some(_) => return Err(StoreError::NoPostgres),
         };
         let (high_water_mark, history) = (HighWaterMark::default(), OnceLock::new());
-        Ok(Self { place: Arc::new(place), high_water_mark, history, health })
+        Ok(Self { place: Arc::new(place), high_water_mark, history, health, last_life: None })
+    }
+
+    /// The same, for a process that goes on with a record that it had before. It then makes no tables: those that are not
+    /// there are being restored.
+    pub(crate) fn after(self, last_life: Option<LastLife>) -> Self {
+        Self { last_life, ..self }
+    }
+
+    pub(super) fn last_life(&self) -> Option<&LastLife> {
+        self.last_life.as_ref()
     }
 
     /// Leaves the address of the service in the lock file, for the error of a second process.

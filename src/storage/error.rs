@@ -134,6 +134,22 @@ pub enum StoreError {
         /// What does not match.
         found: String,
     },
+    /// An epoch is to begin in a file, where none is needed.
+    #[error(
+        "{} is a file, in which each start of a service begins an epoch: there is nothing to do; for a database on a server, \
+         add --database postgres://…",
+        .path.display()
+    )]
+    EpochOfFile {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// A database on a server lacks a part, as it does while it is being restored.
+    #[error("the database has no {part}: if it is being restored, wait for the end of that; otherwise it is damaged")]
+    Incomplete {
+        /// The first part that it lacks, such as an index.
+        part: String,
+    },
     /// A migration failed. The database is unchanged.
     #[error("cannot migrate the database")]
     Migration(#[source] Box<dyn Error + Send + Sync>),
@@ -303,6 +319,20 @@ impl StoreError {
             Self::Query(error) => is_lost(error),
             _ => false,
         }
+    }
+
+    /// Whether a record on a server that cannot be opened now perhaps can be opened later.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Open { .. }
+                | Self::Unreachable { .. }
+                | Self::Query(_)
+                | Self::Busy
+                | Self::Incomplete { .. }
+                | Self::NotMigrated { .. }
+                | Self::Replaced { .. }
+        )
     }
 
     /// Whether the record follows the rules of another version of this program, while nothing is wrong with the database.

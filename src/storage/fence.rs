@@ -46,6 +46,13 @@ impl Fence {
         Err(self.place.report_other_history())
     }
 
+    /// The same, in a transaction that began after this revision was seen. On a server, a record that is behind it was put back.
+    pub(super) fn horizon_since(&self, connection: &mut AnyConnection, seen: Revision) -> Result<Horizon, StoreError> {
+        let horizon = self.horizon(connection)?;
+        let is_file = matches!(&*self.place, Place::File(_));
+        if is_file || horizon.current >= seen { Ok(horizon) } else { Err(self.place.report_other_history()) }
+    }
+
     /// Fails unless the last revision is that of these counters.
     pub(super) fn check(&self, connection: &mut AnyConnection, revision: Revision) -> Result<(), StoreError> {
         if self.horizon(connection)?.current == revision { Ok(()) } else { Err(self.place.report_other_history()) }

@@ -42,6 +42,7 @@ mod log_check;
 mod main_file;
 mod maxima;
 mod migrations;
+pub(crate) mod new_epoch;
 pub(crate) mod outbox;
 mod outbox_check;
 pub(crate) mod ownership;

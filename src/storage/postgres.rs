@@ -3,6 +3,7 @@
 mod batch;
 mod fenced;
 mod holders;
+pub(super) mod new_epoch;
 mod prefetch;
 mod rules;
 pub(super) mod schema;

@@ -46,7 +46,10 @@ impl Reader {
         work: impl FnOnce(&mut View<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let Self { connection, registry, fence, high_water_mark } = self;
-        connection::read(connection, |connection| work(&mut View { connection, registry, fence, high_water_mark }))
+        let seen = high_water_mark.last();
+        connection::read(connection, |connection| {
+            work(&mut View { connection, registry, fence, high_water_mark, seen })
+        })
     }
 
     /// Calls `each` with every selected aggregate, in order, at one revision. The read transaction lasts until the last
@@ -57,8 +60,9 @@ impl Reader {
         mut each: impl FnMut(Part<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let Self { connection, registry, fence, high_water_mark } = self;
+        let seen = high_water_mark.last();
         connection::read(connection, |connection| {
-            let current = fence.horizon(connection)?.current;
+            let current = fence.horizon_since(connection, seen)?.current;
             high_water_mark.observe(current);
             let changed = last_change(connection, registry, collections)?;
             each(Part::Begin { document: current, changed })?;
@@ -113,6 +117,8 @@ pub(crate) struct View<'a> {
     registry: &'a Registry,
     fence: &'a Fence,
     high_water_mark: &'a HighWaterMark,
+    /// What was seen before the transaction began.
+    seen: Revision,
 }
 
 impl<'a> View<'a> {
@@ -125,7 +131,9 @@ impl<'a> View<'a> {
     }
 
     pub(crate) fn horizon(&mut self) -> Result<Horizon, StoreError> {
-        self.fence.horizon(self.connection).inspect(|horizon| self.high_water_mark.observe(horizon.current))
+        self.fence
+            .horizon_since(self.connection, self.seen)
+            .inspect(|horizon| self.high_water_mark.observe(horizon.current))
     }
 
     /// A page of the change events of a feed. None of the span may have been pruned.

@@ -104,8 +104,8 @@ impl Server {
     pub(super) fn report_other_history(&self) -> StoreError {
         self.health.replaced(&format!(
             "the record has another epoch, or {} is another database than the one that this process has opened, such as \
-             a promoted standby or a restored one. From now on nothing succeeds, and the process ends with exit code 1. \
-             Start the service again: it goes on in the epoch of that database, or begins one",
+             a promoted standby or a restored one. Nothing succeeds until the service has started again: it goes on in \
+             the epoch of that database, or begins one",
             self.name().display()
         ));
         StoreError::Replaced { path: self.name() }
@@ -134,6 +134,11 @@ impl Server {
         }
         Ok(AnyConnection::Postgres(connection))
     }
+}
+
+/// A connection of a task that writes.
+pub(super) fn connect_for_writing(url: &str) -> Result<AnyConnection, StoreError> {
+    Ok(AnyConnection::Postgres(establish(url, Purpose::Write)?))
 }
 
 /// A connection of a task that only reads, as long as it takes.

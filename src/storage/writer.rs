@@ -87,7 +87,10 @@ impl Writer {
             reject_foreign_log(file)?;
         }
         let mut connection = database.open_for_writing(IfMissing::Create)?;
-        migrations::migrate(&mut connection)?;
+        match database.last_life() {
+            None => migrations::migrate(&mut connection)?,
+            Some(_) => migrations::require_current(&mut connection)?,
+        }
         let registration = Registration { registry: &config.registry, inline: &config.inline, now };
         let mut record = Record::open(database, &mut connection, registration, &config.hot_states)?;
         upgrade::finish(&mut record, &mut connection, registration)?;

@@ -1,11 +1,12 @@
-//! A database on a server that is copied, restored, or on a standby that was promoted, goes on in an epoch of its own.
-//! Nothing is ever written under the one before.
+//! A database on a server that is copied, restored, or on a standby that was promoted, goes on in an epoch of its own,
+//! and so do the services that were connected to it. Nothing is ever written under the one before.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::{App, Client, Cluster, Process, Response, Stream, eventually};
+use crate::harness::engine::psql;
+use crate::harness::{App, Client, Cluster, Process, Response, Stream, eventually, output_of};
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
@@ -104,27 +105,54 @@ fn load(process: &Process) -> Consumer {
     (response.json(), response.cursor())
 }
 
-/// The service ends, because its database has moved back; the next one goes on in an epoch of its own.
+fn epoch_of(cursor: &str) -> &str {
+    cursor.split_once('.').unwrap().0
+}
+
+/// The epoch in which a service answers, if it does.
+fn epoch(process: &Process) -> Option<String> {
+    let response = Client::try_get(process.address, "/persons").filter(|response| response.status == 200)?;
+    response.header("X-Epoch").map(str::to_owned)
+}
+
+/// The same process goes on in another epoch, because its record has lost what the second consumer has seen.
 #[track_caller]
-fn assert_ends_and_begins_an_epoch(mut process: Process, url: &str, directory: &Path, kept: Consumer, lost: Consumer) {
-    assert_eq!(process.wait().code(), Some(1), "{}", process.log());
-    assert!(
-        process.log().contains("is another database than the one that this process has opened"),
-        "{}",
-        process.log()
-    );
-    let process = start(url, directory);
-    let epoch = |cursor: &str| cursor.split_once('.').unwrap().0.to_owned();
-    let (state, cursor) = load(&process);
+fn assert_goes_on(process: &Process, kept: Consumer, lost: Consumer) {
+    let before = epoch_of(&kept.1).to_owned();
+    eventually("the service goes on", || epoch(process).is_some_and(|epoch| epoch != before));
+    let log = process.log();
+    for line in ["is another database than the one that this process has opened", "starts again in this process"] {
+        assert!(log.contains(line), "{log}");
+    }
+    let (state, cursor) = load(process);
     assert_eq!(state, kept.0, "what was lost is lost");
-    assert_ne!(epoch(&cursor), epoch(&kept.1));
-    assert_eq!(post(&process, "Eve").status, 201);
-    assert_eq!(post(&process, "Fay").status, 201);
+    assert_ne!(epoch_of(&cursor), before);
+    assert_eq!(post(process, "Eve").status, 201);
+    assert_eq!(post(process, "Fay").status, 201);
     let fresh = Client::connect(process.address).request("GET", "/persons", &[], None);
     for (mut state, cursor) in [kept, lost] {
         let mut stream = Stream::open(process.address, "/person-events", &[("Last-Event-ID", &cursor)]);
         stream.follow(&mut state, fresh.revision());
         assert_eq!(state, fresh.json(), "after {cursor}");
+    }
+}
+
+/// A stream that a service cuts.
+struct Cut(Stream);
+
+impl Cut {
+    fn of(process: &Process) -> Self {
+        let mut stream = Stream::open(process.address, "/person-events", &[]);
+        stream.next();
+        Self(stream)
+    }
+
+    /// Waits for its end, which has no message of another epoch before it.
+    #[track_caller]
+    fn assert_cut(mut self, before: &str) {
+        while let Some(event) = self.0.try_next() {
+            assert_eq!(epoch_of(&event.id.unwrap()), before);
+        }
     }
 }
 
@@ -139,7 +167,7 @@ fn process_with_two_persons(url: &str, directory: &Path) -> (Process, Consumer) 
 }
 
 #[test]
-fn a_restore_into_the_same_database_ends_the_service_and_begins_an_epoch() {
+fn a_service_goes_on_by_itself_after_a_restore_into_its_database() {
     let Some(cluster) = Cluster::start() else { return };
     let directory = tempfile::tempdir().unwrap();
     let url = cluster.url("shop");
@@ -148,29 +176,83 @@ fn a_restore_into_the_same_database_ends_the_service_and_begins_an_epoch() {
     assert_eq!(post(&process, "Cid").status, 201);
     assert_eq!(post(&process, "Dan").status, 201);
     let lost = load(&process);
+    let (stream, before) = (Cut::of(&process), epoch_of(&kept.1).to_owned());
+    // Table by table, while the service looks.
     cluster.run(&format!("pg_restore --clean --if-exists -d '{url}' dump"));
-    assert_ends_and_begins_an_epoch(process, &url, directory.path(), kept, lost);
+    assert_goes_on(&process, kept, lost);
+    stream.assert_cut(&before);
+    assert_eq!(cluster.execute("shop", "SELECT count(*) FROM epochs"), "2");
 }
 
 #[test]
-fn a_promoted_standby_without_the_last_writes_begins_an_epoch() {
+fn services_go_on_by_themselves_where_the_storage_of_their_server_was_put_back() {
     let Some(cluster) = Cluster::start() else { return };
     let directory = tempfile::tempdir().unwrap();
+    let url = cluster.url("shop");
+    let (process, kept) = process_with_two_persons(&url, directory.path());
+    cluster.run("pg_ctl -D first -m fast -w stop && cp -a first snapshot");
+    cluster.resume();
+    for name in ["Cid", "Dan"] {
+        eventually("the service writes again", || post(&process, name).status == 201);
+    }
+    let lost = load(&process);
+    cluster.stop_at_once();
+    cluster.run("rm -rf first && mv snapshot first");
+    cluster.resume();
+    assert_goes_on(&process, kept, lost);
+}
+
+#[test]
+fn an_epoch_begins_where_nothing_shows_that_a_server_was_put_back_while_no_service_ran() {
+    let Some(cluster) = Cluster::start() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let url = cluster.url("shop");
+    let (mut process, kept) = process_with_two_persons(&url, directory.path());
+    cluster.run("pg_ctl -D first -m fast -w stop && cp -a first snapshot");
+    cluster.resume();
+    for name in ["Cid", "Dan"] {
+        eventually("the service writes again", || post(&process, name).status == 201);
+    }
+    let lost = load(&process);
+    process.signal("TERM");
+    assert_eq!(process.wait().code(), Some(0), "{}", process.log());
+    cluster.stop_at_once();
+    cluster.run("rm -rf first && mv snapshot first");
+    cluster.resume();
+    let process = start(&url, directory.path());
+    assert_eq!(epoch(&process).as_deref(), Some(epoch_of(&kept.1)), "nothing shows it");
+    let (code, said) = output_of(Path::new(&url), &["epoch", "new"]);
+    assert!(code == 0 && said.contains(" begins after revision 2; "), "{said}");
+    assert_goes_on(&process, kept, lost);
+    assert_eq!(cluster.execute("shop", "SELECT count(*) FROM epochs"), "2");
+}
+
+#[test]
+fn no_epoch_is_begun_by_hand_in_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("shop.db");
+    let (code, said) = output_of(&file, &["epoch", "new"]);
+    assert!(code == 1 && said.contains("each start of a service begins an epoch"), "{said}");
+    assert!(!file.exists());
+}
+
+#[test]
+fn services_go_on_by_themselves_on_a_promoted_standby_without_the_last_writes() {
+    let Some(cluster) = Cluster::start() else { return };
+    let [directory, elsewhere] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let url = cluster.url_of_both("shop");
     let (process, kept) = process_with_two_persons(&url, directory.path());
+    let other = start(&url, elsewhere.path());
     cluster.add_standby();
     cluster.part();
     assert_eq!(post(&process, "Cid").status, 201);
-    assert_eq!(post(&process, "Dan").status, 201);
-    let lost = load(&process);
+    assert_eq!(post(&other, "Dan").status, 201);
+    let lost = load(&other);
+    let (streams, before) = ([&process, &other].map(Cut::of), epoch_of(&kept.1).to_owned());
     cluster.fail_over();
-    eventually("the service notices", || post_or_nothing(&process).is_none_or(|status| status == 503));
-    assert_ends_and_begins_an_epoch(process, &url, directory.path(), kept, lost);
-}
-
-/// The status of an attempt to write, if the service still answers.
-fn post_or_nothing(process: &Process) -> Option<u16> {
-    let mut client = std::panic::catch_unwind(|| Client::connect(process.address)).ok()?;
-    client.try_send("POST", "/persons", &JSON, Some(br#"{"name":"Gus"}"#)).ok()?;
-    client.try_response("POST").ok().map(|response| response.status)
+    assert_goes_on(&process, kept, lost);
+    eventually("both go on in one epoch", || epoch(&other) == epoch(&process));
+    streams.into_iter().for_each(|stream| stream.assert_cut(&before));
+    assert_eq!(psql(&url, "SELECT count(*) FROM epochs"), "2");
+    assert_eq!(post(&other, "Hal").revision(), post(&process, "Ida").revision() - 1);
 }

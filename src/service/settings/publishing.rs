@@ -94,7 +94,7 @@ impl Settings {
             outputs.add(output, move |database: &Database| {
                 let name = format!("the database {}", database.name().display());
                 let record = database.history().epoch().to_string();
-                NatsCarrier::new(broker, output, &Owner { name, record })
+                NatsCarrier::new(broker.clone(), output, &Owner { name, record })
             });
         }
         outputs

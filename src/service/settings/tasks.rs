@@ -51,6 +51,13 @@ pub enum Task {
         /// The key of the aggregate.
         key: String,
     },
+    /// Begin an epoch in a database on a server. That is needed only if a snapshot of the server's storage was put back while
+    /// no service ran: nothing in it shows that. Services that run notice, and go on in the new epoch.
+    Epoch {
+        /// The task.
+        #[command(subcommand)]
+        task: EpochTask,
+    },
     /// Print the completions of a shell, which know all settings and tasks.
     Completions {
         /// The shell.
@@ -72,6 +79,14 @@ impl Task {
     pub(in crate::service) fn reads_settings(&self) -> bool {
         !matches!(self, Self::Completions { .. } | Self::Man)
     }
+}
+
+/// A task for the epochs.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+#[non_exhaustive]
+pub enum EpochTask {
+    /// Begin an epoch after everything that is in the database. Clients that have seen more than that are reset.
+    New,
 }
 
 /// A task for the tokens, in the file of `--tokens`.

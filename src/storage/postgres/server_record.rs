@@ -25,7 +25,7 @@ use crate::domain::revision::Revision;
 use crate::memory::budget::MemoryBudget;
 use crate::storage::commit::Batch;
 use crate::storage::commit_outcome::Committable;
-use crate::storage::database::{Database, Place};
+use crate::storage::database::{Database, LastLife, Place};
 use crate::storage::database_file::MainConnection;
 use crate::storage::engine::AnyConnection;
 use crate::storage::epochs;
@@ -67,10 +67,12 @@ impl ServerRecord {
         let history = write(connection, |connection| {
             connection.batch_execute(holders::MAINTENANCE)?;
             start::take_turn(postgres(connection))?;
+            start::require_whole(postgres(connection))?;
             let here = Identity::of(postgres(connection))?;
-            let state = initialize(postgres(connection), &here)?;
-            let began = lock(postgres(connection))?.identity;
-            let history = if state == DatabaseState::New || began != here {
+            let state = initialize(postgres(connection), &here, database.last_life())?;
+            let seen = lock(postgres(connection))?;
+            let has_moved = seen.identity != here || database.last_life().is_some_and(|last| seen.is_behind(last));
+            let history = if state == DatabaseState::New || has_moved {
                 let history = epochs::begin(connection)?;
                 note_identity(postgres(connection), &here)?;
                 history
@@ -216,7 +218,9 @@ impl ServerRecord {
                     };
                 }
                 Err(error @ StoreError::Replaced { .. }) => return Err(WriteError::Unknown(error)),
-                Err(error) if Instant::now() > deadline => return Err(WriteError::Unknown(error)),
+                Err(error) if Instant::now() > deadline || self.is_replaced() => {
+                    return Err(WriteError::Unknown(error));
+                }
                 Err(_) => thread::sleep(Duration::from_millis(100)),
             }
         }
@@ -254,6 +258,11 @@ impl ServerRecord {
         Err(self.place.report_other_history())
     }
 
+    /// Whether somebody else of this process has found the record in another place.
+    fn is_replaced(&self) -> bool {
+        matches!(&*self.place, Place::Server(server) if server.is_the_same().is_err())
+    }
+
     /// Ends the connection.
     ///
     /// # Errors
@@ -289,17 +298,26 @@ enum Outcome {
 }
 
 /// The row of `metadata`.
-struct Seen {
+pub(super) struct Seen {
     epoch: String,
+    revision: i64,
     batches_forgotten: i64,
     identity: Identity,
 }
 
+impl Seen {
+    /// Whether the record has lost what was in it, and no epoch says so: a snapshot of the server's storage was put back.
+    fn is_behind(&self, last: &LastLife) -> bool {
+        self.epoch == last.epoch.as_str() && self.revision < last.revision.number()
+    }
+}
+
 /// Takes the row of `metadata` until the end of the transaction. What is read after it is what all transactions before it left.
-fn lock(connection: &mut PgConnection) -> Result<Seen, StoreError> {
-    let columns = (metadata::epoch, metadata::batches_forgotten, metadata::place);
-    let (epoch, batches_forgotten, place) = metadata::table.select(columns).for_update().get_result(connection)?;
-    Ok(Seen { epoch, batches_forgotten, identity: Identity { place } })
+pub(super) fn lock(connection: &mut PgConnection) -> Result<Seen, StoreError> {
+    let columns = (metadata::epoch, metadata::revision, metadata::batches_forgotten, metadata::place);
+    let row = metadata::table.select(columns).for_update().get_result(connection)?;
+    let (epoch, revision, batches_forgotten, place) = row;
+    Ok(Seen { epoch, revision, batches_forgotten, identity: Identity { place } })
 }
 
 /// Begins the transaction again, and takes the row, unless another connection has it for a good reason.
@@ -321,10 +339,17 @@ fn is_committed(connection: &mut PgConnection, token: Token) -> Result<bool, Sto
     Ok(found == 1)
 }
 
-/// Gives a new database its row.
-fn initialize(connection: &mut PgConnection, here: &Identity) -> Result<DatabaseState, StoreError> {
+/// Gives a new database its row. Where a service has been before, there is one.
+fn initialize(
+    connection: &mut PgConnection,
+    here: &Identity,
+    last_life: Option<&LastLife>,
+) -> Result<DatabaseState, StoreError> {
     if metadata::table.count().get_result::<i64>(connection)? > 0 {
         return Ok(DatabaseState::Existing);
+    }
+    if last_life.is_some() {
+        return Err(StoreError::Incomplete { part: "row of metadata".to_owned() });
     }
     diesel::insert_into(metadata::table)
         .values((
@@ -338,18 +363,18 @@ fn initialize(connection: &mut PgConnection, here: &Identity) -> Result<Database
     Ok(DatabaseState::New)
 }
 
-fn note_identity(connection: &mut PgConnection, here: &Identity) -> Result<(), StoreError> {
+pub(super) fn note_identity(connection: &mut PgConnection, here: &Identity) -> Result<(), StoreError> {
     diesel::update(metadata::table).set(metadata::place.eq(&here.place)).execute(connection)?;
     Ok(())
 }
 
-fn replace_token(connection: &mut PgConnection, token: Token) -> Result<(), StoreError> {
+pub(super) fn replace_token(connection: &mut PgConnection, token: Token) -> Result<(), StoreError> {
     diesel::update(metadata::table).set(metadata::token.eq(token.as_bytes())).execute(connection)?;
     Ok(())
 }
 
 /// Runs `work` in a transaction. It is certain that nothing was written unless `COMMIT` was sent.
-fn write<T>(
+pub(super) fn write<T>(
     connection: &mut AnyConnection,
     work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
 ) -> Result<T, WriteError> {
@@ -369,7 +394,7 @@ fn write<T>(
 }
 
 /// The connection to the server.
-fn postgres(connection: &mut AnyConnection) -> &mut PgConnection {
+pub(super) fn postgres(connection: &mut AnyConnection) -> &mut PgConnection {
     match connection {
         AnyConnection::Postgres(connection) => connection,
         AnyConnection::Sqlite(_) => unreachable!("a record on a server is written over a connection to it"),

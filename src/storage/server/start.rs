@@ -1,9 +1,33 @@
-//! What one service at a time does when it starts: it makes the tables, and brings the record in line with its program.
+//! What a service that starts needs: that no other one starts at the same time, and that all of the record is there.
 
 use diesel::connection::SimpleConnection as _;
 use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, Text};
 
 use crate::storage::error::StoreError;
+
+/// The indexes of all tables.
+const INDEXES: [&str; 18] = [
+    "aggregates_by_revision",
+    "aggregates_pkey",
+    "batches_by_first",
+    "batches_pkey",
+    "collections_pkey",
+    "epochs_epoch_key",
+    "epochs_pkey",
+    "erased_by_revision",
+    "erased_pkey",
+    "erasures_in_progress",
+    "idempotency_pkey",
+    "idempotency_request_key",
+    "journal_by_aggregate",
+    "journal_pkey",
+    "metadata_pkey",
+    "outbox_pkey",
+    "projections_pkey",
+    "tombstones",
+];
 
 /// The number of the advisory lock: `dual`, as in the header of a database file.
 const LOCK: i64 = 1_685_414_252;
@@ -20,4 +44,21 @@ pub(in crate::storage) fn take_turn(connection: &mut PgConnection) -> Result<(),
         SELECT pg_advisory_xact_lock({LOCK})"
     ))?;
     Ok(())
+}
+
+#[derive(QueryableByName)]
+struct Missing {
+    #[diesel(sql_type = Text)]
+    name: String,
+}
+
+/// Fails if an index is not there. `pg_restore` makes the tables first, then fills them one by one, and makes their indexes when
+/// all rows are there: a service that started in between would go on with a part of the record.
+pub(in crate::storage) fn require_whole(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let query = "SELECT name FROM unnest($1) AS name WHERE to_regclass(name) IS NULL LIMIT 1";
+    let missing = diesel::sql_query(query).bind::<Array<Text>, _>(INDEXES.as_slice());
+    match missing.get_result::<Missing>(connection).optional()? {
+        None => Ok(()),
+        Some(Missing { name }) => Err(StoreError::Incomplete { part: format!("index {name}") }),
+    }
 }

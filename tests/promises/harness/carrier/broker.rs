@@ -72,9 +72,9 @@ impl MemoryBroker {
     }
 
     /// A carrier to this broker.
-    pub(crate) fn carrier(&self) -> impl FnOnce() -> Connection + Send + use<> {
+    pub(crate) fn carrier(&self) -> impl Fn() -> Connection + Send + Sync + use<> {
         let broker = self.clone();
-        move || Connection(broker)
+        move || Connection(broker.clone())
     }
 
     /// It removes messages about erased aggregates, one at a time.
