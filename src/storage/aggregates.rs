@@ -9,6 +9,7 @@ use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 
 use super::engine::{AnyConnection, on};
 use super::error::StoreError;
+use super::maintained::{Effect, Maintained};
 use super::page::{PageLimit, Progress};
 use super::retained::Retained;
 use super::schema::{aggregates, metadata};
@@ -359,7 +360,7 @@ pub(super) struct PrunedTombstones {
 pub(super) fn prune_tombstones(
     connection: &mut AnyConnection,
     retained: Retained,
-) -> Result<PrunedTombstones, StoreError> {
+) -> Result<Maintained<PrunedTombstones>, StoreError> {
     let Retained { now, tombstones: older_than, .. } = retained;
     connection.transaction(|connection| {
         let sighting = Sighting::load(connection, Rows::Tombstones)?;
@@ -378,6 +379,7 @@ pub(super) fn prune_tombstones(
         let mut forgotten = None;
         let mut number = 0;
         let mut progress = Progress::More;
+        let mut effect = Effect::Nothing;
         for (collection, rank, key, revision, deleted) in &oldest {
             // A tombstone without a time is one from the future.
             let deleted = Timestamp::from_milliseconds(deleted.unwrap_or(i64::MAX));
@@ -385,6 +387,7 @@ pub(super) fn prune_tombstones(
             if written.unwrap_or(now) >= older_than {
                 if written.is_none() {
                     sighting::save(connection, Rows::Tombstones, now)?;
+                    effect = Effect::Changed;
                 }
                 progress = Progress::Done;
                 break;
@@ -397,10 +400,11 @@ pub(super) fn prune_tombstones(
             forgotten = Some(*revision);
         }
         if let Some(last) = forgotten {
+            effect = Effect::Changed;
             diesel::update(metadata::table).set(metadata::forgotten.eq(last)).execute(connection)?;
         }
         let has_more = oldest.len() == usize::from(TOMBSTONES_PER_TRANSACTION);
         let progress = if has_more { progress } else { Progress::Done };
-        Ok(PrunedTombstones { number, progress })
+        Ok(Maintained { done: PrunedTombstones { number, progress }, effect })
     })
 }

@@ -11,6 +11,7 @@ use super::answer_room::{self, StoredAnswers};
 use super::counters::horizon;
 use super::engine::AnyConnection;
 use super::error::StoreError;
+use super::maintained::{Effect, Maintained};
 use super::page::Progress;
 use super::portion::Portion;
 use super::retained::Retained;
@@ -232,16 +233,20 @@ struct Old {
 }
 
 /// Deletes the oldest answers that are not retained, as many as one transaction takes.
-pub(super) fn prune(connection: &mut AnyConnection, retained: Retained) -> Result<Progress, StoreError> {
+pub(super) fn prune(connection: &mut AnyConnection, retained: Retained) -> Result<Maintained<Progress>, StoreError> {
     connection.transaction(|connection| {
         let oldest = oldest(connection, retained.now)?;
         let is_due = |answer: &&Old| answer.written.is_some_and(|written| written < retained.answers);
         let due: Vec<_> = oldest.iter().take_while(is_due).map(|answer| (answer.position, answer.bytes)).collect();
+        let mut effect = Effect::Nothing;
         if oldest.get(due.len()).is_some_and(|retained| retained.written.is_none()) {
             sighting::save(connection, Rows::Answers, retained.now)?;
+            effect = Effect::Changed;
         }
         let number = due.len();
-        let Some(Portion { rows, last, bytes }) = Portion::of(due) else { return Ok(Progress::Done) };
+        let Some(Portion { rows, last, bytes }) = Portion::of(due) else {
+            return Ok(Maintained { done: Progress::Done, effect });
+        };
         diesel::delete(idempotency::table.filter(idempotency::position.le(last))).execute(connection)?;
         answer_room::note_texts(connection, -bytes)?;
         if StoredAnswers::load(connection)?.number == 0 {
@@ -249,7 +254,7 @@ pub(super) fn prune(connection: &mut AnyConnection, retained: Retained) -> Resul
             diesel::update(metadata::table).set(metadata::future_answers_position.eq(0)).execute(connection)?;
         }
         let has_more = rows < number || i64::try_from(number).is_ok_and(|number| number == ANSWERS_PER_TRANSACTION);
-        Ok(if has_more { Progress::More } else { Progress::Done })
+        Ok(Maintained::changed(if has_more { Progress::More } else { Progress::Done }))
     })
 }
 

@@ -4,6 +4,7 @@ use super::counters::Counters;
 use super::engine::AnyConnection;
 use super::erasure::{self, Erasure, Stage};
 use super::error::StoreError;
+use super::maintained::Maintained;
 use super::page::Progress;
 use super::record::Record;
 use super::residue::{Overwritten, overwrite_some};
@@ -136,7 +137,9 @@ enum Vacuumed {
 impl ErasingContext<'_> {
     /// Runs `work` in a transaction of the history that this process writes.
     fn write<T>(&mut self, work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>) -> Result<T, WriteError> {
-        let outcome = self.record.maintain(self.connection, self.counters.revision, work)?;
+        let outcome = self.record.maintain(self.connection, self.counters.revision, |connection| {
+            work(connection).map(Maintained::changed)
+        })?;
         self.record.grow(ROWS_PER_STEP);
         Ok(outcome)
     }

@@ -9,6 +9,7 @@ use super::database_file::{DatabaseFile, MainConnection};
 use super::engine::AnyConnection;
 use super::error::StoreError;
 use super::fence::Fence;
+use super::maintained::Maintained;
 use super::registration::Registration;
 use super::transaction::WriteError;
 use super::write_ahead_log::WriteAheadLog;
@@ -51,12 +52,12 @@ impl FileRecord {
         &mut self,
         connection: &mut AnyConnection,
         revision: Revision,
-        work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
+        work: impl FnOnce(&mut AnyConnection) -> Result<Maintained<T>, StoreError>,
     ) -> Result<T, WriteError> {
         let Self { fence, log, .. } = self;
         log.write(connection, |connection| {
             fence.check(connection, revision)?;
-            work(connection)
+            Ok(work(connection)?.done)
         })
     }
 

@@ -40,6 +40,7 @@ mod lock_file;
 mod locked_file;
 mod log_check;
 mod main_file;
+mod maintained;
 mod maxima;
 mod migrations;
 pub(crate) mod new_epoch;

@@ -11,6 +11,7 @@ use super::counters::horizon;
 use super::engine::{AnyConnection, on};
 use super::error::StoreError;
 use super::in_place::{self, InPlace};
+use super::maintained::{Effect, Maintained};
 use super::page::{PageLimit, Progress, Span};
 use super::retained::Retained;
 use super::schema::{self, outbox};
@@ -336,7 +337,7 @@ const EVENTS_PER_TRANSACTION: i64 = 10_000;
 
 /// Deletes the events that are not retained, up to a maximum number. It deletes whole revisions, oldest first, and stops
 /// at the first that is retained, so that a clock that jumps leaves no gap.
-pub(super) fn prune(connection: &mut AnyConnection, retained: Retained) -> Result<Progress, StoreError> {
+pub(super) fn prune(connection: &mut AnyConnection, retained: Retained) -> Result<Maintained<Progress>, StoreError> {
     let Retained { now, events: older_than, keep, .. } = retained;
     connection.transaction(|connection| {
         let current = horizon(connection)?.current.number();
@@ -349,12 +350,14 @@ pub(super) fn prune(connection: &mut AnyConnection, retained: Retained) -> Resul
             .load(connection)?;
         let mut deleted = None;
         let mut progress = Progress::More;
+        let mut effect = Effect::Nothing;
         for (revision, time) in &oldest {
             let revision = Revision::from_raw(*revision);
             let written = sighting.written(revision.number(), Timestamp::from_milliseconds(*time), now);
             if revision > beyond && written.unwrap_or(now) >= older_than {
                 if written.is_none() {
                     sighting::save(connection, Rows::ChangeEvents, now)?;
+                    effect = Effect::Changed;
                 }
                 progress = Progress::Done;
                 break;
@@ -362,10 +365,11 @@ pub(super) fn prune(connection: &mut AnyConnection, retained: Retained) -> Resul
             deleted = Some(revision.number());
         }
         if let Some(last) = deleted {
+            effect = Effect::Changed;
             diesel::delete(outbox::table.filter(outbox::revision.le(last))).execute(connection)?;
             diesel::update(schema::metadata::table).set(schema::metadata::pruned.eq(last)).execute(connection)?;
         }
         let has_more = i64::try_from(oldest.len()).is_ok_and(|read| read == EVENTS_PER_TRANSACTION);
-        Ok(if has_more { progress } else { Progress::Done })
+        Ok(Maintained { done: if has_more { progress } else { Progress::Done }, effect })
     })
 }

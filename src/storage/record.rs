@@ -10,6 +10,7 @@ use super::database_file::MainConnection;
 use super::engine::AnyConnection;
 use super::error::StoreError;
 use super::file_record::{FileRecord, Patience};
+use super::maintained::Maintained;
 use super::page::Progress;
 #[cfg(feature = "postgres")]
 use super::postgres::server_record::ServerRecord;
@@ -67,7 +68,7 @@ impl Record {
         &mut self,
         connection: &mut AnyConnection,
         revision: Revision,
-        work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
+        work: impl FnOnce(&mut AnyConnection) -> Result<Maintained<T>, StoreError>,
     ) -> Result<T, WriteError> {
         match self {
             Self::File(file) => file.maintain(connection, revision, work),

@@ -11,6 +11,7 @@ use super::aggregates::{self, Row};
 use super::counters::horizon;
 use super::engine::AnyConnection;
 use super::error::StoreError;
+use super::maintained::{Effect, Maintained};
 use super::outbox;
 use super::page::{PageLimit, Progress};
 use super::record::Record;
@@ -197,8 +198,8 @@ pub(super) fn finish(
         let current = horizon(connection)?.current;
         // Another service that starts may have done it meanwhile, so the step looks again what is next.
         let step = |connection: &mut AnyConnection| match next(connection)? {
-            Some(upgrade) => Step::of(registration, &upgrade)?.run(connection),
-            None => Ok(0),
+            Some(upgrade) => Step::of(registration, &upgrade)?.run(connection).map(Maintained::changed),
+            None => Ok(Maintained { done: 0, effect: Effect::Nothing }),
         };
         let converted = record.maintain(connection, current, step).map_err(WriteError::into_cause)?;
         record.grow(converted);

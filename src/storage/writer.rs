@@ -19,6 +19,7 @@ use super::fence::Fence;
 use super::file_record::Patience;
 use super::hot_states::HotStates;
 use super::log_check::reject_foreign_log;
+use super::maintained::Maintained;
 use super::page::Progress;
 use super::record::Record;
 use super::registration::Registration;
@@ -189,7 +190,8 @@ impl Writer {
         }
         if self.answers.number > 0 || !self.record.is_file() {
             let prune = |connection: &mut AnyConnection| {
-                Ok((answers::prune(connection, retained)?, StoredAnswers::load(connection)?))
+                let Maintained { done, effect } = answers::prune(connection, retained)?;
+                Ok(Maintained { done: (done, StoredAnswers::load(connection)?), effect })
             };
             let (progress, left) = self.maintain(prune)?;
             self.answers = left;
@@ -204,7 +206,10 @@ impl Writer {
     }
 
     /// Runs `work`, which is no command, in a transaction.
-    fn maintain<T>(&mut self, work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>) -> Result<T, WriteError> {
+    fn maintain<T>(
+        &mut self,
+        work: impl FnOnce(&mut AnyConnection) -> Result<Maintained<T>, StoreError>,
+    ) -> Result<T, WriteError> {
         self.record.maintain(&mut self.connection, self.counters.revision, work)
     }
 
@@ -249,13 +254,13 @@ impl Writer {
             return Ok(());
         };
         record.maintain(connection, counters.revision, |connection| {
-            inline_projections::build(connection, &config.registry, projection, now)
+            inline_projections::build(connection, &config.registry, projection, now).map(Maintained::changed)
         })
     }
 
     /// Writes a page that stays as it is, to find out whether a transaction can be committed again.
     pub(crate) fn probe(&mut self) -> Result<(), WriteError> {
-        self.maintain(|connection| Ok(connection.batch_execute(PROBE)?))
+        self.maintain(|connection| Ok(Maintained::changed(connection.batch_execute(PROBE)?)))
     }
 
     /// Changes how long this connection waits for the lock of another process.

@@ -192,3 +192,29 @@ fn a_write_that_is_repeated_at_another_service_gets_the_first_answer() {
     }
     assert_eq!(psql(&url, "SELECT count(*) FROM aggregates"), "1");
 }
+
+#[test]
+fn maintenance_that_changes_nothing_makes_nothing_out_of_date_that_services_know() {
+    let logged = ["-c", "log_statement=all", "-c", "log_line_prefix=%a|%d|"];
+    let Some(server) = server(&logged) else { return };
+    let url = server.new_database();
+    let [ours, theirs] = [service(&url), service(&url)];
+    assert_eq!(ours.post("/persons", r#"{"name":"Ann","city":"Rome"}"#).status, 201);
+    let keyed = [JSON, ("Idempotency-Key", "\"one\"")];
+    assert_eq!(ours.request("POST", "/persons", &keyed, Some(br#"{"name":"Bob","city":"Rome"}"#)).status, 201);
+    assert_eq!(ours.delete("/persons/2").status, 204);
+    let token = || psql(&url, "SELECT token FROM metadata");
+    let before = token();
+    for _ in 0..3 {
+        ours.prune();
+        theirs.prune();
+        assert_eq!(token(), before, "nothing is old enough");
+    }
+    let sent = statements(&server, &url);
+    assert_eq!(ours.patch("/persons/1", r#"{"name":"Eve"}"#).status, 200);
+    assert_eq!(statements(&server, &url) - sent, 1, "the batch alone");
+    let before = token();
+    theirs.prune_everything();
+    assert_ne!(token(), before, "what has changed is known by nobody else");
+    assert_eq!(ours.patch("/persons/1", r#"{"name":"Zoe"}"#).status, 200);
+}

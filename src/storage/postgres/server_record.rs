@@ -31,6 +31,7 @@ use crate::storage::engine::AnyConnection;
 use crate::storage::epochs;
 use crate::storage::error::StoreError;
 use crate::storage::fetched::Missing;
+use crate::storage::maintained::{Effect, Maintained};
 use crate::storage::registration::{DatabaseState, Registration};
 use crate::storage::server::identity::Identity;
 use crate::storage::server::start;
@@ -105,17 +106,23 @@ impl ServerRecord {
     pub(in crate::storage) fn maintain<T>(
         &mut self,
         connection: &mut AnyConnection,
-        work: impl FnOnce(&mut AnyConnection) -> Result<T, StoreError>,
+        work: impl FnOnce(&mut AnyConnection) -> Result<Maintained<T>, StoreError>,
     ) -> Result<T, WriteError> {
-        self.fenced.forget();
-        write(connection, |connection| {
+        let maintained = write(connection, |connection| {
             self.take(connection)?;
             connection.batch_execute(holders::MAINTENANCE)?;
             rules::require_all_own(postgres(connection), &self.registry)?;
-            let done = work(connection)?;
-            replace_token(postgres(connection), Token::random()?)?;
-            Ok(done)
-        })
+            let maintained = work(connection)?;
+            if maintained.effect == Effect::Changed {
+                replace_token(postgres(connection), Token::random()?)?;
+            }
+            Ok(maintained)
+        });
+        // What is known stays true of a record in which nothing has changed.
+        if !matches!(maintained, Ok(Maintained { effect: Effect::Nothing, .. })) {
+            self.fenced.forget();
+        }
+        maintained.map(|maintained| maintained.done)
     }
 
     /// Executes a batch of commands, which follows on whatever others have written: by one statement if nobody has written
@@ -281,10 +288,11 @@ impl ServerRecord {
             let connection = postgres(connection);
             let forgotten: i64 = metadata::table.select(metadata::revision - REMEMBERED).get_result(connection)?;
             let old = batches::table.filter(batches::first.le(forgotten));
-            if diesel::delete(old).execute(connection)? > 0 {
-                diesel::update(metadata::table).set(metadata::batches_forgotten.eq(forgotten)).execute(connection)?;
+            if diesel::delete(old).execute(connection)? == 0 {
+                return Ok(Maintained { done: (), effect: Effect::Nothing });
             }
-            Ok(())
+            diesel::update(metadata::table).set(metadata::batches_forgotten.eq(forgotten)).execute(connection)?;
+            Ok(Maintained::changed(()))
         })
     }
 }
