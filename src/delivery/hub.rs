@@ -12,6 +12,7 @@ use actix::WeakRecipient;
 use actix::prelude::*;
 
 use super::filtered_feeds::FilteredFeeds;
+use super::reach::Reach;
 use super::relay::{HandoutTime, Published, RegisterHub, Relay};
 use super::send_queue::SendQueue;
 use crate::domain::feed::Feed;
@@ -37,6 +38,8 @@ pub(crate) struct Hub {
     pub(crate) subscribers: Rc<RefCell<LiveSubscribers>>,
     pub(crate) relay: Addr<Relay>,
     pub(crate) heartbeat: Duration,
+    /// Whether what the relay sends is all that there is.
+    pub(crate) reach: Arc<Reach>,
     /// The relay reads it and leaves the worker time for requests.
     pub(crate) handout_time: Arc<HandoutTime>,
 }
@@ -48,7 +51,15 @@ impl Actor for Hub {
         ctx.set_mailbox_capacity(MAILBOX);
         let tick = (self.heartbeat / 16).clamp(TICK.0, TICK.1);
         let quiet = u64::try_from(self.heartbeat.as_nanos().div_ceil(tick.as_nanos())).unwrap_or(u64::MAX);
-        ctx.run_interval(tick, move |hub, _| hub.subscribers.borrow_mut().tick(quiet));
+        ctx.run_interval(tick, move |hub, _| {
+            let mut subscribers = hub.subscribers.borrow_mut();
+            if hub.reach.is_lost() {
+                subscribers.suspend()
+            } else {
+                subscribers.resume()
+            }
+            subscribers.tick(quiet);
+        });
         let (hub, handout_time) = (ctx.address().recipient(), Arc::clone(&self.handout_time));
         self.relay.do_send(RegisterHub { hub, handout_time });
     }
@@ -83,7 +94,7 @@ pub(crate) struct LiveSubscribers {
     filtered: FilteredFeeds<Vec<Subscriber>>,
     /// The number of checks for quiet streams so far.
     ticks: u64,
-    is_stopping: bool,
+    phase: Phase,
 }
 
 /// A stream that is up to date.
@@ -103,7 +114,16 @@ pub(crate) enum Added {
     Live,
     /// It has missed events that the hub no longer has, or its queue is full: it has to read from the outbox.
     Behind,
-    /// The service stops: the stream has to end.
+    /// The service stops, or does not reach its record: the stream has to end.
+    Stopping,
+}
+
+/// Whether streams may be live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// The record is out of reach.
+    Suspended,
     Stopping,
 }
 
@@ -117,7 +137,7 @@ impl LiveSubscribers {
             by_feed: HashMap::new(),
             filtered: FilteredFeeds::default(),
             ticks: 0,
-            is_stopping: false,
+            phase: Phase::Open,
         }
     }
 
@@ -180,7 +200,7 @@ impl LiveSubscribers {
 
     /// Lets a stream go live that has everything up to its queue's mark, if the batches since are still here.
     pub(crate) fn add(&mut self, feed: Feed, queue: &Rc<SendQueue>, session: Option<WeakRecipient<Park>>) -> Added {
-        if self.is_stopping {
+        if self.phase != Phase::Open {
             return Added::Stopping;
         }
         let is_recent = self.recent.front().is_some_and(|oldest| queue.sent_up_to() >= oldest.from);
@@ -237,7 +257,26 @@ impl LiveSubscribers {
 
     /// Ends every stream that is up to date. The others end when they are about to go live.
     pub(crate) fn end(&mut self) {
-        self.is_stopping = true;
+        self.phase = Phase::Stopping;
+        self.end_all();
+    }
+
+    /// Ends every stream, and lets none begin until the record is reached again.
+    pub(crate) fn suspend(&mut self) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Suspended;
+            self.end_all();
+        }
+    }
+
+    /// Lets streams begin, unless the service stops.
+    pub(crate) fn resume(&mut self) {
+        if self.phase == Phase::Suspended {
+            self.phase = Phase::Open;
+        }
+    }
+
+    fn end_all(&mut self) {
         for (feed, subscribers) in self.by_feed.drain().chain(self.filtered.drain()) {
             for Subscriber { queue, .. } in subscribers {
                 send_bookmark(&self.epoch, &feed, &queue, self.published);

@@ -11,6 +11,7 @@ pub(crate) mod journal_watch;
 mod key_index;
 pub(crate) mod pacing;
 pub(crate) mod pending;
+pub(crate) mod reach;
 pub(crate) mod relay;
 pub(crate) mod relay_metrics;
 pub(crate) mod send_queue;

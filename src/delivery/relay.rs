@@ -11,6 +11,7 @@ use actix::prelude::*;
 use super::journal_watch::JournalWatch;
 use super::pacing::pause;
 use super::pending::PendingChanges;
+use super::reach::Reach;
 use super::relay_metrics::RelayMetrics;
 use super::watch::Watch;
 use crate::domain::clock::{Clock, Timestamp};
@@ -51,6 +52,7 @@ pub(crate) struct RelayConfig {
     /// The last revision that need not be published.
     pub(crate) published: Revision,
     pub(crate) metrics: Arc<RelayMetrics>,
+    pub(crate) reach: Arc<Reach>,
     pub(crate) watch: Watch,
     /// `None` if only this process writes the database.
     pub(crate) journal: Option<JournalWatch>,
@@ -173,6 +175,7 @@ impl Relay {
         })?;
         // If revisions were pruned before they were published, the hubs see the gap and their sessions catch up.
         self.published = self.published.max(horizon.pruned);
+        self.config.reach.note();
         self.config.metrics.polled(&horizon, self.published);
         let progress = if read.to < horizon.current { Progress::More } else { Progress::Done };
         Ok((read.to > self.published).then_some(OutboxPage { changes: read.changes, to: read.to, progress }))

@@ -87,9 +87,12 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// The system's clock; with the feature `test-hooks`, a test can shift it.
+/// The system's clock; with the feature `test-hooks`, a test can shift it, or say what time it is.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
+    /// The milliseconds since 1970 of a clock that only a test sets.
+    #[cfg(feature = "test-hooks")]
+    face: Option<std::sync::Arc<std::sync::atomic::AtomicI64>>,
     #[cfg(feature = "test-hooks")]
     shift: std::sync::atomic::AtomicI64,
     /// How far it was moved forward in all, in milliseconds.
@@ -98,7 +101,17 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
+    /// A clock that shows what a test sets.
+    #[cfg(feature = "test-hooks")]
+    pub(crate) fn of(face: Option<std::sync::Arc<std::sync::atomic::AtomicI64>>) -> Self {
+        Self { face, ..Self::default() }
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
+        #[cfg(feature = "test-hooks")]
+        if let Some(face) = &self.face {
+            return Timestamp(face.load(std::sync::atomic::Ordering::Relaxed) + self.shift());
+        }
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX) + self.shift())
     }

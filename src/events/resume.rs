@@ -315,7 +315,7 @@ fn catch_up(
 ) -> Result<(), StoreError> {
     let CatchUp { after, since } = range;
     let feed = &request.feed;
-    let read = view.states(feed, after, request.limit)?;
+    let read = view.states(feed, Span { after, to: horizon.current }, request.limit)?;
     page.position = match read.to {
         None => Position::Log(page.current),
         // After the last forgotten deletion, the cursor need not contain the begin of the catch-up.

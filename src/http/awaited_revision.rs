@@ -49,7 +49,7 @@ async fn wait_for(context: &RequestContext, wanted: Revision) -> Result<(), Prob
         };
         let change = wait_for_change(subscribers, &Feed::Everything(None), current, left);
         if context.while_permitted(change).await? == Wakeup::Shutdown {
-            let problem = Problem::new(Kind::Unavailable, "the service is stopping");
+            let problem = Problem::new(Kind::Unavailable, "the service is stopping, or does not reach its database");
             return Err(problem.header(RETRY_AFTER.as_str(), "5"));
         }
     }

@@ -19,9 +19,9 @@ use crate::domain::revision::Revision;
 use crate::read::body_stream::BodyStream;
 use crate::read::collection_cache::{BuildOutcome, CachedBody, CollectionRevision, Lookup, SizeObserver};
 use crate::read::collection_writer::Form;
-use crate::read::pool::LastChange;
 use crate::read::shared_spools::Content;
 use crate::read::thread_pool::{PoolBusy, PoolStopped};
+use crate::storage::database::Writers;
 
 /// Shorter bodies are not compressed, because they fit into one packet anyway; in bytes.
 const MIN_COMPRESSED: usize = 1024;
@@ -98,11 +98,11 @@ fn head(context: &RequestContext, form: Form, shown: CollectionRevision) -> Http
     state(context, StatusCode::OK, shown.document, content_type(form), &tag)
 }
 
-/// The durable revision, usually without a question to the database.
+/// The durable revision, usually without a question to the database, and else with one that others share.
 async fn current(context: &RequestContext, collections: &[CollectionId]) -> Result<CollectionRevision, Problem> {
     match context.shared.committed.of(collections) {
         Some((document, changed)) => Ok(CollectionRevision { document, changed }),
-        None => Ok(context.shared.readers.send(LastChange(collections.into())).await??),
+        None => Ok(context.shared.last_changes.of(&context.shared.readers, collections).await?),
     }
 }
 
@@ -144,12 +144,15 @@ async fn cached_body(
             // It began before that revision was written; the next build includes it.
             BuildOutcome::Built(_) => {}
             BuildOutcome::Rejected => return Ok(None),
-            BuildOutcome::Failed => return Err(unreadable()),
+            BuildOutcome::Failed => return Err(unreadable(context)),
         }
     }
 }
 
-fn unreadable() -> Problem {
+fn unreadable(context: &RequestContext) -> Problem {
+    if context.shared.database.writers() == Writers::Many {
+        return Problem::unavailable();
+    }
     Problem::new(Kind::Internal, "the collection cannot be read")
 }
 

@@ -169,7 +169,10 @@ impl Reading {
     async fn wait(&self, time: Duration) -> Wakeup {
         let mut journal = self.shared.journal.subscribe();
         let moved = journal.wait_for(|mark| mark.is_over || mark.last > self.after);
+        let time = time.min(self.shared.reach.left());
         match rt::time::timeout(time, moved).await {
+            // What others have written is unknown: a stream must not look as if there were nothing.
+            Err(_) if self.shared.reach.is_lost() => Wakeup::Shutdown,
             Err(_) => Wakeup::Timeout,
             Ok(Ok(mark)) if !mark.is_over => Wakeup::NewEvents,
             Ok(_) => Wakeup::Shutdown,
@@ -248,7 +251,7 @@ async fn follow(mut reading: Reading) -> Option<(Bytes, Reading)> {
         // Without new events there is nothing to read. They are durable before the mark moves, so none is missed.
         let mark = *reading.shared.journal.borrow();
         // A shutdown does not wait for the end of a long history.
-        if mark.is_over {
+        if mark.is_over || reading.shared.reach.is_lost() {
             return None;
         }
         if mark.last > reading.after {
@@ -264,9 +267,11 @@ async fn follow(mut reading: Reading) -> Option<(Bytes, Reading)> {
             reading.stage = Stage::Live;
         }
         let left = quiet_until.saturating_duration_since(Instant::now());
-        if left.is_zero() || matches!(reading.wait(left).await, Wakeup::Timeout) {
+        if left.is_zero() {
             return Some((Bytes::from_static(b":\n"), reading));
         }
+        // It is seen above what has ended the wait.
+        reading.wait(left).await;
     }
 }
 

@@ -18,6 +18,7 @@ use crate::domain::error_chain::ErrorChain;
 use crate::domain::idempotency::{AnswersFull, ProblemDocument};
 use crate::domain::json::{JsonError, ValidationError};
 use crate::domain::revision::{Epoch, Revision};
+use crate::read::last_changes::Unanswered;
 use crate::read::spool::Cut;
 use crate::read::thread_pool::{PoolBusy, PoolStopped};
 use crate::storage::error::StoreError;
@@ -285,6 +286,12 @@ impl Problem {
             .header(RETRY_AFTER.as_str(), "5")
     }
 
+    /// The server of the database does not answer now.
+    pub(crate) fn unavailable() -> Self {
+        let detail = "the database server cannot be reached; the log of the service contains the cause";
+        Self::new(Kind::Unavailable, detail).header(RETRY_AFTER.as_str(), "1")
+    }
+
     pub(crate) fn internal() -> Self {
         Self::new(Kind::Internal, "the request failed; the log of the service contains the cause")
     }
@@ -399,21 +406,29 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        if matches!(error, StoreError::Replaced { .. }) {
-            return Self::replaced();
+        match error {
+            StoreError::Replaced { .. } => return Self::replaced(),
+            StoreError::Unavailable(_) => return Self::unavailable(),
+            _ => {}
         }
         // If nothing can be read, that is in the log already, once and not for each request.
         if !error.is_of_file() {
             log::error!("{}", ErrorChain(&error));
         }
         if error.is_unreachable() {
-            return Self::new(
-                Kind::Unavailable,
-                "the database server cannot be reached; the log of the service contains the cause",
-            )
-            .header(RETRY_AFTER.as_str(), "1");
+            return Self::unavailable();
         }
         Self::internal()
+    }
+}
+
+impl From<Unanswered> for Problem {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::Replaced => Self::replaced(),
+            Unanswered::Unavailable => Self::unavailable(),
+            Unanswered::Failed => Self::internal(),
+        }
     }
 }
 

@@ -48,6 +48,10 @@ pub(super) fn reasons(shared: &Shared) -> Vec<Reason> {
     let mut reasons: Vec<_> = parts
         .map(|(part, reason)| Reason { part: part.name(), reason, prevents_readiness: part.prevents_readiness() })
         .collect();
+    if shared.reach.is_lost() {
+        let reason = "the database server has not answered for too long, so that the streams are cut".to_owned();
+        reasons.push(Reason { part: Part::Relay.name(), reason, prevents_readiness: true });
+    }
     let lag = shared.relay.lag(shared.committed.get());
     if lag.revisions > 0 && lag.time > MIN_TIME_BEHIND.max(shared.poll_interval * MAX_POLLS_BEHIND) {
         let reason = "committed events are not published to the streams".to_owned();

@@ -56,8 +56,13 @@ pub(crate) fn serve(listener: TcpListener, config: ServerConfig) -> std::io::Res
     let application = move || {
         name_thread(&format!("{thread_name}-{}", started.fetch_add(1, Ordering::Relaxed)));
         let subscribers = Rc::new(RefCell::new(LiveSubscribers::new(shared.epoch().clone())));
-        let hub =
-            Hub { subscribers: Rc::clone(&subscribers), relay: relay.clone(), heartbeat, handout_time: Arc::default() };
+        let hub = Hub {
+            subscribers: Rc::clone(&subscribers),
+            relay: relay.clone(),
+            heartbeat,
+            reach: Arc::clone(&shared.reach),
+            handout_time: Arc::default(),
+        };
         hubs.lock().expect("nobody panics while pushing to a list").push(hub.start());
         App::new()
             .wrap(Condition::new(!cors_origins.is_empty(), cors(&cors_origins)))

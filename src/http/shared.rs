@@ -13,6 +13,7 @@ use super::request_body::BodyLimits;
 use super::request_metrics::RequestMetrics;
 use crate::access::tokens::Tokens;
 use crate::delivery::connection_limiter::ConnectionLimiter;
+use crate::delivery::reach::Reach;
 use crate::delivery::relay_metrics::RelayMetrics;
 use crate::delivery::stream_limiter::StreamLimiter;
 use crate::domain::clock::Timestamp;
@@ -26,6 +27,7 @@ use crate::metrics::Gauge;
 use crate::projector::registry::Projections;
 use crate::publish::status::Status;
 use crate::read::collection_cache::CollectionCache;
+use crate::read::last_changes::LastChanges;
 use crate::read::pool::{PageReaders, ReadMetrics, Readers};
 use crate::read::shared_spools::SharedSpools;
 use crate::storage::database::Database;
@@ -67,6 +69,8 @@ pub(crate) struct Shared {
     pub(crate) writes: Arc<WriteMetrics>,
     /// Reads pages and single aggregates.
     pub(crate) readers: Readers,
+    /// When the collections have changed last, if only the database knows.
+    pub(crate) last_changes: LastChanges,
     /// Reads whole collections, which takes longer: a page must not wait for them.
     pub(crate) scanners: Readers,
     /// Whole collections in memory.
@@ -91,6 +95,8 @@ pub(crate) struct Shared {
     pub(crate) parked: Arc<Gauge>,
     pub(crate) disk: Arc<Disk>,
     pub(crate) relay: Arc<RelayMetrics>,
+    /// Whether the record is still reached.
+    pub(crate) reach: Arc<Reach>,
     /// How often the relay polls.
     pub(crate) poll_interval: Duration,
     /// What the reading threads count.

@@ -174,7 +174,7 @@ impl ChangeSource {
             let horizon = view.horizon()?;
             let reached = reached.within(&horizon);
             let Reached::State { after, .. } = reached else { return Ok((horizon, reached, None)) };
-            let read = view.states(&Feed::Everything(None), after, PAGE)?;
+            let read = view.states(&Feed::Everything(None), Span { after, to: horizon.current }, PAGE)?;
             Ok((horizon, reached, Some(read)))
         })?;
         // Deletions that the stream does not show have been forgotten meanwhile.

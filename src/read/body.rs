@@ -14,7 +14,7 @@ use crate::domain::revision::Revision;
 use crate::memory::budget::{BudgetExceeded, MemoryBudget, Reservation, Tracked};
 use crate::storage::counters::Horizon;
 use crate::storage::error::StoreError;
-use crate::storage::page::PageLimit;
+use crate::storage::page::{PageLimit, Span};
 use crate::storage::reader::View;
 
 /// `{"1":{…},"2":{…}}`, byte for byte what a scan of the table returns. Immutable.
@@ -77,7 +77,9 @@ impl Body {
             return Ok(None);
         }
         let limit = PageLimit { items: self.starts.len() / 2 + 100, bytes: MAX_EDITS };
-        let Some(edits) = view.changed_of(collection, exact_at, limit)? else { return Ok(None) };
+        let Some(edits) = view.changed_of(collection, Span { after: exact_at, to: horizon.current }, limit)? else {
+            return Ok(None);
+        };
         Ok(Some(self.edited(&edits, view.last_change(&[collection])?, room)?))
     }
 

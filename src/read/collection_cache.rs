@@ -67,6 +67,14 @@ pub(crate) struct CollectionRevision {
     pub(crate) changed: Revision,
 }
 
+/// The last revision of the document, and the revision of the last change of each collection up to it.
+#[derive(Debug)]
+pub(crate) struct CollectionRevisions {
+    pub(crate) document: Revision,
+    /// By the index of the collection.
+    pub(crate) changed: Box<[Revision]>,
+}
+
 /// The answer to a request for a body.
 pub(crate) enum Lookup {
     Cached(CachedBody),

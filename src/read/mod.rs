@@ -6,6 +6,7 @@ pub(crate) mod collection_cache;
 pub(crate) mod collection_writer;
 pub(crate) mod file_body;
 pub(crate) mod gzip;
+pub(crate) mod last_changes;
 pub(crate) mod pool;
 pub(crate) mod shared_spools;
 pub(crate) mod spool;

@@ -18,7 +18,7 @@ use crate::events::journal_pages::{Encoded, Place};
 use crate::events::replay_cache::ReplayCache;
 use crate::events::resume::{Beginning, Page, ResumeReply, ResumeRequest, resume};
 use crate::metrics::Counter;
-use crate::read::collection_cache::{BuildJob, BuildOutcome, CollectionRevision, CompressJob};
+use crate::read::collection_cache::{BuildJob, BuildOutcome, CollectionRevision, CollectionRevisions, CompressJob};
 use crate::read::collection_writer::{CollectionWriter, StreamTarget};
 use crate::read::shared_spools::{Content, SharedSpools};
 use crate::read::spool::{Cut, SpoolError};
@@ -26,7 +26,7 @@ use crate::read::thread_pool::{PoolBusy, PoolStopped, ThreadPool};
 use crate::read::waiting_requests::WaitingRequests;
 use crate::read_model::report::{Parameters, Report, ReportError};
 use crate::storage::aggregates::Row;
-use crate::storage::database::Database;
+use crate::storage::database::{Database, Writers};
 use crate::storage::erasure::Erasure;
 use crate::storage::error::StoreError;
 use crate::storage::health;
@@ -173,7 +173,7 @@ impl ReaderThread {
     fn view<T>(&mut self, work: impl FnOnce(&mut View<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let outcome = self.with_reader(|reader| reader.view(work));
         self.note(outcome.as_ref().err());
-        outcome
+        outcome.map_err(|error| self.database.unavailable(error))
     }
 
     /// Notes whether the database can be read.
@@ -283,16 +283,14 @@ impl ReadJob for ReadErasure {
     }
 }
 
-/// Returns the revision of the document, and that of the last change of some collections.
-pub(crate) struct LastChange(pub(crate) Box<[CollectionId]>);
+/// Returns the revision of the document, and that of the last change of each collection.
+pub(crate) struct ReadLastChanges;
 
-impl ReadJob for LastChange {
-    type Output = Result<CollectionRevision, StoreError>;
+impl ReadJob for ReadLastChanges {
+    type Output = Result<CollectionRevisions, StoreError>;
 
     fn run(self, thread: &mut ReaderThread) -> Self::Output {
-        thread.view(|view| {
-            Ok(CollectionRevision { document: view.horizon()?.current, changed: view.last_change(&self.0)? })
-        })
+        thread.view(|view| Ok(CollectionRevisions { document: view.horizon()?.current, changed: view.last_changes()? }))
     }
 }
 
@@ -439,8 +437,11 @@ impl ReadJob for ReadCollections {
             // Nobody waits for it, or the directory of the temporary files has noted a failure.
             Err(SpoolError::Cut(_)) => {}
             Err(SpoolError::Store(error)) => {
-                let is_replaced = matches!(error, StoreError::Replaced { .. });
-                writer.cut(if is_replaced { Cut::Replaced } else { Cut::Unreadable });
+                writer.cut(match (&error, thread.database.writers()) {
+                    (StoreError::Replaced { .. }, _) => Cut::Replaced,
+                    (_, Writers::Many) if error.is_of_file() => Cut::Interrupted,
+                    (_, Writers::Many | Writers::ThisProcess) => Cut::Unreadable,
+                });
                 thread.note(Some(&error));
                 if !error.is_of_file() {
                     log::error!("a response was not finished: {}", ErrorChain(&error));

@@ -49,6 +49,8 @@ pub struct Service {
     registry: Registry,
     projections: ProjectionSet,
     outputs: Outputs,
+    #[cfg(feature = "test-hooks")]
+    clock: Option<Arc<std::sync::atomic::AtomicI64>>,
 }
 
 impl Service {
@@ -56,6 +58,14 @@ impl Service {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Lets a test say what time it is, in milliseconds since 1970.
+    #[cfg(feature = "test-hooks")]
+    #[must_use]
+    pub fn with_clock(mut self, milliseconds: Arc<std::sync::atomic::AtomicI64>) -> Self {
+        self.clock = Some(milliseconds);
+        self
     }
 
     /// Adds a collection of documents.
@@ -163,7 +173,10 @@ impl Service {
 
     fn into_program(self) -> Result<Program, StartError> {
         self.check()?;
-        Ok(Program::new(self.registry, self.projections, self.outputs))
+        let program = Program::new(self.registry, self.projections, self.outputs);
+        #[cfg(feature = "test-hooks")]
+        let program = program.with_clock(self.clock);
+        Ok(program)
     }
 
     fn check(&self) -> Result<(), StartError> {

@@ -10,6 +10,7 @@ use actix_web::{rt, web};
 use crate::access::tokens::Tokens;
 use crate::delivery::connection_limiter::ConnectionLimiter;
 use crate::delivery::journal_watch::JournalWatch;
+use crate::delivery::reach::Reach;
 use crate::delivery::relay::{Relay, RelayConfig};
 use crate::delivery::relay_metrics::RelayMetrics;
 use crate::delivery::stream_limiter::StreamLimiter;
@@ -27,6 +28,7 @@ use crate::memory::ledger::Usage;
 use crate::projector::registry::{ProjectionSet, Projections};
 use crate::publish::outputs::{Outputs, PublishContext};
 use crate::read::collection_cache::CollectionCache;
+use crate::read::last_changes::LastChanges;
 use crate::read::pool::{PoolConfig, ReadMetrics, Readers};
 use crate::read::shared_spools::SharedSpools;
 use crate::read::spool_directory::{SpoolDirectory, SpoolLimits};
@@ -59,6 +61,9 @@ pub(super) struct Program {
     inline: Arc<[ProjectionSpec]>,
     background: Vec<Arc<ProjectionSpec>>,
     outputs: Outputs,
+    /// What time it is, if a test says so.
+    #[cfg(feature = "test-hooks")]
+    clock: Option<Arc<std::sync::atomic::AtomicI64>>,
 }
 
 /// How a life of a service begins.
@@ -72,7 +77,20 @@ pub(super) struct Beginning<'a> {
 impl Program {
     pub(super) fn new(registry: Registry, projections: ProjectionSet, outputs: Outputs) -> Self {
         let ProjectionSet { inline, background } = projections;
-        Self { registry: Arc::new(registry), inline: inline.into(), background, outputs }
+        Self {
+            registry: Arc::new(registry),
+            inline: inline.into(),
+            background,
+            outputs,
+            #[cfg(feature = "test-hooks")]
+            clock: None,
+        }
+    }
+
+    /// Lets a test say what time it is, in milliseconds since 1970.
+    #[cfg(feature = "test-hooks")]
+    pub(super) fn with_clock(self, clock: Option<Arc<std::sync::atomic::AtomicI64>>) -> Self {
+        Self { clock, ..self }
     }
 
     /// Starts the service on these listeners, and returns when it serves.
@@ -117,10 +135,13 @@ impl Program {
     ) -> Result<Running, StartError> {
         settings.check()?;
         check_spool(&settings)?;
-        let Self { registry, inline, background, outputs } = self.clone();
+        let Self { registry, inline, background, outputs, .. } = self.clone();
         let outputs = settings.with_broker(outputs);
         let (memory, page_caches) =
             MemoryLimits::of(&settings)?.into_ledger(connections(&settings, background.len(), outputs.len()))?;
+        #[cfg(feature = "test-hooks")]
+        let clock = Arc::new(Clock::of(self.clock.clone()));
+        #[cfg(not(feature = "test-hooks"))]
         let clock = Arc::new(Clock::default());
         let tokens = settings.tokens.as_ref().map(|file| Tokens::open(file, &registry, &clock));
         let tokens = tokens.transpose().map_err(|error| StartError::of_tokens(&error))?.map(Arc::new);
@@ -143,6 +164,11 @@ impl Program {
         let (history, revision) = (Arc::clone(writer.history()), writer.revision());
         let epoch = history.epoch().clone();
         log::info!("database {} is open: epoch {epoch}, revision {revision}", database.name().display());
+        if database.writers() == Writers::Many {
+            log::info!(
+                "it has to be the server itself: a pooler that changes connections between transactions does not work"
+            );
+        }
         warn_about_readers(database.path());
 
         let aggregator =
@@ -155,8 +181,11 @@ impl Program {
         let spool = SpoolDirectory::new(settings.spool.as_deref(), spool_limits(&settings), &database);
         disk.check(database.health());
         let published = Arc::new(RelayMetrics::new(revision));
+        // It is asked once in an interval.
+        let reach = Arc::new(Reach::new(database.writers(), settings.record_timeout + settings.poll_interval));
         let relay = Relay::new(RelayConfig {
             metrics: Arc::clone(&published),
+            reach: Arc::clone(&reach),
             watch: Watch {
                 database: Arc::clone(&database),
                 disk: Arc::clone(&disk),
@@ -197,6 +226,7 @@ impl Program {
             access: AccessPolicy::new(&settings.addresses(), &settings.host, &settings.cors_origin),
             tokens,
             readers: start_readers("duality-read", usize::MAX)?,
+            last_changes: LastChanges::default(),
             scanners: start_readers("duality-scan", settings.scan_queue.get())?,
             collections: Arc::new(CollectionCache::new(registry.ids().count(), memory.of(Usage::SharedBodies))),
             spools: Arc::new(SharedSpools::new(spool, memory.of(Usage::Answers))),
@@ -206,6 +236,7 @@ impl Program {
             database: Arc::clone(&database),
             disk,
             relay: published,
+            reach,
             poll_interval: settings.poll_interval,
             reads,
             requests: RequestMetrics::default(),

@@ -104,6 +104,10 @@ pub struct Settings {
     #[arg(long, help_heading = STORAGE, env = "DUALITY_FILES", value_name = "FILE", default_value = FILES, global = true)]
     pub files: PathBuf,
 
+    /// With a database on a server: how long the service may not reach it before it cuts all streams and is not ready.
+    #[arg(long, help_heading = STORAGE, env = "DUALITY_RECORD_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    pub record_timeout: Duration,
+
     /// How long change events are kept for reconnecting clients.
     #[arg(long, help_heading = STORAGE, env = "DUALITY_RETENTION", value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub retention: Duration,

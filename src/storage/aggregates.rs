@@ -10,10 +10,13 @@ use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 use super::engine::{AnyConnection, on};
 use super::error::StoreError;
 use super::maintained::{Effect, Maintained};
-use super::page::{PageLimit, Progress};
+use super::page::{PageLimit, Progress, Span};
 use super::retained::Retained;
+#[cfg(feature = "postgres")]
+use super::scans;
 use super::schema::{aggregates, metadata};
 use super::sighting::{self, Rows, Sighting};
+use super::spans::{Numbers, Spans};
 use super::statement::statement;
 use crate::domain::body::Body;
 use crate::domain::clock::Timestamp;
@@ -118,17 +121,19 @@ pub(super) fn scan<E: From<StoreError>>(
     collection: &str,
     mut each: impl FnMut(&str, Revision, &str) -> Result<(), E>,
 ) -> Result<(), E> {
+    let file = match connection {
+        AnyConnection::Sqlite(file) => file,
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(server) => return scans::aggregates(server, collection, each),
+    };
     let query = aggregates::table
         .filter(aggregates::collection.eq(collection).and(aggregates::body.is_not_null()))
         .order((aggregates::rank, aggregates::key))
         .select((aggregates::key, aggregates::revision, aggregates::body.assume_not_null()));
-    let mut each = |row: QueryResult<(String, i64, String)>| {
+    let mut rows = query.load_iter::<(String, i64, String), DefaultLoadingMode>(file).map_err(StoreError::from)?;
+    rows.try_for_each(|row| {
         let (key, revision, body) = row.map_err(StoreError::from)?;
         each(&key, Revision::from_raw(revision), &body)
-    };
-    on!(connection, |engine, Mode| {
-        let mut rows = query.load_iter::<_, Mode>(engine).map_err(StoreError::from)?;
-        rows.try_for_each(&mut each)
     })
 }
 
@@ -231,14 +236,16 @@ fn revision_of(connection: &mut AnyConnection, collection: &str, key: &Key) -> R
 /// aggregates must not keep a read transaction open for long.
 const PAGE_ROWS: usize = 10_000;
 
-/// The aggregates of a feed that changed after a revision, deleted ones included.
+/// The aggregates of a feed that changed within a span, which ends with the last revision, deleted ones included. Those of one
+/// revision are in the order of bodies.
 pub(super) fn changed(
     connection: &mut AnyConnection,
     registry: &Registry,
     feed: &Feed,
-    after: Revision,
+    Span { after, to }: Span,
     limit: PageLimit,
 ) -> Result<States, StoreError> {
+    let mut page = OpenStates { feed, limit, states: Vec::new(), bytes: 0, rows: 0, last: None };
     if let (Some(collection), Some(keys)) = (feed.collection(), feed.keys()) {
         let name = registry.get(collection).name();
         let mut found = Vec::new();
@@ -252,16 +259,17 @@ pub(super) fn changed(
             let body = load(connection, name, &key)?.and_then(|row| row.body).map(|body| body.as_str().to_owned());
             Ok(State { collection, key, revision, body })
         });
-        return fill(feed, states, limit);
+        let to = page.fill(states)?;
+        return Ok(States { states: page.states, to });
     }
     // Uses the index on the revision, so that the cost depends on the number of changes. With a filter on the collection,
     // SQLite might scan the whole collection instead.
-    let query = aggregates::table.filter(aggregates::revision.gt(after.number())).order(aggregates::revision).select((
-        aggregates::collection,
-        aggregates::key,
-        aggregates::revision,
-        aggregates::body,
-    ));
+    let query = |Numbers { after, to }| {
+        aggregates::table
+            .filter(aggregates::revision.gt(after).and(aggregates::revision.le(to)))
+            .order((aggregates::revision, aggregates::collection, aggregates::rank, aggregates::key))
+            .select((aggregates::collection, aggregates::key, aggregates::revision, aggregates::body))
+    };
     let state = |row: QueryResult<(String, String, i64, Option<String>)>| match row {
         Ok((collection, key, revision, body)) => {
             let collection = registry.id(&collection)?;
@@ -269,37 +277,59 @@ pub(super) fn changed(
         }
         Err(error) => Some(Err(StoreError::from(error))),
     };
-    on!(connection, |engine, Mode| fill(feed, query.load_iter::<_, Mode>(engine)?.filter_map(state), limit))
-}
-
-/// Takes states until the page is full; revisions are not split.
-fn fill(
-    feed: &Feed,
-    states: impl Iterator<Item = Result<State, StoreError>>,
-    limit: PageLimit,
-) -> Result<States, StoreError> {
-    let mut page = Vec::new();
-    let mut bytes = 0;
-    let mut last = None;
-    for (rows, state) in states.enumerate() {
-        let state = state?;
-        let is_full = bytes >= limit.bytes || page.len() >= limit.items || rows >= PAGE_ROWS;
-        if is_full && last.is_some_and(|last| last < state.revision) {
-            return Ok(States { states: page, to: last });
-        }
-        last = Some(state.revision);
-        if feed.selects(state.collection, state.key.as_str()) {
-            bytes += state.body.as_ref().map_or(0, String::len) + 2 * state.key.as_str().len();
-            page.push(state);
+    let mut spans = Spans::new(connection, Numbers { after: after.number(), to: to.number() }, limit);
+    while let Some(span) = spans.next(page.bytes) {
+        let query = query(span);
+        let to = on!(connection, |engine, Mode| page.fill(query.load_iter::<_, Mode>(engine)?.filter_map(state))?);
+        if to.is_some() {
+            return Ok(States { states: page.states, to });
         }
     }
-    Ok(States { states: page, to: None })
+    Ok(States { states: page.states, to: None })
+}
+
+/// A page of states that is being read.
+struct OpenStates<'a> {
+    feed: &'a Feed,
+    limit: PageLimit,
+    states: Vec<State>,
+    bytes: usize,
+    /// Those that were read, of this feed or not.
+    rows: usize,
+    /// The revision of the last one.
+    last: Option<Revision>,
+}
+
+impl OpenStates<'_> {
+    /// Takes states until the page is full, and returns the revision up to which it has all of them then. Revisions are not
+    /// split.
+    fn fill(
+        &mut self,
+        states: impl Iterator<Item = Result<State, StoreError>>,
+    ) -> Result<Option<Revision>, StoreError> {
+        for state in states {
+            let state = state?;
+            let is_full =
+                self.bytes >= self.limit.bytes || self.states.len() >= self.limit.items || self.rows >= PAGE_ROWS;
+            if is_full && self.last.is_some_and(|last| last < state.revision) {
+                return Ok(self.last);
+            }
+            self.last = Some(state.revision);
+            self.rows += 1;
+            if self.feed.selects(state.collection, state.key.as_str()) {
+                self.bytes += state.body.as_ref().map_or(0, String::len) + 2 * state.key.as_str().len();
+                self.states.push(state);
+            }
+        }
+        Ok(None)
+    }
 }
 
 statement! {
     /// Uses the index on the revision. Without the `||`, SQLite might scan the whole collection instead.
     struct ChangedOf<'a> {
         "SELECT key, body FROM aggregates WHERE revision > " after: i64 as BigInt,
+        " AND revision <= " to: i64 as BigInt,
         " AND collection || '' = " collection: &'a str as Text,
     }
 }
@@ -308,24 +338,32 @@ impl Query for ChangedOf<'_> {
     type SqlType = (Text, Nullable<Text>);
 }
 
-/// The aggregates of a collection that changed after a revision, with `None` for deleted ones. Returns `None` if they
-/// exceed the limit.
+/// The aggregates of a collection that changed within a span, which ends with the last revision, with `None` for deleted ones.
+/// Returns `None` if they exceed the limit.
 pub(super) fn changed_of(
     connection: &mut AnyConnection,
     collection: &str,
-    after: Revision,
+    Span { after, to }: Span,
     limit: PageLimit,
 ) -> Result<Option<BTreeMap<Key, Option<String>>>, StoreError> {
-    let query = ChangedOf { after: after.number(), collection };
     let mut changed = BTreeMap::new();
     let mut bytes = 0;
-    for row in query.load_iter::<(String, Option<String>), DefaultLoadingMode>(connection)? {
+    let mut take = |row: QueryResult<(String, Option<String>)>| {
         let (key, body) = row?;
         bytes += key.len() + body.as_ref().map_or(0, String::len);
         changed.insert(Key::from_db(&key), body);
-        if changed.len() > limit.items || bytes > limit.bytes {
-            return Ok(None);
-        }
+        Ok::<_, StoreError>((changed.len() <= limit.items && bytes <= limit.bytes).then_some(bytes))
+    };
+    let mut spans = Spans::new(connection, Numbers { after: after.number(), to: to.number() }, limit);
+    let mut read = 0;
+    while let Some(Numbers { after, to }) = spans.next(read) {
+        let query = ChangedOf { after, to, collection };
+        on!(connection, |engine, Mode| {
+            for row in query.load_iter::<_, Mode>(engine)? {
+                let Some(bytes) = take(row)? else { return Ok(None) };
+                read = bytes;
+            }
+        });
     }
     Ok(Some(changed))
 }

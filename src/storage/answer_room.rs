@@ -41,12 +41,7 @@ pub(crate) struct StoredAnswers {
 impl StoredAnswers {
     /// Adds no lengths up: the database has the bytes of their texts.
     pub(super) fn load(connection: &mut AnyConnection) -> Result<Self, StoreError> {
-        let number = match connection {
-            AnyConnection::Sqlite(_) => number_of_consecutive(connection)?,
-            // A transaction that was rolled back has used its positions up.
-            #[cfg(feature = "postgres")]
-            AnyConnection::Postgres(connection) => idempotency::table.count().get_result(connection)?,
-        };
+        let number = number_of_consecutive(connection)?;
         let texts = metadata::table.select(metadata::answer_bytes).first(connection)?;
         Ok(Self { number, texts })
     }
@@ -67,7 +62,8 @@ impl StoredAnswers {
     }
 }
 
-/// Counts no rows: in a file, answers have consecutive positions, and are deleted oldest first only.
+/// Counts no rows: answers have consecutive positions, and are deleted oldest first only. On a server, a transaction that was
+/// rolled back may have used some positions up, so that there are fewer.
 fn number_of_consecutive(connection: &mut AnyConnection) -> Result<i64, StoreError> {
     // Two queries: SQLite reads all rows for a minimum and a maximum in one.
     let first: Option<i64> = idempotency::table.select(min(idempotency::position)).first(connection)?;

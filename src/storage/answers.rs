@@ -1,7 +1,6 @@
 //! The table of the answers to commands with an idempotency key: stored in the transactions of the commands, given again to
 //! those that are repeated, pruned by age, overwritten if their aggregate is erased.
 
-use diesel::connection::DefaultLoadingMode;
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Nullable, Text};
@@ -9,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answer_room::{self, StoredAnswers};
 use super::counters::horizon;
-use super::engine::AnyConnection;
+use super::engine::{AnyConnection, on};
 use super::error::StoreError;
 use super::maintained::{Effect, Maintained};
 use super::page::Progress;
@@ -247,7 +246,10 @@ pub(super) fn prune(connection: &mut AnyConnection, retained: Retained) -> Resul
         let Some(Portion { rows, last, bytes }) = Portion::of(due) else {
             return Ok(Maintained { done: Progress::Done, effect });
         };
-        diesel::delete(idempotency::table.filter(idempotency::position.le(last))).execute(connection)?;
+        // A server sees by the first one that it needs the index.
+        let first = oldest.first().map_or(last, |answer| answer.position);
+        diesel::delete(idempotency::table.filter(idempotency::position.ge(first).and(idempotency::position.le(last))))
+            .execute(connection)?;
         answer_room::note_texts(connection, -bytes)?;
         if StoredAnswers::load(connection)?.number == 0 {
             // SQLite begins with the first position again.
@@ -317,7 +319,7 @@ pub(super) fn verify(connection: &mut AnyConnection) -> Result<Verified, StoreEr
     let query = idempotency::table.order(idempotency::position).select((idempotency::position, idempotency::answer));
     let counted: i64 = metadata::table.select(metadata::answer_bytes).first(connection)?;
     let (mut number, mut bytes) = (0_u64, 0);
-    for row in query.load_iter::<(i64, Option<String>), DefaultLoadingMode>(connection)? {
+    let mut look = |row: QueryResult<(i64, Option<String>)>| {
         let (position, answer) = row?;
         number += 1;
         bytes += answer.as_deref().map_or(0, str::len);
@@ -329,7 +331,9 @@ pub(super) fn verify(connection: &mut AnyConnection) -> Result<Verified, StoreEr
             }
             Some(Ok(_)) => {}
         }
-    }
+        Ok::<_, StoreError>(())
+    };
+    on!(connection, |engine, Mode| query.load_iter::<_, Mode>(engine)?.try_for_each(&mut look))?;
     if i64::try_from(bytes) != Ok(counted) {
         verified.add(format!("they have {bytes} bytes, but {counted} are counted"));
     }

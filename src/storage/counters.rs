@@ -222,6 +222,19 @@ pub(super) fn last_change(connection: &mut AnyConnection, collection: &str) -> R
     Ok(Revision::from_raw(on!(connection, |engine| row.get_result(engine))?))
 }
 
+/// The revision of the last change of each collection, by its index.
+pub(super) fn last_changes(connection: &mut AnyConnection, registry: &Registry) -> Result<Box<[Revision]>, StoreError> {
+    let query = collections::table.select((collections::name, collections::changed));
+    let rows: Vec<(String, i64)> = on!(connection, |engine| query.load(engine))?;
+    let mut changed: Box<[Revision]> = registry.ids().map(|_| Revision::ZERO).collect();
+    for (name, last) in rows {
+        if let Some(id) = registry.id(&name) {
+            changed[id.index()] = Revision::from_raw(last);
+        }
+    }
+    Ok(changed)
+}
+
 pub(super) fn epoch(connection: &mut AnyConnection) -> Result<Epoch, StoreError> {
     let epoch: String = on!(connection, |engine| metadata::table.select(metadata::epoch).first(engine))?;
     epoch.parse().map_err(|_| StoreError::Corrupt(format!("the epoch {epoch:?}")))

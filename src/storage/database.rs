@@ -212,6 +212,15 @@ impl Database {
         self.file().is_some_and(|file| file.is_untagged())
     }
 
+    /// The error of a read, which can be tried again if the database is on a server.
+    pub(crate) fn unavailable(&self, error: StoreError) -> StoreError {
+        let is_lasting = !error.is_of_file() || matches!(error, StoreError::Replaced { .. });
+        match self.writers() {
+            Writers::Many if !is_lasting => StoreError::Unavailable(Box::new(error)),
+            Writers::Many | Writers::ThisProcess => error,
+        }
+    }
+
     /// The error of everything that is asked of a database that is not the one that was opened.
     pub(crate) fn replaced(&self) -> StoreError {
         StoreError::Replaced { path: self.name() }

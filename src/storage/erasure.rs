@@ -8,8 +8,9 @@ use std::collections::HashSet;
 use std::fmt;
 
 use diesel::dsl::sql;
+use diesel::expression::SqlLiteral;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::{BigInt, Bool, Text};
 
 use super::answers;
 use super::engine::AnyConnection;
@@ -140,9 +141,14 @@ pub(super) fn begin(
     note_changed_past(connection)
 }
 
+/// That an erasure is in progress, as the index of these says it: with a bound value, no engine would see that it is the same.
+fn not_done() -> SqlLiteral<Bool> {
+    sql::<Bool>("stage <> 'done'")
+}
+
 /// The first erasure that is in an early stage. Those that have only the file left are finished together, after all others.
 pub(super) fn next(connection: &mut AnyConnection) -> Result<Option<Erasure>, StoreError> {
-    let early = erased::stage.ne(Stage::Done.name()).and(erased::stage.ne(Stage::File.name()));
+    let early = not_done().and(erased::stage.ne(Stage::File.name()));
     let row: Option<Columns> = erased::table.filter(early).order(erased::revision).first(connection).optional()?;
     row.map(Erasure::read).transpose()
 }
@@ -159,7 +165,7 @@ impl InProgress {
 }
 
 pub(super) fn in_progress(connection: &mut AnyConnection) -> Result<InProgress, StoreError> {
-    let rows = erased::table.filter(erased::stage.ne(Stage::Done.name())).select((erased::collection, erased::key));
+    let rows = erased::table.filter(not_done()).select((erased::collection, erased::key));
     Ok(InProgress(rows.load::<(String, String)>(connection)?.into_iter().collect()))
 }
 
@@ -176,8 +182,10 @@ pub(super) fn after(
 
 /// The erasures of which only something in the file is left.
 pub(super) fn in_file(connection: &mut AnyConnection) -> Result<Vec<Erasure>, StoreError> {
-    let rows: Vec<Columns> =
-        erased::table.filter(erased::stage.eq(Stage::File.name())).order(erased::revision).load(connection)?;
+    let rows: Vec<Columns> = erased::table
+        .filter(not_done().and(erased::stage.eq(Stage::File.name())))
+        .order(erased::revision)
+        .load(connection)?;
     rows.into_iter().map(Erasure::read).collect()
 }
 
@@ -205,7 +213,7 @@ pub(super) fn is_at_stage(connection: &mut AnyConnection, erasure: &Erasure) -> 
 
 /// The number of erasures of which something is to be done.
 pub(super) fn count_in_progress(connection: &mut AnyConnection) -> Result<i64, StoreError> {
-    Ok(erased::table.filter(erased::stage.ne(Stage::Done.name())).count().get_result(connection)?)
+    Ok(erased::table.filter(not_done()).count().get_result(connection)?)
 }
 
 /// Domain events that are overwritten in one transaction.

@@ -250,6 +250,9 @@ pub enum StoreError {
     /// There is no room for the database.
     #[error("the disk of the database is full")]
     Full,
+    /// A server does not answer, or refuses what it is asked, for now.
+    #[error("the database on the server cannot be read now")]
+    Unavailable(#[source] Box<Self>),
     /// A statement failed, for example with an I/O error.
     #[error("a database statement failed")]
     Query(#[source] QueryError),

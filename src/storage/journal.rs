@@ -1,12 +1,17 @@
 //! The table of domain events: appended by commands, never pruned, and folded into states.
 
 use diesel::connection::DefaultLoadingMode;
+#[cfg(feature = "postgres")]
+use diesel::dsl::max;
 use diesel::prelude::*;
 
 use super::engine::{AnyConnection, on};
 use super::error::StoreError;
 use super::page::PageLimit;
+#[cfg(feature = "postgres")]
+use super::scans::{self, Wanted};
 use super::schema::journal;
+use super::spans::{Numbers, Spans};
 use crate::domain::body::{Body, CorruptState};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Fold, Journaled, Registry};
@@ -97,24 +102,30 @@ pub(super) fn after(
 ) -> Result<Entries, StoreError> {
     let current = current(connection)?;
     let last = current.number().min(after.number().saturating_add(PAGE_POSITIONS));
-    let query = journal::table
-        .filter(journal::position.gt(after.number()).and(journal::position.le(last)))
-        .order(journal::position)
-        .select(journal::all_columns);
     let mut entries = Vec::new();
     let mut bytes = 0;
-    for row in query.load_iter::<Columns, DefaultLoadingMode>(connection)? {
-        let Some(entry) = entry(registry, row?) else { continue };
-        if only.is_some_and(|only| !only.contains(&entry.collection)) {
-            continue;
-        }
-        bytes += entry.weight();
-        entries.push(entry);
-        if bytes >= limit.bytes || entries.len() >= limit.items {
-            break;
-        }
+    let mut is_full = false;
+    let mut spans = Spans::new(connection, Numbers { after: after.number(), to: last }, limit);
+    while let Some(Numbers { after, to }) = spans.next(bytes).filter(|_| !is_full) {
+        let query = journal::table
+            .filter(journal::position.gt(after).and(journal::position.le(to)))
+            .order(journal::position)
+            .select(journal::all_columns);
+        on!(connection, |engine, Mode| {
+            for row in query.load_iter::<Columns, Mode>(engine)? {
+                let Some(entry) = entry(registry, row?) else { continue };
+                if only.is_some_and(|only| !only.contains(&entry.collection)) {
+                    continue;
+                }
+                bytes += entry.weight();
+                entries.push(entry);
+                is_full = bytes >= limit.bytes || entries.len() >= limit.items;
+                if is_full {
+                    break;
+                }
+            }
+        });
     }
-    let is_full = bytes >= limit.bytes || entries.len() >= limit.items;
     let to = entries.last().filter(|_| is_full).map_or(JournalPosition::from_raw(last), |last: &Entry| last.position);
     Ok(Entries { entries, to, current })
 }
@@ -135,23 +146,43 @@ pub(super) fn of_aggregate(
     after: Version,
     limit: PageLimit,
 ) -> Result<EntriesOfOne, StoreError> {
-    let query = journal::table
-        .filter(journal::collection.eq(registry.get(collection).name()).and(journal::key.eq(key.as_str())))
-        .filter(journal::version.gt(after.number()))
-        .order(journal::version)
-        .select(journal::all_columns);
+    let name = registry.get(collection).name();
     let mut page = EntriesOfOne { entries: Vec::new(), has_more: false };
     let mut bytes = 0;
-    for row in query.load_iter::<Columns, DefaultLoadingMode>(connection)? {
-        if bytes >= limit.bytes || page.entries.len() >= limit.items {
-            page.has_more = true;
-            break;
-        }
-        let Some(entry) = entry(registry, row?) else { continue };
-        bytes += entry.weight();
-        page.entries.push(entry);
+    let last = match connection {
+        // All events are one span.
+        AnyConnection::Sqlite(_) => i64::MAX,
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(server) => last_version(server, name, key)?,
+    };
+    let mut spans = Spans::new(connection, Numbers { after: after.number(), to: last }, limit);
+    while let Some(Numbers { after, to }) = spans.next(bytes) {
+        let query = journal::table
+            .filter(journal::collection.eq(name).and(journal::key.eq(key.as_str())))
+            .filter(journal::version.gt(after).and(journal::version.le(to)))
+            .order(journal::version)
+            .select(journal::all_columns);
+        on!(connection, |engine, Mode| {
+            for row in query.load_iter::<Columns, Mode>(engine)? {
+                if bytes >= limit.bytes || page.entries.len() >= limit.items {
+                    page.has_more = true;
+                    return Ok(page);
+                }
+                let Some(entry) = entry(registry, row?) else { continue };
+                bytes += entry.weight();
+                page.entries.push(entry);
+            }
+        });
     }
     Ok(page)
+}
+
+/// The version of the last event of an aggregate; 0 without any.
+#[cfg(feature = "postgres")]
+fn last_version(server: &mut PgConnection, collection: &str, key: &Key) -> Result<i64, StoreError> {
+    let of_one = journal::collection.eq(collection).and(journal::key.eq(key.as_str()));
+    let last: Option<i64> = journal::table.filter(of_one).select(max(journal::version)).first(server)?;
+    Ok(last.unwrap_or(0))
 }
 
 type Columns = (i64, String, String, i64, String, i64, String, i64, Option<String>, i32);
@@ -204,9 +235,11 @@ pub(super) fn fold(
         .order(journal::version)
         .select(FOLDED);
     let mut folding = Folding { collection, journaled, open: None };
-    for row in query.load_iter::<FoldedColumns, DefaultLoadingMode>(connection)? {
-        folding.apply(row?)?;
-    }
+    on!(connection, |engine, Mode| {
+        for row in query.load_iter::<FoldedColumns, Mode>(engine)? {
+            folding.apply(row?)?;
+        }
+    });
     Ok(folding.finish()?.unwrap_or_else(|| Folded::nothing(key)))
 }
 
@@ -219,13 +252,28 @@ pub(super) fn fold_next(
     after: Option<&Key>,
     limit: usize,
 ) -> Result<Vec<Folded>, StoreError> {
-    let query = journal::table
-        .filter(journal::collection.eq(collection).and(journal::key.gt(after.map_or("", Key::as_str))))
-        .order((journal::key, journal::version))
-        .select(FOLDED);
+    let after = after.map_or("", Key::as_str);
     let mut folding = Folding { collection, journaled, open: None };
     let mut folded = Vec::new();
-    for row in query.load_iter::<FoldedColumns, DefaultLoadingMode>(connection)? {
+    let file = match connection {
+        AnyConnection::Sqlite(file) => file,
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(server) => {
+            scans::events(server, collection, after, |row| {
+                folded.extend(folding.apply(row)?);
+                Ok(if folded.len() >= limit { Wanted::Enough } else { Wanted::More })
+            })?;
+            if folded.len() < limit {
+                folded.extend(folding.finish()?);
+            }
+            return Ok(folded);
+        }
+    };
+    let query = journal::table
+        .filter(journal::collection.eq(collection).and(journal::key.gt(after)))
+        .order((journal::key, journal::version))
+        .select(FOLDED);
+    for row in query.load_iter::<FoldedColumns, DefaultLoadingMode>(file)? {
         folded.extend(folding.apply(row?)?);
         if folded.len() >= limit {
             return Ok(folded);

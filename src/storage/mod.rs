@@ -62,11 +62,14 @@ pub(crate) mod restore;
 pub(crate) mod retained;
 #[cfg(feature = "postgres")]
 mod row_cache;
+#[cfg(feature = "postgres")]
+mod scans;
 mod schema;
 #[cfg(feature = "postgres")]
 mod server;
 mod sighting;
 mod source;
+mod spans;
 mod staged_answers;
 mod staged_rows;
 mod state_change;

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use diesel::connection::LoadConnection;
+use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::row::Row;
 use diesel::sql_types::{BigInt, Nullable, Text};
@@ -13,9 +14,11 @@ use super::error::StoreError;
 use super::in_place::{self, InPlace};
 use super::maintained::{Effect, Maintained};
 use super::page::{PageLimit, Progress, Span};
+use super::portion::BYTES_PER_TRANSACTION;
 use super::retained::Retained;
 use super::schema::{self, outbox};
 use super::sighting::{self, Rows, Sighting};
+use super::spans::{Numbers, Spans};
 use super::statement::statement;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
@@ -224,24 +227,29 @@ fn scan_rows(
     mut take: impl FnMut(Revision, Member<'_>, &dyn ReadBeside) -> Result<usize, StoreError>,
 ) -> Result<Revision, StoreError> {
     let last = to.min(Revision::from_raw(after.number() + PAGE_REVISIONS));
-    let query = outbox::table
-        .filter(outbox::revision.gt(after.number()).and(outbox::revision.le(last.number())))
-        .order((outbox::revision, outbox::collection, outbox::key))
-        .select((outbox::revision, outbox::key, outbox::patch, outbox::collection, outbox::time, outbox::metadata));
     let mut page = OpenPage { registry, feed, limit, bytes: 0, revisions: 0, last: None };
-    let filled = match feed.collection() {
-        None => on!(connection, |engine, Mode| page.fill(LoadConnection::<Mode>::load(engine, query)?, &mut take)?),
-        Some(only) => {
-            // With `=`, SQLite would sort each revision by key, although the primary key already has that order.
-            let name = registry.get(only).name();
-            let query = query.filter(outbox::collection.between(name, name));
-            on!(connection, |engine, Mode| page.fill(LoadConnection::<Mode>::load(engine, query)?, &mut take)?)
+    let mut spans = Spans::new(connection, Numbers { after: after.number(), to: last.number() }, limit);
+    while let Some(Numbers { after, to }) = spans.next(page.bytes) {
+        let query = outbox::table
+            .filter(outbox::revision.gt(after).and(outbox::revision.le(to)))
+            .order((outbox::revision, outbox::collection, outbox::key))
+            .select((outbox::revision, outbox::key, outbox::patch, outbox::collection, outbox::time, outbox::metadata));
+        let filled = match feed.collection() {
+            None => {
+                on!(connection, |engine, Mode| page.fill(LoadConnection::<Mode>::load(engine, query)?, &mut take)?)
+            }
+            Some(only) => {
+                // With `=`, SQLite would sort each revision by key, although the primary key already has that order.
+                let name = registry.get(only).name();
+                let query = query.filter(outbox::collection.between(name, name));
+                on!(connection, |engine, Mode| page.fill(LoadConnection::<Mode>::load(engine, query)?, &mut take)?)
+            }
+        };
+        if filled == Filled::Full {
+            return Ok(page.last.unwrap_or(last));
         }
-    };
-    Ok(match filled {
-        Filled::Full => page.last.unwrap_or(last),
-        Filled::Exhausted => last,
-    })
+    }
+    Ok(last)
 }
 
 /// A page that is being read.
@@ -335,7 +343,7 @@ pub(super) fn prune_until(connection: &mut AnyConnection, last: i64) -> Result<P
 /// The maximum number of events that one transaction deletes, so that no command waits for long.
 const EVENTS_PER_TRANSACTION: i64 = 10_000;
 
-/// Deletes the events that are not retained, up to a maximum number. It deletes whole revisions, oldest first, and stops
+/// Deletes the events that are not retained, as many as one transaction takes. It deletes whole revisions, oldest first, and stops
 /// at the first that is retained, so that a clock that jumps leaves no gap.
 pub(super) fn prune(connection: &mut AnyConnection, retained: Retained) -> Result<Maintained<Progress>, StoreError> {
     let Retained { now, events: older_than, keep, .. } = retained;
@@ -343,16 +351,22 @@ pub(super) fn prune(connection: &mut AnyConnection, retained: Retained) -> Resul
         let current = horizon(connection)?.current.number();
         let beyond = Revision::from_raw(keep.map_or(i64::MIN, |keep| current.saturating_sub(keep)));
         let sighting = Sighting::load(connection, Rows::ChangeEvents)?;
-        let oldest: Vec<(i64, i64)> = outbox::table
+        let bytes = sql::<BigInt>("CAST(octet_length(patch) + coalesce(octet_length(metadata), 0) AS BIGINT)");
+        let oldest: Vec<(i64, i64, i64)> = outbox::table
             .order((outbox::revision, outbox::collection, outbox::key))
-            .select((outbox::revision, outbox::time))
+            .select((outbox::revision, outbox::time, bytes))
             .limit(EVENTS_PER_TRANSACTION)
             .load(connection)?;
         let mut deleted = None;
         let mut progress = Progress::More;
         let mut effect = Effect::Nothing;
-        for (revision, time) in &oldest {
+        let mut taken = 0;
+        for (revision, time, bytes) in &oldest {
             let revision = Revision::from_raw(*revision);
+            if taken >= BYTES_PER_TRANSACTION && deleted != Some(revision.number()) {
+                break;
+            }
+            taken += bytes;
             let written = sighting.written(revision.number(), Timestamp::from_milliseconds(*time), now);
             if revision > beyond && written.unwrap_or(now) >= older_than {
                 if written.is_none() {
@@ -366,10 +380,14 @@ pub(super) fn prune(connection: &mut AnyConnection, retained: Retained) -> Resul
         }
         if let Some(last) = deleted {
             effect = Effect::Changed;
-            diesel::delete(outbox::table.filter(outbox::revision.le(last))).execute(connection)?;
+            // A server sees by the first one that it needs the index.
+            let first = oldest.first().map_or(last, |(revision, ..)| *revision);
+            diesel::delete(outbox::table.filter(outbox::revision.ge(first).and(outbox::revision.le(last))))
+                .execute(connection)?;
             diesel::update(schema::metadata::table).set(schema::metadata::pruned.eq(last)).execute(connection)?;
         }
-        let has_more = i64::try_from(oldest.len()).is_ok_and(|read| read == EVENTS_PER_TRANSACTION);
+        let is_full = i64::try_from(oldest.len()).is_ok_and(|read| read == EVENTS_PER_TRANSACTION);
+        let has_more = is_full || taken >= BYTES_PER_TRANSACTION;
         Ok(Maintained { done: if has_more { progress } else { Progress::Done }, effect })
     })
 }

@@ -46,7 +46,8 @@ const WITHOUT_EVENT: &str = "
         AS line
     FROM aggregates a, metadata m
     WHERE a.revision > m.pruned
-        AND (a.revision, a.collection, a.key) NOT IN (SELECT revision, collection, key FROM outbox)";
+        AND NOT EXISTS (SELECT 1 FROM outbox o
+            WHERE o.revision = a.revision AND o.collection = a.collection AND o.key = a.key)";
 
 #[derive(QueryableByName)]
 struct ChangeRow {

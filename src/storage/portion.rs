@@ -2,7 +2,7 @@
 //! and the write-ahead log does not grow by much.
 
 /// The bytes that one transaction overwrites or deletes, approximately: the last row may exceed it.
-const BYTES_PER_TRANSACTION: i64 = 4 * 1024 * 1024;
+pub(super) const BYTES_PER_TRANSACTION: i64 = 4 * 1024 * 1024;
 
 /// The first of some rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -152,9 +152,9 @@ impl<'a> View<'a> {
         outbox::replay(self.connection, self.registry, feed, span, limit, each)
     }
 
-    /// A page of the current states of the aggregates of a feed that changed after a revision.
-    pub(crate) fn states(&mut self, feed: &Feed, after: Revision, limit: PageLimit) -> Result<States, StoreError> {
-        aggregates::changed(self.connection, self.registry, feed, after, limit)
+    /// A page of the current states of the aggregates of a feed that changed within a span, which ends with the last revision.
+    pub(crate) fn states(&mut self, feed: &Feed, span: Span, limit: PageLimit) -> Result<States, StoreError> {
+        aggregates::changed(self.connection, self.registry, feed, span, limit)
     }
 
     /// The revision of the last change of some collections.
@@ -162,15 +162,20 @@ impl<'a> View<'a> {
         last_change(self.connection, self.registry, collections)
     }
 
-    /// The aggregates of a collection that changed after a revision, with `None` for deleted ones. Returns `None` if they
-    /// exceed the limit.
+    /// The revision of the last change of each collection, by its index.
+    pub(crate) fn last_changes(&mut self) -> Result<Box<[Revision]>, StoreError> {
+        counters::last_changes(self.connection, self.registry)
+    }
+
+    /// The aggregates of a collection that changed within a span, which ends with the last revision, with `None` for deleted
+    /// ones. Returns `None` if they exceed the limit.
     pub(crate) fn changed_of(
         &mut self,
         collection: CollectionId,
-        after: Revision,
+        span: Span,
         limit: PageLimit,
     ) -> Result<Option<BTreeMap<Key, Option<String>>>, StoreError> {
-        aggregates::changed_of(self.connection, self.registry.get(collection).name(), after, limit)
+        aggregates::changed_of(self.connection, self.registry.get(collection).name(), span, limit)
     }
 
     /// Calls `each` with every aggregate of a collection, in order.

@@ -4,14 +4,15 @@
 use std::fmt;
 use std::path::Path;
 
-use diesel::connection::DefaultLoadingMode;
+#[cfg(feature = "postgres")]
+use diesel::dsl::{exists, not};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::SqliteConnection;
 
 use super::at_rest::read_undisturbed;
 use super::counters::{Horizon, horizon};
-use super::engine::AnyConnection;
+use super::engine::{AnyConnection, on};
 use super::error::StoreError;
 use super::identity::identify;
 use super::integrity::integrity_check;
@@ -181,20 +182,22 @@ fn verify_bodies(
         aggregates::body,
     ));
     let mut states = 0;
-    for row in query.load_iter::<(String, i32, Option<String>), DefaultLoadingMode>(connection)? {
+    let mut look = |row: QueryResult<(String, i32, Option<String>)>| {
         let (key, rank, body) = row?;
         let expected = Key::from_db(&key).rank();
         if rank != expected {
             verified.add(format!("{key}: its rank is {rank} instead of {expected}"));
         }
-        let Some(body) = body.map(Body::from_db) else { continue };
+        let Some(body) = body.map(Body::from_db) else { return Ok(()) };
         states += 1;
         if !body.as_str().trim_start().starts_with('{') {
             verified.add(format!("{key}: its state is no JSON object"));
         } else if let Err(corrupt) = collection.check(&body) {
             verified.add(format!("{key}: {corrupt}"));
         }
-    }
+        Ok::<_, StoreError>(())
+    };
+    on!(connection, |engine, Mode| query.load_iter::<_, Mode>(engine)?.try_for_each(&mut look))?;
     Ok(states)
 }
 
@@ -356,13 +359,21 @@ fn find_rows_without_events(
     collection: &str,
     verified: &mut Verified,
 ) -> Result<(), StoreError> {
-    // Not `NOT EXISTS`: with statistics from when the journal was short, SQLite would read all of it for each row.
-    let with_events = events::table.filter(events::collection.eq(collection)).select(events::key);
-    let found: Vec<(String, i64, String)> = aggregates::table
+    let rows = aggregates::table
         .filter(aggregates::collection.eq(collection).and(aggregates::body.is_not_null()))
-        .filter(aggregates::key.ne_all(with_events))
-        .select((aggregates::key, aggregates::version, aggregates::body.assume_not_null()))
-        .load(connection)?;
+        .select((aggregates::key, aggregates::version, aggregates::body.assume_not_null()));
+    let with_events = events::table.filter(events::collection.eq(collection));
+    let found: Vec<(String, i64, String)> = match connection {
+        // Not `NOT EXISTS`: with statistics from when the journal was short, SQLite would read all of it for each row.
+        AnyConnection::Sqlite(file) => {
+            rows.filter(aggregates::key.ne_all(with_events.select(events::key))).load(file)?
+        }
+        // A server would compare each row with all of the journal otherwise.
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(server) => {
+            rows.filter(not(exists(with_events.filter(events::key.eq(aggregates::key))))).load(server)?
+        }
+    };
     for (key, version, body) in found {
         let stored = State { version: Version::from_raw(version), body: Some(Body::from_db(body)) };
         compare(verified, &Key::from_db(&key), &stored, &State { version: Version::ZERO, body: None });

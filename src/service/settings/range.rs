@@ -28,6 +28,7 @@ enum Kind {
 /// works: an interval that would occupy a processor, or a time that no clock reaches.
 pub(super) const RANGES: &[Range] = &[
     duration("poll-interval", "10ms", "1h", |settings| Some(settings.poll_interval)),
+    duration("record-timeout", "100ms", "1h", |settings| Some(settings.record_timeout)),
     duration("retention", "0s", "36500d", |settings| Some(settings.retention)),
     count("retention-events", "0", "1000000000000", |settings| settings.retention_events.map(i64::unsigned_abs)),
     duration("tombstone-retention", "0s", "36500d", |settings| Some(settings.tombstone_retention)),

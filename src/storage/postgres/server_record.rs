@@ -286,8 +286,10 @@ impl ServerRecord {
     pub(in crate::storage) fn prune(&mut self, connection: &mut AnyConnection) -> Result<(), WriteError> {
         self.maintain(connection, |connection| {
             let connection = postgres(connection);
-            let forgotten: i64 = metadata::table.select(metadata::revision - REMEMBERED).get_result(connection)?;
-            let old = batches::table.filter(batches::first.le(forgotten));
+            let columns = (metadata::batches_forgotten, metadata::revision - REMEMBERED);
+            let (before, forgotten): (i64, i64) = metadata::table.select(columns).get_result(connection)?;
+            // Without the first condition, the server could read all batches.
+            let old = batches::table.filter(batches::first.gt(before).and(batches::first.le(forgotten)));
             if diesel::delete(old).execute(connection)? == 0 {
                 return Ok(Maintained { done: (), effect: Effect::Nothing });
             }
