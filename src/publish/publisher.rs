@@ -31,6 +31,7 @@ pub(super) struct Publisher<C, S: Source> {
 }
 
 /// What a step has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Published(Progress),
     /// Another service with the same database publishes.

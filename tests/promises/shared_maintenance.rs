@@ -75,7 +75,7 @@ impl Shop<'_> {
                     2 => self.erase_by_command(&path, &service.directory().join("test.db")),
                     // These files nobody has. The program is the older one.
                     3 if step < steps / 2 => {
-                        self.erase_by_command(&path, &service.directory().join(format!("task-{step}")))
+                        self.erase_by_command(&path, &service.directory().join(format!("task-{step}")));
                     }
                     _ => erase(service, &path),
                 }

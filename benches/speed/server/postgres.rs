@@ -47,6 +47,7 @@ impl Postgres {
         let mut line = String::new();
         BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut line).unwrap();
         if line.is_empty() {
+            keeper.wait().unwrap();
             eprintln!("PostgreSQL is not installed, or does not start: the record on a server is not measured");
             return None;
         }
