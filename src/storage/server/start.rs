@@ -8,7 +8,7 @@ use diesel::sql_types::{Array, Text};
 use crate::storage::error::StoreError;
 
 /// The indexes of all tables.
-const INDEXES: [&str; 18] = [
+const INDEXES: [&str; 19] = [
     "aggregates_by_revision",
     "aggregates_pkey",
     "batches_by_first",
@@ -27,6 +27,7 @@ const INDEXES: [&str; 18] = [
     "outbox_pkey",
     "projections_pkey",
     "tombstones",
+    "upgrades_pkey",
 ];
 
 /// The number of the advisory lock: `dual`, as in the header of a database file.
@@ -60,5 +61,33 @@ pub(in crate::storage) fn require_whole(connection: &mut PgConnection) -> Result
     match missing.get_result::<Missing>(connection).optional()? {
         None => Ok(()),
         Some(Missing { name }) => Err(StoreError::Incomplete { part: format!("index {name}") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::INDEXES;
+
+    #[test]
+    fn every_index_of_the_tables_is_listed() {
+        let tables = include_str!("../../../migrations/postgres/2026-11-29-200000_record/up.sql");
+        let mut expected = Vec::new();
+        let mut table = "";
+        for line in tables.lines() {
+            let words: Vec<_> = line.split_whitespace().collect();
+            match words[..] {
+                ["CREATE", "TABLE", name, ..] => {
+                    table = name;
+                    expected.push(format!("{name}_pkey"));
+                }
+                ["CREATE", "INDEX", name, ..] | ["CREATE", "UNIQUE", "INDEX", name, ..] => {
+                    expected.push(name.to_owned());
+                }
+                [column, .., "NOT", "NULL", "UNIQUE,"] => expected.push(format!("{table}_{column}_key")),
+                _ => {}
+            }
+        }
+        expected.sort();
+        assert_eq!(expected, INDEXES);
     }
 }
