@@ -71,13 +71,16 @@ fn a_server_that_only_hangs_is_noticed_as_well() {
     let cursor = app.post("/persons", r#"{"name":"Ann"}"#).cursor();
     let stream = app.follow("/events", &[]);
     let journal = app.follow("/journal", &[]);
-    // Their connections stay, and nothing comes over them.
-    cluster.run("pkill -STOP -P $(head -1 first/postmaster.pid)");
+    // Connections stay, and can be made, and nothing comes over them.
+    let signal = |name: &str| {
+        cluster.run(&format!("server=$(head -1 first/postmaster.pid); kill -{name} $server; pkill -{name} -P $server"));
+    };
+    signal("STOP");
     [stream, journal].into_iter().for_each(read_to_the_end);
     assert_eq!(readiness(&app).0, 503);
     let mut late = Client::connect(app.address);
     late.send("GET", "/persons", &[], None);
-    cluster.run("pkill -CONT -P $(head -1 first/postmaster.pid)");
+    signal("CONT");
     assert!([200, 503].contains(&late.response("GET").status));
     assert_goes_on(&app, &cursor, "Eve");
 }
