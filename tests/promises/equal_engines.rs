@@ -19,6 +19,8 @@ struct Side {
     client: Client,
     epochs: Vec<String>,
     ids: Vec<String>,
+    /// The tags of texts, in the order in which they appeared.
+    tags: Vec<String>,
     /// The last one.
     tag: String,
 }
@@ -69,7 +71,7 @@ impl Side {
             },
         );
         let client = app.client();
-        Self { app, client, epochs: Vec::new(), ids: Vec::new(), tag: String::new() }
+        Self { app, client, epochs: Vec::new(), ids: Vec::new(), tags: Vec::new(), tag: String::new() }
     }
 
     fn send(&mut self, request: &Request) -> Response {
@@ -100,7 +102,13 @@ impl Side {
             response.headers().iter().filter(|(name, _)| !name.eq_ignore_ascii_case("date")).collect();
         headers.sort();
         let mut text = format!("{}\n", response.status);
-        headers.iter().for_each(|(name, value)| text.push_str(&format!("{name}: {value}\n")));
+        for (name, value) in headers {
+            // A tag that follows from a text with ids is as random as they are. Those of states have a revision.
+            let is_of_text = name.eq_ignore_ascii_case("etag") && !value.contains('.');
+            let value =
+                if is_of_text { format!("{{tag {}}}", place(&mut self.tags, value)) } else { value.to_string() };
+            text.push_str(&format!("{name}: {value}\n"));
+        }
         text.push_str(response.text());
         self.mask(&text)
     }
@@ -109,11 +117,7 @@ impl Side {
         let (mut masked, mut rest) = (String::new(), text);
         while let Some(start) = find_id(rest) {
             let (id, after) = rest[start..].split_at(ID_LENGTH);
-            let place = self.ids.iter().position(|known| known == id).unwrap_or_else(|| {
-                self.ids.push(id.to_owned());
-                self.ids.len() - 1
-            });
-            masked.push_str(&format!("{}{{id {place}}}", &rest[..start]));
+            masked.push_str(&format!("{}{{id {}}}", &rest[..start], place(&mut self.ids, id)));
             rest = after;
         }
         masked.push_str(rest);
@@ -124,6 +128,14 @@ impl Side {
         self.app.restart();
         self.client = self.app.client();
     }
+}
+
+/// The place of a text among those that have appeared.
+fn place(seen: &mut Vec<String>, text: &str) -> usize {
+    seen.iter().position(|known| known == text).unwrap_or_else(|| {
+        seen.push(text.to_owned());
+        seen.len() - 1
+    })
 }
 
 const ID_LENGTH: usize = 36;

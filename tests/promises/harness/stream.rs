@@ -17,6 +17,8 @@ pub(crate) struct Stream {
     undecoded: BytesMut,
     /// Everything received, unparsed.
     pub(crate) raw: String,
+    /// The beginning of a character.
+    incomplete: Vec<u8>,
 }
 
 /// A Server-Sent Event message.
@@ -61,7 +63,7 @@ impl Stream {
     pub(crate) fn begun(client: Client, head: Response) -> Self {
         assert_eq!(head.header("Content-Type"), Some("text/event-stream"));
         let decoder = russe::Decoder::default();
-        Self { client, head, decoder, undecoded: BytesMut::new(), raw: String::new() }
+        Self { client, head, decoder, undecoded: BytesMut::new(), raw: String::new(), incomplete: Vec::new() }
     }
 
     /// The next message with an id; `None` when the connection is cut.
@@ -136,10 +138,24 @@ impl Stream {
         self.client.socket().shutdown(Shutdown::Both).unwrap();
     }
 
+    /// A chunk may end within a character.
+    fn take_characters(&mut self) {
+        let complete = match std::str::from_utf8(&self.incomplete) {
+            Ok(text) => text.len(),
+            Err(error) => {
+                assert_eq!(error.error_len(), None, "the stream is UTF-8");
+                error.valid_up_to()
+            }
+        };
+        let characters = self.incomplete.drain(..complete).collect();
+        self.raw.push_str(&String::from_utf8(characters).unwrap());
+    }
+
     fn receive(&mut self) -> Option<()> {
         match self.client.chunk() {
             Ok(Some(chunk)) => {
-                self.raw.push_str(std::str::from_utf8(&chunk).unwrap());
+                self.incomplete.extend_from_slice(&chunk);
+                self.take_characters();
                 self.undecoded.extend_from_slice(&chunk);
                 Some(())
             }
