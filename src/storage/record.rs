@@ -151,9 +151,9 @@ impl Record {
         &mut self,
         #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "a file has nothing else to forget"))]
         connection: &mut AnyConnection,
-    ) -> Result<(), WriteError> {
+    ) -> Result<Progress, WriteError> {
         match self {
-            Self::File(_) => Ok(()),
+            Self::File(_) => Ok(Progress::Done),
             #[cfg(feature = "postgres")]
             Self::Server(server) => server.prune(connection),
         }

@@ -201,8 +201,10 @@ impl Writer {
         }
         let pruned = self.maintain(|connection| aggregates::prune_tombstones(connection, retained))?;
         tombstones.add(pruned.number);
-        self.record.prune(&mut self.connection)?;
-        Ok(pruned.progress)
+        if pruned.progress == Progress::More {
+            return Ok(Progress::More);
+        }
+        self.record.prune(&mut self.connection)
     }
 
     /// Runs `work`, which is no command, in a transaction.

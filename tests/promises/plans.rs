@@ -44,6 +44,12 @@ const AT_START: [(&str, &str); 1] = [(
     "numbers that erased aggregates had are not given again; erasures are few",
 )];
 
+/// What reads many entries of an index, without their rows, and why it may.
+const IN_AN_INDEX: [(&str, &str); 1] = [(
+    r#"SELECT "aggregates"."revision" FROM "aggregates" WHERE ("aggregates"."revision" > $1) ORDER BY"#,
+    "whether so many aggregates have changed that a tenth of the events of a catch-up are states of them",
+)];
+
 /// A plan that the service has executed.
 struct Plan {
     text: String,
@@ -52,6 +58,10 @@ struct Plan {
 impl Plan {
     fn is_of_a_start(&self) -> bool {
         AT_START.iter().any(|(statement, _)| self.text.contains(statement))
+    }
+
+    fn is_of_an_index(&self) -> bool {
+        self.text.contains("Index Only Scan") && IN_AN_INDEX.iter().any(|(statement, _)| self.text.contains(statement))
     }
 
     fn reads_all_of(&self, table: &str) -> bool {
@@ -251,7 +261,7 @@ fn no_statement_reads_a_large_table_as_a_whole() {
         assert!(plans.iter().any(|plan| plan.text.contains(&format!("on {table}"))), "{table} is not used");
     }
     let is_long = |plan: &&Plan| LARGE.iter().any(|table| plan.reads_all_of(table)) || plan.rows() >= MANY;
-    let long = plans.iter().filter(|plan| !plan.is_of_a_start()).filter(is_long);
+    let long = plans.iter().filter(|plan| !plan.is_of_a_start() && !plan.is_of_an_index()).filter(is_long);
     let long: BTreeSet<_> = long.map(|plan| plan.text.as_str()).collect();
     assert!(long.is_empty(), "{}", long.into_iter().collect::<Vec<_>>().join("\n"));
 }

@@ -32,6 +32,7 @@ use crate::storage::epochs;
 use crate::storage::error::StoreError;
 use crate::storage::fetched::Missing;
 use crate::storage::maintained::{Effect, Maintained};
+use crate::storage::page::Progress;
 use crate::storage::registration::{DatabaseState, Registration};
 use crate::storage::server::identity::Identity;
 use crate::storage::server::start;
@@ -51,6 +52,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The batches that are remembered, in revisions: whoever asks for one asks within seconds.
 const REMEMBERED: i64 = 100_000;
+
+/// The revisions whose batches one step of pruning forgets.
+const FORGOTTEN_AT_ONCE: i64 = 20_000;
 
 /// What was read before the row was taken could be out of date: each statement sees what is committed when it begins.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
@@ -282,19 +286,21 @@ impl ServerRecord {
         }
     }
 
-    /// Forgets batches for which nobody asks any more.
-    pub(in crate::storage) fn prune(&mut self, connection: &mut AnyConnection) -> Result<(), WriteError> {
+    /// Forgets batches for which nobody asks any more, those of a number of revisions at a time.
+    pub(in crate::storage) fn prune(&mut self, connection: &mut AnyConnection) -> Result<Progress, WriteError> {
         self.maintain(connection, |connection| {
             let connection = postgres(connection);
             let columns = (metadata::batches_forgotten, metadata::revision - REMEMBERED);
-            let (before, forgotten): (i64, i64) = metadata::table.select(columns).get_result(connection)?;
+            let (before, all): (i64, i64) = metadata::table.select(columns).get_result(connection)?;
+            let until = all.min(before + FORGOTTEN_AT_ONCE);
+            let progress = if until < all { Progress::More } else { Progress::Done };
             // Without the first condition, the server could read all batches.
-            let old = batches::table.filter(batches::first.gt(before).and(batches::first.le(forgotten)));
-            if diesel::delete(old).execute(connection)? == 0 {
-                return Ok(Maintained { done: (), effect: Effect::Nothing });
+            let old = batches::table.filter(batches::first.gt(before).and(batches::first.le(until)));
+            if diesel::delete(old).execute(connection)? == 0 && progress == Progress::Done {
+                return Ok(Maintained { done: progress, effect: Effect::Nothing });
             }
-            diesel::update(metadata::table).set(metadata::batches_forgotten.eq(forgotten)).execute(connection)?;
-            Ok(Maintained::changed(()))
+            diesel::update(metadata::table).set(metadata::batches_forgotten.eq(until)).execute(connection)?;
+            Ok(Maintained::changed(progress))
         })
     }
 }
