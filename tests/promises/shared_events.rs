@@ -131,7 +131,7 @@ fn taken(app: &mut App, shared: u64, before: &[i64]) -> usize {
     eventually("what counts has stopped growing", || {
         let last = std::mem::replace(&mut taken, counted());
         looks = if taken == last { looks + 1 } else { 0 };
-        looks == 30
+        looks == 100
     });
     drop((stalled, before));
     eventually("nothing counts for streams", || app.memory("streams") == 0);
