@@ -195,9 +195,9 @@ fn of_title() -> Service {
 const VERSIONS: [fn() -> Service; 5] = [of_first, of_floors, of_city, of_no_color, of_title];
 
 /// A consumer that is away while the program changes, with what it has and where it is.
-struct Consumer {
-    state: Value,
-    cursor: String,
+pub(crate) struct Consumer {
+    pub(crate) state: Value,
+    pub(crate) cursor: String,
 }
 
 impl Consumer {
@@ -218,7 +218,7 @@ impl Consumer {
     }
 }
 
-fn revision_of(cursor: &str) -> i64 {
+pub(crate) fn revision_of(cursor: &str) -> i64 {
     cursor.split_once('.').unwrap().1.parse().unwrap()
 }
 

@@ -34,6 +34,8 @@ mod errors;
 mod event_sourcing;
 mod every_client;
 mod evolution;
+mod evolution_kills;
+mod evolution_law;
 mod feeds;
 mod fenced_batches;
 mod files;
