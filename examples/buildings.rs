@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 
 /// The first version.
 mod first {
-    use super::*;
+    use super::{Deserialize, Document, JsonSchema, Serialize, schemars};
 
     #[derive(Serialize, Deserialize, JsonSchema)]
-    pub struct Building {
+    pub(crate) struct Building {
         name: String,
         color: Option<String>,
     }
@@ -30,10 +30,10 @@ mod first {
 
 /// Buildings have a city.
 mod second {
-    use super::*;
+    use super::{Deserialize, Document, JsonSchema, Key, Serialize, ValidationError, Value, schemars, with_city};
 
     #[derive(Serialize, Deserialize, JsonSchema)]
-    pub struct Building {
+    pub(crate) struct Building {
         name: String,
         color: Option<String>,
         city: Key,
@@ -51,10 +51,10 @@ mod second {
 
 /// They have no color any more.
 mod third {
-    use super::*;
+    use super::{Deserialize, Document, JsonSchema, Key, Serialize, ValidationError, Value, schemars, with_city};
 
     #[derive(Serialize, Deserialize, JsonSchema)]
-    pub struct Building {
+    pub(crate) struct Building {
         name: String,
         city: Key,
     }
@@ -71,10 +71,12 @@ mod third {
 
 /// Their name is a title, and cities count them.
 mod fourth {
-    use super::*;
+    use super::{
+        Derived, Deserialize, Document, JsonSchema, Key, Serialize, ValidationError, Value, schemars, with_city,
+    };
 
     #[derive(Serialize, Deserialize, JsonSchema)]
-    pub struct Building {
+    pub(crate) struct Building {
         title: String,
         city: Key,
     }
@@ -91,7 +93,7 @@ mod fourth {
     }
 
     #[derive(Default, Serialize, Deserialize, JsonSchema)]
-    pub struct City {
+    pub(crate) struct City {
         buildings: u32,
     }
 

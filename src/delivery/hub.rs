@@ -54,9 +54,9 @@ impl Actor for Hub {
         ctx.run_interval(tick, move |hub, _| {
             let mut subscribers = hub.subscribers.borrow_mut();
             if hub.reach.is_lost() {
-                subscribers.suspend()
+                subscribers.suspend();
             } else {
-                subscribers.resume()
+                subscribers.resume();
             }
             subscribers.tick(quiet);
         });

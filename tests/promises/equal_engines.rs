@@ -239,7 +239,7 @@ impl Pair {
     fn compare_rows(&mut self) {
         for query in ROWS {
             let [sqlite, postgres] = &mut self.sides;
-            let read = |side: &mut Side| side.mask(&lines(&side.app.database().to_owned(), query).join("\n"));
+            let read = |side: &mut Side| side.mask(&lines(side.app.database(), query).join("\n"));
             assert_eq!(read(sqlite), read(postgres), "{query}");
         }
     }

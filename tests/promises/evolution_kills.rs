@@ -68,7 +68,7 @@ fn an_upgrade_that_is_killed_at_random_moments_converts_each_document_once() {
     let mut consumer = Consumer { state: loaded.json(), cursor: loaded.cursor() };
     stop(first);
     for version in 2..=4 {
-        for _ in 0..kills().min(10) {
+        for _ in 0..kills().min(5) {
             kill_in_the_middle(&program, version, database, i64::try_from(random.below(30_000)).unwrap());
         }
         let process = start_buildings(&program, version, database);
