@@ -288,7 +288,7 @@ impl Problem {
 
     /// The server of the database does not answer now.
     pub(crate) fn unavailable() -> Self {
-        let detail = "the database server cannot be reached; the log of the service contains the cause";
+        let detail = "the database server cannot be reached, or refuses what it is asked; the log of the service contains the cause";
         Self::new(Kind::Unavailable, detail).header(RETRY_AFTER.as_str(), "1")
     }
 
