@@ -121,6 +121,10 @@ pub(super) fn scan<E: From<StoreError>>(
     collection: &str,
     mut each: impl FnMut(&str, Revision, &str) -> Result<(), E>,
 ) -> Result<(), E> {
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(clippy::infallible_destructuring_match, reason = "with the feature, there is another one")
+    )]
     let file = match connection {
         AnyConnection::Sqlite(file) => file,
         #[cfg(feature = "postgres")]

@@ -255,6 +255,10 @@ pub(super) fn fold_next(
     let after = after.map_or("", Key::as_str);
     let mut folding = Folding { collection, journaled, open: None };
     let mut folded = Vec::new();
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(clippy::infallible_destructuring_match, reason = "with the feature, there is another one")
+    )]
     let file = match connection {
         AnyConnection::Sqlite(file) => file,
         #[cfg(feature = "postgres")]
