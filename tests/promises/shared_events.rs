@@ -1,8 +1,10 @@
 //! Replayed events are read once for all reconnecting clients, and match the table.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
-use crate::harness::{App, Event, Random, Stream, eventually};
+use crate::harness::{App, DEADLINE, Event, Random, Stream, eventually};
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
@@ -114,6 +116,21 @@ fn filled() -> App {
     app
 }
 
+/// What a figure is when it has not changed at a hundred looks. Each is answered by the service that changes it, so a busy
+/// machine makes the looks rarer as well, and the deadline is a long one.
+fn settled(figure: impl Fn() -> usize) -> usize {
+    let start = Instant::now();
+    let (mut last, mut looks) = (figure(), 0);
+    while looks < 100 {
+        assert!(start.elapsed() < 10 * DEADLINE, "{last} after {looks} looks");
+        std::thread::sleep(Duration::from_millis(5));
+        let now = figure();
+        looks = if now == last { looks + 1 } else { 0 };
+        last = now;
+    }
+    last
+}
+
 /// The bytes that count for each of a hundred stalled subscribers that start from the beginning, after other stalled
 /// subscribers have started from these revisions.
 fn taken(app: &mut App, shared: u64, before: &[i64]) -> usize {
@@ -126,13 +143,7 @@ fn taken(app: &mut App, shared: u64, before: &[i64]) -> usize {
     };
     let before: Vec<_> = before.iter().map(|next| stalled(*next)).collect();
     let stalled: Vec<_> = (0..SUBSCRIBERS).map(|_| stalled(1)).collect();
-    // Wait until the buffers of all of them are full.
-    let (mut taken, mut looks) = (0, 0);
-    eventually("what counts has stopped growing", || {
-        let last = std::mem::replace(&mut taken, counted());
-        looks = if taken == last { looks + 1 } else { 0 };
-        looks == 100
-    });
+    let taken = settled(counted);
     drop((stalled, before));
     eventually("nothing counts for streams", || app.memory("streams") == 0);
     taken / SUBSCRIBERS
