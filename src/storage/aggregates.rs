@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;
 use diesel::query_builder::Query;
 use diesel::sql_types::{BigInt, Integer, Nullable, Text};
@@ -10,10 +9,8 @@ use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 use super::engine::{AnyConnection, on};
 use super::error::StoreError;
 use super::maintained::{Effect, Maintained};
-use super::page::{PageLimit, Progress, Span};
+use super::page::{PageLimit, Progress, Span, Wanted};
 use super::retained::Retained;
-#[cfg(feature = "postgres")]
-use super::scans;
 use super::schema::{aggregates, metadata};
 use super::sighting::{self, Rows, Sighting};
 use super::spans::{Numbers, Spans};
@@ -121,73 +118,104 @@ pub(super) fn scan<E: From<StoreError>>(
     collection: &str,
     mut each: impl FnMut(&str, Revision, &str) -> Result<(), E>,
 ) -> Result<(), E> {
-    #[cfg_attr(
-        not(feature = "postgres"),
-        expect(clippy::infallible_destructuring_match, reason = "with the feature, there is another one")
-    )]
-    let file = match connection {
-        AnyConnection::Sqlite(file) => file,
-        #[cfg(feature = "postgres")]
-        AnyConnection::Postgres(server) => return scans::aggregates(server, collection, each),
-    };
-    let query = aggregates::table
-        .filter(aggregates::collection.eq(collection).and(aggregates::body.is_not_null()))
-        .order((aggregates::rank, aggregates::key))
-        .select((aggregates::key, aggregates::revision, aggregates::body.assume_not_null()));
-    let mut rows = query.load_iter::<(String, i64, String), DefaultLoadingMode>(file).map_err(StoreError::from)?;
-    rows.try_for_each(|row| {
-        let (key, revision, body) = row.map_err(StoreError::from)?;
-        each(&key, Revision::from_raw(revision), &body)
-    })
+    let mut place = Place::START;
+    loop {
+        let last = scan_next(connection, collection, &place, |Found { key, revision, body, .. }| {
+            each(&key, Revision::from_raw(revision), &body).map(|()| Wanted::More)
+        })?;
+        let Some(last) = last else { return Ok(()) };
+        place = last;
+    }
 }
 
-/// The next aggregates of a collection after a key, in key order: as many as the limit allows, and at least one.
+/// The next aggregates of a collection after a key, in key order: as many as the limit and one statement allow, and at least
+/// one if there is one.
 pub(super) fn next(
     connection: &mut AnyConnection,
     collection: &str,
     after: Option<&Key>,
     limit: PageLimit,
 ) -> Result<Vec<(Key, Row)>, StoreError> {
-    let mut next = NextRows { rows: Vec::new(), bytes: 0, limit };
-    let exist = aggregates::collection.eq(collection).and(aggregates::body.is_not_null());
-    let columns = (aggregates::key, aggregates::revision, aggregates::version, aggregates::body.assume_not_null());
-    let order = (aggregates::rank, aggregates::key);
-    // Two ranges of the primary key. With `OR`, the engines would read the collection from its beginning.
-    if let Some(after) = after {
-        let same_rank = aggregates::rank.eq(after.rank()).and(aggregates::key.gt(after.as_str()));
-        let query = aggregates::table.filter(exist).filter(same_rank).order(order).select(columns);
-        on!(connection, |engine, Mode| next.take(query.limit(limit.rows()).load_iter::<_, Mode>(engine)?))?;
+    let place = after.map_or(Place::START, Place::of);
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    scan_next(connection, collection, &place, |Found { key, revision, version, body, .. }| {
+        bytes += key.len() + body.len();
+        let row = Row {
+            revision: Revision::from_raw(revision),
+            version: Version::from_raw(version),
+            body: Some(Body::from_db(body)),
+        };
+        rows.push((Key::from_db(&key), row));
+        let is_full = rows.len() >= limit.items || bytes >= limit.bytes;
+        Ok::<_, StoreError>(if is_full { Wanted::Enough } else { Wanted::More })
+    })?;
+    Ok(rows)
+}
+
+/// A place in the key order of a collection.
+#[derive(Debug)]
+struct Place {
+    rank: i32,
+    key: String,
+}
+
+impl Place {
+    /// Before the first key.
+    const START: Self = Self { rank: -1, key: String::new() };
+
+    fn of(key: &Key) -> Self {
+        Self { rank: key.rank(), key: key.as_str().to_owned() }
     }
-    let ranks = aggregates::rank.gt(after.map_or(-1, Key::rank));
-    let query = aggregates::table.filter(exist).filter(ranks).order(order).select(columns);
-    on!(connection, |engine, Mode| next.take(query.limit(limit.rows()).load_iter::<_, Mode>(engine)?))?;
-    Ok(next.rows)
 }
 
-/// The rows of a step that are read so far.
-struct NextRows {
-    rows: Vec<(Key, Row)>,
-    bytes: usize,
-    limit: PageLimit,
+statement! {
+    /// A range of the primary key. With `OR`, the engines would read the collection from its beginning. The number of rows is
+    /// in the text, so that a server plans for it.
+    struct NextAggregates<'a> {
+        "SELECT rank, key, revision, version, body FROM aggregates WHERE collection = " collection: &'a str as Text,
+        " AND (rank, key) > (" rank: i32 as Integer,
+        ", " key: &'a str as Text,
+    }
+    ") AND body IS NOT NULL ORDER BY rank, key LIMIT 1000"
 }
 
-impl NextRows {
-    fn take(&mut self, rows: impl Iterator<Item = QueryResult<(String, i64, i64, String)>>) -> Result<(), StoreError> {
-        for row in rows {
-            if self.rows.len() >= self.limit.items || self.bytes >= self.limit.bytes {
-                break;
+/// The maximum number of rows of [`NextAggregates`].
+const SCANNED: usize = 1000;
+
+impl Query for NextAggregates<'_> {
+    type SqlType = (Integer, Text, BigInt, BigInt, Text);
+}
+
+/// An aggregate that a scan has found.
+#[derive(Queryable)]
+struct Found {
+    rank: i32,
+    key: String,
+    revision: i64,
+    version: i64,
+    body: String,
+}
+
+/// Calls `each` with the next aggregates of a collection, until it has enough. Returns the place to go on at if there may be
+/// more.
+fn scan_next<E: From<StoreError>>(
+    connection: &mut AnyConnection,
+    collection: &str,
+    after: &Place,
+    mut each: impl FnMut(Found) -> Result<Wanted, E>,
+) -> Result<Option<Place>, E> {
+    let query = NextAggregates { collection, rank: after.rank, key: &after.key };
+    on!(connection, |engine, Mode| {
+        let rows = query.load_iter::<Found, Mode>(engine).map_err(StoreError::from)?;
+        for (number, row) in (1..).zip(rows) {
+            let row = row.map_err(StoreError::from)?;
+            let place = (number == SCANNED).then(|| Place { rank: row.rank, key: row.key.clone() });
+            if each(row)? == Wanted::Enough || place.is_some() {
+                return Ok(place);
             }
-            let (key, revision, version, body) = row?;
-            self.bytes += key.len() + body.len();
-            let row = Row {
-                revision: Revision::from_raw(revision),
-                version: Version::from_raw(version),
-                body: Some(Body::from_db(body)),
-            };
-            self.rows.push((Key::from_db(&key), row));
         }
-        Ok(())
-    }
+    });
+    Ok(None)
 }
 
 /// Calls `each` with those of some aggregates of a collection that exist. Only one row is in memory at a time.

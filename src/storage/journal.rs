@@ -1,17 +1,17 @@
 //! The table of domain events: appended by commands, never pruned, and folded into states.
 
-use diesel::connection::DefaultLoadingMode;
 #[cfg(feature = "postgres")]
 use diesel::dsl::max;
 use diesel::prelude::*;
+use diesel::query_builder::Query;
+use diesel::sql_types::{BigInt, Integer, Text};
 
 use super::engine::{AnyConnection, on};
 use super::error::StoreError;
 use super::page::PageLimit;
-#[cfg(feature = "postgres")]
-use super::scans::{self, Wanted};
 use super::schema::journal;
 use super::spans::{Numbers, Spans};
+use super::statement::statement;
 use crate::domain::body::{Body, CorruptState};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Fold, Journaled, Registry};
@@ -252,41 +252,49 @@ pub(super) fn fold_next(
     after: Option<&Key>,
     limit: usize,
 ) -> Result<Vec<Folded>, StoreError> {
-    let after = after.map_or("", Key::as_str);
     let mut folding = Folding { collection, journaled, open: None };
     let mut folded = Vec::new();
-    #[cfg_attr(
-        not(feature = "postgres"),
-        expect(clippy::infallible_destructuring_match, reason = "with the feature, there is another one")
-    )]
-    let file = match connection {
-        AnyConnection::Sqlite(file) => file,
-        #[cfg(feature = "postgres")]
-        AnyConnection::Postgres(server) => {
-            scans::events(server, collection, after, |row| {
+    // After all events of that key.
+    let mut last = (after.map_or("", Key::as_str).to_owned(), i64::MAX);
+    loop {
+        let query = NextEvents { collection, key: &last.0, version: last.1 };
+        let mut end = None;
+        on!(connection, |engine, Mode| {
+            for (number, row) in (1..).zip(query.load_iter::<FoldedColumns, Mode>(engine)?) {
+                let row = row?;
+                end = (number == EVENTS_OF_A_STATEMENT).then(|| (row.1.clone(), row.2));
                 folded.extend(folding.apply(row)?);
-                Ok(if folded.len() >= limit { Wanted::Enough } else { Wanted::More })
-            })?;
-            if folded.len() < limit {
-                folded.extend(folding.finish()?);
+                if folded.len() >= limit {
+                    return Ok(folded);
+                }
             }
-            return Ok(folded);
-        }
-    };
-    let query = journal::table
-        .filter(journal::collection.eq(collection).and(journal::key.gt(after)))
-        .order((journal::key, journal::version))
-        .select(FOLDED);
-    for row in query.load_iter::<FoldedColumns, DefaultLoadingMode>(file)? {
-        folded.extend(folding.apply(row?)?);
-        if folded.len() >= limit {
-            return Ok(folded);
-        }
+        });
+        let Some(end) = end else { break };
+        last = end;
     }
     folded.extend(folding.finish()?);
     Ok(folded)
 }
 
+statement! {
+    /// The number of rows is in the text, so that a server plans for it.
+    struct NextEvents<'a> {
+        "SELECT position, key, version, kind, schema, body, erased FROM journal WHERE collection = "
+        collection: &'a str as Text,
+        " AND (key, version) > (" key: &'a str as Text,
+        ", " version: i64 as BigInt,
+    }
+    ") ORDER BY key, version LIMIT 1000"
+}
+
+/// The maximum number of rows of [`NextEvents`].
+const EVENTS_OF_A_STATEMENT: usize = 1000;
+
+impl Query for NextEvents<'_> {
+    type SqlType = (BigInt, Text, BigInt, Text, BigInt, Text, Integer);
+}
+
+/// What a state follows from: position, key, version, kind, schema, fields, and whether the event is erased.
 type FoldedColumns = (i64, String, i64, String, i64, String, i32);
 
 const FOLDED: (

@@ -62,8 +62,6 @@ pub(crate) mod restore;
 pub(crate) mod retained;
 #[cfg(feature = "postgres")]
 mod row_cache;
-#[cfg(feature = "postgres")]
-mod scans;
 mod schema;
 #[cfg(feature = "postgres")]
 mod server;

@@ -324,70 +324,86 @@ impl OpenPage<'_> {
     }
 }
 
-/// Deletes the events up to a revision, whatever is retained, up to a maximum number: whole revisions, oldest first.
+/// Deletes the events up to a revision, whatever is retained, as many as one transaction takes.
 pub(super) fn prune_until(connection: &mut AnyConnection, last: i64) -> Result<Progress, StoreError> {
-    let oldest: Vec<i64> = outbox::table
-        .filter(outbox::revision.le(last))
-        .order((outbox::revision, outbox::collection, outbox::key))
-        .select(outbox::revision)
-        .limit(EVENTS_PER_TRANSACTION)
-        .load(connection)?;
-    let has_more = i64::try_from(oldest.len()).is_ok_and(|read| read == EVENTS_PER_TRANSACTION);
-    let until = oldest.last().copied().filter(|_| has_more).unwrap_or(last);
-    diesel::delete(outbox::table.filter(outbox::revision.le(until))).execute(connection)?;
-    let behind = schema::metadata::table.filter(schema::metadata::pruned.lt(until));
-    diesel::update(behind).set(schema::metadata::pruned.eq(until)).execute(connection)?;
-    Ok(if has_more { Progress::More } else { Progress::Done })
+    let Deleted { last: deleted, progress } = delete_oldest(connection, |revision, _| revision <= last)?;
+    let until = if progress == Progress::Done { Some(last) } else { deleted };
+    if let Some(until) = until {
+        let behind = schema::metadata::table.filter(schema::metadata::pruned.lt(until));
+        diesel::update(behind).set(schema::metadata::pruned.eq(until)).execute(connection)?;
+    }
+    Ok(progress)
 }
 
-/// The maximum number of events that one transaction deletes, so that no command waits for long.
-const EVENTS_PER_TRANSACTION: i64 = 10_000;
-
-/// Deletes the events that are not retained, as many as one transaction takes. It deletes whole revisions, oldest first, and stops
-/// at the first that is retained, so that a clock that jumps leaves no gap.
+/// Deletes the events that are not retained, as many as one transaction takes. It stops at the first revision that is retained,
+/// so that a clock that jumps leaves no gap.
 pub(super) fn prune(connection: &mut AnyConnection, retained: Retained) -> Result<Maintained<Progress>, StoreError> {
     let Retained { now, events: older_than, keep, .. } = retained;
     connection.transaction(|connection| {
         let current = horizon(connection)?.current.number();
-        let beyond = Revision::from_raw(keep.map_or(i64::MIN, |keep| current.saturating_sub(keep)));
+        let beyond = keep.map_or(i64::MIN, |keep| current.saturating_sub(keep));
         let sighting = Sighting::load(connection, Rows::ChangeEvents)?;
-        let bytes = sql::<BigInt>("CAST(octet_length(patch) + coalesce(octet_length(metadata), 0) AS BIGINT)");
-        let oldest: Vec<(i64, i64, i64)> = outbox::table
-            .order((outbox::revision, outbox::collection, outbox::key))
-            .select((outbox::revision, outbox::time, bytes))
-            .limit(EVENTS_PER_TRANSACTION)
-            .load(connection)?;
-        let mut deleted = None;
-        let mut progress = Progress::More;
-        let mut effect = Effect::Nothing;
-        let mut taken = 0;
-        for (revision, time, bytes) in &oldest {
-            let revision = Revision::from_raw(*revision);
-            if taken >= BYTES_PER_TRANSACTION && deleted != Some(revision.number()) {
+        let mut is_unseen = false;
+        let Deleted { last, progress } = delete_oldest(connection, |revision, time| {
+            let written = sighting.written(revision, time, now);
+            let is_due = revision <= beyond || written.is_some_and(|written| written < older_than);
+            is_unseen = !is_due && written.is_none();
+            is_due
+        })?;
+        if is_unseen {
+            sighting::save(connection, Rows::ChangeEvents, now)?;
+        }
+        if let Some(last) = last {
+            diesel::update(schema::metadata::table).set(schema::metadata::pruned.eq(last)).execute(connection)?;
+        }
+        let effect = if is_unseen || last.is_some() { Effect::Changed } else { Effect::Nothing };
+        Ok(Maintained { done: progress, effect })
+    })
+}
+
+/// The maximum number of events that one transaction reads in order to delete them, so that no command waits for long.
+const EVENTS_PER_TRANSACTION: i64 = 10_000;
+
+/// What one transaction has deleted.
+struct Deleted {
+    /// The last revision whose events are gone.
+    last: Option<i64>,
+    progress: Progress,
+}
+
+/// Deletes whole revisions, oldest first, up to the first one that is not due by its number and time, or as many as one
+/// transaction takes.
+fn delete_oldest(
+    connection: &mut AnyConnection,
+    mut is_due: impl FnMut(i64, Timestamp) -> bool,
+) -> Result<Deleted, StoreError> {
+    let bytes = sql::<BigInt>("CAST(octet_length(patch) + coalesce(octet_length(metadata), 0) AS BIGINT)");
+    let oldest: Vec<(i64, i64, i64)> = outbox::table
+        .order((outbox::revision, outbox::collection, outbox::key))
+        .select((outbox::revision, outbox::time, bytes))
+        .limit(EVENTS_PER_TRANSACTION)
+        .load(connection)?;
+    let is_all = i64::try_from(oldest.len()).is_ok_and(|read| read < EVENTS_PER_TRANSACTION);
+    let mut progress = if is_all { Progress::Done } else { Progress::More };
+    let (mut last, mut taken) = (None, 0);
+    for (revision, time, bytes) in &oldest {
+        if last != Some(*revision) {
+            if taken >= BYTES_PER_TRANSACTION {
+                progress = Progress::More;
                 break;
             }
-            taken += bytes;
-            let written = sighting.written(revision.number(), Timestamp::from_milliseconds(*time), now);
-            if revision > beyond && written.unwrap_or(now) >= older_than {
-                if written.is_none() {
-                    sighting::save(connection, Rows::ChangeEvents, now)?;
-                    effect = Effect::Changed;
-                }
+            if !is_due(*revision, Timestamp::from_milliseconds(*time)) {
                 progress = Progress::Done;
                 break;
             }
-            deleted = Some(revision.number());
         }
-        if let Some(last) = deleted {
-            effect = Effect::Changed;
-            // A server sees by the first one that it needs the index.
-            let first = oldest.first().map_or(last, |(revision, ..)| *revision);
-            diesel::delete(outbox::table.filter(outbox::revision.ge(first).and(outbox::revision.le(last))))
-                .execute(connection)?;
-            diesel::update(schema::metadata::table).set(schema::metadata::pruned.eq(last)).execute(connection)?;
-        }
-        let is_full = i64::try_from(oldest.len()).is_ok_and(|read| read == EVENTS_PER_TRANSACTION);
-        let has_more = is_full || taken >= BYTES_PER_TRANSACTION;
-        Ok(Maintained { done: if has_more { progress } else { Progress::Done }, effect })
-    })
+        taken += bytes;
+        last = Some(*revision);
+    }
+    if let (Some((first, ..)), Some(last)) = (oldest.first(), last) {
+        // A server sees by the first one that it needs the index.
+        let gone = outbox::table.filter(outbox::revision.ge(first).and(outbox::revision.le(last)));
+        diesel::delete(gone).execute(connection)?;
+    }
+    Ok(Deleted { last, progress })
 }

@@ -14,11 +14,13 @@ pub(crate) struct PageLimit {
 impl PageLimit {
     /// A page of a stream.
     pub(crate) const PAGE: Self = Self { items: usize::MAX, bytes: 128 * 1024 };
+}
 
-    /// The items, as a limit of a query.
-    pub(super) fn rows(self) -> i64 {
-        i64::try_from(self.items).unwrap_or(i64::MAX)
-    }
+/// Whether who reads row by row wants more of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    More,
+    Enough,
 }
 
 /// A range of revisions.
