@@ -85,7 +85,7 @@ pub use schemars;
 pub use service::builder::Service;
 pub use service::log_format::LogFormat;
 pub use service::running::{CommandError, Outcome, ReadError, Running, StartError, WithMetadata};
-pub use service::settings::{EpochTask, InvalidSetting, ProjectionTask, Settings, Task, TokenTask};
+pub use service::settings::{CollectionTask, EpochTask, InvalidSetting, ProjectionTask, Settings, Task, TokenTask};
 pub use storage::error::StoreError;
 pub use storage::verified::Verified;
 pub use write::refusal::Refusal;

@@ -102,6 +102,7 @@ mod tests {
             pruned: Revision::from_raw(pruned),
             forgotten: Revision::ZERO,
             erasures: 0,
+            dropped: Revision::ZERO,
         };
         assert_eq!((metrics.pruned(), metrics.retained(Revision::from_raw(20))), (0, 20));
         metrics.polled(&horizon(10), Revision::from_raw(10));

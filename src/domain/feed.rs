@@ -93,6 +93,10 @@ impl Feed {
                         push_aggregates(text, members);
                     }
                 }
+                for Member { key, patch, .. } in ours.filter(|member| member.collection == CollectionId::DROPPED) {
+                    text.push(if text.len() == start { '{' } else { ',' });
+                    push_member(text, key, patch);
+                }
                 text.push('}');
             }
             Self::Collection(..) => push_aggregates(text, ours),
@@ -121,6 +125,21 @@ impl Feed {
             Self::Collection(..) => "{}".to_owned(),
             Self::Aggregate(..) => "null".to_owned(),
         }
+    }
+
+    /// The same for a consumer that may still have these collections, which were dropped.
+    pub(crate) fn frame_without(&self, registry: &Registry, dropped: &[String]) -> String {
+        let frame = self.frame(registry);
+        let (Self::Everything(None), Some(members)) = (self, frame.strip_suffix('}')) else { return frame };
+        let mut text = members.to_owned();
+        for name in dropped {
+            if text.len() > 1 {
+                text.push(',');
+            }
+            push_member(&mut text, name, "null");
+        }
+        text.push('}');
+        text
     }
 
     /// A patch that changes nothing.

@@ -26,6 +26,9 @@ pub struct Key(Arc<str>);
 pub(crate) struct CollectionId(usize);
 
 impl CollectionId {
+    /// In place of a collection that was dropped, which has no index: its name is the key, as that of a member of the document.
+    pub(crate) const DROPPED: Self = Self(usize::MAX);
+
     /// The collection at this index, counted from 0.
     pub(super) fn at(index: usize) -> Self {
         Self(index)

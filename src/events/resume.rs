@@ -323,8 +323,12 @@ fn catch_up(
         Some(after) => Position::State { after, since, at: horizon.current },
     };
     // The document may have new collections, which may be empty.
-    if after == Revision::ZERO || matches!(feed, Feed::Everything(_)) {
+    if after == Revision::ZERO {
         page.push_message(None, &feed.frame(view.registry()));
+    } else if matches!(feed, Feed::Everything(_)) {
+        // Or it may have lost some.
+        let dropped = view.dropped_after(since)?;
+        page.push_message(None, &feed.frame_without(view.registry(), &dropped));
     }
     let all = feed.patch(view.registry(), read.states.iter().map(|state| member(state, "null")));
     let there = read.states.iter().filter_map(|state| Some(member(state, state.body.as_deref()?)));
@@ -419,7 +423,13 @@ mod tests {
     fn a_position_continues_where_nothing_is_missed() {
         let revision = Revision::from_raw;
         let log = |after| Position::Log(revision(after));
-        let horizon = Horizon { current: revision(100), pruned: revision(50), forgotten: revision(20), erasures: 0 };
+        let horizon = Horizon {
+            current: revision(100),
+            pruned: revision(50),
+            forgotten: revision(20),
+            erasures: 0,
+            dropped: Revision::ZERO,
+        };
         for (position, expected) in [
             // The log reaches back to the position.
             (log(100), log(100)),

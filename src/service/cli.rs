@@ -14,6 +14,7 @@ use crate::projector::at_rest::Place;
 use crate::projector::registry::ProjectionSet;
 use crate::projector::status::{Mode, Status};
 use crate::read_model::error::ProjectionError;
+use crate::service::collection_tasks;
 use crate::service::control::{ControlClient, ControlRequest};
 use crate::service::copies;
 use crate::service::erasing::{self, Erasing};
@@ -47,6 +48,7 @@ pub(super) fn run(task: &Task, settings: &Settings, registry: Registry, projecti
         Task::Erase { collection, key } => {
             erasing::erase(settings, registry, projections, &Erasing { collection, key })
         }
+        Task::Collection { task } => collection_tasks::run(task, settings, &registry),
         Task::Epoch { task: EpochTask::New } => new_epoch::begin(settings),
         Task::Verify => verify_database(settings, &registry, &projections),
         Task::Completions { shell } => print_completions(*shell),

@@ -14,6 +14,7 @@ use crate::service::settings::Settings;
 use crate::service::task::{TaskError, TaskOutcome, print_line};
 use crate::storage::backup::{self, Check, Copied, IfExists, Manner};
 use crate::storage::database::{Database, with_suffix};
+use crate::storage::dropping::Dropped;
 use crate::storage::location::{existing, is_on_server, require_existing};
 use crate::storage::pace::Pace;
 use crate::storage::preparation::{self, Plan};
@@ -131,7 +132,7 @@ pub(super) fn migrate(
 
 /// `duality migrate --check`
 pub(super) fn check_migration(settings: &Settings, registry: &Registry) -> Result<TaskOutcome, TaskError> {
-    let Plan { changes, upgrades, size, room } = preparation::plan(&settings.database, registry)?;
+    let Plan { changes, upgrades, dropped, size, room } = preparation::plan(&settings.database, registry)?;
     for migration in &changes.migrations {
         print_line(&format!("migration {migration}: to run"));
     }
@@ -145,7 +146,10 @@ pub(super) fn check_migration(settings: &Settings, registry: &Registry) -> Resul
     for collection in changes.collections.iter().filter(|name| !is_converted(name)) {
         print_line(&format!("{collection}: to compute again, because they are new or follow another rule"));
     }
-    if changes.is_empty() && upgrades.is_empty() {
+    for Dropped { collection, .. } in &dropped {
+        print_line(&format!("{collection}: what is left of it is to be removed, because it was dropped"));
+    }
+    if changes.is_empty() && upgrades.is_empty() && dropped.is_empty() {
         print_line("nothing to do");
         return Ok(TaskOutcome::Success);
     }

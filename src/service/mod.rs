@@ -4,6 +4,7 @@ pub(crate) mod builder;
 #[cfg(feature = "tls")]
 mod certificate_watch;
 mod cli;
+mod collection_tasks;
 mod control;
 mod copies;
 mod descriptors;

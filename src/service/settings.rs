@@ -20,7 +20,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Command, CommandFactory as _, FromArgMatches as _, Parser};
 
 use self::range::RANGES;
-pub use self::tasks::{EpochTask, ProjectionTask, Task, TokenTask};
+pub use self::tasks::{CollectionTask, EpochTask, ProjectionTask, Task, TokenTask};
 use crate::http::forwarded::{AddressRange, TrustedProxies};
 use crate::http::origin::check_host_name;
 use crate::publish::address::BrokerUrl;

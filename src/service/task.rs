@@ -27,6 +27,8 @@ pub(super) enum TaskError {
     Projection(ProjectionError),
     #[error("{0}")]
     Erase(String),
+    #[error("{0}")]
+    Drop(String),
     #[error(
         "a database on a server is copied and restored with the tools of PostgreSQL: {0}; or with the base backups and the \
          archived log of the server"

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::query_builder::Query;
 use diesel::sql_types::{BigInt, Integer, Nullable, Text};
@@ -10,6 +11,7 @@ use super::engine::{AnyConnection, on};
 use super::error::StoreError;
 use super::maintained::{Effect, Maintained};
 use super::page::{PageLimit, Progress, Span, Wanted};
+use super::portion::Portion;
 use super::retained::Retained;
 use super::schema::{aggregates, metadata};
 use super::sighting::{self, Rows, Sighting};
@@ -416,6 +418,27 @@ pub(super) fn has_changed(connection: &mut AnyConnection, after: Revision, at_le
     Ok(last.is_some())
 }
 
+/// The maximum number of rows that one transaction deletes of a collection that is dropped.
+const DELETED_PER_TRANSACTION: i64 = 5000;
+
+/// Deletes the first rows of a collection, tombstones included, as many as one transaction takes.
+pub(super) fn delete_some(connection: &mut AnyConnection, collection: &str) -> Result<Progress, StoreError> {
+    let all = || aggregates::table.filter(aggregates::collection.eq(collection));
+    let bytes = sql::<BigInt>("CAST(coalesce(octet_length(body), 0) AS BIGINT)");
+    let next: Vec<(i32, String, i64)> = all()
+        .order((aggregates::rank, aggregates::key))
+        .select((aggregates::rank, aggregates::key, bytes))
+        .limit(DELETED_PER_TRANSACTION)
+        .load(connection)?;
+    let Some(Portion { rows, .. }) = Portion::of(next.iter().map(|(.., bytes)| (0, *bytes))) else {
+        return Ok(Progress::Done);
+    };
+    let (rank, key, _) = &next[rows - 1];
+    diesel::delete(all().filter(aggregates::rank.lt(rank))).execute(connection)?;
+    diesel::delete(all().filter(aggregates::rank.eq(rank).and(aggregates::key.le(key)))).execute(connection)?;
+    Ok(Progress::More)
+}
+
 /// The maximum number of tombstones that one transaction deletes, so that no command waits for long.
 const TOMBSTONES_PER_TRANSACTION: u16 = 1000;
 
@@ -471,7 +494,9 @@ pub(super) fn prune_tombstones(
         }
         if let Some(last) = forgotten {
             effect = Effect::Changed;
-            diesel::update(metadata::table).set(metadata::forgotten.eq(last)).execute(connection)?;
+            // A collection that was dropped may have gone further.
+            let before = metadata::table.filter(metadata::forgotten.lt(last));
+            diesel::update(before).set(metadata::forgotten.eq(last)).execute(connection)?;
         }
         let has_more = oldest.len() == usize::from(TOMBSTONES_PER_TRANSACTION);
         let progress = if has_more { progress } else { Progress::Done };

@@ -301,6 +301,29 @@ pub(super) fn overwrite_some(
     Ok(Some(last))
 }
 
+/// The same for all aggregates of a collection.
+pub(super) fn overwrite_some_of(
+    connection: &mut AnyConnection,
+    collection: &str,
+    after: i64,
+) -> Result<Option<i64>, StoreError> {
+    let bytes = sql::<BigInt>("CASE WHEN collection = ").bind::<Text, _>(collection);
+    let bytes = bytes.sql(" THEN CAST(coalesce(octet_length(answer), 0) AS BIGINT) ELSE 0 END");
+    let next: Vec<(i64, i64)> = idempotency::table
+        .filter(idempotency::position.gt(after))
+        .order(idempotency::position)
+        .select((idempotency::position, bytes))
+        .limit(LOOKED_AT_PER_TRANSACTION)
+        .load(connection)?;
+    let Some(Portion { last, bytes, .. }) = Portion::of(next) else { return Ok(None) };
+    let some = idempotency::table.filter(idempotency::position.gt(after).and(idempotency::position.le(last)));
+    diesel::update(some.filter(idempotency::collection.eq(collection)))
+        .set((idempotency::answer.eq(None::<String>), idempotency::fingerprint.eq(&[][..] as &[u8])))
+        .execute(connection)?;
+    answer_room::note_texts(connection, -bytes)?;
+    Ok(Some(last))
+}
+
 statement! {
     /// The fingerprint of a small body would tell the body to whoever tries some.
     struct OverwriteAnswers<'a> {

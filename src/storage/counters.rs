@@ -196,6 +196,8 @@ pub(crate) struct Horizon {
     pub(crate) forgotten: Revision,
     /// It grows when something of the past is overwritten. What was read before that must not be used after it.
     pub(crate) erasures: i64,
+    /// The revision of the last collection that was dropped, on a server, where services that register it may be running.
+    pub(crate) dropped: Revision,
 }
 
 pub(super) fn horizon(connection: &mut AnyConnection) -> Result<Horizon, StoreError> {
@@ -212,6 +214,7 @@ pub(super) fn horizon_of_epoch(connection: &mut AnyConnection) -> Result<(String
         pruned: Revision::from_raw(pruned),
         forgotten: Revision::from_raw(forgotten),
         erasures,
+        dropped: Revision::ZERO,
     };
     Ok((epoch, horizon))
 }

@@ -15,7 +15,7 @@ use diesel::sql_types::{BigInt, Bool, Text};
 use super::answers;
 use super::engine::AnyConnection;
 use super::error::StoreError;
-use super::journal::{ERASED, Entry};
+use super::journal::{ERASED, Entry, NO_FIELDS};
 use super::portion::Portion;
 use super::schema::{aggregates, erased, journal, metadata, outbox};
 use super::statement::statement;
@@ -23,9 +23,6 @@ use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::key::Key;
 use crate::domain::revision::{JournalPosition, Revision, Version};
-
-/// The fields of an erased domain event.
-pub(crate) const NO_FIELDS: &str = "{}";
 
 /// What is to be done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

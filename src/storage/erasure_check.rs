@@ -20,7 +20,7 @@ const RULES: [&str; 8] = [
     "SELECT 'the event at position ' || position || ' is erased, but it has metadata' AS line
      FROM journal WHERE erased <> 0 AND metadata IS NOT NULL",
     "SELECT 'the event at position ' || position || ' is erased, but ' || collection || '/' || key || ' is not' AS line
-     FROM journal j WHERE erased <> 0
+     FROM journal j WHERE erased = 1
         AND NOT EXISTS (SELECT 1 FROM erased e WHERE e.collection = j.collection AND e.key = j.key)",
     "SELECT e.collection || '/' || e.key || ': it was erased, but its change at revision ' || o.revision || ' is not' AS line
      FROM outbox o JOIN erased e ON e.collection = o.collection AND e.key = o.key

@@ -210,10 +210,45 @@ pub enum StoreError {
         version: i64,
     },
     /// The database has a collection that this program does not register.
-    #[error("the database has the collection {name:?}, which this program does not register")]
+    #[error(
+        "the database has the collection {name:?}, which this program does not register: register it again, or remove it with \
+         all of its aggregates: {command}"
+    )]
+    UnregisteredCollection {
+        /// The name of the collection.
+        name: String,
+        /// The command line that removes it.
+        command: String,
+    },
+    /// Another version of this program has added a collection to a record on a server. Nothing was written.
+    #[error("another version of this program has added the collection {name:?}: writes go through that version")]
     UnknownCollection {
         /// The name of the collection.
         name: String,
+    },
+    /// Another version of this program has dropped a collection of a record on a server, which this one registers.
+    #[error(
+        "another version of this program has dropped the collection {name:?}: start that version instead of this one"
+    )]
+    DroppedCollection {
+        /// The name of the collection.
+        name: String,
+    },
+    /// A collection that is to be registered again is still being dropped.
+    #[error("only a part of {name:?} is dropped, and it cannot be registered again before the rest is: {command}")]
+    HalfDropped {
+        /// The name of the collection.
+        name: String,
+        /// The command line that removes the rest.
+        command: String,
+    },
+    /// A collection that is to be dropped does not exist.
+    #[error("there is no collection {name:?}; expected one of {known}")]
+    NoCollection {
+        /// The name.
+        name: String,
+        /// The names of all collections.
+        known: String,
     },
     /// Another version of this program has changed the rule of a collection of a record on a server. Nothing was written.
     #[error(
@@ -340,7 +375,7 @@ impl StoreError {
 
     /// Whether the record follows the rules of another version of this program, while nothing is wrong with the database.
     pub(crate) fn is_of_other_version(&self) -> bool {
-        matches!(self, Self::OtherRule { .. } | Self::UnknownCollection { .. })
+        matches!(self, Self::OtherRule { .. } | Self::UnknownCollection { .. } | Self::DroppedCollection { .. })
     }
 
     /// Whether SQLite reports a file that is damaged, or not a database. Diesel does not expose its error codes.

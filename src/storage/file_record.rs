@@ -10,7 +10,6 @@ use super::engine::AnyConnection;
 use super::error::StoreError;
 use super::fence::Fence;
 use super::maintained::Maintained;
-use super::registration::Registration;
 use super::transaction::WriteError;
 use super::write_ahead_log::WriteAheadLog;
 use crate::domain::history::History;
@@ -24,15 +23,14 @@ pub(super) struct FileRecord {
 }
 
 impl FileRecord {
-    /// Takes over the log, begins an epoch, and writes the consequences of new or changed registrations.
+    /// Takes over the log, and begins an epoch with the first transaction, which is `write`.
     pub(super) fn open(
         database: &Database,
         file: &Arc<DatabaseFile>,
         connection: &mut AnyConnection,
-        registration: Registration<'_>,
+        write: impl FnOnce(&mut AnyConnection) -> Result<History, StoreError>,
     ) -> Result<Self, StoreError> {
         let mut log = WriteAheadLog::open(file, connection)?;
-        let write = |connection: &mut _| -> Result<History, StoreError> { registration.write(connection) };
         database.set_history(log.write(connection, write).map_err(WriteError::into_cause)?);
         Ok(Self { fence: Fence::of(database), log, patience: Patience::Long })
     }

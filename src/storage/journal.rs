@@ -2,6 +2,7 @@
 
 #[cfg(feature = "postgres")]
 use diesel::dsl::max;
+use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::query_builder::Query;
 use diesel::sql_types::{BigInt, Integer, Text};
@@ -9,6 +10,7 @@ use diesel::sql_types::{BigInt, Integer, Text};
 use super::engine::{AnyConnection, on};
 use super::error::StoreError;
 use super::page::PageLimit;
+use super::portion::Portion;
 use super::schema::journal;
 use super::spans::{Numbers, Spans};
 use super::statement::statement;
@@ -37,6 +39,9 @@ pub(crate) struct Entry {
     /// Whether its content was overwritten, because the aggregate was erased.
     pub(crate) is_erased: bool,
 }
+
+/// The fields of an erased domain event.
+pub(crate) const NO_FIELDS: &str = "{}";
 
 /// The kind of the domain event that says that an aggregate was erased. It is the last one of the aggregate.
 pub(super) const ERASED: &str = "Erased";
@@ -201,6 +206,35 @@ fn entry(registry: &Registry, row: Columns) -> Option<Entry> {
         metadata: metadata.as_deref().map(StoredMetadata::from_db),
         is_erased: erased != 0,
     })
+}
+
+/// The maximum number of events at which one transaction looks that empties some.
+const LOOKED_AT_PER_TRANSACTION: i64 = 5000;
+
+/// What `erased` is of an event whose collection was dropped. It is 1 if its aggregate was erased.
+const OF_DROPPED: i32 = 2;
+
+/// Removes the content of the events of a collection, as many as one transaction takes, beginning after a position. Returns the
+/// position to begin after the next time; `None` if there are no more.
+pub(super) fn empty_some(
+    connection: &mut AnyConnection,
+    collection: &str,
+    after: i64,
+) -> Result<Option<i64>, StoreError> {
+    let bytes = sql::<BigInt>("CASE WHEN collection = ").bind::<Text, _>(collection);
+    let bytes = bytes.sql(" THEN CAST(octet_length(body) + coalesce(octet_length(metadata), 0) AS BIGINT) ELSE 0 END");
+    let next: Vec<(i64, i64)> = journal::table
+        .filter(journal::position.gt(after))
+        .order(journal::position)
+        .select((journal::position, bytes))
+        .limit(LOOKED_AT_PER_TRANSACTION)
+        .load(connection)?;
+    let Some(Portion { last, .. }) = Portion::of(next) else { return Ok(None) };
+    let some = journal::table.filter(journal::position.gt(after).and(journal::position.le(last)));
+    diesel::update(some.filter(journal::collection.eq(collection)))
+        .set((journal::body.eq(NO_FIELDS), journal::metadata.eq(None::<String>), journal::erased.eq(OF_DROPPED)))
+        .execute(connection)?;
+    Ok(Some(last))
 }
 
 /// The state of an aggregate that follows from its events.

@@ -24,7 +24,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::feed::{Feed, Member};
 use crate::domain::key::{CollectionId, Key};
-use crate::domain::metadata::StoredMetadata;
+use crate::domain::metadata::{Metadata, StoredMetadata};
 use crate::domain::revision::Revision;
 
 /// A change event: what one revision changed of one aggregate.
@@ -67,6 +67,36 @@ pub(super) fn append(connection: &mut AnyConnection, registry: &Registry, change
     Ok(())
 }
 
+/// Adds the change event which says that a collection is no part of the document any more.
+pub(super) fn append_end(
+    connection: &mut AnyConnection,
+    collection: &str,
+    revision: Revision,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let metadata = Metadata::of_service().stored();
+    let append = AppendChange {
+        revision: revision.number(),
+        collection,
+        key: "",
+        patch: END,
+        time: now.milliseconds(),
+        metadata: metadata.as_ref().map(StoredMetadata::as_str),
+    };
+    on!(connection, |engine| append.execute(engine))?;
+    Ok(())
+}
+
+/// The last revision of which there is a change event of a collection; 0 without any.
+pub(super) fn last_of(connection: &mut AnyConnection, collection: &str) -> Result<Revision, StoreError> {
+    let events = outbox::table.filter(outbox::collection.eq(collection)).order(outbox::revision.desc());
+    let last: Option<i64> = events.select(outbox::revision).limit(1).first(connection).optional()?;
+    Ok(last.map_or(Revision::ZERO, Revision::from_raw))
+}
+
+/// The patch, without a key, of a collection that was dropped.
+const END: &str = "null";
+
 statement! {
     struct AppendChange<'a> {
         "INSERT INTO outbox (revision, collection, key, patch, time, metadata) VALUES (" revision: i64 as BigInt,
@@ -86,7 +116,8 @@ pub(crate) struct Changes {
     pub(crate) to: Revision,
 }
 
-/// The change events of a feed in a span of revisions. Revisions are not split.
+/// The change events of a feed in a span of revisions, without those about collections that were dropped. Revisions are not
+/// split.
 pub(super) fn changes(
     connection: &mut AnyConnection,
     registry: &Registry,
@@ -97,6 +128,9 @@ pub(super) fn changes(
     let mut changes = Vec::new();
     let to =
         scan_rows(connection, registry, feed, span, limit, |revision, Member { collection, key, patch }, beside| {
+            if collection == CollectionId::DROPPED {
+                return Ok(0);
+            }
             let Beside { time, metadata } = beside.read()?;
             let size = metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
             changes.push(Change {
@@ -280,15 +314,10 @@ impl OpenPage<'_> {
         for row in rows {
             let row = &row?;
             let revision = Revision::from_raw(in_place::long(row, REVISION)?);
-            let collection = match self.feed.collection() {
-                Some(only) => only,
-                // Every collection is registered, or the service would not have started.
-                None => match in_place::text(row, COLLECTION, |name| self.registry.id(name))? {
-                    Some(collection) => collection,
-                    None => continue,
-                },
-            };
-            let fits = in_place::text(row, KEY, |key| {
+            let Some(collection) = self.collection_of(row)? else { continue };
+            // The member of a collection that was dropped is that of the document.
+            let key_column = if collection == CollectionId::DROPPED { COLLECTION } else { KEY };
+            let fits = in_place::text(row, key_column, |key| {
                 if !self.feed.selects(collection, key) {
                     return Ok(true);
                 }
@@ -308,6 +337,21 @@ impl OpenPage<'_> {
             }
         }
         Ok(Filled::Exhausted)
+    }
+
+    /// The collection of a row. `None` if no consumer of this program has it: services of other versions have written that.
+    fn collection_of<'row, Engine: InPlace>(
+        &self,
+        row: &impl Row<'row, Engine>,
+    ) -> Result<Option<CollectionId>, StoreError> {
+        if let Some(only) = self.feed.collection() {
+            return Ok(Some(only));
+        }
+        let is_end = in_place::text(row, KEY, str::is_empty)? && in_place::text(row, PATCH, |patch| patch == END)?;
+        if is_end {
+            return Ok(Some(CollectionId::DROPPED));
+        }
+        in_place::text(row, COLLECTION, |name| self.registry.id(name))
     }
 
     /// Whether the page has room for a change of this revision. The last revision is not split.

@@ -1,6 +1,7 @@
 //! The record on a `PostgreSQL` server, which any number of services may read and write.
 
 mod batch;
+pub(super) mod dropping;
 mod fenced;
 mod holders;
 pub(super) mod new_epoch;

@@ -11,6 +11,7 @@ use diesel::sql_types::Text;
 use super::at_rest::read_undisturbed;
 use super::backup::{self, Check, CopyObserver, IfExists};
 use super::database::{Database, with_suffix};
+use super::dropping::Dropped;
 use super::engine::AnyConnection;
 use super::error::{StoreError, cannot_open};
 use super::health::FileCheck;
@@ -20,7 +21,7 @@ use super::log_check::reject_foreign_log;
 use super::ownership::give_to_service;
 use super::schema::collections;
 use super::upgrade::{self, Preview, Tables};
-use super::{maxima, migrations};
+use super::{dropping, maxima, migrations, registration};
 use crate::domain::collection::Registry;
 
 /// Whether a database is copied before its tables or its states are changed.
@@ -193,6 +194,8 @@ impl fmt::Display for Changes {
 pub(crate) struct Plan {
     pub(crate) changes: Changes,
     pub(crate) upgrades: Vec<Preview>,
+    /// The collections that were dropped, and of which something is left.
+    pub(crate) dropped: Vec<Dropped>,
     /// The size of a copy in bytes.
     pub(crate) size: u64,
     /// The bytes that may still be written where the copy would be.
@@ -206,8 +209,15 @@ pub(crate) fn plan(path: &Path, registry: &Registry) -> Result<Plan, StoreError>
     read_undisturbed(path, |connection| {
         identify(connection, path)?;
         let changes = Changes::find(connection, registry)?;
+        if changes.is_used {
+            registration::reject_unregistered(connection, registry, path)?;
+        }
         let tables = if changes.migrations.is_empty() { Tables::Current } else { Tables::Former };
         let upgrades = if changes.is_used { upgrade::preview(connection, registry, tables)? } else { Vec::new() };
+        let dropped = match tables {
+            Tables::Current => dropping::unfinished(connection)?,
+            Tables::Former => Vec::new(),
+        };
         // Nobody copies a database on a server.
         let (size, room) = match connection {
             AnyConnection::Sqlite(connection) => {
@@ -216,7 +226,7 @@ pub(crate) fn plan(path: &Path, registry: &Registry) -> Result<Plan, StoreError>
             #[cfg(feature = "postgres")]
             AnyConnection::Postgres(_) => (0, 0),
         };
-        Ok(Plan { changes, upgrades, size, room })
+        Ok(Plan { changes, upgrades, dropped, size, room })
     })
 }
 

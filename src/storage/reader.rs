@@ -8,6 +8,7 @@ use super::connection;
 use super::counters::{self, Horizon};
 use super::database::Database;
 use super::database_file::MainConnection;
+use super::dropping;
 use super::engine::AnyConnection;
 use super::erasure::{self, Erasure, InProgress};
 use super::error::StoreError;
@@ -26,6 +27,8 @@ pub(crate) struct Reader {
     registry: Arc<Registry>,
     fence: Fence,
     high_water_mark: HighWaterMark,
+    /// Up to this revision, no collection of this program was dropped.
+    checked: Revision,
 }
 
 impl Reader {
@@ -37,6 +40,7 @@ impl Reader {
             registry,
             fence: Fence::of(database),
             high_water_mark: database.high_water_mark().clone(),
+            checked: Revision::ZERO,
         })
     }
 
@@ -45,10 +49,10 @@ impl Reader {
         &mut self,
         work: impl FnOnce(&mut View<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let Self { connection, registry, fence, high_water_mark } = self;
+        let Self { connection, registry, fence, high_water_mark, checked } = self;
         let seen = high_water_mark.last();
         connection::read(connection, |connection| {
-            work(&mut View { connection, registry, fence, high_water_mark, seen })
+            work(&mut View { connection, registry, fence, high_water_mark, seen, checked })
         })
     }
 
@@ -59,11 +63,12 @@ impl Reader {
         Excerpt { collections, keys }: Excerpt<'_>,
         mut each: impl FnMut(Part<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Self { connection, registry, fence, high_water_mark } = self;
+        let Self { connection, registry, fence, high_water_mark, checked } = self;
         let seen = high_water_mark.last();
         connection::read(connection, |connection| {
-            let current = fence.horizon_since(connection, seen)?.current;
-            high_water_mark.observe(current);
+            let mut view = View { connection, registry, fence, high_water_mark, seen, checked };
+            let current = view.horizon()?.current;
+            let connection = view.connection;
             let changed = last_change(connection, registry, collections)?;
             each(Part::Begin { document: current, changed })?;
             for (index, id) in collections.iter().enumerate() {
@@ -119,6 +124,8 @@ pub(crate) struct View<'a> {
     high_water_mark: &'a HighWaterMark,
     /// What was seen before the transaction began.
     seen: Revision,
+    /// Up to this revision, no collection of this program was dropped.
+    checked: &'a mut Revision,
 }
 
 impl<'a> View<'a> {
@@ -131,9 +138,14 @@ impl<'a> View<'a> {
     }
 
     pub(crate) fn horizon(&mut self) -> Result<Horizon, StoreError> {
-        self.fence
-            .horizon_since(self.connection, self.seen)
-            .inspect(|horizon| self.high_water_mark.observe(horizon.current))
+        let horizon = self.fence.horizon_since(self.connection, self.seen)?;
+        self.high_water_mark.observe(horizon.current);
+        // Its rows go without change events.
+        if horizon.dropped > *self.checked {
+            dropping::reject_dropped(self.connection, self.registry)?;
+            *self.checked = horizon.dropped;
+        }
+        Ok(horizon)
     }
 
     /// A page of the change events of a feed. None of the span may have been pruned.
@@ -214,6 +226,11 @@ impl<'a> View<'a> {
             found.extend(row.filter(|row| row.body.is_some()).map(|row| (key, row)));
         }
         Ok(found)
+    }
+
+    /// The names of the collections that were dropped after a revision.
+    pub(crate) fn dropped_after(&mut self, revision: Revision) -> Result<Vec<String>, StoreError> {
+        dropping::after(self.connection, revision)
     }
 
     /// Whether an aggregate exists.

@@ -38,7 +38,10 @@ impl Record {
         memory: &Arc<MemoryBudget>,
     ) -> Result<Self, StoreError> {
         Ok(match &**database.place() {
-            Place::File(file) => Self::File(FileRecord::open(database, file.file(), connection, registration)?),
+            Place::File(file) => {
+                let write = |connection: &mut _| registration.write(connection);
+                Self::File(FileRecord::open(database, file.file(), connection, write)?)
+            }
             #[cfg(feature = "postgres")]
             Place::Server(server) => {
                 Self::Server(Box::new(ServerRecord::open(database, server, connection, registration, memory)?))

@@ -1,17 +1,19 @@
 //! At start: writes the consequences of new or changed registrations, as revisions with change events.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use diesel::prelude::*;
 
 use super::counters::{horizon, save_revision};
+use super::drop_command::drop_command;
 use super::engine::AnyConnection;
 use super::error::StoreError;
 use super::journal::{self, Folded};
 use super::outbox::Change;
 use super::schema::{collections, metadata};
-use super::{aggregates, epochs, erasure, inline_projections, outbox, upgrade};
+use super::{aggregates, dropping, epochs, erasure, inline_projections, outbox, upgrade};
 use crate::domain::body::{Body, patch};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Derivation, Evolution, Journaled, Keys, Registry};
@@ -29,6 +31,8 @@ const AGGREGATES_PER_REVISION: usize = 1000;
 pub(super) struct Registration<'a> {
     pub(super) registry: &'a Arc<Registry>,
     pub(super) inline: &'a [ProjectionSpec],
+    /// What the database is called.
+    pub(super) database: &'a Path,
     pub(super) now: Timestamp,
 }
 
@@ -37,7 +41,7 @@ impl Registration<'_> {
     pub(super) fn write(self, connection: &mut AnyConnection) -> Result<History, StoreError> {
         let state = initialize(connection)?;
         let history = epochs::begin(connection)?;
-        reject_unknown_collections(connection, self.registry)?;
+        reject_unregistered(connection, self.registry, self.database)?;
         inline_projections::register(connection, self.registry, self.inline, self.now)?;
         self.write_all(connection, state)?;
         Ok(history)
@@ -56,7 +60,7 @@ impl Registration<'_> {
         if let Some(projection) = self.inline.first() {
             return Err(StoreError::NotInline { name: projection.name });
         }
-        reject_unknown_collections(connection, self.registry)?;
+        reject_unregistered(connection, self.registry, self.database)?;
         self.write_all(connection, state)
     }
 
@@ -92,7 +96,7 @@ impl Registration<'_> {
             let first = (
                 collections::name.eq(name),
                 (collections::version.eq(version), collections::shape.eq(shape)),
-                collections::next_key.eq(1),
+                collections::next_key.eq(dropping::take_back(connection, name, self.database)?),
             );
             diesel::insert_into(collections::table).values(first).execute(connection)?;
         }
@@ -272,11 +276,18 @@ fn skip_used_keys(connection: &mut AnyConnection, collection: &str) -> Result<()
 }
 
 /// The program could not keep an unknown collection up to date, and leaving it out silently would hide data.
-fn reject_unknown_collections(connection: &mut AnyConnection, registry: &Registry) -> Result<(), StoreError> {
-    let names: Vec<String> = collections::table.select(collections::name).load(connection)?;
+pub(super) fn reject_unregistered(
+    connection: &mut AnyConnection,
+    registry: &Registry,
+    database: &Path,
+) -> Result<(), StoreError> {
+    let names: Vec<String> = collections::table.order(collections::name).select(collections::name).load(connection)?;
     match names.into_iter().find(|name| registry.id(name).is_none()) {
         None => Ok(()),
-        Some(name) => Err(StoreError::UnknownCollection { name }),
+        Some(name) => {
+            let command = drop_command(&name, database);
+            Err(StoreError::UnregisteredCollection { name, command })
+        }
     }
 }
 

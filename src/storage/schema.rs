@@ -23,6 +23,17 @@ diesel::table! {
 }
 
 diesel::table! {
+    dropped (collection) {
+        collection -> Text,
+        revision -> BigInt,
+        next_key -> BigInt,
+        keeps_journal -> Integer,
+        stage -> Text,
+        reached -> BigInt,
+    }
+}
+
+diesel::table! {
     epochs (number) {
         number -> BigInt,
         epoch -> Text,
@@ -123,6 +134,7 @@ diesel::table! {
 diesel::allow_tables_to_appear_in_same_query!(
     aggregates,
     collections,
+    dropped,
     epochs,
     erased,
     idempotency,

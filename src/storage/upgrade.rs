@@ -9,6 +9,7 @@ use diesel::prelude::*;
 
 use super::aggregates::{self, Row};
 use super::counters::horizon;
+use super::drop_command::drop_command;
 use super::engine::AnyConnection;
 use super::error::StoreError;
 use super::maintained::{Effect, Maintained};
@@ -228,7 +229,10 @@ impl<'a> Step<'a> {
     fn of(registration: Registration<'a>, upgrade: &'a Upgrade) -> Result<Self, StoreError> {
         match registration.registry.id(&upgrade.collection) {
             Some(id) => Ok(Self { registration, id, upgrade }),
-            None => Err(StoreError::UnknownCollection { name: upgrade.collection.clone() }),
+            None => {
+                let command = drop_command(&upgrade.collection, registration.database);
+                Err(StoreError::UnregisteredCollection { name: upgrade.collection.clone(), command })
+            }
         }
     }
 

@@ -134,7 +134,7 @@ const LOST_CHANGES: &str = "
 const UNKNOWN_COLLECTIONS: &str = "
     SELECT 'there are rows of ' || collection || ', which is no collection' AS line FROM (
         SELECT collection FROM aggregates UNION SELECT collection FROM outbox UNION SELECT collection FROM journal
-    ) AS rows WHERE collection NOT IN (SELECT name FROM collections)";
+    ) AS rows WHERE collection NOT IN (SELECT name FROM collections UNION SELECT collection FROM dropped)";
 
 #[derive(QueryableByName)]
 struct Line {

@@ -25,7 +25,7 @@ use super::record::Record;
 use super::registration::Registration;
 use super::retained::Retained;
 use super::transaction::WriteError;
-use super::{aggregates, answers, erasure, inline_projections, journal, migrations, outbox, upgrade};
+use super::{aggregates, answers, drop_collection, erasure, inline_projections, journal, migrations, outbox, upgrade};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::command::Command;
@@ -92,9 +92,11 @@ impl Writer {
             None => migrations::migrate(&mut connection)?,
             Some(_) => migrations::require_current(&mut connection)?,
         }
-        let registration = Registration { registry: &config.registry, inline: &config.inline, now };
+        let name = database.name();
+        let registration = Registration { registry: &config.registry, inline: &config.inline, database: &name, now };
         let mut record = Record::open(database, &mut connection, registration, &config.hot_states)?;
         upgrade::finish(&mut record, &mut connection, registration)?;
+        drop_collection::finish(&mut record, &mut connection)?;
         Self::load(connection, config, record, database)
     }
 

@@ -25,6 +25,7 @@ mod derived_files;
 mod descriptors;
 mod dialects;
 mod documents;
+mod dropped_collections;
 mod durability;
 mod entity_tags;
 mod equal_engines;

@@ -1,3 +1,4 @@
+DROP TABLE dropped;
 DROP TABLE upgrades;
 DROP TABLE batches;
 DROP TABLE erased;

@@ -51,6 +51,12 @@ pub enum Task {
         /// The key of the aggregate.
         key: String,
     },
+    /// List the collections of the database, or drop one that the program does not register any more.
+    Collection {
+        /// The task.
+        #[command(subcommand)]
+        task: CollectionTask,
+    },
     /// Begin an epoch in a database on a server. That is needed only if a snapshot of the server's storage was put back while
     /// no service ran: nothing in it shows that. Services that run notice, and go on in the new epoch.
     Epoch {
@@ -79,6 +85,24 @@ impl Task {
     pub(in crate::service) fn reads_settings(&self) -> bool {
         !matches!(self, Self::Completions { .. } | Self::Man)
     }
+}
+
+/// A task for the collections.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+#[non_exhaustive]
+pub enum CollectionTask {
+    /// List the name, kind, version and number of aggregates of each collection of the database, and whether the program
+    /// registers it. A service may be using the database. Changes nothing.
+    List,
+    /// Remove a collection from the document, with all of its aggregates, change events and stored answers, and the content of
+    /// its domain events. Not for a collection that the program registers. No service may be using a database file.
+    Drop {
+        /// The name of the collection, such as `carts`.
+        name: String,
+        /// Keep the domain events as they are: a program that registers the collection again gets its aggregates back.
+        #[arg(long)]
+        keep_journal: bool,
+    },
 }
 
 /// A task for the epochs.

@@ -178,7 +178,9 @@ impl Reading {
         let record = required(record)?;
         let (revision, position) = (required(record.first)?, required(record.second)?);
         let (revision, position) = (Revision::from_raw(revision), JournalPosition::from_raw(position));
-        let of = |name: &str| required(collections.get(name).cloned());
+        let of = |name: &str| {
+            collections.get(name).cloned().ok_or_else(|| StoreError::DroppedCollection { name: name.to_owned() })
+        };
         let counters = Counters::of_collections(registry, revision, position, of)?;
         Ok(Prefetched {
             token: required(record.bytes.as_deref().and_then(Token::read))?,
@@ -206,5 +208,5 @@ fn aggregate(line: Line) -> Result<Aggregate, StoreError> {
 
 /// A value that the statement returns with every row of its kind.
 fn required<T>(value: Option<T>) -> Result<T, StoreError> {
-    value.ok_or_else(|| StoreError::Corrupt("the record lacks its row, or that of a collection".to_owned()))
+    value.ok_or_else(|| StoreError::Corrupt("the record lacks its row".to_owned()))
 }

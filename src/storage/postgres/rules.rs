@@ -1,6 +1,6 @@
 //! The rules by which the collections of a record are derived and folded: those of the program that has written it last.
 //!
-//! A program of another version may have raised one of them, or added a collection, while this one was connected. Whatever
+//! A program of another version may have raised one of them, or added or dropped a collection, while this one was connected. Whatever
 //! this one wrote then would follow from rules that are not those of the record.
 
 use diesel::pg::PgConnection;
@@ -29,7 +29,24 @@ pub(super) fn require_own(registry: &Registry, rule: &Rule) -> Result<(), StoreE
 
 /// Fails unless all collections of the record are those of this program, with their rules.
 pub(super) fn require_all_own(connection: &mut PgConnection, registry: &Registry) -> Result<(), StoreError> {
-    load(connection)?.iter().try_for_each(|rule| require_own(registry, rule))
+    let rules = load(connection)?;
+    rules.iter().try_for_each(|rule| require_own(registry, rule))?;
+    require_there(registry, |name| rules.iter().any(|rule| rule.collection == name))
+}
+
+/// Fails if the record lacks a collection of this program: another program has dropped it, and it must not come back by what this
+/// one writes.
+fn require_there(registry: &Registry, is_there: impl Fn(&str) -> bool) -> Result<(), StoreError> {
+    match registry.ids().map(|id| registry.get(id).name()).find(|name| !is_there(name)) {
+        Some(name) => Err(StoreError::DroppedCollection { name: name.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+/// Fails if another program has dropped a collection since a service of this one has registered it.
+pub(super) fn reject_dropped(connection: &mut PgConnection, registry: &Registry) -> Result<(), StoreError> {
+    let rules = load(connection)?;
+    require_there(registry, |name| rules.iter().any(|rule| rule.collection == name))
 }
 
 /// Fails if a newer program has raised a rule: to start nevertheless would take back what it has written. Documents have

@@ -85,6 +85,9 @@ impl ServerRecord {
                 epochs::history(connection)?
             };
             rules::reject_newer(postgres(connection), registration.registry)?;
+            if database.last_life().is_some() {
+                rules::reject_dropped(postgres(connection), registration.registry)?;
+            }
             registration.write_collections(connection, state)?;
             replace_token(postgres(connection), Token::random()?)?;
             server.set_identity(here);
@@ -347,6 +350,16 @@ fn lock_again(connection: &mut PgConnection, cause: StoreError) -> Result<Seen, 
     holders::make_way(connection)?;
     Manager::begin_transaction_sql(connection, BEGIN)?;
     lock(connection)
+}
+
+/// Begins an epoch if the record is not where its epoch began.
+pub(super) fn begin_epoch_if_moved(connection: &mut AnyConnection) -> Result<(), StoreError> {
+    let here = Identity::of(postgres(connection))?;
+    if lock(postgres(connection))?.identity != here {
+        epochs::begin(connection)?;
+        note_identity(postgres(connection), &here)?;
+    }
+    Ok(())
 }
 
 /// Whether a batch with this token was committed, as this transaction sees it.

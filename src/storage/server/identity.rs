@@ -47,29 +47,32 @@ struct Seen {
     pruned: i64,
     forgotten: i64,
     erasures: i64,
+    dropped: i64,
     is_in_place: bool,
 }
 
 statement! {
     struct LoadHorizon {}
-    "SELECT epoch, revision, pruned, forgotten, erasures,
+    "SELECT epoch, revision, pruned, forgotten, erasures, (SELECT coalesce(max(dropped.revision), 0) FROM dropped),
         place LIKE '%/' || tableoid || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
     FROM metadata"
 }
 
 impl Query for LoadHorizon {
-    type SqlType = (Text, BigInt, BigInt, BigInt, BigInt, Bool);
+    type SqlType = (Text, BigInt, BigInt, BigInt, BigInt, BigInt, Bool);
 }
 
 /// The epoch of the database, and the revisions against which its cursors are compared. Without an epoch if the place is not
 /// the one in which the epoch began. The system is that of the connection, which was compared when it was opened.
 pub(in crate::storage) fn horizon(connection: &mut PgConnection) -> Result<(Option<String>, Horizon), StoreError> {
-    let Seen { epoch, revision, pruned, forgotten, erasures, is_in_place } = LoadHorizon {}.get_result(connection)?;
+    let Seen { epoch, revision, pruned, forgotten, erasures, dropped, is_in_place } =
+        LoadHorizon {}.get_result(connection)?;
     let horizon = Horizon {
         current: Revision::from_raw(revision),
         pruned: Revision::from_raw(pruned),
         forgotten: Revision::from_raw(forgotten),
         erasures,
+        dropped: Revision::from_raw(dropped),
     };
     Ok((is_in_place.then_some(epoch), horizon))
 }

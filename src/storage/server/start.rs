@@ -8,12 +8,13 @@ use diesel::sql_types::{Array, Text};
 use crate::storage::error::StoreError;
 
 /// The indexes of all tables.
-const INDEXES: [&str; 19] = [
+const INDEXES: [&str; 20] = [
     "aggregates_by_revision",
     "aggregates_pkey",
     "batches_by_first",
     "batches_pkey",
     "collections_pkey",
+    "dropped_pkey",
     "epochs_epoch_key",
     "epochs_pkey",
     "erased_by_revision",
