@@ -75,6 +75,17 @@ impl Process {
         nanoseconds.sum::<f64>() / 1e9
     }
 
+    /// How often its threads gave up a processor since the start, or lost it.
+    pub fn switches(&self) -> f64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let of_task = tasks.map(|task| {
+            let text = read_to_string(task.unwrap().path().join("status")).unwrap_or_default();
+            let lines = text.lines().filter(|line| line.contains("ctxt_switches:"));
+            lines.map(|line| line.split_whitespace().last().unwrap().parse::<f64>().unwrap()).sum::<f64>()
+        });
+        of_task.sum()
+    }
+
     /// The processor time since the start, in seconds; the kernel counts in hundredths.
     pub fn cpu(&self) -> f64 {
         let stat = read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
