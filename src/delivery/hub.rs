@@ -143,8 +143,8 @@ impl LiveSubscribers {
 
     /// Delivers a batch to the subscribers of everything that it changes.
     pub(crate) fn publish(&mut self, batch: Arc<Batch>) {
-        if self.published.is_some_and(|published| published < batch.from) {
-            self.park_all();
+        if let Some(published) = self.published.filter(|published| *published < batch.from) {
+            self.park_behind(published, batch.from);
         }
         let ticks = self.ticks;
         for (feed, subscribers) in &mut self.by_feed {
@@ -187,15 +187,25 @@ impl LiveSubscribers {
         }
     }
 
-    /// After a missed batch: every subscriber has everything up to the last published revision, and reads on from there.
-    fn park_all(&mut self) {
-        let published = self.published.unwrap_or(Revision::ZERO);
-        for (_, subscribers) in self.by_feed.drain().chain(self.filtered.drain()) {
-            for subscriber in subscribers {
+    /// After missed batches: every subscriber has everything up to the last published revision, and reads on from there. Those
+    /// that read more than that from the database before they went live have missed nothing: no batches are sent while nobody
+    /// follows.
+    fn park_behind(&mut self, published: Revision, needed: Revision) {
+        let park = |subscribers: &mut Vec<Subscriber>| {
+            subscribers.retain(|subscriber| {
                 subscriber.queue.advance_to(published);
-                subscriber.park();
-            }
-        }
+                let is_complete = subscriber.queue.sent_up_to() >= needed;
+                if !is_complete {
+                    subscriber.park();
+                }
+                is_complete
+            });
+            subscribers.is_empty()
+        };
+        self.by_feed.retain(|_, subscribers| !park(subscribers));
+        let filtered = self.filtered.iter_mut();
+        let left: Vec<_> = filtered.filter_map(|(number, _, group)| park(group).then_some(number)).collect();
+        left.into_iter().for_each(|number| self.filtered.remove(number));
     }
 
     /// Lets a stream go live that has everything up to its queue's mark, if the batches since are still here.

@@ -7,6 +7,7 @@ pub(crate) mod filtered_feeds;
 pub(crate) mod hub;
 #[cfg(feature = "direct-write")]
 pub(crate) mod intake;
+pub(crate) mod interest;
 pub(crate) mod journal_watch;
 mod key_index;
 pub(crate) mod pacing;

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use tokio::sync::watch;
 
+use super::interest::{Commits, Interest, Interested, NewEvents};
 use super::journal_watch::JournalWatch;
 use super::pacing::pause;
 use super::pending::PendingChanges;
@@ -28,6 +30,8 @@ use crate::storage::page::{PageLimit, Progress, Span};
 use crate::storage::reader::Reader;
 use crate::storage::retained::Retained;
 use crate::write::aggregator::{Aggregator, Committed};
+use crate::write::attention::Attention;
+use crate::write::committed_revision::{CommittedRevision, JournalMark};
 use crate::write::maintenance::Prune;
 
 /// The shortest time between two notifications of the projectors. The cost of a step hardly depends on the number of its
@@ -46,6 +50,10 @@ pub(crate) struct RelayConfig {
     pub(crate) epoch: Epoch,
     /// The only writer: it prunes for the relay.
     pub(crate) aggregator: Addr<Aggregator>,
+    /// What it has committed: the last revision, the last domain event, and who has to know at once.
+    pub(crate) committed: Arc<CommittedRevision>,
+    pub(crate) committed_journal: watch::Receiver<JournalMark>,
+    pub(crate) attention: Arc<Attention>,
     pub(crate) poll_interval: Duration,
     pub(crate) prune_interval: Duration,
     pub(crate) retention: Retention,
@@ -73,10 +81,13 @@ pub(crate) struct Relay {
     last_published_at: Option<Instant>,
     /// A timer runs that will publish what is pending.
     publish_scheduled: bool,
-    projectors: Vec<Recipient<NewEvents>>,
+    projectors: Vec<Interested>,
+    commits: Commits,
     last_notified: Option<Instant>,
     /// A timer runs that will notify the projectors.
     notify_scheduled: bool,
+    /// A timer runs that will end a rest.
+    is_resting: bool,
     /// Batches that no hub will get.
     #[cfg(feature = "test-hooks")]
     lose: usize,
@@ -86,6 +97,7 @@ impl Relay {
     pub(crate) fn new(config: RelayConfig) -> Self {
         Self {
             published: config.published,
+            commits: Commits { committed: Arc::clone(&config.committed), journal: config.committed_journal.clone() },
             config,
             reader: None,
             pending: PendingChanges::default(),
@@ -96,6 +108,7 @@ impl Relay {
             projectors: Vec::new(),
             last_notified: None,
             notify_scheduled: false,
+            is_resting: false,
             #[cfg(feature = "test-hooks")]
             lose: 0,
         }
@@ -181,7 +194,7 @@ impl Relay {
         Ok((read.to > self.published).then_some(OutboxPage { changes: read.changes, to: read.to, progress }))
     }
 
-    /// Sends a batch up to this revision to every hub.
+    /// Sends a batch up to this revision to every hub, if anybody follows.
     fn publish(&mut self, changes: Vec<Change>, to: Revision) {
         let revisions = to.number() - self.published.number();
         let batch = self.batch(changes, to);
@@ -196,6 +209,9 @@ impl Relay {
             self.config.metrics.published(to, now);
             self.last_published_at = Some(now);
             self.last_batch_revisions = u32::try_from(revisions).unwrap_or(u32::MAX);
+        }
+        if !self.config.attention.is_followed() {
+            return;
         }
         // A hub with a full mailbox misses the batch. It sees the gap at the next one (at each poll there is one, even if
         // it is empty), and its sessions catch up.
@@ -228,8 +244,38 @@ impl Relay {
 
     fn notify(&mut self) {
         self.last_notified = Some(Instant::now());
-        // A full mailbox is fine: it holds a notification already.
-        self.projectors.retain(|projector| !matches!(projector.try_send(NewEvents), Err(SendError::Closed(_))));
+        let Self { projectors, commits, .. } = self;
+        projectors.retain_mut(|projector| projector.notify(commits));
+    }
+
+    /// Lets commits pass while nobody follows. What the projectors miss, they are told of after the usual interval.
+    fn rest(&mut self, ctx: &mut Context<Self>) {
+        if self.is_resting {
+            return;
+        }
+        self.is_resting = true;
+        self.config.attention.rest();
+        ctx.run_later(NOTIFY_INTERVAL, |relay, ctx| {
+            relay.is_resting = false;
+            if relay.config.attention.wake_up() {
+                relay.pass_over(relay.config.committed.get());
+                relay.schedule_notify(ctx);
+                relay.rest(ctx);
+            }
+        });
+    }
+
+    /// Omits what was committed up to this revision, unless somebody follows. Whoever begins to follow now reads it from the
+    /// database.
+    fn pass_over(&mut self, to: Revision) {
+        if self.config.attention.is_followed() {
+            return self.poll();
+        }
+        if to > self.published {
+            self.pending.clear();
+            self.published = to;
+            self.config.metrics.published(to, Instant::now());
+        }
     }
 }
 
@@ -264,8 +310,11 @@ impl Handler<Committed> for Relay {
     type Result = ();
 
     fn handle(&mut self, committed: Committed, ctx: &mut Self::Context) {
-        // A poll may have published it already.
-        if committed.to > self.published {
+        if !self.config.attention.is_followed() {
+            self.pass_over(committed.to);
+            self.rest(ctx);
+        } else if committed.to > self.published {
+            // A poll has not published it already.
             self.pending.push(self.published, &self.config.registry, committed);
             self.schedule_publish(ctx);
         }
@@ -318,15 +367,11 @@ impl HandoutTime {
     }
 }
 
-/// There are new events. The notification carries no data: the projector reads them.
-pub(crate) struct NewEvents;
-
-impl Message for NewEvents {
-    type Result = ();
-}
-
 /// Notify this projector of new events from now on.
-pub(crate) struct RegisterProjector(pub(crate) Recipient<NewEvents>);
+pub(crate) struct RegisterProjector {
+    pub(crate) projector: Recipient<NewEvents>,
+    pub(crate) interest: Interest,
+}
 
 impl Message for RegisterProjector {
     type Result = ();
@@ -335,8 +380,8 @@ impl Message for RegisterProjector {
 impl Handler<RegisterProjector> for Relay {
     type Result = ();
 
-    fn handle(&mut self, RegisterProjector(projector): RegisterProjector, _: &mut Self::Context) {
-        self.projectors.push(projector);
+    fn handle(&mut self, RegisterProjector { projector, interest }: RegisterProjector, _: &mut Self::Context) {
+        self.projectors.push(Interested::new(projector, interest));
     }
 }
 

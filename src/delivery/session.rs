@@ -27,6 +27,7 @@ use crate::read::pool::PageReaders;
 use crate::read::thread_pool::PoolStopped;
 use crate::storage::error::StoreError;
 use crate::storage::page::PageLimit;
+use crate::write::attention::Following;
 use crate::write::committed_revision::CommittedRevision;
 
 /// How long a session waits for memory before it tries again.
@@ -195,6 +196,8 @@ pub(crate) struct Subscription {
     pub(crate) state: State,
     pub(crate) queue: Rc<SendQueue>,
     pub(crate) subscribers: Rc<RefCell<LiveSubscribers>>,
+    /// Since before the first page was read.
+    pub(crate) _following: Following,
 }
 
 /// What became of a page.

@@ -35,6 +35,7 @@ async fn wait_for(context: &RequestContext, wanted: Revision) -> Result<(), Prob
     // What is wrong with the request itself comes before what the service has.
     precondition(context)?;
     let deadline = Instant::now() + PATIENCE;
+    let _following = context.shared.attention.follow();
     loop {
         let current = context.shared.committed.get();
         if current >= wanted {

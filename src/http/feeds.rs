@@ -121,6 +121,7 @@ fn subscription(
         state: State::CatchingUp,
         queue: SendQueue::charged(context.shared.session_buffer, context.shared.streams.share(context.address())),
         subscribers: Rc::clone(subscribers),
+        _following: context.shared.attention.follow(),
     })
 }
 

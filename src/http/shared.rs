@@ -33,6 +33,7 @@ use crate::read::shared_spools::SharedSpools;
 use crate::storage::database::Database;
 use crate::storage::disk::Disk;
 use crate::write::aggregator::Aggregator;
+use crate::write::attention::Attention;
 use crate::write::committed_revision::{CommittedRevision, JournalMark};
 use crate::write::in_flight::RequestsInFlight;
 use crate::write::write_metrics::WriteMetrics;
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) history: Arc<History>,
     /// The last committed revision.
     pub(crate) committed: Arc<CommittedRevision>,
+    /// Who follows what is committed.
+    pub(crate) attention: Arc<Attention>,
     /// The projections and their reports.
     pub(crate) projections: Arc<Projections>,
     /// The statuses of what is published to message brokers.

@@ -47,6 +47,7 @@ use crate::storage::page::{PageLimit, Span};
 use crate::storage::reader::Reader;
 use crate::storage::retained::Retained;
 use crate::storage::writer::{Writer, WriterConfig};
+use crate::write::attention::Attention;
 
 struct World {
     directory: TempDir,
@@ -55,6 +56,7 @@ struct World {
     reader: Option<Reader>,
     replay_cache: ReplayCache,
     subscribers: Rc<RefCell<LiveSubscribers>>,
+    attention: Arc<Attention>,
     published: Revision,
     model: Model,
     /// The document at each revision.
@@ -108,13 +110,14 @@ impl World {
             reader: Some(reader),
             replay_cache: replay_cache(),
             subscribers,
+            attention: Arc::default(),
             published,
             model,
             history,
             databases: 0,
             consumers,
         };
-        world.publish();
+        world.register_hub();
         world
     }
 
@@ -206,7 +209,10 @@ impl World {
                 })
                 .unwrap();
             let batch = Batch::new(after, read.to, read.changes, epoch, Arc::clone(&self.registry));
-            self.subscribers.borrow_mut().publish(Arc::new(batch));
+            // As the relay does.
+            if self.attention.is_followed() {
+                self.subscribers.borrow_mut().publish(Arc::new(batch));
+            }
             self.published = read.to;
             if read.to == current {
                 return;
@@ -231,7 +237,14 @@ impl World {
         self.published = writer.revision();
         self.subscribers = Rc::new(RefCell::new(LiveSubscribers::new(writer.history().epoch().clone())));
         (self.writer, self.reader) = (Some(writer), Some(reader));
-        self.publish();
+        self.register_hub();
+    }
+
+    /// Lets the hub know after which revision it joins, as the relay does.
+    fn register_hub(&mut self) {
+        let (published, epoch) = (self.published, self.writer().history().epoch().clone());
+        let batch = Batch::new(published, published, Vec::new(), epoch, Arc::clone(&self.registry));
+        self.subscribers.borrow_mut().publish(Arc::new(batch));
     }
 
     fn cursor(&mut self, revision: usize) -> String {
@@ -279,6 +292,7 @@ impl World {
             state: State::CatchingUp,
             queue,
             subscribers: Rc::clone(&self.subscribers),
+            _following: self.attention.follow(),
         };
         let first = self
             .reader

@@ -8,7 +8,7 @@ use actix::prelude::*;
 use serde_json::Value;
 
 use super::runner::{ProjectionRunner, back_off};
-use crate::delivery::relay::NewEvents;
+use crate::delivery::interest::NewEvents;
 use crate::read_model::error::ProjectionError;
 use crate::storage::page::Progress;
 

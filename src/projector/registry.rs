@@ -15,6 +15,7 @@ use super::history::KeptHistory;
 use super::manifest::{directory, remove_archives};
 use super::runner::ProjectionRunner;
 use super::status::{Current, Mode, Status};
+use crate::delivery::interest::Interest;
 use crate::delivery::relay::{RegisterProjector, Relay};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::collection::{InvalidRegistration, Registry};
@@ -151,7 +152,8 @@ impl Projections {
             let thread = named_arbiter(format!("proj:{}", spec.name));
             let actor = move |_: &mut Context<_>| ProjectorActor::new(runner, poll_interval);
             let projector = ProjectorActor::start_in_arbiter(&thread.handle(), actor);
-            relay.do_send(RegisterProjector(projector.clone().recipient()));
+            let interest = interest(spec, &context.registry);
+            relay.do_send(RegisterProjector { projector: projector.clone().recipient(), interest });
             projections.add(spec, status, Host::Background(projector));
             threads.push(thread);
         }
@@ -268,6 +270,14 @@ impl Projections {
             return Ok(ReportContent::Building);
         }
         Ok(ReportContent::Building)
+    }
+}
+
+/// What the relay tells a projection of.
+fn interest(spec: &ProjectionSpec, registry: &Registry) -> Interest {
+    match spec.feed {
+        Feed::Journal => Interest::Journal,
+        Feed::Changes => Interest::Changes(spec.collections.iter().filter_map(|name| registry.id(name)).collect()),
     }
 }
 

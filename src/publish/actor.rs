@@ -8,7 +8,7 @@ use super::carrier::Carrier;
 use super::error::pause;
 use super::publisher::{Publisher, Step};
 use super::source::Source;
-use crate::delivery::relay::NewEvents;
+use crate::delivery::interest::NewEvents;
 use crate::storage::page::Progress;
 
 /// Publishes one output, in steps between which it handles messages.

@@ -12,6 +12,7 @@ use super::journal::JournalSource;
 use super::publisher::Publisher;
 use super::source::Source;
 use super::status::Status;
+use crate::delivery::interest::Interest;
 use crate::delivery::relay::{RegisterProjector, Relay};
 use crate::domain::clock::Clock;
 use crate::domain::collection::Registry;
@@ -85,6 +86,6 @@ where
     let publisher = PublisherActor::start_in_arbiter(&thread.handle(), move |_| {
         PublisherActor::new(Publisher::new(carrier(&database), source, status, poll_interval), poll_interval)
     });
-    relay.do_send(RegisterProjector(publisher.recipient()));
+    relay.do_send(RegisterProjector { projector: publisher.recipient(), interest: Interest::Everything });
     Ok(thread)
 }

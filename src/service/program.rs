@@ -174,6 +174,7 @@ impl Program {
         let aggregator =
             Aggregator::new(Arc::clone(&database), config, Arc::clone(&clock), writer, settings.queue.get());
         let (committed, journal, writes) = (aggregator.committed(), aggregator.journal(), aggregator.metrics());
+        let attention = aggregator.attention();
         // A thread each: what they do blocks.
         let (writing, relaying) = (named_arbiter("duality-writer"), named_arbiter("duality-relay"));
         let aggregator = Aggregator::start_in_arbiter(&writing.handle(), |_| aggregator);
@@ -198,6 +199,9 @@ impl Program {
             clock: Arc::clone(&clock),
             epoch: epoch.clone(),
             aggregator: aggregator.clone(),
+            committed: Arc::clone(&committed),
+            committed_journal: journal.subscribe(),
+            attention: Arc::clone(&attention),
             poll_interval: settings.poll_interval,
             prune_interval: settings.prune_interval,
             retention: retention(&settings),
@@ -245,6 +249,7 @@ impl Program {
             registry,
             history,
             committed,
+            attention,
             journal,
             projections: Arc::new(projections),
             outputs,

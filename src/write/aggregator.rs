@@ -27,6 +27,7 @@ use crate::storage::outbox::Change;
 use crate::storage::page::Progress;
 use crate::storage::transaction::WriteError;
 use crate::storage::writer::{Writer, WriterConfig};
+use crate::write::attention::Attention;
 use crate::write::committed_revision::{CommittedRevision, JournalMark};
 use crate::write::erasure_retry::Retry;
 use crate::write::in_flight::InFlight;
@@ -58,6 +59,8 @@ pub(crate) struct Aggregator {
     pub(super) metrics: Arc<WriteMetrics>,
     /// The relay, which is notified of commits.
     pub(super) listener: Option<Recipient<Committed>>,
+    /// Whether it has to be.
+    attention: Arc<Attention>,
     /// Who waits for the end of an erasure.
     pub(super) erasing: Vec<AwaitedErasure>,
     /// When the next step of an erasure is done.
@@ -90,6 +93,7 @@ impl Aggregator {
             journal: Arc::new(journal),
             metrics: Arc::new(metrics),
             listener: None,
+            attention: Arc::default(),
             erasing: Vec::new(),
             retry: Retry::default(),
         }
@@ -97,6 +101,10 @@ impl Aggregator {
 
     pub(crate) fn committed(&self) -> Arc<CommittedRevision> {
         Arc::clone(&self.committed)
+    }
+
+    pub(crate) fn attention(&self) -> Arc<Attention> {
+        Arc::clone(&self.attention)
     }
 
     pub(crate) fn metrics(&self) -> Arc<WriteMetrics> {
@@ -164,16 +172,8 @@ impl Aggregator {
                 self.put_back(commands, requests, &mut replies);
                 replies.send();
                 // The relay comes second: clients wait for replies, but not for events.
-                if let Some(listener) = &self.listener {
-                    let (changes, charge) = (committed.events, committed.charge);
-                    // If its mailbox is full, the relay sees a gap and reads these revisions from the outbox.
-                    let _ = listener.try_send(Committed {
-                        from: committed.after,
-                        to: committed.revision,
-                        changes,
-                        _charge: charge,
-                    });
-                }
+                let (from, to) = (committed.after, committed.revision);
+                self.notify(Committed { from, to, changes: committed.events, _charge: committed.charge });
             }
             Err(error) => {
                 self.metrics.count_failure(&error);
@@ -214,11 +214,19 @@ impl Aggregator {
             mark.move_to(position);
             mark.overwritten += 1;
         });
-        if position != before
-            && let Some(listener) = &self.listener
-        {
+        if position != before {
             let (changes, charge) = (Vec::new(), self.config.batches.reservation());
-            let _ = listener.try_send(Committed { from: revision, to: revision, changes, _charge: charge });
+            self.notify(Committed { from: revision, to: revision, changes, _charge: charge });
+        }
+    }
+
+    /// Notifies the relay of a commit, if somebody has to know of it at once.
+    fn notify(&self, committed: Committed) {
+        if let Some(listener) = &self.listener
+            && !self.attention.passes_over()
+        {
+            // If its mailbox is full, the relay sees a gap and reads these revisions from the outbox.
+            let _ = listener.try_send(committed);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The aggregator, which is the only actor that writes.
 
 pub(crate) mod aggregator;
+pub(crate) mod attention;
 pub(crate) mod committed_revision;
 pub(crate) mod erasing;
 mod erasure_retry;
