@@ -69,11 +69,14 @@ impl Encoded {
     /// As [`Body::encode`].
     pub(super) fn of<T: Serialize>(aggregate: &T) -> Result<Self, ValidationError> {
         let unreadable = |error: serde_json::Error| ValidationError::new("", error.to_string());
-        let WrittenJson { text, has_null } = json::write(aggregate).map_err(unreadable)?;
-        if !has_null {
-            return Ok(Self { body: Body(text.into()), lacks_nulls: false });
+        let written: WrittenJson = json::write(aggregate).map_err(unreadable)?;
+        if !written.has_null {
+            return Ok(Self { body: Body(written.text.into()), lacks_nulls: false });
         }
-        let mut value: Value = serde_json::from_str(&text).map_err(unreadable)?;
+        if let Some(text) = written.without_nulls() {
+            return Ok(Self { body: Body(text.into()), lacks_nulls: true });
+        }
+        let mut value: Value = serde_json::from_str(&written.text).map_err(unreadable)?;
         merge_patch::strip_nulls(&mut value).map_err(|path| ValidationError::new(path, NULL_ELEMENT))?;
         Ok(Self { body: Body(value.to_string().into()), lacks_nulls: true })
     }

@@ -45,6 +45,11 @@ pub(crate) trait Collection: Send + Sync {
     /// Validates a request as far as that is possible without the current state. Runs on the thread of the client.
     fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, ValidationError>;
 
+    /// The same in one pass over the text, if there is nothing in it that needs a closer look: `None` says nothing about it.
+    fn read(&self, _verb: Verb<'_>, _text: &[u8]) -> Option<Change> {
+        None
+    }
+
     /// Executes a change on the current state. A pure function: a rejection leaves no trace.
     ///
     /// `decoded` is the current state as its type, if it is known, so that an event-sourced collection need not decode it.

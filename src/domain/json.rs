@@ -2,6 +2,7 @@
 
 mod declared;
 mod number;
+mod plain;
 mod variant;
 mod wording;
 mod written;
@@ -10,6 +11,7 @@ use std::fmt;
 
 pub(crate) use declared::{member_names, member_names_of, takes_object, variant_names};
 pub(crate) use number::{MAX as MAX_NUMBER, check_text as check_numbers};
+pub(crate) use plain::read as read_plain;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 pub(crate) use variant::{Variant, kebab_case, tagged};

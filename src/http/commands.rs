@@ -15,7 +15,7 @@ use super::preferences::{APPLIED, Returned};
 use super::problem::Problem;
 use super::query::NoParams;
 use super::request::RequestContext;
-use super::request_body::{ParsedBody, charge_change};
+use super::request_body::{ParsedBody, RequestBody, charge_change};
 use super::respond::{JSON, answer};
 use super::spooled_response::whole;
 use crate::access::need::PATH_SEGMENT;
@@ -111,15 +111,29 @@ async fn write(
         Target::Keyed => Some(context.key()?),
     };
     let request = request_id(context)?;
-    let body = context.body(payload).await?;
+    let mut body = context.body(payload).await?;
     let once = request.map(|request| Once { request, fingerprint: fingerprint(context, body.bytes()) });
-    let ParsedBody { json, mut charge } = context.json(body)?;
-    let collection = context.collection()?;
-    let change = catch_panic(|| collection.change(verb, json).map_err(Rejection::Invalid))
-        .map_err(|rejection| Problem::of_command(ExecuteError::Rejected(rejection), context.request.path()))?;
-    charge_change(&mut charge, &change);
+    context.admit(&mut body)?;
+    let (change, charge) = change(context, verb, body)?;
     // In an allocation of its own: both are then small enough for those that the allocator has at hand.
     Box::pin(send(context, replies, Prepared { key, change, once, charge: Some(charge) })).await
+}
+
+/// What a body asks for, and what that takes. In one pass if nothing about it is unusual; otherwise the strict reader says what
+/// it is.
+fn change(context: &RequestContext, verb: Verb<'_>, body: RequestBody) -> Result<(Change, Share), Problem> {
+    let collection = context.collection()?;
+    let rejected = |rejection| Problem::of_command(ExecuteError::Rejected(rejection), context.request.path());
+    let (change, mut charge) = match catch_panic(|| Ok(collection.read(verb, body.bytes()))).map_err(rejected)? {
+        Some(change) => (change, body.into_charge()),
+        None => {
+            let ParsedBody { json, charge } = context.json(body)?;
+            let change = catch_panic(|| collection.change(verb, json).map_err(Rejection::Invalid)).map_err(rejected)?;
+            (change, charge)
+        }
+    };
+    charge_change(&mut charge, &change);
+    Ok((change, charge))
 }
 
 async fn send(context: &RequestContext, replies: &CommandReplies, prepared: Prepared) -> Result<HttpResponse, Problem> {

@@ -269,20 +269,31 @@ impl RequestContext {
         Err(Problem::new(Kind::UnknownCommand, detail).with("expected", known.to_vec()))
     }
 
-    /// The JSON in the body of a write.
-    pub(super) fn json(&self, body: RequestBody) -> Result<ParsedBody, Problem> {
-        // A command without fields needs no body.
-        if body.is_empty() && self.collection()?.journaled().is_some() {
-            return Ok(body.replace(json!({})));
+    /// Checks the type of the body of a write, and charges for what it takes while it is read.
+    pub(super) fn admit(&self, body: &mut RequestBody) -> Result<(), Problem> {
+        if self.has_no_fields(body)? {
+            return Ok(());
         }
         self.check_type()?;
-        self.shared.bodies.parse(body)
+        self.shared.bodies.charge_parsed(body)
+    }
+
+    /// The JSON in the body of a write, which was [admitted](Self::admit).
+    pub(super) fn json(&self, body: RequestBody) -> Result<ParsedBody, Problem> {
+        if self.has_no_fields(&body)? { Ok(body.replace(json!({}))) } else { body.parse() }
+    }
+
+    /// A command without fields needs no body.
+    fn has_no_fields(&self, body: &RequestBody) -> Result<bool, Problem> {
+        Ok(body.is_empty() && self.collection()?.journaled().is_some())
     }
 
     /// The JSON body of an administrative request.
     pub(super) async fn json_body(&self, payload: web::Payload) -> Result<Value, Problem> {
         self.check_type()?;
-        Ok(self.shared.bodies.parse(self.body(payload).await?)?.json)
+        let mut body = self.body(payload).await?;
+        self.shared.bodies.charge_parsed(&mut body)?;
+        Ok(body.parse()?.json)
     }
 
     fn check_type(&self) -> Result<(), Problem> {

@@ -103,7 +103,10 @@ impl BodyLimits {
     }
 
     /// Charges for a parsed body, before it is parsed.
-    fn charge_parsed(&self, body: &mut RequestBody) -> Result<(), Problem> {
+    ///
+    /// # Errors
+    /// The parsed values have no room in memory, at all or at the moment.
+    pub(super) fn charge_parsed(&self, body: &mut RequestBody) -> Result<(), Problem> {
         let weight = OVERHEAD + parsed_weight(&body.bytes);
         let most = self.memory.max();
         if weight > most {
@@ -112,15 +115,6 @@ impl BodyLimits {
             return Err(Problem::new(Kind::TooLarge, detail).with("limit", self.max));
         }
         body.charge.resize(weight).map_err(busy)
-    }
-
-    /// Parses a body.
-    ///
-    /// # Errors
-    /// It is invalid; or the parsed values have no room in memory, at all or at the moment.
-    pub(super) fn parse(&self, mut body: RequestBody) -> Result<ParsedBody, Problem> {
-        self.charge_parsed(&mut body)?;
-        Ok(ParsedBody { json: json::parse(&body.bytes)?, charge: body.charge })
     }
 }
 
@@ -131,6 +125,19 @@ impl RequestBody {
 
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Parses a body that is [charged](BodyLimits::charge_parsed) for that.
+    ///
+    /// # Errors
+    /// It is invalid.
+    pub(super) fn parse(self) -> Result<ParsedBody, Problem> {
+        Ok(ParsedBody { json: json::parse(&self.bytes)?, charge: self.charge })
+    }
+
+    /// What it counts for, when it was read.
+    pub(super) fn into_charge(self) -> Share {
+        self.charge
     }
 
     /// A body in the place of an empty one.

@@ -78,6 +78,10 @@ impl<T: Document> DocumentAdapter<T> {
         Self { members: json::member_names::<T>(), typed: PhantomData }
     }
 
+    fn replace(body: Body) -> Change {
+        if T::KEYS == Keys::Sequence { Change::Replace(body) } else { Change::Put(body) }
+    }
+
     fn check(&self, json: Value) -> Result<Body, ValidationError> {
         let document: T = json::decode(json)?;
         document.validate()?;
@@ -98,13 +102,23 @@ impl<T: Document> Collection for DocumentAdapter<T> {
         T::KEYS
     }
 
+    fn read(&self, verb: Verb<'_>, text: &[u8]) -> Option<Change> {
+        let as_change = match verb {
+            Verb::Create => Change::Create,
+            Verb::Replace => Self::replace,
+            Verb::Patch | Verb::Command(_) => return None,
+        };
+        let document: T = json::read_plain(text, self.members)?;
+        document.validate().ok()?;
+        Body::encode(&document).ok().map(as_change)
+    }
+
     fn change(&self, verb: Verb<'_>, json: Value) -> Result<Change, ValidationError> {
         json::expect_object(&json)?;
         json::check_names(self.members, &json)?;
         Ok(match verb {
             Verb::Create => Change::Create(self.check(json)?),
-            Verb::Replace if T::KEYS == Keys::Sequence => Change::Replace(self.check(json)?),
-            Verb::Replace => Change::Put(self.check(json)?),
+            Verb::Replace => Self::replace(self.check(json)?),
             Verb::Patch => Change::Patch(json),
             Verb::Command(name) => {
                 return Err(ValidationError::new(

@@ -4,7 +4,9 @@ use std::io;
 
 use serde::Serialize;
 use serde::ser::Error as _;
-use serde_json::ser::{Formatter, Serializer};
+use serde_json::ser::{CompactFormatter, Formatter, Serializer};
+
+use super::plain::without_nulls;
 
 /// The levels of objects and arrays that a text may have. `serde_json` reads 127 ([its recursion
 /// limit](https://docs.rs/serde_json/1/serde_json/struct.Deserializer.html#method.disable_recursion_limit)), and the messages
@@ -16,6 +18,16 @@ pub(crate) struct WrittenJson {
     pub(crate) text: String,
     /// Whether it has a null anywhere.
     pub(crate) has_null: bool,
+    /// Whether a number may be written in another way after it was read.
+    has_other_numbers: bool,
+}
+
+impl WrittenJson {
+    /// The text as it would be if it were read, and written again without the members that are null. `None` if that has to be
+    /// done, or is an error.
+    pub(crate) fn without_nulls(&self) -> Option<String> {
+        if self.has_other_numbers { None } else { without_nulls(&self.text) }
+    }
 }
 
 /// The JSON text of a value, without spaces.
@@ -33,7 +45,8 @@ pub(crate) fn write(value: &impl Serialize) -> Result<WrittenJson, serde_json::E
         )));
     }
     let text = String::from_utf8(bytes).map_err(serde_json::Error::custom)?;
-    Ok(WrittenJson { text, has_null: seen.has_null })
+    let Seen { has_null, has_other_numbers, .. } = seen;
+    Ok(WrittenJson { text, has_null, has_other_numbers })
 }
 
 /// What was written so far.
@@ -42,6 +55,7 @@ struct Seen {
     depth: usize,
     deepest: usize,
     has_null: bool,
+    has_other_numbers: bool,
 }
 
 impl Seen {
@@ -55,6 +69,21 @@ impl Formatter for &mut Seen {
     fn write_null<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
         self.has_null = true;
         writer.write_all(b"null")
+    }
+
+    fn write_i128<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: i128) -> io::Result<()> {
+        self.has_other_numbers = true;
+        write!(writer, "{value}")
+    }
+
+    fn write_u128<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: u128) -> io::Result<()> {
+        self.has_other_numbers = true;
+        write!(writer, "{value}")
+    }
+
+    fn write_f32<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f32) -> io::Result<()> {
+        self.has_other_numbers = true;
+        CompactFormatter.write_f32(writer, value)
     }
 
     fn begin_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
