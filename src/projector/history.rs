@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use diesel::connection::{DefaultLoadingMode, SimpleConnection as _};
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel::sqlite::SqliteConnection;
 
 use super::event_page::{Form, Page, PageEvent, Past, past_of};
@@ -32,6 +33,7 @@ use crate::storage::counters::Horizon;
 use crate::storage::outbox::{Change, Changes};
 use crate::storage::page::{PageLimit, Progress, Span};
 use crate::storage::residue::overwrite_all;
+use crate::storage::statement::rows;
 
 diesel::table! {
     /// One row.
@@ -302,6 +304,7 @@ impl KeptHistory {
                 known.insert(*id, self.kept(connection, *id)?.map_or(Revision::ZERO, |kept| kept.revision));
             }
             let mut sequence = last(connection)?;
+            let mut rows = Vec::with_capacity(read.changes.len());
             let is_new = |change: &Change| known.get(&change.collection).is_some_and(|known| change.revision > *known);
             // An event without a key says that the collection was registered.
             for (change, past) in read.changes.iter().zip(pasts) {
@@ -311,10 +314,14 @@ impl KeptHistory {
                 sequence += 1;
                 let collection = self.registry.get(change.collection).name();
                 if *past == Past::Erased {
+                    // What was before it has to be there to be deleted.
+                    KeptChange::insert_all(&rows, connection)?;
+                    rows.clear();
                     erase(connection, sequence, collection, &change.key)?;
                 }
-                append(connection, sequence, collection, change)?;
+                rows.push(KeptChange::of(sequence, collection, change));
             }
+            KeptChange::insert_all(&rows, connection)?;
             for (id, known) in known {
                 let name = self.registry.get(id).name();
                 history_epochs::record(connection, name, epochs)?;
@@ -372,7 +379,8 @@ impl KeptHistory {
                         let key = Key::from_db(key);
                         let patch = body.to_owned();
                         let change = Change { revision: pruned, collection: id, key, patch, time, metadata: None };
-                        append(connection, sequence, name, &change)
+                        KeptChange::insert_all(&[KeptChange::of(sequence, name, &change)], connection)
+                            .map_err(ProjectionError::from)
                     })?;
                 }
                 diesel::update(counter::table).set(counter::last.eq(sequence)).execute(connection)?;
@@ -433,7 +441,7 @@ impl KeptHistory {
 fn add_metadata(connection: &mut SqliteConnection) -> QueryResult<()> {
     #[derive(QueryableByName)]
     struct Count {
-        #[diesel(sql_type = diesel::sql_types::BigInt)]
+        #[diesel(sql_type = BigInt)]
         count: i64,
     }
     let columns = "SELECT COUNT(*) AS count FROM pragma_table_info('changes') WHERE name = 'metadata'";
@@ -549,22 +557,31 @@ fn last(connection: &mut SqliteConnection) -> Result<i64, ProjectionError> {
     Ok(counter::table.select(counter::last).first(connection)?)
 }
 
-fn append(
-    connection: &mut SqliteConnection,
-    sequence: i64,
-    collection: &str,
-    change: &Change,
-) -> Result<(), ProjectionError> {
-    diesel::insert_into(changes::table)
-        .values((
-            changes::sequence.eq(sequence),
-            changes::revision.eq(change.revision.number()),
-            changes::collection.eq(collection),
-            changes::key.eq(change.key.as_str()),
-            changes::patch.eq(&change.patch),
-            changes::time.eq(change.time.milliseconds()),
-            changes::metadata.eq(change.metadata.as_ref().map(StoredMetadata::as_str)),
-        ))
-        .execute(connection)?;
-    Ok(())
+rows! {
+    /// A change event that is kept.
+    struct KeptChange<'a> {
+        "changes (sequence, revision, collection, key, patch, time, metadata)"
+        sequence: i64 as BigInt,
+        revision: i64 as BigInt,
+        collection: &'a str as Text,
+        key: &'a str as Text,
+        patch: &'a str as Text,
+        time: i64 as BigInt,
+        metadata: Option<&'a str> as Nullable<Text>,
+    }
+    ""
+}
+
+impl<'a> KeptChange<'a> {
+    fn of(sequence: i64, collection: &'a str, change: &'a Change) -> Self {
+        Self {
+            sequence,
+            revision: change.revision.number(),
+            collection,
+            key: change.key.as_str(),
+            patch: &change.patch,
+            time: change.time.milliseconds(),
+            metadata: change.metadata.as_ref().map(StoredMetadata::as_str),
+        }
+    }
 }

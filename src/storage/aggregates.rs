@@ -16,7 +16,7 @@ use super::retained::Retained;
 use super::schema::{aggregates, metadata};
 use super::sighting::{self, Rows, Sighting};
 use super::spans::{Numbers, Spans};
-use super::statement::statement;
+use super::statement::{rows, statement};
 use crate::domain::body::Body;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
@@ -78,15 +78,20 @@ pub(super) fn is_current(
     Ok(current == Some((row.revision.number(), row.version.number())))
 }
 
-/// Writes the row of an aggregate.
-pub(super) fn save(
+/// An aggregate whose row is to be written.
+pub(super) struct SavedRow<'a> {
+    pub(super) collection: &'a str,
+    pub(super) key: &'a Key,
+    pub(super) row: &'a Row,
+}
+
+/// Writes the rows of different aggregates.
+pub(super) fn save<'a>(
     connection: &mut AnyConnection,
-    collection: &str,
-    key: &Key,
-    row: &Row,
+    saved: impl IntoIterator<Item = SavedRow<'a>>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let upsert = UpsertAggregate {
+    let upsert = |SavedRow { collection, key, row }: SavedRow<'a>| UpsertAggregate {
         collection,
         rank: key.rank(),
         key: key.as_str(),
@@ -95,22 +100,22 @@ pub(super) fn save(
         body: row.body.as_ref().map(Body::as_str),
         deleted: row.body.is_none().then_some(now.milliseconds()),
     };
-    on!(connection, |engine| upsert.execute(engine))?;
-    Ok(())
+    let rows: Vec<_> = saved.into_iter().map(upsert).collect();
+    Ok(on!(connection, |engine| UpsertAggregate::insert_all(&rows, engine))?)
 }
 
-statement! {
+rows! {
     struct UpsertAggregate<'a> {
-        "INSERT INTO aggregates (collection, rank, key, revision, version, body, deleted) VALUES ("
+        "aggregates (collection, rank, key, revision, version, body, deleted)"
         collection: &'a str as Text,
-        ", " rank: i32 as Integer,
-        ", " key: &'a str as Text,
-        ", " revision: i64 as BigInt,
-        ", " version: i64 as BigInt,
-        ", " body: Option<&'a str> as Nullable<Text>,
-        ", " deleted: Option<i64> as Nullable<BigInt>,
+        rank: i32 as Integer,
+        key: &'a str as Text,
+        revision: i64 as BigInt,
+        version: i64 as BigInt,
+        body: Option<&'a str> as Nullable<Text>,
+        deleted: Option<i64> as Nullable<BigInt>,
     }
-    ") ON CONFLICT (collection, rank, key) DO UPDATE SET \
+    " ON CONFLICT (collection, rank, key) DO UPDATE SET \
      revision = excluded.revision, version = excluded.version, body = excluded.body, deleted = excluded.deleted"
 }
 

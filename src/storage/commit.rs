@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::vec;
 
-use super::aggregates::{self, Row};
+use super::aggregates::{self, Row, SavedRow};
 use super::answer_room::{self, AnswerLimit, StoredAnswers};
 use super::answers::{self, Answer, ExecutedCommand, NewAnswer, Outcome, Repeated};
 use super::batch_memory::BatchMemory;
@@ -490,6 +490,9 @@ impl<'a> StagedBatch<'a> {
         metadata: Option<&StoredMetadata>,
     ) {
         let schema = self.registry.get(collection).journaled().map_or(0, Journaled::schema);
+        if events.is_empty() {
+            return;
+        }
         let staged = self.rows.at((collection, key.clone()));
         for event in events {
             let position = self.counters.next_position();
@@ -544,15 +547,17 @@ impl<'a> StagedBatch<'a> {
 
     /// Writes what was staged.
     fn write(&self, connection: &mut AnyConnection, context: CommitContext<'_>) -> Result<(), StoreError> {
-        for ((collection, key), staged) in self.rows.iter().filter(|(_, staged)| staged.must_be_written()) {
-            aggregates::save(connection, self.registry.get(*collection).name(), key, &staged.row, self.now)?;
-        }
+        let changed = self.rows.iter().filter(|(_, staged)| staged.must_be_written());
+        let saved = changed.map(|((collection, key), StagedRow { row, .. })| SavedRow {
+            collection: self.registry.get(*collection).name(),
+            key,
+            row,
+        });
+        aggregates::save(connection, saved, self.now)?;
         for event in &self.events {
             journal::append(connection, self.registry, event)?;
         }
-        for change in &self.changes {
-            outbox::append(connection, self.registry, change)?;
-        }
+        outbox::append(connection, self.registry, &self.changes)?;
         for ((collection, key), revision) in &self.erased {
             erasure::begin(connection, self.registry.get(*collection).name(), key, *revision)?;
         }

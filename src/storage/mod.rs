@@ -75,7 +75,7 @@ mod spans;
 mod staged_answers;
 mod staged_rows;
 mod state_change;
-mod statement;
+pub(crate) mod statement;
 pub(crate) mod transaction;
 pub(crate) mod upgrade;
 mod vacuum;

@@ -19,7 +19,7 @@ use super::retained::Retained;
 use super::schema::{self, outbox};
 use super::sighting::{self, Rows, Sighting};
 use super::spans::{Numbers, Spans};
-use super::statement::statement;
+use super::statement::rows;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::feed::{Feed, Member};
@@ -53,9 +53,13 @@ impl Change {
     }
 }
 
-/// Adds a change event.
-pub(super) fn append(connection: &mut AnyConnection, registry: &Registry, change: &Change) -> Result<(), StoreError> {
-    let append = AppendChange {
+/// Adds change events.
+pub(super) fn append<'a>(
+    connection: &mut AnyConnection,
+    registry: &Registry,
+    changes: impl IntoIterator<Item = &'a Change>,
+) -> Result<(), StoreError> {
+    let row = |change: &'a Change| AppendChange {
         revision: change.revision.number(),
         collection: registry.get(change.collection).name(),
         key: change.key.as_str(),
@@ -63,8 +67,8 @@ pub(super) fn append(connection: &mut AnyConnection, registry: &Registry, change
         time: change.time.milliseconds(),
         metadata: change.metadata.as_ref().map(StoredMetadata::as_str),
     };
-    on!(connection, |engine| append.execute(engine))?;
-    Ok(())
+    let rows: Vec<_> = changes.into_iter().map(row).collect();
+    Ok(on!(connection, |engine| AppendChange::insert_all(&rows, engine))?)
 }
 
 /// Adds the change event which says that a collection is no part of the document any more.
@@ -83,8 +87,7 @@ pub(super) fn append_end(
         time: now.milliseconds(),
         metadata: metadata.as_ref().map(StoredMetadata::as_str),
     };
-    on!(connection, |engine| append.execute(engine))?;
-    Ok(())
+    Ok(on!(connection, |engine| AppendChange::insert_all(&[append], engine))?)
 }
 
 /// The last revision of which there is a change event of a collection; 0 without any.
@@ -97,16 +100,17 @@ pub(super) fn last_of(connection: &mut AnyConnection, collection: &str) -> Resul
 /// The patch, without a key, of a collection that was dropped.
 const END: &str = "null";
 
-statement! {
+rows! {
     struct AppendChange<'a> {
-        "INSERT INTO outbox (revision, collection, key, patch, time, metadata) VALUES (" revision: i64 as BigInt,
-        ", " collection: &'a str as Text,
-        ", " key: &'a str as Text,
-        ", " patch: &'a str as Text,
-        ", " time: i64 as BigInt,
-        ", " metadata: Option<&'a str> as Nullable<Text>,
+        "outbox (revision, collection, key, patch, time, metadata)"
+        revision: i64 as BigInt,
+        collection: &'a str as Text,
+        key: &'a str as Text,
+        patch: &'a str as Text,
+        time: i64 as BigInt,
+        metadata: Option<&'a str> as Nullable<Text>,
     }
-    ")"
+    ""
 }
 
 /// A page of the change events of a feed: all of them after a revision, up to and including the revision `to`.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use diesel::prelude::*;
 
+use super::aggregates::SavedRow;
 use super::counters::{horizon, save_revision};
 use super::drop_command::drop_command;
 use super::engine::AnyConnection;
@@ -104,7 +105,7 @@ impl Registration<'_> {
         if known.is_none() && state == DatabaseState::Existing {
             let revision = next_revision(connection, name)?;
             let added = self.change(revision, id, Key::from_db(""), "{}".to_owned());
-            outbox::append(connection, self.registry, &added)?;
+            outbox::append(connection, self.registry, [&added])?;
         }
         if let Some(derivation) = collection.derivation()
             // Otherwise it is derived at the end of that, when all documents have their new members.
@@ -212,14 +213,13 @@ impl Registration<'_> {
         }
         let name = self.registry.get(id).name();
         let revision = next_revision(connection, name)?;
-        let mut changes = Vec::with_capacity(recomputed.len());
-        for Recomputed { key, version, body, patch } in recomputed {
-            let row = aggregates::Row { revision, version: *version, body: body.clone() };
-            aggregates::save(connection, name, key, &row, self.now)?;
-            let change = self.change(revision, id, key.clone(), patch.clone());
-            outbox::append(connection, self.registry, &change)?;
-            changes.push(change);
-        }
+        let row = |one: &Recomputed| aggregates::Row { revision, version: one.version, body: one.body.clone() };
+        let rows: Vec<_> = recomputed.iter().map(row).collect();
+        let saved = recomputed.iter().zip(&rows).map(|(one, row)| SavedRow { collection: name, key: &one.key, row });
+        aggregates::save(connection, saved, self.now)?;
+        let change = |one: &Recomputed| self.change(revision, id, one.key.clone(), one.patch.clone());
+        let changes: Vec<_> = recomputed.iter().map(change).collect();
+        outbox::append(connection, self.registry, &changes)?;
         inline_projections::project(connection, self.registry, self.inline, &[], &changes)
             .map_err(|error| StoreError::Projection(error.to_string()))
     }
