@@ -3,6 +3,8 @@
 use std::io::Read as _;
 use std::time::{Duration, Instant};
 
+use tokio::task::spawn_local;
+
 use super::events::settle;
 use super::load::connection::Connection;
 use super::load::subscribers::Subscribers;
@@ -11,14 +13,25 @@ use super::process::Process;
 use super::report::{Line, Target};
 use super::{Setup, sql};
 
-/// The memory of a process for each of this many quiet streams, in bytes, and the fraction of a core that they all
-/// take.
-fn standing(process: &Process, count: usize, seconds: f64) -> (f64, f64) {
+/// Quiet streams.
+#[derive(Clone, Copy)]
+struct Crowd {
+    count: usize,
+    /// How many of them connect at the same time.
+    at_once: usize,
+}
+
+/// The memory of a process for each of these quiet streams, in bytes, and the fraction of a core that they all take.
+fn standing(process: &Process, Crowd { count, at_once }: Crowd, seconds: f64) -> (f64, f64) {
     let (address, before) = (process.address, process.memory());
     let (opened, open) = std::sync::mpsc::channel();
     let (done, finished) = tokio::sync::oneshot::channel::<()>();
     let load = thread(move || async move {
-        let subscribers = Subscribers::open(address, "/person-events", count, 0).await;
+        let open = |_| spawn_local(Subscribers::open(address, "/person-events", count / at_once, 0));
+        let mut subscribers = Vec::new();
+        for opening in (0..at_once).map(open).collect::<Vec<_>>() {
+            subscribers.push(opening.await.unwrap());
+        }
         opened.send(()).unwrap();
         drop(finished.await);
         drop(subscribers);
@@ -38,28 +51,32 @@ pub fn sessions(setup: &Setup) -> Vec<Line> {
     // The limit of open files does not allow ten times as many, so the growth is that from the first size to the
     // second.
     let counts: &[usize] = if setup.scale == 1 { &[1000, 10_000] } else { &[10_000] };
-    counts.iter().flat_map(|count| quiet(setup, *count)).collect()
+    let mut lines: Vec<_> = counts.iter().flat_map(|count| quiet(setup, Crowd { count: *count, at_once: 1 })).collect();
+    lines.extend(quiet(setup, Crowd { count: 10_000, at_once: 10_000 }));
+    lines
 }
 
-fn quiet(setup: &Setup, count: usize) -> Vec<Line> {
+fn quiet(setup: &Setup, crowd: Crowd) -> Vec<Line> {
     let (mut memory, mut bare, mut share) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..setup.runs {
         let directory = Setup::directory();
         let service = setup.start(&setup.empty(&directory));
-        let (of_each, of_a_core) = standing(&service, count, 8.0 * setup.seconds);
+        let (of_each, of_a_core) = standing(&service, crowd, 8.0 * setup.seconds);
         memory.push(of_each);
         share.push(of_a_core);
-        bare.push(standing(&Process::limit(&["stream"]), count, 0.0).0);
+        bare.push(standing(&Process::limit(&["stream"]), crowd, 0.0).0);
     }
+    let Crowd { count, at_once } = crowd;
+    let (arrival, most) = if at_once == 1 { ("one after the other", 3.5) } else { ("at once", 13.0) };
     vec![
         Line {
             name: "sessions".to_owned(),
-            what: format!("memory of each of {count} quiet streams"),
+            what: format!("memory of each of {count} quiet streams that come {arrival}"),
             unit: "B",
             figures: memory,
             limit: Some(("bare actix stream".to_owned(), bare)),
             // The memory for the first stream is divided among only a thousand here.
-            target: (count >= 10_000).then_some(Target::AtMost(11.0 * 1024.0)),
+            target: (count >= 10_000).then_some(Target::AtMost(most * 1024.0)),
         },
         Line {
             name: "sessions".to_owned(),

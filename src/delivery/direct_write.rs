@@ -5,11 +5,17 @@
 //! hub writes the chunk itself, when the framework has handed over everything it had. What the kernel does not take at
 //! once is sent before anything that the framework writes later, and the framework waits for it as for its own bytes.
 //!
+//! Once only a stream is left to send, the connection leaves the framework (`stream_connection.rs`), and its own task sends
+//! what a hub could not.
+//!
 //! This relies on when actix-http flushes, which its interface does not promise: see the test below, and `~3.20` in
-//! Cargo.toml. Without the feature `direct-write`, and over TLS, every chunk goes through the framework.
+//! Cargo.toml. Without the feature `direct-write`, every chunk goes through the framework; over TLS, through the task of the
+//! connection.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::io::{ErrorKind, Result};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,7 +25,11 @@ use actix_web::web::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::intake::Intake;
-use super::transport::Transport;
+use super::stream_body::StreamBody;
+use super::transport::{PIECE, Transport};
+
+/// How many pieces of what is thrown away are read before the connection writes.
+const MAX_PIECES: usize = 8;
 
 /// What is written in the place of the end of some bytes of the framework.
 #[derive(Debug)]
@@ -33,17 +43,24 @@ pub(crate) struct Replacement {
 pub(crate) type Replace = fn(&[u8]) -> Option<Replacement>;
 
 /// The hub's side of a connection. Both sides are on one worker thread.
-#[derive(Debug)]
 pub(crate) struct DirectWriter {
     transport: Transport,
-    /// Whether the kernel has everything that the framework wrote, and `unsent` is empty.
-    framework_idle: Cell<bool>,
-    /// The rest of a chunk that was written here and not taken by the kernel.
+    /// Whether the kernel has everything that the framework or the connection itself had to write, and `unsent` is empty.
+    is_idle: Cell<bool>,
+    /// The rest of what was written here and not taken by the kernel.
     unsent: RefCell<Bytes>,
+    /// The stream that the framework sends, until one of them has ended it or the connection goes on with it alone.
+    stream: RefCell<Option<Rc<StreamBody>>>,
     intake: Intake,
     replace: Replace,
     /// Whether the connection has carried text in which there may be anything, such as heads of responses.
     has_carried_text: Cell<bool>,
+}
+
+impl fmt::Debug for DirectWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirectWriter").field("transport", &self.transport).finish_non_exhaustive()
+    }
 }
 
 /// What became of a chunk.
@@ -60,14 +77,14 @@ pub(crate) enum WriteOutcome {
 impl DirectWriter {
     /// Writes a chunk, framed for HTTP/1.1, if nothing else is on its way.
     pub(super) fn write(&self, chunk: &Bytes) -> WriteOutcome {
-        if !self.framework_idle.get() {
+        if !self.is_idle.get() {
             return WriteOutcome::Nothing;
         }
         match self.transport.try_write(chunk) {
             Ok(written) if written == chunk.len() => WriteOutcome::All,
             Ok(0) | Err(_) => WriteOutcome::Nothing,
             Ok(written) => {
-                self.framework_idle.set(false);
+                self.is_idle.set(false);
                 *self.unsent.borrow_mut() = chunk.slice(written..);
                 WriteOutcome::Part
             }
@@ -76,7 +93,7 @@ impl DirectWriter {
 
     /// Whether the kernel has everything that was written.
     pub(crate) fn is_idle(&self) -> bool {
-        self.framework_idle.get()
+        self.is_idle.get()
     }
 
     /// What the client has sent.
@@ -100,6 +117,62 @@ impl DirectWriter {
         self.transport.shut_down(side);
     }
 
+    /// The framework begins to send a stream.
+    pub(super) fn carry(&self, body: &Rc<StreamBody>) {
+        *self.stream.borrow_mut() = Some(Rc::clone(body));
+    }
+
+    /// The framework no longer sends this stream.
+    pub(super) fn put_down(&self, body: &Rc<StreamBody>) {
+        let ended = self.stream.borrow_mut().take_if(|carried| Rc::ptr_eq(carried, body));
+        drop(ended);
+    }
+
+    /// The stream to go on with, if there is one, and the kernel has its head and everything else that the framework had for
+    /// the connection. The caller drops the framework's side.
+    pub(super) fn take_over(&self) -> Option<Rc<StreamBody>> {
+        let body = self.stream.borrow_mut().take_if(|body| self.is_idle.get() && body.has_begun())?;
+        self.intake.forget();
+        Some(body)
+    }
+
+    /// Sends these bytes as the next ones. Nothing else is on its way.
+    pub(super) fn send_next(&self, bytes: Bytes) {
+        self.is_idle.set(false);
+        *self.unsent.borrow_mut() = bytes;
+    }
+
+    /// Waits until the kernel has everything.
+    pub(super) fn poll_sent(&self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(self.poll_unsent(context))?;
+        ready!(self.transport.poll_flush(context))?;
+        // A quiet stream keeps no buffer.
+        self.unsent.take();
+        self.is_idle.set(true);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Says that nothing follows.
+    pub(super) fn poll_shutdown(&self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        self.is_idle.set(false);
+        self.transport.poll_shutdown(context)
+    }
+
+    /// Reads what the client sends, counts it and throws it away. Ready when it has closed its side.
+    pub(super) fn poll_ignored(&self, ignored: &mut usize, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let mut piece = [MaybeUninit::uninit(); PIECE];
+        for _ in 0..MAX_PIECES {
+            let mut buffer = ReadBuf::uninit(&mut piece);
+            ready!(self.transport.poll_read(context, &mut buffer, 0))?;
+            match buffer.filled().len() {
+                0 => return Poll::Ready(Ok(())),
+                length => *ignored = ignored.saturating_add(length),
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     /// Writes the rest of a chunk.
     fn poll_unsent(&self, context: &mut Context<'_>) -> Poll<Result<()>> {
         let mut unsent = self.unsent.borrow_mut();
@@ -121,8 +194,9 @@ impl Socket {
     pub(crate) fn new(transport: Transport, intake: Intake, replace: Replace) -> Self {
         Self(Rc::new(DirectWriter {
             transport,
-            framework_idle: Cell::new(false),
+            is_idle: Cell::new(false),
             unsent: RefCell::default(),
+            stream: RefCell::default(),
             intake,
             replace,
             has_carried_text: Cell::default(),
@@ -149,7 +223,7 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
         self.0.intake.note_progress();
-        self.0.framework_idle.set(false);
+        self.0.is_idle.set(false);
         ready!(self.0.poll_unsent(context))?;
         match self.0.replacement(bytes) {
             None => self.0.transport.poll_write(context, bytes),
@@ -163,16 +237,14 @@ impl AsyncWrite for Socket {
 
     /// The framework calls this when its buffer is empty.
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        ready!(self.0.poll_unsent(context))?;
-        ready!(self.0.transport.poll_flush(context))?;
-        self.0.framework_idle.set(true);
+        ready!(self.0.poll_sent(context))?;
         Poll::Ready(self.0.intake.note_flush())
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        self.0.framework_idle.set(false);
+        self.0.is_idle.set(false);
         ready!(self.0.poll_unsent(context))?;
-        self.0.transport.poll_shutdown(context)
+        self.0.poll_shutdown(context)
     }
 }
 

@@ -128,6 +128,13 @@ impl Intake {
         }
     }
 
+    /// What has arrived is thrown away, and what still arrives as well.
+    pub(super) fn forget(&self) {
+        self.body.set(Rest::Known(0));
+        self.heads.take();
+        self.hold(0);
+    }
+
     /// Bytes have arrived.
     pub(super) fn add(&self, bytes: &[u8]) {
         self.has_yielded.set(false);

@@ -17,6 +17,10 @@ pub(crate) mod relay;
 pub(crate) mod relay_metrics;
 pub(crate) mod send_queue;
 pub(crate) mod session;
+#[cfg(feature = "direct-write")]
+pub(crate) mod stream_body;
+#[cfg(feature = "direct-write")]
+pub(crate) mod stream_connection;
 pub(crate) mod stream_limiter;
 #[cfg(feature = "direct-write")]
 pub(crate) mod transport;

@@ -40,7 +40,7 @@ pub(crate) struct SendQueue {
     /// What counts for it; `None` where nothing is limited.
     share: RefCell<Option<Share>>,
     waker: RefCell<Option<Waker>>,
-    /// Writes to the socket beside the framework; `None` where the client does not expect chunks.
+    /// Writes to the socket beside the task of its connection; `None` where the client does not expect chunks.
     #[cfg(feature = "direct-write")]
     writer: RefCell<Option<Rc<DirectWriter>>>,
     /// The queue is full from this many bytes on; it may exceed that by one page.

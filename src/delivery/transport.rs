@@ -17,7 +17,7 @@ use tokio::io::{Interest, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 /// How many bytes are read at once that may be requests: a head, mostly.
-const PIECE: usize = 2048;
+pub(super) const PIECE: usize = 2048;
 
 /// A connection after its handshake, if it has one.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Transport {
     }
 
     /// Writes what the kernel takes at once. With TLS that is nothing: a record is encrypted as a whole, and may have to
-    /// wait behind another one, so everything goes through the framework.
+    /// wait behind another one, so everything goes through the task of the connection.
     pub(super) fn try_write(&self, bytes: &[u8]) -> Result<usize> {
         match self {
             Self::Plain(stream) => stream.try_write(bytes),

@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 
 use actix_http::body::MessageBody;
 use actix_http::error::DispatchError;
 use actix_http::{HttpService, Request, Response};
 use actix_server::Server;
-use actix_service::{IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
+use actix_service::{
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory, fn_service, map_config,
+};
 use actix_web::Error;
 use actix_web::dev::AppConfig;
 use actix_web::rt::net::TcpStream;
@@ -19,6 +21,7 @@ use super::connection::{ConnectionLimits, DISCONNECT_TIMEOUT, STOP_TIMEOUT, WRIT
 use super::half_heads::HalfHeads;
 use super::last_request::LastRequest;
 use crate::delivery::direct_write::Socket;
+use crate::delivery::stream_connection::ConnectionTask;
 use crate::delivery::transport::Transport;
 
 /// Serves an application on a listener with this many threads.
@@ -69,6 +72,9 @@ where
             .h1(map_config(application().into_factory().map_err(|error| error.into().error_response()), |()| {
                 AppConfig::default()
             }));
+        let service = apply_fn_factory(service, |(socket, peer): (Socket, Option<SocketAddr>), framework: &_| {
+            ConnectionTask::new(Rc::clone(socket.writer()), Service::call(framework, (socket, peer)))
+        });
         fn_service(move |stream: TcpStream| {
             set_up(&stream, limits.peer_timeout);
             let peer = stream.peer_addr().ok();
@@ -76,7 +82,8 @@ where
             let intake = limits.intake(peer.map(|peer| peer.ip()));
             #[cfg(feature = "tls")]
             let tls = limits.tls.clone();
-            async move {
+            // In a block of its own, since it is as large as everything that a stream takes.
+            Box::pin(async move {
                 let intake = intake.ok_or_else(|| DispatchError::Io(ErrorKind::ConnectionRefused.into()))?;
                 #[cfg(feature = "tls")]
                 if let Some(tls) = tls {
@@ -87,7 +94,7 @@ where
                     return Ok((Socket::new(transport, intake, explained), peer));
                 }
                 Ok((Socket::new(Transport::Plain(stream), intake, explained), peer))
-            }
+            })
         })
         .and_then(service)
     })?;

@@ -100,7 +100,7 @@ impl MessageBody for EventStream {
     }
 }
 
-/// Cuts a stream once the framework has written everything. A clean end would make some clients stop for good.
+/// Cuts a stream once everything has been written. A clean end would make some clients stop for good.
 #[derive(Debug, Default)]
 pub(super) struct StreamEnd {
     flushed: bool,

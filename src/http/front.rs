@@ -10,6 +10,8 @@ use std::time::Instant;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+#[cfg(feature = "direct-write")]
+use actix_web::http::Version;
 use actix_web::middleware::Next;
 use actix_web::{ResponseError as _, web};
 
@@ -25,6 +27,10 @@ use super::shared::Shared;
 use crate::delivery::direct_write::DirectWriter;
 #[cfg(feature = "direct-write")]
 use crate::delivery::intake::AfterBody;
+#[cfg(feature = "direct-write")]
+use crate::delivery::stream_body::Framing;
+#[cfg(feature = "direct-write")]
+use crate::delivery::stream_connection;
 
 /// What the front knows of a path.
 pub(super) struct Front {
@@ -59,7 +65,7 @@ pub(super) async fn pass(
     };
     front.metrics.count(&method, status, started);
     #[cfg(feature = "direct-write")]
-    if let (Some(connection), Ok(response)) = (connection, &outcome) {
+    if let (Some(connection), Ok(response)) = (&connection, &outcome) {
         if is_stream(response) {
             connection.intake().begin_endless();
         }
@@ -75,7 +81,19 @@ pub(super) async fn pass(
         response = access_log::log_response(response, &id, started);
     }
     id.insert(response.headers_mut());
+    #[cfg(feature = "direct-write")]
+    if let Some(connection) = connection.filter(|_| is_stream(&response)) {
+        return Ok(lend(response, &connection));
+    }
     Ok(response)
+}
+
+/// Lets a connection go on with a stream that the framework has begun. Nothing behind it is answered, and its head does not say
+/// so: with `Connection: close`, the `fetch` of Node takes a stream that is cut for one that has ended cleanly.
+#[cfg(feature = "direct-write")]
+fn lend(response: ServiceResponse, connection: &Rc<DirectWriter>) -> ServiceResponse {
+    let framing = if response.request().version() < Version::HTTP_11 { Framing::Nothing } else { Framing::Chunks };
+    response.map_body(|_, body| stream_connection::lend(body, framing, connection))
 }
 
 /// The connection of a request, which knows from now on that the request has begun.

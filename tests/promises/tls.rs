@@ -210,12 +210,18 @@ fn half_a_head_over_tls_has_a_deadline() {
 }
 
 #[test]
-fn requests_behind_a_stream_count_over_tls_as_well() {
+fn requests_behind_a_stream_are_thrown_away_over_tls_as_well() {
     let secured = Secured::start();
     let mut client = secured.client();
     client.send("GET", "/person-events", &[("Accept", "text/event-stream")], None);
     assert_eq!(client.head().unwrap().status, 200);
-    client.send_raw("GET /persons HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(17).as_bytes());
+    let get = "GET /persons HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    client.send_raw(get.repeat(17).as_bytes());
+    assert!(client.chunk().unwrap().is_some_and(|chunk| chunk.starts_with(b":")), "it goes on");
+    let revision = secured.post("/persons", &json!({"name": "Ann"}));
+    let id = format!(".{revision}\n");
+    while !client.chunk().unwrap().is_some_and(|chunk| String::from_utf8(chunk).unwrap().contains(&id)) {}
+    client.send_raw(get.repeat(4000).as_bytes());
     eventually("the stream is over", || secured.app.sessions() == 0);
 }
 
