@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::evolution::revision_of;
-use crate::harness::engine::shared_server;
-use crate::harness::{App, Process, Random, eventually, kills, lines, output_of, sql};
+use crate::harness::engine::{psql, shared_server};
+use crate::harness::{App, Process, Random, eventually, example, kills, lines, output_of, sql};
 use crate::own_aggregates::Jar;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -395,7 +395,10 @@ fn services_that_still_register_a_dropped_collection_do_not_bring_it_back() {
             assert_eq!(older.get(path).status, 503, "{path}: nothing half done is served");
         }
     }
+    let record = || psql(&url, "SELECT token, revision, (SELECT count(*) FROM outbox) FROM metadata");
+    let before = record();
     older.prune_everything();
+    assert_eq!(record(), before, "it does not prune either");
     eventually("others get the requests", || older.get("/readyz").text().contains("has dropped the collection"));
     assert_eq!(newer.post("/persons", r#"{"name":"Bob"}"#).status, 201);
     assert_nothing_left(Path::new(&url), "buildings", "house");
@@ -407,4 +410,20 @@ fn services_that_still_register_a_dropped_collection_do_not_bring_it_back() {
         assert_eq!(event.reached().map(|_| &state), Some(&away[0].state), "{}", event.data);
     }
     assert_eq!(newer.get("/readyz").status, 200);
+}
+
+#[test]
+fn a_service_that_goes_on_elsewhere_does_not_register_a_dropped_collection_again() {
+    let (Some(server), Some(program)) = (shared_server(), example("buildings")) else { return };
+    let url = server.new_database();
+    let database = Path::new(&url);
+    let mut older = Process::start_other(&program, &[("BUILDINGS", "1")], database);
+    for task in [&["collection", "drop", "buildings"][..], &["epoch", "new"]] {
+        let (code, output) = output_of(database, task);
+        assert_eq!(code, 0, "{output}");
+    }
+    assert!(!older.wait().success());
+    let log = older.log();
+    assert!(log.contains("another version of this program has dropped the collection \"buildings\""), "{log}");
+    assert_eq!(lines(database, "SELECT name AS line FROM collections"), Vec::<String>::new());
 }
