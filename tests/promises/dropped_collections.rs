@@ -417,7 +417,10 @@ fn a_service_that_goes_on_elsewhere_does_not_register_a_dropped_collection_again
     let (Some(server), Some(program)) = (shared_server(), example("buildings")) else { return };
     let url = server.new_database();
     let database = Path::new(&url);
-    let mut older = Process::start_other(&program, &[("BUILDINGS", "1")], database);
+    let directory = tempfile::tempdir().unwrap();
+    let files = directory.path().join("node");
+    let environment = [("BUILDINGS", "1"), ("DUALITY_FILES", files.to_str().unwrap())];
+    let mut older = Process::start_other(&program, &environment, database);
     for task in [&["collection", "drop", "buildings"][..], &["epoch", "new"]] {
         let (code, output) = output_of(database, task);
         assert_eq!(code, 0, "{output}");
