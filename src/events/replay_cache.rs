@@ -25,6 +25,9 @@ const SEGMENT_REVISIONS: i64 = 512;
 /// The longest segment, in bytes; longer events gain little from it.
 const MAX_SEGMENT_BYTES: usize = 256 * 1024;
 
+/// The most segments that are read at once: those of a page of small events.
+const READ_AHEAD: i64 = 4;
+
 /// An estimate of what a segment takes beside its text, in bytes.
 const ENTRY_OVERHEAD: usize = 256;
 
@@ -56,6 +59,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) feed: &'a Feed,
     pub(crate) form: &'a Form,
     pub(crate) span: Span,
+    /// The bytes that the consumer's page has room for.
+    pub(crate) room: usize,
     /// See [`Horizon::erasures`](crate::storage::counters::Horizon).
     pub(crate) erasures: i64,
 }
@@ -86,6 +91,8 @@ struct Kept {
     now: u64,
     /// When the segments were read.
     erasures: i64,
+    /// The length of the segment that was read last, in bytes.
+    length: Option<usize>,
 }
 
 impl ReplayCache {
@@ -108,7 +115,7 @@ impl ReplayCache {
         let cut = Revision::from_raw((after.number() / self.revisions + 1).saturating_mul(self.revisions));
         if after.number() % self.revisions == 0
             && cut <= current
-            && let Some(segment) = self.segment(view, Wanted { span: Span { after, to: cut }, ..wanted })?
+            && let Some(segment) = self.segment(view, wanted)?
         {
             return Ok(Replay::Cached(segment));
         }
@@ -121,45 +128,60 @@ impl ReplayCache {
         self.budget.limit() >= MIN_BUDGET && is_whole && matches!(form, Form::Stream(_))
     }
 
-    /// The events of a feed between two cuts; `None` if they are too long or do not fit into the budget.
+    /// The next segment; `None` if it is too long or does not fit into the budget. Those after it that the page
+    /// needs are read with it.
     fn segment(&self, view: &mut View<'_>, wanted: Wanted<'_>) -> Result<Option<Segment>, StoreError> {
-        let Wanted { feed, form, span, erasures } = wanted;
-        let place = (feed.collection(), span.after);
+        let Wanted { feed, span: Span { after, .. }, erasures, .. } = wanted;
+        let collection = feed.collection();
         let known = match self.kept().of(erasures) {
-            Some(kept) => kept.get(place),
+            Some(kept) => kept.get((collection, after)),
             // The consumer reads in a transaction from before something was overwritten.
             None => return Ok(None),
         };
-        let segment = match known {
-            Some(segment) => Some(segment),
-            None if self.make_room() => self.read(view, (feed, form), span)?,
-            None => None,
+        let segments = match known {
+            Some(segment) => vec![segment],
+            None if self.make_room() => self.read(view, wanted)?,
+            None => Vec::new(),
         };
-        let put = |segment: &Segment| {
-            if let Some(kept) = self.kept().of(erasures) {
-                kept.put(place, segment);
+        if let Some(kept) = self.kept().of(erasures) {
+            for segment in &segments {
+                let begin = Revision::from_raw(segment.to.number() - self.revisions);
+                kept.put((collection, begin), segment);
             }
-        };
-        Ok(segment.inspect(put).filter(|segment| !segment.is_too_long))
+        }
+        Ok(segments.into_iter().next().filter(|segment| !segment.is_too_long))
     }
 
-    /// Without a lock: two consumers that miss the same segment at the same time both read it.
-    fn read(
-        &self,
-        view: &mut View<'_>,
-        (feed, form): (&Feed, &Form),
-        span: Span,
-    ) -> Result<Option<Segment>, StoreError> {
-        let registry = view.registry();
-        let mut messages = Messages::new(form.clone());
+    /// Reads the next segments by one query, as many as the page needs if they are as long as the one before them;
+    /// none if the first one does not fit into the budget. Without a lock: two consumers that miss the same segment at the
+    /// same time both read it.
+    fn read(&self, view: &mut View<'_>, wanted: Wanted<'_>) -> Result<Vec<Segment>, StoreError> {
+        let Wanted { feed, form, span: Span { after, to: current }, room, .. } = wanted;
+        let there = (current.number() - after.number()) / self.revisions;
+        let cut = |number: i64| Revision::from_raw(after.number() + self.revisions * number);
+        let span = Span { after, to: cut(there.min(self.kept().read_ahead(room))) };
         let limit = PageLimit { items: usize::MAX, bytes: MAX_SEGMENT_BYTES };
+        let registry = view.registry();
+        let (mut segments, mut end) = (vec![Messages::new(form.clone())], 1);
         let read = view.replay(feed, span, limit, |revision, members| {
-            messages.event(revision, |text| feed.write(text, registry, members.iter()));
+            while revision > cut(end) {
+                segments.push(Messages::new(form.clone()));
+                end += 1;
+            }
+            if let Some(messages) = segments.last_mut() {
+                messages.event(revision, |text| feed.write(text, registry, members.iter()));
+            }
         })?;
-        let is_too_long = read < span.to || messages.text.len() > MAX_SEGMENT_BYTES;
-        let (text, last) = if is_too_long { (String::new(), None) } else { (messages.text, messages.last_id) };
-        let held = self.budget.reserve(text.into_bytes(), ENTRY_OVERHEAD).ok();
-        Ok(held.map(|text| Segment { text: Arc::new(text), last, to: span.to, is_too_long }))
+        // One that was not read to its end is read again when it is the first one.
+        let complete = usize::try_from((read.number() - after.number()) / self.revisions).unwrap_or_default();
+        segments.resize_with(complete.max(1), || Messages::new(form.clone()));
+        let kept = segments.into_iter().zip(1..).map_while(|(Messages { text, last_id, .. }, number)| {
+            let is_too_long = complete == 0 || text.len() > MAX_SEGMENT_BYTES;
+            let (text, last) = if is_too_long { (String::new(), None) } else { (text, last_id) };
+            let text = Arc::new(self.budget.reserve(text.into_bytes(), ENTRY_OVERHEAD).ok()?);
+            Some(Segment { text, last, to: cut(number), is_too_long })
+        });
+        Ok(kept.collect())
     }
 
     /// Evicts the least recently used segments, if that makes room for the longest segment. Segments that slow clients hold
@@ -201,6 +223,12 @@ impl Kept {
         (erasures == self.erasures).then_some(self)
     }
 
+    /// How many segments a page probably has room for, and the one that it has no room for: it is the first of the next page.
+    fn read_ahead(&self, room: usize) -> i64 {
+        let fit = self.length.map_or(0, |length| room / length.max(1));
+        i64::try_from(fit).map_or(READ_AHEAD, |fit| (fit + 1).min(READ_AHEAD))
+    }
+
     fn get(&self, place: Place) -> Option<Segment> {
         self.segments.get(&place).map(|(_, segment)| segment.clone())
     }
@@ -209,6 +237,7 @@ impl Kept {
     fn put(&mut self, place: Place, segment: &Segment) {
         self.now += 1;
         self.by_use.insert(self.now, place);
+        self.length = Some(if segment.is_too_long { MAX_SEGMENT_BYTES } else { segment.text.taken() });
         if let Some((before, _)) = self.segments.insert(place, (self.now, segment.clone())) {
             self.by_use.remove(&before);
         }

@@ -267,7 +267,8 @@ fn replay(
     let (mut at, current) = (after, page.current);
     for _ in 0..MAX_SEGMENTS {
         let (feed, form, span) = (&request.feed, &request.form, Span { after: at, to: current });
-        match replay_cache.next(view, Wanted { feed, form, span, erasures: horizon.erasures })? {
+        let room = request.limit.bytes.saturating_sub(page.messages.len());
+        match replay_cache.next(view, Wanted { feed, form, span, room, erasures: horizon.erasures })? {
             Replay::Cached(segment) => {
                 let text = segment.text();
                 if at > after && page.messages.len() + text.len() > request.limit.bytes {
@@ -278,7 +279,7 @@ fn replay(
             }
             Replay::Read(to) => {
                 let (registry, messages) = (view.registry(), &mut page.messages);
-                let limit = PageLimit { bytes: request.limit.bytes.saturating_sub(messages.len()), ..request.limit };
+                let limit = PageLimit { bytes: room, ..request.limit };
                 at = view.replay(&request.feed, Span { after: at, to }, limit, |revision, members| {
                     messages.event(revision, |text| request.feed.write(text, registry, members.iter()));
                 })?;

@@ -19,7 +19,7 @@ use crate::domain::key::{CollectionId, Key};
 use crate::domain::precondition::Precondition;
 use crate::domain::revision::Version;
 use crate::read::collection_writer::Form;
-use crate::read::pool::{FoldAggregate, ReadAggregates, ReadErasure};
+use crate::read::pool::{FoldAggregate, ReadAggregate, ReadErasure};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -81,9 +81,8 @@ pub(super) async fn aggregate(context: RequestContext) -> Result<HttpResponse, P
     if let Some(version) = version.number("version", 0..=i64::MAX.unsigned_abs())? {
         return at_version(&context, collection, key, Version::from_raw(version.cast_signed())).await;
     }
-    let read = ReadAggregates { collection, keys: vec![key.clone()] };
-    let (revision, mut rows) = context.shared.readers.send(read).await??;
-    let row = rows.pop().map(|(_, row)| row);
+    let read = ReadAggregate { collection, key: key.clone() };
+    let (revision, row) = context.shared.readers.send(read).await??;
     let Some((changed, body)) = row.and_then(|row| Some((row.revision, row.body?))) else {
         return Err(not_there(&context, collection, key).await?.at(context.shared.epoch(), revision));
     };

@@ -269,7 +269,7 @@ impl World {
     fn person(&mut self, site: usize, key: i64) -> Option<(Revision, Value)> {
         let persons = self.registry.id("persons").unwrap();
         let reader = self.sites[site].reader.as_mut().unwrap();
-        let (_, row) = reader.view(|view| view.aggregates(persons, vec![Key::of_number(key)])).unwrap().pop()?;
+        let row = reader.aggregate(persons, &Key::of_number(key)).unwrap().1?;
         Some((row.revision, serde_json::from_str(row.body.unwrap().as_str()).unwrap()))
     }
 

@@ -171,7 +171,12 @@ impl ReaderThread {
 
     /// Lends a view of the database, in one read transaction.
     fn view<T>(&mut self, work: impl FnOnce(&mut View<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let outcome = self.with_reader(|reader| reader.view(work));
+        self.read(|reader| reader.view(work))
+    }
+
+    /// Lends the connection, and notes whether the database can be read.
+    fn read<T>(&mut self, work: impl FnOnce(&mut Reader) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let outcome = self.with_reader(work);
         self.note(outcome.as_ref().err());
         outcome.map_err(|error| self.database.unavailable(error))
     }
@@ -241,17 +246,17 @@ impl ReadJob for ResumeRequest {
     }
 }
 
-/// Returns the revision of the document, and those of some aggregates that exist at it, in the order of their keys.
-pub(crate) struct ReadAggregates {
+/// Returns the revision of the document, and the row of an aggregate if it exists at it.
+pub(crate) struct ReadAggregate {
     pub(crate) collection: CollectionId,
-    pub(crate) keys: Vec<Key>,
+    pub(crate) key: Key,
 }
 
-impl ReadJob for ReadAggregates {
-    type Output = Result<(Revision, Vec<(Key, Row)>), StoreError>;
+impl ReadJob for ReadAggregate {
+    type Output = Result<(Revision, Option<Row>), StoreError>;
 
     fn run(self, thread: &mut ReaderThread) -> Self::Output {
-        thread.view(|view| Ok((view.horizon()?.current, view.aggregates(self.collection, self.keys)?)))
+        thread.read(|reader| reader.aggregate(self.collection, &self.key))
     }
 }
 

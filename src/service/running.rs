@@ -21,7 +21,7 @@ use crate::domain::metadata::Metadata;
 use crate::domain::precondition::Precondition;
 use crate::http::server::Hubs;
 use crate::http::shared::Shared;
-use crate::read::pool::{FoldAggregate, ReadAggregates};
+use crate::read::pool::{FoldAggregate, ReadAggregate};
 use crate::read_model::error::ProjectionError;
 #[cfg(feature = "tls")]
 use crate::service::certificate_watch::CertificateWatch;
@@ -136,9 +136,9 @@ impl Running {
     /// The type is not registered, or the database cannot be read.
     pub async fn load<T: EventSourced>(&self, key: &Key) -> Result<Option<T>, ReadError> {
         let collection = self.collection::<T>().ok_or(ReadError::NotRegistered(T::NAME))?;
-        let read = ReadAggregates { collection, keys: vec![key.clone()] };
-        let (_, mut rows) = self.shared.readers.send(read).await.map_err(|_| ReadError::Stopped)??;
-        let body = rows.pop().and_then(|(_, row)| row.body);
+        let read = ReadAggregate { collection, key: key.clone() };
+        let (_, row) = self.shared.readers.send(read).await.map_err(|_| ReadError::Stopped)??;
+        let body = row.and_then(|row| row.body);
         Ok(body.map(|body| body.decode()).transpose().map_err(StoreError::from)?)
     }
 

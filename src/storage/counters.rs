@@ -200,6 +200,13 @@ pub(crate) struct Horizon {
     pub(crate) dropped: Revision,
 }
 
+/// What a statement sees of the record.
+pub(super) struct Sight {
+    /// `None` if the record is not in the place in which its epoch began.
+    pub(super) epoch: Option<String>,
+    pub(super) horizon: Horizon,
+}
+
 pub(super) fn horizon(connection: &mut AnyConnection) -> Result<Horizon, StoreError> {
     Ok(horizon_of_epoch(connection)?.1)
 }

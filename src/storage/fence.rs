@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::counters::{self, Counters, Horizon};
+use super::counters::{self, Counters, Horizon, Sight};
 use super::database::{Database, Place};
 use super::engine::AnyConnection;
 use super::error::StoreError;
@@ -32,14 +32,19 @@ impl Fence {
 
     /// The revisions against which a cursor is compared.
     pub(super) fn horizon(&self, connection: &mut AnyConnection) -> Result<Horizon, StoreError> {
-        let (epoch, horizon) = match connection {
+        let sight = match connection {
             AnyConnection::Sqlite(_) => {
                 let (epoch, horizon) = counters::horizon_of_epoch(connection)?;
-                (Some(epoch), horizon)
+                Sight { epoch: Some(epoch), horizon }
             }
             #[cfg(feature = "postgres")]
-            AnyConnection::Postgres(connection) => identity::horizon(connection)?,
+            AnyConnection::Postgres(connection) => identity::look(connection)?,
         };
+        self.recognize(sight)
+    }
+
+    /// What a statement has seen of the record, if it is the one that this process writes.
+    fn recognize(&self, Sight { epoch, horizon }: Sight) -> Result<Horizon, StoreError> {
         if epoch.is_some_and(|epoch| epoch == self.epoch().as_str()) {
             return Ok(horizon);
         }
@@ -49,6 +54,17 @@ impl Fence {
     /// The same, in a transaction that began after this revision was seen. On a server, a record that is behind it was put back.
     pub(super) fn horizon_since(&self, connection: &mut AnyConnection, seen: Revision) -> Result<Horizon, StoreError> {
         let horizon = self.horizon(connection)?;
+        self.require_since(horizon, seen)
+    }
+
+    /// The same, of what a statement has seen that began after this revision was seen.
+    #[cfg(feature = "postgres")]
+    pub(super) fn recognize_since(&self, sight: Sight, seen: Revision) -> Result<Horizon, StoreError> {
+        let horizon = self.recognize(sight)?;
+        self.require_since(horizon, seen)
+    }
+
+    fn require_since(&self, horizon: Horizon, seen: Revision) -> Result<Horizon, StoreError> {
         let is_file = matches!(&*self.place, Place::File(_));
         if is_file || horizon.current >= seen { Ok(horizon) } else { Err(self.place.report_other_history()) }
     }

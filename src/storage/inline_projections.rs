@@ -13,9 +13,10 @@ use super::engine::AnyConnection;
 use super::erasure;
 use super::error::{DISK_FULL, StoreError};
 use super::journal::{self, Entry};
-use super::outbox::{self, Change};
+use super::outbox::{self, Change, Log};
 use super::page::{PageLimit, Span};
 use super::schema::projections;
+use super::spans::Pace;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::feed::Feed as EventFeed;
@@ -153,13 +154,9 @@ fn replay_changes(
     let horizon = horizon(connection)?;
     let mut after = Revision::ZERO;
     while horizon.pruned == Revision::ZERO && after < horizon.current {
-        let read = outbox::changes(
-            connection,
-            registry,
-            &EventFeed::Everything(None),
-            Span { after, to: horizon.current },
-            PAGE_LIMIT,
-        )?;
+        let log = Log { connection, registry, pace: &mut Pace::default() };
+        let span = Span { after, to: horizon.current };
+        let read = outbox::changes(log, &EventFeed::Everything(None), span, PAGE_LIMIT)?;
         for change in &read.changes {
             if !is_of_erased(connection, registry, change)? {
                 apply(connection, projection, &change_event(registry, change))?;

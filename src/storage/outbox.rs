@@ -18,7 +18,7 @@ use super::portion::BYTES_PER_TRANSACTION;
 use super::retained::Retained;
 use super::schema::{self, outbox};
 use super::sighting::{self, Rows, Sighting};
-use super::spans::{Numbers, Spans};
+use super::spans::{Numbers, Pace, Spans};
 use super::statement::rows;
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
@@ -120,41 +120,34 @@ pub(crate) struct Changes {
     pub(crate) to: Revision,
 }
 
+/// Where change events are read from.
+pub(super) struct Log<'a> {
+    pub(super) connection: &'a mut AnyConnection,
+    pub(super) registry: &'a Registry,
+    /// What the pages before have had.
+    pub(super) pace: &'a mut Pace,
+}
+
 /// The change events of a feed in a span of revisions, without those about collections that were dropped. Revisions are not
 /// split.
-pub(super) fn changes(
-    connection: &mut AnyConnection,
-    registry: &Registry,
-    feed: &Feed,
-    span: Span,
-    limit: PageLimit,
-) -> Result<Changes, StoreError> {
+pub(super) fn changes(log: Log<'_>, feed: &Feed, span: Span, limit: PageLimit) -> Result<Changes, StoreError> {
     let mut changes = Vec::new();
-    let to =
-        scan_rows(connection, registry, feed, span, limit, |revision, Member { collection, key, patch }, beside| {
-            if collection == CollectionId::DROPPED {
-                return Ok(0);
-            }
-            let Beside { time, metadata } = beside.read()?;
-            let size = metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
-            changes.push(Change {
-                revision,
-                collection,
-                key: Key::from_db(key),
-                patch: patch.to_owned(),
-                time,
-                metadata,
-            });
-            Ok(size)
-        })?;
+    let to = scan_rows(log, feed, span, limit, |revision, Member { collection, key, patch }, beside| {
+        if collection == CollectionId::DROPPED {
+            return Ok(0);
+        }
+        let Beside { time, metadata } = beside.read()?;
+        let size = metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
+        changes.push(Change { revision, collection, key: Key::from_db(key), patch: patch.to_owned(), time, metadata });
+        Ok(size)
+    })?;
     Ok(Changes { changes, to })
 }
 
 /// The same page, but calls `each` for every revision with borrowed text, so that nothing is allocated per event.
 /// Returns the last revision of the page.
 pub(super) fn replay(
-    connection: &mut AnyConnection,
-    registry: &Registry,
+    log: Log<'_>,
     feed: &Feed,
     span: Span,
     limit: PageLimit,
@@ -162,7 +155,7 @@ pub(super) fn replay(
 ) -> Result<Revision, StoreError> {
     let mut members = Members::default();
     let mut current = None;
-    let to = scan_rows(connection, registry, feed, span, limit, |revision, member, _| {
+    let to = scan_rows(log, feed, span, limit, |revision, member, _| {
         if let Some(complete) = current.replace(revision)
             && complete != revision
         {
@@ -257,8 +250,7 @@ const METADATA: usize = 5;
 /// Calls `take` with the rows of a feed in a span of revisions, until the page is full. `take` returns the bytes that it has
 /// read beside the member. Returns the last revision of the page.
 fn scan_rows(
-    connection: &mut AnyConnection,
-    registry: &Registry,
+    Log { connection, registry, pace }: Log<'_>,
     feed: &Feed,
     Span { after, to }: Span,
     limit: PageLimit,
@@ -266,7 +258,8 @@ fn scan_rows(
 ) -> Result<Revision, StoreError> {
     let last = to.min(Revision::from_raw(after.number() + PAGE_REVISIONS));
     let mut page = OpenPage { registry, feed, limit, bytes: 0, revisions: 0, last: None };
-    let mut spans = Spans::new(connection, Numbers { after: after.number(), to: last.number() }, limit);
+    let mut spans = Spans::at(pace, connection, Numbers { after: after.number(), to: last.number() }, limit);
+    let begin = after.number();
     while let Some(Numbers { after, to }) = spans.next(page.bytes) {
         let query = outbox::table
             .filter(outbox::revision.gt(after).and(outbox::revision.le(to)))
@@ -284,9 +277,12 @@ fn scan_rows(
             }
         };
         if filled == Filled::Full {
-            return Ok(page.last.unwrap_or(last));
+            let last = page.last.unwrap_or(last);
+            pace.note(last.number() - begin, page.bytes);
+            return Ok(last);
         }
     }
+    pace.note(last.number() - begin, page.bytes);
     Ok(last)
 }
 

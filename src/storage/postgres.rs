@@ -1,5 +1,6 @@
 //! The record on a `PostgreSQL` server, which any number of services may read and write.
 
+pub(super) mod aggregate;
 mod batch;
 pub(super) mod dropping;
 mod fenced;

@@ -14,8 +14,11 @@ use super::erasure::{self, Erasure, InProgress};
 use super::error::StoreError;
 use super::fence::Fence;
 use super::journal::{self, Entries, EntriesOfOne, Folded};
-use super::outbox::{self, Changes, Members};
+use super::outbox::{self, Changes, Log, Members};
 use super::page::{PageLimit, Span};
+#[cfg(feature = "postgres")]
+use super::postgres::aggregate::{self, Found};
+use super::spans::Pace;
 use crate::domain::collection::Registry;
 use crate::domain::feed::Feed;
 use crate::domain::key::{CollectionId, Key};
@@ -29,6 +32,8 @@ pub(crate) struct Reader {
     high_water_mark: HighWaterMark,
     /// Up to this revision, no collection of this program was dropped.
     checked: Revision,
+    /// What the last pages of change events have had.
+    pace: Pace,
 }
 
 impl Reader {
@@ -41,6 +46,7 @@ impl Reader {
             fence: Fence::of(database),
             high_water_mark: database.high_water_mark().clone(),
             checked: Revision::ZERO,
+            pace: Pace::default(),
         })
     }
 
@@ -49,11 +55,31 @@ impl Reader {
         &mut self,
         work: impl FnOnce(&mut View<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let Self { connection, registry, fence, high_water_mark, checked } = self;
+        let Self { connection, registry, fence, high_water_mark, pace, checked } = self;
         let seen = high_water_mark.last();
         connection::read(connection, |connection| {
-            work(&mut View { connection, registry, fence, high_water_mark, seen, checked })
+            work(&mut View { connection, registry, fence, high_water_mark, pace, seen, checked })
         })
+    }
+
+    /// The revision of the document, and the row of an aggregate if it exists at that. A server is asked by one statement.
+    pub(crate) fn aggregate(
+        &mut self,
+        collection: CollectionId,
+        key: &Key,
+    ) -> Result<(Revision, Option<Row>), StoreError> {
+        #[cfg(feature = "postgres")]
+        if let AnyConnection::Postgres(server) = &mut *self.connection {
+            let seen = self.high_water_mark.last();
+            let Found { sight, row } = aggregate::load(server, self.registry.get(collection).name(), key)?;
+            let Horizon { current, dropped, .. } = self.fence.recognize_since(sight, seen)?;
+            self.high_water_mark.observe(current);
+            // Otherwise it remains to be seen which collection was dropped.
+            if dropped <= self.checked {
+                return Ok((current, row.filter(|row| row.body.is_some())));
+            }
+        }
+        self.view(|view| Ok((view.horizon()?.current, view.aggregate(collection, key)?)))
     }
 
     /// Calls `each` with every selected aggregate, in order, at one revision. The read transaction lasts until the last
@@ -63,10 +89,10 @@ impl Reader {
         Excerpt { collections, keys }: Excerpt<'_>,
         mut each: impl FnMut(Part<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Self { connection, registry, fence, high_water_mark, checked } = self;
+        let Self { connection, registry, fence, high_water_mark, pace, checked } = self;
         let seen = high_water_mark.last();
         connection::read(connection, |connection| {
-            let mut view = View { connection, registry, fence, high_water_mark, seen, checked };
+            let mut view = View { connection, registry, fence, high_water_mark, pace, seen, checked };
             let current = view.horizon()?.current;
             let connection = view.connection;
             let changed = last_change(connection, registry, collections)?;
@@ -122,6 +148,7 @@ pub(crate) struct View<'a> {
     registry: &'a Registry,
     fence: &'a Fence,
     high_water_mark: &'a HighWaterMark,
+    pace: &'a mut Pace,
     /// What was seen before the transaction began.
     seen: Revision,
     /// Up to this revision, no collection of this program was dropped.
@@ -150,7 +177,7 @@ impl<'a> View<'a> {
 
     /// A page of the change events of a feed. None of the span may have been pruned.
     pub(crate) fn changes(&mut self, feed: &Feed, span: Span, limit: PageLimit) -> Result<Changes, StoreError> {
-        outbox::changes(self.connection, self.registry, feed, span, limit)
+        outbox::changes(self.log(), feed, span, limit)
     }
 
     /// The same page, but calls `each` for every revision with borrowed text. Returns the last revision of the page.
@@ -161,7 +188,11 @@ impl<'a> View<'a> {
         limit: PageLimit,
         each: impl FnMut(Revision, &Members),
     ) -> Result<Revision, StoreError> {
-        outbox::replay(self.connection, self.registry, feed, span, limit, each)
+        outbox::replay(self.log(), feed, span, limit, each)
+    }
+
+    fn log(&mut self) -> Log<'_> {
+        Log { connection: self.connection, registry: self.registry, pace: self.pace }
     }
 
     /// A page of the current states of the aggregates of a feed that changed within a span, which ends with the last revision.
@@ -213,19 +244,10 @@ impl<'a> View<'a> {
         aggregates::has_changed(self.connection, after, at_least)
     }
 
-    /// The rows of some aggregates, without those that do not exist.
-    pub(crate) fn aggregates(
-        &mut self,
-        collection: CollectionId,
-        keys: Vec<Key>,
-    ) -> Result<Vec<(Key, Row)>, StoreError> {
-        let name = self.registry.get(collection).name();
-        let mut found = Vec::with_capacity(keys.len());
-        for key in keys {
-            let row = aggregates::load(self.connection, name, &key)?;
-            found.extend(row.filter(|row| row.body.is_some()).map(|row| (key, row)));
-        }
-        Ok(found)
+    /// The row of an aggregate, unless it does not exist.
+    fn aggregate(&mut self, collection: CollectionId, key: &Key) -> Result<Option<Row>, StoreError> {
+        let row = aggregates::load(self.connection, self.registry.get(collection).name(), key)?;
+        Ok(row.filter(|row| row.body.is_some()))
     }
 
     /// The names of the collections that were dropped after a revision.
@@ -235,8 +257,7 @@ impl<'a> View<'a> {
 
     /// Whether an aggregate exists.
     pub(crate) fn exists(&mut self, collection: CollectionId, key: &Key) -> Result<bool, StoreError> {
-        let row = aggregates::load(self.connection, self.registry.get(collection).name(), key)?;
-        Ok(row.is_some_and(|row| row.body.is_some()))
+        Ok(self.aggregate(collection, key)?.is_some())
     }
 
     /// Folds the events of an aggregate, up to a version or all of them.

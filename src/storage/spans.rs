@@ -24,21 +24,50 @@ pub(super) struct Spans {
     before: Option<usize>,
 }
 
-/// The length of the first span on a server.
-#[cfg(feature = "postgres")]
+/// What the pages before have had, so that the first span of the next one is as long as that has room for.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// So many numbers had so many bytes.
+    known: Option<(i64, usize)>,
+}
+
+/// The length of the first span on a server of which nothing is known.
 const FIRST: i64 = 256;
 
 /// A span is at most so many times as long as the one before, or as short.
 const STEP: i64 = 8;
 
+/// The longest first span on a server, whatever the pages before have had: these numbers may have long rows.
+const LONGEST_FIRST: i64 = FIRST * STEP;
+
+/// What fewer numbers with fewer bytes have had says nothing about others.
+const ENOUGH_BYTES: usize = 16 * 1024;
+
+impl Pace {
+    /// Notes that so many numbers had so many bytes.
+    pub(super) fn note(&mut self, length: i64, bytes: usize) {
+        if length >= FIRST || (length > 0 && bytes >= ENOUGH_BYTES) {
+            self.known = Some((length, bytes));
+        }
+    }
+
+    /// The length of the first span on a server, for a page with these limits.
+    fn first(&self, limit: PageLimit) -> i64 {
+        let length = self.known.map_or(FIRST, |(length, bytes)| next_length(length, bytes, limit.bytes));
+        length.min(i64::try_from(limit.items).unwrap_or(i64::MAX)).clamp(1, LONGEST_FIRST)
+    }
+}
+
 impl Spans {
     /// All of a range, for a page with these limits.
     pub(super) fn new(connection: &AnyConnection, rest: Numbers, limit: PageLimit) -> Self {
-        let length = match connection {
-            AnyConnection::Sqlite(_) => i64::MAX,
-            #[cfg(feature = "postgres")]
-            AnyConnection::Postgres(_) => i64::try_from(limit.items).map_or(FIRST, |items| items.clamp(1, FIRST)),
-        };
+        Self::at(&Pace::default(), connection, rest, limit)
+    }
+
+    /// The same, after pages of the same kind.
+    pub(super) fn at(pace: &Pace, connection: &AnyConnection, rest: Numbers, limit: PageLimit) -> Self {
+        let is_file = matches!(connection, AnyConnection::Sqlite(_));
+        let length = if is_file { i64::MAX } else { pace.first(limit) };
         Self { rest, limit, length, before: None }
     }
 
@@ -85,6 +114,32 @@ mod tests {
         ] {
             assert_eq!(next_length(length, read, wanted), expected, "{length} {read} {wanted}");
         }
+    }
+
+    #[test]
+    fn the_first_span_is_as_long_as_the_pages_before_let_expect() {
+        let limit = |bytes| PageLimit { items: usize::MAX, bytes };
+        let after = |noted: &[(i64, usize)]| {
+            let mut pace = Pace::default();
+            noted.iter().for_each(|(length, bytes)| pace.note(*length, *bytes));
+            pace
+        };
+        for (noted, bytes, expected) in [
+            (&[] as &[_], 128 * 1024, FIRST),
+            // 64 bytes each.
+            (&[(2000, 128_000)], 128_000, 2000),
+            (&[(512, 32 * 1024)], 64 * 1024, 1024),
+            // Nothing was found, or very little: what comes may be longer.
+            (&[(10_000, 0)], 128 * 1024, LONGEST_FIRST),
+            // Long ones.
+            (&[(2000, 128_000), (4, 4_000_000)], 128 * 1024, 1),
+            (&[(300, 3_000_000)], 128 * 1024, 37),
+            // A few short ones at the end of the log say nothing.
+            (&[(2000, 128_000), (3, 200)], 128_000, 2000),
+        ] {
+            assert_eq!(after(noted).first(limit(bytes)), expected, "{noted:?} {bytes}");
+        }
+        assert_eq!(after(&[(2000, 128_000)]).first(PageLimit { items: 2, bytes: 128_000 }), 2);
     }
 
     #[test]

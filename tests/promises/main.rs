@@ -90,6 +90,7 @@ mod publishing_erasures;
 mod publishing_to_a_carrier;
 mod publishing_to_mqtt;
 mod random_requests;
+mod reads_of_a_server;
 mod real_clients;
 mod refusals;
 mod registrations;

@@ -9,7 +9,7 @@ use diesel::query_builder::Query;
 use diesel::sql_types::{BigInt, Bool, Text};
 
 use crate::domain::revision::Revision;
-use crate::storage::counters::Horizon;
+use crate::storage::counters::{Horizon, Sight};
 use crate::storage::error::StoreError;
 use crate::storage::statement::statement;
 
@@ -64,7 +64,7 @@ impl Query for LoadHorizon {
 
 /// The epoch of the database, and the revisions against which its cursors are compared. Without an epoch if the place is not
 /// the one in which the epoch began. The system is that of the connection, which was compared when it was opened.
-pub(in crate::storage) fn horizon(connection: &mut PgConnection) -> Result<(Option<String>, Horizon), StoreError> {
+pub(in crate::storage) fn look(connection: &mut PgConnection) -> Result<Sight, StoreError> {
     let Seen { epoch, revision, pruned, forgotten, erasures, dropped, is_in_place } =
         LoadHorizon {}.get_result(connection)?;
     let horizon = Horizon {
@@ -74,5 +74,5 @@ pub(in crate::storage) fn horizon(connection: &mut PgConnection) -> Result<(Opti
         erasures,
         dropped: Revision::from_raw(dropped),
     };
-    Ok((is_in_place.then_some(epoch), horizon))
+    Ok(Sight { epoch: is_in_place.then_some(epoch), horizon })
 }
