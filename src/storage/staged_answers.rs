@@ -29,6 +29,11 @@ impl StagedAnswers {
         }
     }
 
+    #[cfg(feature = "postgres")]
+    pub(super) fn is_empty(&self) -> bool {
+        self.answers.is_empty()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &NewAnswer> {
         self.answers.iter()
     }

@@ -157,16 +157,16 @@ CREATE INDEX erased_by_revision ON erased (revision);
 CREATE INDEX erasures_in_progress ON erased (revision) WHERE stage <> 'done';
 
 -- A row for each batch of commands that was committed, by the token that it left: a service whose connection broke while
--- its batch was on the way finds out here what became of it.
+-- its batch was on the way finds out here what became of it. By the first revision as well, so that each new row is beside
+-- the last one in the index, and rows are forgotten in their order: a batch that only stores an answer has a last revision
+-- that is before its first one.
 CREATE TABLE batches (
-    token BYTEA NOT NULL PRIMARY KEY,
-    -- Its first revision, or the one that it would have had, and its last one.
+    -- Its first revision, or the one that it would have had.
     first BIGINT NOT NULL,
-    last BIGINT NOT NULL
+    token BYTEA NOT NULL,
+    last BIGINT NOT NULL,
+    PRIMARY KEY (first, token)
 );
-
--- Forgotten by the first revision: a batch that only stores an answer has a last one that is before it.
-CREATE INDEX batches_by_first ON batches (first);
 
 -- Collections whose documents are being converted to a newer version. What is before the place is done.
 CREATE TABLE upgrades (

@@ -1,9 +1,9 @@
 // What only PostgreSQL has, beside the tables of `../schema.rs`.
 
 diesel::table! {
-    batches (token) {
-        token -> Binary,
+    batches (first, token) {
         first -> BigInt,
+        token -> Binary,
         last -> BigInt,
     }
 }

@@ -142,19 +142,21 @@ impl ServerRecord {
         match self.fenced.commit(postgres(connection), &mut batch)? {
             Attempt::Done(committable) => Ok(committable),
             Attempt::Refused => self.commit_locked(connection, batch),
-            Attempt::Unknown { token, committable, cause } => match is_committed(postgres(connection), token) {
-                Ok(true) => Ok(batch.take_executed(committable)),
-                // The same connection answers, so its statement is over, and did nothing: perhaps it waited in vain.
-                Ok(false) => {
-                    log::warn!("a batch was not written, and is executed again: {}", ErrorChain(&cause));
-                    holders::make_way(postgres(connection))?;
-                    self.commit_locked(connection, batch)
+            Attempt::Unknown { token, committable, cause } => {
+                match is_committed(postgres(connection), token, committable.outcome.after) {
+                    Ok(true) => Ok(batch.take_executed(committable)),
+                    // The same connection answers, so its statement is over, and did nothing: perhaps it waited in vain.
+                    Ok(false) => {
+                        log::warn!("a batch was not written, and is executed again: {}", ErrorChain(&cause));
+                        holders::make_way(postgres(connection))?;
+                        self.commit_locked(connection, batch)
+                    }
+                    Err(_) => {
+                        let committable = batch.take_executed(committable);
+                        self.find_out(connection, token, committable, cause)
+                    }
                 }
-                Err(_) => {
-                    let committable = batch.take_executed(committable);
-                    self.find_out(connection, token, committable, cause)
-                }
-            },
+            }
         }
     }
 
@@ -247,7 +249,7 @@ impl ServerRecord {
         let outcome = write(&mut connection, |connection| {
             // Waits for the old connection, if that has the row.
             let seen = self.take(connection)?;
-            let is_committed = is_committed(postgres(connection), token)?;
+            let is_committed = is_committed(postgres(connection), token, after)?;
             replace_token(postgres(connection), Token::random()?)?;
             Ok(match is_committed {
                 true => Outcome::Committed,
@@ -362,9 +364,10 @@ pub(super) fn begin_epoch_if_moved(connection: &mut AnyConnection) -> Result<(),
     Ok(())
 }
 
-/// Whether a batch with this token was committed, as this transaction sees it.
-fn is_committed(connection: &mut PgConnection, token: Token) -> Result<bool, StoreError> {
-    let found: i64 = batches::table.find(token.as_bytes()).count().get_result(connection)?;
+/// Whether a batch with this token was committed, which follows on this revision, as this transaction sees it.
+fn is_committed(connection: &mut PgConnection, token: Token, after: Revision) -> Result<bool, StoreError> {
+    let place = (after.next().number(), token.as_bytes());
+    let found: i64 = batches::table.find(place).count().get_result(connection)?;
     Ok(found == 1)
 }
 

@@ -8,10 +8,9 @@ use diesel::sql_types::{Array, Text};
 use crate::storage::error::StoreError;
 
 /// The indexes of all tables.
-const INDEXES: [&str; 20] = [
+const INDEXES: [&str; 19] = [
     "aggregates_by_revision",
     "aggregates_pkey",
-    "batches_by_first",
     "batches_pkey",
     "collections_pkey",
     "dropped_pkey",
