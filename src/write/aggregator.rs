@@ -1,11 +1,13 @@
 //! The actor that writes. All commands in its mailbox become one transaction, see [`Writer::commit`].
 //!
 //! It has a thread of its own, so that its blocking calls do not block other actors. It needs no timer: a single command
-//! is committed immediately, and while a commit keeps the thread busy, the next batch accumulates in the mailbox.
+//! is committed immediately, and while a commit keeps the thread busy, the next batch accumulates in the mailbox. Only if a
+//! batch is a round trip to a server, the next one waits a moment for those who have just been answered.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
@@ -18,7 +20,7 @@ use crate::domain::revision::{JournalPosition, Revision};
 use crate::memory::budget::Reservation;
 use crate::memory::fair_shares::Share;
 use crate::storage::commit_outcome::Written;
-use crate::storage::database::Database;
+use crate::storage::database::{Database, Writers};
 use crate::storage::erasure::Erasure;
 use crate::storage::error::StoreError;
 use crate::storage::file_record::Patience;
@@ -30,6 +32,7 @@ use crate::storage::writer::{Writer, WriterConfig};
 use crate::write::attention::Attention;
 use crate::write::committed_revision::{CommittedRevision, JournalMark};
 use crate::write::erasure_retry::Retry;
+use crate::write::gathering::{Ended, Gathering};
 use crate::write::in_flight::InFlight;
 use crate::write::refusal::Refusal;
 use crate::write::replies::{ReplyBatch, ReplyQueue};
@@ -52,6 +55,8 @@ pub(crate) struct Aggregator {
     pending: Vec<Execute>,
     /// The memory that they take, in bytes.
     pending_bytes: usize,
+    /// What the next batch waits for.
+    gathering: Gathering,
     /// The capacity of the mailbox.
     queue: usize,
     committed: Arc<CommittedRevision>,
@@ -88,6 +93,7 @@ impl Aggregator {
             writer: Some(writer),
             pending: Vec::new(),
             pending_bytes: 0,
+            gathering: Gathering::default(),
             queue,
             committed,
             journal: Arc::new(journal),
@@ -157,7 +163,9 @@ impl Aggregator {
         let now = self.clock.now();
         let started = Instant::now();
         let outcome = self.with_writer(|writer| writer.commit(&mut commands, now));
-        self.metrics.latency.observe_time(started.elapsed());
+        let took = started.elapsed();
+        self.metrics.latency.observe_time(took);
+        self.gathering = Gathering::default();
         #[cfg(feature = "test-hooks")]
         hold_answers();
         match outcome {
@@ -166,11 +174,13 @@ impl Aggregator {
                 self.metrics.count_kept(committed.kept);
                 self.committed.set(committed.revision, &committed.changed);
                 self.move_mark(committed.position);
+                let answered = committed.answers.len();
                 for (answer, request) in committed.answers.into_iter().zip(&mut requests) {
                     request.answer(&mut replies, answer.map_err(ExecuteError::Rejected));
                 }
                 self.put_back(commands, requests, &mut replies);
                 replies.send();
+                self.gather(answered, took);
                 // The relay comes second: clients wait for replies, but not for events.
                 let (from, to) = (committed.after, committed.revision);
                 self.notify(Committed { from, to, changes: committed.events, _charge: committed.charge });
@@ -187,6 +197,14 @@ impl Aggregator {
                 }
                 replies.send();
             }
+        }
+    }
+
+    /// On a server, the next batch waits for those who got these answers.
+    fn gather(&mut self, answered: usize, took: Duration) {
+        if self.database.writers() == Writers::Many {
+            let commands = i64::try_from(answered).unwrap_or(i64::MAX).saturating_add(self.metrics.waiting());
+            self.gathering = Gathering::after(Ended { commands, took, at: Instant::now() });
         }
     }
 
@@ -327,7 +345,7 @@ fn hold_answers() {
         std::sync::LazyLock::new(|| std::env::var_os("TEST_HOLD_ANSWERS").is_some());
     if *IS_HELD {
         loop {
-            std::thread::park();
+            thread::park();
         }
     }
 }
@@ -477,8 +495,15 @@ impl Message for Flush {
 impl Handler<Flush> for Aggregator {
     type Result = ();
 
-    fn handle(&mut self, _: Flush, _: &mut Self::Context) {
-        self.flush();
+    fn handle(&mut self, _: Flush, ctx: &mut Self::Context) {
+        match self.gathering.pause(self.metrics.waiting(), Instant::now()) {
+            Some(pause) => {
+                thread::sleep(pause);
+                // The mailbox is drained before it is handled.
+                ctx.notify(Flush);
+            }
+            None => self.flush(),
+        }
     }
 }
 

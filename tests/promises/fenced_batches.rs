@@ -218,3 +218,36 @@ fn maintenance_that_changes_nothing_makes_nothing_out_of_date_that_services_know
     assert_ne!(token(), before, "what has changed is known by nobody else");
     assert_eq!(ours.patch("/persons/1", r#"{"name":"Zoe"}"#).status, 200);
 }
+
+#[test]
+fn clients_that_write_one_command_after_another_get_into_the_same_batches() {
+    const CLIENTS: usize = 8;
+    const WRITES: usize = 5;
+    let Some(server) = server(&[]) else { return };
+    let url = server.new_database();
+    let app = service(&url);
+    // Long enough that a client is there again after a small part of it, however busy the machine is.
+    psql(
+        &url,
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END';
+         CREATE TRIGGER slow AFTER UPDATE ON collections FOR EACH STATEMENT EXECUTE FUNCTION wait()",
+    );
+    let commits = || crate::harness::Client::metric(app.address, "duality_commits_total");
+    let batches = || {
+        let before = commits();
+        std::thread::scope(|scope| {
+            for _ in 0..CLIENTS {
+                scope.spawn(|| {
+                    let mut client = app.client();
+                    for _ in 0..WRITES {
+                        let answer = client.request("POST", "/persons", &[JSON], Some(br#"{"name":"Ann"}"#));
+                        assert_eq!(answer.status, 201, "{}", answer.text());
+                    }
+                });
+            }
+        });
+        commits() - before
+    };
+    // The first one has only who was first. With two crowds that take turns there are twice as many as writes of a client.
+    eventually("all are in the same batches", || batches() <= (WRITES + 2) as f64);
+}
