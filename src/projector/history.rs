@@ -2,7 +2,8 @@
 //!
 //! One file for all of them, each event once. For each collection it starts with the first change event of the database, or
 //! with the aggregates as they are if change events were pruned already. If the database is put back to an earlier moment,
-//! only the events after that moment are removed. If pruning overtakes it, the collection starts over.
+//! only the events after that moment are removed. If pruning overtakes it, or its documents are of a newer version, the
+//! collection starts over.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use super::history_epochs;
 use super::main_reader::MainReader;
 use super::manifest::{create_directory, directory, remove_database};
 use crate::domain::clock::Timestamp;
-use crate::domain::collection::Registry;
+use crate::domain::collection::{Evolution, Registry};
 use crate::domain::feed::Feed;
 use crate::domain::history::History;
 use crate::domain::key::{CollectionId, Key};
@@ -54,6 +55,8 @@ diesel::table! {
         began -> BigInt,
         /// All events up to and including this revision are kept.
         revision -> BigInt,
+        /// The version of its documents; 0 if it has none.
+        version -> BigInt,
     }
 }
 
@@ -82,7 +85,7 @@ const TABLES: &str = "\
     CREATE TABLE IF NOT EXISTS counter (id BIGINT NOT NULL PRIMARY KEY, last BIGINT NOT NULL);
     INSERT OR IGNORE INTO counter (id, last) VALUES (1, 0);
     CREATE TABLE IF NOT EXISTS collections (name TEXT NOT NULL PRIMARY KEY, incarnation BIGINT NOT NULL, \
-        began BIGINT NOT NULL, revision BIGINT NOT NULL);
+        began BIGINT NOT NULL, revision BIGINT NOT NULL, version BIGINT NOT NULL DEFAULT 1);
     CREATE TABLE IF NOT EXISTS changes (sequence INTEGER NOT NULL PRIMARY KEY, revision BIGINT NOT NULL, \
         collection TEXT NOT NULL, key TEXT NOT NULL, patch TEXT NOT NULL, time BIGINT NOT NULL, metadata TEXT);
     CREATE TABLE IF NOT EXISTS erased (sequence INTEGER NOT NULL PRIMARY KEY, overwritten BIGINT NOT NULL);";
@@ -113,12 +116,32 @@ pub(super) struct HistoryState {
     pub(super) last: i64,
 }
 
+/// How a collection starts over, or for the first time.
+#[derive(Clone, Copy)]
+struct Start {
+    id: CollectionId,
+    incarnation: i64,
+    why: Restart,
+}
+
 /// How much of a collection is kept.
 struct Kept {
     incarnation: i64,
     /// What is kept is complete from this revision on.
     began: Revision,
     revision: Revision,
+    /// The version of its documents, whose members its events have.
+    version: i64,
+}
+
+/// Why a collection starts over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Restart {
+    First,
+    /// Something is kept that is of no use any more.
+    Parted,
+    /// The events that are kept have the members of an earlier version of the documents.
+    Upgraded,
 }
 
 /// Where the history of a database is.
@@ -246,7 +269,7 @@ impl KeptHistory {
             // All of them or none, if it is killed.
             connection.transaction(|connection| {
                 connection.batch_execute(TABLES)?;
-                add_metadata(connection)?;
+                add_columns(connection)?;
                 connection.batch_execute(history_epochs::TABLE)
             })?;
             Ok(OpenFile { connection, id: FileId::of(&self.path)? })
@@ -345,12 +368,17 @@ impl KeptHistory {
         now: Timestamp,
     ) -> Result<Revision, ProjectionError> {
         let name = self.registry.get(id).name();
-        let Some(kept) = self.kept(connection, id)? else { return self.start_over(connection, reader, id, None, now) };
+        let first = Start { id, incarnation: now.milliseconds(), why: Restart::First };
+        let Some(kept) = self.kept(connection, id)? else { return self.start_over(connection, reader, first, now) };
+        let again = Start { incarnation: next_incarnation(&kept, now), why: Restart::Parted, ..first };
+        if self.version(id).is_some_and(|version| version != kept.version) {
+            return self.start_over(connection, reader, Start { why: Restart::Upgraded, ..again }, now);
+        }
         let common = history_epochs::common(connection, name, reader.epochs())?;
         match common.and_then(|common| kept.usable(common, horizon)) {
             Some(end) if end < kept.revision => cut(connection, name, &kept, end, now).map(|()| end),
             Some(end) => Ok(end),
-            None => self.start_over(connection, reader, id, Some(&kept), now),
+            None => self.start_over(connection, reader, again, now),
         }
     }
 
@@ -359,12 +387,11 @@ impl KeptHistory {
         &self,
         connection: &mut SqliteConnection,
         reader: &mut MainReader,
-        id: CollectionId,
-        before: Option<&Kept>,
+        Start { id, incarnation, why }: Start,
         time: Timestamp,
     ) -> Result<Revision, ProjectionError> {
         let name = self.registry.get(id).name();
-        let incarnation = next_incarnation(before, time);
+        let version = self.version(id).unwrap_or(0);
         let epochs = Arc::clone(reader.epochs());
         let started = reader.view(|view| {
             let Horizon { pruned, current, .. } = view.horizon()?;
@@ -392,30 +419,41 @@ impl KeptHistory {
                         collections::incarnation.eq(incarnation),
                         collections::began.eq(revision.number()),
                         collections::revision.eq(revision.number()),
+                        collections::version.eq(version),
                     ))
                     .execute(connection)?;
                 Ok::<_, ProjectionError>(revision)
             }))
         })?;
-        if before.is_some() {
-            log::warn!(
+        match why {
+            Restart::First => {}
+            Restart::Parted => log::warn!(
                 "the history of {name} starts over: it has events that the database does not have, or some were pruned \
                  before they were copied"
-            );
+            ),
+            Restart::Upgraded => {
+                log::info!("the history of {name} starts over: its documents are of version {version} now");
+            }
         }
         started
     }
 
+    /// The version of the documents of a collection.
+    fn version(&self, id: CollectionId) -> Option<i64> {
+        self.registry.get(id).evolution().map(Evolution::version)
+    }
+
     fn kept(&self, connection: &mut SqliteConnection, id: CollectionId) -> Result<Option<Kept>, ProjectionError> {
-        let row: Option<(i64, i64, i64)> = collections::table
+        let row: Option<(i64, i64, i64, i64)> = collections::table
             .find(self.registry.get(id).name())
-            .select((collections::incarnation, collections::began, collections::revision))
+            .select((collections::incarnation, collections::began, collections::revision, collections::version))
             .first(connection)
             .optional()?;
-        Ok(row.map(|(incarnation, began, revision)| Kept {
+        Ok(row.map(|(incarnation, began, revision, version)| Kept {
             incarnation,
             began: Revision::from_raw(began),
             revision: Revision::from_raw(revision),
+            version,
         }))
     }
 
@@ -437,19 +475,24 @@ impl KeptHistory {
     }
 }
 
-/// Adds the column that the files of earlier versions do not have.
-fn add_metadata(connection: &mut SqliteConnection) -> QueryResult<()> {
-    #[derive(QueryableByName)]
-    struct Count {
-        #[diesel(sql_type = BigInt)]
-        count: i64,
-    }
-    let columns = "SELECT COUNT(*) AS count FROM pragma_table_info('changes') WHERE name = 'metadata'";
-    let Count { count } = diesel::sql_query(columns).get_result(connection)?;
-    if count == 0 {
-        connection.batch_execute("ALTER TABLE changes ADD COLUMN metadata TEXT")?;
+/// Adds the columns that the files of earlier versions do not have. In them, all documents were of the first version.
+fn add_columns(connection: &mut SqliteConnection) -> QueryResult<()> {
+    for (table, column, definition) in
+        [("changes", "metadata", "TEXT"), ("collections", "version", "BIGINT NOT NULL DEFAULT 1")]
+    {
+        let there = format!("SELECT COUNT(*) AS count FROM pragma_table_info('{table}') WHERE name = '{column}'");
+        let Count { count } = diesel::sql_query(there).get_result(connection)?;
+        if count == 0 {
+            connection.batch_execute(&format!("ALTER TABLE {table} ADD COLUMN {column} {definition}"))?;
+        }
     }
     Ok(())
+}
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
 }
 
 /// What the file of a history has.
@@ -502,8 +545,8 @@ impl Kept {
 }
 
 /// A number that the collection never had. A file that was removed or put back must not have the number of another one.
-fn next_incarnation(before: Option<&Kept>, now: Timestamp) -> i64 {
-    before.map_or(0, |kept| kept.incarnation + 1).max(now.milliseconds())
+fn next_incarnation(before: &Kept, now: Timestamp) -> i64 {
+    (before.incarnation + 1).max(now.milliseconds())
 }
 
 /// Removes the events of a collection after a revision, because the database was put back to it.
@@ -517,17 +560,19 @@ fn cut(
     let removed = connection.immediate_transaction(|connection| {
         let later = changes::collection.eq(name).and(changes::revision.gt(end.number()));
         let removed = diesel::delete(changes::table.filter(later)).execute(connection)?;
+        // If nothing is lost, what projections have read of it is still right.
+        let incarnation = if removed == 0 { kept.incarnation } else { next_incarnation(kept, now) };
         diesel::update(collections::table.find(name))
-            .set((
-                collections::incarnation.eq(next_incarnation(Some(kept), now)),
-                collections::revision.eq(end.number()),
-            ))
+            .set((collections::incarnation.eq(incarnation), collections::revision.eq(end.number())))
             .execute(connection)?;
         Ok::<_, ProjectionError>(removed)
     })?;
-    log::warn!(
-        "the database was put back: the history of {name} loses {removed} events after revision {end}, and keeps those before"
-    );
+    if removed > 0 {
+        log::warn!(
+            "the database was put back: the history of {name} loses {removed} events after revision {end}, and keeps those \
+             before"
+        );
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use duality::aggregates::{CityHistory, Location, Person};
 use duality::{Event, Feed, Parameters, Projection, ProjectionError, Report, ReportError, Service, Tables};
 use serde_json::{Value, json};
 
-use crate::harness::{App, eventually, files_of, files_with, lines, output_of, sql};
+use crate::harness::{App, Client, Process, eventually, files_of, files_with, lines, output_of, sql};
 use crate::own_projections::{Sights, cities, fail_at, status, wait_for_report, wait_for_state, wait_until_built};
 
 diesel::table! {
@@ -215,6 +215,46 @@ fn a_database_that_was_put_back_keeps_the_history_before_that_moment() {
         let (code, said) = output_of(app.database(), &["verify"]);
         assert!(code == 0 && said.contains("history: 7 change events of 1 collections: ok"), "{said}");
     }
+}
+
+#[test]
+fn a_history_that_loses_nothing_when_the_database_is_put_back_is_not_read_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (database, copy) = (directory.path().join("test.db"), directory.path().join("copy.db"));
+    let post = |process: &Process, json: &str| {
+        let headers = [("Content-Type", "application/json")];
+        let created = Client::connect(process.address).request("POST", "/persons", &headers, Some(json.as_bytes()));
+        assert_eq!(created.status, 201);
+    };
+    let generation = |process: &Process| {
+        let status = Client::connect(process.address).request("GET", "/projections/city_history", &[], None).json();
+        (status["state"] == "live" && status["lag"]["events"] == 0).then(|| status["generation"].clone())
+    };
+    let stop = |mut process: Process| {
+        process.signal("TERM");
+        assert!(process.wait().success());
+    };
+    let kept = || {
+        let history = side_file(&database, "history.db");
+        let events = "(SELECT count(*) FROM changes)";
+        let kept = format!("SELECT {events} || '/' || revision || '/' || incarnation AS line FROM collections");
+        lines(&history, &kept)[0].clone()
+    };
+    let process = Process::start(&database, &[]);
+    post(&process, r#"{"name":"Ann","city":"Rome"}"#);
+    eventually("the history has it", || generation(&process) == Some(json!(1)) && kept().starts_with("1/1/"));
+    let incarnation = kept().rsplit_once('/').unwrap().1.to_owned();
+    assert_eq!(output_of(&database, &["backup", copy.to_str().unwrap()]).0, 0);
+    // It is kept up to here, where it has nothing new.
+    post(&process, r#"{"name":"Bob"}"#);
+    eventually("the history has seen that", || kept().starts_with("1/2/"));
+    stop(process);
+    assert_eq!(output_of(&database, &["restore", copy.to_str().unwrap()]).0, 0);
+    let process = Process::start(&database, &[]);
+    post(&process, r#"{"name":"Cid","city":"Oslo"}"#);
+    let goes_on = (Some(json!(1)), format!("2/2/{incarnation}"));
+    eventually("it goes on", || (generation(&process), kept()) == goes_on);
+    assert!(!process.log().contains("loses"), "{}", process.log());
 }
 
 /// Each total that a city had, sorted; null if the report is being built.
