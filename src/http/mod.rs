@@ -54,6 +54,7 @@ pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod shared;
 mod spooled_response;
+pub(crate) mod starting;
 mod stream_permission;
 pub(crate) mod surface;
 mod text_response;

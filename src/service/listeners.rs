@@ -19,6 +19,7 @@ use crate::service::listening::{Reach, Wanted, listen};
 use crate::service::running::{Running, StartError};
 use crate::service::settings::Settings;
 use crate::service::start_report::report;
+use crate::service::waiting_room::{Door, Manner};
 
 /// The addresses that a service has, before it serves.
 pub(super) struct Listeners {
@@ -65,6 +66,23 @@ impl Listeners {
         Ok(Self { clients: again(&self.clients)?, operators: self.operators.as_ref().map(again).transpose()? })
     }
 
+    /// The listeners for those who connect while a start takes long.
+    ///
+    /// # Errors
+    /// The process has no file descriptors left.
+    pub(super) fn doors(&self, settings: &Settings) -> Result<Vec<Door>, StartError> {
+        let Self { clients, operators } = self.again()?;
+        let door = |listener: TcpListener, encryption| {
+            let is_encrypted = scheme(settings, encryption) == "https";
+            Door { listener, manner: if is_encrypted { Manner::Close } else { Manner::Answer } }
+        };
+        let operators = operators.map(|listener| {
+            let encryption = for_listener(&listener);
+            door(listener, encryption)
+        });
+        Ok(std::iter::once(door(clients, Encryption::IfPossible)).chain(operators).collect())
+    }
+
     /// Serves, and returns when all threads run. Operators have a thread and connections of their own, so that they are
     /// answered however many clients there are.
     ///
@@ -83,8 +101,7 @@ impl Listeners {
         running.database.record_address(clients.address);
         if let (Some(listener), Some(name)) = (self.operators, &settings.operate_on) {
             let config = for_operators(running);
-            let is_local = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
-            let encryption = if is_local { Encryption::NotNeeded } else { Encryption::IfPossible };
+            let encryption = for_listener(&listener);
             let operators = start(listener, config, running, encryption).await.map_err(|error| failed(name, error))?;
             running.servers.push(operators.server);
             running.addresses.push(operators.address);
@@ -159,6 +176,12 @@ fn encrypt(config: &mut ServerConfig, running: &Running, encryption: Encryption)
 #[expect(clippy::unnecessary_wraps, reason = "a program with TLS can fail here")]
 fn encrypt(_: &mut ServerConfig, _: &Running, _: Encryption) -> io::Result<()> {
     Ok(())
+}
+
+/// Operators on this machine need no encryption.
+fn for_listener(operators: &TcpListener) -> Encryption {
+    let is_local = operators.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+    if is_local { Encryption::NotNeeded } else { Encryption::IfPossible }
 }
 
 fn scheme(settings: &Settings, encryption: Encryption) -> &'static str {

@@ -26,4 +26,5 @@ mod signals;
 mod start_report;
 mod task;
 mod token_tasks;
+mod waiting_room;
 mod watchdog;

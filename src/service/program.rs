@@ -42,6 +42,7 @@ use crate::service::memory_limits::MemoryLimits;
 use crate::service::running::{Running, StartError, cut_streams, retention};
 use crate::service::settings::{Settings, bytes};
 use crate::service::start_report::warn_about_readers;
+use crate::service::waiting_room::WaitingRoom;
 use crate::storage::answer_room::AnswerLimit;
 use crate::storage::backup::CopyObserver;
 use crate::storage::database::{Database, LastLife, Writers};
@@ -101,7 +102,9 @@ impl Program {
         beginning: Beginning<'_>,
     ) -> Result<Running, StartError> {
         raise_limit();
+        let waiting = WaitingRoom::open(listeners.doors(&settings)?).map_err(StartError::Thread)?;
         let mut running = self.open(settings, beginning)?;
+        waiting.close();
         let capacity = Capacity::of_process(self.background.len(), &running.settings)
             .map_err(|error| StartError::Descriptors(error.to_string()))?;
         running.shared.stream_limiter.lower_to(capacity.streams, capacity.streams_per_address);
