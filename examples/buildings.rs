@@ -1,10 +1,10 @@
-//! One program in the four versions that it has had, as docs/evolution.md tells it: each starts on the database of the one
+//! One program in the five versions that it has had, as docs/evolution.md tells it: each starts on the database of the one
 //! before. A program of yours has only its newest type.
 //!
 //! Run them, one after the other, with:
 //!
 //!     BUILDINGS=1 cargo run --example buildings -- --database buildings.db
-//!     BUILDINGS=4 cargo run --example buildings -- --database buildings.db
+//!     BUILDINGS=5 cargo run --example buildings -- --database buildings.db
 
 use std::process::ExitCode;
 
@@ -28,14 +28,31 @@ mod first {
     }
 }
 
-/// Buildings have a city.
+/// Buildings may have a number of floors: a member that may be absent needs no other version of the documents.
 mod second {
+    use super::{Deserialize, Document, JsonSchema, Serialize, schemars};
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    pub(crate) struct Building {
+        name: String,
+        color: Option<String>,
+        floors: Option<u32>,
+    }
+
+    impl Document for Building {
+        const NAME: &'static str = "buildings";
+    }
+}
+
+/// They have a city, which is required.
+mod third {
     use super::{Deserialize, Document, JsonSchema, Key, Serialize, ValidationError, Value, schemars, with_city};
 
     #[derive(Serialize, Deserialize, JsonSchema)]
     pub(crate) struct Building {
         name: String,
         color: Option<String>,
+        floors: Option<u32>,
         city: Key,
     }
 
@@ -50,12 +67,13 @@ mod second {
 }
 
 /// They have no color any more.
-mod third {
+mod fourth {
     use super::{Deserialize, Document, JsonSchema, Key, Serialize, ValidationError, Value, schemars, with_city};
 
     #[derive(Serialize, Deserialize, JsonSchema)]
     pub(crate) struct Building {
         name: String,
+        floors: Option<u32>,
         city: Key,
     }
 
@@ -70,7 +88,7 @@ mod third {
 }
 
 /// Their name is a title, and cities count them.
-mod fourth {
+mod fifth {
     use super::{
         Derived, Deserialize, Document, JsonSchema, Key, Serialize, ValidationError, Value, schemars, with_city,
     };
@@ -78,6 +96,7 @@ mod fourth {
     #[derive(Serialize, Deserialize, JsonSchema)]
     pub(crate) struct Building {
         title: String,
+        floors: Option<u32>,
         city: Key,
     }
 
@@ -119,7 +138,7 @@ mod fourth {
     }
 }
 
-/// Before the second version, all buildings were in one city.
+/// Before they had a city, all buildings were in one.
 fn with_city(from: i64, mut document: Value) -> Value {
     if from < 2 {
         document["city"] = json!("Berlin");
@@ -127,13 +146,21 @@ fn with_city(from: i64, mut document: Value) -> Value {
     document
 }
 
+/// The service as it was in a version of the program, or as it is now.
+pub(crate) fn service(version: u32) -> Service {
+    match version {
+        1 => Service::new().document::<first::Building>(),
+        2 => Service::new().document::<second::Building>(),
+        3 => Service::new().document::<third::Building>(),
+        4 => Service::new().document::<fourth::Building>(),
+        _ => Service::new().document::<fifth::Building>().derived::<fifth::City>(),
+    }
+}
+
+/// The newest version.
+pub(crate) const NEWEST: u32 = 5;
+
 fn main() -> ExitCode {
-    let version = std::env::var("BUILDINGS").unwrap_or_default();
-    let service = match version.as_str() {
-        "1" => Service::new().document::<first::Building>(),
-        "2" => Service::new().document::<second::Building>(),
-        "3" => Service::new().document::<third::Building>(),
-        _ => Service::new().document::<fourth::Building>().derived::<fourth::City>(),
-    };
-    service.run(Settings::parse())
+    let version = std::env::var("BUILDINGS").ok().and_then(|version| version.parse().ok());
+    service(version.unwrap_or(NEWEST)).run(Settings::parse())
 }

@@ -87,12 +87,15 @@ fn kind_of(collection: &dyn Collection) -> &'static str {
 /// What the rows of a collection show that no type describes.
 fn stored_kind(connection: &mut AnyConnection, name: &str) -> Result<Option<&'static str>, StoreError> {
     let shape: Option<String> = collections::table.find(name).select(collections::shape).first(connection)?;
-    if shape.is_some() {
-        return Ok(Some(DOCUMENTS));
+    if let Some(shape) = shape {
+        return Ok(Some(if shape.starts_with(EVENTS) { EVENT_SOURCED } else { DOCUMENTS }));
     }
     let has_events = select(exists(journal::table.filter(journal::collection.eq(name)))).get_result(connection)?;
     Ok(if has_events { Some(EVENT_SOURCED) } else { None })
 }
+
+/// The digest of events begins with it.
+const EVENTS: &str = "events ";
 
 const DOCUMENTS: &str = "documents";
 const EVENT_SOURCED: &str = "event-sourced";

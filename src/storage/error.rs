@@ -209,6 +209,38 @@ pub enum StoreError {
         /// The version to which they are being converted.
         version: i64,
     },
+    /// Another program with the same version has converted some of the documents, to members that this one does not have.
+    #[error(
+        "some documents of {collection} are already of version {version}, but the document {key} does not fit its type: \
+         {problem}; start the program that has converted it, which converts the rest; nothing was changed"
+    )]
+    HalfFit {
+        /// The name of the collection.
+        collection: String,
+        /// The key of the first such document.
+        key: String,
+        /// The version to which they are being converted.
+        version: i64,
+        /// The member, and what is wrong with it.
+        problem: String,
+    },
+    /// The journal has an event that the program cannot read. The database is unchanged.
+    #[error(
+        "{place} has an event {kind:?} of schema {schema} that this program cannot read: {problem}; either keep what it needs, \
+         or set EVENT_VERSION to {next} and let `upcast` make it an event that there is; nothing was changed"
+    )]
+    UnreadableEvent {
+        /// The position of the first event of this kind and schema, with its collection, its key and its version.
+        place: String,
+        /// The name of the event, as it is in the journal.
+        kind: String,
+        /// The version of the shape in which it was written.
+        schema: i64,
+        /// Why it cannot be read.
+        problem: String,
+        /// The version after that of the program.
+        next: i64,
+    },
     /// The database has a collection that this program does not register.
     #[error(
         "the database has the collection {name:?}, which this program does not register: register it again, or remove it with \

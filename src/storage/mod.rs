@@ -24,6 +24,7 @@ pub(crate) mod erasing;
 pub(crate) mod erasure;
 mod erasure_check;
 pub(crate) mod error;
+mod event_kinds;
 mod execute_error;
 mod fence;
 #[cfg(feature = "postgres")]
@@ -69,6 +70,7 @@ mod row_cache;
 mod schema;
 #[cfg(feature = "postgres")]
 mod server;
+mod shapes;
 mod sighting;
 mod source;
 mod spans;

@@ -22,7 +22,7 @@ use super::ownership::give_to_service;
 use super::schema::collections;
 use super::upgrade::{self, Preview, Tables};
 use super::{dropping, maxima, migrations, registration};
-use crate::domain::collection::Registry;
+use crate::domain::collection::{Collection, Registry};
 
 /// Whether a database is copied before its tables or its states are changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,14 +156,14 @@ pub(crate) struct Changes {
 impl Changes {
     fn find(connection: &mut AnyConnection, registry: &Registry) -> Result<Self, StoreError> {
         let known = known_collections(connection)?;
-        let registered = registry.ids().map(|id| (registry.get(id).name(), registry.get(id).rule()));
-        // Before documents had a version, it was 0.
-        let is_known = |name: &str, rule: i64| {
-            known.iter().any(|(known, version)| known == name && (*version).max(1) == rule.max(1))
+        let is_changed = |collection: &dyn Collection| {
+            let stored = known.iter().find(|(name, _)| name == collection.name());
+            stored.is_none_or(|(_, number)| upgrade::stored_version(collection, *number) != collection.rule())
         };
+        let registered = registry.ids().map(|id| registry.get(id));
         Ok(Self {
             migrations: migrations::pending(connection)?,
-            collections: registered.filter(|(name, rule)| !is_known(name, *rule)).map(|(name, _)| name).collect(),
+            collections: registered.filter(|collection| is_changed(*collection)).map(Collection::name).collect(),
             is_used: !known.is_empty(),
         })
     }

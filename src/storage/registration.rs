@@ -11,10 +11,11 @@ use super::counters::{horizon, save_revision};
 use super::drop_command::drop_command;
 use super::engine::AnyConnection;
 use super::error::StoreError;
+use super::event_kinds::{self, Examined};
 use super::journal::{self, Folded};
 use super::outbox::Change;
 use super::schema::{collections, metadata};
-use super::{aggregates, dropping, epochs, erasure, inline_projections, outbox, upgrade};
+use super::{aggregates, dropping, epochs, erasure, inline_projections, outbox, shapes, upgrade};
 use crate::domain::body::{Body, patch};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Derivation, Evolution, Journaled, Keys, Registry};
@@ -86,6 +87,9 @@ impl Registration<'_> {
         if let Some(evolution) = collection.evolution() {
             self.evolve(connection, name, evolution, known)?;
         }
+        if let Some(journaled) = collection.journaled() {
+            self.examine_events(connection, name, journaled)?;
+        }
         if known == Some(version) {
             return Ok(());
         }
@@ -94,6 +98,7 @@ impl Registration<'_> {
             diesel::update(collections::table.find(name)).set(raised).execute(connection)?;
         } else {
             let shape = collection.evolution().map(Evolution::shape);
+            let shape = shape.or_else(|| collection.journaled().map(Journaled::shape));
             let first = (
                 collections::name.eq(name),
                 (collections::version.eq(version), collections::shape.eq(shape)),
@@ -109,7 +114,7 @@ impl Registration<'_> {
         }
         if let Some(derivation) = collection.derivation()
             // Otherwise it is derived at the end of that, when all documents have their new members.
-            && !upgrade::is_in_progress(connection, derivation.source(), None)?
+            && !upgrade::is_in_progress(connection, derivation.source())?
         {
             self.rederive(connection, id, derivation)?;
         }
@@ -127,25 +132,32 @@ impl Registration<'_> {
         evolution: &dyn Evolution,
         known: Option<i64>,
     ) -> Result<(), StoreError> {
-        let (own, shape) = (evolution.version(), evolution.shape());
         let Some(version) = known else { return Ok(()) };
-        if version > own {
-            return Err(StoreError::NewerDocuments { collection: name.to_owned(), version, own });
-        }
-        if upgrade::is_in_progress(connection, name, Some(own))? {
+        let shape = evolution.shape();
+        upgrade::require_known(name, evolution, version)?;
+        let begun = upgrade::unfinished(connection, name, evolution)?;
+        if shapes::find(connection, name)?.as_ref() == Some(&shape) && version == evolution.version() {
             return Ok(());
         }
-        if version < own {
+        if version < evolution.version() {
             upgrade::begin(connection, name, evolution, version)?;
-        } else {
-            let stored: Option<String> = collections::table.find(name).select(collections::shape).first(connection)?;
-            if stored.as_ref() == Some(&shape) {
-                return Ok(());
-            }
+        } else if begun.is_none() {
             upgrade::require_fit(connection, name, evolution)?;
         }
-        diesel::update(collections::table.find(name)).set(collections::shape.eq(shape)).execute(connection)?;
-        Ok(())
+        shapes::save(connection, name, &shape)
+    }
+
+    /// Finds out whether this program can read the events that are stored.
+    fn examine_events(
+        self,
+        connection: &mut AnyConnection,
+        name: &'static str,
+        journaled: &dyn Journaled,
+    ) -> Result<(), StoreError> {
+        match event_kinds::examine(connection, name, journaled)? {
+            Examined::Before => Ok(()),
+            Examined::Now => shapes::save(connection, name, &journaled.shape()),
+        }
     }
 
     /// A change by the service itself.

@@ -12,27 +12,37 @@ use super::counters::horizon;
 use super::drop_command::drop_command;
 use super::engine::AnyConnection;
 use super::error::StoreError;
+use super::event_kinds;
 use super::maintained::{Effect, Maintained};
 use super::outbox;
 use super::page::{PageLimit, Progress};
 use super::record::Record;
 use super::registration::{Recomputed, Registration};
 use super::schema::{collections, upgrades};
+use super::shapes;
 use super::transaction::WriteError;
 use crate::domain::body::{Body, patch};
-use crate::domain::collection::{Evolution, Registry};
+use crate::domain::collection::{Collection, Evolution, Registry};
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::Version;
 
-/// What one step converts: an event must fit into memory.
-const STEP: PageLimit = PageLimit { items: 1000, bytes: 4 * 1024 * 1024 };
+/// The documents that one step converts: a client gets their events as one message.
+const STEP_DOCUMENTS: usize = 1000;
+
+/// Their bytes, as JSON text: a step is in memory as a whole.
+const STEP_BYTES: usize = 4 * 1024 * 1024;
+
+/// How often a step waits in vain for another service, before the start fails: that one makes no step either.
+const MAX_ATTEMPTS: usize = 10;
 
 /// How often the log says how far it is.
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 
+const STEP: PageLimit = PageLimit { items: STEP_DOCUMENTS, bytes: STEP_BYTES };
+
 /// An upgrade that is to be finished.
 #[derive(Queryable)]
-struct Upgrade {
+pub(super) struct Upgrade {
     collection: String,
     from_version: i64,
     to_version: i64,
@@ -42,6 +52,23 @@ struct Upgrade {
     place: String,
     /// Whether the rows are done.
     converted: i32,
+}
+
+impl Upgrade {
+    /// The last key that is done.
+    fn done(&self) -> Option<Key> {
+        (!self.place.is_empty()).then(|| Key::from_db(&self.place))
+    }
+
+    /// The documents that are not converted yet.
+    fn rest(&self) -> Rest {
+        Rest { from: self.from_version, after: self.done() }
+    }
+}
+
+/// The version of what a database has of a collection. Before documents had one, it was 0, which is the first.
+pub(super) fn stored_version(collection: &dyn Collection, number: i64) -> i64 {
+    if collection.evolution().is_some() { number.max(1) } else { number }
 }
 
 /// Fails if a stored document is not one of the type.
@@ -67,7 +94,6 @@ fn require_upgradable(
     evolution: &dyn Evolution,
     Rest { from, after }: Rest,
 ) -> Result<usize, StoreError> {
-    let after = after.map(|place| Key::from_db(&place));
     let mut number = 0;
     aggregates::scan(connection, collection, |key, _, body| {
         let key = Key::from_db(key);
@@ -83,7 +109,7 @@ fn require_upgradable(
 /// The documents that are still of a version: those after a key, or all.
 struct Rest {
     from: i64,
-    after: Option<String>,
+    after: Option<Key>,
 }
 
 fn convert(evolution: &dyn Evolution, collection: &str, key: &Key, body: &Body, from: i64) -> Result<Body, StoreError> {
@@ -115,35 +141,59 @@ pub(super) fn preview(
 ) -> Result<Vec<Preview>, StoreError> {
     let mut previews = Vec::new();
     for collection in registry.ids().map(|id| registry.get(id)) {
-        let Some(evolution) = collection.evolution() else { continue };
-        let row = collections::table.find(collection.name());
-        let version: Option<i64> = row.select(collections::version).first(connection).optional()?;
-        // In former tables, documents have no version.
-        let Some(version) = version.map(|version| version.max(1)) else { continue };
-        let (name, own) = (collection.name(), evolution.version());
-        if version > own {
-            return Err(StoreError::NewerDocuments { collection: name.to_owned(), version, own });
+        let name = collection.name();
+        let row = collections::table.find(name).select(collections::version);
+        let Some(number) = row.first::<i64>(connection).optional()? else { continue };
+        let stored = Stored { version: stored_version(collection, number), tables };
+        if let Some(evolution) = collection.evolution() {
+            previews.extend(stored.preview(connection, name, evolution)?);
         }
-        let begun = match tables {
-            Tables::Current => find(connection, name)?,
-            Tables::Former => None,
-        };
-        let from = begun.as_ref().map_or(version, |upgrade| upgrade.from_version);
-        if from < own {
-            let (began, after) = (Instant::now(), begun.map(|upgrade| upgrade.place).filter(|place| !place.is_empty()));
-            let documents = require_upgradable(connection, name, evolution, Rest { from, after })?;
-            previews.push(Preview { collection: name, from, to: own, documents, took: began.elapsed() });
-            continue;
-        }
-        let shape: Option<String> = match tables {
-            Tables::Current => row.select(collections::shape).first(connection)?,
-            Tables::Former => None,
-        };
-        if shape.is_none_or(|shape| shape != evolution.shape()) {
-            require_fit(connection, name, evolution)?;
+        if let (Some(journaled), Tables::Current) = (collection.journaled(), tables) {
+            event_kinds::examine(connection, name, journaled)?;
         }
     }
     Ok(previews)
+}
+
+/// What a database has of a collection.
+struct Stored {
+    version: i64,
+    tables: Tables,
+}
+
+impl Stored {
+    fn preview(
+        &self,
+        connection: &mut AnyConnection,
+        name: &'static str,
+        evolution: &dyn Evolution,
+    ) -> Result<Option<Preview>, StoreError> {
+        let own = evolution.version();
+        require_known(name, evolution, self.version)?;
+        let begun = match self.tables {
+            Tables::Current => unfinished(connection, name, evolution)?,
+            Tables::Former => None,
+        };
+        let rest = begun.as_ref().map_or(Rest { from: self.version, after: None }, Upgrade::rest);
+        if rest.from < own {
+            let (from, began) = (rest.from, Instant::now());
+            let documents = require_upgradable(connection, name, evolution, rest)?;
+            return Ok(Some(Preview { collection: name, from, to: own, documents, took: began.elapsed() }));
+        }
+        if self.tables == Tables::Former || shapes::find(connection, name)? != Some(evolution.shape()) {
+            require_fit(connection, name, evolution)?;
+        }
+        Ok(None)
+    }
+}
+
+/// Fails if the documents are of a version that this program does not know.
+pub(super) fn require_known(collection: &str, evolution: &dyn Evolution, version: i64) -> Result<(), StoreError> {
+    let own = evolution.version();
+    if version <= own {
+        return Ok(());
+    }
+    Err(StoreError::NewerDocuments { collection: collection.to_owned(), version, own })
 }
 
 /// Whether the tables are those of this version of the program.
@@ -173,19 +223,51 @@ pub(super) fn begin(
     Ok(())
 }
 
-/// Whether the documents of a collection are being converted. Fails if that is by another version of the program.
-pub(super) fn is_in_progress(
+/// Whether the documents of a collection are being converted.
+pub(super) fn is_in_progress(connection: &mut AnyConnection, collection: &str) -> Result<bool, StoreError> {
+    Ok(find(connection, collection)?.is_some())
+}
+
+/// The upgrade of a collection that was begun and is to be finished.
+///
+/// # Errors
+/// Another version of the program has begun it; or the type is another one since, and what is done does not fit it, or what is
+/// left cannot be converted.
+pub(super) fn unfinished(
     connection: &mut AnyConnection,
     collection: &str,
-    own: Option<i64>,
-) -> Result<bool, StoreError> {
-    match (find(connection, collection)?, own) {
-        (None, _) => Ok(false),
-        (Some(Upgrade { to_version: version, .. }), Some(own)) if own != version => {
-            Err(StoreError::HalfUpgraded { collection: collection.to_owned(), version })
-        }
-        (Some(_), _) => Ok(true),
+    evolution: &dyn Evolution,
+) -> Result<Option<Upgrade>, StoreError> {
+    let Some(upgrade) = find(connection, collection)? else { return Ok(None) };
+    let version = upgrade.to_version;
+    if version != evolution.version() {
+        return Err(StoreError::HalfUpgraded { collection: collection.to_owned(), version });
     }
+    if shapes::find(connection, collection)? != Some(evolution.shape()) {
+        require_done(connection, &upgrade, evolution)?;
+        require_upgradable(connection, collection, evolution, upgrade.rest())?;
+    }
+    Ok(Some(upgrade))
+}
+
+/// Fails if a document that is already converted is not one of the type.
+fn require_done(
+    connection: &mut AnyConnection,
+    upgrade: &Upgrade,
+    evolution: &dyn Evolution,
+) -> Result<(), StoreError> {
+    let Some(last) = upgrade.done() else { return Ok(()) };
+    aggregates::scan(connection, &upgrade.collection, |key, _, body| {
+        if Key::from_db(key) > last {
+            return Ok(());
+        }
+        evolution.fit(&Body::from_db(body.to_owned())).map_err(|problem| StoreError::HalfFit {
+            collection: upgrade.collection.clone(),
+            key: key.to_owned(),
+            version: upgrade.to_version,
+            problem: problem.to_string(),
+        })
+    })
 }
 
 /// Does all that is left of the upgrades of a database.
@@ -195,16 +277,31 @@ pub(super) fn finish(
     registration: Registration<'_>,
 ) -> Result<(), StoreError> {
     let mut report = Report { converted: 0, said: Instant::now() };
-    while next(connection)?.is_some() {
+    let (mut reached, mut attempts) = (String::new(), 0);
+    while let Some(upgrade) = next(connection)? {
         let current = horizon(connection)?.current;
         // Another service that starts may have done it meanwhile, so the step looks again what is next.
         let step = |connection: &mut AnyConnection| match next(connection)? {
             Some(upgrade) => Step::of(registration, &upgrade)?.run(connection).map(Maintained::changed),
             None => Ok(Maintained { done: 0, effect: Effect::Nothing }),
         };
-        let converted = record.maintain(connection, current, step).map_err(WriteError::into_cause)?;
-        record.grow(converted);
-        report.add(converted);
+        if upgrade.place != reached {
+            (reached, attempts) = (upgrade.place, 0);
+        }
+        attempts += 1;
+        match record.maintain(connection, current, step).map_err(WriteError::into_cause) {
+            Ok(converted) => {
+                record.grow(converted);
+                report.add(converted);
+                // Nobody else moves it before the service runs.
+                if record.is_log_long(connection) {
+                    record.checkpoint(connection)?;
+                }
+            }
+            // That service does the same, step by step.
+            Err(StoreError::Busy) if attempts < MAX_ATTEMPTS => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -250,10 +347,9 @@ impl<'a> Step<'a> {
 
     /// Converts the next documents, as one revision.
     fn convert(&self, connection: &mut AnyConnection) -> Result<usize, StoreError> {
-        let Upgrade { collection, from_version, place, .. } = self.upgrade;
+        let Upgrade { collection, from_version, .. } = self.upgrade;
         let evolution = evolution_of(self.registration.registry, self.id);
-        let after = (!place.is_empty()).then(|| Key::from_db(place));
-        let rows = aggregates::next(connection, collection, after.as_ref(), STEP)?;
+        let rows = aggregates::next(connection, collection, self.upgrade.done().as_ref(), STEP)?;
         let this = diesel::update(upgrades::table.find(collection));
         let Some((last, _)) = rows.last() else {
             this.set(upgrades::converted.eq(1)).execute(connection)?;

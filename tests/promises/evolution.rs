@@ -1,152 +1,34 @@
 //! A program changes its documents over the years: each version starts on the database of the one before, and consumers that
 //! have followed since the first one end exact.
+//!
+//! Each row of the table in docs/evolution.md has a test: those of documents are here, those of events in
+//! `evolution_of_events.rs`. A derived collection that is new or has another rule is in `own_collections.rs`, events of another
+//! shape are in `schemas.rs`, and a new version of a projection is in `projection_failures.rs`.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeSet;
+use std::net::TcpStream;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::Text;
 use duality::schemars::{self, JsonSchema};
-use duality::{Derived, Document, Event, Feed, Key, Projection, ProjectionError, Service, Tables, ValidationError};
+use duality::{Document, Event, Feed, Key, Projection, ProjectionError, Service, Tables, ValidationError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::buildings;
 use crate::harness::engine::shared_server;
-use crate::harness::{App, eventually, lines, output_of, sql};
+use crate::harness::{App, Client, DEADLINE, Stream, eventually, lasting_address, lines, output_of, sql};
 
-mod first {
-    use super::*;
+/// A copy of all buildings, as a projection keeps it. It may keep the change events as well.
+struct Copies<const KEEPS_HISTORY: bool>;
 
-    #[derive(Serialize, Deserialize, JsonSchema)]
-    pub(super) struct Building {
-        pub(super) name: String,
-        pub(super) color: Option<String>,
-    }
-
-    impl Document for Building {
-        const NAME: &'static str = "buildings";
-    }
-}
-
-/// A member that may be absent is new.
-mod with_floors {
-    use super::*;
-
-    #[derive(Serialize, Deserialize, JsonSchema)]
-    pub(super) struct Building {
-        name: String,
-        color: Option<String>,
-        floors: Option<u32>,
-    }
-
-    impl Document for Building {
-        const NAME: &'static str = "buildings";
-    }
-}
-
-/// A member that is required is new.
-mod with_city {
-    use super::*;
-
-    #[derive(Serialize, Deserialize, JsonSchema)]
-    pub(super) struct Building {
-        name: String,
-        color: Option<String>,
-        floors: Option<u32>,
-        city: Key,
-    }
-
-    impl Document for Building {
-        const NAME: &'static str = "buildings";
-        const VERSION: i64 = 2;
-
-        fn upgrade(from: i64, mut document: Value) -> Result<Value, ValidationError> {
-            if from < 2 {
-                document["city"] = json!("Berlin");
-            }
-            Ok(document)
-        }
-    }
-}
-
-/// A member is gone.
-mod without_color {
-    use super::*;
-
-    #[derive(Serialize, Deserialize, JsonSchema)]
-    pub(super) struct Building {
-        name: String,
-        floors: Option<u32>,
-        city: Key,
-    }
-
-    impl Document for Building {
-        const NAME: &'static str = "buildings";
-        const VERSION: i64 = 3;
-
-        fn upgrade(from: i64, mut document: Value) -> Result<Value, ValidationError> {
-            if from < 2 {
-                document["city"] = json!("Berlin");
-            }
-            Ok(document)
-        }
-    }
-}
-
-/// A member has another name, and a group follows from the documents.
-mod with_title {
-    use super::*;
-
-    #[derive(Serialize, Deserialize, JsonSchema)]
-    pub(super) struct Building {
-        title: String,
-        floors: Option<u32>,
-        pub(super) city: Key,
-    }
-
-    impl Document for Building {
-        const NAME: &'static str = "buildings";
-        const VERSION: i64 = 4;
-
-        fn upgrade(from: i64, mut document: Value) -> Result<Value, ValidationError> {
-            if from < 2 {
-                document["city"] = json!("Berlin");
-            }
-            document["title"] = document["name"].take();
-            Ok(document)
-        }
-    }
-
-    /// The buildings of a city.
-    #[derive(Default, Serialize, Deserialize, JsonSchema)]
-    pub(super) struct City {
-        buildings: u32,
-    }
-
-    impl Derived for City {
-        const NAME: &'static str = "cities";
-        type Source = Building;
-
-        fn key(building: &Building) -> Option<Key> {
-            Some(building.city.clone())
-        }
-        fn add(&mut self, _: &Building) {
-            self.buildings += 1;
-        }
-        fn remove(&mut self, _: &Building) {
-            self.buildings -= 1;
-        }
-        fn is_empty(&self) -> bool {
-            self.buildings == 0
-        }
-    }
-}
-
-/// A copy of all buildings, as a projection keeps it.
-struct Copies;
-
-impl Projection for Copies {
-    const NAME: &'static str = "copies";
+impl<const KEEPS_HISTORY: bool> Projection for Copies<KEEPS_HISTORY> {
+    const NAME: &'static str = if KEEPS_HISTORY { "kept_copies" } else { "copies" };
+    const KEEPS_HISTORY: bool = KEEPS_HISTORY;
     const FEED: Feed = Feed::Changes;
     const COLLECTIONS: &'static [&'static str] = &["buildings"];
     const SETUP: &'static str = "CREATE TABLE copies (key TEXT NOT NULL PRIMARY KEY, line TEXT NOT NULL)";
@@ -172,49 +54,93 @@ struct Known {
     line: String,
 }
 
-fn of_first() -> Service {
-    Service::new().document::<first::Building>().background::<Copies>()
+/// A version of the program of the example, with projections.
+fn program(version: u32) -> impl Fn() -> Service + Send + Sync + 'static {
+    move || buildings::service(version).background::<Copies<false>>().background::<Copies<true>>()
 }
 
-fn of_floors() -> Service {
-    Service::new().document::<with_floors::Building>().background::<Copies>()
+fn bare_first() -> Service {
+    buildings::service(1)
 }
 
-fn of_city() -> Service {
-    Service::new().document::<with_city::Building>().background::<Copies>()
+/// The state and the feed of each level, and another path of the same feed.
+const LEVELS: [(&str, &str); 4] = [
+    ("/aggregates", "/events"),
+    ("/buildings", "/building-events"),
+    ("/buildings", "/events/buildings"),
+    ("/buildings/1", "/buildings/1/events"),
+];
+
+/// How a consumer follows.
+#[derive(Debug, Clone, Copy)]
+enum By {
+    Stream,
+    Pages,
 }
 
-fn of_no_color() -> Service {
-    Service::new().document::<without_color::Building>().background::<Copies>()
-}
-
-fn of_title() -> Service {
-    Service::new().document::<with_title::Building>().derived::<with_title::City>().background::<Copies>()
-}
-
-const VERSIONS: [fn() -> Service; 5] = [of_first, of_floors, of_city, of_no_color, of_title];
-
-/// A consumer that is away while the program changes, with what it has and where it is.
+/// A consumer with what it has and where it is.
 pub(crate) struct Consumer {
+    path: &'static str,
+    feed: &'static str,
+    by: By,
     pub(crate) state: Value,
     pub(crate) cursor: String,
 }
 
 impl Consumer {
     fn of(app: &App) -> Self {
-        let (state, cursor) = app.load("/buildings");
-        Self { state, cursor }
+        Self::by(By::Stream, app, LEVELS[1])
     }
 
-    /// Follows until it has what the service has, and compares.
+    fn by(by: By, app: &App, (path, feed): (&'static str, &'static str)) -> Self {
+        let (state, cursor) = app.load(path);
+        Self { path, feed, by, state, cursor }
+    }
+
+    /// One for each level and each way to follow.
+    fn all(app: &App) -> Vec<Self> {
+        let ways = [By::Stream, By::Pages].into_iter();
+        ways.flat_map(|by| LEVELS.map(|level| Self::by(by, app, level))).collect()
+    }
+
+    /// Follows until it has what the service has.
+    #[track_caller]
     fn catch_up(&mut self, app: &App) {
-        let (state, cursor) = app.load("/buildings");
-        let until = revision_of(&cursor);
-        if until > revision_of(&self.cursor) {
-            app.follow("/building-events", &[("Last-Event-ID", &self.cursor)]).follow(&mut self.state, until);
+        let (expected, _) = app.load(self.path);
+        match self.by {
+            By::Stream => {
+                let mut stream = self.open(app);
+                while self.state != expected {
+                    assert!(self.take(&mut stream), "the stream continues");
+                }
+            }
+            By::Pages => while self.turn_page(app) {},
         }
-        assert_eq!(self.state, state);
-        self.cursor = cursor;
+        assert_eq!(self.state, expected, "{} by {:?}", self.feed, self.by);
+    }
+
+    fn open(&self, app: &App) -> Stream {
+        app.follow(self.feed, &[("Last-Event-ID", &self.cursor)])
+    }
+
+    /// Takes the next message of a stream. Returns whether there is one.
+    fn take(&mut self, stream: &mut Stream) -> bool {
+        let Some(message) = stream.message() else { return false };
+        json_patch::merge(&mut self.state, &message.patch());
+        self.cursor = message.id.unwrap_or(std::mem::take(&mut self.cursor));
+        true
+    }
+
+    /// Takes the next page. Returns whether it had something.
+    fn turn_page(&mut self, app: &App) -> bool {
+        let path = format!("{}?limit=2&lastEventId={}", self.feed, self.cursor);
+        let page = app.request("GET", &path, &[("Accept", "application/json")], None);
+        assert_eq!(page.status, 200, "{path}: {}", page.text());
+        let page = page.json();
+        let events = page["events"].as_array().unwrap();
+        events.iter().for_each(|event| json_patch::merge(&mut self.state, &event["patch"]));
+        page["cursor"].as_str().unwrap().clone_into(&mut self.cursor);
+        !events.is_empty()
     }
 }
 
@@ -222,24 +148,25 @@ pub(crate) fn revision_of(cursor: &str) -> i64 {
     cursor.split_once('.').unwrap().1.parse().unwrap()
 }
 
-/// The copy of the projection is the state of the service.
+/// The copies of both projections are the state of the service.
+#[track_caller]
 fn assert_projected(app: &App) {
-    let (state, cursor) = app.load("/buildings");
-    let revision = revision_of(&cursor);
-    eventually("the projection has everything", || {
-        let status = app.get("/projections/copies").json();
-        status["state"] == "live" && status["at"].as_i64().is_some_and(|at| at >= revision)
-    });
-    let folder = format!("{}.projections", app.files().display());
-    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
-    let newest = files.filter(|file| file.extension().is_some_and(|ending| ending == "db")).max().unwrap();
-    let copies: Vec<Value> = lines(&newest, "SELECT json_array(key, json(line)) AS line FROM copies ORDER BY key")
-        .iter()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let state = app.get("/buildings").json();
     let mut expected: Vec<Value> = state.as_object().unwrap().iter().map(|(key, body)| json!([key, body])).collect();
     expected.sort_by_key(|row| row[0].as_str().unwrap().to_owned());
-    assert_eq!(copies, expected);
+    for name in ["copies", "kept_copies"] {
+        eventually(&format!("{name} has everything"), || {
+            let status = app.get(&format!("/projections/{name}")).json();
+            status["state"] == "live" && copies_of(app, name, &status["generation"]) == expected
+        });
+    }
+}
+
+/// What a generation of a projection has.
+fn copies_of(app: &App, name: &str, generation: &Value) -> Vec<Value> {
+    let file = format!("{}.projections/{name}.{generation}.db", app.files().display());
+    let rows = lines(file.as_ref(), "SELECT json_array(key, json(line)) AS line FROM copies ORDER BY key");
+    rows.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn create(app: &App, body: &Value) {
@@ -248,36 +175,115 @@ fn create(app: &App, body: &Value) {
 
 #[test]
 fn five_versions_of_a_program_follow_each_other_and_all_consumers_stay_exact() {
-    let mut app = App::serving(of_first, |_| {});
+    let mut app = App::serving(program(1), |_| {});
     for number in 0..5 {
         create(&app, &json!({"name": format!("house {number}"), "color": "red"}));
     }
-    let mut of_old = Consumer::of(&app);
-    let mut patient = Consumer::of(&app);
-    for version in &VERSIONS[1..] {
+    let (mut of_old, mut patient, mut live) = (Consumer::all(&app), Consumer::all(&app), Consumer::of(&app));
+    for version in 2..=5 {
+        let mut stream = live.open(&app);
+        app.patch("/buildings/2", &json!({"color": format!("color {version}"), "floors": version}).to_string());
         app.stop();
-        app.resume_serving(*version);
-        patient.catch_up(&app);
+        // It has everything that was answered when it is cut.
+        while live.take(&mut stream) {}
+        app.resume_serving(program(version));
+        live.catch_up(&app);
+        patient.iter_mut().for_each(|consumer| consumer.catch_up(&app));
         assert_projected(&app);
-        let patched = app.patch("/buildings/1", r#"{"floors":3}"#);
+        let patched = app.patch("/buildings/1", &json!({"floors": version}).to_string());
         assert_eq!(patched.status, 200, "{}", patched.text());
-        patient.catch_up(&app);
+        patient.iter_mut().for_each(|consumer| consumer.catch_up(&app));
+        let mut strict = Consumer { feed: "/building-events?strict=true", ..Consumer::of(&app) };
+        app.patch("/buildings/1", r#"{"floors":1}"#);
+        strict.catch_up(&app);
     }
-    assert_eq!(app.get("/buildings/1").json(), json!({"title": "house 0", "city": "Berlin", "floors": 3}));
+    assert_eq!(app.get("/buildings/1").json(), json!({"title": "house 0", "city": "Berlin", "floors": 1}));
     assert_eq!(app.get("/cities").text(), r#"{"Berlin":{"buildings":5}}"#);
-    of_old.catch_up(&app);
+    for consumer in &mut of_old {
+        let strict = format!("{}?strict=true&lastEventId={}", consumer.feed, consumer.cursor);
+        app.get(&strict).problem(410, "not-retained");
+        consumer.catch_up(&app);
+    }
     assert_projected(&app);
     create(&app, &json!({"title": "school", "city": "Bonn"}));
     assert_eq!(app.get("/cities").text(), r#"{"Berlin":{"buildings":5},"Bonn":{"buildings":1}}"#);
 }
 
 #[test]
+fn a_history_that_is_kept_has_no_events_of_the_former_shape() {
+    let mut app = App::serving(program(1), |_| {});
+    create(&app, &json!({"name": "house", "color": "red"}));
+    app.patch("/buildings/1", r#"{"color":"blue"}"#);
+    assert_projected(&app);
+    let history = format!("{}.projections/history.db", app.files().display());
+    let kept = || lines(history.as_ref(), "SELECT patch AS line FROM changes ORDER BY sequence");
+    assert_eq!(kept(), [r#"{"name":"house","color":"red"}"#, r#"{"color":"blue"}"#]);
+    app.stop();
+    app.resume_serving(program(2));
+    assert_projected(&app);
+    assert_eq!(kept().len(), 2, "the version of the documents is the same");
+    app.stop();
+    app.resume_serving(program(5));
+    assert_projected(&app);
+    assert_eq!(kept(), [r#"{"title":"house","city":"Berlin"}"#]);
+    app.patch("/buildings/1", r#"{"floors":2}"#);
+    assert_projected(&app);
+    app.restart();
+    assert_projected(&app);
+    assert_eq!(kept(), [r#"{"title":"house","city":"Berlin"}"#, r#"{"floors":2}"#]);
+}
+
+#[test]
+fn a_member_that_may_be_absent_changes_nothing() {
+    let mut app = App::serving(bare_first, |_| {});
+    create(&app, &json!({"name": "house", "color": "red"}));
+    let before = app.get("/buildings");
+    app.stop();
+    app.resume_serving(|| buildings::service(2));
+    let after = app.get("/buildings");
+    assert_eq!((after.text(), after.revision()), (before.text(), before.revision()));
+    assert_eq!(app.patch("/buildings/1", r#"{"floors":2}"#).status, 200);
+}
+
+/// A rule is stricter than the one before, which allowed everything.
+mod named {
+    use super::*;
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    pub(super) struct Building {
+        name: String,
+        color: Option<String>,
+    }
+
+    impl Document for Building {
+        const NAME: &'static str = "buildings";
+
+        fn validate(&self) -> Result<(), ValidationError> {
+            if self.name.is_empty() { Err(ValidationError::new("name", "is empty")) } else { Ok(()) }
+        }
+    }
+}
+
+#[test]
+fn a_new_rule_of_documents_applies_to_what_is_written_from_now_on() {
+    let mut app = App::serving(bare_first, |_| {});
+    create(&app, &json!({"name": ""}));
+    app.stop();
+    app.resume_serving(|| Service::new().document::<named::Building>());
+    let stored = app.get("/buildings/1");
+    assert_eq!((stored.text(), stored.revision()), (r#"{"name":""}"#, 1));
+    app.patch("/buildings/1", r#"{"color":"red"}"#).problem(422, "invalid");
+    app.post("/buildings", r#"{"name":""}"#).problem(422, "invalid");
+    assert_eq!(app.patch("/buildings/1", r#"{"name":"barn"}"#).status, 200);
+}
+
+#[test]
 fn a_program_may_skip_versions_in_between() {
-    let mut app = App::serving(of_first, |_| {});
+    let mut app = App::serving(program(1), |_| {});
     create(&app, &json!({"name": "house", "color": "red"}));
     let mut consumer = Consumer::of(&app);
     app.stop();
-    app.resume_serving(of_title);
+    app.resume_serving(program(5));
     assert_eq!(app.get("/buildings/1").json(), json!({"title": "house", "city": "Berlin"}));
     assert_eq!(app.get("/cities").text(), r#"{"Berlin":{"buildings":1}}"#);
     consumer.catch_up(&app);
@@ -288,13 +294,13 @@ fn a_program_may_skip_versions_in_between() {
 
 #[test]
 fn events_of_the_former_shape_are_not_told_again() {
-    let mut app = App::serving(of_first, |_| {});
+    let mut app = App::serving(program(1), |_| {});
     create(&app, &json!({"name": "house", "color": "red"}));
     create(&app, &json!({"name": "barn", "color": "green"}));
     let (_, early) = (app.patch("/buildings/2", r#"{"color":null}"#), "1");
     let epoch = Consumer::of(&app).cursor.split_once('.').unwrap().0.to_owned();
     app.stop();
-    app.resume_serving(of_city);
+    app.resume_serving(program(3));
     let page = app.get(&format!("/building-events?strict=true&lastEventId={epoch}.{early}"));
     page.problem(410, "not-retained");
     let mut state = json!({});
@@ -367,10 +373,6 @@ fn of_picky() -> Service {
     Service::new().document::<picky::Building>()
 }
 
-fn bare_first() -> Service {
-    Service::new().document::<first::Building>()
-}
-
 #[test]
 fn a_wrong_step_stops_the_start_in_one_line_and_changes_nothing() {
     let mut app = App::serving(bare_first, |_| {});
@@ -411,6 +413,69 @@ fn a_wrong_step_stops_the_start_in_one_line_and_changes_nothing() {
     app.resume_serving(of_picky);
 }
 
+/// The conversion goes on when nobody holds this.
+static GATE: Mutex<()> = Mutex::new(());
+
+/// Is converted when it may be.
+mod slow {
+    use super::*;
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    pub(super) struct Building {
+        name: String,
+        color: Option<String>,
+    }
+
+    impl Document for Building {
+        const NAME: &'static str = "buildings";
+        const VERSION: i64 = 2;
+
+        fn upgrade(_: i64, document: Value) -> Result<Value, ValidationError> {
+            drop(GATE.lock());
+            Ok(document)
+        }
+    }
+}
+
+#[test]
+fn whoever_asks_while_documents_are_converted_gets_a_503_and_nobody_is_refused() {
+    let address = lasting_address();
+    let mut app = App::serving(bare_first, |settings| settings.listen = address.to_string());
+    create(&app, &json!({"name": "house"}));
+    app.stop();
+    let (gate, is_over) = (GATE.lock().unwrap(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| app.resume_serving(|| Service::new().document::<slow::Building>()));
+        eventually("the address can be connected to", || TcpStream::connect(address).is_ok());
+        let asking = scope.spawn(|| {
+            let mut answers = BTreeSet::new();
+            let begun = Instant::now();
+            while !is_over.load(Ordering::SeqCst) && begun.elapsed() < DEADLINE {
+                answers.insert(Client::connect(address).request("GET", "/buildings", &[], None).status);
+            }
+            answers
+        });
+        for (method, path) in [("GET", "/readyz"), ("GET", "/buildings"), ("POST", "/buildings"), ("GET", "/nowhere")] {
+            let body = (method == "POST").then_some(&br#"{"name":"barn"}"#[..]);
+            let answer = Client::connect(address).request(method, path, &[], body);
+            answer.problem(503, "not-ready");
+            assert_eq!(
+                (answer.header("Retry-After"), &answer.json()["reasons"][0]["part"]),
+                (Some("5"), &json!("start"))
+            );
+        }
+        let alive = Client::connect(address).request("GET", "/healthz", &[], None);
+        assert_eq!((alive.status, &alive.json()["status"]), (200, &json!("degraded")));
+        drop(gate);
+        starting.join().unwrap();
+        let ready = Client::connect(address).request("GET", "/readyz", &[], None);
+        assert_eq!(ready.status, 200, "{}", ready.text());
+        is_over.store(true, Ordering::SeqCst);
+        assert!(asking.join().unwrap().is_subset(&[200, 503].into()));
+    });
+    assert_eq!(app.get("/buildings").text(), r#"{"1":{"name":"house"}}"#, "nothing was written meanwhile");
+}
+
 /// How often `upgrade` was called, and at which call it ends as if the program had been killed.
 static CALLS: AtomicUsize = AtomicUsize::new(0);
 static END_AT: AtomicUsize = AtomicUsize::new(usize::MAX);
@@ -443,6 +508,27 @@ fn of_interrupted() -> Service {
     Service::new().document::<interrupted::Building>()
 }
 
+/// Has the version of the one before, and other members.
+mod diverted {
+    use super::*;
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    pub(super) struct Building {
+        name: String,
+        #[serde(default)]
+        hue: String,
+    }
+
+    impl Document for Building {
+        const NAME: &'static str = "buildings";
+        const VERSION: i64 = 2;
+    }
+}
+
+fn of_diverted() -> Service {
+    Service::new().document::<diverted::Building>()
+}
+
 #[test]
 fn an_upgrade_that_was_interrupted_goes_on_where_it_was() {
     let mut app = App::serving(bare_first, |_| {});
@@ -459,6 +545,13 @@ fn an_upgrade_that_was_interrupted_goes_on_where_it_was() {
     assert_eq!(half, ["1000"]);
     let refused = app.try_resume_serving(bare_first).unwrap_err();
     assert!(refused.contains("are of version 2, and this program knows version 1"), "{refused}");
+    let refused = app.try_resume_serving(|| buildings::service(4)).unwrap_err();
+    assert!(refused.contains("are already of version 2, and others are not: start a program with that"), "{refused}");
+    let refused = app.try_resume_serving(of_diverted).unwrap_err();
+    let expected =
+        "some documents of buildings are already of version 2, but the document 1 does not fit its type: color: ";
+    assert!(refused.starts_with(expected) && refused.ends_with("nothing was changed"), "{refused}");
+    assert_eq!(lines(app.database(), "SELECT place AS line FROM upgrades"), half);
     CALLS.store(0, Ordering::SeqCst);
     app.resume_serving(of_interrupted);
     assert_eq!(CALLS.load(Ordering::SeqCst), 1500);
@@ -488,6 +581,20 @@ fn what_a_start_would_refuse_is_known_before() {
     let (status, output) = check(&app);
     assert_eq!(status, 1, "{output}");
     assert!(output.contains("the documents of persons are of version 3, and this program knows version 1"), "{output}");
+    sql(app.database(), "UPDATE collections SET version = 1 WHERE name = 'persons'");
+    sql(app.database(), "INSERT INTO upgrades VALUES ('persons', 1, 2, 0, '', 0)");
+    let (status, output) = check(&app);
+    assert_eq!(status, 1, "{output}");
+    assert!(output.contains("some documents of persons are already of version 2, and others are not"), "{output}");
+    sql(app.database(), "DELETE FROM upgrades");
+    // Only documents once had no version.
+    sql(app.database(), "UPDATE collections SET version = 0 WHERE name = 'locations'");
+    let (status, output) = check(&app);
+    assert_eq!(status, 3, "{output}");
+    assert!(output.contains("locations: to compute again, because"), "{output}");
+    sql(app.database(), "UPDATE collections SET version = 0 WHERE name = 'persons'");
+    sql(app.database(), "UPDATE collections SET version = 1 WHERE name = 'locations'");
+    assert_eq!(check(&app), (0, "nothing to do\n".to_owned()));
     sql(app.database(), "UPDATE collections SET version = 1 WHERE name = 'persons'");
     app.resume();
     assert_eq!(app.get("/persons").text(), r#"{"1":{"name":"Ann"}}"#);

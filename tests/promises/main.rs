@@ -5,6 +5,11 @@
 
 mod harness;
 
+/// One program in several versions.
+#[path = "../../examples/buildings.rs"]
+#[expect(dead_code, reason = "its `main` is for those who run it")]
+mod buildings;
+
 mod access_log;
 mod architecture;
 mod awaited_revisions;
@@ -37,6 +42,7 @@ mod every_client;
 mod evolution;
 mod evolution_kills;
 mod evolution_law;
+mod evolution_of_events;
 mod feeds;
 mod fenced_batches;
 mod files;

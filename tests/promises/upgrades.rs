@@ -4,7 +4,9 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use duality::{Service, Verified, aggregates};
+use duality::schemars::{self, JsonSchema};
+use duality::{Derived, Document, Key, Service, ValidationError, Verified, aggregates};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -193,6 +195,87 @@ fn reports_of_an_earlier_version_are_right() {
                 && app.get("/reports/carts.csv").text().lines().last().is_some_and(|line| line.contains("quince"))
         });
     }
+}
+
+/// A person whose city has another name.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Resident {
+    name: String,
+    town: Option<Key>,
+    spouse: Option<u64>,
+}
+
+impl Document for Resident {
+    const NAME: &'static str = "persons";
+    const VERSION: i64 = 2;
+
+    fn upgrade(_: i64, mut document: Value) -> Result<Value, ValidationError> {
+        document["town"] = document["city"].take();
+        Ok(document)
+    }
+}
+
+/// The same totals as before.
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+struct Town {
+    total: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    married: Option<u64>,
+}
+
+impl Derived for Town {
+    const NAME: &'static str = "locations";
+    type Source = Resident;
+
+    fn key(resident: &Resident) -> Option<Key> {
+        resident.town.clone()
+    }
+    fn add(&mut self, resident: &Resident) {
+        self.total += 1;
+        if resident.spouse.is_some() {
+            self.married = Some(self.married.unwrap_or(0) + 1);
+        }
+    }
+    fn remove(&mut self, resident: &Resident) {
+        self.total -= 1;
+        if resident.spouse.is_some() {
+            self.married = self.married.and_then(|married| married.checked_sub(1)).filter(|married| *married > 0);
+        }
+    }
+    fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+}
+
+fn of_residents() -> Service {
+    let documents = Service::new().document::<Resident>().derived::<Town>();
+    documents.event_sourced::<aggregates::ShoppingCart>().event_sourced::<aggregates::Account>()
+}
+
+#[test]
+fn documents_of_an_earlier_database_are_converted_and_its_consumers_follow() {
+    let fixture = Fixture::new("shipped");
+    let mut app = fixture.start(of_residents);
+    let last = &fixture.history().last().unwrap();
+    let mut expected = last["/persons"]["state"].clone();
+    for person in expected.as_object_mut().unwrap().values_mut().filter_map(Value::as_object_mut) {
+        if let Some(city) = person.remove("city") {
+            person.insert("town".to_owned(), city);
+        }
+    }
+    assert!(expected.to_string().contains("town"));
+    assert_eq!(app.get("/persons").json(), expected);
+    assert_eq!(app.get("/locations").json(), last["/locations"]["state"]);
+    for seen in fixture.history() {
+        for (path, feed) in FEEDS {
+            let mut state = seen[path]["state"].clone();
+            follow(&app, feed, seen[path]["cursor"].as_str().unwrap(), &mut state);
+            assert_eq!(state, app.get(path).json(), "{feed}");
+        }
+    }
+    app.stop();
+    let verified = of_residents().verify(&fixture.database()).unwrap();
+    assert!(verified.iter().all(Verified::is_sound), "{verified:?}");
 }
 
 /// The file of former change events, which the earlier version kept for one projection, is not used any more: the report

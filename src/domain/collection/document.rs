@@ -8,8 +8,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
+use super::evolution::digest;
 use super::{Collection, Derivation, Evolution, Journaled, Keys, singular_name};
 use crate::domain::body::{Body, CorruptState};
 use crate::domain::command::{Change, CommandContext, Decision, DecodedState, Rejection, Verb};
@@ -182,8 +182,7 @@ impl<T: Document> Evolution for DocumentAdapter<T> {
     }
 
     fn shape(&self) -> String {
-        let schema = schemars::schema_for!(T).to_value().to_string();
-        Sha256::digest(schema).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        digest(&schemars::schema_for!(T).to_value().to_string())
     }
 
     fn fit(&self, body: &Body) -> Result<(), ValidationError> {

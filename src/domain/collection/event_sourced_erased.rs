@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde_json::{Map, Value, json};
 
+use super::evolution::digest;
 use super::{BusinessRule, Collection, Derivation, EventSourced, Keys, Root, singular_name};
 use crate::domain::body::{self, Body, CorruptState};
 use crate::domain::command::{
@@ -25,6 +26,12 @@ pub(crate) trait Journaled: Send + Sync {
 
     /// The version of the shape in which events are written.
     fn schema(&self) -> i64;
+
+    /// A digest of the events of the type. Two types with the same one read the same events.
+    fn shape(&self) -> String;
+
+    /// Fails if an event of the journal is not one of the type, also after `upcast`.
+    fn check(&self, kind: &str, schema: i64, fields: &str) -> Result<(), CorruptState>;
 
     /// A fold of no events yet.
     fn fold(&self) -> Box<dyn Fold>;
@@ -269,6 +276,16 @@ impl<T: EventSourced> Journaled for EventSourcedAdapter<T> {
 
     fn schema(&self) -> i64 {
         T::EVENT_VERSION
+    }
+
+    fn shape(&self) -> String {
+        // The word is for whoever sees it in the database.
+        let events = format!("{} {}", T::EVENT_VERSION, schemars::schema_for!(T::Event).to_value());
+        format!("events {}", digest(&events))
+    }
+
+    fn check(&self, kind: &str, schema: i64, fields: &str) -> Result<(), CorruptState> {
+        decode_event::<T>(kind, schema, fields).map(|_| ())
     }
 
     fn fold(&self) -> Box<dyn Fold> {

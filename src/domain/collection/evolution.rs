@@ -1,5 +1,7 @@
 //! How documents that an earlier version of the program has stored become those of this one.
 
+use sha2::{Digest as _, Sha256};
+
 use crate::domain::body::Body;
 use crate::domain::json::ValidationError;
 
@@ -16,4 +18,9 @@ pub(crate) trait Evolution: Send + Sync {
 
     /// A stored document of an earlier version as one of this version.
     fn upgrade(&self, from: i64, body: &Body) -> Result<Body, ValidationError>;
+}
+
+/// A digest of the schema of a type.
+pub(super) fn digest(schema: &str) -> String {
+    Sha256::digest(schema).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -72,12 +72,15 @@ impl App {
     }
 
     /// Restarts it with other collections.
-    pub(crate) fn resume_serving(&mut self, collections: fn() -> Service) {
+    pub(crate) fn resume_serving(&mut self, collections: impl Fn() -> Service + Send + Sync + 'static) {
         self.try_resume_serving(collections).unwrap();
     }
 
     /// Restarts it, or returns the error that prevents the start.
-    pub(crate) fn try_resume_serving(&mut self, collections: fn() -> Service) -> Result<(), String> {
+    pub(crate) fn try_resume_serving(
+        &mut self,
+        collections: impl Fn() -> Service + Send + Sync + 'static,
+    ) -> Result<(), String> {
         self.collections = Arc::new(collections);
         self.try_resume()
     }
