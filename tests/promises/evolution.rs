@@ -6,6 +6,7 @@
 //! shape are in `schemas.rs`, and a new version of a projection is in `projection_failures.rs`.
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::buildings;
 use crate::harness::engine::shared_server;
-use crate::harness::{App, Client, DEADLINE, Stream, eventually, lasting_address, lines, output_of, sql};
+use crate::harness::{App, Authority, Client, DEADLINE, Stream, eventually, lasting_address, lines, output_of, sql};
 
 /// A copy of all buildings, as a projection keeps it. It may keep the change events as well.
 struct Copies<const KEEPS_HISTORY: bool>;
@@ -464,6 +465,10 @@ fn whoever_asks_while_documents_are_converted_gets_a_503_and_nobody_is_refused()
                 (Some("5"), &json!("start"))
             );
         }
+        // An `EventSource` comes back after this, and would not after an error.
+        let mut stream = Stream::open(address, "/building-events", &[("Accept", "text/event-stream")]);
+        assert_eq!(stream.message(), None, "it is cut");
+        assert!(stream.raw.starts_with(":\nretry: "), "{:?}", stream.raw);
         let alive = Client::connect(address).request("GET", "/healthz", &[], None);
         assert_eq!((alive.status, &alive.json()["status"]), (200, &json!("degraded")));
         drop(gate);
@@ -474,6 +479,36 @@ fn whoever_asks_while_documents_are_converted_gets_a_503_and_nobody_is_refused()
         assert!(asking.join().unwrap().is_subset(&[200, 503].into()));
     });
     assert_eq!(app.get("/buildings").text(), r#"{"1":{"name":"house"}}"#, "nothing was written meanwhile");
+}
+
+#[test]
+fn whoever_asks_with_tls_while_documents_are_converted_is_not_kept_waiting() {
+    let (address, files) = (lasting_address(), tempfile::tempdir().unwrap());
+    let (authority, operators) = (Authority::new(), lasting_address());
+    let mut app = App::serving(bare_first, |settings| {
+        authority.certify().write(files.path(), settings);
+        settings.listen = address.to_string();
+        settings.operate_on = Some(operators.to_string());
+    });
+    let mut client = Client::connect_tls(address, &authority);
+    let headers = [("Content-Type", "application/json")];
+    assert_eq!(client.request("POST", "/buildings", &headers, Some(br#"{"name":"house"}"#)).status, 201);
+    drop(client);
+    app.stop();
+    let gate = GATE.lock().unwrap();
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| app.resume_serving(|| Service::new().document::<slow::Building>()));
+        eventually("the address can be connected to", || TcpStream::connect(address).is_ok());
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        assert_eq!(socket.read(&mut [0; 16]).unwrap(), 0, "it is closed, since the certificate is not read yet");
+        // On this machine, operators need no certificate.
+        let ready = Client::connect(operators).request("GET", "/readyz", &[], None);
+        ready.problem(503, "not-ready");
+        drop(gate);
+        starting.join().unwrap();
+    });
+    assert_eq!(Client::connect_tls(address, &authority).request("GET", "/buildings/1", &[], None).status, 200);
 }
 
 /// How often `upgrade` was called, and at which call it ends as if the program had been killed.
