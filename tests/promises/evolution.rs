@@ -175,7 +175,7 @@ fn create(app: &App, body: &Value) {
 }
 
 #[test]
-fn five_versions_of_a_program_follow_each_other_and_all_consumers_stay_exact() {
+fn six_versions_of_a_program_follow_each_other_and_all_consumers_stay_exact() {
     let mut app = App::serving(program(1), |_| {});
     for number in 0..5 {
         create(&app, &json!({"name": format!("house {number}"), "color": "red"}));
@@ -208,6 +208,22 @@ fn five_versions_of_a_program_follow_each_other_and_all_consumers_stay_exact() {
     assert_projected(&app);
     create(&app, &json!({"title": "school", "city": "Bonn"}));
     assert_eq!(app.get("/cities").text(), r#"{"Berlin":{"buildings":5},"Bonn":{"buildings":1}}"#);
+    app.stop();
+    drop_cities(&mut app);
+    let everything = app.get("/aggregates").json();
+    assert_eq!((&everything["cities"], everything["buildings"].as_object().unwrap().len()), (&Value::Null, 6));
+    patient.iter_mut().chain(&mut of_old).for_each(|consumer| consumer.catch_up(&app));
+    assert_projected(&app);
+}
+
+/// The sixth version has no cities: it starts once they are dropped by the command that it names.
+fn drop_cities(app: &mut App) {
+    let refused = app.try_resume_serving(program(6)).unwrap_err();
+    let task = ["collection", "drop", "cities"];
+    assert!(refused.ends_with(&task.join(" ")), "{refused}");
+    let (code, output) = output_of(app.database(), &task);
+    assert_eq!(code, 0, "{output}");
+    app.resume_serving(program(6));
 }
 
 #[test]
