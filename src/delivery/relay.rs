@@ -248,7 +248,7 @@ impl Relay {
         projectors.retain_mut(|projector| projector.notify(commits));
     }
 
-    /// Lets commits pass while nobody follows. What the projectors miss, they are told of after the usual interval.
+    /// Lets commits pass while nobody follows. What the projectors miss, they find after the usual interval.
     fn rest(&mut self, ctx: &mut Context<Self>) {
         if self.is_resting {
             return;

@@ -14,7 +14,7 @@ const WRITE_BUFFER: usize = 64 * 1024;
 /// Why a body fails.
 pub(super) type Error = Box<dyn std::error::Error>;
 
-/// How the pieces of a stream are told apart.
+/// How a client finds the ends of the pieces of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
     /// As chunks of HTTP/1.1.

@@ -52,7 +52,7 @@ pub(crate) struct Shared {
     pub(crate) history: Arc<History>,
     /// The last committed revision.
     pub(crate) committed: Arc<CommittedRevision>,
-    /// Who follows what is committed.
+    /// Whether anybody follows what is committed.
     pub(crate) attention: Arc<Attention>,
     /// The projections and their reports.
     pub(crate) projections: Arc<Projections>,

@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 /// Whether anybody follows, and whether the relay rests. Shared by the aggregator, the relay and all who follow.
 ///
-/// All of it is sequentially consistent. So if a commit finds nobody who follows, whoever begins to follow after that finds the
-/// commit in the database.
+/// All of it is sequentially consistent. So if a commit finds no follower, each one that begins after that finds the commit in
+/// the database.
 #[derive(Debug, Default)]
 pub(crate) struct Attention {
     followers: AtomicUsize,
     relay: AtomicU8,
 }
 
-/// The relay is told of every commit.
+/// The relay learns of every commit.
 const AWAKE: u8 = 0;
 /// It need not be told, and looks again before long.
 const RESTING: u8 = 1;
@@ -70,7 +70,7 @@ mod tests {
         attention.rest();
         let following = attention.follow();
         assert!(!attention.passes_over(), "somebody follows");
-        assert!(!attention.wake_up(), "it was told");
+        assert!(!attention.wake_up(), "it knows");
         attention.rest();
         drop(following);
         assert!(attention.passes_over() && attention.passes_over());

@@ -220,7 +220,7 @@ fn six_versions_of_a_program_follow_each_other_and_all_consumers_stay_exact() {
 fn drop_cities(app: &mut App) {
     let refused = app.try_resume_serving(program(6)).unwrap_err();
     let task = ["collection", "drop", "cities"];
-    assert!(refused.ends_with(&task.join(" ")), "{refused}");
+    assert!(refused.contains(&task.join(" ")), "{refused}");
     let (code, output) = output_of(app.database(), &task);
     assert_eq!(code, 0, "{output}");
     app.resume_serving(program(6));
