@@ -13,6 +13,10 @@ const SHARE: u32 = 4;
 /// It never waits longer than this: a batch that took long may have waited for something else.
 const LONGEST: Duration = Duration::from_millis(50);
 
+/// After a batch that took less than this, nobody is waited for: the server is near, and a batch is shorter than the time in which
+/// clients come back.
+const WORTH_WAITING: Duration = Duration::from_millis(2);
+
 /// How often it is looked who has come. A shorter time than the system's timers have would be longer as well.
 const STEP: Duration = Duration::from_micros(50);
 
@@ -35,7 +39,7 @@ pub(super) struct Ended {
 
 impl Gathering {
     pub(super) fn after(Ended { commands, took, at }: Ended) -> Self {
-        Self { expected: commands, until: Some(at + (took / SHARE).min(LONGEST)) }
+        Self { expected: commands, until: (took >= WORTH_WAITING).then(|| at + (took / SHARE).min(LONGEST)) }
     }
 
     /// How long the next batch waits before it looks again. `None` if it begins now: as many commands wait as are expected, or
@@ -65,6 +69,8 @@ mod tests {
             (after(64, ms(4)), 63, at + ms(1) - STEP / 5, Some(STEP / 5)),
             (after(64, ms(4)), 63, at + ms(1), None),
             (after(64, ms(4)), 64, at, None),
+            // The server is near.
+            (after(64, ms(1)), 1, at, None),
             // They come much later.
             (after(64, ms(4)), 1, at + ms(60), None),
             // It took very long.
