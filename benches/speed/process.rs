@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 /// A listening process, which is killed on drop.
 pub struct Process {
-    child: Child,
+    pub child: Child,
     pub address: SocketAddr,
 }
 
