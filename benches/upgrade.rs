@@ -17,62 +17,13 @@ use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use duality::schemars::{self, JsonSchema};
-use duality::{BusinessRule, Derived, Document, EventSourced, Key, Keys, Root, Service, Settings, ValidationError};
+use duality::{BusinessRule, EventSourced, Keys, Root, Service, Settings};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
-#[derive(Serialize, Deserialize, JsonSchema)]
-struct Former {
-    name: String,
-    color: String,
-    note: String,
-}
-
-impl Document for Former {
-    const NAME: &'static str = "buildings";
-}
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-struct Building {
-    title: String,
-    note: String,
-    city: Key,
-}
-
-impl Document for Building {
-    const NAME: &'static str = "buildings";
-    const VERSION: i64 = 2;
-
-    fn upgrade(_: i64, mut document: Value) -> Result<Value, ValidationError> {
-        document["title"] = document["name"].take();
-        let place = document["note"].as_str().map_or(0, str::len) % 100;
-        document["city"] = json!(format!("city {place}"));
-        Ok(document)
-    }
-}
-
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
-struct City {
-    buildings: u32,
-}
-
-impl Derived for City {
-    const NAME: &'static str = "cities";
-    type Source = Building;
-
-    fn key(building: &Building) -> Option<Key> {
-        Some(building.city.clone())
-    }
-    fn add(&mut self, _: &Building) {
-        self.buildings += 1;
-    }
-    fn remove(&mut self, _: &Building) {
-        self.buildings -= 1;
-    }
-    fn is_empty(&self) -> bool {
-        self.buildings == 0
-    }
-}
+/// The documents.
+#[path = "../examples/buildings.rs"]
+#[expect(dead_code, reason = "its `main` is for those who run it")]
+mod buildings;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct Meter {
@@ -118,8 +69,8 @@ impl EventSourced for Meter {
 const DOCUMENTS: &str = "
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $N)
     INSERT INTO aggregates (collection, rank, key, revision, version, body)
-    SELECT 'buildings', length(i), i, i, 0, json_object('name', 'house ' || i, 'color', 'red',
-        'note', substr('a note of some length, as documents have them, and some more of it', 1, 20 + i % 40)) FROM n;
+    SELECT 'buildings', length(i), i, i, 0, json_object('color', 'red',
+        'name', 'house ' || i || substr(', a name of some length, as documents have them, and more of it', 1, 10 + i % 40)) FROM n;
     UPDATE metadata SET revision = $N, pruned = $N;
     UPDATE collections SET changed = $N, next_key = $N + 1 WHERE name = 'buildings'";
 
@@ -130,12 +81,9 @@ const EVENTS: &str = "
         iif(i % 100 = 1, '{}', '{\"amount\":1,\"note\":\"a note of some length, as events have them\"}'), 0 FROM n;
     UPDATE collections SET shape = NULL WHERE name = 'meters'";
 
-fn former() -> Service {
-    Service::new().document::<Former>().event_sourced::<Meter>()
-}
-
-fn newest() -> Service {
-    Service::new().document::<Building>().derived::<City>().event_sourced::<Meter>()
+/// The program in a version of its documents.
+fn program(version: u32) -> Service {
+    buildings::service(version).event_sourced::<Meter>()
 }
 
 fn start(service: Service, database: &Path) {
@@ -173,8 +121,8 @@ fn start_apart(which: &str, database: &Path) {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["former", database] => return start(former(), Path::new(database)),
-        ["newest", database] => return start(newest(), Path::new(database)),
+        ["former", database] => return start(program(1), Path::new(database)),
+        ["newest", database] => return start(program(5), Path::new(database)),
         _ => {}
     }
     // `cargo test --benches` only checks that this compiles.

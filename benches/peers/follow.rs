@@ -37,7 +37,7 @@ pub fn measure(peer: &Peer, time: Duration) -> Followed {
     let (go, gone) = tokio::sync::oneshot::channel::<()>();
     let load = thread(move || async move {
         let sent: Rc<RefCell<Vec<Instant>>> = Rc::default();
-        let (latencies, told) = (Rc::new(RefCell::new(Latencies::default())), Rc::new(Cell::new(0)));
+        let (latencies, arrived) = (Rc::new(RefCell::new(Latencies::default())), Rc::new(Cell::new(0)));
         for _ in 0..LISTENERS {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(&own.dialect.follow()).await.unwrap();
@@ -46,7 +46,7 @@ pub fn measure(peer: &Peer, time: Duration) -> Followed {
                 mark: own.dialect.mark(),
                 sent: Rc::clone(&sent),
                 latencies: Rc::clone(&latencies),
-                told: Rc::clone(&told),
+                arrived: Rc::clone(&arrived),
             };
             spawn_local(listener.listen());
         }
@@ -60,11 +60,11 @@ pub fn measure(peer: &Peer, time: Duration) -> Followed {
             client.write(usize::try_from(number).unwrap()).await;
             number += 1;
         }
-        while told.get() < LISTENERS * usize::try_from(number).unwrap() {
+        while arrived.get() < LISTENERS * usize::try_from(number).unwrap() {
             assert!(
                 begun.elapsed() < Duration::from_secs(60),
-                "{} of {number} were told to all",
-                told.get() / LISTENERS
+                "{} of {number} writes have reached all",
+                arrived.get() / LISTENERS
             );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -95,8 +95,8 @@ struct Listener {
     /// When each write was sent.
     sent: Rc<RefCell<Vec<Instant>>>,
     latencies: Rc<RefCell<Latencies>>,
-    /// The writes that all listeners together were told of.
-    told: Rc<Cell<usize>>,
+    /// How many writes have arrived, counted for all listeners together.
+    arrived: Rc<Cell<usize>>,
 }
 
 impl Listener {
@@ -109,7 +109,7 @@ impl Listener {
                 unread.drain(..at + self.mark.len());
                 self.latencies.borrow_mut().push(now - self.sent.borrow()[own]);
                 own += 1;
-                self.told.set(self.told.get() + 1);
+                self.arrived.set(self.arrived.get() + 1);
             }
             // What may be the beginning of a mark stays.
             let rest = unread.len().saturating_sub(self.mark.len() - 1);

@@ -1,4 +1,4 @@
-//! The service beside others that take writes and tell them to many listeners, with one client in one run.
+//! The service beside others that pass on what is written to many listeners, measured with one client in one run.
 //!
 //!     cargo bench --bench peers                every peer that is installed, about three minutes
 //!     cargo bench --bench peers -- --quick     the same with runs a quarter as long

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::load::requests;
 use super::process::{self, Process};
 
-/// A program that takes writes and tells them.
+/// A program that takes writes and passes them on.
 #[derive(Clone)]
 pub struct Peer {
     pub name: &'static str,
@@ -28,7 +28,7 @@ pub enum Dialect {
     Nats,
 }
 
-/// A member of what every write stores, and of what every listener is told of it.
+/// What every write stores.
 const STORED: &str = r#"{"name":"Ann","city":"Rome"}"#;
 
 /// The same in base64, which is how etcd has values in JSON.

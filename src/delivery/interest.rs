@@ -25,7 +25,7 @@ impl Message for NewEvents {
     type Result = ();
 }
 
-/// A projector, and what it was notified of last. It polls as well, so it may be told too little.
+/// A projector, and what it was notified of last. It polls as well, so a notification too few does no harm.
 pub(super) struct Interested {
     projector: Recipient<NewEvents>,
     interest: Interest,
@@ -64,7 +64,7 @@ impl Interested {
 }
 
 impl Commits {
-    /// `None` if other services write as well, or for everything.
+    /// `None` for a projector that reads everything, and where other services write as well.
     fn mark(&self, interest: &Interest) -> Option<Mark> {
         let JournalMark { last, overwritten, .. } = *self.journal.borrow();
         let last = match interest {

@@ -1,8 +1,8 @@
 //! Collections that are dropped: one write that takes the collection out of the document, and then the removal of all that is
 //! left of it, in steps that each are a transaction.
 //!
-//! Only a program that does not register the collection does this, so nobody reads what is being removed. How far that is
-//! stands in the database: the next task or the next start goes on with it.
+//! Only a program that does not register the collection does this, so nobody reads what is being removed. The database has how
+//! far that is, so the next task or the next start goes on with it.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Who has to be told of a commit at once. While nobody follows and the relay rests, a commit wakes no other thread.
+//! Who has to learn of a commit at once. While nobody follows and the relay rests, a commit wakes no other thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ pub(crate) struct Attention {
 
 /// The relay learns of every commit.
 const AWAKE: u8 = 0;
-/// It need not be told, and looks again before long.
+/// It looks again before long anyway.
 const RESTING: u8 = 1;
 /// It has missed something since.
 const MISSING: u8 = 2;
@@ -32,7 +32,7 @@ impl Attention {
         self.followers.load(Ordering::SeqCst) > 0
     }
 
-    /// Whether nobody has to be told of a commit. The relay sees later that it has missed one.
+    /// Whether nobody has to learn of a commit at once. The relay sees later that it has missed one.
     pub(super) fn passes_over(&self) -> bool {
         let rests = |relay| if relay == AWAKE { None } else { Some(MISSING) };
         !self.is_followed() && self.relay.fetch_update(Ordering::SeqCst, Ordering::SeqCst, rests).is_ok()

@@ -2,7 +2,7 @@
 //!
 //! There a batch is a round trip, however many commands it has. A client that writes one command after another comes back
 //! shortly after its answer. If the next batch began at once, with the commands that have waited meanwhile, it would come too
-//! late for that, and wait for the next but one: there would be two crowds for ever, each of which waits for the other's batch.
+//! late, and wait for the batch after it. The clients would stay divided into two groups, each of which waits for the other's batch.
 
 use std::time::{Duration, Instant};
 

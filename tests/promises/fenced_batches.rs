@@ -248,6 +248,6 @@ fn clients_that_write_one_command_after_another_get_into_the_same_batches() {
         });
         commits() - before
     };
-    // The first one has only who was first. With two crowds that take turns there are twice as many as writes of a client.
+    // The first one has only who was first. With two groups that take turns there are twice as many as writes of a client.
     eventually("all are in the same batches", || batches() <= (WRITES + 2) as f64);
 }
