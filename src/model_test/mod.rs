@@ -388,7 +388,7 @@ impl World {
 }
 
 fn open(directory: &TempDir, number: usize, registry: &Arc<Registry>) -> (Writer, Reader) {
-    let database = Database::open(&directory.path().join(format!("{number}.db"))).unwrap();
+    let database = Arc::new(Database::open(&directory.path().join(format!("{number}.db"))).unwrap());
     let writer = Writer::open(&database, WriterConfig::new(registry, &[].into()), Clock::default().now()).unwrap();
     let reader = Reader::open(&database, Arc::clone(registry)).unwrap();
     (writer, reader)

@@ -3,9 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use diesel::connection::SimpleConnection as _;
+use diesel::connection::{SimpleConnection as _, TransactionManager as _};
 use diesel::prelude::*;
-use diesel::result::Error as QueryError;
 use diesel::sql_types::{BigInt, Integer};
 use diesel::sqlite::SqliteConnection;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -24,6 +23,8 @@ pub(super) const BUSY_TIMEOUT: Duration = if cfg!(feature = "test-hooks") {
 } else {
     Duration::from_secs(5)
 };
+
+type Manager = <AnyConnection as Connection>::TransactionManager;
 
 /// What a writer does with a file that does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,20 +218,28 @@ pub(super) fn has_column(connection: &mut SqliteConnection, table: &str, column:
     Ok(number(connection, &query)? > 0)
 }
 
-/// Runs `work` in a read transaction: all of its queries see one state of the database.
+/// Begins a transaction: all of its queries see one state of the database.
+pub(super) fn begin(connection: &mut AnyConnection) -> Result<(), StoreError> {
+    Ok(Manager::begin_transaction(connection)?)
+}
+
+/// Runs `work` in the transaction that was begun, and ends it.
+pub(super) fn complete<T, E: From<StoreError>>(
+    connection: &mut AnyConnection,
+    work: impl FnOnce(&mut AnyConnection) -> Result<T, E>,
+) -> Result<T, E> {
+    let outcome = work(connection);
+    let ended = Manager::commit_transaction(connection);
+    let read = outcome?;
+    ended.map_err(StoreError::from)?;
+    Ok(read)
+}
+
+/// Runs `work` in a read transaction.
 pub(super) fn read<T, E: From<StoreError>>(
     connection: &mut AnyConnection,
     work: impl FnOnce(&mut AnyConnection) -> Result<T, E>,
 ) -> Result<T, E> {
-    let mut outcome = None;
-    // Diesel requires an error type that it can create itself, which the caller's may not be.
-    let transaction = connection.transaction::<_, QueryError, _>(|connection| {
-        outcome = Some(work(connection));
-        Ok(())
-    });
-    match (outcome, transaction) {
-        (Some(Err(error)), _) => Err(error),
-        (_, Err(error)) => Err(StoreError::from(error).into()),
-        (outcome, Ok(())) => outcome.expect("a transaction that succeeded has run its work"),
-    }
+    begin(connection)?;
+    complete(connection, work)
 }

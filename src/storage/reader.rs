@@ -27,9 +27,9 @@ use crate::domain::revision::{Epoch, HighWaterMark, JournalPosition, Revision, V
 /// A read-only connection.
 pub(crate) struct Reader {
     connection: MainConnection,
+    database: Arc<Database>,
     registry: Arc<Registry>,
     fence: Fence,
-    high_water_mark: HighWaterMark,
     /// Up to this revision, no collection of this program was dropped.
     checked: Revision,
     /// What the last pages of change events have had.
@@ -37,14 +37,12 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn open(database: &Database, registry: Arc<Registry>) -> Result<Self, StoreError> {
-        // SQLite removes the log of a file that was emptied when it opens that.
-        database.examine()?;
+    pub(crate) fn open(database: &Arc<Database>, registry: Arc<Registry>) -> Result<Self, StoreError> {
         Ok(Self {
-            connection: database.open_for_reading()?,
+            connection: connect(database)?,
+            database: Arc::clone(database),
             registry,
             fence: Fence::of(database),
-            high_water_mark: database.high_water_mark().clone(),
             checked: Revision::ZERO,
             pace: Pace::default(),
         })
@@ -55,11 +53,33 @@ impl Reader {
         &mut self,
         work: impl FnOnce(&mut View<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let Self { connection, registry, fence, high_water_mark, pace, checked } = self;
-        let seen = high_water_mark.last();
-        connection::read(connection, |connection| {
+        self.transaction(work)
+    }
+
+    fn transaction<T, E: From<StoreError>>(
+        &mut self,
+        work: impl FnOnce(&mut View<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let seen = self.database.high_water_mark().last();
+        if let Err(error) = connection::begin(&mut self.connection) {
+            self.reconnect_after(error)?;
+            connection::begin(&mut self.connection)?;
+        }
+        let Self { connection, database, registry, fence, pace, checked } = self;
+        connection::complete(connection, |connection| {
+            let high_water_mark = database.high_water_mark();
             work(&mut View { connection, registry, fence, high_water_mark, pace, seen, checked })
         })
+    }
+
+    /// Replaces a connection that a server has closed, or that has failed in the middle of a transaction. Another error is
+    /// returned.
+    fn reconnect_after(&mut self, error: StoreError) -> Result<(), StoreError> {
+        if !error.is_unreachable() {
+            return Err(error);
+        }
+        self.connection = connect(&self.database)?;
+        Ok(())
     }
 
     /// The revision of the document, and the row of an aggregate if it exists at that. A server is asked by one statement.
@@ -69,17 +89,32 @@ impl Reader {
         key: &Key,
     ) -> Result<(Revision, Option<Row>), StoreError> {
         #[cfg(feature = "postgres")]
-        if let AnyConnection::Postgres(server) = &mut *self.connection {
-            let seen = self.high_water_mark.last();
-            let Found { sight, row } = aggregate::load(server, self.registry.get(collection).name(), key)?;
+        if let Some((seen, Found { sight, row })) = self.found(collection, key)? {
             let Horizon { current, dropped, .. } = self.fence.recognize_since(sight, seen)?;
-            self.high_water_mark.observe(current);
+            self.database.high_water_mark().observe(current);
             // Otherwise it remains to be seen which collection was dropped.
             if dropped <= self.checked {
                 return Ok((current, row.filter(|row| row.body.is_some())));
             }
         }
         self.view(|view| Ok((view.horizon()?.current, view.aggregate(collection, key)?)))
+    }
+
+    /// What was seen before, and what one statement finds on a server. `None` for a file.
+    #[cfg(feature = "postgres")]
+    fn found(&mut self, collection: CollectionId, key: &Key) -> Result<Option<(Revision, Found)>, StoreError> {
+        let seen = self.database.high_water_mark().last();
+        let load = |reader: &mut Self| match &mut *reader.connection {
+            AnyConnection::Postgres(server) => {
+                aggregate::load(server, reader.registry.get(collection).name(), key).map(Some)
+            }
+            AnyConnection::Sqlite(_) => Ok(None),
+        };
+        let found = load(self).or_else(|error| {
+            self.reconnect_after(error)?;
+            load(self)
+        })?;
+        Ok(found.map(|found| (seen, found)))
     }
 
     /// Calls `each` with every selected aggregate, in order, at one revision. The read transaction lasts until the last
@@ -89,12 +124,9 @@ impl Reader {
         Excerpt { collections, keys }: Excerpt<'_>,
         mut each: impl FnMut(Part<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Self { connection, registry, fence, high_water_mark, pace, checked } = self;
-        let seen = high_water_mark.last();
-        connection::read(connection, |connection| {
-            let mut view = View { connection, registry, fence, high_water_mark, pace, seen, checked };
+        self.transaction(|view| {
             let current = view.horizon()?.current;
-            let connection = view.connection;
+            let View { connection, registry, .. } = view;
             let changed = last_change(connection, registry, collections)?;
             each(Part::Begin { document: current, changed })?;
             for (index, id) in collections.iter().enumerate() {
@@ -333,4 +365,11 @@ fn last_change(
         last = last.max(counters::last_change(connection, registry.get(*id).name())?);
     }
     Ok(last)
+}
+
+/// A connection that reads.
+fn connect(database: &Database) -> Result<MainConnection, StoreError> {
+    // SQLite removes the log of a file that was emptied when it opens that.
+    database.examine()?;
+    database.open_for_reading()
 }

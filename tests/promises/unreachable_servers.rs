@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::harness::nats::{self, NatsServer};
 use crate::harness::{App, Client, Cluster, Stream, eventually};
 
 const RECORD_TIMEOUT: Duration = Duration::from_millis(500);
@@ -83,4 +84,28 @@ fn a_server_that_only_hangs_is_noticed_as_well() {
     signal("CONT");
     assert!([200, 503].contains(&late.response("GET").status));
     assert_goes_on(&app, &cursor, "Eve");
+}
+
+#[test]
+fn a_service_whose_server_was_away_publishes_again() {
+    let (Some(cluster), Some(broker)) = (Cluster::start(), NatsServer::start()) else { return };
+    let app = App::with(|settings| {
+        settings.database = cluster.url("shop").into();
+        settings.record_timeout = RECORD_TIMEOUT;
+        settings.publish = vec![broker.url().into()];
+    });
+    let cart = "/carts/00000000-0000-4000-8000-000000000001";
+    assert_eq!(app.request("PUT", cart, &[("Content-Type", "application/json")], Some(b"{}")).status, 201);
+    nats::check(&broker, app.address);
+    for item in ["a book", "a pen"] {
+        cluster.stop_at_once();
+        eventually("it is not ready", || readiness(&app).0 == 503);
+        cluster.resume();
+        eventually("it is ready", || readiness(&app).0 == 200);
+        let body = json!({ "item": item }).to_string();
+        // The first write may find the connection of before.
+        eventually("it is written", || app.post(&format!("{cart}/add-item"), &body).status == 200);
+        let (changes, journal) = nats::check(&broker, app.address);
+        assert!(changes.is_original() && journal.is_original(), "nothing was published again");
+    }
 }
