@@ -1,11 +1,14 @@
 //! A page of the events that a projection applies, in order.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::source_id::SourceId;
 use crate::domain::clock::Timestamp;
+use crate::domain::feed;
 use crate::domain::history::History;
-use crate::domain::key::Key;
+use crate::domain::key::{CollectionId, Key};
 use crate::domain::metadata::StoredMetadata;
 use crate::domain::revision::{JournalPosition, Revision};
 use crate::read_model::projection::{Event, Feed, What};
@@ -24,7 +27,7 @@ pub(super) struct Page {
     pub(super) reached: i64,
 }
 
-/// An event in its source.
+/// An event in its source. A copy of a change event allocates nothing.
 #[derive(Debug, Clone)]
 pub(super) struct PageEvent {
     /// The offset of the event. Events of one revision share it; they are applied together.
@@ -48,7 +51,7 @@ pub(super) enum Form {
         fields: String,
     },
     Change {
-        patch: String,
+        patch: Arc<str>,
     },
     /// The aggregate was erased.
     Erased(Feed),
@@ -65,10 +68,21 @@ pub(super) enum Past {
     Overwritten,
 }
 
+/// The feed of the change events of some collections. Of a single one, the database passes over the rows of all others.
+pub(super) fn feed_of(collections: &Arc<[CollectionId]>) -> feed::Feed {
+    match **collections {
+        [only] => feed::Feed::Collection(only, None),
+        _ => feed::Feed::Everything(Some(Arc::clone(collections))),
+    }
+}
+
+/// The merge patch of a deletion.
+const DELETION: &str = "null";
+
 /// Whether the aggregate of a change event was erased.
 pub(super) fn past_of(view: &mut View<'_>, change: &Change) -> Result<Past, StoreError> {
     // Others of an erased aggregate are about to become null. They are followed by this one, too.
-    if change.patch != "null" {
+    if change.patch != DELETION {
         return Ok(Past::Kept);
     }
     Ok(match view.erasure(change.collection, &change.key)? {
@@ -105,6 +119,19 @@ impl EventId {
 }
 
 impl PageEvent {
+    /// Whether it says that its aggregate was erased.
+    pub(super) fn is_erasure(&self) -> bool {
+        matches!(self.form, Form::Erased(_))
+    }
+
+    /// The merge patch of a change event. That of an erasure deletes the aggregate.
+    pub(super) fn patch(&self) -> &str {
+        match &self.form {
+            Form::Change { patch } => patch,
+            Form::Domain { .. } | Form::Erased(_) => DELETION,
+        }
+    }
+
     /// The event as the projection receives it.
     pub(super) fn event(&self) -> Event<'_> {
         let what = match &self.form {

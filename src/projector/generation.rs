@@ -7,7 +7,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable};
 use diesel::sqlite::SqliteConnection;
 
-use super::event_page::{EventId, Form, PageEvent};
+use super::event_page::{EventId, PageEvent};
 use super::manifest::Files;
 use super::source_id::{SourceId, SourceKind};
 use crate::read_model::csv_file::FileMark;
@@ -166,7 +166,7 @@ impl Generation {
         let outcome = self.in_transaction(|generation| {
             for event in events {
                 let is_skipped = |skipped: &EventId| skipped.is_same(&event.id(&before.position.source));
-                if matches!(event.form, Form::Erased(_)) {
+                if event.is_erasure() {
                     if event.sequence > covered && generation.erase(spec, event)? == Erased::Rebuild {
                         remedy = Remedy::Rebuild;
                         return Err(ProjectionError::new("it is rebuilt without what was erased"));

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::event_page::{EventId, Form, Page};
+use super::event_page::{EventId, Page, PageEvent};
 use super::generation::{ApplyError, Checkpoint, Events, Generation, Position, Remedy, read_checkpoint};
 use super::history::KeptHistory;
 use super::main_reader::MainReader;
@@ -349,7 +349,7 @@ impl Generations {
     /// Notes, before a page is applied, that it has an aggregate that was erased: a process that is killed has to go on with
     /// that. A generation that is no longer served goes.
     fn expect_erasures(&mut self, page: &Page) -> Result<(), ProjectionError> {
-        let is_erased = page.events.iter().any(|event| matches!(event.form, Form::Erased(_)));
+        let is_erased = page.events.iter().any(PageEvent::is_erasure);
         if !is_erased || self.manifest.is_erasing {
             return Ok(());
         }

@@ -5,7 +5,6 @@
 //! only the events after that moment are removed. If pruning overtakes it, or its documents are of a newer version, the
 //! collection starts over.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -14,13 +13,13 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel::sqlite::SqliteConnection;
 
-use super::event_page::{Form, Page, PageEvent, Past, past_of};
+use super::event_page::{Form, Page, PageEvent, Past, feed_of, past_of};
 use super::history_epochs;
+use super::history_tail::Tail;
 use super::main_reader::MainReader;
 use super::manifest::{create_directory, directory, remove_database};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Evolution, Registry};
-use crate::domain::feed::Feed;
 use crate::domain::history::History;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::metadata::StoredMetadata;
@@ -31,10 +30,11 @@ use crate::read_model::projection::Feed as Feeds;
 use crate::storage::at_rest::read_undisturbed;
 use crate::storage::connection::{open_sidecar, truncate_log};
 use crate::storage::counters::Horizon;
+use crate::storage::error::StoreError;
 use crate::storage::outbox::{Change, Changes};
 use crate::storage::page::{PageLimit, Progress, Span};
 use crate::storage::residue::overwrite_all;
-use crate::storage::statement::rows;
+use crate::storage::statement::{rows, statement};
 
 diesel::table! {
     /// One row.
@@ -106,6 +106,31 @@ pub(crate) struct KeptHistory {
 struct OpenFile {
     connection: SqliteConnection,
     id: FileId,
+    /// `None` until it was compared with the database.
+    content: Option<Content>,
+}
+
+/// What the file has, which nobody else writes: so a step asks neither the file nor itself again.
+struct Content {
+    /// What there is of each collection, in their order.
+    kept: Vec<Kept>,
+    /// The sequence number of the last event.
+    last: i64,
+    /// Whether the file says that events were copied in the current epoch.
+    is_epoch_recorded: bool,
+    /// Whether the file may have something that was erased.
+    is_erasing: bool,
+    tail: Tail,
+}
+
+/// Change events that are not in the file.
+struct NewChanges {
+    changes: Vec<Change>,
+    /// What has become of each.
+    pasts: Vec<Past>,
+    /// There is no other one up to this revision.
+    to: Revision,
+    horizon: Horizon,
 }
 
 /// What the history of some collections has.
@@ -114,6 +139,8 @@ pub(super) struct HistoryState {
     pub(super) incarnations: String,
     /// The sequence number of the last event.
     pub(super) last: i64,
+    /// How often something of the past was overwritten. What has become of these events is part of the history.
+    pub(super) erasures: i64,
 }
 
 /// How a collection starts over, or for the first time.
@@ -126,6 +153,7 @@ struct Start {
 
 /// How much of a collection is kept.
 struct Kept {
+    id: CollectionId,
     incarnation: i64,
     /// What is kept is complete from this revision on.
     began: Revision,
@@ -170,7 +198,7 @@ impl KeptHistory {
             return Ok(());
         }
         let mut open = self.lock();
-        let connection = self.connect(&mut open)?;
+        let OpenFile { connection, .. } = self.connect(&mut open)?;
         let names: Vec<String> = collections::table.select(collections::name).load(connection)?;
         let is_kept = |name: &String| self.registry.id(name).is_some_and(|id| self.collections.contains(&id));
         for name in names.into_iter().filter(|name| !is_kept(name)) {
@@ -194,9 +222,8 @@ impl KeptHistory {
         now: Timestamp,
     ) -> Result<HistoryState, ProjectionError> {
         let mut open = self.lock();
-        let connection = self.connect(&mut open)?;
-        let copied = self.copy_new(connection, reader, now).and_then(|()| overwrite_erased(connection));
-        let refreshed = copied.and_then(|()| self.state(connection, of));
+        let file = self.connect(&mut open)?;
+        let refreshed = self.copy_new(file, reader, of, now);
         if refreshed.is_err() {
             *open = None;
         }
@@ -206,15 +233,36 @@ impl KeptHistory {
     /// The events of some collections after a sequence number.
     pub(super) fn page(&self, of: &[CollectionId], after: i64, limit: PageLimit) -> Result<Page, ProjectionError> {
         let mut open = self.lock();
-        let connection = self.connect(&mut open)?;
+        let OpenFile { connection, content, .. } = self.connect(&mut open)?;
+        if let Some(content) = content
+            && let Some(tail) = content.tail.after(after)
+        {
+            let names = self.names(of);
+            let ours = tail.filter(|event| names.contains(&event.collection));
+            let events: Vec<_> = ours.take(limit.items).cloned().collect();
+            let last = events.last().filter(|_| events.len() == limit.items);
+            let to = last.map_or(content.last, |last| last.sequence);
+            let reached = of.iter().filter_map(|id| content.of(*id)).map(|kept| kept.revision).max();
+            return Ok(Page { events, to, last: content.last, reached: reached.unwrap_or(Revision::ZERO).number() });
+        }
+        self.page_of_file(connection, of, after, limit)
+    }
+
+    /// The same, of the file.
+    fn page_of_file(
+        &self,
+        connection: &mut SqliteConnection,
+        of: &[CollectionId],
+        after: i64,
+        limit: PageLimit,
+    ) -> Result<Page, ProjectionError> {
         let end = last(connection)?;
         let mut reached = Revision::ZERO;
         for id in of {
             reached = reached.max(self.copied(connection, *id)?.revision);
         }
-        let names: Vec<_> = of.iter().map(|id| self.registry.get(*id).name()).collect();
         let query = changes::table
-            .filter(changes::sequence.gt(after).and(changes::collection.eq_any(names)))
+            .filter(changes::sequence.gt(after).and(changes::collection.eq_any(self.names(of))))
             .order(changes::sequence);
         let mut events: Vec<PageEvent> = Vec::new();
         let mut bytes = 0;
@@ -233,7 +281,11 @@ impl KeptHistory {
                 collection: self.registry.get(id).name(),
                 key: Key::from_db(&key),
                 metadata: metadata.as_deref().map(StoredMetadata::from_db),
-                form: if erased.contains(&sequence) { Form::Erased(Feeds::Changes) } else { Form::Change { patch } },
+                form: if erased.contains(&sequence) {
+                    Form::Erased(Feeds::Changes)
+                } else {
+                    Form::Change { patch: patch.into() }
+                },
             });
             if events.len() >= limit.items || bytes >= limit.bytes {
                 to = sequence;
@@ -243,12 +295,16 @@ impl KeptHistory {
         Ok(Page { events, to, last: end, reached: reached.number() })
     }
 
+    fn names(&self, of: &[CollectionId]) -> Vec<&'static str> {
+        of.iter().map(|id| self.registry.get(*id).name()).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<OpenFile>> {
         self.open.lock().expect("nobody panics while using the history")
     }
 
-    /// The connection to the file: to another one, if that was removed or replaced.
-    fn connect<'a>(&self, open: &'a mut Option<OpenFile>) -> Result<&'a mut SqliteConnection, ProjectionError> {
+    /// The file: another one, if that was removed or replaced.
+    fn connect<'a>(&self, open: &'a mut Option<OpenFile>) -> Result<&'a mut OpenFile, ProjectionError> {
         if open.as_ref().is_some_and(|open| !open.id.is_at(&self.path)) {
             log::error!("{} was removed or replaced", self.path.display());
             *open = None;
@@ -257,7 +313,7 @@ impl KeptHistory {
             Some(file) => file,
             None => self.open_file()?,
         };
-        Ok(&mut open.insert(file).connection)
+        Ok(open.insert(file))
     }
 
     fn open_file(&self) -> Result<OpenFile, ProjectionError> {
@@ -272,7 +328,7 @@ impl KeptHistory {
                 add_columns(connection)?;
                 connection.batch_execute(history_epochs::TABLE)
             })?;
-            Ok(OpenFile { connection, id: FileId::of(&self.path)? })
+            Ok(OpenFile { connection, id: FileId::of(&self.path)?, content: None })
         });
         opened.map_err(|error| {
             ProjectionError::new(format!(
@@ -285,80 +341,109 @@ impl KeptHistory {
 
     fn copy_new(
         &self,
+        file: &mut OpenFile,
+        reader: &mut MainReader,
+        of: &[CollectionId],
+        now: Timestamp,
+    ) -> Result<HistoryState, ProjectionError> {
+        loop {
+            let OpenFile { connection, content, .. } = file;
+            let mut known = match content.take() {
+                Some(known) => known,
+                None => self.compare(connection, reader, now)?,
+            };
+            // If some were pruned since, the next round starts over.
+            let Some(new) = self.read_new(reader, known.revision())? else { continue };
+            let NewChanges { to, horizon, .. } = new;
+            self.append_all(connection, &mut known, reader.epochs(), new, now)?;
+            if to < horizon.current {
+                file.content = Some(known);
+                continue;
+            }
+            known.overwrite_erased(connection)?;
+            known.tail.expire(known.last, now);
+            let state = self.state(&known, of, horizon);
+            file.content = Some(known);
+            return Ok(state);
+        }
+    }
+
+    /// Compares the file with the database: removes what that does not have, or starts over.
+    fn compare(
+        &self,
         connection: &mut SqliteConnection,
         reader: &mut MainReader,
         now: Timestamp,
-    ) -> Result<(), ProjectionError> {
-        loop {
-            #[expect(clippy::redundant_closure_for_method_calls, reason = "the method is for one lifetime only")]
-            let horizon = reader.view(|view| view.horizon())?;
-            let mut from = horizon.current;
-            for id in self.collections.iter() {
-                let revision = self.prepare(connection, reader, *id, horizon, now)?;
-                from = from.min(revision);
-            }
-            if from >= horizon.current {
-                return Ok(());
-            }
-            let feed = Feed::Everything(Some(Arc::clone(&self.collections)));
-            let read = reader.view(|view| {
-                // If they were pruned since, the next round starts over.
-                let exist = view.horizon()?.pruned <= from;
-                let read = view.changes(&feed, Span { after: from, to: horizon.current }, COPY_LIMIT)?;
-                let pasts = read.changes.iter().map(|change| past_of(view, change)).collect::<Result<Vec<_>, _>>()?;
-                Ok(exist.then_some((read, pasts)))
-            })?;
-            if let Some((read, pasts)) = read {
-                self.append_all(connection, reader.epochs(), &read, &pasts)?;
-            }
+    ) -> Result<Content, ProjectionError> {
+        let horizon = reader.view_from(|_, horizon| Ok(horizon))?;
+        for id in self.collections.iter() {
+            self.prepare(connection, reader, *id, horizon, now)?;
         }
+        let kept = self.collections.iter().map(|id| self.copied(connection, *id)).collect::<Result<_, _>>()?;
+        let last = last(connection)?;
+        let left: i64 = erased::table.filter(erased::overwritten.eq(0)).count().get_result(connection)?;
+        Ok(Content { kept, last, is_epoch_recorded: false, is_erasing: left > 0, tail: Tail::new(last, now) })
+    }
+
+    /// Reads change events after a revision. `None` if they are not there.
+    fn read_new(&self, reader: &mut MainReader, after: Revision) -> Result<Option<NewChanges>, StoreError> {
+        let feed = feed_of(&self.collections);
+        reader.view_from(|view, horizon| {
+            if !(horizon.pruned..=horizon.current).contains(&after) {
+                return Ok(None);
+            }
+            let Changes { changes, to } = view.changes(&feed, Span { after, to: horizon.current }, COPY_LIMIT)?;
+            let pasts = changes.iter().map(|change| past_of(view, change)).collect::<Result<_, _>>()?;
+            Ok(Some(NewChanges { changes, pasts, to, horizon }))
+        })
     }
 
     fn append_all(
         &self,
         connection: &mut SqliteConnection,
+        content: &mut Content,
         epochs: &History,
-        read: &Changes,
-        pasts: &[Past],
+        NewChanges { changes, pasts, to, .. }: NewChanges,
+        now: Timestamp,
     ) -> Result<(), ProjectionError> {
-        connection.immediate_transaction(|connection| {
-            let mut known = HashMap::new();
-            for id in self.collections.iter() {
-                known.insert(*id, self.kept(connection, *id)?.map_or(Revision::ZERO, |kept| kept.revision));
-            }
-            let mut sequence = last(connection)?;
-            let mut rows = Vec::with_capacity(read.changes.len());
-            let is_new = |change: &Change| known.get(&change.collection).is_some_and(|known| change.revision > *known);
+        if content.kept.iter().all(|kept| kept.revision >= to) {
+            return Ok(());
+        }
+        let mut sequence = content.last;
+        let mut events = Vec::with_capacity(changes.len());
+        for (change, past) in changes.into_iter().zip(pasts) {
+            let is_new = content.of(change.collection).is_some_and(|kept| change.revision > kept.revision);
             // An event without a key says that the collection was registered.
-            for (change, past) in read.changes.iter().zip(pasts) {
-                if !is_new(change) || change.key.as_str().is_empty() || *past == Past::Overwritten {
-                    continue;
-                }
+            if is_new && !change.key.as_str().is_empty() && past != Past::Overwritten {
                 sequence += 1;
-                let collection = self.registry.get(change.collection).name();
-                if *past == Past::Erased {
-                    // What was before it has to be there to be deleted.
-                    KeptChange::insert_all(&rows, connection)?;
-                    rows.clear();
-                    erase(connection, sequence, collection, &change.key)?;
+                events.push(self.event(sequence, change, past));
+            }
+        }
+        connection.immediate_transaction(|connection| {
+            insert(connection, &events)?;
+            for kept in &content.kept {
+                let name = self.registry.get(kept.id).name();
+                if !content.is_epoch_recorded {
+                    history_epochs::record(connection, name, epochs)?;
                 }
-                rows.push(KeptChange::of(sequence, collection, change));
+                SaveRevision { revision: to.max(kept.revision).number(), name }.execute(connection)?;
             }
-            KeptChange::insert_all(&rows, connection)?;
-            for (id, known) in known {
-                let name = self.registry.get(id).name();
-                history_epochs::record(connection, name, epochs)?;
-                diesel::update(collections::table.find(name))
-                    .set(collections::revision.eq(read.to.max(known).number()))
-                    .execute(connection)?;
-            }
-            diesel::update(counter::table).set(counter::last.eq(sequence)).execute(connection)?;
-            Ok(())
-        })
+            SaveLast { last: sequence }.execute(connection)?;
+            Ok::<_, ProjectionError>(())
+        })?;
+        content.add(events, to, now);
+        Ok(())
+    }
+
+    fn event(&self, sequence: i64, change: Change, past: Past) -> PageEvent {
+        let Change { revision, collection, key, patch, time, metadata } = change;
+        let form =
+            if past == Past::Erased { Form::Erased(Feeds::Changes) } else { Form::Change { patch: patch.into() } };
+        let collection = self.registry.get(collection).name();
+        PageEvent { sequence, at: revision.number(), time, collection, key, metadata, form }
     }
 
     /// Removes what does not belong to the history of the database, or starts over if the next events are not there.
-    /// Returns the revision after which events are missing.
     fn prepare(
         &self,
         connection: &mut SqliteConnection,
@@ -366,7 +451,7 @@ impl KeptHistory {
         id: CollectionId,
         horizon: Horizon,
         now: Timestamp,
-    ) -> Result<Revision, ProjectionError> {
+    ) -> Result<(), ProjectionError> {
         let name = self.registry.get(id).name();
         let first = Start { id, incarnation: now.milliseconds(), why: Restart::First };
         let Some(kept) = self.kept(connection, id)? else { return self.start_over(connection, reader, first, now) };
@@ -376,20 +461,20 @@ impl KeptHistory {
         }
         let common = history_epochs::common(connection, name, reader.epochs())?;
         match common.and_then(|common| kept.usable(common, horizon)) {
-            Some(end) if end < kept.revision => cut(connection, name, &kept, end, now).map(|()| end),
-            Some(end) => Ok(end),
+            Some(end) if end < kept.revision => cut(connection, name, &kept, end, now),
+            Some(_) => Ok(()),
             None => self.start_over(connection, reader, again, now),
         }
     }
 
-    /// Starts a collection with the first change event, or with the aggregates if some were pruned. Returns the revision.
+    /// Starts a collection with the first change event, or with the aggregates if some were pruned.
     fn start_over(
         &self,
         connection: &mut SqliteConnection,
         reader: &mut MainReader,
         Start { id, incarnation, why }: Start,
         time: Timestamp,
-    ) -> Result<Revision, ProjectionError> {
+    ) -> Result<(), ProjectionError> {
         let name = self.registry.get(id).name();
         let version = self.version(id).unwrap_or(0);
         let epochs = Arc::clone(reader.epochs());
@@ -406,8 +491,7 @@ impl KeptHistory {
                         let key = Key::from_db(key);
                         let patch = body.to_owned();
                         let change = Change { revision: pruned, collection: id, key, patch, time, metadata: None };
-                        KeptChange::insert_all(&[KeptChange::of(sequence, name, &change)], connection)
-                            .map_err(ProjectionError::from)
+                        insert(connection, &[self.event(sequence, change, Past::Kept)])
                     })?;
                 }
                 diesel::update(counter::table).set(counter::last.eq(sequence)).execute(connection)?;
@@ -422,7 +506,7 @@ impl KeptHistory {
                         collections::version.eq(version),
                     ))
                     .execute(connection)?;
-                Ok::<_, ProjectionError>(revision)
+                Ok::<_, ProjectionError>(())
             }))
         })?;
         match why {
@@ -450,6 +534,7 @@ impl KeptHistory {
             .first(connection)
             .optional()?;
         Ok(row.map(|(incarnation, began, revision, version)| Kept {
+            id,
             incarnation,
             began: Revision::from_raw(began),
             revision: Revision::from_raw(revision),
@@ -465,13 +550,44 @@ impl KeptHistory {
         })
     }
 
-    fn state(&self, connection: &mut SqliteConnection, of: &[CollectionId]) -> Result<HistoryState, ProjectionError> {
-        let mut incarnations = Vec::new();
-        for id in of {
-            let kept = self.copied(connection, *id)?;
-            incarnations.push(format!("{}.{}", self.registry.get(*id).name(), kept.incarnation));
+    fn state(&self, content: &Content, of: &[CollectionId], horizon: Horizon) -> HistoryState {
+        let incarnation = |kept: &Kept| format!("{}.{}", self.registry.get(kept.id).name(), kept.incarnation);
+        let incarnations: Vec<_> = of.iter().filter_map(|id| content.of(*id)).map(incarnation).collect();
+        HistoryState { incarnations: incarnations.join(","), last: content.last, erasures: horizon.erasures }
+    }
+}
+
+impl Content {
+    /// All events up to and including this revision are kept.
+    fn revision(&self) -> Revision {
+        self.kept.iter().map(|kept| kept.revision).min().unwrap_or(Revision::MAX)
+    }
+
+    fn of(&self, id: CollectionId) -> Option<&Kept> {
+        self.kept.iter().find(|kept| kept.id == id)
+    }
+
+    /// Notes what was written: all events up to and including a revision.
+    fn add(&mut self, events: Vec<PageEvent>, to: Revision, now: Timestamp) {
+        for kept in &mut self.kept {
+            kept.revision = kept.revision.max(to);
         }
-        Ok(HistoryState { incarnations: incarnations.join(","), last: last(connection)? })
+        self.is_epoch_recorded = true;
+        self.is_erasing |= events.iter().any(PageEvent::is_erasure);
+        self.last = events.last().map_or(self.last, |last| last.sequence);
+        self.tail.extend(events, now);
+    }
+
+    /// Overwrites what was erased, wherever it is in the file. If a reader prevents this for now, the next step tries again.
+    fn overwrite_erased(&mut self, connection: &mut SqliteConnection) -> Result<(), ProjectionError> {
+        if self.is_erasing {
+            overwrite_all(connection)?;
+            if truncate_log(connection)? == Progress::Done {
+                diesel::update(erased::table).set(erased::overwritten.eq(1)).execute(connection)?;
+                self.is_erasing = false;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -576,25 +692,26 @@ fn cut(
     Ok(())
 }
 
-/// Deletes the events of an aggregate, and notes that the next one says that it was erased.
-fn erase(connection: &mut SqliteConnection, sequence: i64, collection: &str, key: &Key) -> Result<(), ProjectionError> {
-    let of_aggregate = changes::collection.eq(collection).and(changes::key.eq(key.as_str()));
-    diesel::delete(changes::table.filter(of_aggregate)).execute(connection)?;
-    diesel::replace_into(erased::table)
-        .values((erased::sequence.eq(sequence), erased::overwritten.eq(0)))
-        .execute(connection)?;
+/// Adds events. The earlier ones of an aggregate that was erased go.
+fn insert(connection: &mut SqliteConnection, events: &[PageEvent]) -> Result<(), ProjectionError> {
+    // What was before an erasure has to be there to be deleted.
+    for part in events.chunk_by(|_, next| !next.is_erasure()) {
+        if let Some(first) = part.first().filter(|first| first.is_erasure()) {
+            erase(connection, first)?;
+        }
+        let rows: Vec<_> = part.iter().map(KeptChange::of).collect();
+        KeptChange::insert_all(&rows, connection)?;
+    }
     Ok(())
 }
 
-/// Overwrites what was erased, wherever it is in the file. If a reader prevents this for now, the next step tries again.
-fn overwrite_erased(connection: &mut SqliteConnection) -> Result<(), ProjectionError> {
-    let left: i64 = erased::table.filter(erased::overwritten.eq(0)).count().get_result(connection)?;
-    if left > 0 {
-        overwrite_all(connection)?;
-        if truncate_log(connection)? == Progress::Done {
-            diesel::update(erased::table).set(erased::overwritten.eq(1)).execute(connection)?;
-        }
-    }
+/// Deletes the events of an aggregate before the one that says that it was erased, and notes that.
+fn erase(connection: &mut SqliteConnection, event: &PageEvent) -> Result<(), ProjectionError> {
+    let of_aggregate = changes::collection.eq(event.collection).and(changes::key.eq(event.key.as_str()));
+    diesel::delete(changes::table.filter(of_aggregate)).execute(connection)?;
+    diesel::replace_into(erased::table)
+        .values((erased::sequence.eq(event.sequence), erased::overwritten.eq(0)))
+        .execute(connection)?;
     Ok(())
 }
 
@@ -618,15 +735,28 @@ rows! {
 }
 
 impl<'a> KeptChange<'a> {
-    fn of(sequence: i64, collection: &'a str, change: &'a Change) -> Self {
+    fn of(event: &'a PageEvent) -> Self {
         Self {
-            sequence,
-            revision: change.revision.number(),
-            collection,
-            key: change.key.as_str(),
-            patch: &change.patch,
-            time: change.time.milliseconds(),
-            metadata: change.metadata.as_ref().map(StoredMetadata::as_str),
+            sequence: event.sequence,
+            revision: event.at,
+            collection: event.collection,
+            key: event.key.as_str(),
+            patch: event.patch(),
+            time: event.time.milliseconds(),
+            metadata: event.metadata.as_ref().map(StoredMetadata::as_str),
         }
+    }
+}
+
+statement! {
+    struct SaveRevision<'a> {
+        "UPDATE collections SET revision = " revision: i64 as BigInt,
+        " WHERE name = " name: &'a str as Text,
+    }
+}
+
+statement! {
+    struct SaveLast {
+        "UPDATE counter SET last = " last: i64 as BigInt,
     }
 }

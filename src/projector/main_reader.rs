@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::domain::collection::Registry;
 use crate::domain::history::History;
+use crate::storage::counters::Horizon;
 use crate::storage::database::Database;
 use crate::storage::error::StoreError;
 use crate::storage::reader::{Reader, View};
@@ -37,6 +38,17 @@ impl MainReader {
                 return Err(database.replaced());
             }
             work(view)
+        })
+    }
+
+    /// The same, for work that needs the horizon: what reads that also compares the epoch.
+    pub(crate) fn view_from<T>(
+        &mut self,
+        work: impl FnOnce(&mut View<'_>, Horizon) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.reader.view(|view| {
+            let horizon = view.horizon()?;
+            work(view, horizon)
         })
     }
 }

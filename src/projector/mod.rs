@@ -8,6 +8,7 @@ pub(crate) mod generations;
 pub(crate) mod history;
 pub(crate) mod history_check;
 pub(crate) mod history_epochs;
+pub(crate) mod history_tail;
 pub(crate) mod main_reader;
 pub(crate) mod manifest;
 pub(crate) mod registry;

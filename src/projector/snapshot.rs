@@ -113,7 +113,7 @@ impl Snapshot {
             let collection = registry.get(id).name();
             bytes += key.len() + patch.len();
             let key = Key::from_db(&key);
-            let (time, metadata, form) = (self.time, None, Form::Change { patch });
+            let (time, metadata, form) = (self.time, None, Form::Change { patch: patch.into() });
             events.push(PageEvent { sequence, at, time, collection, key, metadata, form });
             if events.len() >= limit.items || bytes >= limit.bytes {
                 to = sequence;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::event_page::{Form, Page, PageEvent, Past, past_of};
+use super::event_page::{Form, Page, PageEvent, Past, feed_of, past_of};
 use super::generation::{Checkpoint, Position};
 use super::history::{HistoryState, KeptHistory};
 use super::main_reader::MainReader;
@@ -10,7 +10,6 @@ use super::snapshot::Snapshot;
 use super::source_id::{SourceId, SourceKind};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
-use crate::domain::feed;
 use crate::domain::history::History;
 use crate::domain::key::CollectionId;
 use crate::domain::revision::{JournalPosition, Revision};
@@ -88,14 +87,12 @@ impl Source {
     pub(super) fn refresh(&mut self, now: Timestamp) -> Result<SourceState, ProjectionError> {
         let epochs = Arc::clone(self.reader.epochs());
         if let Kind::History(history) = &self.kind {
-            #[expect(clippy::redundant_closure_for_method_calls, reason = "the method is for one lifetime only")]
-            let erasures = self.reader.view(|view| view.horizon())?.erasures;
-            let HistoryState { incarnations, last } = history.refresh(&mut self.reader, &self.collections, now)?;
+            let HistoryState { incarnations, last, erasures } =
+                history.refresh(&mut self.reader, &self.collections, now)?;
             return Ok(SourceState { epochs, kind: SourceKind::History { incarnations }, first: 0, last, erasures });
         }
         let is_journal = matches!(self.kind, Kind::Journal);
-        Ok(self.reader.view(|view| {
-            let horizon = view.horizon()?;
+        Ok(self.reader.view_from(|view, horizon| {
             let erasures = horizon.erasures;
             if is_journal {
                 let last = view.position()?.number();
@@ -164,11 +161,10 @@ impl Source {
     }
 
     fn outbox_page(&mut self, after: i64, limit: PageLimit) -> Result<Page, ProjectionError> {
-        let feed = feed::Feed::Everything(Some(Arc::clone(&self.collections)));
+        let feed = feed_of(&self.collections);
         let from = Revision::from_raw(after);
         let registry = &self.registry;
-        Ok(self.reader.view(|view| {
-            let horizon = view.horizon()?;
+        Ok(self.reader.view_from(|view, horizon| {
             let last = horizon.current.number();
             if horizon.pruned > from || horizon.current <= from {
                 return Ok(Page { events: Vec::new(), to: after, last, reached: after });
@@ -180,7 +176,7 @@ impl Source {
                 let past = past_of(view, &change)?;
                 let Change { revision, collection, key, patch, time, metadata } = change;
                 let form = match past {
-                    Past::Kept => Form::Change { patch },
+                    Past::Kept => Form::Change { patch: patch.into() },
                     Past::Erased => Form::Erased(Feed::Changes),
                     Past::Overwritten => continue,
                 };

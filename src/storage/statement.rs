@@ -52,7 +52,7 @@ macro_rules! statement {
     };
 }
 
-pub(super) use statement;
+pub(crate) use statement;
 
 /// The rows that one statement inserts, most first. Each of them is a statement that is prepared once, for good.
 pub(crate) const ROWS: (usize, usize) = (16, 4);
