@@ -36,7 +36,7 @@ use crate::write::maintenance::Prune;
 
 /// The shortest time between two notifications of the projectors. The cost of a step hardly depends on the number of its
 /// events: with a notification for each commit, three projections kept a lone writer waiting for a processor twice as
-/// long as for the disk.
+/// long as for the disk. While there are many events, each of them rests for longer.
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Commits that may wait in the mailbox.
@@ -233,19 +233,23 @@ impl Relay {
         }
         let wait = self.last_notified.map_or(Duration::ZERO, |last| NOTIFY_INTERVAL.saturating_sub(last.elapsed()));
         if wait.is_zero() {
-            return self.notify();
+            return self.notify(ctx);
         }
         self.notify_scheduled = true;
-        ctx.run_later(wait, |relay, _| {
+        ctx.run_later(wait, |relay, ctx| {
             relay.notify_scheduled = false;
-            relay.notify();
+            relay.notify(ctx);
         });
     }
 
-    fn notify(&mut self) {
-        self.last_notified = Some(Instant::now());
+    fn notify(&mut self, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        self.last_notified = Some(now);
         let Self { projectors, commits, .. } = self;
-        projectors.retain_mut(|projector| projector.notify(commits));
+        projectors.retain_mut(|projector| projector.notify(commits, now));
+        if self.projectors.iter().any(Interested::is_waiting) {
+            self.schedule_notify(ctx);
+        }
     }
 
     /// Lets commits pass while nobody follows. What the projectors miss, they find after the usual interval.
