@@ -76,7 +76,7 @@ pub use publish::carrier::{Carrier, CarrierError, Keep, Output, Past, Position, 
 pub use publish::message::{Content, Header, Message, Part};
 pub use read_model::csv_file::CsvFile;
 pub use read_model::error::ProjectionError;
-pub use read_model::projection::{Erased, Event, Feed, Projection};
+pub use read_model::projection::{Erased, Event, Feed, Many, Projection};
 pub use read_model::report::{Parameters, Report, ReportError};
 pub use read_model::sink::{Sink, Tables};
 /// Derive [`schemars::JsonSchema`] for the types of an aggregate, beside those of serde. The derive finds this crate by its

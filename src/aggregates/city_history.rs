@@ -4,7 +4,7 @@ use diesel::prelude::*;
 use serde_json::{Value, json};
 
 use crate::{
-    Event, Feed, Parameters, Projection, ProjectionError, Report, ReportError, Tables, Timestamp, ValidationError,
+    Event, Feed, Many, Parameters, Projection, ProjectionError, Report, ReportError, Tables, Timestamp, ValidationError,
 };
 
 diesel::table! {
@@ -35,27 +35,49 @@ impl Projection for CityHistory {
     type Sink = Tables;
 
     fn apply(tables: &mut Tables, event: &Event<'_>) -> Result<(), ProjectionError> {
-        let total = match event.patch()? {
-            Some(Value::Null) => 0,
-            Some(patch) => match patch.get("total").and_then(Value::as_i64) {
-                Some(total) => total,
-                None => return Ok(()),
-            },
-            None => return Ok(()),
-        };
-        diesel::insert_into(city_history::table)
-            .values((
-                city_history::city.eq(event.key.as_str()),
-                city_history::revision.eq(event.at),
-                city_history::time.eq(event.time.milliseconds()),
-                city_history::total.eq(total),
-            ))
-            .execute(tables)?;
+        if let Some(row) = Row::of(event)? {
+            diesel::insert_into(city_history::table).values(row).execute(tables)?;
+        }
         Ok(())
+    }
+
+    // A statement for an array of rows is prepared once.
+    fn apply_many(tables: &mut Tables, events: &[Event<'_>]) -> Result<Many, ProjectionError> {
+        let rows = events.iter().filter_map(|event| Row::of(event).transpose()).collect::<Result<Vec<_>, _>>()?;
+        let (sixteens, rest) = rows.as_chunks::<16>();
+        for rows in sixteens {
+            diesel::insert_into(city_history::table).values(rows).execute(tables)?;
+        }
+        for row in rest {
+            diesel::insert_into(city_history::table).values(row).execute(tables)?;
+        }
+        Ok(Many::Applied)
     }
 
     fn reports() -> Vec<Report> {
         vec![Report { name: "city-history", parameters: &["city", "after", "limit"], read: history }]
+    }
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = city_history)]
+struct Row<'a> {
+    city: &'a str,
+    revision: i64,
+    time: i64,
+    total: i64,
+}
+
+impl<'a> Row<'a> {
+    /// `None` if the event does not change the population.
+    fn of(event: &Event<'a>) -> Result<Option<Self>, ProjectionError> {
+        let total = match event.patch()? {
+            Some(Value::Null) => Some(0),
+            Some(patch) => patch.get("total").and_then(Value::as_i64),
+            None => None,
+        };
+        let (city, revision, time) = (event.key.as_str(), event.at, event.time.milliseconds());
+        Ok(total.map(|total| Self { city, revision, time, total }))
     }
 }
 

@@ -13,7 +13,7 @@ use super::source_id::{SourceId, SourceKind};
 use crate::read_model::csv_file::FileMark;
 use crate::read_model::error::ProjectionError;
 use crate::read_model::file_id::FileId;
-use crate::read_model::projection::Erased;
+use crate::read_model::projection::{Erased, Many};
 use crate::read_model::sink::SinkHandle;
 use crate::read_model::spec::ProjectionSpec;
 use crate::storage::connection::{open_read_only, open_sidecar};
@@ -78,6 +78,14 @@ pub(super) enum Remedy {
     Retry,
     /// Another generation: this one has something of an aggregate that was erased.
     Rebuild,
+}
+
+/// How a transaction has applied events, and where it stopped.
+struct Stop {
+    way: Many,
+    /// The index of the event. Not known if they were applied at once.
+    index: usize,
+    remedy: Remedy,
 }
 
 /// Events that are to be applied.
@@ -154,37 +162,59 @@ impl Generation {
     }
 
     /// Applies events and moves the checkpoint to the position `to`, in one transaction.
-    pub(super) fn apply(
+    pub(super) fn apply(&mut self, spec: &ProjectionSpec, events: Events<'_>, to: &Position) -> Result<(), ApplyError> {
+        let mut stop = Stop { way: Many::Applied, index: 0, remedy: Remedy::Retry };
+        let mut outcome = self.apply_as(Many::Applied, spec, events, to, &mut stop);
+        if outcome.is_err() && stop.way == Many::Applied {
+            // Nothing of it is there. Which of them cannot be applied shows when they are applied one by one.
+            outcome = self.apply_as(Many::OneByOne, spec, events, to, &mut stop);
+        }
+        outcome.map_err(|error| ApplyError { index: stop.index, error, remedy: stop.remedy })
+    }
+
+    /// The same, at once if the projection can do that, or one by one.
+    fn apply_as(
+        &mut self,
+        way: Many,
+        spec: &ProjectionSpec,
+        events: Events<'_>,
+        to: &Position,
+        stop: &mut Stop,
+    ) -> Result<(), ProjectionError> {
+        let before = self.checkpoint.clone();
+        let outcome = self.in_transaction(|generation| {
+            if way == Many::OneByOne || generation.apply_at_once(spec, events)? == Many::OneByOne {
+                generation.apply_each(spec, events, stop)?;
+            }
+            generation.checkpoint.file = generation.sink.write_out()?;
+            generation.checkpoint.position = to.clone();
+            save_checkpoint(generation.sink.connection(), &generation.checkpoint)
+        });
+        outcome.inspect_err(|_| self.checkpoint = before)
+    }
+
+    /// Applies events one by one, and notes where it stops.
+    fn apply_each(
         &mut self,
         spec: &ProjectionSpec,
         Events { events, skipped, covered }: Events<'_>,
-        to: Position,
-    ) -> Result<(), ApplyError> {
-        let mut index = 0;
-        let mut remedy = Remedy::Retry;
-        let before = self.checkpoint.clone();
-        let outcome = self.in_transaction(|generation| {
-            for event in events {
-                let is_skipped = |skipped: &EventId| skipped.is_same(&event.id(&before.position.source));
-                if event.is_erasure() {
-                    if event.sequence > covered && generation.erase(spec, event)? == Erased::Rebuild {
-                        remedy = Remedy::Rebuild;
-                        return Err(ProjectionError::new("it is rebuilt without what was erased"));
-                    }
-                } else if !skipped.iter().any(is_skipped) {
-                    generation.apply_one(spec, event)?;
+        stop: &mut Stop,
+    ) -> Result<(), ProjectionError> {
+        *stop = Stop { way: Many::OneByOne, index: 0, remedy: Remedy::Retry };
+        for event in events {
+            let source = &self.checkpoint.position.source;
+            if event.is_erasure() {
+                if event.sequence > covered && self.erase(spec, event)? == Erased::Rebuild {
+                    stop.remedy = Remedy::Rebuild;
+                    return Err(ProjectionError::new("it is rebuilt without what was erased"));
                 }
-                index += 1;
+            } else if !skipped.iter().any(|skipped| skipped.is_same(&event.id(source))) {
+                self.apply_one(spec, event)?;
             }
-            index = events.len().saturating_sub(1);
-            generation.checkpoint.file = generation.sink.write_out()?;
-            generation.checkpoint.position = to;
-            save_checkpoint(generation.sink.connection(), &generation.checkpoint)
-        });
-        outcome.map_err(|error| {
-            self.checkpoint = before;
-            ApplyError { index, error, remedy }
-        })
+            stop.index += 1;
+        }
+        stop.index = events.len().saturating_sub(1);
+        Ok(())
     }
 
     /// Writes everything to the database file and syncs it.
@@ -211,6 +241,21 @@ impl Generation {
     fn apply_one(&mut self, spec: &ProjectionSpec, event: &PageEvent) -> Result<(), ProjectionError> {
         let sink = &mut self.sink;
         catch_unwind(AssertUnwindSafe(|| spec.apply(sink.as_mut(), &event.event())))
+            .unwrap_or_else(|_| Err(ProjectionError::new("it panicked, see the log")))
+    }
+
+    /// Applies events at once, if the projection can do that, and if it is to apply all of them.
+    fn apply_at_once(
+        &mut self,
+        spec: &ProjectionSpec,
+        Events { events, skipped, .. }: Events<'_>,
+    ) -> Result<Many, ProjectionError> {
+        if !skipped.is_empty() || events.iter().any(PageEvent::is_erasure) {
+            return Ok(Many::OneByOne);
+        }
+        let events: Vec<_> = events.iter().map(PageEvent::event).collect();
+        let sink = &mut self.sink;
+        catch_unwind(AssertUnwindSafe(|| spec.apply_many(sink.as_mut(), &events)))
             .unwrap_or_else(|_| Err(ProjectionError::new("it panicked, see the log")))
     }
 

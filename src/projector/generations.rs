@@ -486,7 +486,7 @@ fn apply(
     // The events are those of the current epoch, whatever the epoch of the last checkpoint.
     let source = SourceId { epoch: to.source.epoch.clone(), kind: generation.checkpoint.position.source.kind.clone() };
     let reached = to.reached;
-    let Err(ApplyError { index, error, remedy }) = generation.apply(spec, events, to) else { return Ok(Applied::All) };
+    let Err(ApplyError { index, error, remedy }) = generation.apply(spec, events, &to) else { return Ok(Applied::All) };
     if remedy == Remedy::Rebuild {
         return Ok(Applied::NeedsRebuild);
     }
@@ -500,7 +500,7 @@ fn apply(
     if let Some(last) = before.last() {
         let to = Position { source: source.clone(), offset: last.sequence, reached };
         let before = Events { events: before, ..events };
-        generation.apply(spec, before, to).map_err(|ApplyError { error, .. }| error)?;
+        generation.apply(spec, before, &to).map_err(|ApplyError { error, .. }| error)?;
     }
     let event = failed.map(|event| FailedEvent { id: event.id(&source), at: event.at });
     Err(StepError { event, generation: Some(generation.number), error })

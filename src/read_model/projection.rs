@@ -51,6 +51,19 @@ pub trait Projection: 'static {
     /// and retries.
     fn apply(sink: &mut Self::Sink, event: &Event<'_>) -> Result<(), ProjectionError>;
 
+    /// Applies several events at once, in their order, in one transaction. In the background only.
+    ///
+    /// By default, they are [applied](Self::apply) one by one. Implement it where that is too slow: a statement that inserts many
+    /// rows takes less time than one for each. It has to come to the same. If it fails, all that it has done is undone, and
+    /// the events are applied one by one, so that the projection stops at the one that cannot be applied.
+    ///
+    /// # Errors
+    /// One of the events cannot be applied.
+    fn apply_many(sink: &mut Self::Sink, events: &[Event<'_>]) -> Result<Many, ProjectionError> {
+        let _ = (sink, events);
+        Ok(Many::OneByOne)
+    }
+
     /// Removes everything about an aggregate that was erased. The event has its key; it is neither a domain event nor a change
     /// event, and [`apply`](Self::apply) does not get it.
     ///
@@ -72,6 +85,15 @@ pub trait Projection: 'static {
     fn reports() -> Vec<Report> {
         Vec::new()
     }
+}
+
+/// What [`Projection::apply_many`] has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Many {
+    /// All events are applied.
+    Applied,
+    /// None is: they are to be applied one by one.
+    OneByOne,
 }
 
 /// What [`Projection::erase`] has done.

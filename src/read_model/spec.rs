@@ -1,7 +1,7 @@
 //! A projection as a value: what the service needs of a [`Projection`], without its type.
 
 use super::error::ProjectionError;
-use super::projection::{Erased, Event, Feed, Projection};
+use super::projection::{Erased, Event, Feed, Many, Projection};
 use super::report::Report;
 use super::sink::{Sink as _, SinkMut, SinkSetup};
 
@@ -16,6 +16,7 @@ pub(crate) struct ProjectionSpec {
     pub(crate) setup: SinkSetup,
     pub(crate) reports: Vec<Report>,
     apply: fn(SinkMut<'_>, &Event<'_>) -> Result<(), ProjectionError>,
+    apply_many: fn(SinkMut<'_>, &[Event<'_>]) -> Result<Many, ProjectionError>,
     erase: fn(SinkMut<'_>, &Event<'_>) -> Result<Erased, ProjectionError>,
 }
 
@@ -30,6 +31,7 @@ impl ProjectionSpec {
             setup: P::Sink::erase(P::SETUP),
             reports: P::reports(),
             apply: apply::<P>,
+            apply_many: apply_many::<P>,
             erase: erase::<P>,
         }
     }
@@ -37,6 +39,11 @@ impl ProjectionSpec {
     /// Applies an event to a sink that was created from [`setup`](Self::setup).
     pub(crate) fn apply(&self, sink: SinkMut<'_>, event: &Event<'_>) -> Result<(), ProjectionError> {
         (self.apply)(sink, event)
+    }
+
+    /// Applies several events at once, if the projection can do that.
+    pub(crate) fn apply_many(&self, sink: SinkMut<'_>, events: &[Event<'_>]) -> Result<Many, ProjectionError> {
+        (self.apply_many)(sink, events)
     }
 
     /// Removes an erased aggregate from a sink that was created from [`setup`](Self::setup).
@@ -63,6 +70,11 @@ impl ProjectionSpec {
 fn apply<P: Projection>(sink: SinkMut<'_>, event: &Event<'_>) -> Result<(), ProjectionError> {
     let sink = P::Sink::downcast(sink).expect("the sink was created from the setup of this projection");
     P::apply(sink, event)
+}
+
+fn apply_many<P: Projection>(sink: SinkMut<'_>, events: &[Event<'_>]) -> Result<Many, ProjectionError> {
+    let sink = P::Sink::downcast(sink).expect("the sink was created from the setup of this projection");
+    P::apply_many(sink, events)
 }
 
 fn erase<P: Projection>(sink: SinkMut<'_>, event: &Event<'_>) -> Result<Erased, ProjectionError> {

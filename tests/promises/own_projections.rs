@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use diesel::prelude::*;
 use duality::aggregates::{Location, Person};
-use duality::{CsvFile, Feed, Parameters, Projection, ProjectionError, Report, ReportError, Service, Tables};
+use duality::{CsvFile, Feed, Many, Parameters, Projection, ProjectionError, Report, ReportError, Service, Tables};
 use serde_json::{Value, json};
 
 use crate::harness::{App, eventually};
@@ -16,6 +16,14 @@ diesel::table! {
         jar -> Text,
         number -> BigInt,
         rule -> BigInt,
+    }
+}
+
+diesel::table! {
+    handfuls (position) {
+        position -> BigInt,
+        number -> BigInt,
+        together -> BigInt,
     }
 }
 
@@ -79,6 +87,48 @@ impl<const CAUSE: usize, const VERSION: i64> Projection for Marbles<CAUSE, VERSI
 
 fn rows(tables: &mut Tables, _: &Parameters) -> Result<Value, ReportError> {
     let rows: Vec<(i64, String, i64, i64)> = marbles::table.order(marbles::position).load(tables)?;
+    Ok(json!(rows))
+}
+
+/// One row for each event of a jar, with the number of events that were applied at once.
+pub(crate) struct Handfuls<const CAUSE: usize>;
+
+impl<const CAUSE: usize> Projection for Handfuls<CAUSE> {
+    const NAME: &'static str = "handfuls";
+    const COLLECTIONS: &'static [&'static str] = &["jars"];
+    const SETUP: &'static str = "CREATE TABLE handfuls (position BIGINT NOT NULL PRIMARY KEY, number BIGINT NOT NULL, \
+        together BIGINT NOT NULL)";
+
+    type Sink = Tables;
+
+    fn apply(tables: &mut Tables, event: &duality::Event<'_>) -> Result<(), ProjectionError> {
+        Self::apply_many(tables, std::slice::from_ref(event)).map(|_| ())
+    }
+
+    fn apply_many(tables: &mut Tables, events: &[duality::Event<'_>]) -> Result<Many, ProjectionError> {
+        for event in events {
+            let number = match event.domain::<Jar<false>>()? {
+                Some(Event::JarOpened { marbles } | Event::MarblesAdded { marbles, .. }) => i64::from(marbles),
+                _ => continue,
+            };
+            let together = i64::try_from(events.len())?;
+            let row = (handfuls::position.eq(event.at), handfuls::number.eq(number), handfuls::together.eq(together));
+            diesel::insert_into(handfuls::table).values(row).execute(tables)?;
+            assert!(-number != cause(CAUSE), "a bug in a projection");
+            if number == cause(CAUSE) {
+                return Err(ProjectionError::new(format!("{number} is too many")));
+            }
+        }
+        Ok(Many::Applied)
+    }
+
+    fn reports() -> Vec<Report> {
+        vec![Report { name: "handfuls", parameters: &[], read: together }]
+    }
+}
+
+fn together(tables: &mut Tables, _: &Parameters) -> Result<Value, ReportError> {
+    let rows: Vec<(i64, i64, i64)> = handfuls::table.order(handfuls::position).load(tables)?;
     Ok(json!(rows))
 }
 

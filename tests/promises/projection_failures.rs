@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::harness::{App, eventually};
 use crate::own_projections::{
-    Jars, Marbles, Sights, cities, fail_at, fill, jars, status, wait_for_file, wait_for_report, wait_for_state,
-    wait_until_built,
+    Handfuls, Jars, Marbles, Sights, cities, fail_at, fill, jars, status, wait_for_file, wait_for_report,
+    wait_for_state, wait_until_built,
 };
 
 /// A service that retries failed projections after a short time.
@@ -71,6 +71,28 @@ fn a_failing_projection_stops_reports_the_error_and_recovers() {
 fn a_panicking_projection_stops_reports_the_error_and_recovers() {
     let service = || jars().background::<Marbles<1>>().background::<Jars>();
     assert_stops_and_recovers(service, 1, -7, "it panicked, see the log");
+}
+
+#[test]
+fn events_that_are_applied_at_once_stop_at_the_one_that_cannot_be_applied() {
+    for (cause, message) in [(7, "7 is too many"), (-7, "it panicked, see the log")] {
+        let app = serving(|| jars().background::<Handfuls<38>>());
+        fail_at(38, 0);
+        for (jar, marbles) in [("a", 1), ("b", 7), ("c", 2)] {
+            fill(&app, jar, marbles);
+        }
+        wait_until_built(&app, "handfuls", 1);
+        // A rebuild has all of them in one page.
+        eventually("all are applied", || status(&app, "handfuls")["at"] == 3);
+        fail_at(38, cause);
+        assert_eq!(app.command("/projections/handfuls/rebuild").status, 202);
+        let failing = wait_for_state(&app, "handfuls", "failing");
+        assert_eq!((&failing["error"]["at"], &failing["error"]["message"]), (&json!(2), &json!(message)), "{failing}");
+        fail_at(38, 0);
+        wait_until_built(&app, "handfuls", 2);
+        // Nothing was left of what failed, and the rest was applied at once.
+        assert_eq!(app.get("/reports/handfuls").json(), json!([[1, 1, 1], [2, 7, 2], [3, 2, 2]]));
+    }
 }
 
 #[test]
