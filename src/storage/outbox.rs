@@ -67,7 +67,10 @@ pub(super) fn append<'a>(
         time: change.time.milliseconds(),
         metadata: change.metadata.as_ref().map(StoredMetadata::as_str),
     };
-    let rows: Vec<_> = changes.into_iter().map(row).collect();
+    let mut rows: Vec<_> = changes.into_iter().map(row).collect();
+    // In the order of the primary key, SQLite appends each row to the one before.
+    let place = |row: &AppendChange<'a>| (row.revision, row.collection, row.key);
+    rows.sort_unstable_by(|one, other| place(one).cmp(&place(other)));
     Ok(on!(connection, |engine| AppendChange::insert_all(&rows, engine))?)
 }
 
@@ -421,33 +424,60 @@ fn delete_oldest(
     connection: &mut AnyConnection,
     mut is_due: impl FnMut(i64, Timestamp) -> bool,
 ) -> Result<Deleted, StoreError> {
-    let bytes = sql::<BigInt>("CAST(octet_length(patch) + coalesce(octet_length(metadata), 0) AS BIGINT)");
-    let oldest: Vec<(i64, i64, i64)> = outbox::table
-        .order((outbox::revision, outbox::collection, outbox::key))
-        .select((outbox::revision, outbox::time, bytes))
-        .limit(EVENTS_PER_TRANSACTION)
-        .load(connection)?;
-    let is_all = i64::try_from(oldest.len()).is_ok_and(|read| read < EVENTS_PER_TRANSACTION);
-    let mut progress = if is_all { Progress::Done } else { Progress::More };
-    let (mut last, mut taken) = (None, 0);
-    for (revision, time, bytes) in &oldest {
-        if last != Some(*revision) {
-            if taken >= BYTES_PER_TRANSACTION {
-                progress = Progress::More;
-                break;
-            }
-            if !is_due(*revision, Timestamp::from_milliseconds(*time)) {
-                progress = Progress::Done;
-                break;
-            }
-        }
-        taken += bytes;
-        last = Some(*revision);
+    // Mostly nothing is due, and one row says so.
+    let mut due = find_due(connection, 1, &mut is_due)?;
+    if due.span.is_some() && due.progress == Progress::More {
+        due = find_due(connection, EVENTS_PER_TRANSACTION, &mut is_due)?;
     }
-    if let (Some((first, ..)), Some(last)) = (oldest.first(), last) {
+    if let Some(Numbers { after, to }) = due.span {
         // A server sees by the first one that it needs the index.
-        let gone = outbox::table.filter(outbox::revision.ge(first).and(outbox::revision.le(last)));
+        let gone = outbox::table.filter(outbox::revision.gt(after).and(outbox::revision.le(to)));
         diesel::delete(gone).execute(connection)?;
     }
-    Ok(Deleted { last, progress })
+    Ok(Deleted { last: due.span.map(|span| span.to), progress: due.progress })
+}
+
+/// The oldest revisions, as far as they are due.
+struct Due {
+    /// `None` if there are none.
+    span: Option<Numbers>,
+    /// Whether more of them may be due.
+    progress: Progress,
+}
+
+/// Looks at this many rows at most.
+fn find_due(
+    connection: &mut AnyConnection,
+    rows: i64,
+    is_due: &mut impl FnMut(i64, Timestamp) -> bool,
+) -> Result<Due, StoreError> {
+    let bytes = sql::<BigInt>("CAST(octet_length(patch) + coalesce(octet_length(metadata), 0) AS BIGINT)");
+    let oldest = outbox::table
+        .order((outbox::revision, outbox::collection, outbox::key))
+        .select((outbox::revision, outbox::time, bytes))
+        .limit(rows);
+    let (mut first, mut last, mut taken, mut read) = (None, None, 0, 0);
+    on!(connection, |engine, Mode| {
+        for row in oldest.load_iter::<(i64, i64, i64), Mode>(engine)? {
+            let (revision, time, bytes) = row?;
+            if last != Some(revision) {
+                let is_full = taken >= BYTES_PER_TRANSACTION;
+                if is_full || !is_due(revision, Timestamp::from_milliseconds(time)) {
+                    let progress = if is_full { Progress::More } else { Progress::Done };
+                    return Ok(Due { span: span(first, last), progress });
+                }
+            }
+            first = first.or(Some(revision));
+            last = Some(revision);
+            taken += bytes;
+            read += 1;
+        }
+    });
+    let progress = if read < rows { Progress::Done } else { Progress::More };
+    Ok(Due { span: span(first, last), progress })
+}
+
+/// The revisions from one to another.
+fn span(first: Option<i64>, last: Option<i64>) -> Option<Numbers> {
+    Some(Numbers { after: first? - 1, to: last? })
 }
