@@ -113,7 +113,13 @@ pub(crate) fn check_names(known: Option<&[&str]>, json: &Value) -> Result<(), Va
 /// # Errors
 /// Names the member: missing, unknown (at any depth), or of the wrong type.
 pub(crate) fn decode<T: DeserializeOwned>(value: Value) -> Result<T, ValidationError> {
-    typed(without_nulls(value)?)
+    let value = without_nulls(value)?;
+    let mut is_known = true;
+    // The path of each member is followed only if something is wrong with one.
+    match serde_ignored::deserialize(&value, |_| is_known = false) {
+        Ok(decoded) if is_known => Ok(decoded),
+        _ => typed(value),
+    }
 }
 
 /// Decodes JSON into a typed value, without the members that the type does not have.
