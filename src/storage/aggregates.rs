@@ -37,18 +37,26 @@ pub(crate) struct Row {
 
 /// The row of an aggregate, which may be a tombstone. `None` if there is no row.
 pub(super) fn load(connection: &mut AnyConnection, collection: &str, key: &Key) -> Result<Option<Row>, StoreError> {
-    let query = aggregates::table.find((collection, key.rank(), key.as_str())).select((
-        aggregates::revision,
-        aggregates::version,
-        aggregates::body,
-    ));
-    // Not `first`: SQLite would prepare a statement with `LIMIT ?` each time.
+    let query = FindAggregate { collection, rank: key.rank(), key: key.as_str() };
     let row: Option<(i64, i64, Option<String>)> = on!(connection, |engine| query.get_result(engine)).optional()?;
     Ok(row.map(|(revision, version, body)| Row {
         revision: Revision::from_raw(revision),
         version: Version::from_raw(version),
         body: body.map(Body::from_db),
     }))
+}
+
+statement! {
+    /// Commands ask for it so often that building it from the columns would show.
+    struct FindAggregate<'a> {
+        "SELECT revision, version, body FROM aggregates WHERE collection = " collection: &'a str as Text,
+        " AND rank = " rank: i32 as Integer,
+        " AND key = " key: &'a str as Text,
+    }
+}
+
+impl Query for FindAggregate<'_> {
+    type SqlType = (BigInt, BigInt, Nullable<Text>);
 }
 
 /// The largest number that is the key of a row, tombstones included; 0 without any. Those of more than 15 digits do not count:
@@ -100,7 +108,10 @@ pub(super) fn save<'a>(
         body: row.body.as_ref().map(Body::as_str),
         deleted: row.body.is_none().then_some(now.milliseconds()),
     };
-    let rows: Vec<_> = saved.into_iter().map(upsert).collect();
+    let mut rows: Vec<_> = saved.into_iter().map(upsert).collect();
+    // In the order of the primary key, SQLite goes on from the row before.
+    let place = |row: &UpsertAggregate<'a>| (row.collection, row.rank, row.key);
+    rows.sort_unstable_by(|one, other| place(one).cmp(&place(other)));
     Ok(on!(connection, |engine| UpsertAggregate::insert_all(&rows, engine))?)
 }
 
