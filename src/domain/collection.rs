@@ -136,15 +136,15 @@ pub(crate) trait Derivation: Send + Sync {
     /// The version of the rule. If it changes, the collection is recomputed at start.
     fn version(&self) -> i64;
 
-    /// The keys of the aggregates that a change of a source affects: the one it leaves and the one it joins.
-    fn touched(&self, before: Option<&Body>, after: Option<&Body>) -> Result<Vec<Key>, CorruptState>;
+    /// A change of a source, which is read once for all aggregates that it affects.
+    fn follow(&self, before: Option<&Body>, after: Option<&Body>) -> Result<Box<dyn SourceChange>, CorruptState>;
+}
 
-    /// An affected aggregate after the change of the source; `None` if it no longer exists.
-    fn derive(
-        &self,
-        key: &Key,
-        row: Option<&Body>,
-        before: Option<&Body>,
-        after: Option<&Body>,
-    ) -> Result<Option<Body>, CorruptState>;
+/// A change of a source, with its type erased.
+pub(crate) trait SourceChange {
+    /// The keys of the aggregates that it affects: the one that the source leaves, and the one that it joins.
+    fn touched(&self) -> Vec<Key>;
+
+    /// An affected aggregate after the change; `None` if it no longer exists.
+    fn derive(&self, key: &Key, row: Option<&Body>) -> Result<Option<Body>, CorruptState>;
 }

@@ -23,8 +23,8 @@ use super::journal::{self, Entry};
 use super::outbox::{self, Change};
 use super::source::Source;
 use super::staged_answers::StagedAnswers;
-use super::staged_rows::{StagedRow, StagedRows};
-use super::state_change::{NULL, StateChange, check_numbers, patched};
+use super::staged_rows::{Slot, StagedRow, StagedRows};
+use super::state_change::{NULL, PatchedState, StateChange, check_numbers, patched};
 use crate::domain::body::{Body, CorruptState};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Journaled, Keys, Registry};
@@ -109,9 +109,26 @@ pub(super) struct StagedBatch<'a> {
 /// The batch before a command was staged.
 struct Savepoint {
     counters: Counters,
-    rows: Vec<(Place, Option<StagedRow>)>,
+    rows: Vec<(Slot, StagedRow)>,
     events: usize,
     changes: usize,
+}
+
+/// What a command results in.
+struct Staging {
+    /// That of its aggregate.
+    slot: Slot,
+    /// The change of a lost row, before the others.
+    restored: Option<StateChange>,
+    /// That of the aggregate, and those that follow from it.
+    changes: Vec<StateChange>,
+    events: Vec<RecordedEvent>,
+    cause: Option<StoredMetadata>,
+}
+
+/// The change that makes a lost row what the journal says.
+fn restored(slot: Slot, state: &Body) -> StateChange {
+    StateChange { slot, before: None, after: Some(state.clone()) }
 }
 
 impl<'a> StagedBatch<'a> {
@@ -258,73 +275,60 @@ impl<'a> StagedBatch<'a> {
         let is_numbered = is_minted && collection.keys() == Keys::Sequence;
         let key = key.unwrap_or_else(|| if is_numbered { self.counters.next_key(id) } else { Key::uuid(now) });
         let is_unused = if is_numbered { collection.journaled().is_none() } else { is_minted };
-        let StagedRow { row, folded, is_erased, .. } = if is_unused {
+        let place = (id, key.clone());
+        let slot = if is_unused {
             // The database is not asked. This does not hold for numbers of a collection with a journal, which may have had
             // other keys in an earlier version of the program.
-            self.rows.at((id, key.clone())).clone()
+            self.rows.unread(place)
         } else {
-            self.rows.load(source, &mut self.memory, (id, key.clone())).map_err(reject_corrupt)?
+            self.rows.load(source, &mut self.memory, place).map_err(reject_corrupt)?
         };
-        if is_erased {
+        let staged = &self.rows[slot];
+        if staged.is_erased {
             return Err(Rejection::Erased.into());
         }
-        let state = row.body.as_ref().or(folded.as_ref());
+        let (state, is_lost) = (staged.state().cloned(), staged.folded.is_some());
+        let (state, version) = (state.as_ref(), staged.row.version);
         if state.is_none() && change.creates() && !is_minted {
             collection.keys().check(&key).map_err(Rejection::Invalid)?;
         }
-        let current = state.map(|_| row.revision);
+        let current = state.map(|_| staged.row.revision);
         if (current.is_some() || change.creates()) && !precondition.holds(current) {
             return Err(Rejection::PreconditionFailed(current).into());
         }
-        let at =
-            CommandContext { key: &key, version: row.version, now, metadata: &metadata, new_id: &|| Key::uuid(now) };
-        let Decision { after, events } = self.decide_one(id, at, state, change)?;
+        let at = CommandContext { key: &key, version, now, metadata: &metadata, new_id: &|| Key::uuid(now) };
+        let Decision { after, events } = self.decide_one(slot, at, state, change)?;
         // One that is gone already has no place to look at.
         let is_new = state.is_none() && after.is_some();
-        let decided = StateChange { collection: id, key: key.clone(), before: state.cloned(), after };
-        let changes = self.with_derived(source, decided)?;
+        let changes = self.with_derived(source, StateChange { slot, before: state.cloned(), after })?;
         // A lost row is restored by a revision of its own, so that the change of the command is exact for all clients:
         // for those that had seen the aggregate, and for those that had not.
-        let restored = folded
-            .map(|after| vec![StateChange { collection: id, key: key.clone(), before: None, after: Some(after) }]);
-        let savepoint = self.savepoint(&changes);
-        let cause = metadata.stored();
-        let staged = restored.map_or(Ok(()), |restored| self.stage(restored, cause.as_ref())).and_then(|()| {
-            let (first_change, first_event) = (self.changes.len(), self.events.len());
-            self.stage(changes, cause.as_ref())?;
-            self.stage_events(id, &key, events, cause.as_ref());
-            check_numbers(id, &self.changes[first_change..], &self.events[first_event..])
-        });
-        let projected = staged.map_err(ExecuteError::from).and_then(|()| self.project(source, &savepoint));
-        if let Err(error) = projected {
-            self.roll_back(savepoint);
-            return Err(error);
-        }
+        let restored = state.filter(|_| is_lost).map(|lost| restored(slot, lost));
+        self.stage(source, Staging { slot, restored, changes, events, cause: metadata.stored() })?;
         if is_numbered {
             self.counters.use_key(id);
         }
-        let StagedRow { row, .. } = self.rows.load(source, &mut self.memory, (id, key.clone()))?;
-        let revision = self.counters.revision;
-        let charge = self.memory.answer(row.body.as_ref().map_or(0, Body::size));
-        let (changed, version) = (row.revision, row.version);
-        Ok(Written { key, body: row.body, revision, changed, version, is_new, repeats: None, charge })
+        let Row { revision: changed, version, ref body } = self.rows[slot].row;
+        let (body, revision) = (body.clone(), self.counters.revision);
+        let charge = self.memory.answer(body.as_ref().map_or(0, Body::size));
+        Ok(Written { key, body, revision, changed, version, is_new, repeats: None, charge })
     }
 
     /// Has one command decided. A state that is known as its type is not decoded again.
     fn decide_one(
         &mut self,
-        id: CollectionId,
+        slot: Slot,
         at: CommandContext<'_>,
         state: Option<&Body>,
         change: Wanted,
     ) -> Result<Decision, Rejection> {
+        let id = self.rows.place(slot).0;
         let collection = self.registry.get(id);
-        let place = (id, at.key.clone());
-        let (mut decoded, charge) = self.rows.take_decoded(&place, state).unzip();
+        let (mut decoded, charge) = self.rows.take_decoded(slot, state).unzip();
         let decision = catch_panic(|| collection.decide(at, state, &mut decoded, change));
         let current = decision.as_ref().map_or(state, |decision| decision.after.as_ref());
         if let (Some(body), Some(state)) = (current, decoded) {
-            self.rows.put_decoded(place, body, state, charge);
+            self.rows.put_decoded(slot, body, state, charge);
         }
         let decision = decision?;
         self.check_size(id, state, decision.after.as_ref())?;
@@ -355,8 +359,9 @@ impl<'a> StagedBatch<'a> {
         {
             return Ok(self.erased_at(key, known));
         }
-        let row = match self.rows.get(&place) {
-            Some(staged) => Some(staged.row.clone()),
+        let known = self.rows.find(&place);
+        let row = match known {
+            Some(slot) => Some(self.rows[slot].row.clone()),
             None => aggregates::load(connection, collection.name(), key)?,
         };
         let version = erasure::last_version(connection, collection.name(), key.as_str())?;
@@ -368,29 +373,43 @@ impl<'a> StagedBatch<'a> {
         }
         let version = version.unwrap_or(Version::ZERO);
         let row = row.unwrap_or_else(|| Row { version, ..StagedRow::absent().row });
-        let change = StateChange { collection: id, key: key.clone(), before: row.body.clone(), after: None };
+        let slot = self.rows.unread(place);
+        self.erase_row(source, slot, row, metadata).inspect_err(|_| {
+            if known.is_none() {
+                self.rows.forget(slot);
+            }
+        })?;
+        Ok(Written { is_new, ..self.erased_at(key, self.counters.revision) })
+    }
+
+    /// Stages the erasure of an aggregate with this row.
+    fn erase_row(
+        &mut self,
+        source: &mut Source<'_>,
+        slot: Slot,
+        row: Row,
+        metadata: &Metadata,
+    ) -> Result<(), ExecuteError> {
+        let change = StateChange { slot, before: row.body.clone(), after: None };
         let changes = self.with_derived(source, change)?;
         let savepoint = self.savepoint(&changes);
         let mut patched = patched(changes)?;
-        let is_there = patched.first().is_some_and(|(change, _)| change.collection == id && change.key == *key);
-        if !is_there {
+        if patched.first().is_none_or(|first| first.slot != slot) {
             // Who has missed the deletion, or counts on the tombstone, gets it again.
-            let change = StateChange { collection: id, key: key.clone(), before: None, after: None };
-            patched.insert(0, (change, NULL.to_owned()));
+            patched.insert(0, PatchedState { slot, after: None, patch: NULL.to_owned() });
         }
-        self.rows.at(place.clone()).row = row;
+        self.rows[slot].row = row;
         self.stage_patched(patched, metadata.stored().as_ref());
-        self.rows.at(place.clone()).is_erased = true;
+        self.rows[slot].is_erased = true;
         // The projections of the aggregate itself follow when its past is overwritten.
         let derived = Savepoint { changes: savepoint.changes + 1, ..savepoint };
         if let Err(error) = self.project(source, &derived) {
             self.roll_back(Savepoint { changes: derived.changes - 1, ..derived });
             return Err(error);
         }
-        self.rows.forget_state(&place);
-        let revision = self.counters.revision;
-        self.erased.push((place, revision));
-        Ok(Written { is_new, ..self.erased_at(key, revision) })
+        self.rows.forget_state(slot);
+        self.erased.push((self.rows.place(slot).clone(), self.counters.revision));
+        Ok(())
     }
 
     fn erased_at(&mut self, key: &Key, revision: Revision) -> Written {
@@ -431,49 +450,64 @@ impl<'a> StagedBatch<'a> {
         decided: StateChange,
     ) -> Result<Vec<StateChange>, ExecuteError> {
         let registry = self.registry;
-        let before = decided.before.clone();
-        let after = decided.after.clone();
-        let mut changes = vec![decided];
-        for &collection in registry.derived_from(changes[0].collection) {
+        let derived = registry.derived_from(self.rows.place(decided.slot).0);
+        if derived.is_empty() {
+            return Ok(vec![decided]);
+        }
+        let mut changes = Vec::with_capacity(1 + derived.len());
+        let (before, after) = (decided.before.clone(), decided.after.clone());
+        changes.push(decided);
+        for &collection in derived {
             let Some(derivation) = registry.get(collection).derivation() else { continue };
-            let touched = catch_panic(|| Ok(derivation.touched(before.as_ref(), after.as_ref())?))?;
-            for key in touched {
-                let row = match self.rows.load(source, &mut self.memory, (collection, key.clone())) {
-                    Ok(staged) => staged.row.body,
+            let change = catch_panic(|| Ok(derivation.follow(before.as_ref(), after.as_ref())?))?;
+            for key in change.touched() {
+                let slot = match self.rows.load(source, &mut self.memory, (collection, key.clone())) {
+                    Ok(slot) => slot,
                     Err(ReadError::Store(error)) => return Err(error.into()),
                     // The commands after this one have to see its change, so that all that is missing gets known at once.
                     #[cfg(feature = "postgres")]
                     Err(ReadError::Missing) => continue,
                 };
-                let derived =
-                    catch_panic(|| Ok(derivation.derive(&key, row.as_ref(), before.as_ref(), after.as_ref())?))?;
-                self.memory.hold(derived.as_ref().map_or(0, Body::size));
-                changes.push(StateChange { collection, key, before: row, after: derived });
+                let before = self.rows[slot].row.body.clone();
+                let after = catch_panic(|| Ok(change.derive(&key, before.as_ref())?))?;
+                self.memory.hold(after.as_ref().map_or(0, Body::size));
+                changes.push(StateChange { slot, before, after });
             }
         }
         Ok(changes)
     }
 
-    /// Stages the changes of one command as one revision, unless they change nothing.
-    fn stage(&mut self, changes: Vec<StateChange>, metadata: Option<&StoredMetadata>) -> Result<(), Rejection> {
+    /// Stages what a command results in, if all of it can be published: the changes as one revision, unless they change
+    /// nothing.
+    fn stage(&mut self, source: &mut Source<'_>, staging: Staging) -> Result<(), ExecuteError> {
+        let Staging { slot, restored, changes, events, cause } = staging;
+        // Nothing but an inline projection fails after something is staged.
+        let savepoint = (!self.inline.is_empty()).then(|| self.savepoint(&changes));
+        let restored = restored.map(|change| patched(vec![change])).transpose()?;
         let patched = patched(changes)?;
-        if !patched.is_empty() {
-            self.stage_patched(patched, metadata);
+        check_numbers(&self.rows, slot, &patched, &events)?;
+        for revision in restored.into_iter().chain([patched]) {
+            if !revision.is_empty() {
+                self.stage_patched(revision, cause.as_ref());
+            }
         }
-        Ok(())
+        self.stage_events(slot, events, cause.as_ref());
+        let Some(savepoint) = savepoint else { return Ok(()) };
+        self.project(source, &savepoint).inspect_err(|_| self.roll_back(savepoint))
     }
 
     /// Stages changes with their patches as one revision. What follows in derived collections has no metadata of its own,
     /// so that none is left when the aggregate is erased from which it follows.
-    fn stage_patched(&mut self, patched: Vec<(StateChange, String)>, metadata: Option<&StoredMetadata>) {
+    fn stage_patched(&mut self, patched: Vec<PatchedState>, metadata: Option<&StoredMetadata>) {
         let revision = self.counters.next_revision();
-        for (StateChange { collection, key, after, .. }, patch) in patched {
-            self.counters.change(collection);
-            let staged = self.rows.at((collection, key.clone()));
+        for PatchedState { slot, after, patch } in patched {
+            let staged = &mut self.rows[slot];
             staged.row.revision = revision;
             staged.row.body = after;
             staged.folded = None;
             staged.is_changed = true;
+            let (collection, key) = self.rows.place(slot).clone();
+            self.counters.change(collection);
             let metadata = metadata.filter(|_| self.registry.get(collection).derivation().is_none()).cloned();
             let change = Change { revision, collection, key, patch, time: self.now, metadata };
             self.memory.hold(change.weight());
@@ -482,18 +516,13 @@ impl<'a> StagedBatch<'a> {
     }
 
     /// Stages the domain events of one command, with their versions and positions.
-    fn stage_events(
-        &mut self,
-        collection: CollectionId,
-        key: &Key,
-        events: Vec<RecordedEvent>,
-        metadata: Option<&StoredMetadata>,
-    ) {
-        let schema = self.registry.get(collection).journaled().map_or(0, Journaled::schema);
+    fn stage_events(&mut self, slot: Slot, events: Vec<RecordedEvent>, metadata: Option<&StoredMetadata>) {
         if events.is_empty() {
             return;
         }
-        let staged = self.rows.at((collection, key.clone()));
+        let (collection, key) = self.rows.place(slot).clone();
+        let schema = self.registry.get(collection).journaled().map_or(0, Journaled::schema);
+        let staged = &mut self.rows[slot];
         for event in events {
             let position = self.counters.next_position();
             let version = staged.row.version.next();
@@ -526,10 +555,9 @@ impl<'a> StagedBatch<'a> {
 
     /// Remembers the batch before the changes of a command are staged.
     fn savepoint(&self, changes: &[StateChange]) -> Savepoint {
-        let place = |change: &StateChange| (change.collection, change.key.clone());
         Savepoint {
             counters: self.counters.clone(),
-            rows: changes.iter().map(|change| (place(change), self.rows.get(&place(change)).cloned())).collect(),
+            rows: changes.iter().map(|change| (change.slot, self.rows[change.slot].clone())).collect(),
             events: self.events.len(),
             changes: self.changes.len(),
         }
@@ -540,8 +568,8 @@ impl<'a> StagedBatch<'a> {
         self.counters = savepoint.counters;
         self.events.truncate(savepoint.events);
         self.changes.truncate(savepoint.changes);
-        for (place, staged) in savepoint.rows {
-            self.rows.restore(place, staged);
+        for (slot, staged) in savepoint.rows {
+            self.rows[slot] = staged;
         }
     }
 
@@ -554,9 +582,7 @@ impl<'a> StagedBatch<'a> {
             row,
         });
         aggregates::save(connection, saved, self.now)?;
-        for event in &self.events {
-            journal::append(connection, self.registry, event)?;
-        }
+        journal::append(connection, self.registry, &self.events)?;
         outbox::append(connection, self.registry, &self.changes)?;
         for ((collection, key), revision) in &self.erased {
             erasure::begin(connection, self.registry.get(*collection).name(), key, *revision)?;

@@ -5,7 +5,7 @@ use diesel::dsl::max;
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::query_builder::Query;
-use diesel::sql_types::{BigInt, Integer, Text};
+use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 
 use super::engine::{AnyConnection, on};
 use super::error::StoreError;
@@ -13,7 +13,7 @@ use super::page::PageLimit;
 use super::portion::Portion;
 use super::schema::journal;
 use super::spans::{Numbers, Spans};
-use super::statement::statement;
+use super::statement::{rows, statement};
 use crate::domain::body::{Body, CorruptState};
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::{Fold, Journaled, Registry};
@@ -60,21 +60,41 @@ impl Entry {
     }
 }
 
-/// Adds an event.
-pub(super) fn append(connection: &mut AnyConnection, registry: &Registry, entry: &Entry) -> Result<(), StoreError> {
-    let append = diesel::insert_into(journal::table).values((
-        journal::position.eq(entry.position.number()),
-        journal::collection.eq(registry.get(entry.collection).name()),
-        journal::key.eq(entry.key.as_str()),
-        journal::version.eq(entry.version.number()),
-        journal::kind.eq(&entry.event.kind),
-        journal::schema.eq(entry.schema),
-        journal::body.eq(&entry.event.fields),
-        journal::time.eq(entry.time.milliseconds()),
-        journal::metadata.eq(entry.metadata.as_ref().map(StoredMetadata::as_str)),
-    ));
-    on!(connection, |engine| append.execute(engine))?;
-    Ok(())
+/// Adds events.
+pub(super) fn append<'a>(
+    connection: &mut AnyConnection,
+    registry: &Registry,
+    entries: impl IntoIterator<Item = &'a Entry>,
+) -> Result<(), StoreError> {
+    let row = |entry: &'a Entry| AppendEvent {
+        position: entry.position.number(),
+        collection: registry.get(entry.collection).name(),
+        key: entry.key.as_str(),
+        version: entry.version.number(),
+        kind: &entry.event.kind,
+        schema: entry.schema,
+        body: &entry.event.fields,
+        time: entry.time.milliseconds(),
+        metadata: entry.metadata.as_ref().map(StoredMetadata::as_str),
+    };
+    let rows: Vec<_> = entries.into_iter().map(row).collect();
+    Ok(on!(connection, |engine| AppendEvent::insert_all(&rows, engine))?)
+}
+
+rows! {
+    struct AppendEvent<'a> {
+        "journal (position, collection, key, version, kind, schema, body, time, metadata)"
+        position: i64 as BigInt,
+        collection: &'a str as Text,
+        key: &'a str as Text,
+        version: i64 as BigInt,
+        kind: &'a str as Text,
+        schema: i64 as BigInt,
+        body: &'a str as Text,
+        time: i64 as BigInt,
+        metadata: Option<&'a str> as Nullable<Text>,
+    }
+    ""
 }
 
 /// The position of the last event.

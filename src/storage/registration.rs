@@ -311,9 +311,9 @@ pub(super) fn derive(
     let mut derived: BTreeMap<Key, Body> = BTreeMap::new();
     aggregates::scan(connection, derivation.source(), |_, _, body| {
         let source = Body::from_db(body.to_owned());
-        for key in derivation.touched(None, Some(&source))? {
-            let row = derived.get(&key).cloned();
-            if let Some(group) = derivation.derive(&key, row.as_ref(), None, Some(&source))? {
+        let change = derivation.follow(None, Some(&source))?;
+        for key in change.touched() {
+            if let Some(group) = change.derive(&key, derived.get(&key))? {
                 derived.insert(key, group);
             } else {
                 derived.remove(&key);

@@ -1,7 +1,7 @@
 //! The rows that a batch of commands has read, and those that it changes.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
+use std::ops::{Index, IndexMut};
 
 use super::aggregates::Row;
 use super::batch_memory::BatchMemory;
@@ -14,13 +14,25 @@ use crate::domain::command::DecodedState;
 use crate::domain::revision::{Revision, Version};
 use crate::memory::budget::Reservation;
 
-/// All of them, with the states of the batches before.
+/// All of them, with the states of the batches before. A command looks an aggregate up once, and has its slot from then on.
 pub(super) struct StagedRows<'a> {
     registry: &'a Registry,
-    rows: HashMap<Place, StagedRow>,
+    slots: HashMap<Place, Slot>,
+    /// In the order in which they were first asked for.
+    staged: Vec<Staged>,
     /// What was decoded by the batches before.
     states: &'a mut HotStates,
-    decoded: HashMap<Place, Decoded>,
+}
+
+/// Where a batch has the row of an aggregate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot(usize);
+
+/// An aggregate of the batch.
+struct Staged {
+    place: Place,
+    row: StagedRow,
+    decoded: Option<Decoded>,
 }
 
 /// A row that the batch has read, and perhaps changed.
@@ -48,32 +60,56 @@ impl StagedRow {
         Self { row, folded: None, is_changed: false, is_erased: false }
     }
 
+    /// The state of the aggregate, if it exists.
+    pub(super) fn state(&self) -> Option<&Body> {
+        self.row.body.as_ref().or(self.folded.as_ref())
+    }
+
     /// An aggregate that was never published has no row, even if it has events.
     pub(super) fn must_be_written(&self) -> bool {
         self.is_changed && self.row.revision != Revision::ZERO
     }
 }
 
+impl Index<Slot> for StagedRows<'_> {
+    type Output = StagedRow;
+
+    fn index(&self, Slot(index): Slot) -> &StagedRow {
+        &self.staged[index].row
+    }
+}
+
+impl IndexMut<Slot> for StagedRows<'_> {
+    fn index_mut(&mut self, Slot(index): Slot) -> &mut StagedRow {
+        &mut self.staged[index].row
+    }
+}
+
 impl<'a> StagedRows<'a> {
     pub(super) fn new(registry: &'a Registry, states: &'a mut HotStates) -> Self {
-        Self { registry, rows: HashMap::new(), states, decoded: HashMap::new() }
+        Self { registry, slots: HashMap::new(), staged: Vec::new(), states }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Place, &StagedRow)> {
-        self.rows.iter()
+        self.staged.iter().map(|Staged { place, row, .. }| (place, row))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.rows.len()
+        self.staged.len()
     }
 
-    pub(super) fn get(&self, place: &Place) -> Option<&StagedRow> {
-        self.rows.get(place)
+    /// The slot of an aggregate that the batch has already.
+    pub(super) fn find(&self, place: &Place) -> Option<Slot> {
+        self.slots.get(place).copied()
     }
 
-    /// The row of an aggregate that was loaded before, or that is not to be loaded.
-    pub(super) fn at(&mut self, place: Place) -> &mut StagedRow {
-        self.rows.entry(place).or_insert_with(StagedRow::absent)
+    pub(super) fn place(&self, Slot(index): Slot) -> &Place {
+        &self.staged[index].place
+    }
+
+    /// An aggregate that is not to be loaded, unless it was before.
+    pub(super) fn unread(&mut self, place: Place) -> Slot {
+        self.find(&place).unwrap_or_else(|| self.add(place, StagedRow::absent(), None))
     }
 
     /// An aggregate with the changes that the batch has staged so far.
@@ -82,77 +118,85 @@ impl<'a> StagedRows<'a> {
         source: &mut Source<'_>,
         memory: &mut BatchMemory,
         place: Place,
-    ) -> Result<StagedRow, ReadError> {
-        let vacant = match self.rows.entry(place) {
-            Slot::Occupied(staged) => return Ok(staged.get().clone()),
-            Slot::Vacant(vacant) => vacant,
-        };
-        let collection = self.registry.get(vacant.key().0);
+    ) -> Result<Slot, ReadError> {
+        if let Some(slot) = self.find(&place) {
+            return Ok(slot);
+        }
+        let collection = self.registry.get(place.0);
         let name = collection.name();
-        let mut staged = StagedRow::absent();
-        if let Some(HotState { row, decoded, charge }) = self.states.take(vacant.key())
-            && source.is_current(name, vacant.key(), &row)?
+        let (mut staged, mut known) = (StagedRow::absent(), None);
+        if let Some(HotState { row, decoded, charge }) = self.states.take(&place)
+            && source.is_current(name, &place, &row)?
         {
-            let body = row.body.clone();
-            let decoded = body.map(|body| (vacant.key().clone(), Decoded { body, state: decoded, charge }));
-            self.decoded.extend(decoded);
+            known = row.body.clone().map(|body| Decoded { body, state: decoded, charge });
             staged.row = row;
-        } else if let Some(row) = source.row(name, vacant.key())? {
+        } else if let Some(row) = source.row(name, &place)? {
             staged.row = row;
         } else if let Some(journaled) = collection.journaled() {
             // The row is a cache. It is missing if the aggregate never existed, if its tombstone was pruned, or if the row
             // was lost.
-            let folded = source.fold(name, journaled, vacant.key())?;
+            let folded = source.fold(name, journaled, &place)?;
             staged.row.version = folded.version;
             staged.folded = folded.body;
             staged.is_erased = folded.is_erased;
         }
         // What exists is not erased. The tombstone of what is may be pruned, and it need not have had any events.
-        if staged.row.body.is_none() && staged.folded.is_none() && collection.derivation().is_none() {
-            staged.is_erased |= source.is_erased(name, vacant.key())?;
+        if staged.state().is_none() && collection.derivation().is_none() {
+            staged.is_erased |= source.is_erased(name, &place)?;
         }
-        memory.hold(staged.row.body.as_ref().or(staged.folded.as_ref()).map_or(0, Body::size));
-        Ok(vacant.insert(staged).clone())
+        memory.hold(staged.state().map_or(0, Body::size));
+        Ok(self.add(place, staged, known))
     }
 
-    /// Makes the row of an aggregate what it was before a command.
-    pub(super) fn restore(&mut self, place: Place, before: Option<StagedRow>) {
-        if let Some(before) = before {
-            self.rows.insert(place, before);
-        } else {
-            self.rows.remove(&place);
-        }
+    fn add(&mut self, place: Place, row: StagedRow, decoded: Option<Decoded>) -> Slot {
+        let slot = Slot(self.staged.len());
+        self.slots.insert(place.clone(), slot);
+        self.staged.push(Staged { place, row, decoded });
+        slot
+    }
+
+    /// Forgets an aggregate that was not loaded: the next command that needs it loads it.
+    pub(super) fn forget(&mut self, slot: Slot) {
+        self[slot] = StagedRow::absent();
+        self.slots.remove(&self.staged[slot.0].place);
     }
 
     /// The state of an aggregate as its type, if it is known.
-    pub(super) fn take_decoded(&mut self, place: &Place, body: Option<&Body>) -> Option<(DecodedState, Reservation)> {
-        if self.decoded.is_empty() {
-            return None;
-        }
-        let decoded = self.decoded.remove(place)?;
-        body.is_some_and(|body| body.is(&decoded.body)).then_some((decoded.state, decoded.charge))
+    pub(super) fn take_decoded(
+        &mut self,
+        Slot(index): Slot,
+        body: Option<&Body>,
+    ) -> Option<(DecodedState, Reservation)> {
+        let Decoded { body: of, state, charge } = self.staged[index].decoded.take()?;
+        body.is_some_and(|body| body.is(&of)).then_some((state, charge))
     }
 
     /// Remembers a state for the next command of this aggregate, if there is room for it. It takes the room of the one before.
-    pub(super) fn put_decoded(&mut self, place: Place, body: &Body, state: DecodedState, before: Option<Reservation>) {
+    pub(super) fn put_decoded(
+        &mut self,
+        Slot(index): Slot,
+        body: &Body,
+        state: DecodedState,
+        before: Option<Reservation>,
+    ) {
         if let Some(charge) = self.states.charge(before, body.size()) {
-            self.decoded.insert(place, Decoded { body: body.clone(), state, charge });
+            self.staged[index].decoded = Some(Decoded { body: body.clone(), state, charge });
         }
     }
 
     /// Forgets the state of an erased aggregate.
-    pub(super) fn forget_state(&mut self, place: &Place) {
-        self.decoded.remove(place);
+    pub(super) fn forget_state(&mut self, Slot(index): Slot) {
+        let Staged { place, decoded, .. } = &mut self.staged[index];
+        *decoded = None;
         self.states.take(place);
     }
 
     /// The states that are as in the rows that were written.
     pub(super) fn into_states(self) -> Vec<(Place, HotState)> {
-        let Self { decoded, rows, .. } = self;
-        let states = decoded.into_iter().filter_map(|(place, Decoded { body, state, charge })| {
-            let row = &rows.get(&place)?.row;
+        let states = self.staged.into_iter().filter_map(|Staged { place, row: StagedRow { row, .. }, decoded }| {
+            let Decoded { body, state, charge } = decoded?;
             let is_current = row.body.as_ref().is_some_and(|current| current.is(&body));
-            is_current.then(|| (place, HotState { row: row.clone(), decoded: state, charge }))
+            is_current.then(|| (place, HotState { row, decoded: state, charge }))
         });
         states.collect()
     }

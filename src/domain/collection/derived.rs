@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Collection, Derivation, Document, Journaled, Keys, singular_name};
+use super::{Collection, Derivation, Document, Journaled, Keys, SourceChange, singular_name};
 use crate::domain::body::{Body, CorruptState};
 use crate::domain::command::{Change, CommandContext, Decision, DecodedState, Rejection, Verb};
 use crate::domain::json::ValidationError;
@@ -111,34 +111,52 @@ impl<T: Derived> Derivation for DerivedAdapter<T> {
         T::VERSION
     }
 
-    fn touched(&self, before: Option<&Body>, after: Option<&Body>) -> Result<Vec<Key>, CorruptState> {
+    fn follow(&self, before: Option<&Body>, after: Option<&Body>) -> Result<Box<dyn SourceChange>, CorruptState> {
+        let member = |source: Option<&Body>| source.map(Member::<T>::read).transpose();
+        Ok(Box::new(Moved { before: member(before)?, after: member(after)? }))
+    }
+}
+
+/// A source, and the group that it belongs to.
+struct Member<T: Derived> {
+    source: T::Source,
+    key: Option<Key>,
+}
+
+impl<T: Derived> Member<T> {
+    fn read(body: &Body) -> Result<Self, CorruptState> {
+        let source = body.decode()?;
+        let key = T::key(&source);
+        Ok(Self { source, key })
+    }
+}
+
+/// A source before and after a change.
+struct Moved<T: Derived> {
+    before: Option<Member<T>>,
+    after: Option<Member<T>>,
+}
+
+impl<T: Derived> SourceChange for Moved<T> {
+    fn touched(&self) -> Vec<Key> {
         let mut keys = Vec::with_capacity(2);
-        for source in [before, after].into_iter().flatten() {
-            match T::key(&source.decode()?) {
-                Some(key) if !keys.contains(&key) => keys.push(key),
+        for member in [&self.before, &self.after].into_iter().flatten() {
+            match &member.key {
+                Some(key) if !keys.contains(key) => keys.push(key.clone()),
                 _ => {}
             }
         }
-        Ok(keys)
+        keys
     }
 
-    fn derive(
-        &self,
-        key: &Key,
-        row: Option<&Body>,
-        before: Option<&Body>,
-        after: Option<&Body>,
-    ) -> Result<Option<Body>, CorruptState> {
-        let member = |source: Option<&Body>| -> Result<Option<T::Source>, CorruptState> {
-            let source: Option<T::Source> = source.map(Body::decode).transpose()?;
-            Ok(source.filter(|source| T::key(source).as_ref() == Some(key)))
-        };
+    fn derive(&self, key: &Key, row: Option<&Body>) -> Result<Option<Body>, CorruptState> {
+        let of_group = |member: &&Member<T>| member.key.as_ref() == Some(key);
         let mut group: T = row.map_or_else(|| Ok(T::default()), Body::decode)?;
-        if let Some(before) = member(before)? {
-            group.remove(&before);
+        if let Some(before) = self.before.as_ref().filter(of_group) {
+            group.remove(&before.source);
         }
-        if let Some(after) = member(after)? {
-            group.add(&after);
+        if let Some(after) = self.after.as_ref().filter(of_group) {
+            group.add(&after.source);
         }
         if group.is_empty() {
             return Ok(None);
