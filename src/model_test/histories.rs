@@ -88,7 +88,7 @@ const CONSUMERS: usize = 4;
 
 impl World {
     fn new(consumers: &[(u8, usize)]) -> Self {
-        let (directory, registry) = (tempfile::tempdir().unwrap(), registry());
+        let (directory, registry) = (super::directory(), registry());
         let site = Site::create(&directory.path().join("0.db"), &registry);
         let consumer = |(level, limit): &(u8, usize)| Consumer {
             feed: feed(*level, &registry),

@@ -6,7 +6,7 @@ use crate::harness::{Client, Process, Stream, eventually, sql};
 
 /// A process whose log has everything from this level on, and its database.
 fn start(level: &str, flags: &[&str]) -> (tempfile::TempDir, Process) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let process = Process::start_in(&[("RUST_LOG", level)], &directory.path().join("test.db"), flags);
     (directory, process)
 }

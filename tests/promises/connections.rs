@@ -98,7 +98,7 @@ fn a_client_that_has_sent_more_gets_the_end_of_its_stream() {
 #[cfg(feature = "direct-write")]
 #[test]
 fn quiet_streams_take_little_memory_and_leave_no_descriptor() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let process = Process::start(&directory.path().join("test.db"), &["--workers", "1"]);
     let open = |count| (0..count).map(|_| Stream::open(process.address, "/person-events", &[])).collect::<Vec<_>>();
     drop(open(50));

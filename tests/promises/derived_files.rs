@@ -122,7 +122,7 @@ fn a_file_in_the_place_of_the_folder_is_named_and_does_not_stop_the_service() {
 
 #[test]
 fn an_unreadable_manifest_names_no_generation() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let manifest = directory.path().join("test.db.projections/cart_items.json");
     let generation = |process: &Process| {

@@ -31,7 +31,7 @@ fn follow(process: &Process) -> (Client, bool) {
 
 #[test]
 fn the_soft_limit_of_descriptors_is_raised_to_the_hard_one() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let process = start("-Sn 128", directory.path());
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.id())).unwrap();
     let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
@@ -44,7 +44,7 @@ fn the_soft_limit_of_descriptors_is_raised_to_the_hard_one() {
 
 #[test]
 fn with_few_descriptors_streams_are_limited_and_others_are_answered() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let process = start("-n 128", directory.path());
     let log = process.log();
     assert!(log.contains("the system allows 128 file descriptors, which is enough for "), "{log}");
@@ -61,7 +61,7 @@ fn with_few_descriptors_streams_are_limited_and_others_are_answered() {
 #[test]
 fn a_refused_stream_does_not_keep_its_connection() {
     for headers in [&[][..], &[("Accept", "*/*")]] {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = crate::harness::directory();
         let process = start("-n 128", directory.path());
         let open = |_| {
             let mut client = Client::connect(process.address);
@@ -82,7 +82,7 @@ fn a_refused_stream_does_not_keep_its_connection() {
 
 #[test]
 fn many_threads_leave_descriptors_for_every_connection_that_is_accepted() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let process = start_with("-n 1024", directory.path(), "128");
     let _streams: Vec<_> = (0..700).map(|_| follow(&process).0).collect();
     assert_eq!(write(&process), 201);
@@ -92,7 +92,7 @@ fn many_threads_leave_descriptors_for_every_connection_that_is_accepted() {
 
 #[test]
 fn too_few_descriptors_for_the_threads_are_refused_in_one_line_with_the_number_needed() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let output = std::process::Command::new("sh")
         .args(["-c", &limited("-n 256"), env!("CARGO_BIN_EXE_duality"), "--listen", "127.0.0.1:0", "--workers", "64"])
         .arg("--database")

@@ -126,7 +126,7 @@ fn the_unit_for_systemd_is_valid_and_names_settings_that_there_are() {
         let mut known = settings.get_arguments().filter_map(|setting| setting.get_env()?.to_str());
         assert!(known.any(|known| known == variable), "{variable} is no setting");
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let path = directory.path().join("duality.service");
     std::fs::write(&path, unit.replace("/usr/local/bin/duality", env!("CARGO_BIN_EXE_duality"))).unwrap();
     let verified = std::process::Command::new("systemd-analyze").arg("verify").arg(&path).output();

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use duality::schemars::{self, JsonSchema};
 use duality::{Document, Service, aggregates};
@@ -93,7 +94,8 @@ impl Away {
 
 #[test]
 fn consumers_at_all_levels_are_exact_after_a_collection_was_dropped() {
-    let mut app = App::serving(with_buildings, |_| {});
+    // Frequent bookmarks make every feed reach every revision.
+    let mut app = App::serving(with_buildings, |settings| settings.heartbeat = Duration::from_millis(20));
     app.post("/persons", r#"{"name":"Ann","city":"Rome"}"#);
     build(&app, "house");
     let early = [Away::from(&app, "/aggregates", "/events"), Away::from(&app, "/persons", "/person-events")];
@@ -417,7 +419,7 @@ fn a_service_that_goes_on_elsewhere_does_not_register_a_dropped_collection_again
     let (Some(server), Some(program)) = (shared_server(), example("buildings")) else { return };
     let url = server.new_database();
     let database = Path::new(&url);
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let files = directory.path().join("node");
     let environment = [("BUILDINGS", "1"), ("DUALITY_FILES", files.to_str().unwrap())];
     let mut older = Process::start_other(&program, &environment, database);

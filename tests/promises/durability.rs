@@ -68,7 +68,7 @@ fn write_until_killed(mut client: Client, writer: usize, answered: &AtomicU64) -
 
 #[test]
 fn every_answered_write_survives_a_kill_and_the_feeds_add_up_to_the_state() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("killed.db");
     let mut known: Vec<(String, String)> = Vec::new();
     for round in 0..usize::try_from(kills()).unwrap() {

@@ -522,7 +522,7 @@ fn fill(database: &Path, cart: &str) {
 
 #[test]
 fn what_a_killed_process_has_begun_to_erase_the_next_one_finishes() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("killed.db");
     let mut process = Process::start(&database, &[]);
     let opened = Client::connect(process.address).request("POST", "/carts", &[], None);

@@ -220,7 +220,7 @@ fn a_body_far_over_the_limit_is_rejected_while_it_is_being_sent() {
 
 #[test]
 fn a_server_error_shows_nothing_of_its_cause_which_is_in_the_log() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let process = Process::start(&database, &[]);
     let request = |method: &str, path: &str, body: Option<&[u8]>| {

@@ -244,7 +244,7 @@ fn a_result_that_javascript_would_change_rejects_its_command() {
 
 #[test]
 fn a_typed_command_with_a_number_that_javascript_would_change_is_rejected() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let mut settings = duality::Settings::default();
     settings.database = directory.path().join("typed.db");
     actix::System::new().block_on(async {

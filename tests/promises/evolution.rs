@@ -499,7 +499,7 @@ fn whoever_asks_while_documents_are_converted_gets_a_503_and_nobody_is_refused()
 
 #[test]
 fn whoever_asks_with_tls_while_documents_are_converted_is_not_kept_waiting() {
-    let (address, files) = (lasting_address(), tempfile::tempdir().unwrap());
+    let (address, files) = (lasting_address(), crate::harness::directory());
     let (authority, operators) = (Authority::new(), lasting_address());
     let mut app = App::serving(bare_first, |settings| {
         authority.certify().write(files.path(), settings);

@@ -47,7 +47,7 @@ fn is_of(database: &Path, version: i64) -> bool {
 fn an_upgrade_that_is_killed_at_random_moments_converts_each_document_once() {
     const BUILDINGS: i64 = 30_000;
     let Some(program) = example("buildings") else { return };
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = &directory.path().join("test.db");
     let mut random = Random::new(u64::from(std::process::id()));
     let first = start_buildings(&program, 1, database);

@@ -23,7 +23,7 @@ fn modes(directory: &Path) -> BTreeMap<PathBuf, u32> {
 
 #[test]
 fn only_the_owner_can_read_the_files_whatever_the_mask_is() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let masked = ["sh", "-c", "umask 0 && exec \"$0\" \"$@\""];
     let process = Process::start_by(&masked, &database, &["--retention", "0s"]);
@@ -56,7 +56,7 @@ fn a_task_that_finds_no_database_leaves_no_file() {
         &["backup", "copy.db"],
         &["restore", "nothing.db"],
     ] {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = crate::harness::directory();
         let (code, output) = output_of(&directory.path().join("nothing.db"), task);
         assert!(code == 1 && output.contains("there is no database"), "{task:?}: {output}");
         assert_eq!(modes(directory.path()), BTreeMap::new(), "{task:?}");
@@ -65,7 +65,7 @@ fn a_task_that_finds_no_database_leaves_no_file() {
 
 #[test]
 fn a_task_that_only_reads_leaves_no_file() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let mut process = Process::start(&database, &[]);
     process.signal("TERM");

@@ -152,7 +152,7 @@ fn a_stop_after_a_transaction_that_failed_leaves_one_file() {
 #[test]
 fn a_projection_whose_disk_is_full_continues_when_there_is_room() {
     let Some(disk) = SmallDisk::mount(8) else { return };
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     std::os::unix::fs::symlink(disk.path(), directory.path().join("test.db.projections")).unwrap();
     let process = Process::start(&database, &["--poll-interval", "100ms"]);

@@ -35,7 +35,7 @@ fn with_too_little_free_room_a_service_is_degraded_and_not_ready_but_works() {
 
 #[test]
 fn a_service_that_stops_is_not_ready_any_more() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let mut process = Process::start(&directory.path().join("test.db"), &[]);
     let mut client = Client::connect(process.address);
     assert_eq!(client.request("GET", "/readyz", &[], None).status, 200);
@@ -71,7 +71,7 @@ fn a_failing_projection_degrades_a_service_that_stays_ready() {
 
 #[test]
 fn a_replaced_file_is_a_reason_while_everything_else_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let process = Process::start(&database, &["--poll-interval", "20ms", "--heartbeat", "1h"]);
     let get = |path: &str| Client::connect(process.address).request("GET", path, &[], None);

@@ -93,7 +93,7 @@ impl Site {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = crate::harness::directory();
         let mut random = Random::new(seed);
         let site = Site::start(directory.path().join("0.db"), &mut random);
         let consumers = LEVELS.map(|level| Consumer { level, state: Value::Null, cursor: String::new() }).into();

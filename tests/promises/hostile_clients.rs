@@ -230,7 +230,7 @@ fn raise_file_limit() {
 #[test]
 fn hostile_clients_take_no_more_than_their_part() {
     raise_file_limit();
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let memory = format!("{MEMORY}MiB");
     let path = directory.path().join("test.db");
     let database = path.to_str().unwrap();

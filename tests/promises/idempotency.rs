@@ -371,7 +371,7 @@ fn an_answered_request_is_not_in_flight_any_more() {
 
 #[test]
 fn a_write_that_is_repeated_after_a_kill_between_commit_and_answer_gets_the_first_answer() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("killed.db");
     let write = person("1", ANN);
     let process = Process::start_in(&[("TEST_HOLD_ANSWERS", "1")], &database, &[]);
@@ -422,7 +422,7 @@ fn write_until_killed(mut client: Client, writer: &str, answered: &Mutex<BTreeMa
 
 #[test]
 fn every_write_is_executed_once_when_those_without_an_answer_are_repeated_after_kills() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("killed.db");
     let answered = Mutex::new(BTreeMap::new());
     for round in 0..kills() {

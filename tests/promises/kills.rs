@@ -70,7 +70,7 @@ fn mark(event: &Value) -> String {
 
 #[test]
 fn every_answered_command_is_in_the_journal_exactly_once_after_kills() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("killed.db");
     let mut known: Vec<(String, String)> = Vec::new();
     for round in 0..u64::from(kills()) {
@@ -152,7 +152,7 @@ fn a_kill_while_the_log_is_moved_into_the_file_loses_nothing() {
 }
 
 fn kill_while_the_file_grows(random: &mut Random, kills: u32) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("killed.db");
     let length = || std::fs::metadata(&database).map_or(0, |file| file.len());
     let mut known = Vec::new();

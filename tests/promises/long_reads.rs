@@ -126,7 +126,7 @@ fn short_reads_are_answered_while_more_folds_than_threads_are_stuck() {
 
 #[test]
 fn a_page_of_the_journal_of_one_aggregate_is_bounded_in_bytes() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let process = Process::start(&directory.path().join("test.db"), &["--max-aggregate", "16MiB"]);
     let mut client = Client::connect(process.address);
     let account = client.request("POST", "/accounts", &[], None).header("Location").unwrap().to_owned();

@@ -169,7 +169,7 @@ fn process_with_two_persons(url: &str, directory: &Path) -> (Process, Consumer) 
 #[test]
 fn a_service_goes_on_by_itself_after_a_restore_into_its_database() {
     let Some(cluster) = Cluster::start() else { return };
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let url = cluster.url("shop");
     let (process, kept) = process_with_two_persons(&url, directory.path());
     cluster.run(&format!("pg_dump -Fc -f dump '{url}'"));
@@ -187,7 +187,7 @@ fn a_service_goes_on_by_itself_after_a_restore_into_its_database() {
 #[test]
 fn services_go_on_by_themselves_where_the_storage_of_their_server_was_put_back() {
     let Some(cluster) = Cluster::start() else { return };
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let url = cluster.url("shop");
     let (process, kept) = process_with_two_persons(&url, directory.path());
     cluster.run("pg_ctl -D first -m fast -w stop && cp -a first snapshot");
@@ -205,7 +205,7 @@ fn services_go_on_by_themselves_where_the_storage_of_their_server_was_put_back()
 #[test]
 fn an_epoch_begins_where_nothing_shows_that_a_server_was_put_back_while_no_service_ran() {
     let Some(cluster) = Cluster::start() else { return };
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let url = cluster.url("shop");
     let (mut process, kept) = process_with_two_persons(&url, directory.path());
     cluster.run("pg_ctl -D first -m fast -w stop && cp -a first snapshot");
@@ -229,7 +229,7 @@ fn an_epoch_begins_where_nothing_shows_that_a_server_was_put_back_while_no_servi
 
 #[test]
 fn no_epoch_is_begun_by_hand_in_a_file() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let file = directory.path().join("shop.db");
     let (code, said) = output_of(&file, &["epoch", "new"]);
     assert!(code == 1 && said.contains("each start of a service begins an epoch"), "{said}");
@@ -239,7 +239,7 @@ fn no_epoch_is_begun_by_hand_in_a_file() {
 #[test]
 fn services_go_on_by_themselves_on_a_promoted_standby_without_the_last_writes() {
     let Some(cluster) = Cluster::start() else { return };
-    let [directory, elsewhere] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [directory, elsewhere] = [crate::harness::directory(), crate::harness::directory()];
     let url = cluster.url_of_both("shop");
     let (process, kept) = process_with_two_persons(&url, directory.path());
     let other = start(&url, elsewhere.path());

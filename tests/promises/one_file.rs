@@ -58,7 +58,7 @@ fn assert_refused(database: &Path, why: &[&str]) {
 
 #[test]
 fn a_second_process_is_refused_under_every_name_of_the_file_and_disturbs_no_lock() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let process = Process::start(&database, &[]);
     post(&process, "Ann");
@@ -104,7 +104,7 @@ fn a_second_service_in_one_process_is_refused_under_every_name_of_the_file_and_d
 
 #[test]
 fn only_the_owner_can_read_the_files_and_a_stop_leaves_one_database_file() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let process = Process::start(&database, &[]);
     post(&process, "Ann");
@@ -150,7 +150,7 @@ impl Ruin {
     }
 
     fn with(flags: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = crate::harness::directory();
         let database = directory.path().join("test.db");
         let process = Process::start(&database, flags);
         post(&process, "Ann");
@@ -309,7 +309,7 @@ fn a_log_beside_an_older_copy_is_refused_and_nothing_is_touched() {
 
 #[test]
 fn a_copy_of_an_earlier_log_is_refused_even_if_it_was_made_while_the_service_ran() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let process = Process::start(&database, &QUICK);
     post(&process, "Ann");
@@ -334,7 +334,7 @@ fn a_copy_of_an_earlier_log_is_refused_even_if_it_was_made_while_the_service_ran
 
 #[test]
 fn a_copy_in_another_order_of_pages_does_not_get_the_log() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let process = Process::start(&database, &[]);
     post(&process, "Ann");
@@ -349,7 +349,7 @@ fn a_copy_in_another_order_of_pages_does_not_get_the_log() {
 
 #[test]
 fn the_tools_of_sqlite_do_not_disturb_a_running_service() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let process = Process::start(&database, &QUICK);
     for round in 0..30 {

@@ -168,7 +168,7 @@ fn tokens_count_on_both_listeners() {
 
 #[test]
 fn the_listener_for_operators_speaks_tls_unless_only_this_machine_reaches_it() {
-    let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
+    let (authority, directory) = (Authority::new(), crate::harness::directory());
     let certificate = authority.certify();
     let app = with_operators(|settings| certificate.write(directory.path(), settings));
     let [public, operators] = listeners(&app);
@@ -186,7 +186,7 @@ fn the_listener_for_operators_speaks_tls_unless_only_this_machine_reaches_it() {
 
 #[test]
 fn the_listener_for_operators_is_refused_where_the_public_one_would_be() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let output = |flags: &[&str]| String::from_utf8(Process::output(&database, flags).stderr).unwrap();
     let exposed = output(&["--operate-on", "0.0.0.0:0"]);
@@ -205,7 +205,7 @@ fn the_listener_for_operators_is_refused_where_the_public_one_would_be() {
 fn the_error_of_a_taken_port_names_the_setting_that_has_it() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let output = Process::output_on("127.0.0.1:0", &directory.path().join("test.db"), &["--operate-on", &address]);
     let log = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{log}");

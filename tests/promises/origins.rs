@@ -123,7 +123,7 @@ fn a_refused_preflight_is_a_problem() {
 
 #[test]
 fn a_start_on_all_addresses_names_the_setting_for_hosts() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     for (listen, flags, lines) in [
         ("0.0.0.0:0", &["--insecure"][..], 1),

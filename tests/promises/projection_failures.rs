@@ -319,7 +319,7 @@ fn a_line_whose_checkpoint_failed_appears_once() {
     wait_until_built(&app, "jars.csv", 1);
     let tables = format!("{}.projections/jars.csv.1.db", app.files().display());
     let mut lock = SqliteConnection::establish(&tables).unwrap();
-    lock.batch_execute("PRAGMA busy_timeout = 5000; BEGIN IMMEDIATE").unwrap();
+    lock.batch_execute("PRAGMA busy_timeout = 60000; BEGIN IMMEDIATE").unwrap();
     fill(&app, "b", 1);
     wait_for_state(&app, "jars.csv", "failing");
     fill(&app, "c", 1);

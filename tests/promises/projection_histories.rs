@@ -219,7 +219,7 @@ fn a_database_that_was_put_back_keeps_the_history_before_that_moment() {
 
 #[test]
 fn a_history_that_loses_nothing_when_the_database_is_put_back_is_not_read_again() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let (database, copy) = (directory.path().join("test.db"), directory.path().join("copy.db"));
     let post = |process: &Process, json: &str| {
         let headers = [("Content-Type", "application/json")];

@@ -117,7 +117,7 @@ fn only_the_user_of_the_service_can_open_its_socket_and_stopping_removes_it() {
 
 #[test]
 fn a_killed_service_does_not_leave_a_socket_in_the_way() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("killed.db");
     let socket = directory.path().join("killed.db.sock");
     Process::start(&database, &[]).kill();
@@ -131,7 +131,7 @@ fn a_killed_service_does_not_leave_a_socket_in_the_way() {
 
 #[test]
 fn the_command_line_reaches_a_service_whose_path_is_longer_than_a_socket_address() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let deep = directory.path().join("a".repeat(100)).join("b".repeat(100));
     std::fs::create_dir_all(&deep).unwrap();
     let database = deep.join("test.db");
@@ -285,7 +285,7 @@ fn multiply(database: &Path, carts: u32) {
 
 #[test]
 fn a_killed_rebuild_continues_at_the_next_start() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("killed.db");
     let mut process = Process::start(&database, &[]);
     let mut client = Client::connect(process.address);

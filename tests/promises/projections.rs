@@ -316,7 +316,7 @@ fn run_load(address: SocketAddr, seed: u64, cities: &mut Cities, commands: u64, 
 
 #[test]
 fn projections_match_the_events_after_kills_and_rebuilds() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("killed.db");
     let forgetful = ["--retention-events", "20", "--prune-interval", "30ms"];
     let mut cities = Cities::default();

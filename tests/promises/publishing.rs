@@ -75,7 +75,7 @@ fn every_key_comes_back_from_its_subject_and_a_restart_publishes_nothing_again()
 #[test]
 fn writers_do_not_wait_for_a_broker_that_is_away_and_the_service_says_what_is_wrong() {
     let Some(mut broker) = NatsServer::with_password("shop", "s3cret") else { return };
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let service = process(&database, &broker.url());
     let address = service.address;
@@ -122,7 +122,7 @@ fn writers_do_not_wait_for_a_broker_that_is_away_and_the_service_says_what_is_wr
 #[test]
 fn of_two_services_on_one_stream_the_second_is_refused_until_the_first_is_gone() {
     let Some(broker) = NatsServer::start() else { return };
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let [one, two] = ["one.db", "two.db"].map(|name| directory.path().join(name));
     let mut writer = Writer::new(4);
     let first = process(&one, &broker.url());

@@ -32,7 +32,7 @@ struct Pair {
 impl Pair {
     fn start(seed: u64) -> Option<Self> {
         let broker = NatsServer::start()?;
-        let (directory, writer) = (tempfile::tempdir().unwrap(), Writer::new(seed));
+        let (directory, writer) = (crate::harness::directory(), Writer::new(seed));
         let mut pair =
             Self { directory, broker, address: lasting_address(), service: None, writer, consumers: Vec::new() };
         pair.resume();

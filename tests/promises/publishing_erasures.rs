@@ -249,7 +249,7 @@ fn process(database: &Path, broker: &NatsServer) -> Process {
 #[test]
 fn what_a_killed_service_has_not_removed_the_next_one_removes() {
     let Some(mut broker) = NatsServer::start() else { return };
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let service = process(&database, &broker);
     let erased = fill(service.address);

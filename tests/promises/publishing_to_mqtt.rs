@@ -60,7 +60,7 @@ fn world(database: &Path) -> Option<World> {
 
 #[test]
 fn copies_that_follow_mqtt_end_as_the_state_whatever_is_killed() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let Some(mut world) = world(&directory.path().join("mqtt.db")) else { return };
     let first = Subscriber::start(world.broker.address, world.address());
     first.assert_exact();

@@ -43,7 +43,7 @@ fn sseclient_py_keeps_an_exact_copy() {
 
 fn assert_keeps_an_exact_copy(language: Result<Language, String>, program: &str) {
     let Some(language) = available(language, program) else { return };
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let (one, another) = (directory.path().join("one.db"), directory.path().join("another.db"));
     let address = lasting_address();
 

@@ -63,7 +63,7 @@ fn a_typed_command_that_was_not_done_says_so() {
 
 #[test]
 fn a_lock_is_logged_once_and_every_failure_is_counted() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let process = crate::harness::Process::start(&database, &[]);
     let mut client = Client::connect(process.address);

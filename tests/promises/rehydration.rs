@@ -111,7 +111,7 @@ fn a_command_that_needs_an_unreadable_event_fails_alone_and_is_logged() {
     for (mistake, why) in
         [("kind = 'CartMelted'", "`CartMelted`"), ("schema = 7", "its schema 7 was written by a newer program")]
     {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = crate::harness::directory();
         let database = directory.path().join("test.db");
         let mut process = Process::start(&database, &[]);
         for cart in [CART, OTHER] {

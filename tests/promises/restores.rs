@@ -62,7 +62,7 @@ fn a_restored_copy_is_served_and_the_database_before_can_be_restored_again() {
 
 #[test]
 fn a_log_of_the_database_before_is_not_applied_to_the_restored_one() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let json = [("Content-Type", "application/json")];
     let process = Process::start(&database, &[]);
@@ -215,7 +215,7 @@ fn a_log_of_another_file_is_kept_and_applied_to_nothing() {
     let mut app = App::start();
     let copy = back_up(&app, "copy.db");
     app.stop();
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = killed(directory.path());
     fs::copy(&copy, &database).unwrap();
     let log = fs::read(directory.path().join("test.db-wal")).unwrap();
@@ -240,7 +240,7 @@ fn a_restore_fails_while_the_log_cannot_be_moved_and_leaves_the_database_as_it_i
     let mut app = App::start();
     let copy = back_up(&app, "copy.db");
     app.stop();
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = killed(directory.path());
     let reading = Snapshot::take(&database);
     let (code, said) = restore(&database, &copy);

@@ -10,7 +10,7 @@ use crate::harness::{App, Client, Process, eventually};
 /// What a service that must not start prints, and that it has opened nothing.
 #[track_caller]
 fn refusal(environment: &[(&str, &str)], flags: &[&str]) -> String {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let output = Process::output_in(environment, &directory.path().join("test.db"), flags);
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && !errors.contains("panicked"), "{errors}");
@@ -94,7 +94,7 @@ fn a_program_that_sets_the_settings_itself_gets_the_same_errors() {
 
 #[test]
 fn an_empty_variable_is_one_that_is_not_set() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let empty = ["DUALITY_WORKERS", "DUALITY_RETENTION", "DUALITY_CORS_ORIGIN", "DUALITY_NO_COPY", "DUALITY_MAX_BODY"];
     let process = Process::start_in(&empty.map(|name| (name, "")), &directory.path().join("test.db"), &[]);
     let response = Client::connect(process.address).request("GET", "/persons", &[("Origin", "http://a.example")], None);
@@ -104,14 +104,14 @@ fn an_empty_variable_is_one_that_is_not_set() {
 #[test]
 fn a_switch_takes_every_usual_form_of_yes_and_no() {
     for value in ["1", "0", "yes", "no", "true", "false"] {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = crate::harness::directory();
         Process::start_in(&[("DUALITY_NO_COPY", value)], &directory.path().join("test.db"), &[]);
     }
 }
 
 #[test]
 fn an_unknown_variable_is_a_warning_with_the_nearest_name() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let environment = [("DUALITY_LISTNE", "127.0.0.1:3000"), ("DUALITY_PORT", "tcp://10.0.0.1:80")];
     let process = Process::start_in(&environment, &directory.path().join("test.db"), &[]);
     let log = process.log();
@@ -122,7 +122,7 @@ fn an_unknown_variable_is_a_warning_with_the_nearest_name() {
 
 #[test]
 fn a_log_filter_that_is_a_typing_error_silences_nothing() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     // That it starts shows that its address is in the log.
     let process = Process::start_in(&[("RUST_LOG", "nonsense")], &directory.path().join("test.db"), &[]);
     assert!(process.log().contains("RUST_LOG: \"nonsense\" is not a level"), "{}", process.log());
@@ -130,7 +130,7 @@ fn a_log_filter_that_is_a_typing_error_silences_nothing() {
 
 #[test]
 fn a_hangup_stops_a_service_in_order_unless_nohup_has_started_it() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     // These tests may run under nohup themselves.
     let default = ["env", "--default-signal=HUP"];
     let mut process = Process::start_by(&default, &directory.path().join("one.db"), &[]);

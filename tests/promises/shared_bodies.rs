@@ -4,7 +4,7 @@ use std::io::Read as _;
 
 use serde_json::{Value, json};
 
-use crate::harness::{App, Client, Random, Response, cases, eventually, sql, undo_migrations};
+use crate::harness::{App, Client, Random, Response, cases, eventually, long_cases, sql, undo_migrations};
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
@@ -386,7 +386,7 @@ fn a_client_never_sees_an_older_revision_than_before() {
     fill(&mut app.client(), 3, 10);
     let writing = |key: usize| {
         let mut client = app.client();
-        for number in 0..cases(4000) {
+        for number in 0..long_cases(4000) {
             let name = json!({ "name": number.to_string() }).to_string();
             client.request("PATCH", &format!("/persons/{key}"), &JSON, Some(name.as_bytes()));
         }

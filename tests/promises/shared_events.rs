@@ -116,12 +116,12 @@ fn filled() -> App {
     app
 }
 
-/// What a figure is when it has not changed at a hundred looks. Each is answered by the service that changes it, so a busy
+/// What a figure is when it has not changed at fifty looks. Each is answered by the service that changes it, so a busy
 /// machine makes the looks rarer as well, and the deadline is a long one.
 fn settled(figure: impl Fn() -> usize) -> usize {
     let start = Instant::now();
     let (mut last, mut looks) = (figure(), 0);
-    while looks < 100 {
+    while looks < 50 {
         assert!(start.elapsed() < 3 * DEADLINE, "{last} after {looks} looks");
         std::thread::sleep(Duration::from_millis(5));
         let now = figure();
@@ -137,7 +137,7 @@ fn taken(app: &mut App, shared: u64, before: &[i64]) -> usize {
     const SUBSCRIBERS: usize = 100;
     app.change(|settings| settings.shared_events = Some(duality::ByteSize(shared)));
     app.restart();
-    let counted = || app.memory("streams") + app.memory("shared-events");
+    let counted = || app.memory_of(&["streams", "shared-events"]);
     let stalled = |next: i64| {
         Stream::open(app.address, "/person-events?strict=true", &[("X-Revision", next.to_string().as_str())])
     };

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use crate::harness::{
-    Client, Cluster, Cut, Marked, Outcome, Process, Proxy, Random, Way, assert_agrees, eventually, kills,
+    Client, Cluster, Cut, Marked, Outcome, Process, Proxy, Random, Way, assert_agrees, eventually, kills, pause,
 };
 
 /// The services, which writers and readers reach through their place.
@@ -52,7 +52,7 @@ struct Round<'a> {
 
 impl Shop {
     fn open(cluster: Cluster) -> Self {
-        let (proxy, directory) = (Proxy::before(cluster.address()), tempfile::tempdir().unwrap());
+        let (proxy, directory) = (Proxy::before(cluster.address()), crate::harness::directory());
         let random = Random::new(u64::from(kills()));
         let mut shop = Self { cluster, proxy, directory, services: Vec::new(), random, started: 0 };
         for _ in 0..SERVICES {
@@ -121,7 +121,7 @@ impl Round<'_> {
             if let Some(client) = Client::try_connect(address) {
                 return Some(client);
             }
-            std::thread::yield_now();
+            pause();
         }
         None
     }
@@ -132,7 +132,7 @@ impl Round<'_> {
             Outcome::Done => {
                 self.answered.fetch_add(1, Ordering::AcqRel);
             }
-            Outcome::NotDone | Outcome::Unknown => std::thread::yield_now(),
+            Outcome::NotDone | Outcome::Unknown => pause(),
         }
     }
 
@@ -204,7 +204,7 @@ impl Round<'_> {
                     known += usize::from(read.status == 304);
                     read.header("ETag").unwrap().clone_into(&mut tag);
                 }
-                503 => std::thread::yield_now(),
+                503 => pause(),
                 status => panic!("{status}: {} of {place}", read.text()),
             }
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::harness::nats::{NatsServer, Writer, check};
-use crate::harness::{Client, Process, Random, cases, eventually, kills, shared_server};
+use crate::harness::{Client, Process, Random, eventually, kills, long_cases, shared_server};
 
 const SERVICES: usize = 3;
 
@@ -26,7 +26,7 @@ impl Drop for Services {
 
 impl Services {
     fn start(url: String, broker: &NatsServer) -> Self {
-        let (directory, broker) = (tempfile::tempdir().unwrap(), broker.url());
+        let (directory, broker) = (crate::harness::directory(), broker.url());
         let mut services = Self { url, broker, directory, started: 0, running: Vec::new() };
         services.resume();
         services
@@ -71,7 +71,7 @@ fn one_of_several_services_publishes_and_another_one_goes_on_when_it_is_killed_o
     let (mut writer, mut random) = (Writer::new(7), Random::new(7));
     let output = |round: u32| ["changes", "journal"][usize::try_from(round % 2).unwrap()];
     for round in 0..kills() + 1 {
-        let writes = cases(200);
+        let writes = long_cases(200);
         services.write(&mut writer, &mut random, writes);
         let publisher = services.publisher(output(round));
         if round % 3 == 2 {

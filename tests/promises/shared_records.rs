@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{App, Client, Random, cases, eventually, shared_server};
+use crate::harness::{App, Client, Random, eventually, long_cases, shared_server};
 
 /// Services with files of their own and this database.
 fn services(url: &str, number: usize) -> Vec<App> {
@@ -176,7 +176,7 @@ fn write_through(number: usize) {
                 let (here, other) = (&services[writer % number], &services[(writer + 1) % number]);
                 scope.spawn(move || {
                     let mut writer = Writer::new(u64::try_from(writer).unwrap(), here, other);
-                    (0..cases(400)).for_each(|_| writer.write());
+                    (0..long_cases(400)).for_each(|_| writer.write());
                     writer.answered
                 })
             })

@@ -45,14 +45,13 @@ fn expect(stream: &mut Stream, first: usize, events: usize) {
 fn a_stalled_subscriber_delays_nobody_and_misses_nothing() {
     // 2 MB are more than the kernel and the service buffer for one client.
     const EVENTS: usize = 500;
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let process = Process::start(&directory.path().join("test.db"), &PATIENT);
     let mut live: Vec<_> = (0..30).map(|_| Stream::open(process.address, "/person-events", &[])).collect();
     let mut stalled = stalled(process.address);
     let longest = publish(process.address, &mut live, EVENTS, 4 * 1024);
     eprintln!("the live subscribers were served within {longest:?}");
-    // The promise is 100 ms, which the benchmarks check; this test must not fail on a busy machine.
-    assert!(longest < Duration::from_secs(10), "{longest:?}");
+    // The promise is 100 ms, which the benchmarks check. Here, whoever had to wait for the stalled one would wait in vain.
     expect(&mut stalled, 1, EVENTS);
 }
 
@@ -60,7 +59,7 @@ fn a_stalled_subscriber_delays_nobody_and_misses_nothing() {
 fn a_stalled_journal_reader_delays_nobody_and_misses_nothing() {
     // 2 MB, as above.
     const EVENTS: i64 = 500;
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let process = Process::start(&directory.path().join("test.db"), &PATIENT);
     let (mut stalled, mut live) = (Stream::open(process.address, "/journal", &[]), Vec::new());
     live.extend((0..5).map(|_| Stream::open(process.address, "/journal", &[])));
@@ -76,11 +75,9 @@ fn a_stalled_journal_reader_delays_nobody_and_misses_nothing() {
             let path = format!("{account}/book");
             assert_eq!(client.request("POST", &path, &headers, Some(booking.as_bytes())).status, 200);
         }
-        let answered = Instant::now();
         for stream in &mut live {
             assert_eq!(stream.next().revision(), position);
         }
-        assert!(answered.elapsed() < Duration::from_secs(10), "{:?}", answered.elapsed());
     }
     for position in 1..=EVENTS {
         assert_eq!(stalled.next().revision(), position);
@@ -141,7 +138,7 @@ fn stalled_subscribers_share_a_pool_and_those_without_memory_continue_later() {
 #[test]
 fn in_a_pool_smaller_than_a_page_a_stalled_stream_continues_when_it_is_read() {
     const EVENTS: usize = 150;
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let flags = [&PATIENT[..], &["--stream-memory", "256KiB", "--session-buffer", "64KiB"]].concat();
     let process = Process::start(&directory.path().join("test.db"), &flags);
     let mut stalled = stalled(process.address);
@@ -166,7 +163,7 @@ fn an_event_larger_than_one_address_may_have_waiting_reaches_every_stream() {
 
 #[test]
 fn a_client_that_reads_slowly_but_steadily_is_kept() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let process = Process::start(&directory.path().join("test.db"), &["--peer-timeout", "2s"]);
     // More than the buffers of the kernel.
     publish(process.address, &mut [], 100, 100_000);
@@ -184,7 +181,7 @@ fn a_client_that_reads_slowly_but_steadily_is_kept() {
 
 #[test]
 fn a_client_that_reads_nothing_is_cut_after_the_timeout() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let process = Process::start(&directory.path().join("test.db"), &["--peer-timeout", "1s", "--readers", "1"]);
     publish(process.address, &mut [], 100, 100_000);
     // Each reading thread opens the database with its first read.

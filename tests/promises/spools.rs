@@ -43,7 +43,7 @@ const ELSEWHERE: u8 = 2;
 
 #[test]
 fn slow_readers_of_one_revision_share_one_temporary_file() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let process = Process::start(&directory.path().join("test.db"), &PATIENT);
     fill(process.address, 100, 100_000);
     let slow: Vec<_> = (0..20).map(|_| unread(HERE, process.address, "/aggregates")).collect();
@@ -59,7 +59,7 @@ fn slow_readers_of_one_revision_share_one_temporary_file() {
 
 #[test]
 fn a_response_without_room_is_a_503_and_those_of_other_addresses_have_room() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     // A quarter is for one address: 10 MB, and the body has 6 MB.
     let flags = [&PATIENT[..], &["--spool-size", "40MB"]].concat();
     let process = Process::start(&directory.path().join("test.db"), &flags);
@@ -90,7 +90,7 @@ fn a_response_without_room_is_a_503_and_those_of_other_addresses_have_room() {
 
 #[test]
 fn a_response_that_outgrows_its_room_is_cut() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let flags = [&PATIENT[..], &["--spool-size", "12MB"]].concat();
     let process = Process::start(&directory.path().join("test.db"), &flags);
     fill(process.address, 150, 100_000);
@@ -124,7 +124,7 @@ fn a_response_that_outgrows_its_room_is_cut() {
 
 #[test]
 fn a_body_of_several_times_its_room_reaches_a_client_that_reads() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     // A quarter is for one address: 4 MiB, and the body has 30 MB.
     let flags = [&PATIENT[..], &["--spool-size", "16MiB"]].concat();
     let process = Process::start(&directory.path().join("test.db"), &flags);
@@ -154,7 +154,7 @@ fn the_room_that_the_writer_needs_stays_free() {
 #[test]
 fn temporary_files_can_be_on_another_disk_whose_failure_concerns_only_them() {
     let Some(disk) = SmallDisk::mount(64) else { return };
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let spool = disk.path().to_str().unwrap().to_owned();
     let flags = [&PATIENT[..], &["--min-free", "0", "--poll-interval", "100ms", "--spool", &spool]].concat();
     let process = Process::start(&directory.path().join("test.db"), &flags);
@@ -181,7 +181,7 @@ fn temporary_files_can_be_on_another_disk_whose_failure_concerns_only_them() {
 
 #[test]
 fn a_directory_that_cannot_be_written_is_named_at_the_start() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let output = Process::output(&directory.path().join("test.db"), &["--spool", "/nowhere/at/all"]);
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("temporary files cannot be written into /nowhere/at/all: the directory /nowhere/at/all does not exist; create it"), "{text}");
@@ -197,7 +197,7 @@ fn selection(keys: usize) -> String {
 
 #[test]
 fn many_large_aggregates_by_key_take_no_more_memory_than_there_is_for_answers() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let flags = [&PATIENT[..], &["--answer-memory", "4MiB"]].concat();
     let process = Process::start(&directory.path().join("test.db"), &flags);
     fill(process.address, 100, 100_000);

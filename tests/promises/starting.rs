@@ -20,7 +20,7 @@ fn assert_refuses_to_start(database: &Path, flags: &[&str], why: &str) {
 
 #[test]
 fn a_second_process_on_the_same_file_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let process = Process::start(&database, &[]);
     let holder = format!("another process uses it (pid {}, http://{})", process.id(), process.address);
@@ -32,7 +32,7 @@ fn a_second_process_on_the_same_file_is_refused() {
 
 #[test]
 fn the_error_names_a_file_that_cannot_be_opened() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let root = directory.path().canonicalize().unwrap();
     let missing = root.join("no/such").display().to_string();
     let why =
@@ -49,7 +49,7 @@ fn the_error_names_a_file_that_cannot_be_opened() {
 
 #[test]
 fn a_file_that_is_not_a_database_is_left_unchanged() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let file = directory.path().join("notes.txt");
     let text = "not a database\n".repeat(1000);
     std::fs::write(&file, &text).unwrap();
@@ -59,7 +59,7 @@ fn a_file_that_is_not_a_database_is_left_unchanged() {
 
 #[test]
 fn a_database_of_a_newer_version_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     drop(Process::start(&database, &[]));
     sql(&database, "INSERT INTO __diesel_schema_migrations (version) VALUES ('29991231000000')");
@@ -68,7 +68,7 @@ fn a_database_of_a_newer_version_is_refused() {
 
 #[test]
 fn parts_of_the_memory_that_do_not_fit_are_refused_with_the_figures() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     assert_refuses_to_start(&database, &["--memory", "64MiB", "--shared-bodies", "64MiB"], "--shared-bodies 64.0 MiB");
     assert_refuses_to_start(&database, &["--page-caches", "1MiB"], "--page-caches 1.0 MiB is too little");
@@ -77,7 +77,7 @@ fn parts_of_the_memory_that_do_not_fit_are_refused_with_the_figures() {
 
 /// What a service that cannot listen says.
 fn refusal_to_listen(address: &str) -> String {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let output = Command::new(env!("CARGO_BIN_EXE_duality"))
         .args(["--insecure", "--listen", address, "--database"])
         .arg(directory.path().join("test.db"))
@@ -120,7 +120,7 @@ fn the_error_names_an_address_that_cannot_be_had() {
 
 #[test]
 fn the_log_of_a_start_names_the_collections_and_the_unusual_settings() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let process = Process::start(&database, &["--retention", "1h", "--host", "shop.example"]);
     let log = process.log();
@@ -146,7 +146,7 @@ fn the_log_of_a_start_names_the_collections_and_the_unusual_settings() {
 
 #[test]
 fn a_service_that_other_machines_can_reach_names_what_that_means() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let everywhere = SocketAddr::from(([0, 0, 0, 0], 0));
     let process = Process::start_on(everywhere, &directory.path().join("test.db"), &["--insecure"]);
     let log = process.log();
@@ -158,7 +158,7 @@ fn a_service_that_other_machines_can_reach_names_what_that_means() {
 
 #[test]
 fn a_database_that_every_user_can_read_is_a_warning_with_the_command_that_changes_it() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().canonicalize().unwrap().join("test.db");
     drop(Process::start(&database, &[]));
     let warning = |file: u32, folder: u32| {
@@ -197,7 +197,7 @@ fn an_in_memory_database_is_private_and_removed_at_exit() {
 
 #[test]
 fn a_started_service_answers_a_client_that_blocks_the_thread_of_its_system() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let mut settings = duality::Settings::default();
     settings.database = directory.path().join("test.db");
     settings.listen = "127.0.0.1:0".to_owned();

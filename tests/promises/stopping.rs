@@ -13,7 +13,7 @@ use crate::own_projections::{fill, jars};
 const SUBSCRIBERS: usize = 1000;
 
 fn stops_with_a_thousand_subscribers(signal: &str) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let mut process = Process::start(&database, &[]);
     let mut streams: Vec<_> = (0..SUBSCRIBERS).map(|_| Stream::open(process.address, "/person-events", &[])).collect();
@@ -34,7 +34,8 @@ fn stops_with_a_thousand_subscribers(signal: &str) {
     let took = begin.elapsed();
     eprintln!("{signal}: stopped in {took:?}");
     assert!(status.success(), "{}", process.log());
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    // It waits for no client. Whatever does takes as long as a heartbeat, which is 15 seconds, or longer.
+    assert!(took < Duration::from_secs(14), "{took:?}");
     for stream in &mut streams {
         assert!(stream.try_next().is_none(), "the stream is cut: after a clean end some clients never reconnect");
     }
@@ -61,7 +62,7 @@ fn sigint_stops_a_service_with_a_thousand_subscribers() {
 
 #[test]
 fn a_write_in_flight_is_answered() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let mut process = Process::start(&directory.path().join("test.db"), &[]);
     let mut client = Client::connect(process.address);
     let body = br#"{"name":"Ann"}"#;

@@ -25,7 +25,7 @@ struct Site {
 
 impl Site {
     fn start(flags: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = crate::harness::directory();
         let database = directory.path().join("test.db");
         let copy = directory.path().join("copy.db");
         let mut process = Process::start(&database, flags);

@@ -234,7 +234,7 @@ fn a_service_without_tokens_gives_tickets_that_nobody_needs() {
 
 #[test]
 fn no_secret_is_in_the_log_a_metric_or_an_answer() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let file = TokenFile::new();
     let token = file.add("everything", "read,write,operate");
     let flags = ["--tokens", file.path.to_str().unwrap()];

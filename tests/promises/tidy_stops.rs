@@ -62,7 +62,7 @@ fn tasks_of_the_command_line_leave_no_log_behind() {
 
 #[test]
 fn files_of_other_programs_are_refused_and_stay_as_they_are() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let path = |name: &str| directory.path().join(name);
     fs::write(path("text"), "a text that is longer than the header of a database\n".repeat(10)).unwrap();
     sql(&path("other.db"), "CREATE TABLE users (name TEXT); CREATE TABLE metadata (id INTEGER)");
@@ -88,7 +88,7 @@ fn files_of_other_programs_are_refused_and_stay_as_they_are() {
 
 #[test]
 fn an_empty_file_becomes_a_database_with_our_mark() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("empty.db");
     fs::write(&database, "").unwrap();
     let mut process = Process::start(&database, &[]);

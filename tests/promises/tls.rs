@@ -27,7 +27,7 @@ impl Secured {
     }
 
     fn with(change: impl FnOnce(&mut duality::Settings)) -> Self {
-        let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
+        let (authority, directory) = (Authority::new(), crate::harness::directory());
         let certificate = authority.certify();
         let app = App::with(|settings| {
             certificate.write(directory.path(), settings);
@@ -277,7 +277,7 @@ fn s_client(address: SocketAddr, authority: &Path, version: &str) -> String {
 
 #[test]
 fn a_hangup_reads_the_certificate_again() {
-    let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
+    let (authority, directory) = (Authority::new(), crate::harness::directory());
     let (first, second) = (authority.certify(), authority.certify());
     let [certificate, key] = ["tls.pem", "tls.key"].map(|name| directory.path().join(name));
     first.replace(directory.path());
@@ -302,7 +302,7 @@ fn a_hangup_reads_the_certificate_again() {
 #[test]
 fn a_key_that_others_can_read_is_warned_about() {
     use std::os::unix::fs::PermissionsExt as _;
-    let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
+    let (authority, directory) = (Authority::new(), crate::harness::directory());
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     authority.certify().replace(directory.path());
     let [certificate, key] = ["tls.pem", "tls.key"].map(|name| directory.path().join(name));
@@ -316,7 +316,7 @@ fn a_key_that_others_can_read_is_warned_about() {
 
 #[test]
 fn a_service_without_a_certificate_that_fits_does_not_start() {
-    let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
+    let (authority, directory) = (Authority::new(), crate::harness::directory());
     let (one, other) = (authority.certify(), authority.certify());
     let file = |name: &str, text: &str| {
         let path = directory.path().join(name);

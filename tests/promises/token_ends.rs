@@ -22,7 +22,7 @@ struct Guarded {
 
 impl Guarded {
     fn start(file: &TokenFile, authority: Option<Authority>) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = crate::harness::directory();
         let app = file.serve(|settings| {
             settings.heartbeat = Duration::from_millis(100);
             // A peer that takes nothing must not count as dead.
@@ -54,9 +54,12 @@ impl Guarded {
     /// Writes events that are longer than what a stream can have waiting.
     fn book(&self, token: &Token) {
         let booking = json!({"amount": 1, "text": "x".repeat(TEXT)}).to_string();
+        let (mut client, bearer) = (self.client(), token.bearer());
+        let headers = [JSON, ("Authorization", bearer.as_str())];
         for _ in 0..BOOKINGS {
-            let account = self.send(token, "POST", "/accounts", None).header("Location").unwrap().to_owned();
-            let booked = self.send(token, "POST", &format!("{account}/book"), Some(booking.as_bytes()));
+            let opened = client.request("POST", "/accounts", &headers, None);
+            let path = format!("{}/book", opened.header("Location").unwrap());
+            let booked = client.request("POST", &path, &headers, Some(booking.as_bytes()));
             assert_eq!(booked.status, 200, "{}", booked.text());
         }
     }

@@ -157,7 +157,7 @@ fn a_file_that_cannot_be_used_leaves_the_tokens_of_before_in_force() {
 
 #[test]
 fn sighup_reads_the_file_again_and_does_not_stop_the_service() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let file = TokenFile::new();
     file.add("first", "read");
     let tokens = file.path.to_str().unwrap();
@@ -317,7 +317,7 @@ fn addresses_with(text: &str) -> [String; 9] {
 
 #[test]
 fn no_secret_is_in_a_log_a_metric_or_an_error() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let file = TokenFile::new();
     let token = file.add("operator", "operate,read:persons");
     let wrong = Token(format!("duality_{}", "3".repeat(64)));

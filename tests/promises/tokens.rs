@@ -316,7 +316,7 @@ fn why_a_service_is_not_ready_is_for_those_who_operate_it() {
 
 #[test]
 fn a_service_that_others_can_reach_does_not_start_without_a_decision_who_may_do_what() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let file = TokenFile::new();
     file.add("reader", "read");

@@ -69,7 +69,7 @@ fn without_the_setting_no_header_counts() {
 
 #[test]
 fn a_proxy_that_is_no_address_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     for value in ["proxy.example", "10.0.0.0/33", "10.0.0.1,nonsense"] {
         let output = Process::output(&directory.path().join("test.db"), &["--trusted-proxy", value]);
         let log = String::from_utf8(output.stderr).unwrap();

@@ -93,7 +93,7 @@ fn without_room_to_write_the_file_again_nothing_is_tried_and_nobody_waits() {
 
 #[test]
 fn a_failure_to_write_the_file_again_is_a_part_of_its_own_and_tried_later() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let (database, failing) = (directory.path().join("test.db"), directory.path().join("fail"));
     let process = Process::start(&database, &[]);
     let carts = [open_cart(&process), open_cart(&process)];
@@ -121,7 +121,7 @@ fn a_failure_to_write_the_file_again_is_a_part_of_its_own_and_tried_later() {
 
 #[test]
 fn an_answer_does_not_wait_for_whoever_reads_one_moment_for_long() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let process = Process::start(&database, &[]);
     let cart = open_cart(&process);

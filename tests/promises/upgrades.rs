@@ -29,7 +29,7 @@ struct Fixture {
 impl Fixture {
     fn new(name: &str) -> Self {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/63c5c1e").join(name);
-        let directory = tempfile::tempdir().unwrap();
+        let directory = crate::harness::directory();
         unpack(&source, directory.path());
         let seen = std::fs::read(source.join("expected.json")).unwrap();
         Self { directory, seen: serde_json::from_slice(&seen).unwrap() }

@@ -281,7 +281,7 @@ fn verify_names_an_unreadable_event() {
 
 #[test]
 fn verify_rejects_a_missing_or_empty_file_and_creates_none() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let missing = directory.path().join("missing.db");
     let (code, said) = output_of(&missing, &["verify"]);
     assert_eq!((code, missing.exists()), (1, false), "{said}");
@@ -292,7 +292,7 @@ fn verify_rejects_a_missing_or_empty_file_and_creates_none() {
 
 #[test]
 fn verify_works_after_a_kill() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("killed.db");
     let process = Process::start(&database, &[]);
     let cart = json!({}).to_string();

@@ -45,7 +45,7 @@ fn a_body_is_exact_at_its_revision_during_concurrent_writes() {
 
 #[test]
 fn a_slow_reader_costs_no_memory_and_does_not_block_checkpoints() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("test.db");
     let process = Process::start(&database, &["--shared-bodies", "0"]);
     let mut writer = Client::connect(process.address);
@@ -88,7 +88,7 @@ fn a_slow_reader_costs_no_memory_and_does_not_block_checkpoints() {
 
 #[test]
 fn a_client_that_disconnects_midway_leaves_nothing_behind() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let process = Process::start(&directory.path().join("test.db"), &["--shared-bodies", "0"]);
     let connect = || Client::connect(process.address);
     fill(&mut connect(), 200, 50_000);

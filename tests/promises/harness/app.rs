@@ -46,7 +46,7 @@ impl App {
         collections: impl Fn() -> Service + Send + Sync + 'static,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = crate::harness::directory();
         let mut settings = Settings::default();
         settings.listen = "127.0.0.1:0".to_owned();
         settings.database = new_database(directory.path());
@@ -205,9 +205,17 @@ impl App {
 
     /// The bytes of memory that count as used for something, according to the metrics.
     pub(crate) fn memory(&self, what: &str) -> usize {
-        let sample = format!("duality_memory_bytes{{what=\"{what}\"}} ");
+        self.memory_of(&[what])
+    }
+
+    /// The same for several things together, at one moment.
+    pub(crate) fn memory_of(&self, what: &[&str]) -> usize {
         let metrics = self.get("/metrics");
-        metrics.text().lines().find_map(|line| line.strip_prefix(&sample)).unwrap().parse().unwrap()
+        let bytes = |what: &&str| -> usize {
+            let sample = format!("duality_memory_bytes{{what=\"{what}\"}} ");
+            metrics.text().lines().find_map(|line| line.strip_prefix(&sample)).unwrap().parse().unwrap()
+        };
+        what.iter().map(bytes).sum()
     }
 
     /// Changes the settings for the next start.

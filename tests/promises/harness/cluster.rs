@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 
 use super::engine::{PostgresServer, psql};
-use super::lasting_address;
+use super::{lasting_address, place};
 
 /// The servers of a test, in one directory: the first one, and what is copied from it.
 pub(crate) struct Cluster {
@@ -23,7 +23,7 @@ const KEEPER: &str = r#"
     set -u
     bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
     PATH=${bin:+$bin:}$PATH
-    directory=$(mktemp -d /tmp/duality-cluster-XXXXXX)
+    directory=$(mktemp -d "$PLACE/duality-cluster-XXXXXX")
     cd "$directory"
     while read -r line; do
         if eval "$line" >>output 2>&1 </dev/null; then echo ok; else tail -5 output | tr '\n' ' '; echo; fi
@@ -48,7 +48,8 @@ impl Cluster {
         if rustix::process::geteuid().is_root() {
             command.args(["-u", "postgres", "--", "sh"]);
         }
-        let command = command.args(["-c", KEEPER]).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let command = command.args(["-c", KEEPER]).env("PLACE", place()).current_dir("/");
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         // What ends the tests and all their children at once would leave the servers, which have sessions of their own.
         command.process_group(0);
         let mut keeper = command.spawn().unwrap();

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex};
 
+use super::place;
+
 /// Whether `DUALITY_TEST_ENGINE=postgres`: then every database that a test does not name is on a server.
 pub(crate) fn is_postgres() -> bool {
     std::env::var("DUALITY_TEST_ENGINE").is_ok_and(|engine| engine == "postgres")
@@ -19,9 +21,17 @@ pub(crate) fn new_database(directory: &Path) -> PathBuf {
     if !is_postgres() {
         return file;
     }
-    let database = PathBuf::from(server().new_database());
+    let over = databases_of_the_past();
+    let database = PathBuf::from(server().replace_databases(&over, "template0"));
     FILES.lock().unwrap().insert(database.clone(), file);
     database
+}
+
+/// The databases on the server of this process whose tests have ended: the directories of their files are gone.
+fn databases_of_the_past() -> Vec<PathBuf> {
+    let mut files = FILES.lock().unwrap();
+    let is_over = |file: &Path| file.parent().is_some_and(|directory| !directory.exists());
+    files.extract_if(|_, file| is_over(file)).map(|(database, _)| database).collect()
 }
 
 /// For each database on the server of this process, the name with which the files of its service begin.
@@ -34,11 +44,15 @@ pub(crate) fn copy_of(database: &Path, copy: &Path) -> PathBuf {
         std::fs::copy(database, copy).unwrap();
         return copy.to_owned();
     }
-    let name = database.to_str().unwrap().trim_start_matches("postgres:///").split('?').next().unwrap();
-    let copy = PathBuf::from(server().new_database_like(name));
+    let copy = PathBuf::from(server().new_database_like(name_of(database)));
     let files = files_of(database);
     FILES.lock().unwrap().insert(copy.clone(), files);
     copy
+}
+
+/// The name of a database on the server of this process.
+fn name_of(url: &Path) -> &str {
+    url.to_str().unwrap().trim_start_matches("postgres:///").split('?').next().unwrap()
 }
 
 /// The name with which the files of a service begin: that of its database file, or its `--files`.
@@ -71,7 +85,7 @@ const KEEPER: &str = r#"
     set -eu
     bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
     PATH=${bin:+$bin:}$PATH
-    directory=$(mktemp -d /tmp/duality-pg-XXXXXX)
+    directory=$(mktemp -d "$PLACE/duality-pg-XXXXXX")
     initdb --pgdata="$directory/data" --username=duality --auth=trust --encoding=UTF8 --locale=C --no-sync >"$directory/log"
     postgres -D "$directory/data" -k "$directory" -c listen_addresses= -c max_connections=1000 \
         -c shared_buffers=64MB -c max_wal_size=256MB "$@" >>"$directory/log" 2>&1 </dev/null &
@@ -122,7 +136,8 @@ impl PostgresServer {
             command.args(["-c", KEEPER, "sh"]);
             command
         };
-        let command = command.args(options).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let command = command.args(options).env("PLACE", place()).current_dir("/");
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         // What ends the tests and all their children at once would leave the directory.
         let mut keeper = command.process_group(0).spawn().unwrap();
         let mut line = String::new();
@@ -138,24 +153,39 @@ impl PostgresServer {
 
     /// A copy of a database to which nobody is connected: its URL.
     fn new_database_like(&self, template: &str) -> String {
+        self.replace_databases(&[], template)
+    }
+
+    /// The same, after these were removed: all those of a run would take gigabytes.
+    fn replace_databases(&self, old: &[PathBuf], template: &str) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        self.execute("postgres", &format!("CREATE DATABASE {name} TEMPLATE {template}"));
+        let drops = old.iter().map(|database| format!("DROP DATABASE {} WITH (FORCE)", name_of(database)));
+        let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
+        psql_each(&self.url("postgres"), &drops.chain([create]).collect::<Vec<_>>());
         self.url(&name)
     }
 
     fn url(&self, name: &str) -> String {
         format!("postgres:///{name}?host={}&user=duality", self.directory.display())
     }
-
-    /// Executes SQL in a database, and returns the output of `psql`.
-    pub(crate) fn execute(&self, database: &str, sql: &str) -> String {
-        psql(&self.url(database), sql)
-    }
 }
 
 /// Executes SQL in a database, and returns what `psql` prints: a line for each row, with the values alone.
 pub(crate) fn psql(url: &str, sql: &str) -> String {
-    let output = Command::new("psql").args([url, "-qAtc", sql]).output().unwrap();
-    assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+    psql_each(url, &[sql.to_owned()])
+}
+
+/// The same of several statements, each in a transaction of its own.
+fn psql_each(url: &str, statements: &[String]) -> String {
+    let commands = statements.iter().flat_map(|sql| ["-c", sql]);
+    let output = Command::new(&*PSQL).args([url, "-qAt"]).args(commands).output().unwrap();
+    assert!(output.status.success(), "{statements:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
+
+/// The program itself: what some distributions have in its place is a script, which takes three times as long to start.
+static PSQL: LazyLock<PathBuf> = LazyLock::new(|| {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let programs = versions.map(|version| version.path().join("bin/psql")).filter(|program| program.exists());
+    programs.max().unwrap_or_else(|| "psql".into())
+});

@@ -21,7 +21,11 @@ mod tokens;
 mod wire;
 
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
 
 pub(crate) use app::{App, count};
 pub(crate) use client::{Client, Response};
@@ -42,6 +46,29 @@ pub(crate) use wire::Wire;
 /// How long an expected event may take. It is long so that no test fails on a busy machine; a passing test never waits
 /// that long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Where the files of tests are: in memory where that has room for them, or in `TMPDIR`. What a kill leaves is the same on a
+/// disk, but a test would wait for the disk most of its time.
+pub(crate) fn place() -> &'static Path {
+    const ROOM: u64 = 2 << 30;
+    static PLACE: LazyLock<PathBuf> = LazyLock::new(|| {
+        let memory = Path::new("/dev/shm");
+        let has_room = rustix::fs::statvfs(memory).is_ok_and(|disk| disk.f_bavail * disk.f_frsize > ROOM);
+        let is_chosen = std::env::var_os("TMPDIR").is_some();
+        if has_room && !is_chosen { memory.to_owned() } else { std::env::temp_dir() }
+    });
+    &PLACE
+}
+
+/// A directory of its own for a test.
+pub(crate) fn directory() -> TempDir {
+    tempfile::tempdir_in(place()).unwrap()
+}
+
+/// Leaves the processors to whoever is waited for, before something is tried again.
+pub(crate) fn pause() {
+    std::thread::sleep(Duration::from_millis(2));
+}
 
 /// Waits until a condition holds.
 #[track_caller]
@@ -69,6 +96,19 @@ pub(crate) fn not_tested(what: &str, why: &str) {
 /// The number of cases of a property test: `DUALITY_CASES` thousandths of `all`, by default a tenth.
 pub(crate) fn cases(all: u32) -> u32 {
     (all * number_from_environment("DUALITY_CASES", 100) / 1000).max(1)
+}
+
+/// The same for a test whose cases are long: where CI runs ten times the default of others (`DUALITY_CASES=1000`), it runs three
+/// times as many, and takes less than a minute. More than that is taken as it is.
+pub(crate) fn long_cases(all: u32) -> u32 {
+    let cases = number_from_environment("DUALITY_CASES", 100);
+    let cases = if (100..=1000).contains(&cases) { 100 + (cases - 100) * 2 / 9 } else { cases };
+    (all * cases / 1000).max(1)
+}
+
+/// Whether this is the long run, with more than CI has time for.
+pub(crate) fn is_long_run() -> bool {
+    number_from_environment("DUALITY_CASES", 100) > 1000
 }
 
 /// How often a test kills the service: `DUALITY_KILLS`, by default 3.

@@ -31,7 +31,7 @@ impl Mosquitto {
         if program.is_none() {
             not_tested("MQTT is", "mosquitto is not installed");
         }
-        let (directory, address) = (tempfile::tempdir().unwrap(), lasting_address());
+        let (directory, address) = (crate::harness::directory(), lasting_address());
         let child = run(program?, directory.path(), address);
         Some(Self { directory, address, child })
     }

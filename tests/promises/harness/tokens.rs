@@ -34,7 +34,7 @@ impl Token {
 impl TokenFile {
     /// A file in which nothing is yet.
     pub(crate) fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = crate::harness::directory();
         let path = directory.path().join("duality.tokens");
         Self { _directory: directory, path }
     }

@@ -59,7 +59,7 @@ impl NatsServer {
             not_tested("publishing to NATS is", "nats-server is not installed");
             return None;
         };
-        let (directory, address) = (tempfile::tempdir().unwrap(), lasting_address());
+        let (directory, address) = (crate::harness::directory(), lasting_address());
         let mut server = Self { program, directory, address, login, limit, denied: None, child: None };
         server.resume();
         Some(server)
@@ -148,7 +148,7 @@ impl NatsServer {
     /// A copy of its directory. It must not run.
     pub(crate) fn save(&self) -> Saved {
         assert!(self.child.is_none(), "it runs");
-        let saved = tempfile::tempdir().unwrap();
+        let saved = crate::harness::directory();
         copy(&self.data(), &saved.path().join("data"));
         Saved(saved)
     }
