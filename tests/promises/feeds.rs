@@ -1,6 +1,6 @@
 //! Following changes: where a stream starts, what it contains, and how it ends.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -181,17 +181,15 @@ fn a_strict_client_gets_410_when_events_are_missing() {
 
 #[test]
 fn an_event_is_delivered_immediately_although_the_relay_polls_rarely() {
-    let app = App::with(|settings| settings.poll_interval = Duration::from_secs(10));
+    let app = App::with(|settings| settings.poll_interval = Duration::from_secs(3600));
     let mut stream = app.follow("/person-events", &[]);
     stream.read_until(|text| text.contains("retry"));
     let mut client = app.client();
     let json = [("Content-Type", "application/json")];
     for number in 1..=100 {
         client.request("POST", "/persons", &json, Some(br#"{"name":"Ann"}"#));
-        let answered = Instant::now();
-        assert_eq!(stream.next().revision(), number);
         // The benchmarks show milliseconds; this only has to prove that the relay did not wait for its poll.
-        assert!(answered.elapsed() < Duration::from_secs(5));
+        assert_eq!(stream.next().revision(), number);
     }
 }
 
@@ -202,9 +200,7 @@ fn an_event_arrives_within_the_poll_interval_when_the_wake_up_is_lost() {
     let mut stream = app.follow("/person-events", &[]);
     for number in 1..=3 {
         app.post("/persons", r#"{"name":"Ann"}"#);
-        let answered = Instant::now();
         assert_eq!(stream.next().revision(), number);
-        assert!(answered.elapsed() < Duration::from_secs(3));
     }
 }
 

@@ -35,7 +35,7 @@ async fn add(running: &Running, cart: &Key, item: &str) -> Result<Outcome<Shoppi
 
 #[test]
 fn typed_commands_work_without_http_and_survive_a_restart() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     let database = directory.path().join("typed.db");
     let (sender, receiver) = std::sync::mpsc::channel();
     run(&database, |running| async move {
@@ -63,7 +63,7 @@ fn typed_commands_work_without_http_and_survive_a_restart() {
 
 #[test]
 fn a_typed_command_is_rejected_like_one_over_http() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     run(&directory.path().join("typed.db"), |running| async move {
         let nowhere = key("00000000-0000-4000-8000-000000000001");
         let missing = add(&running, &nowhere, "apple").await.unwrap_err();
@@ -121,7 +121,7 @@ fn a_typed_command_is_published_like_one_over_http() {
 
 #[test]
 fn a_typed_command_is_answered_while_the_thread_that_opened_the_service_blocks() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::harness::directory();
     run(&directory.path().join("typed.db"), |running| async move {
         let running = std::sync::Arc::new(running);
         let elsewhere = std::sync::Arc::clone(&running);
@@ -131,7 +131,7 @@ fn a_typed_command_is_answered_while_the_thread_that_opened_the_service_blocks()
             sender.send(system.block_on(elsewhere.open::<ShoppingCart>(CartCommand::Open)).unwrap()).unwrap();
         });
         // This thread blocks meanwhile.
-        let opened = receiver.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+        let opened = receiver.recv_timeout(crate::harness::DEADLINE).unwrap();
         assert_eq!(opened.version, 1);
         let mut shared = running;
         loop {

@@ -11,7 +11,7 @@ use super::engine::psql;
 /// A service that is running may have a lock for a moment.
 fn connect(database: &Path) -> SqliteConnection {
     let mut connection = SqliteConnection::establish(database.to_str().unwrap()).unwrap();
-    connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
+    connection.batch_execute("PRAGMA busy_timeout = 60000").unwrap();
     connection
 }
 

@@ -53,11 +53,28 @@ impl Wire {
 
     /// Whether the server has ended the connection.
     pub(crate) fn has_ended(mut self) -> bool {
+        // One that has not is ready for the next query.
         self.send(b"S", &[]);
-        let mut rest = Vec::new();
-        self.socket.set_read_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
-        let end = self.socket.read_to_end(&mut rest);
-        end.map_or_else(|error| error.kind() != std::io::ErrorKind::WouldBlock, |_| true)
+        loop {
+            match self.message() {
+                Ok((b'Z', _)) => return false,
+                Ok(_) => {}
+                Err(error) => {
+                    assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "the server says nothing");
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// The next message: its kind and its content.
+    fn message(&mut self) -> std::io::Result<(u8, Vec<u8>)> {
+        let mut head = [0; 5];
+        self.socket.read_exact(&mut head)?;
+        let length = u32::from_be_bytes(head[1..].try_into().unwrap());
+        let mut body = vec![0; usize::try_from(length).unwrap() - 4];
+        self.socket.read_exact(&mut body)?;
+        Ok((head[0], body))
     }
 
     fn send(&mut self, kind: &[u8], body: &[u8]) {
@@ -70,13 +87,9 @@ impl Wire {
     #[track_caller]
     fn read_until(&mut self, kind: u8) {
         loop {
-            let mut head = [0; 5];
-            self.socket.read_exact(&mut head).unwrap();
-            let length = u32::from_be_bytes(head[1..].try_into().unwrap());
-            let mut body = vec![0; usize::try_from(length).unwrap() - 4];
-            self.socket.read_exact(&mut body).unwrap();
-            assert_ne!(head[0], b'E', "{}", String::from_utf8_lossy(&body));
-            if head[0] == kind {
+            let (found, body) = self.message().unwrap();
+            assert_ne!(found, b'E', "{}", String::from_utf8_lossy(&body));
+            if found == kind {
                 return;
             }
         }
