@@ -161,7 +161,9 @@ impl<'a> StagedBatch<'a> {
         source: &mut Source<'_>,
         commands: impl Iterator<Item = Command>,
     ) -> Result<(), StoreError> {
-        self.given.reserve(commands.size_hint().0);
+        let expected = commands.size_hint().0;
+        self.given.reserve(expected);
+        self.rows.reserve(expected);
         for command in commands {
             match self.answer(source, command) {
                 Ok(written) => self.given.push(Ok(written)),

@@ -90,6 +90,13 @@ impl<'a> StagedRows<'a> {
         Self { registry, slots: HashMap::new(), staged: Vec::new(), states }
     }
 
+    /// Makes room for the aggregates of so many commands, and for as many that are derived from them, so that no key is hashed
+    /// again because the batch grows.
+    pub(super) fn reserve(&mut self, commands: usize) {
+        self.slots.reserve(2 * commands);
+        self.staged.reserve(2 * commands);
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Place, &StagedRow)> {
         self.staged.iter().map(|Staged { place, row, .. }| (place, row))
     }
@@ -109,7 +116,12 @@ impl<'a> StagedRows<'a> {
 
     /// An aggregate that is not to be loaded, unless it was before.
     pub(super) fn unread(&mut self, place: Place) -> Slot {
-        self.find(&place).unwrap_or_else(|| self.add(place, StagedRow::absent(), None))
+        let next = Slot(self.staged.len());
+        let slot = *self.slots.entry(place.clone()).or_insert(next);
+        if slot == next {
+            self.staged.push(Staged { place, row: StagedRow::absent(), decoded: None });
+        }
+        slot
     }
 
     /// An aggregate with the changes that the batch has staged so far.
@@ -145,14 +157,10 @@ impl<'a> StagedRows<'a> {
             staged.is_erased |= source.is_erased(name, &place)?;
         }
         memory.hold(staged.state().map_or(0, Body::size));
-        Ok(self.add(place, staged, known))
-    }
-
-    fn add(&mut self, place: Place, row: StagedRow, decoded: Option<Decoded>) -> Slot {
         let slot = Slot(self.staged.len());
         self.slots.insert(place.clone(), slot);
-        self.staged.push(Staged { place, row, decoded });
-        slot
+        self.staged.push(Staged { place, row: staged, decoded: known });
+        Ok(slot)
     }
 
     /// Forgets an aggregate that was not loaded: the next command that needs it loads it.
