@@ -41,17 +41,21 @@ impl Projection for CityHistory {
         Ok(())
     }
 
-    // A statement for an array of rows is prepared once.
     fn apply_many(tables: &mut Tables, events: &[Event<'_>]) -> Result<Many, ProjectionError> {
         let rows = events.iter().filter_map(|event| Row::of(event).transpose()).collect::<Result<Vec<_>, _>>()?;
-        let (sixteens, rest) = rows.as_chunks::<16>();
-        for rows in sixteens {
-            diesel::insert_into(city_history::table).values(rows).execute(tables)?;
+        let mut rows = rows.into_iter();
+        loop {
+            // Diesel prepares a statement for an array of rows once, if they borrow nothing and have all columns.
+            match <[Row; 16]>::try_from(rows.by_ref().take(16).collect::<Vec<_>>()) {
+                Ok(sixteen) => diesel::insert_into(city_history::table).values(sixteen).execute(tables)?,
+                Err(rest) => {
+                    for row in rest {
+                        diesel::insert_into(city_history::table).values(row).execute(tables)?;
+                    }
+                    return Ok(Many::Applied);
+                }
+            };
         }
-        for row in rest {
-            diesel::insert_into(city_history::table).values(row).execute(tables)?;
-        }
-        Ok(Many::Applied)
     }
 
     fn reports() -> Vec<Report> {
@@ -60,23 +64,23 @@ impl Projection for CityHistory {
 }
 
 #[derive(Insertable)]
-#[diesel(table_name = city_history)]
-struct Row<'a> {
-    city: &'a str,
+#[diesel(table_name = city_history, treat_none_as_default_value = false)]
+struct Row {
+    city: String,
     revision: i64,
     time: i64,
     total: i64,
 }
 
-impl<'a> Row<'a> {
+impl Row {
     /// `None` if the event does not change the population.
-    fn of(event: &Event<'a>) -> Result<Option<Self>, ProjectionError> {
+    fn of(event: &Event<'_>) -> Result<Option<Self>, ProjectionError> {
         let total = match event.patch()? {
             Some(Value::Null) => Some(0),
             Some(patch) => patch.get("total").and_then(Value::as_i64),
             None => None,
         };
-        let (city, revision, time) = (event.key.as_str(), event.at, event.time.milliseconds());
+        let (city, revision, time) = (event.key.as_str().to_owned(), event.at, event.time.milliseconds());
         Ok(total.map(|total| Self { city, revision, time, total }))
     }
 }
