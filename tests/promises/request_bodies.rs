@@ -87,7 +87,12 @@ fn a_refused_client_gets_its_answer_and_may_try_again() {
     assert_busy(&client.response("POST"));
     drop(holder);
     eventually("nothing counts", || app.memory("commands") == 0);
-    assert_eq!(app.post("/persons", &person(MEMORY / 8)).status, 201);
+    // It may be refused for another reason, on a busy machine.
+    eventually("it is done", || {
+        let again = app.post("/persons", &person(MEMORY / 8));
+        assert!([201, 503].contains(&again.status), "{}", again.text());
+        again.status == 201
+    });
 }
 
 #[test]
