@@ -184,13 +184,13 @@ impl Generations {
         }
         let to = Position { source: self.state.id(), offset: page.to, reached: Some(page.reached) };
         self.expect_erasures(&page)?;
-        if self.apply_to_live(&page, to.clone(), ErasedEvents::Apply)? == Applied::NeedsRebuild {
+        if self.apply_to_live(&page, &to, ErasedEvents::Apply)? == Applied::NeedsRebuild {
             self.manifest.is_stained = true;
             self.files.write_manifest(&self.manifest)?;
             if self.building.is_none() {
                 self.begin_without_erased()?;
             }
-            self.apply_to_live(&page, to, ErasedEvents::Ignore)?;
+            self.apply_to_live(&page, &to, ErasedEvents::Ignore)?;
             return Ok(Progress::More);
         }
         self.overwrite_erased()?;
@@ -213,12 +213,12 @@ impl Generations {
         // The offsets of a snapshot count something else, but it has nothing of what was erased before.
         let covered = self.manifest.building_from.unwrap_or(i64::MIN);
         let events = Events { events: &page.events, skipped: &self.manifest.skipped, covered };
-        let mut applied = apply(&mut building.generation, &self.spec, events, to.clone());
+        let mut applied = apply(&mut building.generation, &self.spec, events, &to);
         if matches!(applied, Ok(Applied::NeedsRebuild)) {
             self.manifest.is_building_stained = true;
             self.files.write_manifest(&self.manifest)?;
             let events = Events { events: &page.events, skipped: &self.manifest.skipped, covered: i64::MAX };
-            applied = apply(&mut building.generation, &self.spec, events, to);
+            applied = apply(&mut building.generation, &self.spec, events, &to);
         }
         if let Some(progress) = &mut self.status.state().building {
             progress.done = building.generation.checkpoint.position.offset;
@@ -363,7 +363,7 @@ impl Generations {
     }
 
     /// Applies a page to the generation that is served.
-    fn apply_to_live(&mut self, page: &Page, to: Position, erased: ErasedEvents) -> Result<Applied, StepError> {
+    fn apply_to_live(&mut self, page: &Page, to: &Position, erased: ErasedEvents) -> Result<Applied, StepError> {
         let Some(live) = self.live.as_mut() else { return Ok(Applied::All) };
         let covered = match erased {
             ErasedEvents::Apply => i64::MIN,
@@ -481,12 +481,12 @@ fn apply(
     generation: &mut Generation,
     spec: &ProjectionSpec,
     events: Events<'_>,
-    to: Position,
+    to: &Position,
 ) -> Result<Applied, StepError> {
     // The events are those of the current epoch, whatever the epoch of the last checkpoint.
     let source = SourceId { epoch: to.source.epoch.clone(), kind: generation.checkpoint.position.source.kind.clone() };
     let reached = to.reached;
-    let Err(ApplyError { index, error, remedy }) = generation.apply(spec, events, &to) else { return Ok(Applied::All) };
+    let Err(ApplyError { index, error, remedy }) = generation.apply(spec, events, to) else { return Ok(Applied::All) };
     if remedy == Remedy::Rebuild {
         return Ok(Applied::NeedsRebuild);
     }
