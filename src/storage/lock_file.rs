@@ -48,6 +48,15 @@ impl LockFile {
     }
 }
 
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        // A child that is being started has the descriptor, too, until it runs its program, and the lock with it.
+        if let Err(error) = self.lock.unlock() {
+            log::warn!("{} stays locked until its descriptor is closed: {error}", self.path.display());
+        }
+    }
+}
+
 /// Opens the file that is locked. A new one belongs to the owner of the database, whoever creates it.
 fn lock_beside(path: &Path) -> Result<File, StoreError> {
     let lock = with_suffix(path, ".lock");
@@ -83,4 +92,21 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_dropped_is_not_locked_even_if_a_child_still_has_the_descriptor() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.db");
+        let lock = LockFile::acquire(&path).unwrap();
+        assert!(matches!(LockFile::acquire(&path), Err(StoreError::Locked { .. })));
+        let of_child = lock.lock.try_clone().unwrap();
+        drop(lock);
+        LockFile::acquire(&path).unwrap();
+        drop(of_child);
+    }
 }

@@ -87,10 +87,12 @@ fn a_refused_client_gets_its_answer_and_may_try_again() {
     assert_busy(&client.response("POST"));
     drop(holder);
     eventually("nothing counts", || app.memory("commands") == 0);
-    // It may be refused for another reason, on a busy machine.
+    // It is refused again if what was sent before is still looked at.
     eventually("it is done", || {
         let again = app.post("/persons", &person(MEMORY / 8));
-        assert!([201, 503].contains(&again.status), "{}", again.text());
+        if again.status != 201 {
+            assert_busy(&again);
+        }
         again.status == 201
     });
 }

@@ -19,7 +19,7 @@ use self::consumer::{END, Hops, LAST_ITEM, follow_journal, follow_state, journal
 use self::every_change::EveryChange;
 use self::newer::newer;
 use self::writer::{CART, Outcome, Sent, Writer};
-use crate::harness::{App, Random, eventually, is_long_run, lasting_address, long_cases, output_of, shared_server};
+use crate::harness::{App, Random, eventually, has_time, lasting_address, long_cases, output_of, shared_server};
 
 /// Services with files of their own and this database. They restart on the same ports. The first one keeps few change events,
 /// and no tombstones.
@@ -59,10 +59,9 @@ impl Shop<'_> {
     }
 
     /// Prunes, erases, restarts, and upgrades one service after the other. Returns what was erased.
-    fn maintain(&self, services: &mut [App]) -> Vec<String> {
+    fn maintain(&self, services: &mut [App], steps: u32) -> Vec<String> {
         let (service, others) = services.split_first_mut().unwrap();
-        // Each of them waits for all others, so many more would only take longer.
-        let (mut erased, steps) = (Vec::new(), long_cases(80).min(24));
+        let mut erased = Vec::new();
         for step in 0..steps {
             service.prune();
             if step == steps / 2 {
@@ -168,7 +167,12 @@ fn assert_in_journal(read: &[Value], events: &[Value]) {
     }
 }
 
-fn maintain_one_of(number: usize) {
+/// Each step waits for all services, so many more would only take longer.
+fn steps() -> u32 {
+    long_cases(80).min(24)
+}
+
+fn maintain_one_of(number: usize, steps: u32) {
     let Some(server) = shared_server() else { return };
     let url = server.new_database();
     let mut services = services(&url, number);
@@ -189,7 +193,7 @@ fn maintain_one_of(number: usize) {
             .map(|(consumer, feed)| (feed.0, scope.spawn(move || follow_state(hops(consumer), feed))))
             .collect();
         let readers: Vec<_> = (0..number).map(|reader| scope.spawn(move || follow_journal(hops(reader)))).collect();
-        let erased = shop.maintain(&mut services);
+        let erased = shop.maintain(&mut services, steps);
         let sent: Vec<_> = writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect();
         // The last change of all feeds, and the last event of the journal.
         assert_eq!(services[1].add_item(CART, LAST_ITEM).status, 200);
@@ -210,11 +214,14 @@ fn maintain_one_of(number: usize) {
 
 #[test]
 fn of_two_services_one_prunes_erases_and_restarts() {
-    maintain_one_of(2);
+    maintain_one_of(2, steps());
 }
 
 #[test]
 fn of_several_services_one_prunes_erases_and_restarts() {
-    // With three, each part is played. A fourth only makes more of the same, and takes as long as two and three together.
-    maintain_one_of(if is_long_run() { 4 } else { 3 });
+    maintain_one_of(3, steps());
+    // A fourth makes more of the same, and takes long.
+    if has_time() {
+        maintain_one_of(4, 8);
+    }
 }

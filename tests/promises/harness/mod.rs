@@ -106,9 +106,9 @@ pub(crate) fn long_cases(all: u32) -> u32 {
     (all * cases / 1000).max(1)
 }
 
-/// Whether this is the long run, with more than CI has time for.
-pub(crate) fn is_long_run() -> bool {
-    number_from_environment("DUALITY_CASES", 100) > 1000
+/// Whether this is CI or the long run, which have time for what a developer does not wait for.
+pub(crate) fn has_time() -> bool {
+    number_from_environment("DUALITY_CASES", 100) >= 1000
 }
 
 /// How often a test kills the service: `DUALITY_KILLS`, by default 3.
