@@ -384,11 +384,12 @@ impl StoreError {
 
     /// Whether the server of the database cannot be reached, or was not until the answer.
     pub(crate) fn is_unreachable(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } => true,
-            Self::Query(error) => is_lost(error),
-            _ => false,
-        }
+        matches!(self, Self::Unreachable { .. }) || self.is_lost_connection()
+    }
+
+    /// Whether the server of the database was reached, and the connection to it was lost.
+    pub(super) fn is_lost_connection(&self) -> bool {
+        matches!(self, Self::Query(error) if is_lost(error))
     }
 
     /// Whether a record on a server that cannot be opened now perhaps can be opened later.

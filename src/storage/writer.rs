@@ -29,6 +29,7 @@ use super::{aggregates, answers, drop_collection, erasure, inline_projections, j
 use crate::domain::clock::Timestamp;
 use crate::domain::collection::Registry;
 use crate::domain::command::Command;
+use crate::domain::error_chain::ErrorChain;
 use crate::domain::history::History;
 use crate::domain::revision::{JournalPosition, Revision};
 use crate::memory::budget::MemoryBudget;
@@ -64,6 +65,9 @@ impl WriterConfig {
     }
 }
 
+/// How often a start is tried whose connection is lost.
+const ATTEMPTS: usize = 3;
+
 /// The only writer of the main database.
 pub(crate) struct Writer {
     connection: MainConnection,
@@ -83,7 +87,22 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Opens the database, migrates its tables, and writes the consequences of new or changed registrations.
+    ///
+    /// A server ends a connection on which a transaction does not go on in time. A start goes on with what the one before has
+    /// committed, so it begins again then.
     pub(crate) fn open(database: &Database, config: WriterConfig, now: Timestamp) -> Result<Self, StoreError> {
+        for _ in 1..ATTEMPTS {
+            match Self::try_open(database, config.clone(), now) {
+                Err(error) if error.is_lost_connection() => {
+                    log::warn!("the start begins again: {}", ErrorChain(&error));
+                }
+                outcome => return outcome,
+            }
+        }
+        Self::try_open(database, config, now)
+    }
+
+    fn try_open(database: &Database, config: WriterConfig, now: Timestamp) -> Result<Self, StoreError> {
         if let Some(file) = database.file() {
             reject_foreign_log(file)?;
         }

@@ -44,6 +44,17 @@ impl Activity {
         waiting
     }
 
+    /// Waits until a start waits for others. Returns its process.
+    #[track_caller]
+    fn wait_for_start(&mut self) -> i32 {
+        let mut waiting = Vec::new();
+        eventually("a start waits", || {
+            waiting = self.backends("application_name = 'duality maintenance' AND wait_event_type = 'Lock'");
+            !waiting.is_empty()
+        });
+        waiting[0]
+    }
+
     /// Ends a process, as an operator does.
     fn end(&mut self, backend: i32) {
         execute(&mut self.0, &format!("SELECT pg_terminate_backend({backend})"));
@@ -195,4 +206,26 @@ fn whatever_changes_the_record_leaves_another_token() {
     changes("a start");
     let steps = psql(&url, "SELECT count(*) FROM metadata WHERE pruned > 0 AND forgotten > 0 AND erasures > 0");
     assert_eq!((steps.as_str(), psql(&url, "SELECT count(*) FROM idempotency").as_str()), ("1", "0"));
+}
+
+#[test]
+fn a_start_whose_connection_is_ended_begins_again() {
+    let Some(server) = shared_server() else { return };
+    let url = server.new_database();
+    let first = service(&url);
+    assert_eq!(first.post("/persons", ANN).status, 201);
+    let mut activity = Activity::of(&url);
+    let mut holder = hold(&url);
+    let second = std::thread::scope(|scope| {
+        let start = scope.spawn(|| service(&url));
+        for _ in 0..2 {
+            let waiting = activity.wait_for_start();
+            activity.end(waiting);
+        }
+        activity.wait_for_start();
+        execute(&mut holder, "ROLLBACK");
+        start.join().unwrap()
+    });
+    assert_eq!(second.post("/persons", ANN).revision(), 2);
+    assert_eq!(first.get("/persons").text(), second.get("/persons").text());
 }
