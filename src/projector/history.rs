@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use diesel::connection::{DefaultLoadingMode, SimpleConnection as _};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel::sqlite::SqliteConnection;
 
 use super::event_page::{Form, Page, PageEvent, Past, feed_of, past_of};
 use super::history_epochs;
+use super::history_tables::{self, changes, collections, erased, insert, last, save_last, save_revision};
 use super::history_tail::Tail;
 use super::main_reader::MainReader;
 use super::manifest::{create_directory, directory, remove_database};
@@ -34,61 +34,6 @@ use crate::storage::error::StoreError;
 use crate::storage::outbox::{Change, Changes};
 use crate::storage::page::{PageLimit, Progress, Span};
 use crate::storage::residue::overwrite_all;
-use crate::storage::statement::{rows, statement};
-
-diesel::table! {
-    /// One row.
-    counter (id) {
-        id -> BigInt,
-        /// The sequence number of the last event; never reused.
-        last -> BigInt,
-    }
-}
-
-diesel::table! {
-    /// The collections whose events are kept.
-    collections (name) {
-        name -> Text,
-        /// Another number after events were removed.
-        incarnation -> BigInt,
-        /// The revision of the aggregates with which it started; 0 if it started with the first event.
-        began -> BigInt,
-        /// All events up to and including this revision are kept.
-        revision -> BigInt,
-        /// The version of its documents; 0 if it has none.
-        version -> BigInt,
-    }
-}
-
-diesel::table! {
-    changes (sequence) {
-        sequence -> BigInt,
-        revision -> BigInt,
-        collection -> Text,
-        key -> Text,
-        patch -> Text,
-        time -> BigInt,
-        metadata -> Nullable<Text>,
-    }
-}
-
-diesel::table! {
-    /// The change events that say that an aggregate was erased. There is none before it.
-    erased (sequence) {
-        sequence -> BigInt,
-        /// 0 until what was deleted is overwritten in the file.
-        overwritten -> BigInt,
-    }
-}
-
-const TABLES: &str = "\
-    CREATE TABLE IF NOT EXISTS counter (id BIGINT NOT NULL PRIMARY KEY, last BIGINT NOT NULL);
-    INSERT OR IGNORE INTO counter (id, last) VALUES (1, 0);
-    CREATE TABLE IF NOT EXISTS collections (name TEXT NOT NULL PRIMARY KEY, incarnation BIGINT NOT NULL, \
-        began BIGINT NOT NULL, revision BIGINT NOT NULL, version BIGINT NOT NULL DEFAULT 1);
-    CREATE TABLE IF NOT EXISTS changes (sequence INTEGER NOT NULL PRIMARY KEY, revision BIGINT NOT NULL, \
-        collection TEXT NOT NULL, key TEXT NOT NULL, patch TEXT NOT NULL, time BIGINT NOT NULL, metadata TEXT);
-    CREATE TABLE IF NOT EXISTS erased (sequence INTEGER NOT NULL PRIMARY KEY, overwritten BIGINT NOT NULL);";
 
 /// The number of change events that are copied in one transaction.
 const COPY_LIMIT: PageLimit = PageLimit { items: 5000, bytes: 4 * 1024 * 1024 };
@@ -322,12 +267,7 @@ impl KeptHistory {
         }
         let opened = open_sidecar(&self.path).map_err(ProjectionError::from);
         let opened = opened.and_then(|mut connection| {
-            // All of them or none, if it is killed.
-            connection.transaction(|connection| {
-                connection.batch_execute(TABLES)?;
-                add_columns(connection)?;
-                connection.batch_execute(history_epochs::TABLE)
-            })?;
+            history_tables::create(&mut connection)?;
             Ok(OpenFile { connection, id: FileId::of(&self.path)?, content: None })
         });
         opened.map_err(|error| {
@@ -426,9 +366,9 @@ impl KeptHistory {
                 if !content.is_epoch_recorded {
                     history_epochs::record(connection, name, epochs)?;
                 }
-                SaveRevision { revision: to.max(kept.revision).number(), name }.execute(connection)?;
+                save_revision(connection, name, to.max(kept.revision))?;
             }
-            SaveLast { last: sequence }.execute(connection)?;
+            save_last(connection, sequence)?;
             Ok::<_, ProjectionError>(())
         })?;
         content.add(events, to, now);
@@ -478,8 +418,7 @@ impl KeptHistory {
         let name = self.registry.get(id).name();
         let version = self.version(id).unwrap_or(0);
         let epochs = Arc::clone(reader.epochs());
-        let started = reader.view(|view| {
-            let Horizon { pruned, current, .. } = view.horizon()?;
+        let started = reader.view_from(|view, Horizon { pruned, current, .. }| {
             Ok(connection.immediate_transaction(|connection| {
                 diesel::delete(changes::table.filter(changes::collection.eq(name))).execute(connection)?;
                 let mut sequence = last(connection)?;
@@ -494,7 +433,7 @@ impl KeptHistory {
                         insert(connection, &[self.event(sequence, change, Past::Kept)])
                     })?;
                 }
-                diesel::update(counter::table).set(counter::last.eq(sequence)).execute(connection)?;
+                save_last(connection, sequence)?;
                 history_epochs::forget(connection, name)?;
                 history_epochs::record(connection, name, &epochs)?;
                 diesel::replace_into(collections::table)
@@ -591,26 +530,6 @@ impl Content {
     }
 }
 
-/// Adds the columns that the files of earlier versions do not have. In them, all documents were of the first version.
-fn add_columns(connection: &mut SqliteConnection) -> QueryResult<()> {
-    for (table, column, definition) in
-        [("changes", "metadata", "TEXT"), ("collections", "version", "BIGINT NOT NULL DEFAULT 1")]
-    {
-        let there = format!("SELECT COUNT(*) AS count FROM pragma_table_info('{table}') WHERE name = '{column}'");
-        let Count { count } = diesel::sql_query(there).get_result(connection)?;
-        if count == 0 {
-            connection.batch_execute(&format!("ALTER TABLE {table} ADD COLUMN {column} {definition}"))?;
-        }
-    }
-    Ok(())
-}
-
-#[derive(QueryableByName)]
-struct Count {
-    #[diesel(sql_type = BigInt)]
-    count: i64,
-}
-
 /// What the file of a history has.
 pub(super) struct KeptFile {
     /// `locations.1,persons.1`, as in [`HistoryState`].
@@ -690,73 +609,4 @@ fn cut(
         );
     }
     Ok(())
-}
-
-/// Adds events. The earlier ones of an aggregate that was erased go.
-fn insert(connection: &mut SqliteConnection, events: &[PageEvent]) -> Result<(), ProjectionError> {
-    // What was before an erasure has to be there to be deleted.
-    for part in events.chunk_by(|_, next| !next.is_erasure()) {
-        if let Some(first) = part.first().filter(|first| first.is_erasure()) {
-            erase(connection, first)?;
-        }
-        let rows: Vec<_> = part.iter().map(KeptChange::of).collect();
-        KeptChange::insert_all(&rows, connection)?;
-    }
-    Ok(())
-}
-
-/// Deletes the events of an aggregate before the one that says that it was erased, and notes that.
-fn erase(connection: &mut SqliteConnection, event: &PageEvent) -> Result<(), ProjectionError> {
-    let of_aggregate = changes::collection.eq(event.collection).and(changes::key.eq(event.key.as_str()));
-    diesel::delete(changes::table.filter(of_aggregate)).execute(connection)?;
-    diesel::replace_into(erased::table)
-        .values((erased::sequence.eq(event.sequence), erased::overwritten.eq(0)))
-        .execute(connection)?;
-    Ok(())
-}
-
-fn last(connection: &mut SqliteConnection) -> Result<i64, ProjectionError> {
-    Ok(counter::table.select(counter::last).first(connection)?)
-}
-
-rows! {
-    /// A change event that is kept.
-    struct KeptChange<'a> {
-        "changes (sequence, revision, collection, key, patch, time, metadata)"
-        sequence: i64 as BigInt,
-        revision: i64 as BigInt,
-        collection: &'a str as Text,
-        key: &'a str as Text,
-        patch: &'a str as Text,
-        time: i64 as BigInt,
-        metadata: Option<&'a str> as Nullable<Text>,
-    }
-    ""
-}
-
-impl<'a> KeptChange<'a> {
-    fn of(event: &'a PageEvent) -> Self {
-        Self {
-            sequence: event.sequence,
-            revision: event.at,
-            collection: event.collection,
-            key: event.key.as_str(),
-            patch: event.patch(),
-            time: event.time.milliseconds(),
-            metadata: event.metadata.as_ref().map(StoredMetadata::as_str),
-        }
-    }
-}
-
-statement! {
-    struct SaveRevision<'a> {
-        "UPDATE collections SET revision = " revision: i64 as BigInt,
-        " WHERE name = " name: &'a str as Text,
-    }
-}
-
-statement! {
-    struct SaveLast {
-        "UPDATE counter SET last = " last: i64 as BigInt,
-    }
 }

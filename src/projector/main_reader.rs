@@ -26,22 +26,16 @@ impl MainReader {
         self.database.history()
     }
 
-    /// Runs several queries in one read transaction. Fails if the file has another history now: its events must not be
+    /// Runs several queries in one read transaction. Fails if the database has another history now: its events must not be
     /// applied to the generations of this one.
     pub(crate) fn view<T>(
         &mut self,
         work: impl FnOnce(&mut View<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let database = &self.database;
-        self.reader.view(|view| {
-            if view.epoch()? != *database.history().epoch() {
-                return Err(database.replaced());
-            }
-            work(view)
-        })
+        self.view_from(|view, _| work(view))
     }
 
-    /// The same, for work that needs the horizon: what reads that also compares the epoch.
+    /// The same, for work that needs the horizon: what reads that compares the epoch.
     pub(crate) fn view_from<T>(
         &mut self,
         work: impl FnOnce(&mut View<'_>, Horizon) -> Result<T, StoreError>,

@@ -71,12 +71,8 @@ impl ChangeSource {
         self.registry.get(id).name()
     }
 
-    #[expect(
-        clippy::redundant_closure_for_method_calls,
-        reason = "the method alone is for one lifetime of a view only"
-    )]
     fn horizon(&mut self) -> Result<Horizon, StoreError> {
-        self.reader.view(|view| view.horizon())
+        self.reader.view_from(|_, horizon| Ok(horizon))
     }
 
     /// The place after a message of ours, which has the number `last`; `None` if publishing cannot go on there.
@@ -170,8 +166,7 @@ impl ChangeSource {
         heads: &mut Heads,
     ) -> Result<Batch<Place>, StoreError> {
         let now = self.clock.now();
-        let (horizon, reached, read) = self.reader.view(|view| {
-            let horizon = view.horizon()?;
+        let (horizon, reached, read) = self.reader.view_from(|view, horizon| {
             let reached = reached.within(&horizon);
             let Reached::State { after, .. } = reached else { return Ok((horizon, reached, None)) };
             let read = view.states(&Feed::Everything(None), Span { after, to: horizon.current }, PAGE)?;
@@ -239,8 +234,7 @@ impl ChangeSource {
 
     /// The next page of the log.
     fn log(&mut self, after: Revision, sent: u32, heads: &mut Heads) -> Result<Batch<Place>, StoreError> {
-        let read = self.reader.view(|view| {
-            let horizon = view.horizon()?;
+        let read = self.reader.view_from(|view, horizon| {
             if horizon.pruned > after || horizon.current < after {
                 return Ok(None);
             }

@@ -195,7 +195,11 @@ fn an_event_is_delivered_immediately_although_the_relay_polls_rarely() {
 
 #[test]
 fn an_event_arrives_within_the_poll_interval_when_the_wake_up_is_lost() {
-    let app = App::with(|settings| settings.poll_interval = Duration::from_millis(300));
+    let app = App::with(|settings| {
+        settings.poll_interval = Duration::from_millis(300);
+        // It wakes nobody, either.
+        settings.heartbeat = Duration::from_secs(3600);
+    });
     app.lose_wake_ups();
     let mut stream = app.follow("/person-events", &[]);
     for number in 1..=3 {
