@@ -91,6 +91,8 @@ pub(super) struct SavedRow<'a> {
     pub(super) collection: &'a str,
     pub(super) key: &'a Key,
     pub(super) row: &'a Row,
+    /// The table has no row with this key.
+    pub(super) is_unused: bool,
 }
 
 /// Writes the rows of different aggregates.
@@ -99,33 +101,52 @@ pub(super) fn save<'a>(
     saved: impl IntoIterator<Item = SavedRow<'a>>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let upsert = |SavedRow { collection, key, row }: SavedRow<'a>| UpsertAggregate {
-        collection,
-        rank: key.rank(),
-        key: key.as_str(),
-        revision: row.revision.number(),
-        version: row.version.number(),
-        body: row.body.as_ref().map(Body::as_str),
-        deleted: row.body.is_none().then_some(now.milliseconds()),
-    };
-    let mut rows: Vec<_> = saved.into_iter().map(upsert).collect();
+    let (mut new, mut known) = (Vec::new(), Vec::new());
+    for SavedRow { collection, key, row, is_unused } in saved {
+        let (rank, key, deleted) = (key.rank(), key.as_str(), row.body.is_none().then_some(now.milliseconds()));
+        let (revision, version) = (row.revision.number(), row.version.number());
+        let body = row.body.as_ref().map(Body::as_str);
+        if is_unused {
+            new.push(InsertAggregate { collection, rank, key, revision, version, body, deleted });
+        } else {
+            known.push(UpsertAggregate { collection, rank, key, revision, version, body, deleted });
+        }
+    }
     // In the order of the primary key, SQLite goes on from the row before.
-    let place = |row: &UpsertAggregate<'a>| (row.collection, row.rank, row.key);
-    rows.sort_unstable_by(|one, other| place(one).cmp(&place(other)));
-    Ok(on!(connection, |engine| UpsertAggregate::insert_all(&rows, engine))?)
+    new.sort_unstable_by_key(|row| (row.collection, row.rank, row.key));
+    known.sort_unstable_by_key(|row| (row.collection, row.rank, row.key));
+    on!(connection, |engine| InsertAggregate::insert_all(&new, engine))?;
+    Ok(on!(connection, |engine| UpsertAggregate::insert_all(&known, engine))?)
 }
 
-rows! {
-    struct UpsertAggregate<'a> {
-        "aggregates (collection, rank, key, revision, version, body, deleted)"
-        collection: &'a str as Text,
-        rank: i32 as Integer,
-        key: &'a str as Text,
-        revision: i64 as BigInt,
-        version: i64 as BigInt,
-        body: Option<&'a str> as Nullable<Text>,
-        deleted: Option<i64> as Nullable<BigInt>,
-    }
+/// Declares how rows of this table are written; `$end` ends the statement.
+macro_rules! saving {
+    ($(#[$attribute:meta])* $name:ident $end:literal) => {
+        rows! {
+            $(#[$attribute])*
+            struct $name<'a> {
+                "aggregates (collection, rank, key, revision, version, body, deleted)"
+                collection: &'a str as Text,
+                rank: i32 as Integer,
+                key: &'a str as Text,
+                revision: i64 as BigInt,
+                version: i64 as BigInt,
+                body: Option<&'a str> as Nullable<Text>,
+                deleted: Option<i64> as Nullable<BigInt>,
+            }
+            $end
+        }
+    };
+}
+
+saving! {
+    /// A statement that may change rows makes SQLite keep a copy of each page, to take only that statement back. This one does not.
+    InsertAggregate
+    ""
+}
+
+saving! {
+    UpsertAggregate
     " ON CONFLICT (collection, rank, key) DO UPDATE SET \
      revision = excluded.revision, version = excluded.version, body = excluded.body, deleted = excluded.deleted"
 }

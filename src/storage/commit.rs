@@ -281,7 +281,7 @@ impl<'a> StagedBatch<'a> {
         let slot = if is_unused {
             // The database is not asked. This does not hold for numbers of a collection with a journal, which may have had
             // other keys in an earlier version of the program.
-            self.rows.unread(place)
+            self.rows.unused(place)
         } else {
             self.rows.load(source, &mut self.memory, place).map_err(reject_corrupt)?
         };
@@ -578,10 +578,11 @@ impl<'a> StagedBatch<'a> {
     /// Writes what was staged.
     fn write(&self, connection: &mut AnyConnection, context: CommitContext<'_>) -> Result<(), StoreError> {
         let changed = self.rows.iter().filter(|(_, staged)| staged.must_be_written());
-        let saved = changed.map(|((collection, key), StagedRow { row, .. })| SavedRow {
+        let saved = changed.map(|((collection, key), StagedRow { row, is_unused, .. })| SavedRow {
             collection: self.registry.get(*collection).name(),
             key,
             row,
+            is_unused: *is_unused,
         });
         aggregates::save(connection, saved, self.now)?;
         journal::append(connection, self.registry, &self.events)?;

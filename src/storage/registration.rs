@@ -227,7 +227,12 @@ impl Registration<'_> {
         let revision = next_revision(connection, name)?;
         let row = |one: &Recomputed| aggregates::Row { revision, version: one.version, body: one.body.clone() };
         let rows: Vec<_> = recomputed.iter().map(row).collect();
-        let saved = recomputed.iter().zip(&rows).map(|(one, row)| SavedRow { collection: name, key: &one.key, row });
+        let saved = recomputed.iter().zip(&rows).map(|(one, row)| SavedRow {
+            collection: name,
+            key: &one.key,
+            row,
+            is_unused: false,
+        });
         aggregates::save(connection, saved, self.now)?;
         let change = |one: &Recomputed| self.change(revision, id, one.key.clone(), one.patch.clone());
         let changes: Vec<_> = recomputed.iter().map(change).collect();

@@ -41,6 +41,8 @@ pub(super) struct StagedRow {
     pub(super) row: Row,
     /// The state according to the journal, if the row is missing although the aggregate exists.
     pub(super) folded: Option<Body>,
+    /// Its key was never given out, so the table has no row.
+    pub(super) is_unused: bool,
     pub(super) is_changed: bool,
     pub(super) is_erased: bool,
 }
@@ -57,7 +59,7 @@ struct Decoded {
 impl StagedRow {
     pub(super) fn absent() -> Self {
         let row = Row { revision: Revision::ZERO, version: Version::ZERO, body: None };
-        Self { row, folded: None, is_changed: false, is_erased: false }
+        Self { row, folded: None, is_unused: false, is_changed: false, is_erased: false }
     }
 
     /// The state of the aggregate, if it exists.
@@ -121,6 +123,14 @@ impl<'a> StagedRows<'a> {
         if slot == next {
             self.staged.push(Staged { place, row: StagedRow::absent(), decoded: None });
         }
+        slot
+    }
+
+    /// A new aggregate, whose key was never given out.
+    pub(super) fn unused(&mut self, place: Place) -> Slot {
+        let next = self.staged.len();
+        let slot = self.unread(place);
+        self[slot].is_unused |= slot == Slot(next);
         slot
     }
 
