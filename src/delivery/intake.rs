@@ -14,6 +14,7 @@ use actix_web::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 
 use self::heads::Heads;
 use super::connection_limiter::Permit;
+use super::entrance::Place;
 use crate::memory::fair_shares::Share;
 
 /// What every connection may have without a charge, in bytes: the buffer that the framework gives each one.
@@ -70,6 +71,8 @@ pub(crate) struct Intake {
     looks: Cell<u32>,
     /// `None` for a connection without an address.
     _permit: Option<Permit>,
+    /// Until the framework has answered the first request, or a stream has left it.
+    place: RefCell<Option<Place>>,
 }
 
 impl Intake {
@@ -86,7 +89,18 @@ impl Intake {
             is_uncharged: Cell::default(),
             looks: Cell::default(),
             _permit: permit,
+            place: RefCell::default(),
         }
+    }
+
+    /// The framework gets the connection.
+    pub(crate) fn enter(&self, place: Place) {
+        self.place.replace(Some(place));
+    }
+
+    /// A stream has left the framework.
+    pub(super) fn leave(&self) {
+        self.place.take();
     }
 
     /// A request begins: its head, and what has come of its body, are no longer held.
@@ -112,6 +126,9 @@ impl Intake {
     /// The response to the request is known, so nobody reads the rest of its body. Returns whether the connection should
     /// end with this response: behind a body in chunks, too many requests may have been read.
     pub(crate) fn end_body(&self) -> AfterBody {
+        if !self.is_endless.get() {
+            self.place.take();
+        }
         let was_chunked = self.body.get() == Rest::Chunks;
         if self.in_body() {
             self.body.set(Rest::Unread);

@@ -3,6 +3,8 @@
 pub(crate) mod connection_limiter;
 #[cfg(feature = "direct-write")]
 pub(crate) mod direct_write;
+#[cfg(feature = "direct-write")]
+pub(crate) mod entrance;
 pub(crate) mod filtered_feeds;
 pub(crate) mod hub;
 #[cfg(feature = "direct-write")]

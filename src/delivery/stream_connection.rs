@@ -100,7 +100,10 @@ where
                         return Poll::Ready(result);
                     }
                     let Some(body) = connection.take_over() else { return Poll::Pending };
-                    Stage::Stream(StreamConnection { connection: Rc::clone(connection), body, ignored: 0 })
+                    let connection = Rc::clone(connection);
+                    // What the framework has for it is dropped in a moment, and this thread does nothing else before.
+                    connection.intake().leave();
+                    Stage::Stream(StreamConnection { connection, body, ignored: 0 })
                 }
                 Stage::Stream(stream) => match ready!(stream.poll(context)) {
                     Ok(()) => Stage::Ending(Box::pin(end(Rc::clone(&stream.connection), stream.ignored))),

@@ -21,6 +21,7 @@ use super::connection::{ConnectionLimits, DISCONNECT_TIMEOUT, STOP_TIMEOUT, WRIT
 use super::half_heads::HalfHeads;
 use super::last_request::LastRequest;
 use crate::delivery::direct_write::Socket;
+use crate::delivery::entrance::Entrance;
 use crate::delivery::stream_connection::ConnectionTask;
 use crate::delivery::transport::Transport;
 
@@ -52,6 +53,7 @@ where
     let builder = builder.listen("http", listener, move || {
         let (stopping, limits) = (stopping.clone(), limits.clone());
         let half_heads = HalfHeads::end_after(limits.keep_alive);
+        let entrance = Entrance::default();
         let service = HttpService::build()
             .graceful_shutdown_signal(move || {
                 let stopping = stopping.clone();
@@ -82,6 +84,7 @@ where
             let intake = limits.intake(peer.map(|peer| peer.ip()));
             #[cfg(feature = "tls")]
             let tls = limits.tls.clone();
+            let entrance = entrance.clone();
             // In a block of its own, since it is as large as everything that a stream takes.
             Box::pin(async move {
                 let intake = intake.ok_or_else(|| DispatchError::Io(ErrorKind::ConnectionRefused.into()))?;
@@ -91,8 +94,10 @@ where
                         log::debug!("a handshake failed: {error}");
                         DispatchError::Io(error)
                     })?;
+                    intake.enter(entrance.enter().await);
                     return Ok((Socket::new(transport, intake, explained), peer));
                 }
+                intake.enter(entrance.enter().await);
                 Ok((Socket::new(Transport::Plain(stream), intake, explained), peer))
             })
         })
