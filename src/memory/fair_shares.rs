@@ -1,6 +1,7 @@
 //! A budget that the addresses of clients share, so that one of them cannot take it from the others.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -98,15 +99,16 @@ impl Share {
         }
         let shares = Arc::clone(&self.shares);
         let mut taken = shares.taken();
-        let mine = taken.by_network.get(&self.network).copied().unwrap_or(0);
-        // `mine` includes what was reserved before.
-        let mine = (mine - before).checked_add(size).ok_or(BudgetExceeded)?;
-        let free_after = (self.shares.budget.free() + before).saturating_sub(size);
+        let of_network = taken.by_network.entry(self.network);
+        // What it has includes what was reserved before.
+        let mine = (bytes_of(&of_network) - before).checked_add(size).ok_or(BudgetExceeded)?;
+        let free_after = (shares.budget.free() + before).saturating_sub(size);
         if size > before && mine > shares.little() && mine > free_after.saturating_sub(shares.aside()) {
             return Err(BudgetExceeded);
         }
         self.reservation.resize(size)?;
-        self.record(&mut taken, before);
+        set_bytes(of_network, mine);
+        self.settle_outsize(&mut taken);
         Ok(())
     }
 
@@ -134,20 +136,32 @@ impl Share {
     fn exceed(&mut self, taken: &mut Taken, size: usize) {
         let before = self.size();
         self.reservation.exceed(size);
-        self.record(taken, before);
+        let of_network = taken.by_network.entry(self.network);
+        let mine = bytes_of(&of_network) - before + self.size();
+        set_bytes(of_network, mine);
+        self.settle_outsize(taken);
     }
 
-    /// Counts the new size for the network.
-    fn record(&mut self, taken: &mut Taken, before: usize) {
-        let size = self.size();
-        let mine = taken.by_network.entry(self.network).or_default();
-        *mine = *mine - before + size;
-        if *mine == 0 {
-            taken.by_network.remove(&self.network);
-        }
-        if self.is_outsize && size <= self.shares.max() {
+    /// Lets another share be larger than a network may have, if this one is no longer.
+    fn settle_outsize(&mut self, taken: &mut Taken) {
+        if self.is_outsize && self.size() <= self.shares.max() {
             (taken.has_outsize, self.is_outsize) = (false, false);
         }
+    }
+}
+
+/// The bytes of a network, which is looked up once for each change: every request changes its share a few times.
+type OfNetwork<'a> = Entry<'a, Option<Network>, usize>;
+
+fn bytes_of(of_network: &OfNetwork<'_>) -> usize {
+    if let Entry::Occupied(taken) = of_network { *taken.get() } else { 0 }
+}
+
+fn set_bytes(of_network: OfNetwork<'_>, bytes: usize) {
+    match of_network {
+        Entry::Occupied(taken) if bytes == 0 => drop(taken.remove()),
+        Entry::Vacant(_) if bytes == 0 => {}
+        of_network => drop(of_network.insert_entry(bytes)),
     }
 }
 
