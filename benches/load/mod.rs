@@ -2,6 +2,7 @@
 //! with two cores the client takes as much time as the server. It uses plain tokio, with one thread for each part.
 
 pub mod connection;
+pub mod crowd;
 pub mod events;
 pub mod latency;
 pub mod requests;

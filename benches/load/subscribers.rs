@@ -145,7 +145,7 @@ impl Subscriber {
 }
 
 /// The revision of the last complete `id: <epoch>.<revision>` line.
-fn last_id(text: &[u8]) -> Option<i64> {
+pub(super) fn last_id(text: &[u8]) -> Option<i64> {
     let at = text.windows(4).rposition(|window| window == b"id: ")?;
     let line = text[at + 4..].split(|byte| *byte == b'\n').next()?;
     let revision = std::str::from_utf8(line).ok()?.split('.').nth(1)?;

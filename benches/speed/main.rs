@@ -31,6 +31,7 @@ mod load;
 
 mod commands;
 mod cost;
+mod crowd;
 mod events;
 mod following;
 mod limits;
@@ -112,6 +113,7 @@ const FIGURES: &[Figure] = &[
     ("publish", publishing::all),
     ("server", server::all),
     ("sessions", standing::sessions),
+    ("crowd", crowd::all),
     ("start", standing::start),
     ("idle", standing::idle),
     ("disk", standing::disk),

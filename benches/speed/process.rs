@@ -15,8 +15,19 @@ pub struct Process {
 impl Process {
     /// Starts the service on a database file with additional flags.
     pub fn service(binary: &Path, database: &Path, flags: &[&str]) -> Self {
+        Self::service_at("127.0.0.1:0", binary, database, flags)
+    }
+
+    /// Stops the service as an operator does, and starts it again at the same address.
+    pub fn restart(mut self, binary: &Path, database: &Path, flags: &[&str]) -> Self {
+        let stopped = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(stopped.unwrap().success() && self.child.wait().unwrap().success(), "the service did not stop");
+        Self::service_at(&self.address.to_string(), binary, database, flags)
+    }
+
+    fn service_at(address: &str, binary: &Path, database: &Path, flags: &[&str]) -> Self {
         let mut command = Command::new(binary);
-        command.args(["--listen", "127.0.0.1:0", "--max-sessions-per-address", "20000", "--database"]);
+        command.args(["--listen", address, "--max-sessions-per-address", "20000", "--database"]);
         command.arg(database).args(flags).env("RUST_LOG", "duality=info");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
