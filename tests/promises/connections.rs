@@ -190,6 +190,21 @@ fn one_address_has_so_many_connections_and_others_have_theirs() {
 }
 
 #[test]
+fn connections_that_send_nothing_or_half_a_request_keep_nobody_out() {
+    let app = App::start();
+    let clients: Vec<_> = (0..400).map(|_| app.client()).collect();
+    for client in &clients[200..] {
+        client.socket().write_all(GET[..GET.len() / 2].as_bytes()).unwrap();
+    }
+    assert_eq!(app.get("/persons").status, 200);
+    // Each of them has five seconds for its head, so nobody had to wait until they were refused.
+    for client in &clients {
+        client.socket().set_nonblocking(true).unwrap();
+        assert_eq!(client.socket().read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+}
+
+#[test]
 fn the_streams_of_one_address_leave_it_connections_for_requests() {
     let app = App::with(|settings| settings.max_connections_per_address = Some(count(8)));
     let streams: Vec<_> =
