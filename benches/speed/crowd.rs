@@ -40,7 +40,7 @@ fn most() -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let most: usize = line.split_whitespace().nth(3).unwrap().parse().unwrap();
-    // The service takes 20,000 streams unless it is told otherwise.
+    // The default of `--max-sessions` is 20,000.
     most.min(20_000) - OTHER_FILES
 }
 

@@ -71,7 +71,7 @@ pub(super) async fn delete(
     let NoParams {} = context.params()?;
     let once = request_id(&context)?.map(|request| Once { request, fingerprint: fingerprint(&context, &[]) });
     let key = Some(context.key()?);
-    send(&context, &replies, Prepared { key, change: Change::Delete, once, charge: None }).await
+    Box::pin(send(&context, &replies, Prepared { key, change: Change::Delete, once, charge: None })).await
 }
 
 /// The aggregate that a request writes.
@@ -115,7 +115,6 @@ async fn write(
     let once = request.map(|request| Once { request, fingerprint: fingerprint(context, body.bytes()) });
     context.admit(&mut body)?;
     let (change, charge) = change(context, verb, body)?;
-    // In an allocation of its own: both are then small enough for those that the allocator has at hand.
     Box::pin(send(context, replies, Prepared { key, change, once, charge: Some(charge) })).await
 }
 
@@ -136,6 +135,8 @@ fn change(context: &RequestContext, verb: Verb<'_>, body: RequestBody) -> Result
     Ok((change, charge))
 }
 
+/// Sends a command, and answers with its outcome. To be boxed: this future and the one that waits for it are then small enough for
+/// the blocks that the allocator has at hand.
 async fn send(context: &RequestContext, replies: &CommandReplies, prepared: Prepared) -> Result<HttpResponse, Problem> {
     let Prepared { key, change, once, charge } = prepared;
     let collection = context.collection_id()?;

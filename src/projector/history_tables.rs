@@ -49,7 +49,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    /// The change events that say that an aggregate was erased. There is none before it.
+    /// The change events that say that an aggregate was erased. Its earlier ones are deleted.
     erased (sequence) {
         sequence -> BigInt,
         /// 0 until what was deleted is overwritten in the file.

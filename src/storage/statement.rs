@@ -65,7 +65,7 @@ pub(crate) trait InsertMany: Backend {
 
 impl InsertMany for Sqlite {
     /// The transaction ends anyway if this fails. Otherwise SQLite would keep a copy of each page, to take only this statement
-    /// back.
+    /// back. It still does with a `DO UPDATE`, which has no such clause of its own.
     const INTO: &'static str = "INSERT OR ROLLBACK INTO ";
 }
 
