@@ -135,7 +135,8 @@ pub(super) struct Log<'a> {
 /// split.
 pub(super) fn changes(log: Log<'_>, feed: &Feed, span: Span, limit: PageLimit) -> Result<Changes, StoreError> {
     let mut changes = Vec::new();
-    let to = scan_rows(log, feed, span, limit, |revision, Member { collection, key, patch }, beside| {
+    let scan = Scan { feed, span, limit, columns: Columns::All };
+    let to = scan_rows(log, scan, |revision, Member { collection, key, patch }, beside| {
         if collection == CollectionId::DROPPED {
             return Ok(0);
         }
@@ -158,7 +159,8 @@ pub(super) fn replay(
 ) -> Result<Revision, StoreError> {
     let mut members = Members::default();
     let mut current = None;
-    let to = scan_rows(log, feed, span, limit, |revision, member, _| {
+    let scan = Scan { feed, span, limit, columns: Columns::Member };
+    let to = scan_rows(log, scan, |revision, member, _| {
         if let Some(complete) = current.replace(revision)
             && complete != revision
         {
@@ -221,6 +223,22 @@ const PAGE_REVISIONS: i64 = 10_000;
 /// The bytes of an event apart from its key and its patch, approximately.
 const EVENT_OVERHEAD: usize = 32;
 
+/// The rows that [`scan_rows`] reads.
+#[derive(Clone, Copy)]
+struct Scan<'a> {
+    feed: &'a Feed,
+    span: Span,
+    limit: PageLimit,
+    columns: Columns,
+}
+
+/// What is read of each row. Some have more beside the member than in it.
+#[derive(Clone, Copy)]
+enum Columns {
+    Member,
+    All,
+}
+
 /// What a row has beside its member, read only if it is asked for.
 trait ReadBeside {
     fn read(&self) -> Result<Beside, StoreError>;
@@ -242,7 +260,7 @@ impl<'row, Engine: InPlace, Of: Row<'row, Engine>> ReadBeside for InEngine<'_, E
     }
 }
 
-// The columns of the query in `scan_rows`.
+// The columns of the queries in `scan_rows`, as far as they have them.
 const REVISION: usize = 0;
 const KEY: usize = 1;
 const PATCH: usize = 2;
@@ -251,33 +269,38 @@ const TIME: usize = 4;
 const METADATA: usize = 5;
 
 /// Calls `take` with the rows of a feed in a span of revisions, until the page is full. `take` returns the bytes that it has
-/// read beside the member. Returns the last revision of the page.
+/// read beside the member, which is there if all columns are read. Returns the last revision of the page.
 fn scan_rows(
     Log { connection, registry, pace }: Log<'_>,
-    feed: &Feed,
-    Span { after, to }: Span,
-    limit: PageLimit,
+    Scan { feed, span: Span { after, to }, limit, columns }: Scan<'_>,
     mut take: impl FnMut(Revision, Member<'_>, &dyn ReadBeside) -> Result<usize, StoreError>,
 ) -> Result<Revision, StoreError> {
     let last = to.min(Revision::from_raw(after.number() + PAGE_REVISIONS));
     let mut page = OpenPage { registry, feed, limit, bytes: 0, revisions: 0, last: None };
     let mut spans = Spans::at(pace, connection, Numbers { after: after.number(), to: last.number() }, limit);
     let begin = after.number();
+    macro_rules! fill {
+        ($query:expr) => {
+            on!(connection, |engine, Mode| page.fill(LoadConnection::<Mode>::load(engine, $query)?, &mut take)?)
+        };
+    }
     while let Some(Numbers { after, to }) = spans.next(page.bytes) {
-        let query = outbox::table
-            .filter(outbox::revision.gt(after).and(outbox::revision.le(to)))
-            .order((outbox::revision, outbox::collection, outbox::key))
-            .select((outbox::revision, outbox::key, outbox::patch, outbox::collection, outbox::time, outbox::metadata));
-        let filled = match feed.collection() {
-            None => {
-                on!(connection, |engine, Mode| page.fill(LoadConnection::<Mode>::load(engine, query)?, &mut take)?)
-            }
-            Some(only) => {
-                // With `=`, SQLite would sort each revision by key, although the primary key already has that order.
-                let name = registry.get(only).name();
-                let query = query.filter(outbox::collection.between(name, name));
-                on!(connection, |engine, Mode| page.fill(LoadConnection::<Mode>::load(engine, query)?, &mut take)?)
-            }
+        let events = outbox::table.filter(outbox::revision.gt(after).and(outbox::revision.le(to))).order((
+            outbox::revision,
+            outbox::collection,
+            outbox::key,
+        ));
+        let all = (outbox::revision, outbox::key, outbox::patch, outbox::collection, outbox::time, outbox::metadata);
+        let member = (outbox::revision, outbox::key, outbox::patch);
+        let named = (outbox::revision, outbox::key, outbox::patch, outbox::collection);
+        // With `=`, SQLite would sort each revision by key, although the primary key already has that order.
+        let of = |name| outbox::collection.between(name, name);
+        let name = feed.collection().map(|only| registry.get(only).name());
+        let filled = match (name, columns) {
+            (None, Columns::Member) => fill!(events.select(named)),
+            (None, Columns::All) => fill!(events.select(all)),
+            (Some(name), Columns::Member) => fill!(events.filter(of(name)).select(member)),
+            (Some(name), Columns::All) => fill!(events.filter(of(name)).select(all)),
         };
         if filled == Filled::Full {
             let last = page.last.unwrap_or(last);
