@@ -165,7 +165,7 @@ impl Aggregator {
         let outcome = self.with_writer(|writer| writer.commit(&mut commands, now));
         let took = started.elapsed();
         self.metrics.latency.observe_time(took);
-        self.gathering = Gathering::default();
+        self.gathering.end();
         #[cfg(feature = "test-hooks")]
         hold_answers();
         match outcome {
@@ -204,7 +204,7 @@ impl Aggregator {
     fn gather(&mut self, answered: usize, took: Duration) {
         if self.database.writers() == Writers::Many {
             let commands = i64::try_from(answered).unwrap_or(i64::MAX).saturating_add(self.metrics.waiting());
-            self.gathering = Gathering::after(Ended { commands, took, at: Instant::now() });
+            self.gathering.after(Ended { commands, took, at: Instant::now() });
         }
     }
 
