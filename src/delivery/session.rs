@@ -18,7 +18,6 @@ use super::send_queue::SendQueue;
 use super::stream_limiter::Permit;
 use crate::domain::error_chain::ErrorChain;
 use crate::domain::feed::Feed;
-use crate::domain::revision::Revision;
 use crate::events::resume::{Page, Position, ReplayMode, ResumeReply, ResumeRequest};
 use crate::events::sse::Form;
 use crate::memory::budget::BudgetExceeded;
@@ -85,10 +84,7 @@ impl Session {
             ctx.run_later(PAUSE, Self::read_on);
             return;
         }
-        // Whether the log is too long is decided with the first page, which may have had no memory.
-        let is_first = !self.subscription.sent_initial_state;
-        let current = if is_first { self.committed.get() } else { Revision::ZERO };
-        let reply = self.readers.send(self.subscription.next_request(), current);
+        let reply = self.readers.send(self.subscription.next_request(), self.committed.get());
         ctx.spawn(reply.into_actor(self).map(|reply, session, ctx| session.on_reply(reply, ctx)));
     }
 

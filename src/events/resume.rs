@@ -267,8 +267,8 @@ fn replay(
     let (mut at, current) = (after, page.current);
     for _ in 0..MAX_SEGMENTS {
         let (feed, form, span) = (&request.feed, &request.form, Span { after: at, to: current });
-        let room = request.limit.bytes.saturating_sub(page.messages.len());
-        match replay_cache.next(view, Wanted { feed, form, span, room, erasures: horizon.erasures })? {
+        let (page_bytes, erasures) = (request.limit.bytes, horizon.erasures);
+        match replay_cache.next(view, Wanted { feed, form, span, page_bytes, erasures })? {
             Replay::Cached(segment) => {
                 let text = segment.text();
                 if at > after && page.messages.len() + text.len() > request.limit.bytes {
@@ -279,6 +279,7 @@ fn replay(
             }
             Replay::Read(to) => {
                 let (registry, messages) = (view.registry(), &mut page.messages);
+                let room = request.limit.bytes.saturating_sub(messages.len());
                 let limit = PageLimit { bytes: room, ..request.limit };
                 at = view.replay(&request.feed, Span { after: at, to }, limit, |revision, members| {
                     messages.event(revision, |text| request.feed.write(text, registry, members.iter()));

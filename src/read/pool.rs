@@ -15,8 +15,8 @@ use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{Epoch, JournalPosition, Revision, Version};
 use crate::events::domain_event::frames;
 use crate::events::journal_pages::{Encoded, Place};
-use crate::events::replay_cache::ReplayCache;
-use crate::events::resume::{Beginning, Page, ResumeReply, ResumeRequest, resume};
+use crate::events::replay_cache::{ReplayCache, Wanted};
+use crate::events::resume::{Beginning, Page, Position, ResumeReply, ResumeRequest, resume};
 use crate::metrics::Counter;
 use crate::read::collection_cache::{BuildJob, BuildOutcome, CollectionRevision, CollectionRevisions, CompressJob};
 use crate::read::collection_writer::{CollectionWriter, StreamTarget};
@@ -26,12 +26,13 @@ use crate::read::thread_pool::{PoolBusy, PoolStopped, ThreadPool};
 use crate::read::waiting_requests::WaitingRequests;
 use crate::read_model::report::{Parameters, Report, ReportError};
 use crate::storage::aggregates::Row;
+use crate::storage::counters::Horizon;
 use crate::storage::database::{Database, Writers};
 use crate::storage::erasure::Erasure;
 use crate::storage::error::StoreError;
 use crate::storage::health;
 use crate::storage::journal::{Entries, EntriesOfOne, Folded};
-use crate::storage::page::PageLimit;
+use crate::storage::page::{PageLimit, Span};
 use crate::storage::reader::{Excerpt, Part, Reader, View};
 
 /// A handle to some reading threads. They end when the last handle is dropped.
@@ -39,6 +40,7 @@ use crate::storage::reader::{Excerpt, Part, Reader, View};
 pub(crate) struct Readers {
     threads: ThreadPool<ReaderThread>,
     requests: WaitingRequests,
+    replay_cache: Arc<ReplayCache>,
 }
 
 /// How some reading threads are started.
@@ -95,16 +97,17 @@ impl Readers {
     ) -> io::Result<Self> {
         let database = Arc::clone(database);
         let registry = Arc::clone(registry);
-        let replay_cache = Arc::clone(replay_cache);
+        let cache = Arc::clone(replay_cache);
         let metrics = Arc::clone(metrics);
         let state = move || ReaderThread {
             database: Arc::clone(&database),
             registry: Arc::clone(&registry),
-            replay_cache: Arc::clone(&replay_cache),
+            replay_cache: Arc::clone(&cache),
             metrics: Arc::clone(&metrics),
             reader: None,
         };
-        Ok(Self { threads: ThreadPool::start(name, threads, state)?, requests: WaitingRequests::new(max_waiting) })
+        let (threads, requests) = (ThreadPool::start(name, threads, state)?, WaitingRequests::new(max_waiting));
+        Ok(Self { threads, requests, replay_cache: Arc::clone(replay_cache) })
     }
 
     /// Queues a job at once, and returns its output. A job that nobody waits for any more when its turn comes is skipped.
@@ -132,6 +135,15 @@ impl Readers {
             job.run(thread);
         });
         Ok(())
+    }
+
+    /// Lets another thread read the events that follow the page of a stream.
+    fn read_ahead(&self, request: ResumeRequest, current: Revision) {
+        let Position::Log(after) = request.position else { return };
+        let page = Span { after, to: current };
+        if let Some(span) = self.replay_cache.ahead(&request.feed, &request.form, page, request.limit.bytes) {
+            self.threads.post(move |thread| ReadAhead { request, span }.run(thread));
+        }
     }
 
     /// The number of jobs that no thread has begun.
@@ -213,7 +225,14 @@ impl PageReaders {
         request: ResumeRequest,
         current: Revision,
     ) -> impl Future<Output = Result<Result<ResumeReply, StoreError>, PoolStopped>> + use<> {
-        self.for_request(&request, current).send(request)
+        let are_threads_free = self.short.waiting() == 0;
+        // Whether the log is too long is decided with the first page, which may have had no memory.
+        let readers = if request.sent_initial_state { &self.short } else { self.for_request(&request, current) };
+        let page = readers.send(request.clone());
+        if are_threads_free {
+            self.short.read_ahead(request, current);
+        }
+        page
     }
 
     /// Reads a page for a request that is no stream, unless too many wait already.
@@ -243,6 +262,31 @@ impl ReadJob for ResumeRequest {
             }
         }
         Ok(reply)
+    }
+}
+
+/// Reads events into the cache.
+struct ReadAhead {
+    /// The page before them.
+    request: ResumeRequest,
+    span: Span,
+}
+
+impl ReadJob for ReadAhead {
+    type Output = ();
+
+    fn run(self, thread: &mut ReaderThread) {
+        let Self { request: ResumeRequest { feed, form, limit, .. }, span } = self;
+        let replay_cache = Arc::clone(&thread.replay_cache);
+        // Whoever needs them reads them then, and learns what is wrong.
+        let _ = thread.view(|view| {
+            let Horizon { pruned, current, erasures, .. } = view.horizon()?;
+            if pruned <= span.after && span.to <= current {
+                let wanted = Wanted { feed: &feed, form: &form, span, page_bytes: limit.bytes, erasures };
+                replay_cache.prepare(view, wanted)?;
+            }
+            Ok(())
+        });
     }
 }
 

@@ -116,6 +116,23 @@ fn filled() -> App {
     app
 }
 
+#[test]
+fn consumers_that_come_at_once_get_every_event_in_order() {
+    let app = filled();
+    let last = app.post("/persons", r#"{"name":"last"}"#).revision();
+    let consumers: Vec<_> = (0..8_i64)
+        .map(|number| {
+            // Some begin between two of those that share what is read, and two of them always at the same.
+            let after = number / 2 * 300;
+            (after, app.follow("/person-events?strict=true", &[("X-Revision", &(after + 1).to_string())]))
+        })
+        .collect();
+    for (after, mut stream) in consumers {
+        let revisions: Vec<_> = (after + 1..=last).map(|_| stream.next().revision()).collect();
+        assert!(revisions.iter().copied().eq(after + 1..=last), "{after}: {revisions:?}");
+    }
+}
+
 /// What a figure is when it has not changed at fifty looks. Each is answered by the service that changes it, so a busy
 /// machine makes the looks rarer as well, and the deadline is a long one.
 fn settled(figure: impl Fn() -> usize) -> usize {
