@@ -33,6 +33,9 @@ const READ_AHEAD: i64 = 4;
 /// A segment that another thread reads is waited for so long. It takes a few milliseconds, unless the database is hardly there.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Why the lock is never poisoned.
+const NO_PANIC: &str = "no thread panics during a lookup";
+
 /// An estimate of what a segment takes beside its text, in bytes.
 const ENTRY_OVERHEAD: usize = 256;
 
@@ -171,8 +174,8 @@ impl ReplayCache {
     }
 
     /// The segments that another thread can read while the next page of a stream is read, so that both processors work for a
-    /// consumer that is far behind: those after the ones that are read for the page. `None` if there are none, or if the page is cached. A caller that gets some has to have
-    /// them read, see [`prepare`](Self::prepare).
+    /// consumer that is far behind: those after the ones that are read for the page. `None` if there are none, or if the page
+    /// is cached. They are returned once, so the caller has them read, see [`prepare`](Self::prepare).
     pub(crate) fn ahead(
         &self,
         feed: &Feed,
@@ -233,10 +236,7 @@ impl ReplayCache {
     ) -> Turn<'_> {
         let collection = feed.collection();
         let waited = |kept: &mut Kept| kept.being_read.contains(&(collection, after));
-        let mut kept = match self.read.wait_timeout_while(self.kept(), PATIENCE, waited) {
-            Ok((kept, _)) => kept,
-            Err(poisoned) => poisoned.into_inner().0,
-        };
+        let (mut kept, _) = self.read.wait_timeout_while(self.kept(), PATIENCE, waited).expect(NO_PANIC);
         let Some(kept) = kept.of(erasures) else { return Turn::Late };
         if let Some(segment) = kept.get((collection, after)) {
             return Turn::Known(segment);
@@ -322,7 +322,7 @@ impl ReplayCache {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().expect("no thread panics during a lookup")
+        self.kept.lock().expect(NO_PANIC)
     }
 }
 
