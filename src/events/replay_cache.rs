@@ -2,9 +2,9 @@
 //! proxy, all clients reconnect at once, from about the same cursor.
 //!
 //! The log is cut at the same revisions for all. Up to the first cut, a consumer reads for itself; from there on it gets
-//! the segments that others have read, or are just reading. While the page of one that is far behind is read, another thread reads
-//! what follows it. Events do not change, and so a segment does not, until some are overwritten: then all
-//! segments are forgotten.
+//! the segments that others have read, or are just reading. While the page of one that is far behind is read, another thread
+//! reads what follows it. Events do not change, and so a segment does not, until some are overwritten: then all segments are
+//! forgotten.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -42,7 +42,8 @@ const ENTRY_OVERHEAD: usize = 256;
 /// The longest segment: with a smaller budget, nothing is cached.
 const MIN_BUDGET: usize = MAX_SEGMENT_BYTES + ENTRY_OVERHEAD;
 
-/// With a smaller budget, nothing is read ahead: what a consumer is about to get would be evicted for it.
+/// With a smaller budget, nothing is read ahead: what a consumer is about to get would be evicted for it. Two threads read four
+/// segments each.
 const MIN_BUDGET_AHEAD: usize = 2 * 4 * MIN_BUDGET;
 
 /// The cached segments.
@@ -191,7 +192,7 @@ impl ReplayCache {
         let segments = kept.read_ahead(page_bytes);
         let cut = |number: i64| Revision::from_raw(first.number().saturating_add(self.revisions * number));
         let place = |number| (feed.collection(), cut(number));
-        let is_known = |number| kept.segments.contains_key(&place(number)) || kept.being_read.contains(&place(number));
+        let is_known = |number| kept.is_known(place(number));
         let missing = (0..segments).find(|number| !is_known(*number))?;
         let (begin, end) = (missing + segments, missing + 2 * segments);
         if cut(end) > current || is_known(begin) || kept.ahead == Some(place(begin)) {
@@ -217,8 +218,7 @@ impl ReplayCache {
         let (segments, _reading) = match self.turn(wanted) {
             Turn::Known(segment) => (vec![segment], None),
             Turn::Read(reading) if self.make_room() => (self.read(view, wanted, reading.span)?, Some(reading)),
-            Turn::Read(_) => return Ok(None),
-            Turn::Late => return Ok(None),
+            Turn::Read(_) | Turn::Late => return Ok(None),
         };
         if let Some(kept) = self.kept().of(wanted.erasures) {
             for segment in &segments {
@@ -244,8 +244,8 @@ impl ReplayCache {
         let there = (current.number() - after.number()) / self.revisions;
         let to = Revision::from_raw(after.number() + self.revisions * there.min(kept.read_ahead(page_bytes)));
         let new = self.begins(Span { after, to }).take_while(|begin| {
-            *begin == after
-                || (kept.get((collection, *begin)).is_none() && !kept.being_read.contains(&(collection, *begin)))
+            // The first one may still be read by a thread that was waited for in vain.
+            *begin == after || !kept.is_known((collection, *begin))
         });
         let new: Vec<_> = new.collect();
         kept.being_read.extend(new.iter().map(|begin| (collection, *begin)));
@@ -340,6 +340,11 @@ impl Kept {
     fn read_ahead(&self, page_bytes: usize) -> i64 {
         let fit = self.length.map_or(0, |length| page_bytes / length.max(1));
         i64::try_from(fit).map_or(READ_AHEAD, |fit| (fit + 1).min(READ_AHEAD))
+    }
+
+    /// Whether somebody has read or reads a segment.
+    fn is_known(&self, place: Place) -> bool {
+        self.segments.contains_key(&place) || self.being_read.contains(&place)
     }
 
     fn get(&self, place: Place) -> Option<Segment> {

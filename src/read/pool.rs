@@ -11,12 +11,14 @@ use serde_json::Value;
 
 use crate::domain::collection::Registry;
 use crate::domain::error_chain::ErrorChain;
+use crate::domain::feed::Feed;
 use crate::domain::key::{CollectionId, Key};
 use crate::domain::revision::{Epoch, JournalPosition, Revision, Version};
 use crate::events::domain_event::frames;
 use crate::events::journal_pages::{Encoded, Place};
 use crate::events::replay_cache::{ReplayCache, Wanted};
 use crate::events::resume::{Beginning, Page, Position, ResumeReply, ResumeRequest, resume};
+use crate::events::sse::Form;
 use crate::metrics::Counter;
 use crate::read::collection_cache::{BuildJob, BuildOutcome, CollectionRevision, CollectionRevisions, CompressJob};
 use crate::read::collection_writer::{CollectionWriter, StreamTarget};
@@ -137,13 +139,15 @@ impl Readers {
         Ok(())
     }
 
-    /// Lets another thread read the events that follow the page of a stream.
-    fn read_ahead(&self, request: ResumeRequest, current: Revision) {
-        let Position::Log(after) = request.position else { return };
-        let page = Span { after, to: current };
-        if let Some(span) = self.replay_cache.ahead(&request.feed, &request.form, page, request.limit.bytes) {
-            self.threads.post(move |thread| ReadAhead { request, span }.run(thread));
+    /// The events that another thread can read while the page of a stream is read. `None` if other jobs wait.
+    fn ahead(&self, request: &ResumeRequest, current: Revision) -> Option<ReadAhead> {
+        let Position::Log(after) = request.position else { return None };
+        if self.waiting() > 0 {
+            return None;
         }
+        let (page, page_bytes) = (Span { after, to: current }, request.limit.bytes);
+        let span = self.replay_cache.ahead(&request.feed, &request.form, page, page_bytes)?;
+        Some(ReadAhead { feed: request.feed.clone(), form: request.form.clone(), span, page_bytes })
     }
 
     /// The number of jobs that no thread has begun.
@@ -225,12 +229,12 @@ impl PageReaders {
         request: ResumeRequest,
         current: Revision,
     ) -> impl Future<Output = Result<Result<ResumeReply, StoreError>, PoolStopped>> + use<> {
-        let are_threads_free = self.short.waiting() == 0;
+        let ahead = self.short.ahead(&request, current);
         // Whether the log is too long is decided with the first page, which may have had no memory.
         let readers = if request.sent_initial_state { &self.short } else { self.for_request(&request, current) };
-        let page = readers.send(request.clone());
-        if are_threads_free {
-            self.short.read_ahead(request, current);
+        let page = readers.send(request);
+        if let Some(ahead) = ahead {
+            self.short.threads.post(|thread| ahead.run(thread));
         }
         page
     }
@@ -267,22 +271,23 @@ impl ReadJob for ResumeRequest {
 
 /// Reads events into the cache.
 struct ReadAhead {
-    /// The page before them.
-    request: ResumeRequest,
+    feed: Feed,
+    form: Form,
     span: Span,
+    page_bytes: usize,
 }
 
 impl ReadJob for ReadAhead {
     type Output = ();
 
     fn run(self, thread: &mut ReaderThread) {
-        let Self { request: ResumeRequest { feed, form, limit, .. }, span } = self;
+        let Self { feed, form, span, page_bytes } = self;
         let replay_cache = Arc::clone(&thread.replay_cache);
         // Whoever needs them reads them then, and learns what is wrong.
         let _ = thread.view(|view| {
             let Horizon { pruned, current, erasures, .. } = view.horizon()?;
             if pruned <= span.after && span.to <= current {
-                let wanted = Wanted { feed: &feed, form: &form, span, page_bytes: limit.bytes, erasures };
+                let wanted = Wanted { feed: &feed, form: &form, span, page_bytes, erasures };
                 replay_cache.prepare(view, wanted)?;
             }
             Ok(())

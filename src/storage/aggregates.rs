@@ -140,7 +140,7 @@ macro_rules! saving {
 }
 
 saving! {
-    /// A statement that may change rows makes SQLite keep a copy of each page, to take only that statement back. This one does not.
+    /// New rows, many at once.
     InsertAggregate
     ""
 }

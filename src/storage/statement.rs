@@ -69,7 +69,7 @@ impl InsertMany for Sqlite {
     /// The transaction ends anyway if this fails. Otherwise SQLite would keep a copy of each page, to take only this statement
     /// back.
     const INTO: &'static str = "INSERT OR ROLLBACK INTO ";
-    /// A `DO UPDATE` has no such clause of its own. With a single row there is nothing to take back.
+    /// A `DO UPDATE` has no such clause of its own, so SQLite would keep these copies. Of a single row it keeps none.
     const UPSERTS_SEVERAL: bool = false;
 }
 
