@@ -8,6 +8,10 @@ use serde_json::Value;
 use super::DEADLINE;
 use super::tls::{Authority, Encrypted};
 
+/// The room for what a client has not read yet, in bytes. Some kernels take 32 MB otherwise, so that a client which does not
+/// read makes nothing wait in the service.
+const RECEIVE_BUFFER: usize = 64 * 1024;
+
 /// One keep-alive connection.
 pub(crate) struct Client {
     socket: Socket,
@@ -118,6 +122,7 @@ impl Client {
     fn on(socket: TcpStream) -> Self {
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         socket.set_nodelay(true).unwrap();
+        socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER).unwrap();
         Self { socket: Socket::Plain(socket), received: Vec::new() }
     }
 
