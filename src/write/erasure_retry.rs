@@ -5,7 +5,12 @@ use std::time::{Duration, Instant};
 use crate::storage::erasing::Extent;
 
 /// The pause after the first failure. Each further one doubles it, because every attempt may take long.
-const SHORTEST_PAUSE: Duration = Duration::from_secs(5);
+const SHORTEST_PAUSE: Duration = if cfg!(feature = "test-hooks") {
+    // Tests wait for several of them.
+    Duration::from_secs(1)
+} else {
+    Duration::from_secs(5)
+};
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 
@@ -56,13 +61,16 @@ mod tests {
 
     #[test]
     fn the_pause_doubles_up_to_an_hour_and_begins_again_after_a_success() {
-        for (failures, seconds) in [(0, 5), (1, 10), (2, 20), (9, 2560), (10, 3600), (u32::MAX, 3600)] {
-            assert_eq!(pause_after(failures), Duration::from_secs(seconds), "{failures}");
+        for (failures, times) in [(0, 1), (1, 2), (2, 4), (9, 512)] {
+            assert_eq!(pause_after(failures), SHORTEST_PAUSE * times, "{failures}");
+        }
+        for failures in [12, u32::MAX] {
+            assert_eq!(pause_after(failures), Duration::from_secs(3600), "{failures}");
         }
         let mut retry = Retry::default();
-        assert_eq!([retry.fail(), retry.fail()], [Duration::from_secs(5), Duration::from_secs(10)]);
+        assert_eq!([retry.fail(), retry.fail()], [SHORTEST_PAUSE, SHORTEST_PAUSE * 2]);
         retry.recover();
-        assert_eq!(retry.fail(), Duration::from_secs(5));
+        assert_eq!(retry.fail(), SHORTEST_PAUSE);
     }
 
     #[test]

@@ -111,7 +111,7 @@ fn a_failure_to_write_the_file_again_is_a_part_of_its_own_and_tried_later() {
     }
     assert_eq!((stages(&database), in_progress(&process)), (vec!["file".to_owned()], 2.0));
     eventually("each failure is in the log", || {
-        process.log().contains("that was attempt 2, and the next one is in 10 s")
+        process.log().contains("that was attempt 2, and the next one is in 2 s")
     });
     std::fs::remove_file(&failing).unwrap();
     eventually("it is finished", || stages(&database) == ["done"] && reason(&process).is_none());
