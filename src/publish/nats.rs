@@ -67,7 +67,7 @@ impl NatsCarrier {
     async fn append_all(&mut self, expected: u64, messages: &[Message]) -> Result<(), CarrierError> {
         let client = self.connection.client().await?;
         if !self.ownership.is_held(&client) {
-            return Err(unavailable("the connection to NATS was lost in between"));
+            return Err(self.ownership.loss());
         }
         self.last = None;
         let Self { connection, place, largest, .. } = &*self;
@@ -88,7 +88,7 @@ impl NatsCarrier {
     async fn erase_some(&self, past: &Past) -> Result<Removal, CarrierError> {
         let Self { connection, place, ownership, .. } = self;
         if !ownership.is_held(&connection.client().await?) {
-            return Err(unavailable("the connection to NATS was lost in between"));
+            return Err(ownership.loss());
         }
         erase::Erasing { connection, place, past }.some().await
     }

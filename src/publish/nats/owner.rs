@@ -1,8 +1,8 @@
 //! Who publishes into a stream: one service at a time.
 //!
 //! It answers questions at a subject of the stream. The next one asks there before it publishes, and waits if it gets an
-//! answer. That keeps two services from taking turns; what keeps their messages apart in any case are the expected
-//! sequence numbers.
+//! answer. On a busy machine an answer may come too late, so whoever takes the stream says so to all who believe to have it.
+//! That keeps two services from taking turns; what keeps their messages apart in any case are the expected sequence numbers.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -59,7 +59,7 @@ enum Stage {
     Asking,
     /// It publishes.
     Publishing,
-    /// While it was asking, another one has asked that goes first.
+    /// Another one goes first: one that has asked at the same time, or has taken the stream since.
     Yielding(Owner),
 }
 
@@ -116,7 +116,21 @@ impl Ownership {
         }
         held.publish().map_err(|other| self.left_to(other))?;
         self.held = Some(held);
-        Ok(())
+        self.announce(client).await
+    }
+
+    /// Why this service does not publish any more.
+    pub(super) fn loss(&self) -> CarrierError {
+        match self.held.as_ref().map(Held::stage) {
+            Some(Stage::Yielding(other)) => self.left_to(other),
+            _ => unavailable("the connection to NATS was lost in between"),
+        }
+    }
+
+    /// Says that this service publishes now: another one may believe that it does, because it did not answer in time.
+    pub(super) async fn announce(&self, client: &Client) -> Result<(), CarrierError> {
+        let claim = self.claim(Stage::Publishing).text()?;
+        client.publish(self.subject.clone(), claim.into()).await.map_err(unavailable)
     }
 
     /// Why another service publishes in the place of this one.
@@ -162,7 +176,7 @@ impl Ownership {
         Ok(tokio::time::timeout(ANSWER_TIMEOUT, first).await.unwrap_or_default())
     }
 
-    /// Holds the stream without asking, as if nobody had answered.
+    /// Holds the stream without asking, as if nobody had answered, and tells nobody.
     #[cfg(test)]
     pub(super) async fn pretend(&mut self, client: &Client) {
         let held = self.answer(client).await.unwrap();
@@ -221,19 +235,31 @@ impl Claim {
     }
 }
 
-/// Answers the questions of other services.
-async fn answer(client: Client, mut questions: Subscriber, me: Claim, stage: Arc<Mutex<Stage>>) {
+impl Stage {
+    /// What follows for this service from what another one says.
+    fn hear(&mut self, instance: &str, other: Claim) {
+        let is_passed = match self {
+            Self::Asking => other.goes_before(instance),
+            Self::Publishing => other.stage == Self::Publishing && other.goes_before(instance),
+            Self::Yielding(_) => false,
+        };
+        if is_passed {
+            *self = Self::Yielding(other.shown());
+        }
+    }
+}
+
+/// Hears what other services say, and answers their questions.
+async fn answer(client: Client, mut claims: Subscriber, me: Claim, stage: Arc<Mutex<Stage>>) {
     let mut me = me;
-    while let Some(question) = next(&mut questions).await {
-        let (Some(reply), Some(other)) = (question.reply.clone(), Claim::read(&question)) else { continue };
+    while let Some(claim) = next(&mut claims).await {
+        let Some(other) = Claim::read(&claim) else { continue };
         me.stage = {
             let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
-            if *stage == Stage::Asking && other.goes_before(&me.instance) {
-                *stage = Stage::Yielding(other.shown());
-            }
+            stage.hear(&me.instance, other);
             stage.clone()
         };
-        let Ok(text) = me.text() else { continue };
+        let (Some(reply), Ok(text)) = (claim.reply, me.text()) else { continue };
         if client.publish(reply, text.into()).await.is_err() {
             return;
         }

@@ -3,6 +3,8 @@
 mod erasing;
 mod server;
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use self::server::NatsServer;
@@ -247,6 +249,31 @@ fn a_service_that_others_have_passed_asks_again() {
         let refused = first.position().await.unwrap_err();
         assert!(matches!(&refused, CarrierError::Taken(other) if other.starts_with("two, process")), "{refused}");
         second.append(1, &changes(2..=2)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_service_that_did_not_answer_in_time_hears_that_another_one_publishes() {
+    let Some(server) = NatsServer::start() else { return };
+    run(async {
+        let mut first = carrier(&server, "one");
+        first.position().await.unwrap();
+        let mut second = carrier(&server, "two");
+        let client = second.connection.client().await.unwrap();
+        second.ownership.pretend(&client).await;
+        second.ownership.announce(&client).await.unwrap();
+        let of_first = first.connection.client().await.unwrap();
+        let hears = async {
+            while first.ownership.is_held(&of_first) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), hears).await.unwrap();
+        let refused = first.append(0, &changes(1..=1)).await.unwrap_err();
+        assert!(matches!(&refused, CarrierError::Taken(other) if other.starts_with("two, process")), "{refused}");
+        let refused = first.position().await.unwrap_err();
+        assert!(matches!(&refused, CarrierError::Taken(other) if other.starts_with("two, process")), "{refused}");
+        second.append(0, &changes(1..=1)).await.unwrap();
     });
 }
 
