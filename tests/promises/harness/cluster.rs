@@ -2,12 +2,12 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout};
 use std::sync::Mutex;
 
+use super::data_directory::server_shell;
 use super::engine::{PostgresServer, psql};
-use super::{lasting_address, place};
+use super::lasting_address;
 
 /// The servers of a test, in one directory: the first one, and what is copied from it.
 pub(crate) struct Cluster {
@@ -44,19 +44,11 @@ impl Cluster {
         if !PostgresServer::is_installed("what a PostgreSQL server does when it ends is") {
             return None;
         }
-        let mut command = Command::new(if rustix::process::geteuid().is_root() { "runuser" } else { "sh" });
-        if rustix::process::geteuid().is_root() {
-            command.args(["-u", "postgres", "--", "sh"]);
-        }
-        let command = command.args(["-c", KEEPER]).env("PLACE", place()).current_dir("/");
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        // What ends the tests and all their children at once would leave the servers, which have sessions of their own.
-        command.process_group(0);
-        let mut keeper = command.spawn().unwrap();
+        let mut keeper = server_shell(KEEPER).spawn().unwrap();
         let (input, output) = (keeper.stdin.take().unwrap(), BufReader::new(keeper.stdout.take().unwrap()));
         let addresses = [lasting_address(), lasting_address()];
         let cluster = Self { _keeper: keeper, lines: Mutex::new((input, output)), addresses };
-        cluster.run("initdb --pgdata=first --username=duality --auth=trust --encoding=UTF8 --locale=C --no-sync");
+        cluster.run("cp -Rp \"$DATA\" first");
         cluster.run("echo 'max_connections = 200' >> first/postgresql.conf");
         cluster.run(&start("first", addresses[0]));
         psql(&cluster.url("postgres"), "CREATE DATABASE shop TEMPLATE template0");

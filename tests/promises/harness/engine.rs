@@ -1,14 +1,12 @@
 //! The database engine that keeps the record of a test: SQLite, or a `PostgreSQL` server that this process starts for itself.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex};
 
-use super::place;
+use super::data_directory::{first_line, server_shell};
 
 /// Whether `DUALITY_TEST_ENGINE=postgres`: then every database that a test does not name is on a server.
 pub(crate) fn is_postgres() -> bool {
@@ -86,7 +84,7 @@ const KEEPER: &str = r#"
     bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
     PATH=${bin:+$bin:}$PATH
     directory=$(mktemp -d "$PLACE/duality-pg-XXXXXX")
-    initdb --pgdata="$directory/data" --username=duality --auth=trust --encoding=UTF8 --locale=C --no-sync >"$directory/log"
+    cp -Rp "$DATA" "$directory/data"
     postgres -D "$directory/data" -k "$directory" -c listen_addresses= -c max_connections=1000 \
         -c shared_buffers=64MB -c max_wal_size=256MB "$@" >>"$directory/log" 2>&1 </dev/null &
     server=$!
@@ -127,23 +125,10 @@ impl PostgresServer {
 
     /// Starts a server with these options.
     pub(crate) fn start(options: &[&str]) -> Self {
-        let mut command = if rustix::process::geteuid().is_root() {
-            let mut command = Command::new("runuser");
-            command.args(["-u", "postgres", "--", "sh", "-c", KEEPER, "sh"]);
-            command
-        } else {
-            let mut command = Command::new("sh");
-            command.args(["-c", KEEPER, "sh"]);
-            command
-        };
-        let command = command.args(options).env("PLACE", place()).current_dir("/");
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        // What ends the tests and all their children at once would leave the directory.
-        let mut keeper = command.process_group(0).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(!line.is_empty(), "PostgreSQL does not start; its message is above");
-        Self { _keeper: keeper, directory: line.trim().into(), databases: AtomicU32::new(0) }
+        let mut keeper = server_shell(KEEPER).args(options).spawn().unwrap();
+        let directory = first_line(&mut keeper);
+        assert!(!directory.is_empty(), "PostgreSQL does not start; its message is above");
+        Self { _keeper: keeper, directory: directory.into(), databases: AtomicU32::new(0) }
     }
 
     /// An empty database: its URL.

@@ -4,6 +4,7 @@ mod app;
 pub(crate) mod carrier;
 mod client;
 mod cluster;
+mod data_directory;
 mod database;
 pub(crate) mod engine;
 pub(crate) mod exchange;
