@@ -1,7 +1,7 @@
 //! Who publishes into a stream: one service at a time.
 //!
 //! It answers questions at a subject of the stream. The next one asks there before it publishes, and waits if it gets an
-//! answer. On a busy machine an answer may come too late, so whoever takes the stream says so to all who believe to have it.
+//! answer. On a busy machine an answer may come too late, so whoever takes the stream says so: who had it before stands by then.
 //! That keeps two services from taking turns; what keeps their messages apart in any case are the expected sequence numbers.
 
 use std::future::poll_fn;
@@ -127,7 +127,7 @@ impl Ownership {
         }
     }
 
-    /// Says that this service publishes now: another one may believe that it does, because it did not answer in time.
+    /// Says that this service publishes now. Another one that was asked, and did not answer in time, believes that it does.
     pub(super) async fn announce(&self, client: &Client) -> Result<(), CarrierError> {
         let claim = self.claim(Stage::Publishing).text()?;
         client.publish(self.subject.clone(), claim.into()).await.map_err(unavailable)
