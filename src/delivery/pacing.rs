@@ -10,8 +10,8 @@ use std::time::Duration;
 const IDLE_FACTOR: u32 = 4;
 
 /// The longest time that an event waits for others, unless a delivery takes more than half of this: then twice as long as
-/// that delivery.
-const MAX_WAIT: Duration = Duration::from_millis(20);
+/// that delivery. With 20 ms, writers beside 1,000 subscribers made half of what they make alone, and with 30 ms, 0.6 to 0.65.
+const MAX_WAIT: Duration = Duration::from_millis(30);
 
 /// The shortest time between two publications: each one wakes every worker.
 const MIN_WAIT: Duration = Duration::from_millis(2);
@@ -40,11 +40,12 @@ mod tests {
             (3, 2, 6),
             (3, 4, 12),
             (3, 1000, 12),
-            // An event waits for 20 ms at most …
+            // An event waits for 30 ms at most …
             (5, 4, 20),
-            (9, 100, 20),
-            // … unless the workers need that long for a batch.
+            (9, 100, 30),
             (15, 100, 30),
+            // … unless the workers need that long for a batch.
+            (20, 100, 40),
             (100, 1, 100),
             (100, 100, 200),
         ] {
