@@ -172,7 +172,7 @@ impl Ownership {
             }
             None
         };
-        // Who does not answer has stopped, and asks again when it goes on.
+        // Who does not answer has stopped, and asks again when it goes on. If it was only slow, it hears who publishes.
         Ok(tokio::time::timeout(ANSWER_TIMEOUT, first).await.unwrap_or_default())
     }
 
