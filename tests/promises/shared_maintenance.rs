@@ -214,8 +214,7 @@ fn maintain_one_of(number: usize, steps: u32) {
 
 #[test]
 fn of_two_services_one_prunes_erases_and_restarts() {
-    // Three do the same and more.
-    maintain_one_of(2, steps() / 2);
+    maintain_one_of(2, steps());
 }
 
 #[test]

@@ -200,5 +200,7 @@ fn a_client_that_reads_nothing_is_cut_after_the_timeout() {
         metric("duality_spool_bytes") < 1.0 && metric("duality_open_streams") < 1.0
     });
     eventually("all connections are closed", || sockets() <= before);
+    let is_removed = |file: &String| file.ends_with(" (deleted)");
+    eventually("so are the temporary files", || !process.descriptors().keys().any(is_removed));
     drop(clients);
 }

@@ -18,11 +18,9 @@ pub(crate) struct Cluster {
     addresses: [SocketAddr; 2],
 }
 
-/// Executes the lines of its input in a directory of its own, and answers each with a line. The user must not be root.
+/// Executes the lines of its input in a directory of its own, and answers each with a line.
 const KEEPER: &str = r#"
     set -u
-    bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
-    PATH=${bin:+$bin:}$PATH
     directory=$(mktemp -d "$PLACE/duality-cluster-XXXXXX")
     cd "$directory"
     while read -r line; do

@@ -16,11 +16,15 @@ struct DataDirectory {
     path: PathBuf,
 }
 
-/// Makes the directory, and removes it when the input ends. The user must not be root.
-const KEEPER: &str = r#"
-    set -eu
+/// Finds the programs of a server: Debian has most of them in no directory of the `PATH`.
+const PROGRAMS: &str = r#"
     bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
     PATH=${bin:+$bin:}$PATH
+"#;
+
+/// Makes the directory, and removes it when the input ends.
+const KEEPER: &str = r#"
+    set -eu
     directory=$(mktemp -d "$PLACE/duality-initdb-XXXXXX")
     initdb --pgdata="$directory/data" --username=duality --auth=trust --encoding=UTF8 --locale=C --no-sync >"$directory/log"
     echo "$directory/data"
@@ -39,6 +43,13 @@ fn data_directory() -> &'static Path {
     &DIRECTORY.path
 }
 
+/// Whether this machine has the programs of a server.
+pub(super) fn is_installed() -> bool {
+    let look = format!("{PROGRAMS} command -v initdb");
+    let status = Command::new("sh").args(["-c", &look]).stderr(Stdio::null()).stdout(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
 /// A shell for a script that starts servers.
 pub(super) fn server_shell(script: &str) -> Command {
     let mut command = shell(script);
@@ -52,7 +63,7 @@ fn shell(script: &str) -> Command {
     if rustix::process::geteuid().is_root() {
         command.args(["-u", "postgres", "--", "sh"]);
     }
-    command.args(["-c", script, "sh"]).env("PLACE", place()).current_dir("/");
+    command.args(["-c", &format!("{PROGRAMS}{script}"), "sh"]).env("PLACE", place()).current_dir("/");
     // What ends the tests and all their children at once would leave servers and directories.
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
     command

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex};
 
-use super::data_directory::{first_line, server_shell};
+use super::data_directory::{self, first_line, server_shell};
 
 /// Whether `DUALITY_TEST_ENGINE=postgres`: then every database that a test does not name is on a server.
 pub(crate) fn is_postgres() -> bool {
@@ -78,11 +78,9 @@ pub(crate) struct PostgresServer {
     databases: AtomicU32,
 }
 
-/// Runs the server until its input ends. The user must not be root.
+/// Runs the server until its input ends.
 const KEEPER: &str = r#"
     set -eu
-    bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
-    PATH=${bin:+$bin:}$PATH
     directory=$(mktemp -d "$PLACE/duality-pg-XXXXXX")
     cp -Rp "$DATA" "$directory/data"
     postgres -D "$directory/data" -k "$directory" -c listen_addresses= -c max_connections=1000 \
@@ -103,9 +101,7 @@ impl PostgresServer {
     /// Whether this machine has one; says what is not tested if not.
     #[track_caller]
     pub(crate) fn is_installed(what: &str) -> bool {
-        let look = "PATH=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -1):$PATH; command -v initdb";
-        let is_installed = Command::new("sh").args(["-c", look]).stderr(Stdio::null()).stdout(Stdio::null()).status();
-        let is_installed = is_installed.is_ok_and(|status| status.success());
+        let is_installed = data_directory::is_installed();
         if !is_installed {
             super::not_tested(what, "PostgreSQL is not installed");
         }
